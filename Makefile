@@ -1,0 +1,35 @@
+# make study | make study DATA=challenge-2012 | make test     (see README.md)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= synthetic
+ARGS ?=
+
+.PHONY: setup study test lint bench clean
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "ehr_scaling needs Python 3.11 to 3.13, found %s: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+study: setup
+	$(BIN)/python -m launch.study --data=$(DATA) $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m launch.bench data $(ARGS)
+	$(BIN)/python -m launch.bench training $(ARGS)
+	$(BIN)/python -m launch.bench outcomes $(ARGS)
+	$(BIN)/python -m launch.bench analysis $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info
