@@ -17,7 +17,7 @@ def fail(message: object, status: int = 1) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run `main()` under absl flags; mistakes of the user end in one line and a non-zero status, not a traceback."""
+    """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status."""
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
