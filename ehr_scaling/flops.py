@@ -1,0 +1,54 @@
+"""The one place where parameters and floating-point operations are counted.
+
+The grid, the trainer and the laws all use these counts, so a cell's budget, its MFU and its place on a plot agree.
+A multiply-add is two operations. Norms, softmax, rotary embedding and the optimizer (under 2 % from width 64 up)
+are left out, as in Kaplan et al. 2020 (arXiv 2001.08361), appendix B; causal attention and the head are not.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts. `head` and `embedding` are V·d each; a tied head counts as head, its embedding as 0."""
+
+    body: int
+    head: int
+    embedding: int
+
+    @property
+    def total(self) -> int:
+        return self.body + self.head + self.embedding
+
+
+def parameters(*, width: int, layers: int, ff: int, vocab: int, tied: bool) -> Parameters:
+    """Parameters of the decoder in `models/transformer.py`: QKV and output 4d², gated MLP 3·d·ff, RMSNorm scales.
+
+    `vocab` is the padded vocabulary, as the kernels see it.
+    """
+    block = 4 * width**2 + 3 * width * ff + 2 * width
+    return Parameters(
+        body=layers * block + width, head=vocab * width, embedding=0 if tied else vocab * width
+    )
+
+
+def forward(*, width: int, layers: int, ff: int, vocab: int, context: int, causal: bool = True) -> int:
+    """Operations of one forward pass over one sequence of `context` tokens.
+
+    Body 2·(4d² + 3·d·ff) and head 2·d·V a token; attention scores and the weighted sum of values 4·d for each pair of
+    a query and a key it may see: T(T+1)/2 pairs when `causal` (what a law should charge, and what flash kernels do),
+    T² otherwise (what an unfused einsum does).
+    """
+    pairs = context * (context + 1) // 2 if causal else context**2
+    body = layers * (context * 2 * (4 * width**2 + 3 * width * ff) + 4 * width * pairs)
+    return body + context * 2 * width * vocab
+
+
+def training(*, width: int, layers: int, ff: int, vocab: int, context: int) -> int:
+    """Operations of one training sequence: forward plus a backward pass of twice its cost."""
+    return 3 * forward(width=width, layers=layers, ff=ff, vocab=vocab, context=context)
+
+
+def six_nd(body: int, tokens: int) -> float:
+    """6·N·D (Kaplan et al. 2020, eq. 2.2), for comparison only. A float: the product overflows int64 at 9.2e18."""
+    return 6.0 * body * tokens

@@ -1,0 +1,47 @@
+"""The shape registry: decoder sizes from 3 thousand to 1 billion body parameters, by name."""
+
+from dataclasses import dataclass
+
+from ehr_scaling import flops
+from ehr_scaling.errors import UserError
+
+# (width, layers), about a factor 1.5 to 2 apart in body parameters; width grows a little faster than depth, as in the
+# published ladders of decoder-only models. Vary one at a time so that neighbours on an IsoFLOP curve are alike.
+_WIDTH_LAYERS = (
+    *((16, 1), (16, 2), (24, 2), (32, 2), (32, 3), (48, 2), (48, 3), (64, 3), (64, 4), (96, 3), (96, 4)),
+    *((128, 4), (128, 6), (192, 4), (192, 6), (256, 6), (320, 6), (384, 6), (384, 8), (512, 8), (640, 8)),
+    *((768, 8), (768, 12), (1024, 10), (1024, 14), (1280, 14), (1536, 14), (1536, 20), (2048, 16), (2048, 20)),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of a decoder: width d, layers L, attention heads, and the inner width of the gated MLP."""
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    ff: int
+
+
+def _shape(width: int, layers: int) -> Shape:
+    # Heads of 64 suit the fused attention kernels; narrow models need at least one whole head.
+    head = 64 if width >= 256 else 32 if width >= 128 else 16
+    multiple = 64 if width >= 256 else 8
+    ff = -(-8 * width // 3 // multiple) * multiple  # 8/3·d: a gated MLP with the parameters of a plain one of 4·d
+    body = flops.parameters(width=width, layers=layers, ff=ff, vocab=0, tied=True).body
+    scale, unit = (1e9, "b") if body >= 0.95e9 else (1e6, "m") if body >= 0.95e6 else (1e3, "k")
+    value = body / scale
+    name = f"{value:.0f}{unit}" if value >= 9.5 else f"{value:.1f}".removesuffix(".0") + unit
+    return Shape(name, width, layers, max(1, width // head), ff)
+
+
+SHAPES: dict[str, Shape] = {shape.name: shape for shape in (_shape(*pair) for pair in _WIDTH_LAYERS)}
+
+
+def get(name: str) -> Shape:
+    """The shape called `name`. Raises UserError, with the names there are, for an unknown one."""
+    if name not in SHAPES:
+        raise UserError(f"unknown model size {name!r}: take one of {', '.join(SHAPES)}")
+    return SHAPES[name]
