@@ -55,11 +55,10 @@ def _losses(model: Transformer, params: Any, tokens: jax.Array, segments: jax.Ar
     return token_losses(logits, tokens[:, 1:])
 
 
-@partial(jax.jit, static_argnames=("model", "schedule", "sequences", "clip", "b1", "b2"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("model", "schedule", "clip", "b1", "b2"), donate_argnames=("state",))
 def train_chunk(
     model: Transformer,
     schedule: str,
-    sequences: int,
     clip: float,
     b1: float,
     b2: float,
@@ -74,13 +73,11 @@ def train_chunk(
     chunk of a run passes a smaller `updates` instead of compiling another program.
 
     Args:
-      sequences: sequences in one update, B.
-      batch: tokens and segments int32 (K·B, T+1), mask bool (K·B, T) of the targets that count.
+      batch: tokens and segments int32 (K, B, T+1), mask bool (K, B, T) of the targets that count; B sequences make one
+        update.
       updates: int32, how many of the K to make.
     Returns: the new state; over the chunk, sums of losses (nats) and of targets, float32, and the last gradient norm.
     """
-    chunks = {name: x.reshape(-1, sequences, *x.shape[1:]) for name, x in batch.items()}
-
     def loss_fn(params, tokens, segments, mask):
         losses = _losses(model, params, tokens, segments)
         total, count = jnp.sum(losses * mask), jnp.sum(mask)
@@ -89,7 +86,7 @@ def train_chunk(
     def body(i, carry):
         state, total, count, _ = carry
         tokens, segments, mask = (
-            jax.lax.dynamic_index_in_dim(chunks[name], i, keepdims=False) for name in ("tokens", "segments", "mask")
+            jax.lax.dynamic_index_in_dim(batch[name], i, keepdims=False) for name in ("tokens", "segments", "mask")
         )
         (_, (t, c)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, tokens, segments, mask)
         direction, optimizer = _transform(clip, b1, b2).update(grads, state.optimizer, state.params)

@@ -1,0 +1,80 @@
+"""Every setting of a study, with the reason for its value. The other configs start from this one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.title = ""  # the report's first line says which data it rests on; this names the study
+
+    c.data = ConfigDict()
+    c.data.source = "synthetic"  # synthetic, challenge-2012, mimic-iv, mimic-iv-demo or meds
+    c.data.raw = config_dict.placeholder(str)  # folder of the raw records; none: download, or generate
+    c.data.url = "https://physionet.org"  # base URL of PhysioNet or of a mirror of it
+    c.data.patients = 20_000  # of the generated source; the others take all there are
+    c.data.splits = (0.8, 0.1, 0.1)  # of patients: train, validation, test
+    c.data.seed = 0  # of generation, split and packing; training seeds are the grid's
+    c.data.min_count = 10  # rarer codes in train fall back to their prefix: they teach nothing and name people
+    c.data.context = 128  # T, tokens a sequence
+    c.data.block = 16  # sequences a record on disk: 16 read at 100 Mtok/s, single ones at 2
+
+    c.model = ConfigDict()
+    c.model.tied = False  # as in Llama; the head has its own V·d parameters
+    c.model.vocab_multiple = 16  # padded vocabulary; 128 suits accelerators, at V = 250 it would be wasted on a CPU
+    c.model.dtype = "float32"  # of activations; bfloat16 on GPU and TPU (no gain on a CPU)
+
+    c.training = ConfigDict()
+    c.training.schedule = "cosine"  # matched to each run's length; "wsd": constant, then cooldown
+    c.training.warmup = 0.1  # share of the steps; a fixed number would bend the law (Porian et al. 2024)
+    c.training.cooldown = 0.2  # share of the steps, wsd only
+    c.training.floor = 0.05  # last learning rate as a share of the peak
+    c.training.rate = ConfigDict()  # peak = rate.peak · (width / at_width) ^ width_exponent
+    c.training.rate.peak = 0.01
+    c.training.rate.at_width = 32
+    c.training.rate.width_exponent = -0.5
+    c.training.batch = ConfigDict()  # sequences = batch.sequences · (D / at_tokens) ^ exponent, to a power of two
+    c.training.batch.sequences = 8
+    c.training.batch.at_tokens = 1e6
+    c.training.batch.exponent = 0.0
+    c.training.weight_decay = 0.1
+    c.training.clip = 1.0  # global gradient norm
+    c.training.b1 = 0.9
+    c.training.b2 = 0.95
+    c.training.min_steps = 50  # fewer cannot meet the budget within 1 %, nor learn
+    c.training.steps_per_dispatch = 16  # a step of a small model is shorter than the time to launch it
+    c.training.checkpoint_seconds = 60.0  # between recovery checkpoints
+
+    c.validation = ConfigDict()
+    c.validation.sequences = 512  # packed held-out sequences, the same for every run
+    c.validation.batch = 64
+
+    c.grid = ConfigDict()
+    c.grid.budgets = (1e11,)  # FLOPs as flops.py counts them: body, head and causal attention
+    c.grid.sizes = ("3.4k",)  # names of models/sizes.py
+    c.grid.seeds = (1, 2)
+
+    c.outcome = ConfigDict()
+    c.outcome.hours = 24.0  # after admission: where the prompt ends
+    c.outcome.anchor = "HOSPITAL_ADMISSION"
+    c.outcome.copies = 4  # simulated futures a patient
+    c.outcome.new_tokens = 64  # longest future
+    c.outcome.samples = 400  # stays of the test split
+    c.outcome.positive_share = 0.25  # of the samples; AUROC does not depend on it, its interval does
+
+    c.analysis = ConfigDict()
+    c.analysis.draws = 1000  # bootstrap draws
+    c.analysis.seed = 0
+
+    c.workers = 0  # processes; 0: one a core on a CPU, one on accelerators
+    return c
+
+
+def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+    """The points of the grid: every budget × size × seed, the largest budgets first."""
+    for budget in sorted(config.grid.budgets, reverse=True):
+        for size in config.grid.sizes:
+            for seed in config.grid.seeds:
+                yield {"budget": float(budget), "size": size, "seed": int(seed)}
