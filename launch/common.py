@@ -1,13 +1,85 @@
-"""What every launch script shares: one clear line for a user's mistake, and an exit status."""
+"""What the launch scripts share: their flags, one clear line for a user's mistake, and an exit status."""
 
 import errno
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from absl import app, logging
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side reads it once
 
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import configs
 from ehr_scaling.errors import UserError
+
+CONFIGS = Path(configs.__file__).parent
+OF_DATA = {
+    "synthetic": "quickstart",
+    "challenge-2012": "challenge_2012",
+    "mimic-iv-demo": "mimic_iv_demo",
+}
+
+
+def config_of_data(data: str) -> str:
+    """The config file for `--data`: a name of OF_DATA, or a folder of MIMIC-IV (hosp/) or of MEDS (data/, metadata/).
+
+    Raises: UserError when it is neither.
+    """
+    if data in OF_DATA:
+        return str(CONFIGS / f"{OF_DATA[data]}.py")
+    folder = Path(data)
+    if (folder / "hosp").is_dir():
+        return f"{CONFIGS / 'records.py'}:mimic-iv"
+    if (folder / "data").is_dir() and (folder / "metadata").is_dir():
+        return f"{CONFIGS / 'records.py'}:meds"
+    reason = "holds neither hosp/ (MIMIC-IV) nor data/ and metadata/ (MEDS)" if folder.is_dir() else "is no folder"
+    raise UserError(f"--data={data} {reason}: give one of {', '.join(OF_DATA)}, or the folder of a data set")
+
+
+def define_config_flags() -> None:
+    """`--config`, with `--config.<field>=` for every field; `--data` as a short cut to one; `--workdir`, `--raw`."""
+    given = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("--data=", "-data="))]
+    try:
+        default = config_of_data(given[-1] if given else "synthetic")
+    except UserError as e:
+        fail(e)
+    flags.DEFINE_string("data", "synthetic", f"{', '.join(OF_DATA)}, or a folder with MIMIC-IV or a MEDS data set.")
+    flags.DEFINE_string("workdir", None, "Folder for all results of the study [default: work/<data>].")
+    flags.DEFINE_string("raw", None, "Folder with the raw records, instead of downloading them.")
+    flags.DEFINE_string("physionet_url", None, "Base URL of a mirror of PhysioNet.")
+    config_flags.DEFINE_config_file(
+        "config",
+        default,
+        "A file of configs/ [default: the one that fits --data]; --config.grid.seeds='(3,4)' and so on.",
+    )
+
+
+def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
+    """The config with the short-cut flags applied, the points of its sweep, and the work directory."""
+    values = flags.FLAGS
+    config = values.config
+    folder = Path(values.data)
+    if values.data not in OF_DATA and values["config"].using_default_value:
+        config.data.raw = str(folder)
+    if values.raw is not None:
+        if not Path(values.raw).is_dir():
+            raise UserError(f"--raw={values.raw} is no folder: give the folder that holds the raw records")
+        config.data.raw = values.raw
+    if values.physionet_url is not None:
+        config.data.url = values.physionet_url
+    path = config_flags.get_config_filename(values["config"]).split(":")[0]
+    spec = importlib.util.spec_from_file_location("study_config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "sweep"):
+        raise UserError(f"{path} has no sweep(config): it yields the points of the grid, see configs/base.py")
+    workdir = Path(values.workdir) if values.workdir else Path("work") / folder.name
+    return config, list(module.sweep(config)), workdir.absolute()
 
 
 def fail(message: object, status: int = 1) -> None:
@@ -18,8 +90,11 @@ def fail(message: object, status: int = 1) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status."""
+    started = False
 
     def guarded(argv: list[str]) -> None:
+        nonlocal started
+        started = True
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: settings are flags, see --help", 2)
         # Orbax and grain report every save and every file; a person wants the progress bar.
@@ -33,19 +108,11 @@ def run(main: Callable[[], None]) -> None:
         except OSError as e:
             if e.errno != errno.ENOSPC:
                 raise
-            fail(f"the disk is full ({e.filename or 'while writing'}): free some space and run again")
+            fail(f"the disk is full ({e.filename or 'while writing'}): free some space and run the same command again")
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app.run(guarded)
-    except (AttributeError, KeyError, ValueError, TypeError, FileNotFoundError) as e:
-        # Raised while flags and the config file are parsed, before main: a misspelt or mistyped field.
-        if any(f.name == "guarded" for f in _frames(e)):
+    except (AttributeError, KeyError, ValueError, TypeError, OSError) as e:
+        if started:
             raise
-        fail(f"--config: {e}", 2)
-
-
-def _frames(error: BaseException):
-    import traceback
-
-    return traceback.extract_tb(error.__traceback__)
+        fail(f"--config: {e}", 2)  # a misspelt or mistyped field, or no such file: found while flags are parsed

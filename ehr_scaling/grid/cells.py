@@ -43,7 +43,9 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any]) -> 
     sequences = 2 ** max(0, round(math.log2(batch)))
     steps = round(wanted / sequences)
     if steps < t.min_steps:
-        raise Infeasible(f"{point['size']} at {budget:.2g} FLOPs: {steps} steps, under training.min_steps={t.min_steps}")
+        raise Infeasible(
+            f"{point['size']} at {budget:.2g} FLOPs: {steps} steps, under training.min_steps={t.min_steps}"
+        )
     achieved = float(steps * sequences * per_sequence)
     if abs(achieved / budget - 1) > TOLERANCE:
         raise Infeasible(f"{point['size']} at {budget:.2g} FLOPs: whole steps miss the budget by over 1 %")

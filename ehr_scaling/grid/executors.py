@@ -83,7 +83,10 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
         for w in range(workers):
             pipe, child = context.Pipe()
             process = context.Process(
-                target=_work, args=(child, job, workdir, {cores[w % len(cores)]}), name=f"cell-worker-{w}", daemon=True
+                target=_work,
+                args=(child, job, workdir, {cores[w % len(cores)]}),
+                name=f"cell-worker-{w}",
+                daemon=True,
             )
             process.start()
             child.close()
@@ -98,8 +101,8 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
                     process.join()
                     if pipe in doing:
                         raise UserError(
-                            f"a worker died (status {process.exitcode}) on cell {cells[doing[pipe]]['id']}, perhaps for "
-                            "lack of memory: run again to resume it, with a smaller --config.workers"
+                            f"a worker died (status {process.exitcode}) on cell {cells[doing[pipe]]['id']}, "
+                            "perhaps for lack of memory: run again to resume it, with a smaller --config.workers"
                         ) from None
                     continue
                 if kind == "advance":
@@ -135,7 +138,9 @@ def _work(pipe: Connection, job: Job, workdir: Path, cores: set[int]) -> None:
             import traceback
 
             traceback.print_exc()
-            pipe.send(("error", f"cell {cell['id']} ({cell['size']}) failed with {type(e).__name__}; its trace is above"))
+            pipe.send(
+                ("error", f"cell {cell['id']} ({cell['size']}) failed with {type(e).__name__}; its trace is above")
+            )
 
 
 class _Progress:

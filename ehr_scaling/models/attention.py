@@ -18,7 +18,9 @@ def visible(segments_BxT: jax.Array, segments_BxS: jax.Array, index: jax.Array |
     return ((segments_BxT[:, :, None] == segments_BxS[:, None, :]) & causal_TxS)[:, None]
 
 
-def attention(q_BxTxHxK: jax.Array, k_BxSxHxK: jax.Array, v_BxSxHxK: jax.Array, visible_Bx1xTxS: jax.Array) -> jax.Array:
+def attention(
+    q_BxTxHxK: jax.Array, k_BxSxHxK: jax.Array, v_BxSxHxK: jax.Array, visible_Bx1xTxS: jax.Array
+) -> jax.Array:
     """Softmax attention by plain einsum, logits and softmax in float32. Returns (B, T, H, K) in the dtype of v."""
     scale = q_BxTxHxK.shape[-1] ** -0.5
     logits = jnp.einsum("bthk,bshk->bhts", q_BxTxHxK * scale, k_BxSxHxK, preferred_element_type=jnp.float32)

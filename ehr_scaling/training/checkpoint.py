@@ -62,7 +62,9 @@ def result(folder: Path) -> dict[str, Any] | None:
     try:
         metrics = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as e:
-        raise UserError(f"{path} cannot be read ({type(e).__name__}): delete {folder} to train the cell again") from None
+        raise UserError(
+            f"{path} cannot be read ({type(e).__name__}): delete {folder} to train the cell again"
+        ) from None
     return metrics if metrics["finished"] else None
 
 

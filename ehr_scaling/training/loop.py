@@ -58,7 +58,9 @@ def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int) -> d
     return {"loss": float(loss), "loss_se": float(se), "tokens": int(tokens.sum()), "patients": patients}
 
 
-def train(cell: Cell, packed: Path, folder: Path, report: Callable[[int], None] = lambda tokens: None) -> dict[str, Any]:
+def train(
+    cell: Cell, packed: Path, folder: Path, report: Callable[[int], None] = lambda tokens: None
+) -> dict[str, Any]:
     """Train one cell and return its metrics; at once when it is already finished.
 
     Args:
@@ -138,3 +140,8 @@ def train(cell: Cell, packed: Path, folder: Path, report: Callable[[int], None] 
     checkpoint.save(manager, steps, state, data, metrics)
     manager.close()
     return metrics
+
+
+def job(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, Any]:
+    """Train one cell of the study in `workdir`; for `grid.executors.run`."""
+    return train(cell, workdir / "packed" / f"t{cell['context']}", workdir / "runs" / cell["id"], report)

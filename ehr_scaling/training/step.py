@@ -78,6 +78,7 @@ def train_chunk(
       updates: int32, how many of the K to make.
     Returns: the new state; over the chunk, sums of losses (nats) and of targets, float32, and the last gradient norm.
     """
+
     def loss_fn(params, tokens, segments, mask):
         losses = _losses(model, params, tokens, segments)
         total, count = jnp.sum(losses * mask), jnp.sum(mask)

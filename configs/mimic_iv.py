@@ -1,0 +1,55 @@
+"""The study of arXiv 2505.22964 on MIMIC-IV: sizes of 1 M to 1 B body parameters, for GPUs or TPUs.
+
+About 0.3 G tokens of timelines (the published study trained on 267 M), so the larger cells repeat patients: every
+table shows passes beside D. Budgets from 3e16 to 1e19 FLOPs; at 40 % of an H100's peak the whole grid of 5 budgets,
+6 sizes and 2 seeds is about 2 days on one device: print it with --dry_run first. Rates and batch are the common
+starting point for these sizes (GPT-3's table, scaled by width); they have not been tuned on MIMIC-IV here, and this
+config has not been run on the full data.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+# Sizes around the optimum that N ∝ C^0.58 predicts from 1 M parameters at 3e16, so that budgets can be bracketed.
+SIZES = {
+    3e16: ("1.2m", "1.8m", "2.7m", "4.8m", "7.6m", "11m"),
+    1e17: ("1.8m", "2.7m", "4.8m", "7.6m", "14m", "26m"),
+    1e18: ("7.6m", "14m", "26m", "40m", "85m", "127m"),
+    3e18: ("14m", "26m", "40m", "85m", "127m", "278m"),
+    1e19: ("26m", "57m", "127m", "278m", "566m", "1b"),
+}
+
+
+def get_config() -> ConfigDict:
+    c = base.get_config()
+    c.title = "MIMIC-IV"
+    c.data.source = "mimic-iv"
+    c.data.context = 2048
+    c.data.block = 16
+    c.model.vocab_multiple = 128
+    c.model.dtype = "bfloat16"
+    c.training.rate.peak = 6e-4
+    c.training.rate.at_width = 768
+    c.training.batch.sequences = 128  # 0.26 M tokens at 1e9 tokens
+    c.training.batch.at_tokens = 1e9
+    c.training.batch.exponent = 0.5
+    c.training.checkpoint_seconds = 600.0
+    c.validation.sequences = 2048
+    c.outcome.new_tokens = 512
+    c.outcome.samples = 4000
+    c.outcome.copies = 8
+    c.grid.budgets = tuple(SIZES)
+    c.grid.seeds = (1, 2)
+    return c
+
+
+def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+    for budget in sorted(config.grid.budgets, reverse=True):
+        nearest = min(SIZES, key=lambda known: abs(known / budget - 1))
+        for size in SIZES[nearest]:
+            for seed in config.grid.seeds:
+                yield {"budget": float(budget), "size": size, "seed": int(seed)}

@@ -1,0 +1,79 @@
+"""A study: the stages in order. Each reads the artifact before it, and skips what is already there."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import packing, sources, timelines
+from ehr_scaling.grid import cells, executors, manifest
+from ehr_scaling.training import loop
+
+Points = list[dict[str, Any]]
+
+
+def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Raw records → events/ → timelines/ → packed/t<T>/. Returns the record of the packed data.
+
+    Raises: UserError for records that are missing or damaged, and where an artifact was made from others.
+    """
+    data = config.data
+    source, raw = sources.get(data.source), _raw(data, workdir)
+    own = {"patients": data.patients} if data.source == "synthetic" else {}
+    split = {"seed": data.seed, "splits": tuple(data.splits)}
+    say = print if not (workdir / "events").exists() else lambda _: None
+    say(f"events: from {data.source} {raw or ''}")
+    events = artifacts.build(
+        workdir / "events",
+        {**source.inputs(raw, **own), **split},
+        lambda out: source.extract(raw, out, **split, **own),
+    )
+    say("timelines: vocabulary, quantiles, tokens")
+    fitted = {"min_count": data.min_count}
+    tokens = artifacts.build(
+        workdir / "timelines",
+        {"events": events["fingerprint"], **fitted},
+        lambda out: timelines.build(workdir / "events", out, **fitted),
+    )
+    shape = {"context": data.context, "block": data.block, "seed": data.seed}
+    packed = artifacts.build(
+        packed_folder(config, workdir),
+        {"timelines": tokens["fingerprint"], **shape},
+        lambda out: packing.build(workdir / "timelines", out, **shape),
+    )
+    train = packed["summary"]["splits"]["train"]
+    say(
+        f"packed: {train['real_tokens']:,} tokens of {train['patients']:,} patients to train on, context {data.context}"
+    )
+    return packed
+
+
+def _raw(data: ConfigDict, workdir: Path) -> Path | None:
+    """The folder of raw records: the user's, or a verified download."""
+    if data.raw:
+        return Path(data.raw).absolute()
+    if data.source not in sources.PUBLIC:
+        return None
+    folder = workdir / "raw"
+    # Files take their names only after their checksum was verified, so that a complete folder needs no network.
+    if all((folder / name).exists() for name in sources.get(data.source).FILES):
+        return folder
+    return sources.fetch(data.source, folder, base_url=data.url)
+
+
+def packed_folder(config: ConfigDict, workdir: Path) -> Path:
+    return workdir / "packed" / f"t{config.data.context}"
+
+
+def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
+    """packed/ → grid/. Returns the cells."""
+    packed = artifacts.read_json(packed_folder(config, workdir) / artifacts.RECORD)
+    manifest.build(config, points, packed, workdir / "grid")
+    return manifest.read(workdir / "grid")
+
+
+def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
+    """grid/ and packed/ → runs/. Returns the metrics of every run."""
+    workers = executors.workers_for(config.workers)
+    return executors.run(loop.job, manifest.read(workdir / "grid"), workdir, workers=workers, title="training")
