@@ -58,11 +58,10 @@ class _Blocks:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}}
 
-    def __getitem__(self, index: int) -> Batch:
-        """Block `index`: tokens (K, T+1) and segments (K, T+1) int32, and mask (K, T) bool."""
+    def __getitem__(self, index: int) -> bytes:
+        """The record of block `index`: tokens (K, T+1), then segment ids (K, T+1) int32."""
         file = int(np.searchsorted(self._ends, index, side="right"))
         path = self._paths[file]
-        size = self.block * self.width
         try:
             if file not in self._readers:
                 # Blocks are read one by one: a read-ahead buffer would only copy neighbours nobody wants.
@@ -71,23 +70,24 @@ class _Blocks:
             record = self._readers[file].read([local])[0]
         except Exception as e:  # the reader raises what its C++ side throws, of several types
             raise UserError(f"{path} is damaged ({str(e).splitlines()[0]}): {_again(path)}") from None
-        if len(record) != size * (self._dtype.itemsize + 4):
+        if len(record) != self.block * self.width * (self._dtype.itemsize + 4):
             raise UserError(f"{path} holds a block of another size than {FILE} says: {_again(path)}")
-        tokens = np.frombuffer(record, self._dtype, size).reshape(self.block, self.width)
-        segments = np.frombuffer(record, "<i4", size, size * self._dtype.itemsize).reshape(tokens.shape)
-        return {
-            "tokens": tokens.astype(np.int32),
-            "segments": segments.astype(np.int32, copy=False),
-            "mask": targets_mask(segments, self.context_tokens),
-        }
+        return record
+
+    def decode(self, records: Sequence[bytes]) -> Batch:
+        """Records of R blocks as one batch: tokens and segments (R·K, T+1) int32, mask (R·K, T) bool."""
+        size = self.block * self.width
+        tokens = np.empty((len(records), size), np.int32)
+        segments = np.empty((len(records), size), np.int32)
+        for i, record in enumerate(records):
+            tokens[i] = np.frombuffer(record, self._dtype, size)
+            segments[i] = np.frombuffer(record, "<i4", size, size * self._dtype.itemsize)
+        tokens, segments = tokens.reshape(-1, self.width), segments.reshape(-1, self.width)
+        return {"tokens": tokens, "segments": segments, "mask": targets_mask(segments, self.context_tokens)}
 
 
 def _again(path: Path) -> str:
     return f"delete {path.parent} and run again"
-
-
-def _join(batches: Sequence[Batch]) -> Batch:
-    return {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
 
 
 def train_batches(
@@ -112,13 +112,11 @@ def train_batches(
             "batch, or --config.data.block and pack again"
         )
     data = grain.MapDataset.source(blocks).shuffle(seed=seed).repeat()[process_index::process_count]
-    data = data.batch(sequences // blocks.block, drop_remainder=True, batch_fn=_join)
+    data = data.batch(sequences // blocks.block, drop_remainder=True, batch_fn=blocks.decode)
     return data.to_iter_dataset(_READ)
 
 
-def eval_batches(
-    packed: Path, split: str, *, sequences: int, limit_sequences: int | None = None
-) -> Iterator[Batch]:
+def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: int | None = None) -> Iterator[Batch]:
     """The first `limit_sequences` rows of a split (all, if None), always the same: rows were shuffled offline.
 
     Yields: batches as those of `train_batches`; the last one is filled up with empty rows (PAD, segment 0, mask
@@ -127,22 +125,10 @@ def eval_batches(
     """
     blocks = _Blocks(Path(packed), split)
     rows = blocks.split["sequences"] if limit_sequences is None else min(limit_sequences, blocks.split["sequences"])
-    rest: list[Batch] = []
-    held = 0
-    for index in range(-(-rows // blocks.block)):
-        block = blocks[index]
-        block = {key: value[: rows - index * blocks.block] for key, value in block.items()}
-        rest.append(block)
-        held += len(block["tokens"])
-        if held >= sequences:
-            joined = _join(rest)
-            for first in range(0, held - sequences + 1, sequences):
-                yield {key: value[first : first + sequences] for key, value in joined.items()}
-            rest = [{key: value[held - held % sequences :] for key, value in joined.items()}]
-            held %= sequences
-    if held:
-        joined = _join(rest)
-        yield {
-            key: np.concatenate([value, np.zeros((sequences - held, value.shape[1]), value.dtype)])
-            for key, value in joined.items()
-        }
+    for first in range(0, rows, sequences):
+        last = min(first + sequences, rows)
+        block = first // blocks.block
+        batch = blocks.decode([blocks[i] for i in range(block, -(-last // blocks.block))])
+        part = slice(first - block * blocks.block, last - block * blocks.block)
+        missing = sequences - (last - first)
+        yield {key: np.pad(value[part], ((0, missing), (0, 0))) for key, value in batch.items()}
