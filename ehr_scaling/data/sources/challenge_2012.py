@@ -122,9 +122,7 @@ def _set(
     los, died = _outcomes(raw / f"Outcomes-{s}.txt", archive, ids)
     age, icu = descriptor("Age", needed=True), descriptor("ICUType", needed=True)
     if not np.isin(icu, (1, 2, 3, 4)).all():
-        raise UserError(
-            f"{archive}: record {np.argmax(~np.isin(icu, (1, 2, 3, 4))) + 1}: ICUType is not 1, 2, 3 or 4"
-        )
+        raise UserError(f"{archive}: record {np.argmax(~np.isin(icu, (1, 2, 3, 4))) + 1}: ICUType is not 1, 2, 3 or 4")
 
     # The codes: the parameters' first, then the rest.
     codes = [f"OBS//{n}" for n in names]

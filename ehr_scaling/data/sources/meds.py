@@ -107,9 +107,7 @@ def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
     table = _read(path, pq.read_table)
     for column in ("subject_id", "split"):
         if column not in table.column_names:
-            raise UserError(
-                f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits"
-            )
+            raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
     unknown = sorted({str(name) for name in pc.unique(table["split"]).to_pylist()} - set(events.SPLITS))
     if unknown:
         raise UserError(f"{path} has a split called {unknown[0]!r}: MEDS' splits are {', '.join(events.SPLITS)}")
@@ -142,9 +140,7 @@ def _shards(
         for patient in patients.tolist():
             if file_of.setdefault(patient, number) != number:
                 other = files[file_of[patient]]
-                raise UserError(
-                    f"{path} and {other} hold events of the same patient, which MEDS forbids: reshard them"
-                )
+                raise UserError(f"{path} and {other} hold events of the same patient, which MEDS forbids: reshard them")
         split_of = _split_of(patients, listed, raw, seed, splits)
         if "numeric_value" not in present:
             table = table.append_column("numeric_value", pa.nulls(len(table), pa.float32()))
@@ -169,7 +165,5 @@ def _split_of(
         return events.assign_splits(patients, seed, splits)
     ids, index = listed
     if missing := int((~np.isin(patients, ids)).sum()):
-        raise UserError(
-            f"{raw / SPLITS_FILE} lists no split for {missing} patients of data/: add them, or delete it"
-        )
+        raise UserError(f"{raw / SPLITS_FILE} lists no split for {missing} patients of data/: add them, or delete it")
     return index[np.searchsorted(ids, patients)]

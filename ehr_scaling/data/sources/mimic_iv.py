@@ -181,9 +181,7 @@ def extract(
         metadata = {"dataset_name": "MIMIC-IV", "license": "PhysioNet Credentialed Health Data License 1.5.0"}
         if _is_demo(raw):
             metadata = {"dataset_name": "MIMIC-IV Clinical Database Demo", "license": "ODbL 1.0"}
-        metadata["location_uri"] = (
-            "https://physionet.org/content/mimiciv" + ("-demo" if _is_demo(raw) else "") + "/"
-        )
+        metadata["location_uri"] = "https://physionet.org/content/mimiciv" + ("-demo" if _is_demo(raw) else "") + "/"
         summary = events.write(out, ((s, _shard(con, scratch / "events", k)) for k, s in bar), metadata=metadata)
     finally:
         con.close()
@@ -193,9 +191,7 @@ def extract(
 
 def _folder(raw: Path | None) -> Path:
     if raw is None:
-        raise UserError(
-            "mimic-iv needs the folder of the release, with hosp/ and icu/ in it: give it with --raw=DIR"
-        )
+        raise UserError("mimic-iv needs the folder of the release, with hosp/ and icu/ in it: give it with --raw=DIR")
     return raw
 
 
@@ -206,9 +202,7 @@ def _files(raw: Path) -> dict[str, Path]:
         both = [raw / f"{table}.csv.gz", raw / f"{table}.csv"]
         files[table] = next((path for path in both if path.is_file()), both[0])
         if not files[table].is_file():
-            raise UserError(
-                f"{both[0]} is missing: --raw must be the folder of a release, with hosp/ and icu/ in it"
-            )
+            raise UserError(f"{both[0]} is missing: --raw must be the folder of a release, with hosp/ and icu/ in it")
     return files
 
 
@@ -221,10 +215,11 @@ def _is_demo(raw: Path) -> bool:
 def _open(con: duckdb.DuckDBPyConnection, table: str, path: Path) -> None:
     """Make the file a relation named as the table, of the columns of TABLES and `row`."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as f:
-            header = [name.strip().strip('"') for name in f.readline().lstrip("\ufeff").strip().split(",")]
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+            first = f.readline(1 << 20).decode("utf-8-sig")
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError):
         raise UserError(f"{path} is truncated or damaged: delete it and download it again") from None
+    header = [name.strip().strip('"') for name in first.strip().split(",")]
     needed = TABLES[table].split()
     for column in needed:
         if column not in header:
@@ -234,9 +229,7 @@ def _open(con: duckdb.DuckDBPyConnection, table: str, path: Path) -> None:
     name = table.partition("/")[2]
     # Joined many times and small, the rest is streamed.
     kind = "TEMP TABLE" if name in ("patients", "admissions") else "VIEW"
-    end = (
-        "*, CASE WHEN deathtime BETWEEN dischtime AND dischtime + INTERVAL 1 DAY THEN deathtime ELSE dischtime END"
-    )
+    end = "*, CASE WHEN deathtime BETWEEN dischtime AND dischtime + INTERVAL 1 DAY THEN deathtime ELSE dischtime END"
     with _reading():
         con.execute(
             f"CREATE {kind} {name} AS SELECT {f'{end} AS endtime' if name == 'admissions' else '*'} FROM "
@@ -268,9 +261,8 @@ def _reading() -> Iterator[None]:
                 raise UserError(f"{match[1]} cannot be read: delete it and download it again") from None
             raise
         column = re.search(r'converting column "(\w+)".*? to \'(\w+)\'', text, re.DOTALL)
-        what = (
-            f"{column[1]} is not of type {column[2]}" if column else "the number of columns or the quotes are wrong"
-        )
+        what = f"{column[1]} is not of type {column[2]}" if column else "the number of columns or the quotes are wrong"
+        what = "the text is not UTF-8" if "Invalid unicode" in text else what
         raise UserError(f"{path[1]}, row {row[1]}: {what}: mend it or download the file again") from None
 
 
@@ -282,9 +274,7 @@ def _assign(
     ids = np.asarray(ids, np.int64)
     if len(np.unique(ids)) < len(ids):
         raise UserError(f"{path} holds a patient twice: download it again")
-    ((strangers,),) = con.execute(
-        "SELECT count(*) FROM admissions ANTI JOIN patients USING (subject_id)"
-    ).fetchall()
+    ((strangers,),) = con.execute("SELECT count(*) FROM admissions ANTI JOIN patients USING (subject_id)").fetchall()
     if strangers:
         raise UserError(f"{path} lacks the patients of {strangers} admissions: are both of one release?")
     split_of = events.assign_splits(ids, seed, splits)

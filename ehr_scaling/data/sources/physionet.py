@@ -20,6 +20,7 @@ BASE_URL = "https://physionet.org"
 _HEADERS = {"User-Agent": "Wget/1.21 (ehr_scaling)", "Accept-Encoding": "identity"}
 _TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of a body
 _ATTEMPTS = 6  # in a row without a new byte
+_PIECE = 1 << 14  # bytes written at a time: what a broken connection may lose
 _PAUSE = 0.5  # seconds before the second attempt; doubles each time
 _DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _FLAGS = "use --raw=DIR for files that are already here, or --physionet_url for a mirror"
@@ -216,7 +217,7 @@ def _fill(url: str, partial: Path, bar: tqdm, stop: threading.Event) -> None:
                     start = 0
                 size = start + int(response.headers.get("Content-Length", -start))
                 with partial.open("ab" if start else "wb") as f:
-                    for piece in response.iter_content(1 << 16):
+                    for piece in response.iter_content(_PIECE):
                         f.write(piece)
                         bar.update(len(piece))
                         if stop.is_set():

@@ -1,0 +1,88 @@
+"""A made-up mirror of PhysioNet that can misbehave in the ways the real one does."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ehr_scaling.data.sources import physionet
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Serves `server.folder`. `server.cut[path]` is how often a body breaks off half-way; `server.status[path]` is
+    answered instead of the file; `server.ranges` False ignores Range; `server.slow` gives 200 KB/s; requests are
+    listed in `server.seen`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self, body: bool) -> None:
+        server = self.server
+        name = self.path.rsplit("/", 1)[-1]
+        wanted = self.headers.get("Range", "")
+        server.seen.append((self.command, name, wanted, self.headers["User-Agent"]))
+        file = server.folder / self.path.lstrip("/")
+        status = server.status.get(name, 200 if file.is_file() else 404)
+        data = file.read_bytes() if status == 200 else b"<html>sorry</html>"
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        if status == 200 and start:
+            status = 206 if start < len(data) else 416
+        data = data[start:]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if not body:
+            return
+        if server.cut.get(name, 0) and len(data) > 1:
+            server.cut[name] -= 1
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(2)
+            return
+        try:
+            while server.slow and data:
+                self.wfile.write(data[:1024])
+                self.wfile.flush()
+                data = data[1024:]
+                time.sleep(0.005)
+            self.wfile.write(data)
+        except OSError:  # the client left
+            self.close_connection = True
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """`.url`, `.server` (see _Handler), and `.publish({path: bytes})` for release demo/1.0 with its manifest."""
+    monkeypatch.setattr(physionet, "_PAUSE", 0.0)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.folder, server.cut, server.status, server.seen = tmp_path / "mirror", {}, {}, []
+    server.ranges, server.slow = True, False
+    root = server.folder / "files" / "demo" / "1.0"
+
+    def publish(files: dict[str, bytes]) -> None:
+        lines = []
+        for i, (name, data) in enumerate(files.items()):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+            lines.append(f"{hashlib.sha256(data).hexdigest()}{' ' * (1 + i % 2)}{name}\n")
+        (root / physionet.MANIFEST).write_text("".join(lines))
+
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", server=server, root=root, publish=publish)
+    server.shutdown()
+    server.server_close()

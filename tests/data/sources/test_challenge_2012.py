@@ -1,0 +1,186 @@
+"""Made-up stays in the layout of the release."""
+
+import io
+import tarfile
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ehr_scaling.data.sources import challenge_2012, get
+from ehr_scaling.errors import UserError
+
+T0 = datetime(2100, 1, 1)
+HEADER = "Time,Parameter,Value\n"
+# Out of order in time, a value in scientific notation, a missing one, a nameless one, a weight that repeats.
+STAY_1 = """00:00,RecordID,11
+00:00,Age,60
+00:00,Gender,1
+00:00,HR,80
+00:00,Height,-1
+00:00,ICUType,3
+00:00,Weight,70.5
+00:00,Weight,71
+01:30,WBC,1.2e+01
+01:10,HR,90
+01:10,Temp,36.5
+02:00,NIDiasABP,-1
+02:00,,3.1
+47:59,Weight,72
+"""
+STAY_2 = "00:00,RecordID,12\n00:00,Age,40\n00:00,Gender,-1\n00:00,Height,180\n00:00,ICUType,1\n00:00,Weight,-1\n"
+STAY_3 = STAY_2.replace("12", "13").replace("Gender,-1", "Gender,0") + "48:00,HR,60\n"
+STAYS = {"11": STAY_1, "12": STAY_2, "13": STAY_3}
+OUTCOMES = """RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death
+11,6,1,5,4,1
+12,16,8,1,-1,0
+13,21,11,-1,-1,0
+"""
+
+
+def filler(record):
+    return STAY_2.replace("12", record), OUTCOMES.splitlines(keepends=True)[0] + f"{record},1,1,9,-1,0\n"
+
+
+def tar(stays):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as t:
+        for name, rows in stays.items():
+            text = (HEADER + rows).encode()
+            info = tarfile.TarInfo(f"set/{name}.txt")
+            info.size = len(text)
+            t.addfile(info, io.BytesIO(text))
+    return data.getvalue()
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "set-a.tar.gz").write_bytes(tar(STAYS))
+    (folder / "Outcomes-a.txt").write_text(OUTCOMES)
+    for s, record in (("b", "21"), ("c", "31")):
+        stay, outcome = filler(record)
+        (folder / f"set-{s}.tar.gz").write_bytes(tar({record: stay}))
+        (folder / f"Outcomes-{s}.txt").write_text(outcome)
+    return folder
+
+
+def extract(raw, tmp_path, splits=(1.0, 0.0, 0.0)):
+    out = tmp_path / "events"
+    out.mkdir()
+    summary = challenge_2012.extract(raw, out, seed=0, splits=splits)
+    return summary, pa.concat_tables(pq.read_table(p) for p in sorted((out / "data").rglob("*.parquet")))
+
+
+def rows(table, subject):
+    return [
+        (r["time"] and r["time"] - T0, r["code"], r["numeric_value"])
+        for r in table.to_pylist()
+        if r["subject_id"] == subject
+    ]
+
+
+def test_a_stay_becomes_events(raw, tmp_path):
+    summary, table = extract(raw, tmp_path)
+    minutes = lambda m: timedelta(minutes=m)  # noqa: E731
+    assert rows(table, 11) == [
+        (None, "GENDER//M", None),
+        (None, "WEIGHT", 70.5),
+        (None, "ICU_TYPE//3", None),
+        (-timedelta(days=60 * 365.25), "MEDS_BIRTH", None),
+        (minutes(0), "ICU_ADMISSION//MEDICAL_ICU", None),
+        (minutes(0), "OBS//HR", 80.0),
+        (minutes(0), "OBS//Weight", 71.0),
+        (minutes(70), "OBS//HR", 90.0),
+        (minutes(70), "OBS//Temp", 36.5),
+        (minutes(90), "OBS//WBC", 12.0),
+        (minutes(47 * 60 + 59), "OBS//Weight", 72.0),
+        (timedelta(days=5), "MEDS_DEATH", None),
+        (timedelta(days=5), "HOSPITAL_DISCHARGE", None),
+    ]
+    assert rows(table, 12) == [  # a length of stay of one day does not end before the 48 hours
+        (None, "HEIGHT", 180.0),
+        (None, "ICU_TYPE//1", None),
+        (-timedelta(days=40 * 365.25), "MEDS_BIRTH", None),
+        (minutes(0), "ICU_ADMISSION//CORONARY_CARE_UNIT", None),
+        (timedelta(days=2), "HOSPITAL_DISCHARGE", None),
+    ]
+    assert rows(table, 13)[-1] == (timedelta(days=2), "OBS//HR", 60.0)  # unknown length: no end
+    assert table.schema.names == ["subject_id", "time", "code", "numeric_value", "text_value"]
+    wanted = {"stays": 5, "deaths": 1, "observations": 39, "missing": 9, "unnamed": 1, "unended": 1}
+    assert {key: summary[key] for key in wanted} == wanted
+
+
+def test_splits_and_inputs(raw, tmp_path):
+    summary, table = extract(raw, tmp_path, splits=(0.5, 0.25, 0.25))
+    assert sum(summary["patients"].values()) == 5 == len(set(table["subject_id"].to_pylist()))
+    before = challenge_2012.inputs(raw)
+    assert before == challenge_2012.inputs(raw)
+    (raw / "Outcomes-a.txt").write_text(OUTCOMES.replace("11,6", "11,7"))
+    assert challenge_2012.inputs(raw) != before
+
+
+def bad(raw, name, content):
+    (raw / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("set-a.tar.gz", tar(STAYS)[:-40], r"set-a\.tar\.gz is truncated or damaged"),
+        ("set-a.tar.gz", b"no archive", r"set-a\.tar\.gz is truncated or damaged"),
+        ("set-a.tar.gz", tar({}), r"set-a\.tar\.gz holds no record"),
+        ("Outcomes-a.txt", OUTCOMES.replace("Length_of_stay", "LOS"), r"Outcomes-a\.txt has no column Length_of_stay"),
+        ("Outcomes-a.txt", OUTCOMES.replace("16,8,1,", "16,8,x,"), r"Outcomes-a\.txt, row 3: Length_of_stay is not"),
+        ("Outcomes-a.txt", OUTCOMES.replace("16,8,1,", "16,8,"), r"Outcomes-a\.txt, row 3: 5 columns, not 6"),
+        ("Outcomes-a.txt", OUTCOMES.replace("-1,0\n13", "-1,2\n13"), r"Outcomes-a\.txt, row 3: In-hospital_death"),
+        ("Outcomes-a.txt", "", r"Outcomes-a\.txt cannot be read"),
+        ("Outcomes-a.txt", OUTCOMES[: OUTCOMES.index("13,")], "no outcome for 1 of the 3 records of set-a"),
+        ("Outcomes-a.txt", OUTCOMES + "14,1,1,1,1,0\n", "lacks 1 of the 4 records of Outcomes-a.txt"),
+        ("Outcomes-a.txt", OUTCOMES + "13,1,1,1,1,0\n", "holds a record twice"),
+    ],
+)
+def test_bad_files(raw, tmp_path, name, content, message):
+    bad(raw, name, content)
+    with pytest.raises(UserError, match=message) as e:
+        extract(raw, tmp_path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("HR,90", "HR,ninety", "record 1 of the archive, row 11: not a number in the column Value"),
+        ("HR,90", "HR,inf", "record 1 of the archive, row 11: not a number"),
+        ("HR,90", "HR,", "record 1 of the archive, row 11: not a number"),
+        ("HR,90", "HR", "record 1 of the archive, row 11: not three columns"),
+        ("01:10,HR", "1h10,HR", "record 1 of the archive, row 11: the time is not HH:MM"),
+        ("00:00,Age,60\n", "", "record 1 of the archive has no Age at 00:00"),
+        ("ICUType,3", "ICUType,5", "record 1: ICUType is not 1, 2, 3 or 4"),
+    ],
+)
+def test_bad_rows_are_named_by_place_not_by_patient(raw, tmp_path, old, new, message):
+    bad(raw, "set-a.tar.gz", tar({**STAYS, "11": STAY_1.replace(old, new)}))
+    with pytest.raises(UserError, match=message) as e:
+        extract(raw, tmp_path)
+    assert "11.txt" not in str(e.value)
+    assert "ninety" not in str(e.value)
+
+
+def test_missing_and_changed_files(raw, tmp_path):
+    with pytest.raises(UserError, match="--raw=DIR"):
+        challenge_2012.inputs(None)
+    (raw / "SHA256SUMS.txt").write_text(f"{'0' * 64}  set-b.tar.gz\n")
+    with pytest.raises(UserError, match=r"set-b\.tar\.gz does not match SHA256SUMS"):
+        extract(raw, tmp_path)
+    (raw / "Outcomes-c.txt").unlink()
+    with pytest.raises(UserError, match=r"Outcomes-c\.txt is missing"):
+        challenge_2012.inputs(raw)
+
+
+def test_the_registry():
+    assert get("challenge-2012") is challenge_2012
+    with pytest.raises(UserError, match=r"no source is called 'challenge-2013': take one of synthetic, challenge-2012"):
+        get("challenge-2013")
