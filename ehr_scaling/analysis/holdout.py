@@ -1,0 +1,154 @@
+"""The sealed top of the compute range: forecast from the smaller budgets first, compared with its result after."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehr_scaling.analysis import isoflop, joint_laws, power_laws
+from ehr_scaling.analysis.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Floats, Options, interval
+from ehr_scaling.artifacts import fingerprint
+from ehr_scaling.errors import UserError
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is known of the sealed runs before they are read: no losses. Arrays [m]."""
+
+    run: NDArray[np.str_]
+    N: Floats
+    D: Floats
+    C: Floats
+    group: NDArray[np.int64]
+    budgets: Floats
+
+
+def seal(table: RunTable, above: float | None) -> tuple[RunTable, RunTable] | None:
+    """Splits the runs: (open, sealed). The sealed ones have C > above, or are the largest budget when above is None.
+
+    Returns: None when there is nothing to forecast from (a single budget).
+    Raises: UserError when `above` leaves one side empty.
+    """
+    if above is None:
+        if len(table.budgets) < 2:
+            return None
+        sealed = table.group == len(table.budgets) - 1
+    else:
+        sealed = above < table.C
+        if sealed.all() or not sealed.any():
+            side = "above" if not sealed.any() else "at or below"
+            raise UserError(
+                f"--hold_out_above={above:g}: no run lies {side} it; "
+                f"C runs from {table.C.min():.3g} to {table.C.max():.3g} FLOPs"
+            )
+    return table.take(~sealed), table.take(sealed)
+
+
+def design(sealed: RunTable) -> Design:
+    """The sealed runs without their losses."""
+    return Design(sealed.run, sealed.N, sealed.D, sealed.C, sealed.group, sealed.budgets)
+
+
+def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]:
+    """Forecasts every sealed cell from the joint law and every sealed optimum from the IsoFLOP laws of `known`.
+
+    The interval of a cell holds the bootstrap of the law and the noise of a single run (resampled residuals of the
+    fit, scaled for the five parameters). It does not hold what the law itself gets wrong beyond its data.
+
+    Returns: JSON, with "cells" [{run, N, D, C, forecast, low, high}] and "optima" [{C, N, L, ... , word}]; the
+    field "reason" says what could not be forecast.
+    """
+    law = joint_laws.fit_chinchilla(known.N, known.D, known.loss, known.clusters, options)
+    lines = power_laws.fit(isoflop.fit(known, options), options)
+    rows = [[float(v) for v in row] for row in zip(known.N, known.D, known.C, known.loss, strict=True)]
+    result: dict[str, Any] = {
+        "made_from": {
+            "runs": len(known),
+            "budgets": [float(C) for C in known.budgets],
+            "fingerprint": fingerprint(rows),
+        },
+        "law": None if law is None else {"name": law.name, "parameters": law.parameters, "word": law.verdict.word},
+        "reason": "" if law else "too few runs below the sealed budget for a joint law",
+        "cells": [] if law is None else _cells(law, ahead, options),
+        "optima": [_optimum(lines, float(C), options) for C in ahead.budgets],
+    }
+    return result
+
+
+def _cells(law: joint_laws.JointLaw, ahead: Design, options: Options) -> list[dict[str, Any]]:
+    rng = np.random.default_rng([options.seed, 3])
+    central = law(ahead.N, ahead.D)
+    draws = law.sample(ahead.N, ahead.D)
+    n = len(law.residuals)
+    residuals = (law.residuals - np.median(law.residuals)) * np.sqrt(n / max(n - 5, 1))
+    noisy = draws * np.exp(rng.choice(residuals, draws.shape))
+    word = EXTRAPOLATED if law.verdict.word != UNIDENTIFIED else UNIDENTIFIED
+    cells = []
+    for i in range(len(ahead.N)):
+        low, high = interval(noisy[:, i], options.level)
+        cells.append(
+            {
+                "run": str(ahead.run[i]),
+                "N": float(ahead.N[i]),
+                "D": float(ahead.D[i]),
+                "C": float(ahead.C[i]),
+                "forecast": float(central[i]),
+                "low": _known(low),
+                "high": _known(high),
+                "word": word,
+            }
+        )
+    return cells
+
+
+def _optimum(lines: dict[str, power_laws.PowerLaw], C: float, options: Options) -> dict[str, Any]:
+    point: dict[str, Any] = {"C": C}
+    for name in ("N", "D", "L"):
+        line = lines[name]
+        low, high = line.band(np.array([C]), options.level)
+        point[name] = _known(float(line(np.array([C]))[0]))
+        point[f"{name}_low"], point[f"{name}_high"] = _known(float(low[0])), _known(float(high[0]))
+    point["word"] = lines["N"].word(C)
+    point["reason"] = lines["N"].verdict.reason
+    return point
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit]) -> dict[str, Any]:
+    """Puts the results beside a forecast that was already made.
+
+    fits: the IsoFLOP fits of the sealed budgets themselves, in the order of `made["optima"]`.
+    Returns: JSON, {"error_percent": mean |error| of the cells, "median_error_percent", "bias_percent",
+    "coverage": share inside the interval, "same_sign": all misses on one side, "rows", "optima"}.
+    """
+    made = json.loads(json.dumps(made))
+    rows = [{**cell, "loss": float(loss)} for cell, loss in zip(made["cells"], sealed.loss, strict=False)]
+    result: dict[str, Any] = {"rows": rows, "made_from": made["made_from"], "reason": made["reason"]}
+    if rows:
+        error = np.array([100 * (r["forecast"] / r["loss"] - 1) for r in rows])
+        inside = [r["low"] is not None and r["low"] <= r["loss"] <= r["high"] for r in rows]
+        result |= {
+            "error_percent": float(np.abs(error).mean()),
+            "median_error_percent": float(np.median(np.abs(error))),
+            "bias_percent": float(error.mean()),
+            "coverage": float(np.mean(inside)),
+            "same_sign": bool(len(rows) >= 4 and (np.all(error > 0) or np.all(error < 0))),
+        }
+    result["optima"] = [
+        {
+            **point,
+            "verdict": fit.verdict,
+            "result_N": _known(fit.N),
+            "result_N_low": _known(fit.N_interval[0]),
+            "result_N_high": _known(fit.N_interval[1]),
+            "result_L": _known(fit.L),
+        }
+        for point, fit in zip(made["optima"], fits, strict=True)
+    ]
+    return result

@@ -1,0 +1,172 @@
+"""Lines through the optima of the bracketed budgets: N_opt(C), D_opt(C) and L(C)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ehr_scaling.analysis.isoflop import BRACKETED, BudgetFit
+from ehr_scaling.analysis.uncertainty import (
+    EXTRAPOLATED,
+    SUPPORTED,
+    UNIDENTIFIED,
+    Floats,
+    Options,
+    Verdict,
+    exponent_verdict,
+    interval,
+)
+
+GAMMAS = np.geomspace(0.01, 3.0, 400)
+FLOOR_CHI2 = 3.84  # 5 % point of chi-square with one degree of freedom
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = E + exp(log_k) (C / C0)^exponent, with E = 0 unless a floor was identified.
+
+    draws: [draws, 3] log_k, exponent, E; NaN rows are failed draws (some budget lost its vertex), their share
+    is `failed`. misfit: the factor by which the draws were widened because the points scatter about the line more
+    than their own intervals allow (the Birge ratio, never below 1).
+    C: [points] budgets under the law, ascending.
+    """
+
+    name: str
+    C: Floats
+    C0: float
+    log_k: float
+    exponent: float
+    floor: float
+    draws: Floats
+    interval: tuple[float, float]
+    failed: float
+    misfit: float
+    verdict: Verdict
+
+    def __call__(self, C: Floats) -> Floats:
+        """The law at FLOPs C, any shape."""
+        return self.floor + np.exp(self.log_k + self.exponent * np.log(np.asarray(C) / self.C0))
+
+    def band(self, C: Floats, level: float) -> tuple[Floats, Floats]:
+        """Low and high of the law at C [m], from the draws that did not fail."""
+        good = self.draws[np.isfinite(self.draws).all(1)]
+        if len(good) < 20:
+            return np.full(np.shape(C), np.nan), np.full(np.shape(C), np.nan)
+        values = good[:, 2:] + np.exp(good[:, :1] + good[:, 1:2] * np.log(np.atleast_1d(C) / self.C0))
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
+
+    def word(self, C: float) -> str:
+        """supported inside the bracketed budgets, extrapolated beyond them, unidentified where the law is."""
+        if self.verdict.word == UNIDENTIFIED:
+            return UNIDENTIFIED
+        return SUPPORTED if self.C[0] * 0.99 <= C <= self.C[-1] * 1.01 else EXTRAPOLATED
+
+
+def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
+    """N_opt, D_opt and L over the bracketed budgets.
+
+    With fewer than two the laws hold NaN and the verdict says why; nothing is left out silently.
+    A draw in which any bracketed budget lost its vertex is a failed draw of all three laws.
+    """
+    used = [b for b in budgets if b.verdict == BRACKETED]
+    C = np.array([b.C for b in used])
+    if len(used) < 2:
+        seen = ", ".join(sorted({b.verdict for b in budgets} - {BRACKETED}))
+        reason = f"{len(used)} of {len(budgets)} budgets are bracketed (others: {seen}); a line needs two, better three"
+        return {name: _nothing(name, C, Verdict(UNIDENTIFIED, reason)) for name in ("N", "D", "L")}
+    cube = np.stack([b.draws for b in used if b.draws is not None], 1)  # [draws, points, 3]
+    cube[np.isnan(cube[:, :, 0]).any(1)] = np.nan
+    failed = float(np.isnan(cube[:, 0, 0]).mean())
+    laws = {}
+    weight = weights(cube[:, :, 0])  # the same for N and D, so that a + b keeps its meaning
+    for k, name in enumerate(("N", "D")):
+        y = np.log([getattr(b, name) for b in used])
+        laws[name] = _line(name, C, y, cube[:, :, k], weight, failed, options)
+    laws["L"] = _loss_law(C, np.array([b.L for b in used]), cube[:, :, 2], failed, options)
+    return laws
+
+
+def weights(draws: Floats) -> Floats:
+    """1 / variance of each point [points] from its draws [draws, points].
+
+    From the central 68 %, which outlying draws do not move; no point counts as more than four times as sharp as the
+    median one, because a spread read off a handful of runs is itself uncertain.
+    """
+    good = draws[np.isfinite(draws).all(1)]
+    if len(good) < 20:
+        return np.ones(draws.shape[1])
+    spread = np.diff(np.quantile(good, [0.16, 0.84], axis=0), axis=0)[0] / 2
+    return np.maximum(spread, max(float(np.median(spread)) / 4, 1e-12)) ** -2.0
+
+
+def _line(name: str, C: Floats, y: Floats, draws: Floats, weight: Floats, failed: float, options: Options) -> PowerLaw:
+    x = np.log(C)
+    centre = float((weight * x).sum() / weight.sum())
+    u = x - centre
+    slope_of = weight * u / (weight * u * u).sum()
+    level_of = weight / weight.sum()
+    log_k, exponent = float(y @ level_of), float(y @ slope_of)
+    misfit = _birge(y - log_k - exponent * u, weight, len(C) - 2)
+    spread = np.stack([draws @ level_of - log_k, draws @ slope_of - exponent], 1)
+    # Percentile draws are centred on their own median; widening about the estimate keeps any skew.
+    sample = np.column_stack([np.array([log_k, exponent]) + misfit * spread, np.zeros(len(draws))])
+    sample[np.isnan(sample[:, 0])] = np.nan
+    bounds = interval(sample[:, 1], options.level)
+    verdict = exponent_verdict(*bounds, failed, len(C), "the vertex of a bracketed budget", options)
+    return PowerLaw(name, C, float(np.exp(centre)), log_k, exponent, 0.0, sample, bounds, failed, misfit, verdict)
+
+
+def _birge(residual: Floats, weight: Floats, freedom: int) -> float:
+    """sqrt(chi2 / degrees of freedom), at least 1; 1 where nothing is left to judge by (Birge 1932)."""
+    if freedom < 1:
+        return 1.0
+    return max(1.0, float(np.sqrt((weight * residual**2).sum() / freedom)))
+
+
+def _loss_law(C: Floats, y: Floats, draws: Floats, failed: float, options: Options) -> PowerLaw:
+    """L(C) = k C^-γ, or E + k C^-γ where at least four budgets tell the floor from none (chi-square, 5 %)."""
+    weight = weights(draws)
+    floorless = _line("L", C, np.log(y), np.log(draws), weights(np.log(draws)), failed, options)
+    if len(C) < 4:
+        return floorless
+    C0 = float(np.exp(np.log(C).mean()))
+    u = np.log(C / C0)
+    best, chi2 = floored(u, y[None], weight)
+    pure = float((weight * (y - floorless(C)) ** 2).sum())
+    if not best[0, 2] > 0 or pure - chi2[0] < FLOOR_CHI2:
+        return floorless
+    misfit = _birge(y - best[0, 2] - np.exp(best[0, 0] + best[0, 1] * u), weight, len(C) - 3)
+    good = np.isfinite(draws).all(1)
+    sample = np.full((len(draws), 3), np.nan)
+    sample[good] = floored(u, y + misfit * (draws[good] - y), weight)[0]
+    bounds = interval(sample[:, 1], options.level)
+    verdict = exponent_verdict(*bounds, failed, len(C), "the vertex of a bracketed budget", options)
+    log_k, exponent, floor = (float(v) for v in best[0])
+    return PowerLaw("L", C, C0, log_k, exponent, floor, sample, bounds, failed, misfit, verdict)
+
+
+def floored(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Weighted least squares of E + k exp(-γ u), E >= 0, k > 0, γ from a grid of 400 with E and k in closed form.
+
+    u: [points]. y: [fits, points]. Returns: [fits, 3] of log k, -γ, E; and chi2 [fits].
+    """
+    out = np.full((len(y), 3), np.nan)
+    lowest = np.full(len(y), np.inf)
+    total = weight.sum()
+    for gamma in GAMMAS:
+        g = np.exp(-gamma * u)
+        mean = (weight * g).sum() / total
+        k = (y @ (weight * (g - mean))) / (weight * (g - mean) ** 2).sum()
+        floor = (y @ weight) / total - k * mean
+        bare = (y @ (weight * g)) / (weight * g * g).sum()
+        k, floor = np.where(floor > 0, k, bare), np.maximum(floor, 0)
+        chi2 = (weight * (y - floor[:, None] - k[:, None] * g) ** 2).sum(1)
+        better = (k > 0) & (chi2 < lowest)
+        lowest[better] = chi2[better]
+        out[better] = np.stack([np.log(k[better]), np.full(better.sum(), -gamma), floor[better]], 1)
+    return out, lowest
+
+
+def _nothing(name: str, C: Floats, verdict: Verdict) -> PowerLaw:
+    nan = float("nan")
+    return PowerLaw(name, C, nan, nan, nan, nan, np.full((0, 3), nan), (nan, nan), nan, 1.0, verdict)

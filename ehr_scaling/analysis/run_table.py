@@ -1,0 +1,221 @@
+"""One typed row a run: what was trained, what it cost, what it reached."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehr_scaling.errors import UserError
+
+Floats = NDArray[np.float64]
+
+REQUIRED = ("N", "D", "C", "loss")
+OPTIONAL = (
+    "seed", "budget", "N_head", "N_embedding", "real_tokens", "unique_tokens", "patients", "passes", "C_6nd",
+    "loss_se", "lr", "batch", "weight_decay",
+)  # fmt: skip
+TEXT = ("run", "cell", "size", "phase")
+COLUMNS = TEXT + REQUIRED + OPTIONAL
+
+# Runs of one IsoFLOP budget differ in counted C by their integer steps, about 1 %; budgets lie a factor apart.
+SPAN = 1.2
+
+
+class Note(NamedTuple):
+    """Why a run is not in the fits, or is doubtful: a code for machines and a line for people."""
+
+    run: str
+    code: str  # unfinished | hot | highest_loss
+    text: str
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """n runs. Floats are float64 with NaN for unknown; N, D, C and loss are known, finite and positive.
+
+    run: what the bootstrap resamples; rows that share it (checkpoints of one run) are resampled together.
+    N: body parameters. N_head, N_embedding: the others. C: counted FLOPs; C_6nd: 6 N D beside it.
+    D: positions processed; real_tokens: targets without padding; unique_tokens: U of the training split;
+    passes: real_tokens / U. loss, loss_se: nats a token on held-out patients. lr: peak. batch: tokens a step.
+    group: index of the row's compute budget in `budgets` (FLOPs, ascending, geometric mean of the counted C).
+    """
+
+    run: NDArray[np.str_]
+    cell: NDArray[np.str_]
+    size: NDArray[np.str_]
+    phase: NDArray[np.str_]
+    N: Floats
+    D: Floats
+    C: Floats
+    loss: Floats
+    seed: Floats
+    budget: Floats
+    N_head: Floats
+    N_embedding: Floats
+    real_tokens: Floats
+    unique_tokens: Floats
+    patients: Floats
+    passes: Floats
+    C_6nd: Floats
+    loss_se: Floats
+    lr: Floats
+    batch: Floats
+    weight_decay: Floats
+    group: NDArray[np.int64]
+    budgets: Floats
+    notes: tuple[Note, ...] = ()
+    source: str = ""
+    data: str = ""
+    generated: bool | None = None
+
+    def __len__(self) -> int:
+        return len(self.N)
+
+    def take(self, keep: NDArray[Any], notes: Iterable[Note] = ()) -> "RunTable":
+        """The rows of a mask or index, budgets counted anew; `notes` say where the others went."""
+        columns = {name: getattr(self, name)[keep] for name in COLUMNS}
+        group, budgets = budget_groups(columns["C"], columns["budget"])
+        return replace(self, **columns, group=group, budgets=budgets, notes=self.notes + tuple(notes))
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """[n] index of each row's run: the unit of every bootstrap."""
+        return np.unique(self.run, return_inverse=True)[1].astype(np.int64)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain dicts of the columns, None for unknown, for JSON and for the report."""
+        return [{name: _plain(getattr(self, name)[i]) for name in COLUMNS} for i in range(len(self))]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value)
+    return float(value) if np.isfinite(value) else None
+
+
+def budget_groups(C: Floats, budget: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Assigns rows to compute budgets.
+
+    Where every row names its budget, by that value. Otherwise by counted compute: in ascending order, a run belongs
+    to the current group while its C is within a factor of 1.2 of the group's smallest.
+
+    Returns: group index [n] int64, and the geometric mean of the counted C of each group, ascending, float64.
+    """
+    if len(C) == 0:
+        return np.zeros(0, np.int64), np.zeros(0)
+    if np.isfinite(budget).all():
+        group = np.unique(budget, return_inverse=True)[1]
+    else:
+        group = np.zeros(len(C), np.int64)
+        order = np.argsort(C, kind="stable")
+        first, current = C[order[0]], 0
+        for i in order:
+            if C[i] > SPAN * first:
+                first, current = C[i], current + 1
+            group[i] = current
+    total = np.bincount(group)
+    budgets = np.exp(np.bincount(group, weights=np.log(C)) / total)
+    order = np.argsort(budgets, kind="stable")
+    return np.argsort(order)[group].astype(np.int64), budgets[order]
+
+
+def from_rows(
+    rows: list[dict[str, Any]],
+    *,
+    source: str,
+    where: list[str] | None = None,
+    notes: Iterable[Note] = (),
+    data: str = "",
+    generated: bool | None = None,
+) -> RunTable:
+    """Builds the table from dicts keyed by `COLUMNS`; missing optional values are None.
+
+    where: how to name each row to the user ("runs.csv row 7").
+    Raises: UserError for a missing column, a cell that is no number, or one that is not finite and positive.
+    """
+    where = where or [f"{source} row {i + 1}" for i in range(len(rows))]
+    columns: dict[str, Any] = {name: np.full(len(rows), np.nan) for name in REQUIRED + OPTIONAL}
+    for i, row in enumerate(rows):
+        for name in REQUIRED + OPTIONAL:
+            value = row.get(name)
+            if value is None or value == "":
+                if name in REQUIRED:
+                    raise UserError(f"{where[i]}: {name} is empty; every run needs N, D, C and loss")
+                continue
+            columns[name][i] = _number(value, name, where[i])
+    for name in TEXT:
+        columns[name] = np.array([str(row.get(name) or "") for row in rows], dtype=np.str_)
+    columns["run"] = _named(columns["run"], columns["cell"])
+    tokens = np.where(np.isfinite(columns["real_tokens"]), columns["real_tokens"], columns["D"])
+    columns["passes"] = np.where(np.isfinite(columns["passes"]), columns["passes"], tokens / columns["unique_tokens"])
+    product = 6.0 * columns["N"] * columns["D"]  # in float64: the integer product passes 2^63 at 9.2e18
+    columns["C_6nd"] = np.where(np.isfinite(columns["C_6nd"]), columns["C_6nd"], product)
+    group, budgets = budget_groups(columns["C"], columns["budget"])
+    return RunTable(
+        **columns,
+        group=group,
+        budgets=budgets,
+        notes=tuple(notes),
+        source=source,
+        data=data,
+        generated=generated,
+    )
+
+
+def _named(run: NDArray[np.str_], cell: NDArray[np.str_]) -> NDArray[np.str_]:
+    """A name for every run: the run column, else the cell's, else the row number (each row its own run)."""
+    names = [r or c or f"row {i + 1}" for i, (r, c) in enumerate(zip(run, cell, strict=True))]
+    return np.array(names, dtype=np.str_)
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {name} is not a number") from None
+    if not np.isfinite(number):
+        raise UserError(f"{where}: {name} is not finite; leave out runs that diverged or mend the value")
+    if number < 0 or (number == 0 and name in REQUIRED):
+        raise UserError(f"{where}: {name} is {number:g}; it must be positive")
+    return number
+
+
+def settled(table: RunTable) -> RunTable:
+    """Without the points of a hot (not cooled) learning rate where cooled ones exist: one law cannot hold both."""
+    hot = table.phase == "hot"
+    if not hot.any() or hot.all():
+        return table
+    text = "the learning rate had not been cooled; cooled runs are in the same table"
+    return table.take(~hot, [Note(str(run), "hot", text) for run in table.run[hot]])
+
+
+def drop_highest_loss(table: RunTable, count: int) -> RunTable:
+    """Without the `count` runs of highest loss (points far from the optimum that a law need not hold)."""
+    if count <= 0:
+        return table
+    if count >= len(table):
+        raise UserError(f"--drop_highest_loss={count}: the table has only {len(table)} runs")
+    order = np.argsort(table.loss, kind="stable")
+    dropped = order[len(table) - count :]
+    notes = [
+        Note(str(table.run[i]), "highest_loss", f"loss {table.loss[i]:.4g}, among the {count} highest (by flag)")
+        for i in dropped
+    ]
+    return table.take(np.sort(order[: len(table) - count]), notes)
+
+
+def describe(table: RunTable) -> str:
+    """One line that says which data the runs rest on: generated or real, how many patients and tokens."""
+    kind = {True: "Generated patients", False: "Real patients", None: "Runs from a table"}[table.generated]
+    parts = [f"{kind}: {table.data or table.source}"]
+    for name, unit in (("patients", "patients"), ("unique_tokens", "unique training tokens")):
+        known = getattr(table, name)
+        known = known[np.isfinite(known)]
+        if len(known):
+            parts.append(f"{known.max():,.0f} {unit}")
+    return "; ".join(parts)
+
+
+assert set(COLUMNS) <= {f.name for f in fields(RunTable)}

@@ -1,0 +1,78 @@
+"""Draws, intervals, and the three words that go beside a number."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+SUPPORTED, EXTRAPOLATED, UNIDENTIFIED = "supported", "extrapolated", "unidentified"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices of an analysis; every one is written into laws.json.
+
+    draws: bootstrap draws. seed: of the draws; the same seed gives the same report. level: of the intervals.
+    window: the parabola sees sizes within this factor of the best one, and at least the five nearest.
+    wide: an exponent whose interval is wider is called unidentified. failed: the largest share of draws that may
+    lose the optimum before the word is unidentified. delta: where the Huber loss of log residuals turns linear.
+    drop_highest_loss: runs left out of every fit. hold_out_above: FLOPs; None seals the largest budget.
+    """
+
+    draws: int = 1000
+    seed: int = 0
+    level: float = 0.95
+    window: float = 5.0
+    wide: float = 0.3
+    failed: float = 0.1
+    delta: float = 1e-3
+    drop_highest_loss: int = 0
+    hold_out_above: float | None = None
+
+
+class Verdict(NamedTuple):
+    word: str
+    reason: str
+
+
+def interval(samples: NDArray[Any], level: float) -> tuple[float, float]:
+    """Percentile interval of the finite samples; (nan, nan) when fewer than 20 are left."""
+    samples = samples[np.isfinite(samples)]
+    if len(samples) < 20:
+        return np.nan, np.nan
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def multipliers(clusters: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
+    """[draws, n] standard normal factors for residuals, shared by the rows of one run.
+
+    The wild cluster bootstrap (Wu 1986; Cameron, Gelbach & Miller 2008) resamples runs while the grid of sizes stays
+    as it was designed. Resampling pairs instead loses whole sizes from five-size grids: it covered 91-100 % where
+    95 % was meant, and lost the vertex in up to 60 % of draws of profiles that were clearly bracketed.
+    """
+    return rng.standard_normal((draws, int(clusters.max()) + 1))[:, clusters]
+
+
+def resampling_counts(clusters: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
+    """[draws, n] how often each row's run appears when runs are drawn with replacement."""
+    runs = int(clusters.max()) + 1
+    picks = rng.integers(0, runs, (draws, runs)) + runs * np.arange(draws)[:, None]
+    return np.bincount(picks.ravel(), minlength=draws * runs).reshape(draws, runs)[:, clusters].astype(np.float64)
+
+
+def exponent_verdict(low: float, high: float, failed: float, points: int, what: str, options: Options) -> Verdict:
+    """The word for an exponent, from its interval, the share of failed draws and the number of points under it."""
+    if points < 2:
+        return Verdict(UNIDENTIFIED, f"{points} of the budgets are bracketed and a line needs two, better three")
+    if not np.isfinite(low) or failed > options.failed:
+        return Verdict(UNIDENTIFIED, f"{failed:.0%} of the bootstrap draws lose {what}")
+    if high - low > options.wide:
+        percent = f"{options.level:.0%}"
+        return Verdict(UNIDENTIFIED, f"the {percent} interval is {high - low:.2f} wide, more than {options.wide:g}")
+    if points == 2:
+        return Verdict(UNIDENTIFIED, "two budgets give a line but nothing to check it against")
+    return Verdict(SUPPORTED, f"{points} bracketed budgets, interval {high - low:.2f} wide")
