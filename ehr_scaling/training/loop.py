@@ -100,7 +100,7 @@ def train(
                 f"{steps}: lower --config.training.peak (here {cell['peak']:.3g})"
             )
         real += targets
-        curve.append((step, loss_sum / max(targets, 1.0)))
+        curve.append([step, loss_sum / max(targets, 1.0)])
 
     pending: tuple[int, dict[str, jax.Array]] | None = None
     saved_at = time.monotonic()

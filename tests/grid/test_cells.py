@@ -64,7 +64,7 @@ def test_the_id_is_of_what_is_learnt():
 
 def test_a_grid_without_a_feasible_cell_is_refused():
     config = base.get_config()
-    with pytest.raises(UserError, match="no feasible cell .*min_steps"):
+    with pytest.raises(UserError, match=r"no feasible cell .*min_steps"):
         cells.grid(config, [{"budget": 1e9, "size": "1b", "seed": 0}], packed())
     with pytest.raises(UserError, match="no feasible cell"):
         cells.grid(config, [], packed())

@@ -1,0 +1,39 @@
+"""A study small enough for tests: generated patients, packed, and cells that train in a second or two."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+from ehr_scaling import study
+from ehr_scaling.grid import cells
+
+
+def config(**changes: Any) -> ConfigDict:
+    c = base.get_config()
+    c.title = "test"
+    c.data.patients = 300
+    c.data.context = 64
+    c.data.block = 4
+    c.training.steps_per_dispatch = 4
+    c.training.batch.sequences = 4
+    c.training.min_steps = 8
+    c.validation.sequences = 32
+    c.validation.batch = 16
+    c.grid.budgets = (4e8,)
+    c.grid.sizes = ("3.4k",)
+    c.grid.seeds = (0,)
+    c.workers = 1
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def cell(packed: dict[str, Any], changes: dict[str, Any] | None = None, **point: Any) -> cells.Cell:
+    """One cell on the data of the record `packed`; `changes` are settings, `point` budget, size or seed."""
+    c = config(**(changes or {}))
+    return cells.solve(c, {"budget": 4e8, "size": "3.4k", "seed": 0, **point}, packed)
+
+
+def prepare(workdir: Path) -> dict[str, Any]:
+    return study.prepare(config(), workdir)
