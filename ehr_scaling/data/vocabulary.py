@@ -94,7 +94,8 @@ def split_code(code: str) -> tuple[str, ...]:
                 return ()
             return (f"DRG//{int(rest[1])}",) if rest[1].isdecimal() else (code,)
         case "MEDICATION" if rest:
-            if rest[0].upper() in ("START", "STOP") or (len(rest) > 1 and rest[1].upper().startswith(_NOT_GIVEN)):
+            event = rest[1].upper().replace("_", " ") if len(rest) > 1 else ""
+            if rest[0].upper() in ("START", "STOP") or event.startswith(_NOT_GIVEN):
                 return ()
             return (f"MED//{rest[0]}",)
     if name.upper().startswith(("BMI (", "BMI_(")):  # MIMIC's omr: BMI (kg/m2)
