@@ -1,0 +1,155 @@
+"""Measure a part of the project: `python -m launch.bench data|training|outcomes|analysis [--json=FILE]`.
+
+Prints a table, each figure the median of --repeats runs, with something to compare it with from the same run. A figure
+depends on the machine and on what else it does: trust ratios before absolutes.
+"""
+
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from launch import common
+
+REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of which the median is taken.", lower_bound=1)
+JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
+
+Row = dict[str, Any]
+
+
+def row(name: str, value: float, unit: str, target: float | None = None, at_least: bool = True) -> Row:
+    """One figure; `ok` says whether it reaches `target`, and is None where no target was set."""
+    ok = None if target is None else bool(value >= target if at_least else value <= target)
+    return {"name": name, "value": value, "unit": unit, "target": target, "ok": ok}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Median wall time of `work` over --repeats."""
+    times = []
+    for _ in range(REPEATS.value):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def data() -> Iterator[Row]:
+    """Generated patients through tokens and packing to batches."""
+    import shutil
+
+    import numpy as np
+
+    from ehr_scaling.data import loader, packing, timelines
+    from ehr_scaling.data.sources import synthetic
+
+    patients = 20_000
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+
+        def fresh(name: str) -> Path:
+            shutil.rmtree(work / name, ignore_errors=True)
+            (work / name).mkdir()
+            return work / name
+
+        s = seconds(lambda: synthetic.extract(None, fresh("events"), seed=0, patients=patients))
+        yield row("generate, write events", patients / s, "patients/s", patients / 30)
+        s = seconds(lambda: timelines.build(work / "events", fresh("timelines"), min_count=10))
+        tokens = sum(len(part.tokens) for part in timelines.batches(work, "train"))
+        yield row("fit, tokenize, write timelines", tokens / s / 1e6, "Mtok/s (train)")
+        options = {"context": 128, "block": 16, "seed": 0}
+        s = seconds(lambda: packing.build(work / "timelines", fresh("packed"), **options))
+        yield row("pack", tokens / s / 1e6, "Mtok/s (train)")
+
+        def read() -> None:
+            stream = iter(loader.train_batches(work / "packed", sequences=64, seed=0))
+            for _ in range(400):
+                next(stream)
+
+        yield row("loader, batches of 64 × 128", 400 * 64 * 128 / seconds(read) / 1e6, "Mtok/s")
+        np.save(work / "flat.npy", np.zeros((400 * 64, 129), np.uint16))
+        flat = np.load(work / "flat.npy", mmap_mode="r")
+        s = seconds(lambda: [flat[i : i + 64].astype(np.int32) for i in range(0, len(flat), 64)])
+        yield row("  compare: slices of a numpy memmap", 400 * 64 * 128 / s / 1e6, "Mtok/s")
+
+
+def training() -> Iterator[Row]:
+    """The compiled step, in this process on all devices or cores: one step a dispatch, and many."""
+    import jax
+    import numpy as np
+
+    from ehr_scaling import flops
+    from ehr_scaling.models.sizes import SHAPES
+    from ehr_scaling.models.transformer import Transformer
+    from ehr_scaling.training import sharding
+    from ehr_scaling.training.step import Hyper, init, train_chunk
+
+    context, vocab, sequences, steps = 128, 320, 4, 16
+    rng = np.random.default_rng(0)
+    for name in ("3.4k", "25k", "151k"):
+        shape = SHAPES[name]
+        model = Transformer(shape, vocab - 5, vocab)
+        hyper = Hyper(*map(np.float32, (1e-3, 1e6, 10, 0, 0.1, 0.1)))
+        rates = {}
+        for chunk in (1, steps):
+            host = {
+                "tokens": rng.integers(1, vocab - 5, (chunk, sequences, context + 1)).astype(np.int32),
+                "segments": np.ones((chunk, sequences, context + 1), np.int32),
+                "mask": np.ones((chunk, sequences, context), bool),
+            }
+            state = jax.device_put(init(model, 0, 1.0, 0.9, 0.95), sharding.replicated())
+
+            def run(
+                state: Any, host: Any = host, chunk: int = chunk, model: Transformer = model, hyper: Hyper = hyper
+            ) -> Any:
+                for _ in range(4 * steps // chunk):
+                    batch = sharding.shard(host, axis=1)
+                    state, _ = train_chunk(model, "cosine", 1.0, 0.9, 0.95, state, batch, hyper, np.int32(chunk))
+                return jax.block_until_ready(state)
+
+            state = run(state)  # compile
+            times = []
+            for _ in range(REPEATS.value):
+                start = time.perf_counter()
+                state = run(state)
+                times.append(time.perf_counter() - start)
+            rates[chunk] = 4 * steps * sequences * context / statistics.median(times)
+        cost = (
+            flops.training(width=shape.width, layers=shape.layers, ff=shape.ff, vocab=vocab, context=context) / context
+        )
+        yield row(f"{name}: {steps} steps a dispatch", rates[steps] / 1e3, "ktok/s")
+        yield row(f"{name}: the same", rates[steps] * cost / 1e9, "GFLOP/s")
+        yield row(f"{name}: compare: 1 step a dispatch", rates[1] / 1e3, "ktok/s")
+
+
+def machine() -> str:
+    import jax
+
+    devices = jax.devices()
+    return f"{platform.machine()}, Python {platform.python_version()}, JAX {jax.__version__}, {devices}"
+
+
+PARTS = {"data": data, "training": training}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2 or argv[1] not in PARTS:
+        common.fail(f"say which part: python -m launch.bench {'|'.join(PARTS)}", 2)
+    rows = []
+    print(f"{argv[1]} on {machine()}\n\n| | value | unit | target | ok |\n|---|---|---|---|---|")
+    for r in PARTS[argv[1]]():
+        rows.append(r)
+        target = "" if r["target"] is None else f"{r['target']:.4g}"
+        ok = {None: "", True: "yes", False: "**no**"}[r["ok"]]
+        print(f"| {r['name']} | {r['value']:.4g} | {r['unit']} | {target} | {ok} |", flush=True)
+    if JSON.value:
+        Path(JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
