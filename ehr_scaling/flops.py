@@ -27,9 +27,7 @@ def parameters(*, width: int, layers: int, ff: int, vocab: int, tied: bool) -> P
     `vocab` is the padded vocabulary, as the kernels see it.
     """
     block = 4 * width**2 + 3 * width * ff + 2 * width
-    return Parameters(
-        body=layers * block + width, head=vocab * width, embedding=0 if tied else vocab * width
-    )
+    return Parameters(body=layers * block + width, head=vocab * width, embedding=0 if tied else vocab * width)
 
 
 def forward(*, width: int, layers: int, ff: int, vocab: int, context: int, causal: bool = True) -> int:
