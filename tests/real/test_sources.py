@@ -110,7 +110,7 @@ def test_mimic_demo_counts(demo, real_data):
     assert counts["PROCEDURE"] == rows("hosp/procedures_icd")
     assert counts["HCPCS"] == rows("hosp/hcpcsevents")
     assert counts["DRG"] == rows("hosp/drgcodes", "drg_type = 'HCFA'")
-    assert counts["TRANSFER_TO"] == rows("hosp/transfers")
+    assert counts["TRANSFER_TO"] == rows("hosp/transfers", "eventtype IN ('admit', 'transfer')")
     assert counts["ICU_ADMISSION"] == counts["ICU_DISCHARGE"] == rows("icu/icustays")
     assert counts["VITAL"] == 2 * rows("hosp/omr", "result_name LIKE 'Blood Pressure%'")
     assert counts[events.DEATH] == rows("hosp/patients", "dod IS NOT NULL")

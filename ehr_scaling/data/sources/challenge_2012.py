@@ -230,7 +230,7 @@ def _parse(texts: list[bytes], archive: Path) -> dict[str, pa.Array]:
                 null_values=[],
             ),
         )
-        columns = {n: table[n].unify_dictionaries().combine_chunks() for n in ("time", "name", "value")}
+        columns = {n: pa.concat_arrays(table[n].unify_dictionaries().chunks) for n in ("time", "name", "value")}
         if not pc.all(pc.is_finite(columns["value"])).as_py():
             raise pa.ArrowInvalid("not finite")
         return columns

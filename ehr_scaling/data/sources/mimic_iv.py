@@ -11,7 +11,8 @@ Where ETHOS leaves a choice, or its choice would mislead a model:
 - In-hospital deaths are at `deathtime`. Where that is up to a day after `dischtime` (which is now and then a bare
   date), the stay ends at the death, so that the death is before its discharge and the diagnoses that belong to it.
 - Race is one per patient and static: of the first admission that tells more than OTHER, else OTHER, else UNKNOWN.
-- Only lab results with a number, drugs that were administered and have a name, and DRGs of type HCFA are kept.
+- Only lab results with a number, drugs that were administered and have a name, DRGs of type HCFA, and the transfers
+  "admit" and "transfer" are kept: "ED" and "discharge" repeat what the admission tells.
 - Where times are equal, the rows of a table keep their order, which for diagnoses and procedures is `seq_num`.
   Between tables the order is that of EVENTS. Repeated rows are kept.
 """
@@ -119,7 +120,7 @@ EVENTS = (
     "SELECT subject_id, outtime, 'ICU_DISCHARGE//' || part(last_careunit), NULL, row FROM icustays",
     "SELECT subject_id, edouttime, 'ED_OUT', NULL, row FROM admissions",
     """SELECT subject_id, intime, 'TRANSFER_TO//' || part(eventtype) || '//' || part(careunit), NULL, row
-    FROM transfers""",
+    FROM transfers WHERE eventtype IN ('admit', 'transfer')""",
     "SELECT subject_id, intime, 'ICU_ADMISSION//' || part(first_careunit), NULL, row FROM icustays",
     """SELECT subject_id, endtime, 'HOSPITAL_DISCHARGE//' || discharge_location(discharge_location), NULL, row
     FROM admissions""",
