@@ -253,7 +253,9 @@ def _reading() -> Iterator[None]:
         if "No space left" in text:
             raise OSError(errno.ENOSPC, "No space left on device", "DuckDB's scratch files") from None
         if isinstance(e, duckdb.OutOfMemoryException):
-            raise UserError("DuckDB ran out of memory: raise --config.data.memory_limit") from None
+            raise UserError(
+                "DuckDB ran out of memory: raise memory_limit of ehr_scaling.data.sources.mimic_iv"
+            ) from None
         if match := re.search(r"GZIP stream: (.*)", text):
             raise UserError(f"{match[1]} is truncated or damaged: delete it and download it again") from None
         path, row = re.search(r"file = (.*)", text), re.search(r"CSV Error on Line: (\d+)", text)
