@@ -69,7 +69,9 @@ def packed_folder(config: ConfigDict, workdir: Path) -> Path:
 def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
     """packed/ → grid/. Returns the cells."""
     packed = artifacts.read_json(packed_folder(config, workdir) / artifacts.RECORD)
-    manifest.build(config, points, packed, workdir / "grid")
+    events = artifacts.read_json(workdir / "events" / artifacts.RECORD)["summary"]
+    about = {"data": events["name"], "generated": config.data.source == "synthetic"}
+    manifest.build(config, points, packed, about, workdir / "grid")
     return manifest.read(workdir / "grid")
 
 

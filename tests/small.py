@@ -9,6 +9,8 @@ from configs import base
 from ehr_scaling import study
 from ehr_scaling.grid import cells
 
+ABOUT = {"data": "generated patients", "generated": True}
+
 
 def config(**changes: Any) -> ConfigDict:
     c = base.get_config()
@@ -32,7 +34,7 @@ def config(**changes: Any) -> ConfigDict:
 def cell(packed: dict[str, Any], changes: dict[str, Any] | None = None, **point: Any) -> cells.Cell:
     """One cell on the data of the record `packed`; `changes` are settings, `point` budget, size or seed."""
     c = config(**(changes or {}))
-    return cells.solve(c, {"budget": 4e8, "size": "3.4k", "seed": 0, **point}, packed)
+    return cells.solve(c, {"budget": 4e8, "size": "3.4k", "seed": 0, **point}, packed, ABOUT)
 
 
 def prepare(workdir: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Infeasible(Exception):
     """This size cannot be trained at this budget; the message says why."""
 
 
-def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any]) -> Cell:
+def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any], about: dict[str, Any]) -> Cell:
     """The integer cell for one point of the grid.
 
     Steps are the whole number that comes nearest the budget C; tokens D = steps × batch × context, counted over all
@@ -30,6 +30,7 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any]) -> 
       config: of the study.
       point: budget (FLOPs), size (a name of the registry), seed.
       packed: the record of the packed data: its `fingerprint` and `summary`.
+      about: what the patients are, `{"data": a name, "generated": bool}`; every result carries it.
     Raises: Infeasible when there are too few steps to train at all, or the budget cannot be met within 1 %.
     """
     shape, t = sizes.get(point["size"]), config.training
@@ -78,7 +79,7 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any]) -> 
         "batch_tokens": sequences * context,
         "steps_per_dispatch": t.steps_per_dispatch,
         "schedule": t.schedule,
-        "peak": t.rate.peak * (shape.width / t.rate.at_width) ** t.rate.width_exponent,
+        "learning_rate": t.rate.peak * (shape.width / t.rate.at_width) ** t.rate.width_exponent,
         "warmup": float(math.ceil(t.warmup * steps)),
         "cooldown": float(math.ceil(t.cooldown * steps)),
         "floor": t.floor,
@@ -88,18 +89,21 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any]) -> 
         "b2": t.b2,
         "eval_sequences": config.validation.batch,
         "validation_sequences": config.validation.sequences,
-        "data": packed["fingerprint"],
+        "packed": packed["fingerprint"],
+        **about,
     }
     # The id names what is learnt; how often a run is saved is not part of it.
     return {"id": fingerprint(cell), **cell, "checkpoint_seconds": t.checkpoint_seconds}
 
 
-def grid(config: ConfigDict, points: list[dict[str, Any]], packed: dict[str, Any]) -> tuple[list[Cell], list[str]]:
+def grid(
+    config: ConfigDict, points: list[dict[str, Any]], packed: dict[str, Any], about: dict[str, Any]
+) -> tuple[list[Cell], list[str]]:
     """All feasible cells, and a line for each point that is not. Raises UserError when none is feasible."""
     cells, refused = [], []
     for point in points:
         try:
-            cells.append(solve(config, point, packed))
+            cells.append(solve(config, point, packed, about))
         except Infeasible as e:
             refused.append(str(e))
     if not cells:

@@ -13,11 +13,13 @@ from ehr_scaling.grid import cells
 MANIFEST = "manifest.jsonl"
 
 
-def build(config: ConfigDict, points: list[dict[str, Any]], packed: dict[str, Any], out: Path) -> dict[str, Any]:
+def build(
+    config: ConfigDict, points: list[dict[str, Any]], packed: dict[str, Any], about: dict[str, Any], out: Path
+) -> dict[str, Any]:
     """Solve the grid and write it to the folder `out`; see `artifacts.build` for what is returned and raised."""
 
     def make(folder: Path) -> dict[str, Any]:
-        solved, refused = cells.grid(config, points, packed)
+        solved, refused = cells.grid(config, points, packed, about)
         (folder / MANIFEST).write_text("".join(json.dumps(cell) + "\n" for cell in solved), encoding="utf-8")
         return {"cells": len(solved), "infeasible": refused}
 

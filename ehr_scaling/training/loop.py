@@ -97,7 +97,7 @@ def train(
         if not np.isfinite(loss_sum) or not np.isfinite(float(sums["gradient_norm"])):
             raise UserError(
                 f"cell {cell['id']} ({cell['size']}, seed {cell['seed']}): the loss is not finite by step {step} of "
-                f"{steps}: lower --config.training.peak (here {cell['peak']:.3g})"
+                f"{steps}: lower --config.training.rate.peak (here {cell['learning_rate']:.3g})"
             )
         real += targets
         curve.append([step, loss_sum / max(targets, 1.0)])
@@ -136,7 +136,7 @@ def train(
         "phase": "cooled",
     }
     if not np.isfinite(metrics["validation_loss"]):
-        raise UserError(f"cell {cell['id']}: the validation loss is not finite: lower --config.training.peak")
+        raise UserError(f"cell {cell['id']}: the validation loss is not finite: lower --config.training.rate.peak")
     checkpoint.save(manager, steps, state, data, metrics)
     manager.close()
     return metrics

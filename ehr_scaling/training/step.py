@@ -20,7 +20,7 @@ class State(NamedTuple):
 class Hyper(NamedTuple):
     """What may differ between runs of one compiled program; float32 scalars."""
 
-    peak: jax.Array | float
+    learning_rate: jax.Array | float
     steps: jax.Array | float
     warmup: jax.Array | float
     cooldown: jax.Array | float
@@ -94,7 +94,7 @@ def train_chunk(
         rate = learning_rate(
             schedule,
             state.step,
-            peak=hyper.peak,
+            peak=hyper.learning_rate,
             steps=hyper.steps,
             warmup=hyper.warmup,
             cooldown=hyper.cooldown,

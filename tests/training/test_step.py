@@ -68,7 +68,8 @@ def test_an_update_is_optax_adamw():
         mask = data["mask"][0]
         return (token_losses(logits, data["tokens"][0, :, 1:]) * mask).sum() / mask.sum()
 
-    rate = learning_rate("cosine", start.step, **{k: v for k, v in HYPER._asdict().items() if k != "weight_decay"})
+    shape = {name: getattr(HYPER, name) for name in ("steps", "warmup", "cooldown", "floor")}
+    rate = learning_rate("cosine", start.step, peak=HYPER.learning_rate, **shape)
     matrices = jax.tree_util.tree_map_with_path(
         lambda path, _: any(w in jax.tree_util.keystr(path) for w in ("kernel", "head")), start.params
     )
