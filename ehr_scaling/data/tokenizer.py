@@ -86,9 +86,7 @@ def read_columns(path: Path) -> Iterator[Columns]:
     Raises UserError when the file cannot be read, lacks a column, or is not sorted by patient and time.
     """
     try:
-        table = pq.read_table(
-            path, columns=["subject_id", "time", "code", "numeric_value"], read_dictionary=["code"]
-        )
+        table = pq.read_table(path, columns=["subject_id", "time", "code", "numeric_value"], read_dictionary=["code"])
         code = table["code"] if pa.types.is_dictionary(table["code"].type) else table["code"].dictionary_encode()
         code = code.unify_dictionaries().combine_chunks()
         if isinstance(code, pa.ChunkedArray):  # what combine_chunks returns for a dictionary differs by version
