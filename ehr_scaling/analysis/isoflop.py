@@ -35,6 +35,11 @@ RULE = (
 )
 
 
+def rule(options: Options) -> str:
+    """The rule above with its numbers, for the report."""
+    return RULE.format(window=options.window, nearest=NEAREST, least=LEAST_SIZES)
+
+
 @dataclass(frozen=True)
 class BudgetFit:
     """One budget. Losses in nats a token, sizes in parameters; NaN where the verdict leaves a number undefined.

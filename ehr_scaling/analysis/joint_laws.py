@@ -6,6 +6,7 @@ of the residuals of log L, the law written as a log-sum-exp (their appendix D.3;
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class JointLaw:
         return _predict(good, np.asarray(N) / self.scale[0], np.asarray(D) / self.scale[1])
 
     def named(self, theta: Floats) -> dict[str, Floats]:
-        """[..., 5] -> E, A, B (in the units of N and D), alpha, beta, and the exponents a, b of N_opt, D_opt ∝ C^a, C^b."""
+        """[..., 5] -> E, A, B in the units of N and D, alpha, beta, and a, b of N_opt ∝ C^a, D_opt ∝ C^b."""
         E, A, B, alpha, beta = np.moveaxis(theta, -1, 0)
         return {
             "E": np.exp(E),
@@ -147,23 +148,24 @@ def grid_starts(x: Floats, z: Floats, loss: Floats) -> Floats:
     The local minima of that grid, best first: each valley of the projected objective gets a start of its own.
     """
     columns = np.exp(-GRID[:, None] * x), np.exp(-GRID[:, None] * z)
-    cost = np.empty((len(GRID), len(GRID)))
-    linear = np.empty((len(GRID), len(GRID), 3))
+    cost: Any = np.empty((len(GRID), len(GRID)))
+    linear: Any = np.empty((len(GRID), len(GRID), 3))
     system = np.ones((len(x), 4))
     system[:, 0] = 1 / loss
-    for i, by_N in enumerate(columns[0]):
-        for j, by_D in enumerate(columns[1]):
+    for row, by_N in enumerate(columns[0]):
+        for column, by_D in enumerate(columns[1]):
             system[:, 1], system[:, 2] = by_N / loss, by_D / loss
-            R = np.linalg.qr(system, mode="r")  # nnls on 4 rows instead of n
-            linear[i, j], cost[i, j] = nnls(R[:, :3], R[:, 3])
-    around = np.pad(cost, 1, constant_values=np.inf)
+            R: Any = np.linalg.qr(system, mode="r")  # nnls on 4 rows instead of n
+            linear[row, column], cost[row, column] = nnls(R[:, :3], R[:, 3])
+    around: Any = np.pad(cost, 1, constant_values=np.inf)
     n = len(GRID)
-    lowest = np.min([around[a : a + n, b : b + n] for a in range(3) for b in range(3)], axis=0)
+    shifts = [(a, b) for a in range(3) for b in range(3)]
+    lowest = np.min([around[a : a + n, b : b + n] for a, b in shifts], axis=0)
     valleys = np.flatnonzero((cost <= lowest).ravel())
     rest = np.argsort(cost.ravel(), kind="stable")
-    chosen = list(valleys[np.argsort(cost.ravel()[valleys], kind="stable")][:STARTS])
+    chosen: list[int] = list(valleys[np.argsort(cost.ravel()[valleys], kind="stable")][:STARTS])
     chosen += [k for k in rest[:STARTS] if k not in chosen]
-    i, j = np.unravel_index(chosen[:STARTS], cost.shape)
+    i, j = np.divmod(np.array(chosen[:STARTS]), n)
     scale = np.maximum(linear[i, j], 1e-3 * loss.min())  # a coefficient of zero has no logarithm, and no gradient
     return np.column_stack([np.log(scale), GRID[i], GRID[j]])
 

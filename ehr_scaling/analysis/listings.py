@@ -1,0 +1,130 @@
+"""The long parts of the report: outcomes, every cell, provenance."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ehr_scaling.analysis.html import Raw, bullets, figure, join, paragraph, section, table
+from ehr_scaling.analysis.results import Results
+from ehr_scaling.analysis.wording import DASH, count, decimal, known, percent, plural, power, significant, span, title
+
+
+def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
+    if not r.outcomes:
+        return section("outcomes", "Outcomes", paragraph("No outcome was scored for these runs."))
+    parts: list[Any] = []
+    for task in r.outcomes:
+        parts.append(Raw(f"<h3>{title(task.task).capitalize()}</h3>"))
+        if task.text:
+            parts.append(paragraph(task.text))
+        if task.task in svgs:
+            caption = (
+                "Each mark is one model, scored zero-shot in simulated timelines; bars are patient-bootstrap "
+                "intervals. All "
+                "models are scored on the same patients, so neighbouring bars move together."
+            )
+            parts.append(figure(svgs[task.task], caption, "AUROC against validation loss"))
+        if np.isfinite(task.spearman):
+            parts.append(
+                paragraph(
+                    f"Rank correlation of loss and AUROC over {len(task.rows)} models: {task.spearman:.2f} "
+                    f"({span(task.spearman_interval, lambda v: decimal(v, 2))}); −1 would mean that lower loss "
+                    "always ranks patients better."
+                )
+            )
+        rows = [
+            [m["size"] or m["cell"], count(m["N"]), power(m["C"]), _whole(m["seed"]), decimal(m["loss"]),
+             decimal(m["auroc"]), span((m["low"], m["high"])), _whole(m["n"]), _whole(m["positives"]),
+             percent(m.get("undetermined"), 1)]
+            for m in task.rows
+        ]  # fmt: skip
+        if task.baseline:
+            base = task.baseline
+            rows.append([base.get("name", "baseline"), DASH, DASH, DASH, DASH, decimal(base["auroc"]),
+                         span((base["low"], base["high"])), _whole(base["n"]), _whole(base["positives"]),
+                         DASH])  # fmt: skip
+        header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "Patients", "With outcome", "Undetermined"]
+        parts.append(Raw("<details><summary>All models</summary>" + table(header, rows, words=(0,)) + "</details>"))
+        if task.missing:
+            parts.append(paragraph(f"{plural(len(task.missing), 'run')} without a score.", "muted"))
+        if task.unknown:
+            parts.append(
+                paragraph(f"{plural(len(task.unknown), 'score')} belong to no finished run and are left out.", "muted")
+            )
+    return section("outcomes", "Outcomes", *parts)
+
+
+def cells(r: Results) -> Raw:
+    t = r.all_runs
+    left_out = {note.run: note for note in t.notes}
+    scores = {m["cell"]: m["auroc"] for task in r.outcomes[:1] for m in task.rows}
+    name = f"AUROC, {title(r.outcomes[0].task)}" if r.outcomes else ""
+    rows = []
+    for i in np.lexsort((t.seed, t.N, t.C if not np.isfinite(t.budget).all() else t.budget)):
+        se = f" ± {significant(t.loss_se[i], 2)}" if known(t.loss_se[i]) else ""
+        note = left_out.get(str(t.run[i]))
+        rows.append(
+            [
+                t.run[i], t.size[i] or DASH, count(t.N[i]), count(t.N_head[i]), count(t.D[i]),
+                count(t.unique_tokens[i]), significant(t.passes[i]), power(t.C[i]), power(t.C_6nd[i]),
+                significant(t.lr[i]), count(t.batch[i]), _whole(t.seed[i]), decimal(t.loss[i]) + se,
+                *([decimal(scores.get(str(t.cell[i])))] if scores else []), note.code if note else "used",
+            ]
+        )  # fmt: skip
+    header = [
+        "Run", "Size", "N body", "N head", "D tokens", "Unique", "Passes", "C counted", "6ND", "Peak LR",
+        "Batch (tokens)", "Seed",
+        "Loss ± s.e.", *([name] if scores else []), "In the fits",
+    ]  # fmt: skip
+    # Tables of thousands of runs would make the page unreadable; laws are in laws.json, rows in the user's own file.
+    shown = rows[:2000]
+    cut = paragraph(f"The first 2,000 of {len(rows):,} rows.", "muted") if len(rows) > len(shown) else ""
+    unfinished = [n for n in t.notes if n.code == "unfinished"]
+    listing = (
+        join(
+            paragraph(f"{plural(len(unfinished), 'cell')} not finished, and in no fit:"),
+            bullets(f"{n.run}: {n.text}" for n in unfinished),
+        )
+        if unfinished
+        else ""
+    )
+    body = table(header, shown, words=(0, 1, len(header) - 1))
+    if len(rows) > 60:
+        body = Raw(f"<details><summary>{plural(len(rows), 'run')}</summary>{body}</details>")
+    legend = (
+        "N: body parameters, without embedding and head. D: positions processed. Passes: targets seen over "
+        "unique targets. "
+        "C: forward and backward FLOPs of body, head and causal attention; 6ND beside it. s.e.: of the mean loss over "
+        "held-out patients, the same patients for every run."
+    )
+    return section("cells", "All cells", body, cut, listing, paragraph(legend, "muted"))
+
+
+def _whole(value: float | None) -> str:
+    return f"{value:,.0f}" if value is not None and np.isfinite(value) else DASH
+
+
+def provenance(facts: dict[str, Any]) -> Raw:
+    """Dict of dicts, one table each; deeper ones as dotted names."""
+    parts: list[Any] = []
+    loose = {k: v for k, v in facts.items() if not isinstance(v, dict)}
+    groups = ({"study": loose} if loose else {}) | {k: v for k, v in facts.items() if isinstance(v, dict)}
+    for name, values in groups.items():
+        parts.append(Raw(f"<details{' open' if len(groups) < 3 else ''}><summary>{name}</summary>"))
+        parts.append(
+            table(["", ""], [[k, Raw(f"<code>{_escaped(v)}</code>")] for k, v in _flat(values)], words=(0,), long=(1,))
+        )
+        parts.append(Raw("</details>"))
+    return section("provenance", "Data and provenance", *parts)
+
+
+def _escaped(value: Any) -> str:
+    return escape(str(value), quote=False)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return rows

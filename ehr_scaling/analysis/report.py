@@ -1,0 +1,109 @@
+"""From runs to a report: laws.json, forecast.json, figures and one page that stands alone."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ehr_scaling.analysis import listings, plots, readers, sections
+from ehr_scaling.analysis.html import bullets, page, section
+from ehr_scaling.analysis.limits import limits
+from ehr_scaling.analysis.results import Results, fit, to_json
+from ehr_scaling.analysis.run_table import RunTable, describe
+from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.artifacts import write_json, write_text
+from ehr_scaling.errors import UserError
+
+TITLE = "Scaling laws for electronic health records"
+MARK = "laws.json"
+
+
+def analyze(
+    runs: Path | RunTable,
+    out: Path,
+    *,
+    provenance: dict[str, Any] | None = None,
+    outcomes: Path | None = None,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Fits everything and writes the report.
+
+    runs: a directory of runs, a .csv, a .jsonl, or a table already read. outcomes: the directory of tasks.
+    provenance: dict of dicts shown as tables (versions, commit, fingerprints, config).
+    out: takes laws.json, forecast.json (written before the sealed losses are used), report.html and figures/*.png. The
+    folder is made beside it and swapped in whole; a report that is there already is replaced.
+
+    Returns: what laws.json holds.
+    Raises: UserError for unusable input, or when `out` holds something that is not a report.
+    """
+    options = options or Options()
+    table = runs if isinstance(runs, RunTable) else readers.read(runs)
+    _recover(out)
+    if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
+        raise UserError(f"--out={out} exists and is not a report: name a new folder, nothing is overwritten")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "figures").mkdir(parents=True)
+    try:
+        results = fit(
+            table, options, outcomes, on_forecast=lambda forecast: write_json(partial / "forecast.json", forecast)
+        )
+        laws = to_json(results)
+        laws["provenance"] = provenance or {}
+        write_text(partial / "report.html", render(results, partial / "figures", provenance or {}))
+        write_json(partial / MARK, laws)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _swap(partial, out)
+    return laws
+
+
+def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
+    """The page; writes the PNG of every figure into `figures`."""
+    svg = {
+        "fan": plots.render(plots.fan, figures, "isoflop", results),
+        "laws": plots.render(plots.scaling, figures, "power_laws", results),
+        "loss": plots.render(plots.loss_of_compute, figures, "loss_of_compute", results),
+    }
+    if results.joint:
+        svg["joint"] = plots.render(plots.joint_fit, figures, "joint_law", results)
+    if results.holdout and any(row["low"] is not None for row in results.holdout["rows"]):
+        svg["sealed"] = plots.render(plots.sealed, figures, "sealed_forecast", results)
+    scored = {
+        task.task: plots.render(plots.outcome, figures, f"outcome_{task.task}", results, task)
+        for task in results.outcomes
+        if task.rows
+    }
+    lead = (
+        f"{len(results.table)} runs in {len(results.budgets)} compute budgets. Every number stands with its "
+        "interval and one of "
+        "three words: supported (inside the data, bracketed), extrapolated, unidentified."
+    )
+    body = [
+        sections.answer(results),
+        sections.profiles(results, svg["fan"]),
+        sections.power_laws(results, svg["laws"], svg["loss"]),
+        sections.joint(results, svg.get("joint")),
+        sections.sealed(results, svg.get("sealed")),
+        listings.outcomes(results, scored),
+        listings.cells(results),
+        listings.provenance(provenance or {"analysis": {"source": results.table.source}}),
+        section("limits", "Limits", bullets(limits(results))),
+    ]
+    return page(TITLE, f"{describe(results.all_runs)}.", lead, sections.HEADINGS, body)
+
+
+def _swap(partial: Path, out: Path) -> None:
+    """Puts the finished folder in place of the old one; what a kill in between leaves, `_recover` mends."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.replace(old)
+    partial.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():
+        old.replace(out)

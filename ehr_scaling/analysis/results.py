@@ -1,0 +1,214 @@
+"""Everything an analysis found, and how it is written to laws.json."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ehr_scaling.analysis import downstream, holdout, isoflop, joint_laws, power_laws
+from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss, settled
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Results:
+    """table: the runs in the fits. all_runs: also those that were dropped. lines: "N", "D", "L"."""
+
+    table: RunTable
+    all_runs: RunTable
+    options: Options
+    budgets: list[isoflop.BudgetFit]
+    lines: dict[str, power_laws.PowerLaw]
+    joint: joint_laws.JointLaw | None
+    forecast: dict[str, Any] | None
+    holdout: dict[str, Any] | None
+    outcomes: list[downstream.Outcome]
+
+
+def fit(
+    runs: RunTable,
+    options: Options,
+    outcomes: Path | None = None,
+    on_forecast: Callable[[dict[str, Any]], None] = lambda forecast: None,
+) -> Results:
+    """The whole analysis. The sealed budget is forecast, and handed to `on_forecast`, before its losses are used."""
+    clean = settled(runs)
+    forecast = sealed = None
+    if parts := holdout.seal(clean, options.hold_out_above):
+        known, sealed = parts
+        # The highest losses are sought among the open runs only, so that the forecast owes nothing to the sealed.
+        known = drop_highest_loss(known, min(options.drop_highest_loss, len(known) - 1))
+        forecast = holdout.forecast(known, holdout.design(sealed), options)
+        on_forecast(forecast)
+    table = drop_highest_loss(clean, options.drop_highest_loss)
+    budgets = isoflop.fit(table, options)
+    compared = None
+    if forecast is not None and sealed is not None:
+        compared = holdout.compare(forecast, sealed, _fits_of(sealed, table, budgets, options))
+    return Results(
+        table=table,
+        all_runs=replace(runs, notes=table.notes),
+        options=options,
+        budgets=budgets,
+        lines=power_laws.fit(budgets, options),
+        joint=joint_laws.fit_chinchilla(table.N, table.D, table.loss, table.clusters, options),
+        forecast=forecast,
+        holdout=compared,
+        outcomes=downstream.read(outcomes, table, options) if outcomes else [],
+    )
+
+
+def _fits_of(
+    sealed: RunTable, table: RunTable, budgets: list[isoflop.BudgetFit], options: Options
+) -> list[isoflop.BudgetFit]:
+    """The fit of each sealed budget: the one of the full table where it saw the same runs, else one of its own."""
+    seen = {tuple(sorted(table.run[b.rows])): b for b in budgets}
+    own = isoflop.fit(sealed, options)
+    return [seen.get(tuple(sorted(sealed.run[b.rows])), b) for b in own]
+
+
+def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
+    """The word beside N*, D*, L* of one budget."""
+    if budget.verdict != isoflop.BRACKETED:
+        return Verdict(UNIDENTIFIED, f"{budget.verdict}: {budget.reason}")
+    if budget.failed > options.failed:
+        return Verdict(UNIDENTIFIED, f"{budget.failed:.0%} of the bootstrap draws put the vertex outside the grid")
+    return Verdict(SUPPORTED, budget.reason)
+
+
+def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
+    """Where along this budget's own sizes the joint law is lowest; NaN at an end of the grid or without a law."""
+    table, law = results.table, results.joint
+    sizes, at = np.unique(np.log(table.N[budget.rows]), return_inverse=True)
+    if law is None or len(sizes) < 2:
+        return np.nan
+    log_D = np.bincount(at, weights=np.log(table.D[budget.rows])) / np.bincount(at)
+    line = np.linspace(sizes[0], sizes[-1], 501)
+    best = int(law(np.exp(line), np.exp(np.interp(line, sizes, log_D))).argmin())
+    return float(np.exp(line[best])) if 0 < best < 500 else np.nan
+
+
+def verdicts(results: Results) -> dict[str, Verdict]:
+    joint = results.joint
+    missing = Verdict(UNIDENTIFIED, f"{len(results.table)} runs; the joint law needs at least {joint_laws.LEAST_RUNS}")
+    return {
+        "a": results.lines["N"].verdict,
+        "b": results.lines["D"].verdict,
+        "loss": results.lines["L"].verdict,
+        "chinchilla": joint.verdict if joint else missing,
+    }
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """laws.json: plain JSON without NaN (unknown is null). See the README for the meaning of every field."""
+    table, lines, joint = results.table, results.lines, results.joint
+    laws = {}
+    if joint:
+        laws[joint.name] = {
+            "formula": "E + A N^-alpha + B D^-beta",
+            "parameters": joint.parameters,
+            "objective": joint.objective,
+            "delta": joint.delta,
+            "intervals": joint.intervals,
+            "failed_draws": joint.failed,
+            "runs": len(table),
+        }
+    record = {
+        "schema": SCHEMA,
+        "data": {
+            "description": describe(table),
+            "generated": table.generated,
+            "source": table.source,
+            "runs": len(table),
+            "patients": _largest(table.patients),
+            "unique_tokens": _largest(table.unique_tokens),
+        },
+        "options": asdict(results.options),
+        "laws": laws,
+        "selected": joint.name if joint else None,
+        "isoflop": {
+            "a": lines["N"].exponent,
+            "b": lines["D"].exponent,
+            "intervals": {"a": lines["N"].interval, "b": lines["D"].interval, "loss": lines["L"].interval},
+            "failed_draws": lines["N"].failed,
+            "lines": {name: _line(law) for name, law in lines.items()},
+            "budgets": [_budget(results, b) for b in results.budgets],
+            "rule": isoflop.rule(results.options),
+        },
+        "holdout": results.holdout,
+        "outcomes": [
+            {
+                "task": o.task,
+                "models": o.rows,
+                "baseline": o.baseline,
+                "spearman": o.spearman,
+                "spearman_interval": o.spearman_interval,
+                "cells_without_score": o.missing,
+                "scores_without_run": o.unknown,
+            }
+            for o in results.outcomes
+        ],
+        "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
+        "left_out": [note._asdict() for note in table.notes],
+    }
+    return _clean(record)
+
+
+def _line(law: power_laws.PowerLaw) -> dict[str, Any]:
+    return {
+        "formula": "floor + k (C / C0)^exponent",
+        "k": np.exp(law.log_k),
+        "C0": law.C0,
+        "exponent": law.exponent,
+        "floor": law.floor,
+        "interval": law.interval,
+        "budgets": len(law.C),
+        "widened_by": law.misfit,
+        "word": law.verdict.word,
+    }
+
+
+def _budget(results: Results, b: isoflop.BudgetFit) -> dict[str, Any]:
+    word = budget_verdict(b, results.options)
+    return {
+        "C": b.C,
+        "runs": len(b.rows),
+        "sizes": b.sizes,
+        "verdict": b.verdict,
+        "reason": b.reason,
+        "word": word.word,
+        "N": b.N,
+        "D": b.D,
+        "L": b.L,
+        "intervals": {"N": b.N_interval, "D": b.D_interval, "L": b.L_interval},
+        "vertex": b.vertex,
+        "failed_draws": b.failed,
+        "depth": b.depth,
+        "scatter": b.scatter,
+        "seed_noise": b.seed_noise,
+        "joint_law_N": joint_optimum(results, b),
+    }
+
+
+def _largest(column: Floats) -> float | None:
+    column = column[np.isfinite(column)]
+    return float(column.max()) if len(column) else None
+
+
+def _clean(value: Any) -> Any:
+    """Plain JSON: arrays and tuples as lists, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_clean(v) for v in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,278 @@
+"""What the report says, section by section; nothing here computes a result."""
+
+from typing import Any
+
+import numpy as np
+
+from ehr_scaling.analysis import downstream, isoflop, plots
+from ehr_scaling.analysis.html import (
+    Raw,
+    card,
+    chip,
+    figure,
+    join,
+    paragraph,
+    section,
+    table,
+)  # fmt: skip
+from ehr_scaling.analysis.results import Results, budget_verdict, joint_optimum, verdicts
+from ehr_scaling.analysis.uncertainty import UNIDENTIFIED
+from ehr_scaling.analysis.wording import DASH, count, decimal, percent, plural, power, significant, span, title
+
+HEADINGS = [
+    ("answer", "Answer"),
+    ("isoflop", "IsoFLOP profiles"),
+    ("laws", "Power laws"),
+    ("joint", "Joint law"),
+    ("sealed", "Sealed forecast"),
+    ("outcomes", "Outcomes"),
+    ("cells", "All cells"),
+    ("provenance", "Data and provenance"),
+    ("limits", "Limits"),
+]
+
+
+def answer(r: Results) -> Raw:
+    lines, words = r.lines, verdicts(r)
+    level = f"{r.options.level:.0%}"
+    cards = []
+    for name, key, what in (("N", "a", "Optimal size, N* ∝ C^a"), ("D", "b", "Optimal tokens, D* ∝ C^b")):
+        law = lines[name]
+        value = decimal(law.exponent, 2) if np.isfinite(law.exponent) else "none"
+        bounds = (
+            f"{level} interval {span(law.interval, lambda v: decimal(v, 2))}. " if np.isfinite(law.interval[0]) else ""
+        )
+        cards.append(
+            card(what, f"{key} = {value}", join(chip(words[key].word), f" {bounds}{_sentence(words[key].reason)}"))
+        )
+    bracketed = [b for b in r.budgets if b.verdict == isoflop.BRACKETED]
+    others = [f"{power(b.C)}: {b.verdict}" for b in r.budgets if b.verdict != isoflop.BRACKETED]
+    note = (
+        "Not in the laws: " + "; ".join(others[:6]) + (" …" if len(others) > 6 else "")
+        if others
+        else "Every budget has its optimum inside the grid."
+    )
+    cards.append(card("Budgets whose optimum is bracketed", f"{len(bracketed)} of {len(r.budgets)}", note))
+    if r.holdout and r.holdout["rows"]:
+        h = r.holdout
+        inside = f"{percent(h['coverage'])} of {plural(len(h['rows']), 'run')} inside the {level} interval."
+        cards.append(card("Sealed budget, mean error of the forecast", f"{h['error_percent']:.1f} %", inside))
+    for task in r.outcomes[:2]:
+        if task.rows:
+            cards.append(_outcome_card(task))
+    sentences: list[Any] = []
+    if bracketed:
+        top = bracketed[-1]
+        sentences.append(
+            join(
+                f"At {power(top.C)} FLOPs, the largest bracketed budget, the best size is {count(top.N)} body "
+                "parameters "
+                f"({span(top.N_interval, count)}) trained on {count(top.D)} tokens ({span(top.D_interval, count)}), "
+                f"reaching {decimal(top.L)} nats a token: ",
+                chip(budget_verdict(top, r.options).word),
+            )
+        )
+    a, b = lines["N"], lines["D"]
+    if UNIDENTIFIED in (a.verdict.word, b.verdict.word):
+        sentences.append(
+            "This study does not determine how the best size grows with compute. The numbers are shown so that they "
+            "can be checked, not so that they can be used."
+        )
+    return section(
+        "answer", "The answer", Raw('<div class="cards">' + "".join(cards) + "</div>"), *map(paragraph, sentences)
+    )
+
+
+def _outcome_card(task: downstream.Outcome) -> Raw:
+    smallest, largest = min(task.rows, key=_size), max(task.rows, key=_size)
+    best = max(task.rows, key=lambda m: m["auroc"])
+    base = f" {task.baseline.get('name', 'Baseline')}: {decimal(task.baseline['auroc'])}." if task.baseline else ""
+    note = (
+        f"Highest of {len(task.rows)} models (picked after the fact). Smallest, {count(smallest['N'])}: "
+        f"{decimal(smallest['auroc'])}; "
+        f"largest, {count(largest['N'])}: {decimal(largest['auroc'])}.{base}"
+    )
+    return card(f"Zero-shot AUROC, {title(task.task)}", decimal(best["auroc"]), note)
+
+
+def _size(model: dict[str, Any]) -> tuple[float, float]:
+    return model["N"], model["C"]
+
+
+def _sentence(reason: str) -> str:
+    return reason[:1].upper() + reason[1:] + "." if reason else ""
+
+
+def profiles(r: Results, svg: str) -> Raw:
+    rows = []
+    for b in r.budgets:
+        word = budget_verdict(b, r.options)
+        rows.append(
+            [
+                power(b.C), len(b.rows), b.sizes, chip(b.verdict), count(b.N), span(b.N_interval, count),
+                count(joint_optimum(r, b)), count(b.D), decimal(b.L), decimal(b.depth), significant(b.scatter, 2),
+                significant(b.seed_noise, 2), percent(b.failed), chip(word.word), word.reason,
+            ]
+        )  # fmt: skip
+    header = [
+        "C (FLOPs)", "Runs", "Sizes", "Verdict", "N*", f"{r.options.level:.0%} interval", "N* by joint law", "D*", "L*",
+        "Depth", "Scatter", "Seed noise", "Failed draws", "Word", "Why",
+    ]  # fmt: skip
+    caption = (
+        "Validation loss against body parameters at each compute budget. Filled marks were seen by the "
+        "parabola, hollow "
+        "ones lie outside its window; dashed parabolas belong to budgets that enter no law."
+    )
+    legend = (
+        "Depth: rise of the parabola over its window. Scatter: residual standard deviation of single runs about "
+        "it. Seed "
+        "noise: standard deviation between seeds of one size; scatter well above it means that the profile is not a "
+        "parabola or that some cells are badly tuned. Failed draws: bootstrap draws whose vertex left the grid. "
+        "Losses in "
+        "nats a token."
+    )
+    return section(
+        "isoflop", "IsoFLOP profiles",
+        figure(svg, caption, "Loss against model size at each compute budget"),
+        table(header, rows, words=(3, 13), long=(14,)), paragraph(legend, "muted"),
+        paragraph(isoflop.rule(r.options), "muted"),
+    )  # fmt: skip
+
+
+def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
+    rows = []
+    for name, formula in (("N", "N* = k (C/C0)^a"), ("D", "D* = k (C/C0)^b"), ("L", "L* = E + k (C/C0)^c")):
+        law = r.lines[name]
+        rows.append(
+            [
+                formula, decimal(law.exponent), span(law.interval), significant(np.exp(law.log_k)), power(law.C0),
+                significant(law.floor) if law.floor else DASH, len(law.C), percent(law.failed), decimal(law.misfit, 2),
+                chip(law.verdict.word), law.verdict.reason,
+            ]
+        )  # fmt: skip
+    header = [
+        "Law", "Exponent", f"{r.options.level:.0%} interval", "k", "C0", "Floor E", "Budgets", "Failed draws",
+        "Widened by",
+        "Word", "Why",
+    ]  # fmt: skip
+    caption = (
+        "Optima of the bracketed budgets and the lines through them, weighted by their precision. Solid: inside "
+        "the data. "
+        "Dashed: extrapolated. Crosses on the axis: budgets that were run and are in no law. Dotted: the exponents "
+        f"reported on MIMIC-IV in {plots.PUBLISHED_SOURCE} ({plots.PUBLISHED['N']} and {plots.PUBLISHED['D']}), drawn "
+        "through the middle of these points as slopes to compare with; that study's data, sizes and conventions differ."
+    )
+    method = (
+        "Intervals: run bootstrap, wild and clustered by run (each run's leverage-corrected residual is "
+        "multiplied by one "
+        "normal draw), the whole chain repeated on every draw; where the points scatter about a line more than their "
+        "intervals allow, the draws are widened by that factor. A draw in which a bracketed budget loses its "
+        "vertex counts "
+        "as failed and is in no interval. The floor is fitted only where four budgets or more tell it from zero."
+    )
+    return section(
+        "laws", "Power laws", figure(svg, caption, "Optimal size and tokens against compute"),
+        table(header, rows, words=(0, 9), long=(10,)), paragraph(method, "muted"),
+        figure(loss_svg, "Loss at the optimum of each bracketed budget; faint marks are runs.", "Loss against compute"),
+    )  # fmt: skip
+
+
+def joint(r: Results, svg: str | None) -> Raw:
+    law = r.joint
+    if law is None:
+        return section("joint", "Joint law", paragraph(_sentence(verdicts(r)["chinchilla"].reason)))
+    names = {"E": "E", "A": "A", "B": "B", "alpha": "α", "beta": "β", "a": "a = β/(α+β)", "b": "b = α/(α+β)"}
+    bounds = law.intervals
+    rows = [
+        [names[n], significant(v, 4), span(bounds[n], lambda x: significant(x, 4))] for n, v in law.parameters.items()
+    ]
+    text = (
+        f"L = E + A N^−α + B D^−β over {plural(len(r.table), 'run')}, Huber loss (δ = {law.delta:g}) on log L. "
+        "Objective "
+        f"{law.objective:.6g}, reached from {law.optima[0]} of {law.optima[1]} starts. {_sentence(law.verdict.reason)}"
+    )
+    return section(
+        "joint", "Joint law", join(Raw("<p>"), chip(law.verdict.word), " ", text, Raw("</p>")),
+        table(["Parameter", "Value", f"{r.options.level:.0%} interval"], rows, words=(0,)),
+        figure(svg, "What the joint law leaves unexplained.", "Residuals of the joint law against size") if svg else "",
+        _disagreement(r),
+    )  # fmt: skip
+
+
+def _disagreement(r: Results) -> Raw:
+    pairs = [(b.C, b.N, joint_optimum(r, b)) for b in r.budgets if b.verdict == isoflop.BRACKETED]
+    ratios = [(C, joint / N) for C, N, joint in pairs if np.isfinite(joint)]
+    if not ratios:
+        return Raw("")
+    C, worst = max(ratios, key=lambda pair: abs(np.log(pair[1])))
+    return paragraph(
+        f"Cross-check: the joint law puts the optimum at {significant(worst, 2)} × the parabola's where they "
+        "differ most "
+        f"({power(C)} FLOPs). A parabola is biased where the profile is lopsided or the grid off centre; a "
+        "factor near 1 "
+        "says that this matters little here.",
+        "muted",
+    )
+
+
+def sealed(r: Results, svg: str | None) -> Raw:
+    h, title = r.holdout, "The sealed budget: forecast and result"
+    if h is None:
+        return section(
+            "sealed", title, paragraph("There is only one budget, so nothing could be forecast from smaller ones.")
+        )
+    made = h["made_from"]
+    parts: list[Any] = [
+        paragraph(
+            f"The runs above the seal were forecast from {plural(made['runs'], 'run')} at "
+            f"{plural(len(made['budgets']), 'smaller budget')} "
+            "and written to forecast.json before their losses were used; only then were they compared and "
+            "added to the fits above."
+        )
+    ]
+    if not h["rows"]:
+        parts.append(paragraph(_sentence(f"No loss could be forecast: {h['reason']}")))
+    else:
+        parts.append(
+            figure(svg, "Loss of every sealed run: forecast with its interval, and result.", "Forecast against result")
+            if svg
+            else ""
+        )
+        bias = (
+            "All misses lie on one side: the law bends beyond its data, do not extrapolate further with it."
+            if h["same_sign"]
+            else ""
+        )
+        parts.append(
+            paragraph(
+                f"Mean error {h['error_percent']:.2f} %, median {h['median_error_percent']:.2f} %, mean signed error "
+                f"{h['bias_percent']:+.2f} %; {percent(h['coverage'])} of the results inside the "
+                f"{r.options.level:.0%} interval. {bias}"
+            )
+        )
+        rows = [
+            [x["run"], count(x["N"]), count(x["D"]), power(x["C"]), decimal(x["forecast"]), span((x["low"], x["high"])),
+             decimal(x["loss"]), f"{100 * (x['forecast'] / x['loss'] - 1):+.1f} %", chip(x["word"])]
+            for x in h["rows"]
+        ]  # fmt: skip
+        header = ["Run", "N", "D", "C", "Forecast", "Interval", "Result", "Error", "Word"]
+        parts.append(
+            Raw(
+                f"<details><summary>{plural(len(rows), 'sealed run')}</summary>"
+                + table(header, rows, words=(0, 8))
+                + "</details>"
+            )
+        )
+    optima = [
+        [power(o["C"]), count(o["N"]), span((o["N_low"], o["N_high"]), count), count(o["result_N"]),
+         span((o["result_N_low"], o["result_N_high"]), count), decimal(o["L"]), span((o["L_low"], o["L_high"])),
+         decimal(o["result_L"]), chip(o["verdict"]), chip(o["word"]), o["reason"]]
+        for o in h["optima"]
+    ]  # fmt: skip
+    header = [
+        "C (FLOPs)", "N* forecast", "Interval", "N* result", "Interval", "L* forecast", "Interval", "L* result",
+        "Verdict of the budget", "Word of the forecast", "Why",
+    ]  # fmt: skip
+    parts += [Raw("<h3>The optimum of the sealed budget, by the power laws of the smaller ones</h3>"),
+              table(header, optima, words=(8, 9), long=(10,))]  # fmt: skip
+    return section("sealed", title, *parts)
