@@ -1,5 +1,6 @@
 """The pieces of a page that stands alone: no script, no network, readable on a laptop and on a phone."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -10,8 +11,9 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
   "DejaVu Sans", sans-serif; }
-.rests { margin: 0; padding: .7rem 1rem; background: var(--ink); color: #fff; font-size: .95rem; text-align: center; }
-main { max-width: 62rem; margin: 0 auto; padding: 1.2rem 1rem 4rem; }
+.rests { margin: 0; max-width: none; padding: .7rem 1rem; background: var(--ink); color: #fff; font-size: .95rem;
+  text-align: center; }
+main { max-width: 68rem; margin: 0 auto; padding: 1.2rem 1rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 1.2rem 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .5rem; padding-top: 1.1rem; border-top: 1px solid var(--rule); }
 h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
@@ -21,7 +23,7 @@ nav { margin: .6rem 0 0; font-size: .92rem; }
 nav a { margin-right: .9rem; white-space: nowrap; }
 a { color: #1d4f91; }
 ul { padding-left: 1.2rem; max-width: 48rem; } li { margin: .3rem 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; margin: 1rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .8rem; margin: 1rem 0; }
 .card { border: 1px solid var(--rule); border-radius: .6rem; padding: .8rem .95rem; background: var(--soft); }
 .card .name { color: var(--muted); font-size: .88rem; }
 .card .value { font-size: 1.5rem; font-weight: 650; line-height: 1.3; font-variant-numeric: tabular-nums; }
@@ -32,12 +34,15 @@ ul { padding-left: 1.2rem; max-width: 48rem; } li { margin: .3rem 0; }
 .chip.warn { background: var(--warn-soft); color: var(--warn); }
 .chip.bad { background: var(--bad-soft); color: var(--bad); }
 .wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; min-width: 100%; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 caption { text-align: left; color: var(--muted); padding: .2rem 0; }
-th, td { padding: .32rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
+.narrow { min-width: min(24rem, 100%); }
+sup { line-height: 0; }
+th, td { padding: .32rem .45rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 th { font-weight: 600; color: var(--muted); border-bottom: 2px solid var(--rule); vertical-align: bottom; }
 th.text, td.text { text-align: left; }
-td.text { min-width: 6rem; } td.long { min-width: 15rem; }
+td { white-space: nowrap; } td.text { white-space: normal; } td.long { min-width: 13rem; }
+td small { display: block; color: var(--muted); font-size: .8rem; line-height: 1.35; margin-top: .15rem; }
 tbody tr:hover { background: var(--soft); }
 figure { margin: 1rem 0; } figcaption { color: var(--muted); font-size: .92rem; max-width: 46rem; }
 .plot { display: block; width: 100%; min-width: 40rem; height: auto; }
@@ -69,7 +74,8 @@ def table(
 
     head = "".join(cell("th", k, name) for k, name in enumerate(header))
     body = "\n".join("<tr>" + "".join(cell("td", k, v) for k, v in enumerate(row)) + "</tr>" for row in rows)
-    return Raw(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>')
+    width = ' class="narrow"' if len(header) <= 3 else ""
+    return Raw(f'<div class="wide"><table{width}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>')
 
 
 def chip(word: str) -> Raw:
@@ -99,6 +105,13 @@ def figure(svg: str, caption: Any, label: str) -> Raw:
     )
 
 
+def formula(template: str) -> Raw:
+    """`N* = k (C/C0)^a` with what follows ^ (a word or {braces}) raised."""
+    return Raw(
+        re.sub(r"\^(?:\{([^}]*)\}|([\w−.]+))", lambda m: f"<sup>{m[1] or m[2]}</sup>", escape(template, quote=False))
+    )
+
+
 def paragraph(value: Any, kind: str = "") -> Raw:
     style = f' class="{kind}"' if kind else ""
     return Raw(f"<p{style}>{text(value)}</p>")
@@ -117,7 +130,7 @@ def join(*parts: Any) -> Raw:
 
 
 def page(title: str, first_line: str, lead: str, contents: Sequence[tuple[str, str]], body: Iterable[Raw]) -> str:
-    links = "".join(f'<a href="#{name}">{text(label)}</a>' for name, label in contents)
+    links = " ".join(f'<a href="#{name}">{text(label)}</a>' for name, label in contents)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'

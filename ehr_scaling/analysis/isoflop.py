@@ -166,7 +166,7 @@ def _judge(
     if depth_p > SIGNIFICANCE:
         return FLAT, f"a constant explains the losses as well (p = {depth_p:.2g})"
     if curvature <= 0 and curvature_p <= SIGNIFICANCE:
-        return INVERTED, f"the profile curves downwards (p = {curvature_p:.1g}): there is no minimum inside"
+        return INVERTED, f"the profile curves downwards (p = {curvature_p:.0e}): there is no minimum inside"
     if curvature > 0 and not sizes[0] < turn < sizes[-1] and (end or curvature_p <= SIGNIFICANCE):
         side = "smallest" if turn <= sizes[0] else "largest"
         return OUTSIDE, f"the minimum of the parabola lies beyond the {side} size run"
@@ -174,7 +174,7 @@ def _judge(
         return EDGE, f"the {which} size is the best: the other side was not run"
     if curvature_p > SIGNIFICANCE:
         return FLAT, f"the curvature is not told from zero by the scatter of the runs (p = {curvature_p:.2g})"
-    return BRACKETED, f"sizes on both sides of the minimum are worse (curvature p = {curvature_p:.1g})"
+    return BRACKETED, f"worse on both sides of the minimum (curvature p = {curvature_p:.0e})"
 
 
 def _window(sizes: Floats, best: int, reach: float) -> NDArray[np.bool_]:

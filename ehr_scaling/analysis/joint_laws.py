@@ -21,6 +21,7 @@ from ehr_scaling.analysis.uncertainty import (
     interval,
     resampling_counts,
 )
+from ehr_scaling.analysis.wording import percent
 
 GRID = np.geomspace(0.03, 2.0, 26)
 STARTS = 6
@@ -133,7 +134,7 @@ def _judged(law: JointLaw, options: Options) -> JointLaw:
     bounds = law.intervals
     wide = [n for n in ("alpha", "beta", "a") if not bounds[n][1] - bounds[n][0] <= options.wide]
     if law.failed > options.failed:
-        verdict = Verdict(UNIDENTIFIED, f"{law.failed:.0%} of the bootstrap draws lose a term of the law")
+        verdict = Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
     elif wide:
         spans = ", ".join(f"{n} {bounds[n][0]:.2f} to {bounds[n][1]:.2f}" for n in wide)
         verdict = Verdict(UNIDENTIFIED, f"intervals wider than {options.wide:g}: {spans}")

@@ -28,7 +28,7 @@ def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
         if np.isfinite(task.spearman):
             parts.append(
                 paragraph(
-                    f"Rank correlation of loss and AUROC over {len(task.rows)} models: {task.spearman:.2f} "
+                    f"Rank correlation of loss and AUROC over {len(task.rows)} models: {decimal(task.spearman, 2)} "
                     f"({span(task.spearman_interval, lambda v: decimal(v, 2))}); −1 would mean that lower loss "
                     "always ranks patients better."
                 )
@@ -59,23 +59,22 @@ def cells(r: Results) -> Raw:
     t = r.all_runs
     left_out = {note.run: note for note in t.notes}
     scores = {m["cell"]: m["auroc"] for task in r.outcomes[:1] for m in task.rows}
-    name = f"AUROC, {title(r.outcomes[0].task)}" if r.outcomes else ""
+    name = f"AUROC {title(r.outcomes[0].task)}" if r.outcomes else ""
     rows = []
     for i in np.lexsort((t.seed, t.N, t.C if not np.isfinite(t.budget).all() else t.budget)):
         se = f" ± {significant(t.loss_se[i], 2)}" if known(t.loss_se[i]) else ""
         note = left_out.get(str(t.run[i]))
         rows.append(
             [
-                t.run[i], t.size[i] or DASH, count(t.N[i]), count(t.N_head[i]), count(t.D[i]),
-                count(t.unique_tokens[i]), significant(t.passes[i]), power(t.C[i]), power(t.C_6nd[i]),
-                significant(t.lr[i]), count(t.batch[i]), _whole(t.seed[i]), decimal(t.loss[i]) + se,
+                t.size[i] or DASH, count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
+                power(t.C[i]), power(t.C_6nd[i]), _whole(t.seed[i]), decimal(t.loss[i]) + se,
                 *([decimal(scores.get(str(t.cell[i])))] if scores else []), note.code if note else "used",
+                significant(t.lr[i]), count(t.batch[i]), count(t.unique_tokens[i]), t.run[i],
             ]
         )  # fmt: skip
     header = [
-        "Run", "Size", "N body", "N head", "D tokens", "Unique", "Passes", "C counted", "6ND", "Peak LR",
-        "Batch (tokens)", "Seed",
-        "Loss ± s.e.", *([name] if scores else []), "In the fits",
+        "Size", "N body", "N head", "D tokens", "Passes", "C counted", "6ND", "Seed", "Loss ± s.e.",
+        *([name] if scores else []), "In the fits", "Peak LR", "Batch (tokens)", "Unique tokens", "Run",
     ]  # fmt: skip
     # Tables of thousands of runs would make the page unreadable; laws are in laws.json, rows in the user's own file.
     shown = rows[:2000]
@@ -89,7 +88,7 @@ def cells(r: Results) -> Raw:
         if unfinished
         else ""
     )
-    body = table(header, shown, words=(0, 1, len(header) - 1))
+    body = table(header, shown, words=(0, len(header) - 5, len(header) - 1))
     if len(rows) > 60:
         body = Raw(f"<details><summary>{plural(len(rows), 'run')}</summary>{body}</details>")
     legend = (
@@ -113,7 +112,12 @@ def provenance(facts: dict[str, Any]) -> Raw:
     for name, values in groups.items():
         parts.append(Raw(f"<details{' open' if len(groups) < 3 else ''}><summary>{name}</summary>"))
         parts.append(
-            table(["", ""], [[k, Raw(f"<code>{_escaped(v)}</code>")] for k, v in _flat(values)], words=(0,), long=(1,))
+            table(
+                ["Setting", "Value"],
+                [[k, Raw(f"<code>{_escaped(v)}</code>")] for k, v in _flat(values)],
+                words=(0,),
+                long=(1,),
+            )
         )
         parts.append(Raw("</details>"))
     return section("provenance", "Data and provenance", *parts)

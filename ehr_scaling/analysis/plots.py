@@ -18,7 +18,7 @@ from ehr_scaling.analysis import downstream, isoflop
 from ehr_scaling.analysis.power_laws import PowerLaw
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
-from ehr_scaling.analysis.wording import count, decimal, known, power
+from ehr_scaling.analysis.wording import count, decimal, known, percent, power
 
 INK, MUTED, RULE, ACCENT = "#1d2733", "#66727f", "#d9dee4", "#c2410c"
 MARKERS = "osD^vPX<>"
@@ -255,10 +255,10 @@ def outcome(results: Results, task: downstream.Outcome) -> Figure:
 
 
 def _exponent(name: str, law: PowerLaw) -> str:
-    left = {"N": "N* ∝ C", "D": "D* ∝ C", "L": "L* ∝ C" if not law.floor else "L* − E ∝ C"}[name]
+    left = f"{name}^*" + (" - E" if name == "L" and law.floor else "")
     low, high = law.interval
-    bounds = f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
-    return f"{left}^{law.exponent:.2f}{bounds}  {law.verdict.word}".replace("^-", "^−")
+    bounds = f"  [{low:.2f}, {high:.2f}]".replace("-", "−") if np.isfinite(low) else ""
+    return rf"$\mathbf{{{left} \propto C^{{{law.exponent:.2f}}}}}${bounds}, {law.verdict.word}"
 
 
 def _points(axes: Axes, results: Results, name: str) -> None:
@@ -295,7 +295,9 @@ def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
     C = _reach(results)
     colour = MUTED if law.verdict.word == UNIDENTIFIED else INK
     low, high = law.band(C, results.options.level)
-    axes.fill_between(C, low, high, color=colour, alpha=0.13, lw=0, zorder=1, label=f"{results.options.level:.0%} band")
+    axes.fill_between(
+        C, low, high, color=colour, alpha=0.13, lw=0, zorder=1, label=f"{percent(results.options.level)} band"
+    )
     axes.plot(C, law(C), color=colour, lw=1.3, ls=(0, (4, 3)), zorder=2)
     inside = np.geomspace(law.C[0], law.C[-1], 60)
     axes.plot(inside, law(inside), color=colour, lw=2, zorder=2, label=f"law ({law.verdict.word})")

@@ -112,8 +112,18 @@ def _line(name: str, C: Floats, y: Floats, draws: Floats, weight: Floats, failed
     sample = np.column_stack([np.array([log_k, exponent]) + misfit * spread, np.zeros(len(draws))])
     sample[np.isnan(sample[:, 0])] = np.nan
     bounds = interval(sample[:, 1], options.level)
-    verdict = exponent_verdict(*bounds, failed, len(C), "the vertex of a bracketed budget", options)
+    verdict = _judge(bounds, failed, len(C), misfit, options)
     return PowerLaw(name, C, float(np.exp(centre)), log_k, exponent, 0.0, sample, bounds, failed, misfit, verdict)
+
+
+def _judge(bounds: tuple[float, float], failed: float, points: int, misfit: float, options: Options) -> Verdict:
+    verdict = exponent_verdict(*bounds, failed, points, "the vertex of a bracketed budget", options)
+    if misfit < 2:
+        return verdict
+    note = (
+        f"; the optima scatter about the law {misfit:.1f} times wider than their own intervals: its form may be wrong"
+    )
+    return Verdict(verdict.word, verdict.reason + note)
 
 
 def _birge(residual: Floats, weight: Floats, freedom: int) -> float:
@@ -140,7 +150,7 @@ def _loss_law(C: Floats, y: Floats, draws: Floats, failed: float, options: Optio
     sample = np.full((len(draws), 3), np.nan)
     sample[good] = floored(u, y + misfit * (draws[good] - y), weight)[0]
     bounds = interval(sample[:, 1], options.level)
-    verdict = exponent_verdict(*bounds, failed, len(C), "the vertex of a bracketed budget", options)
+    verdict = _judge(bounds, failed, len(C), misfit, options)
     log_k, exponent, floor = (float(v) for v in best[0])
     return PowerLaw("L", C, C0, log_k, exponent, floor, sample, bounds, failed, misfit, verdict)
 

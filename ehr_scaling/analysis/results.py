@@ -10,6 +10,7 @@ import numpy as np
 from ehr_scaling.analysis import downstream, holdout, isoflop, joint_laws, power_laws
 from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss, settled
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict
+from ehr_scaling.analysis.wording import percent
 
 SCHEMA = 1
 
@@ -74,9 +75,9 @@ def _fits_of(
 def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     """The word beside N*, D*, L* of one budget."""
     if budget.verdict != isoflop.BRACKETED:
-        return Verdict(UNIDENTIFIED, f"{budget.verdict}: {budget.reason}")
+        return Verdict(UNIDENTIFIED, budget.reason)
     if budget.failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{budget.failed:.0%} of the bootstrap draws put the vertex outside the grid")
+        return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
     return Verdict(SUPPORTED, budget.reason)
 
 

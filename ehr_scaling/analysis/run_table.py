@@ -209,13 +209,14 @@ def drop_highest_loss(table: RunTable, count: int) -> RunTable:
 def describe(table: RunTable) -> str:
     """One line that says which data the runs rest on: generated or real, how many patients and tokens."""
     kind = {True: "Generated patients", False: "Real patients", None: "Runs from a table"}[table.generated]
-    parts = [f"{kind}: {table.data or table.source}"]
-    for name, unit in (("patients", "patients"), ("unique_tokens", "unique training tokens")):
-        known = getattr(table, name)
-        known = known[np.isfinite(known)]
-        if len(known):
-            parts.append(f"{known.max():,.0f} {unit}")
-    return "; ".join(parts)
+    known = []
+    for name, unit in (("patients", "patients"), ("unique_tokens", "unique tokens")):
+        values = getattr(table, name)
+        values = values[np.isfinite(values)]
+        if len(values):
+            known.append(f"{values.max():,.0f} {unit}")
+    trained = f"; trained on {' and '.join(known)}" if known else ""
+    return f"{kind}: {table.data or table.source}{trained}"
 
 
 assert set(COLUMNS) <= {f.name for f in fields(RunTable)}

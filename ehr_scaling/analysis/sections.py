@@ -10,6 +10,7 @@ from ehr_scaling.analysis.html import (
     card,
     chip,
     figure,
+    formula,
     join,
     paragraph,
     section,
@@ -17,7 +18,7 @@ from ehr_scaling.analysis.html import (
 )  # fmt: skip
 from ehr_scaling.analysis.results import Results, budget_verdict, joint_optimum, verdicts
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED
-from ehr_scaling.analysis.wording import DASH, count, decimal, percent, plural, power, significant, span, title
+from ehr_scaling.analysis.wording import DASH, count, decimal, percent, plural, power, signed, significant, span, title
 
 HEADINGS = [
     ("answer", "Answer"),
@@ -34,7 +35,7 @@ HEADINGS = [
 
 def answer(r: Results) -> Raw:
     lines, words = r.lines, verdicts(r)
-    level = f"{r.options.level:.0%}"
+    level = percent(r.options.level)
     cards = []
     for name, key, what in (("N", "a", "Optimal size, N* ∝ C^a"), ("D", "b", "Optimal tokens, D* ∝ C^b")):
         law = lines[name]
@@ -43,7 +44,11 @@ def answer(r: Results) -> Raw:
             f"{level} interval {span(law.interval, lambda v: decimal(v, 2))}. " if np.isfinite(law.interval[0]) else ""
         )
         cards.append(
-            card(what, f"{key} = {value}", join(chip(words[key].word), f" {bounds}{_sentence(words[key].reason)}"))
+            card(
+                formula(what),
+                f"{key} = {value}",
+                join(chip(words[key].word), f" {bounds}{_sentence(words[key].reason)}"),
+            )
         )
     bracketed = [b for b in r.budgets if b.verdict == isoflop.BRACKETED]
     others = [f"{power(b.C)}: {b.verdict}" for b in r.budgets if b.verdict != isoflop.BRACKETED]
@@ -65,11 +70,11 @@ def answer(r: Results) -> Raw:
         top = bracketed[-1]
         sentences.append(
             join(
-                f"At {power(top.C)} FLOPs, the largest bracketed budget, the best size is {count(top.N)} body "
+                chip(budget_verdict(top, r.options).word),
+                f" At {power(top.C)} FLOPs, the largest bracketed budget, the best size is {count(top.N)} body "
                 "parameters "
                 f"({span(top.N_interval, count)}) trained on {count(top.D)} tokens ({span(top.D_interval, count)}), "
-                f"reaching {decimal(top.L)} nats a token: ",
-                chip(budget_verdict(top, r.options).word),
+                f"reaching {decimal(top.L)} nats a token ({span(top.L_interval)}).",
             )
         )
     a, b = lines["N"], lines["D"]
@@ -84,19 +89,12 @@ def answer(r: Results) -> Raw:
 
 
 def _outcome_card(task: downstream.Outcome) -> Raw:
-    smallest, largest = min(task.rows, key=_size), max(task.rows, key=_size)
-    best = max(task.rows, key=lambda m: m["auroc"])
-    base = f" {task.baseline.get('name', 'Baseline')}: {decimal(task.baseline['auroc'])}." if task.baseline else ""
-    note = (
-        f"Highest of {len(task.rows)} models (picked after the fact). Smallest, {count(smallest['N'])}: "
-        f"{decimal(smallest['auroc'])}; "
-        f"largest, {count(largest['N'])}: {decimal(largest['auroc'])}.{base}"
-    )
-    return card(f"Zero-shot AUROC, {title(task.task)}", decimal(best["auroc"]), note)
-
-
-def _size(model: dict[str, Any]) -> tuple[float, float]:
-    return model["N"], model["C"]
+    shapes = sorted({(m["N"], m["C"]) for m in task.rows})
+    ends = [np.mean([m["auroc"] for m in task.rows if (m["N"], m["C"]) == shape]) for shape in (shapes[0], shapes[-1])]
+    name = str((task.baseline or {}).get("name", "baseline"))
+    base = f" {name[:1].upper()}{name[1:]}: {decimal(task.baseline['auroc'])}." if task.baseline else ""
+    note = f"Smallest model ({count(shapes[0][0])}) to largest ({count(shapes[-1][0])}), seeds averaged.{base}"
+    return card(f"Zero-shot AUROC, {title(task.task)}", f"{decimal(float(ends[0]))} → {decimal(float(ends[1]))}", note)
 
 
 def _sentence(reason: str) -> str:
@@ -107,16 +105,17 @@ def profiles(r: Results, svg: str) -> Raw:
     rows = []
     for b in r.budgets:
         word = budget_verdict(b, r.options)
+        why = join(chip(b.verdict), Raw("<small>"), word.reason, Raw("</small>"))
         rows.append(
             [
-                power(b.C), len(b.rows), b.sizes, chip(b.verdict), count(b.N), span(b.N_interval, count),
-                count(joint_optimum(r, b)), count(b.D), decimal(b.L), decimal(b.depth), significant(b.scatter, 2),
-                significant(b.seed_noise, 2), percent(b.failed), chip(word.word), word.reason,
+                power(b.C), why, count(b.N), span(b.N_interval, count), chip(word.word), count(b.D), decimal(b.L),
+                f"{len(b.rows)} ({b.sizes})", decimal(b.depth), f"{decimal(b.scatter, 4)} / {decimal(b.seed_noise, 4)}",
+                percent(b.failed), count(joint_optimum(r, b)),
             ]
         )  # fmt: skip
     header = [
-        "C (FLOPs)", "Runs", "Sizes", "Verdict", "N*", f"{r.options.level:.0%} interval", "N* by joint law", "D*", "L*",
-        "Depth", "Scatter", "Seed noise", "Failed draws", "Word", "Why",
+        "C (FLOPs)", "Verdict", "N*", f"{percent(r.options.level)} interval", "Word", "D*", "L*", "Runs (sizes)",
+        "Depth", "Scatter / seed noise", "Failed draws", "N* by joint law",
     ]  # fmt: skip
     caption = (
         "Validation loss against body parameters at each compute budget. Filled marks were seen by the "
@@ -134,26 +133,27 @@ def profiles(r: Results, svg: str) -> Raw:
     return section(
         "isoflop", "IsoFLOP profiles",
         figure(svg, caption, "Loss against model size at each compute budget"),
-        table(header, rows, words=(3, 13), long=(14,)), paragraph(legend, "muted"),
+        table(header, rows, words=(4,), long=(1,)), paragraph(legend, "muted"),
         paragraph(isoflop.rule(r.options), "muted"),
     )  # fmt: skip
 
 
 def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
     rows = []
-    for name, formula in (("N", "N* = k (C/C0)^a"), ("D", "D* = k (C/C0)^b"), ("L", "L* = E + k (C/C0)^c")):
+    for name, law_text in (("N", "N* = k (C/C0)^a"), ("D", "D* = k (C/C0)^b"), ("L", "L* = E + k (C/C0)^c")):
         law = r.lines[name]
         rows.append(
             [
-                formula, decimal(law.exponent), span(law.interval), significant(np.exp(law.log_k)), power(law.C0),
-                significant(law.floor) if law.floor else DASH, len(law.C), percent(law.failed), decimal(law.misfit, 2),
-                chip(law.verdict.word), law.verdict.reason,
+                formula(law_text), decimal(law.exponent), span(law.interval),
+                join(chip(law.verdict.word), Raw("<small>"), law.verdict.reason, Raw("</small>")),
+                significant(np.exp(law.log_k)), power(law.C0), significant(law.floor) if law.floor else DASH,
+                len(law.C),
+                percent(law.failed), decimal(law.misfit, 2),
             ]
         )  # fmt: skip
     header = [
-        "Law", "Exponent", f"{r.options.level:.0%} interval", "k", "C0", "Floor E", "Budgets", "Failed draws",
-        "Widened by",
-        "Word", "Why",
+        "Law", "Exponent", f"{percent(r.options.level)} interval", "Word", "k", "C0", "Floor E", "Budgets",
+        "Failed draws", "Widened by",
     ]  # fmt: skip
     caption = (
         "Optima of the bracketed budgets and the lines through them, weighted by their precision. Solid: inside "
@@ -168,11 +168,12 @@ def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
         "normal draw), the whole chain repeated on every draw; where the points scatter about a line more than their "
         "intervals allow, the draws are widened by that factor. A draw in which a bracketed budget loses its "
         "vertex counts "
-        "as failed and is in no interval. The floor is fitted only where four budgets or more tell it from zero."
+        "as failed and is in no interval. The exponents need not sum to 1, because C counts head and attention "
+        "too. The floor is fitted only where four budgets or more tell it from zero."
     )
     return section(
         "laws", "Power laws", figure(svg, caption, "Optimal size and tokens against compute"),
-        table(header, rows, words=(0, 9), long=(10,)), paragraph(method, "muted"),
+        table(header, rows, words=(0,), long=(3,)), paragraph(method, "muted"),
         figure(loss_svg, "Loss at the optimum of each bracketed budget; faint marks are runs.", "Loss against compute"),
     )  # fmt: skip
 
@@ -187,13 +188,14 @@ def joint(r: Results, svg: str | None) -> Raw:
         [names[n], significant(v, 4), span(bounds[n], lambda x: significant(x, 4))] for n, v in law.parameters.items()
     ]
     text = (
-        f"L = E + A N^−α + B D^−β over {plural(len(r.table), 'run')}, Huber loss (δ = {law.delta:g}) on log L. "
+        f" over {plural(len(r.table), 'run')}, Huber loss (δ = {law.delta:g}) on log L. "
         "Objective "
         f"{law.objective:.6g}, reached from {law.optima[0]} of {law.optima[1]} starts. {_sentence(law.verdict.reason)}"
     )
     return section(
-        "joint", "Joint law", join(Raw("<p>"), chip(law.verdict.word), " ", text, Raw("</p>")),
-        table(["Parameter", "Value", f"{r.options.level:.0%} interval"], rows, words=(0,)),
+        "joint", "Joint law", join(Raw("<p>"), chip(law.verdict.word), " ", formula("L = E + A N^{−α} + B "
+        "D^{−β}"), text, Raw("</p>")),
+        table(["Parameter", "Value", f"{percent(r.options.level)} interval"], rows, words=(0,)),
         figure(svg, "What the joint law leaves unexplained.", "Residuals of the joint law against size") if svg else "",
         _disagreement(r),
     )  # fmt: skip
@@ -246,14 +248,14 @@ def sealed(r: Results, svg: str | None) -> Raw:
         parts.append(
             paragraph(
                 f"Mean error {h['error_percent']:.2f} %, median {h['median_error_percent']:.2f} %, mean signed error "
-                f"{h['bias_percent']:+.2f} %; {percent(h['coverage'])} of the results inside the "
-                f"{r.options.level:.0%} interval. {bias}"
+                f"{signed(h['bias_percent'], 2)} %; {percent(h['coverage'])} of the results inside the "
+                f"{percent(r.options.level)} interval. {bias}"
             )
         )
         rows = [
             [x["run"], count(x["N"]), count(x["D"]), power(x["C"]), decimal(x["forecast"]), span((x["low"], x["high"])),
-             decimal(x["loss"]), f"{100 * (x['forecast'] / x['loss'] - 1):+.1f} %", chip(x["word"])]
-            for x in h["rows"]
+             decimal(x["loss"]), f"{signed(100 * (x['forecast'] / x['loss'] - 1))} %", chip(x["word"])]
+            for x in sorted(h["rows"], key=lambda x: (x["N"], x["D"], x["run"]))
         ]  # fmt: skip
         header = ["Run", "N", "D", "C", "Forecast", "Interval", "Result", "Error", "Word"]
         parts.append(
@@ -266,13 +268,14 @@ def sealed(r: Results, svg: str | None) -> Raw:
     optima = [
         [power(o["C"]), count(o["N"]), span((o["N_low"], o["N_high"]), count), count(o["result_N"]),
          span((o["result_N_low"], o["result_N_high"]), count), decimal(o["L"]), span((o["L_low"], o["L_high"])),
-         decimal(o["result_L"]), chip(o["verdict"]), chip(o["word"]), o["reason"]]
+         decimal(o["result_L"]), chip(o["verdict"]),
+         join(chip(o["word"]), Raw("<small>"), o["reason"], Raw("</small>"))]
         for o in h["optima"]
     ]  # fmt: skip
     header = [
         "C (FLOPs)", "N* forecast", "Interval", "N* result", "Interval", "L* forecast", "Interval", "L* result",
-        "Verdict of the budget", "Word of the forecast", "Why",
+        "Verdict of the budget", "Word of the forecast",
     ]  # fmt: skip
     parts += [Raw("<h3>The optimum of the sealed budget, by the power laws of the smaller ones</h3>"),
-              table(header, optima, words=(8, 9), long=(10,))]  # fmt: skip
+              table(header, optima, words=(8,), long=(9,))]  # fmt: skip
     return section("sealed", title, *parts)

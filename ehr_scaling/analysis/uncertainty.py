@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis.wording import percent
+
 Floats = NDArray[np.float64]
 
 SUPPORTED, EXTRAPOLATED, UNIDENTIFIED = "supported", "extrapolated", "unidentified"
@@ -69,10 +71,11 @@ def exponent_verdict(low: float, high: float, failed: float, points: int, what: 
     if points < 2:
         return Verdict(UNIDENTIFIED, f"{points} of the budgets are bracketed and a line needs two, better three")
     if not np.isfinite(low) or failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{failed:.0%} of the bootstrap draws lose {what}")
+        return Verdict(UNIDENTIFIED, f"{percent(failed)} of the bootstrap draws lose {what}")
     if high - low > options.wide:
-        percent = f"{options.level:.0%}"
-        return Verdict(UNIDENTIFIED, f"the {percent} interval is {high - low:.2f} wide, more than {options.wide:g}")
+        return Verdict(
+            UNIDENTIFIED, f"the {percent(options.level)} interval is {high - low:.2f} wide, more than {options.wide:g}"
+        )
     if points == 2:
         return Verdict(UNIDENTIFIED, "two budgets give a line but nothing to check it against")
     return Verdict(SUPPORTED, f"{points} bracketed budgets, interval {high - low:.2f} wide")

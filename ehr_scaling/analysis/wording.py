@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-UNITS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
+MINUS = "−"
+SPACE = "\N{NO-BREAK SPACE}"
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 DASH = "–"
 
 
@@ -19,7 +21,7 @@ def count(value: float | None, digits: int = 3) -> str:
         return DASH
     for size, unit in UNITS:
         if abs(value) >= size * (1 - 0.5 * 10**-digits):
-            return significant(value / size, digits) + unit
+            return significant(value / size, digits) + SPACE + unit
     return significant(value, digits)
 
 
@@ -32,7 +34,7 @@ def significant(value: float | None, digits: int = 3) -> str:
     if not 1e-4 <= abs(value) < 1e6:
         return power(value, digits)
     places = max(digits - 1 - int(np.floor(np.log10(abs(value)))), 0)
-    text = f"{value:.{places}f}"
+    text = f"{value:.{places}f}".replace("-", MINUS)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -45,15 +47,19 @@ def power(value: float | None, digits: int = 3) -> str:
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     tens = "10" + str(int(exponent)).translate(SUPERSCRIPT)
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    return tens if mantissa == "1" else f"{mantissa} × {tens}"
+    return tens if mantissa == "1" else f"{mantissa}{SPACE}×{SPACE}{tens}"
 
 
 def decimal(value: float | None, places: int = 3) -> str:
-    return f"{value:.{places}f}" if value is not None and np.isfinite(value) else DASH
+    return f"{value:.{places}f}".replace("-", MINUS) if value is not None and np.isfinite(value) else DASH
+
+
+def signed(value: float, places: int = 1) -> str:
+    return f"{value:+.{places}f}".replace("-", MINUS)
 
 
 def percent(value: float | None, places: int = 0) -> str:
-    return f"{100 * value:.{places}f} %" if value is not None and np.isfinite(value) else DASH
+    return f"{100 * value:.{places}f}{SPACE}%" if value is not None and np.isfinite(value) else DASH
 
 
 def span(bounds: Sequence[float | None], text=decimal) -> str:
