@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
 
     c.grid = ConfigDict()
     c.grid.budgets = (1e11,)  # FLOPs as flops.py counts them: body, head and causal attention
-    c.grid.sizes = ("3.4k",)  # names of models/sizes.py
+    c.grid.sizes = ("3.5k",)  # names of models/sizes.py
     c.grid.seeds = (1, 2)
 
     c.outcome = ConfigDict()

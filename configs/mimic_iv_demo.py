@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     c.data.source = "mimic-iv-demo"
     c.data.min_count = 5
     c.grid.budgets = (2e10, 6e10, 1.8e11)
-    c.grid.sizes = ("3.4k", "6.7k", "14k", "25k", "38k")
+    c.grid.sizes = ("3.5k", "6.7k", "14k", "25k", "40k")
     return c

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import packing, sources, timelines
+from ehr_scaling.data import packing, sources, timelines, tokenizer
 from ehr_scaling.grid import cells, executors, manifest
 from ehr_scaling.training import loop
 
@@ -30,7 +30,7 @@ def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         lambda out: source.extract(raw, out, **split, **own),
     )
     say("timelines: vocabulary, quantiles, tokens")
-    fitted = {"min_count": data.min_count}
+    fitted = tokenizer.options({"min_count": data.min_count})
     tokens = artifacts.build(
         workdir / "timelines",
         {"events": events["fingerprint"], **fitted},

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from ehr_scaling import flops
 from ehr_scaling.errors import UserError
 
-# (width, layers), about a factor 1.5 to 2 apart in body parameters; width grows a little faster than depth, as in the
-# published ladders of decoder-only models. Vary one at a time so that neighbours on an IsoFLOP curve are alike.
+# (width, layers), a factor 1.4 to 2 apart in body parameters. Never one layer: copying from a patient's past takes two
+# (induction heads, Olsson et al. 2022, arXiv 2209.11895), so a single layer would be another kind of model. The smallest
+# differ in width alone, so that neighbours on an IsoFLOP curve are alike.
 _WIDTH_LAYERS = (
-    *((16, 1), (16, 2), (24, 2), (32, 2), (32, 3), (48, 2), (48, 3), (64, 3), (64, 4), (96, 3), (96, 4)),
-    *((128, 4), (128, 6), (192, 4), (192, 6), (256, 6), (320, 6), (384, 6), (384, 8), (512, 8), (640, 8)),
-    *((768, 8), (768, 12), (1024, 10), (1024, 14), (1280, 14), (1536, 14), (1536, 20), (2048, 16), (2048, 20)),
+    *((12, 2), (16, 2), (20, 2), (24, 2), (32, 2), (40, 2), (48, 2), (64, 2), (64, 3), (96, 3), (96, 4), (128, 4)),
+    *((128, 6), (192, 4), (192, 6), (256, 6), (320, 6), (384, 6), (384, 8), (512, 8), (640, 8), (768, 8), (768, 12)),
+    *((1024, 10), (1024, 14), (1280, 14), (1536, 14), (1536, 20), (2048, 16), (2048, 20)),
 )
 
 

@@ -77,7 +77,7 @@ def test_padding_ids_cannot_be_drawn(setting):
 
 
 def test_an_untrained_model_is_uniform():
-    model = Transformer(SHAPES["3.4k"], VOCAB, PADDED)
+    model = Transformer(SHAPES["3.5k"], VOCAB, PADDED)
     tokens = random_tokens(1, 8)
     params = jax.jit(model.init)(jax.random.key(0), tokens, tokens)
     logits, _ = model.apply(params, tokens, np.ones((1, 8), np.int32))
@@ -85,7 +85,7 @@ def test_an_untrained_model_is_uniform():
 
 
 def test_tied_head_is_the_embedding():
-    model = Transformer(SHAPES["3.4k"], VOCAB, PADDED, tied=True)
+    model = Transformer(SHAPES["3.5k"], VOCAB, PADDED, tied=True)
     tokens = random_tokens(1, 8)
     params = jax.jit(model.init)(jax.random.key(0), tokens, tokens)
     assert "head" not in params["params"]

@@ -16,7 +16,7 @@ from ehr_scaling.models.transformer import Transformer, token_losses
 from ehr_scaling.training.schedule import learning_rate
 from ehr_scaling.training.step import Hyper, eval_losses, init, train_chunk
 
-MODEL = Transformer(SHAPES["3.4k"], 30, 32)
+MODEL = Transformer(SHAPES["3.5k"], 30, 32)
 FIXED = ("cosine", 1.0, 0.9, 0.95)
 HYPER = Hyper(*map(np.float32, (0.01, 12, 3, 0, 0.1, 0.1)))
 K, B, T = 4, 8, 16
