@@ -23,7 +23,7 @@ def config(**changes: Any) -> ConfigDict:
     c.training.min_steps = 8
     c.validation.sequences = 32
     c.validation.batch = 16
-    c.grid.budgets = (4e8,)
+    c.grid.budgets = (1.2e9,)
     c.grid.sizes = ("3.5k",)
     c.grid.seeds = (0,)
     c.workers = 1
@@ -34,7 +34,7 @@ def config(**changes: Any) -> ConfigDict:
 def cell(packed: dict[str, Any], changes: dict[str, Any] | None = None, **point: Any) -> cells.Cell:
     """One cell on the data of the record `packed`; `changes` are settings, `point` budget, size or seed."""
     c = config(**(changes or {}))
-    return cells.solve(c, {"budget": 4e8, "size": "3.5k", "seed": 0, **point}, packed, ABOUT)
+    return cells.solve(c, {"budget": 1.2e9, "size": "3.5k", "seed": 0, **point}, packed, ABOUT)
 
 
 def prepare(workdir: Path) -> dict[str, Any]:
