@@ -74,7 +74,7 @@ def table(
 
     head = "".join(cell("th", k, name) for k, name in enumerate(header))
     body = "\n".join("<tr>" + "".join(cell("td", k, v) for k, v in enumerate(row)) + "</tr>" for row in rows)
-    width = ' class="narrow"' if len(header) <= 3 else ""
+    width = ' class="narrow"' if len(header) <= 4 else ""
     return Raw(f'<div class="wide"><table{width}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>')
 
 

@@ -26,12 +26,12 @@ NEAREST = 5
 SIGNIFICANCE = 0.05
 
 RULE = (
-    "In each budget a parabola of loss in log N is fitted to the sizes within a factor {window:g} of the best one "
-    "(at least the {nearest} nearest), every seed a point. Too few: under {least} sizes. Flat: the losses in the "
-    "window are told from a constant by no F-test at 5 %, or the curvature from zero by no t-test at 5 %, both "
-    "against the scatter of the runs about the parabola. Inverted: the curvature is significantly negative. Vertex "
-    "outside the grid: the minimum lies beyond the smallest or largest size run. Edge: the best size is the smallest "
-    "or largest run. Bracketed: none of these. Only bracketed budgets enter a law."
+    "In each budget a parabola of loss in log N is fitted to the sizes within a factor {window:g} of the best "
+    "one (at least the {nearest} nearest), every seed a point. Too few: under {least} sizes. Flat: the losses "
+    "in the window are told from a constant by no F-test at 5 %, or the curvature from zero by no t-test at 5 %, "
+    "both against the scatter of the runs about the parabola. Inverted: the curvature is significantly negative. "
+    "Vertex outside the grid: the minimum lies beyond the smallest or largest size run. Edge: the best size is the "
+    "smallest or largest run. Bracketed: none of these. Only bracketed budgets enter a law."
 )
 
 

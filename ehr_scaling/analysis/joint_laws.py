@@ -35,8 +35,8 @@ class JointLaw:
 
     theta: [5] log E, log A, log B, α, β; A and B belong to N and D divided by `scale`, which keeps them tame.
     draws: [draws, 5] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
-    residuals: [n] log predicted - log observed. objective: the Huber sum at the optimum.
-    optima: how many of the starts ended in this optimum, of how many.
+    objective: the Huber sum at the optimum. residuals: [n] log predicted - log observed.
+    lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many.
     """
 
     name: str
@@ -44,6 +44,7 @@ class JointLaw:
     scale: tuple[float, float]
     objective: float
     delta: float
+    lowest: float
     residuals: Floats
     draws: Floats
     failed: float
@@ -80,6 +81,23 @@ class JointLaw:
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
+
+    def words(self, options: Options) -> dict[str, Verdict]:
+        """A word for each parameter. Exponents: by the width of their interval. E: not told from zero when the interval
+        reaches under 1 % of the lowest loss. A, B: when the interval spans more than a factor of ten."""
+        words = {}
+        for name, (low, high) in self.intervals.items():
+            if name in ("A", "B"):
+                bad, why = not high <= 10 * low, "known to no better than a factor of ten"
+            elif name == "E":
+                bad, why = not low > 0.01 * self.lowest, "not told from zero"
+            else:
+                bad, why = not high - low <= options.wide, f"interval wider than {options.wide:g}"
+            words[name] = Verdict(UNIDENTIFIED, why) if bad else Verdict(SUPPORTED, "")
+        if self.failed > options.failed:
+            lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
+            words = dict.fromkeys(words, Verdict(UNIDENTIFIED, lost))
+        return words
 
 
 def _predict(theta: Floats, N: Floats, D: Floats) -> Floats:
@@ -120,6 +138,7 @@ def fit_chinchilla(
         scale=scale,
         objective=float(objective[best]),
         delta=options.delta,
+        lowest=float(loss.min()),
         residuals=np.log(_predict(theta[best][None], N / scale[0], D / scale[1])[0]) - y,
         draws=draws,
         failed=float(lost.mean()),
@@ -131,15 +150,16 @@ def fit_chinchilla(
 
 
 def _judged(law: JointLaw, options: Options) -> JointLaw:
-    bounds = law.intervals
-    wide = [n for n in ("alpha", "beta", "a") if not bounds[n][1] - bounds[n][0] <= options.wide]
+    words, bounds = law.words(options), law.intervals
+    wide = [n for n in ("alpha", "beta", "a") if words[n].word == UNIDENTIFIED]
     if law.failed > options.failed:
-        verdict = Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
+        verdict = words["E"]
     elif wide:
         spans = ", ".join(f"{n} {bounds[n][0]:.2f} to {bounds[n][1]:.2f}" for n in wide)
         verdict = Verdict(UNIDENTIFIED, f"intervals wider than {options.wide:g}: {spans}")
     else:
-        verdict = Verdict(SUPPORTED, f"exponents within intervals narrower than {options.wide:g}")
+        floor = "" if words["E"].word == SUPPORTED else "; the floor E is not told from zero"
+        verdict = Verdict(SUPPORTED, f"exponents within intervals narrower than {options.wide:g}{floor}")
     return replace(law, verdict=verdict)
 
 

@@ -16,33 +16,27 @@ def limits(r: Results) -> list[str]:
     if t.generated is True:
         out.append(
             "The patients are generated. The report shows that the method works on records of a known kind; it "
-            "says nothing "
-            "about medicine, and its exponents are those of the generator."
+            "says nothing about medicine, and its exponents are those of the generator."
         )
     else:
         out.append(
             "The published study used MIMIC-IV at sizes up to about 1 G parameters. Nothing here claims parity "
-            "with its "
-            "numbers: data, tokens and sizes differ."
+            "with its numbers: data, tokens and sizes differ."
         )
     reach = np.log10(t.C.max() / t.C.min())
     sizes = f"{count(t.N.min())} to {count(t.N.max())} body parameters"
     out.append(
-        f"Sizes: {sizes}; compute {power(t.C.min())} to {power(t.C.max())} FLOPs, {reach:.1f} decades. A law "
-        "over so short a "
-        "range describes it; predictions beyond it are marked extrapolated, and their intervals hold the noise "
-        "of the runs, "
-        "not a change of the law."
+        f"Sizes: {sizes}; compute {power(t.C.min())} to {power(t.C.max())} FLOPs, {reach:.1f} decades. A law over "
+        "so short a range describes it; predictions beyond it are marked extrapolated, and their intervals hold "
+        "the noise of the runs, not a change of the law."
     )
     passes = t.passes[np.isfinite(t.passes)]
     if len(passes):
         many = int((passes > FEW_PASSES).sum())
         out.append(
             f"Repeated data: runs saw their training tokens {significant(passes.min(), 2)} to "
-            f"{significant(passes.max(), 2)} times; "
-            f"{many} of {len(passes)} more than {FEW_PASSES} times. The laws count every token seen as new, so "
-            "optima of "
-            "much-repeated runs hold for this number of patients only."
+            f"{significant(passes.max(), 2)} times; {many} of {len(passes)} more than {FEW_PASSES} times. The laws "
+            "count every token seen as new, so optima of much-repeated runs hold for this number of patients only."
         )
     else:
         out.append("Unique tokens are not in the table, so whether data were repeated is not known.")
@@ -56,8 +50,7 @@ def limits(r: Results) -> list[str]:
         out.append(f"Left out of the fits: {listing}; each is listed with the cells.")
     out.append(
         "Loss a token depends on the vocabulary: it compares runs of one tokenization only. The optimum is of "
-        "validation "
-        "loss, which need not be the optimum of any clinical task."
+        "validation loss, which need not be the optimum of any clinical task."
     )
     return out
 
@@ -68,15 +61,14 @@ def _tuning(r: Results) -> list[str]:
     out = []
     if len(values) > 1:
         out.append(
-            f"Batch size is not the same in all cells ({', '.join(count(v) for v in values[:6])} tokens a "
-            "step): part of the "
-            "difference between them may be the batch's."
+            f"Batch size is not the same in all cells ({', '.join(count(v) for v in values[:6])} tokens a step): "
+            "part of the difference between them may be the batch's."
         )
     lr = r.table.lr[np.isfinite(r.table.lr)]
     if len(lr):
         out.append(
-            "Learning rates follow one rule and were not searched in every cell. Cells that the rule suits "
-            "badly bend the profiles."
+            "Learning rates follow one rule and were not searched in every cell. Cells that the rule suits badly "
+            "bend the profiles."
         )
     return out
 
@@ -86,21 +78,20 @@ def _noise(r: Results) -> list[str]:
     known = [f for f in r.budgets if np.isfinite(f.seed_noise) and np.isfinite(f.scatter)]
     if not known:
         return [
-            "No size was run with two seeds, so the noise between seeds is not known; scatter about the "
-            "parabola stands in."
+            "No size was run with two seeds, so the noise between seeds is not known; scatter about the parabola "
+            "stands in."
         ]
     rough = [f for f in known if f.scatter > 2 * f.seed_noise]
     if rough:
         out.append(
-            f"At {', '.join(power(f.C) for f in rough)} FLOPs the runs scatter about the parabola more than "
-            "twice as much as "
-            "seeds of one size differ: something other than the seed moves these cells, and the intervals may "
-            "be too narrow."
+            f"At {', '.join(power(f.C) for f in rough)} FLOPs the runs scatter about the parabola more than twice "
+            "as much as seeds of one size differ: something other than the seed moves these cells, and the "
+            "intervals may be too narrow."
         )
     shaky = [f for f in r.budgets if f.verdict == isoflop.BRACKETED and f.failed > r.options.failed]
     if shaky:
         out.append(
-            f"{plural(len(shaky), 'bracketed budget')} lose the vertex in many bootstrap draws; read their "
-            "optimum as a guess."
+            f"{plural(len(shaky), 'bracketed budget')} lose the vertex in many bootstrap draws; read their optimum "
+            "as a guess."
         )
     return out

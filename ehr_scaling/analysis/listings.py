@@ -21,8 +21,7 @@ def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
         if task.task in svgs:
             caption = (
                 "Each mark is one model, scored zero-shot in simulated timelines; bars are patient-bootstrap "
-                "intervals. All "
-                "models are scored on the same patients, so neighbouring bars move together."
+                "intervals. All models are scored on the same patients, so neighbouring bars move together."
             )
             parts.append(figure(svgs[task.task], caption, "AUROC against validation loss"))
         if np.isfinite(task.spearman):
@@ -92,10 +91,9 @@ def cells(r: Results) -> Raw:
     if len(rows) > 60:
         body = Raw(f"<details><summary>{plural(len(rows), 'run')}</summary>{body}</details>")
     legend = (
-        "N: body parameters, without embedding and head. D: positions processed. Passes: targets seen over "
-        "unique targets. "
-        "C: forward and backward FLOPs of body, head and causal attention; 6ND beside it. s.e.: of the mean loss over "
-        "held-out patients, the same patients for every run."
+        "N: body parameters, without embedding and head. D: positions processed. Passes: targets seen over unique "
+        "targets. C: forward and backward FLOPs of body, head and causal attention; 6ND beside it. s.e.: of the "
+        "mean loss over held-out patients, the same patients for every run."
     )
     return section("cells", "All cells", body, cut, listing, paragraph(legend, "muted"))
 

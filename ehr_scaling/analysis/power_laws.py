@@ -24,9 +24,10 @@ FLOOR_CHI2 = 3.84  # 5 % point of chi-square with one degree of freedom
 class PowerLaw:
     """y = E + exp(log_k) (C / C0)^exponent, with E = 0 unless a floor was identified.
 
-    draws: [draws, 3] log_k, exponent, E; NaN rows are failed draws (some budget lost its vertex), their share
-    is `failed`. misfit: the factor by which the draws were widened because the points scatter about the line more
-    than their own intervals allow (the Birge ratio, never below 1).
+    draws: [draws, 3] log_k, exponent, E; NaN rows are failed draws (too many budgets lost their vertex, see
+    `needed`), their share is `failed`.
+    misfit: the factor by which the draws were widened because the points scatter about the line more than their own
+    intervals allow (the Birge ratio, never below 1).
     C: [points] budgets under the law, ascending.
     """
 
@@ -66,7 +67,8 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     """N_opt, D_opt and L over the bracketed budgets.
 
     With fewer than two the laws hold NaN and the verdict says why; nothing is left out silently.
-    A draw in which any bracketed budget lost its vertex is a failed draw of all three laws.
+    In a bootstrap draw a budget that lost its vertex is left out of that draw's line; a draw left with fewer than
+    `needed` of them has failed, for all three laws.
     """
     used = [b for b in budgets if b.verdict == BRACKETED]
     C = np.array([b.C for b in used])
@@ -75,8 +77,8 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
         reason = f"{len(used)} of {len(budgets)} budgets are bracketed (others: {seen}); a line needs two, better three"
         return {name: _nothing(name, C, Verdict(UNIDENTIFIED, reason)) for name in ("N", "D", "L")}
     cube = np.stack([b.draws for b in used if b.draws is not None], 1)  # [draws, points, 3]
-    cube[np.isnan(cube[:, :, 0]).any(1)] = np.nan
-    failed = float(np.isnan(cube[:, 0, 0]).mean())
+    cube[np.isfinite(cube[:, :, 0]).sum(1) < needed(len(used))] = np.nan
+    failed = float(np.isnan(cube[:, :, 0]).all(1).mean())
     laws = {}
     weight = weights(cube[:, :, 0])  # the same for N and D, so that a + b keeps its meaning
     for k, name in enumerate(("N", "D")):
@@ -86,16 +88,20 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     return laws
 
 
+def needed(points: int) -> int:
+    """How many of `points` vertices a draw must keep: all of two or three, else three quarters and at least three."""
+    return max(min(points, 3), int(np.ceil(0.75 * points)))
+
+
 def weights(draws: Floats) -> Floats:
     """1 / variance of each point [points] from its draws [draws, points].
 
     From the central 68 %, which outlying draws do not move; no point counts as more than four times as sharp as the
     median one, because a spread read off a handful of runs is itself uncertain.
     """
-    good = draws[np.isfinite(draws).all(1)]
-    if len(good) < 20:
+    if np.isfinite(draws).sum(0).min() < 20:
         return np.ones(draws.shape[1])
-    spread = np.diff(np.quantile(good, [0.16, 0.84], axis=0), axis=0)[0] / 2
+    spread = np.diff(np.nanquantile(draws, [0.16, 0.84], axis=0), axis=0)[0] / 2
     return np.maximum(spread, max(float(np.median(spread)) / 4, 1e-12)) ** -2.0
 
 
@@ -103,21 +109,35 @@ def _line(name: str, C: Floats, y: Floats, draws: Floats, weight: Floats, failed
     x = np.log(C)
     centre = float((weight * x).sum() / weight.sum())
     u = x - centre
-    slope_of = weight * u / (weight * u * u).sum()
-    level_of = weight / weight.sum()
-    log_k, exponent = float(y @ level_of), float(y @ slope_of)
+    log_k, exponent = (float(v[0]) for v in _straight(u, y[None], weight))
     misfit = _birge(y - log_k - exponent * u, weight, len(C) - 2)
-    spread = np.stack([draws @ level_of - log_k, draws @ slope_of - exponent], 1)
-    # Percentile draws are centred on their own median; widening about the estimate keeps any skew.
-    sample = np.column_stack([np.array([log_k, exponent]) + misfit * spread, np.zeros(len(draws))])
-    sample[np.isnan(sample[:, 0])] = np.nan
+    levels, slopes = _straight(u, draws, weight)
+    # Widened about the estimate, which keeps any skew of the draws.
+    sample = np.column_stack(
+        [log_k + misfit * (levels - log_k), exponent + misfit * (slopes - exponent), np.zeros(len(draws))]
+    )
+    sample[np.isnan(levels)] = np.nan
     bounds = interval(sample[:, 1], options.level)
     verdict = _judge(bounds, failed, len(C), misfit, options)
     return PowerLaw(name, C, float(np.exp(centre)), log_k, exponent, 0.0, sample, bounds, failed, misfit, verdict)
 
 
+def _straight(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Weighted lines through y [fits, points] at u [points], NaN points left out: levels at u = 0 and slopes [fits]."""
+    there = np.isfinite(y)
+    w = np.where(there, weight, 0.0)
+    y = np.where(there, y, 0.0)
+    s0, s1, s2 = w.sum(1), w @ u, w @ (u * u)
+    t0, t1 = (w * y).sum(1), (w * y) @ u
+    with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = s0 * s2 - s1 * s1
+        level, slope = (s2 * t0 - s1 * t1) / determinant, (s0 * t1 - s1 * t0) / determinant
+    empty = there.sum(1) < 2
+    return np.where(empty, np.nan, level), np.where(empty, np.nan, slope)
+
+
 def _judge(bounds: tuple[float, float], failed: float, points: int, misfit: float, options: Options) -> Verdict:
-    verdict = exponent_verdict(*bounds, failed, points, "the vertex of a bracketed budget", options)
+    verdict = exponent_verdict(*bounds, failed, points, "the vertices of the bracketed budgets", options)
     if misfit < 2:
         return verdict
     note = (
@@ -146,9 +166,11 @@ def _loss_law(C: Floats, y: Floats, draws: Floats, failed: float, options: Optio
     if not best[0, 2] > 0 or pure - chi2[0] < FLOOR_CHI2:
         return floorless
     misfit = _birge(y - best[0, 2] - np.exp(best[0, 0] + best[0, 1] * u), weight, len(C) - 3)
-    good = np.isfinite(draws).all(1)
+    # A vertex that a draw lost stands at its estimate there: a floor needs every point.
+    kept = np.isfinite(draws).any(1)
+    filled = np.where(np.isfinite(draws), draws, y)
     sample = np.full((len(draws), 3), np.nan)
-    sample[good] = floored(u, y + misfit * (draws[good] - y), weight)[0]
+    sample[kept] = floored(u, y + misfit * (filled[kept] - y), weight)[0]
     bounds = interval(sample[:, 1], options.level)
     verdict = _judge(bounds, failed, len(C), misfit, options)
     log_k, exponent, floor = (float(v) for v in best[0])

@@ -76,8 +76,7 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
     }
     lead = (
         f"{len(results.table)} runs in {len(results.budgets)} compute budgets. Every number stands with its "
-        "interval and one of "
-        "three words: supported (inside the data, bracketed), extrapolated, unidentified."
+        "interval and one of three words: supported (inside the data, bracketed), extrapolated, unidentified."
     )
     body = [
         sections.answer(results),

@@ -116,6 +116,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "delta": joint.delta,
             "intervals": joint.intervals,
             "failed_draws": joint.failed,
+            "words": {name: v._asdict() for name, v in joint.words(results.options).items()},
             "runs": len(table),
         }
     record = {

@@ -72,16 +72,15 @@ def answer(r: Results) -> Raw:
             join(
                 chip(budget_verdict(top, r.options).word),
                 f" At {power(top.C)} FLOPs, the largest bracketed budget, the best size is {count(top.N)} body "
-                "parameters "
-                f"({span(top.N_interval, count)}) trained on {count(top.D)} tokens ({span(top.D_interval, count)}), "
-                f"reaching {decimal(top.L)} nats a token ({span(top.L_interval)}).",
+                f"parameters ({span(top.N_interval, count)}) trained on {count(top.D)} tokens "
+                f"({span(top.D_interval, count)}), reaching {decimal(top.L)} nats a token ({span(top.L_interval)}).",
             )
         )
     a, b = lines["N"], lines["D"]
     if UNIDENTIFIED in (a.verdict.word, b.verdict.word):
         sentences.append(
-            "This study does not determine how the best size grows with compute. The numbers are shown so that they "
-            "can be checked, not so that they can be used."
+            "This study does not determine how the best size grows with compute. The numbers are shown so that "
+            "they can be checked, not so that they can be used."
         )
     return section(
         "answer", "The answer", Raw('<div class="cards">' + "".join(cards) + "</div>"), *map(paragraph, sentences)
@@ -118,17 +117,14 @@ def profiles(r: Results, svg: str) -> Raw:
         "Depth", "Scatter / seed noise", "Failed draws", "N* by joint law",
     ]  # fmt: skip
     caption = (
-        "Validation loss against body parameters at each compute budget. Filled marks were seen by the "
-        "parabola, hollow "
-        "ones lie outside its window; dashed parabolas belong to budgets that enter no law."
+        "Validation loss against body parameters at each compute budget. Filled marks were seen by the parabola, "
+        "hollow ones lie outside its window; dashed parabolas belong to budgets that enter no law."
     )
     legend = (
         "Depth: rise of the parabola over its window. Scatter: residual standard deviation of single runs about "
-        "it. Seed "
-        "noise: standard deviation between seeds of one size; scatter well above it means that the profile is not a "
-        "parabola or that some cells are badly tuned. Failed draws: bootstrap draws whose vertex left the grid. "
-        "Losses in "
-        "nats a token."
+        "it. Seed noise: standard deviation between seeds of one size; scatter well above it means that the "
+        "profile is not a parabola or that some cells are badly tuned. Failed draws: bootstrap draws whose vertex "
+        "left the grid. Losses in nats a token."
     )
     return section(
         "isoflop", "IsoFLOP profiles",
@@ -157,19 +153,17 @@ def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
     ]  # fmt: skip
     caption = (
         "Optima of the bracketed budgets and the lines through them, weighted by their precision. Solid: inside "
-        "the data. "
-        "Dashed: extrapolated. Crosses on the axis: budgets that were run and are in no law. Dotted: the exponents "
-        f"reported on MIMIC-IV in {plots.PUBLISHED_SOURCE} ({plots.PUBLISHED['N']} and {plots.PUBLISHED['D']}), drawn "
-        "through the middle of these points as slopes to compare with; that study's data, sizes and conventions differ."
+        "the data. Dashed: extrapolated. Crosses on the axis: budgets that were run and are in no law. Dotted: the "
+        f"exponents reported on MIMIC-IV in {plots.PUBLISHED_SOURCE} ({plots.PUBLISHED['N']} and "
+        f"{plots.PUBLISHED['D']}), drawn through the middle of these points as slopes to compare with; that study's "
+        "data, sizes and conventions differ."
     )
     method = (
-        "Intervals: run bootstrap, wild and clustered by run (each run's leverage-corrected residual is "
-        "multiplied by one "
-        "normal draw), the whole chain repeated on every draw; where the points scatter about a line more than their "
-        "intervals allow, the draws are widened by that factor. A draw in which a bracketed budget loses its "
-        "vertex counts "
-        "as failed and is in no interval. The exponents need not sum to 1, because C counts head and attention "
-        "too. The floor is fitted only where four budgets or more tell it from zero."
+        "Intervals: run bootstrap, wild and clustered by run (each run's leverage-corrected residual is multiplied "
+        "by one normal draw), the whole chain repeated on every draw; where the points scatter about a line more "
+        "than their intervals allow, the draws are widened by that factor. A draw in which a bracketed budget "
+        "loses its vertex counts as failed and is in no interval. The exponents need not sum to 1, because C "
+        "counts head and attention too. The floor is fitted only where four budgets or more tell it from zero."
     )
     return section(
         "laws", "Power laws", figure(svg, caption, "Optimal size and tokens against compute"),
@@ -184,18 +178,21 @@ def joint(r: Results, svg: str | None) -> Raw:
         return section("joint", "Joint law", paragraph(_sentence(verdicts(r)["chinchilla"].reason)))
     names = {"E": "E", "A": "A", "B": "B", "alpha": "α", "beta": "β", "a": "a = β/(α+β)", "b": "b = α/(α+β)"}
     bounds = law.intervals
+    words = law.words(r.options)
     rows = [
-        [names[n], significant(v, 4), span(bounds[n], lambda x: significant(x, 4))] for n, v in law.parameters.items()
-    ]
+        [names[n], significant(v, 4), span(bounds[n], lambda x: significant(x, 4)),
+         join(chip(words[n].word), Raw("<small>"), words[n].reason, Raw("</small>"))]
+        for n, v in law.parameters.items()
+    ]  # fmt: skip
     text = (
-        f" over {plural(len(r.table), 'run')}, Huber loss (δ = {law.delta:g}) on log L. "
-        "Objective "
-        f"{law.objective:.6g}, reached from {law.optima[0]} of {law.optima[1]} starts. {_sentence(law.verdict.reason)}"
+        f" over {plural(len(r.table), 'run')}, Huber loss (δ = {law.delta:g}) on log L. Objective "
+        f"{law.objective:.6g}, reached from {law.optima[0]} of {law.optima[1]} starts. "
+        f"{_sentence(law.verdict.reason)}"
     )
     return section(
         "joint", "Joint law", join(Raw("<p>"), chip(law.verdict.word), " ", formula("L = E + A N^{−α} + B "
         "D^{−β}"), text, Raw("</p>")),
-        table(["Parameter", "Value", f"{percent(r.options.level)} interval"], rows, words=(0,)),
+        table(["Parameter", "Value", f"{percent(r.options.level)} interval", "Word"], rows, words=(0,), long=(3,)),
         figure(svg, "What the joint law leaves unexplained.", "Residuals of the joint law against size") if svg else "",
         _disagreement(r),
     )  # fmt: skip
@@ -208,11 +205,9 @@ def _disagreement(r: Results) -> Raw:
         return Raw("")
     C, worst = max(ratios, key=lambda pair: abs(np.log(pair[1])))
     return paragraph(
-        f"Cross-check: the joint law puts the optimum at {significant(worst, 2)} × the parabola's where they "
-        "differ most "
-        f"({power(C)} FLOPs). A parabola is biased where the profile is lopsided or the grid off centre; a "
-        "factor near 1 "
-        "says that this matters little here.",
+        f"Cross-check: the joint law puts the optimum at {significant(worst, 2)} × the parabola's where they differ "
+        f"most ({power(C)} FLOPs). A parabola is biased where the profile is lopsided or the grid off centre; a "
+        "factor near 1 says that this matters little here.",
         "muted",
     )
 
@@ -227,9 +222,8 @@ def sealed(r: Results, svg: str | None) -> Raw:
     parts: list[Any] = [
         paragraph(
             f"The runs above the seal were forecast from {plural(made['runs'], 'run')} at "
-            f"{plural(len(made['budgets']), 'smaller budget')} "
-            "and written to forecast.json before their losses were used; only then were they compared and "
-            "added to the fits above."
+            f"{plural(len(made['budgets']), 'smaller budget')} and written to forecast.json before their losses "
+            "were used; only then were they compared and added to the fits above."
         )
     ]
     if not h["rows"]:
@@ -247,8 +241,8 @@ def sealed(r: Results, svg: str | None) -> Raw:
         )
         parts.append(
             paragraph(
-                f"Mean error {h['error_percent']:.2f} %, median {h['median_error_percent']:.2f} %, mean signed error "
-                f"{signed(h['bias_percent'], 2)} %; {percent(h['coverage'])} of the results inside the "
+                f"Mean error {h['error_percent']:.2f} %, median {h['median_error_percent']:.2f} %, mean signed "
+                f"error {signed(h['bias_percent'], 2)} %; {percent(h['coverage'])} of the results inside the "
                 f"{percent(r.options.level)} interval. {bias}"
             )
         )
