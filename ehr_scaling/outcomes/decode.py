@@ -32,7 +32,7 @@ def prefill(model: Transformer, params: Any, prompts_BxP: jax.Array, copies: int
     Returns: logits of the next token, float32 (R, V) with R = B·copies, rows of one prompt together; the cache.
     """
     segments = (prompts_BxP != PAD).astype(jnp.int32)
-    empty = empty_cache(model.shape, *prompts_BxP.shape, model.dtype)
+    empty = empty_cache(model.shape, prompts_BxP.shape[0], prompts_BxP.shape[1], model.dtype)
     logits: jax.Array
     full: Any
     logits, full = model.apply({"params": params}, prompts_BxP, segments, empty, 0)
