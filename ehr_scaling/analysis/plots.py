@@ -134,15 +134,19 @@ def scaling(results: Results) -> Figure:
         law = results.lines[name]
         _points(axes, results, name)
         _band(axes, law, results)
-        axes.set_yscale("log")
+        if len(law.C):
+            axes.set_yscale("log")
+        else:
+            axes.set_yticks([])
         if np.isfinite(law.exponent):
             C = _reach(results)
             anchor = float(np.exp(law.log_k) + law.floor)
             axes.plot(C, anchor * (C / law.C0) ** PUBLISHED[name], color=MUTED, lw=1.3, ls=":", zorder=1,
                       label=f"slope {PUBLISHED[name]} ({PUBLISHED_SOURCE})")  # fmt: skip
             axes.legend(loc="upper left")
-        _counts(axes.yaxis)
-        axes.set(xlabel="Compute C (FLOPs)", ylabel=what)
+        if len(law.C):
+            _counts(axes.yaxis)
+        axes.set(ylabel=what)
         exponent = "exponent unidentified" if not np.isfinite(law.exponent) else _exponent(name, law)
         axes.set_title(exponent)
     return figure
@@ -154,13 +158,13 @@ def loss_of_compute(results: Results) -> Figure:
     axes = figure.subplots()
     colours = budget_colours(results)
     table, law = results.table, results.lines["L"]
+    _compute_axis(axes, results)
     axes.scatter(
         table.C, table.loss, s=16, color=colours[table.group], alpha=0.45, linewidths=0, zorder=2, label="runs"
     )
     _points(axes, results, "L")
     _band(axes, law, results)
-    axes.set_xscale("log")
-    axes.set(xlabel="Compute C (FLOPs)", ylabel="Validation loss (nats a token)")
+    axes.set(ylabel="Validation loss (nats a token)")
     if np.isfinite(law.exponent):
         floor = f", floor {law.floor:.3g}" if law.floor > 0 else ", no floor told from zero"
         axes.set_title(_exponent("L", law) + floor)
@@ -263,7 +267,7 @@ def _exponent(name: str, law: PowerLaw) -> str:
 
 def _points(axes: Axes, results: Results, name: str) -> None:
     """The optima of the bracketed budgets with intervals; crosses on the axis for those that are in no law."""
-    axes.set_xscale("log")
+    _compute_axis(axes, results)
     for budget, colour in zip(results.budgets, budget_colours(results), strict=True):
         if budget.verdict == isoflop.BRACKETED:
             value = getattr(budget, name)
@@ -281,16 +285,21 @@ def _points(axes: Axes, results: Results, name: str) -> None:
 
 
 def _reach(results: Results) -> Floats:
-    C = [b.C for b in results.budgets]
-    return np.geomspace(min(C) / 1.6, max(C) * 1.6, 120)
+    C = np.array([b.C for b in results.budgets])
+    return np.geomspace(C.min() / 1.6, C.max() * 1.6, 120)
+
+
+def _compute_axis(axes: Axes, results: Results) -> None:
+    """Limits before any point, because matplotlib warns about an axis with a single budget on it."""
+    C = _reach(results)
+    axes.set_xscale("log")
+    axes.set(xlim=(C[0], C[-1]), xlabel="Compute C (FLOPs)")
 
 
 def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
     """The law: solid over its budgets, dashed beyond them, its band throughout; grey when it is unidentified."""
     if not np.isfinite(law.exponent):
         axes.text(0.5, 0.5, f"no law: {len(law.C)} bracketed", transform=axes.transAxes, ha="center", color=MUTED)
-        C = _reach(results)
-        axes.set_xlim(C[0], C[-1])
         return
     C = _reach(results)
     colour = MUTED if law.verdict.word == UNIDENTIFIED else INK
@@ -301,7 +310,6 @@ def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
     axes.plot(C, law(C), color=colour, lw=1.3, ls=(0, (4, 3)), zorder=2)
     inside = np.geomspace(law.C[0], law.C[-1], 60)
     axes.plot(inside, law(inside), color=colour, lw=2, zorder=2, label=f"law ({law.verdict.word})")
-    axes.set_xlim(C[0], C[-1])
 
 
 def _counts(axis: Any) -> None:

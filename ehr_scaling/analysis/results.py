@@ -9,7 +9,7 @@ import numpy as np
 
 from ehr_scaling.analysis import downstream, holdout, isoflop, joint_laws, power_laws
 from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss, settled
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
 from ehr_scaling.analysis.wording import percent
 
 SCHEMA = 1
@@ -137,7 +137,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "b": lines["D"].exponent,
             "intervals": {"a": lines["N"].interval, "b": lines["D"].interval, "loss": lines["L"].interval},
             "failed_draws": lines["N"].failed,
-            "lines": {name: _line(law) for name, law in lines.items()},
+            "lines": {name: _line(law, results.options.level) for name, law in lines.items()},
             "budgets": [_budget(results, b) for b in results.budgets],
             "rule": isoflop.rule(results.options),
         },
@@ -160,13 +160,14 @@ def to_json(results: Results) -> dict[str, Any]:
     return _clean(record)
 
 
-def _line(law: power_laws.PowerLaw) -> dict[str, Any]:
+def _line(law: power_laws.PowerLaw, level: float) -> dict[str, Any]:
     return {
         "formula": "floor + k (C / C0)^exponent",
         "k": np.exp(law.log_k),
         "C0": law.C0,
         "exponent": law.exponent,
         "floor": law.floor,
+        "floor_interval": interval(law.draws[:, 2], level) if law.floor > 0 else None,
         "interval": law.interval,
         "budgets": len(law.C),
         "widened_by": law.misfit,

@@ -1,0 +1,71 @@
+"""IsoFLOP tables of a known law, for tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ehr_scaling.analysis.run_table import RunTable, from_rows
+
+LAW = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}
+EXPONENT = LAW["beta"] / (LAW["alpha"] + LAW["beta"])
+
+
+def loss(N, D):
+    return LAW["E"] + LAW["A"] * N ** -LAW["alpha"] + LAW["B"] * D ** -LAW["beta"]
+
+
+def optimum(C):
+    """N* of the law at C = 6 N D."""
+    alpha, beta = LAW["alpha"], LAW["beta"]
+    ratio = alpha * LAW["A"] / (beta * LAW["B"])
+    return ratio ** (1 / (alpha + beta)) * (C / 6) ** (beta / (alpha + beta))
+
+
+def rows(budgets=4, sizes=6, seeds=2, noise=0.01, decades=1.5, spacing=1.9, seed=0, shift=0.0, extra=None):
+    """A grid centred near the optimum of every budget; `shift` moves it by so many steps of size."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for C in np.geomspace(1e11, 1e11 * 10**decades, budgets):
+        middle = optimum(1e11) * (C / 1e11) ** 0.5
+        for N in middle * spacing ** (np.arange(sizes) - (sizes - 1) / 2 + shift):
+            for s in range(seeds):
+                D = C / (6 * N)
+                value = loss(N, D) + noise * rng.standard_normal()
+                run = f"{C:.3g}-{N:.4g}-{s}"
+                out.append(
+                    {"run": run, "cell": run, "size": f"{N:.0f}", "seed": s, "N": N, "D": D, "C": C, "loss": value}
+                )
+                out[-1] |= extra or {}
+    return out
+
+
+def table(**settings) -> RunTable:
+    return from_rows(rows(**settings), source="simulated")
+
+
+def profile(losses, C=1e12, low=1e4, spacing=2.0, seeds=1, noise=0.0, seed=0) -> RunTable:
+    """One budget with the given losses at sizes `low`, `low` x spacing, ..."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i, value in enumerate(losses):
+        N = low * spacing**i
+        for s in range(seeds):
+            out.append({"N": N, "D": C / 6 / N, "C": C, "loss": value + noise * rng.standard_normal(), "seed": s})
+    return from_rows(out, source="profile")
+
+
+def write_runs(folder: Path, records, **facts) -> None:
+    """The layout that the trainer leaves: <cell>/<step>/metrics/metrics."""
+    for record in records:
+        step = folder / record["cell"] / "120" / "metrics"
+        step.mkdir(parents=True)
+        metrics = {
+            "finished": True, "cell": record["cell"], "size": record["size"], "seed": record["seed"],
+            "budget": float(f"{record['C']:.3g}"), "N_body": record["N"], "N_head": 512, "N_embedding": 512,
+            "flops": record["C"], "flops_6nd": 6 * record["N"] * record["D"], "tokens_seen": record["D"],
+            "real_tokens": 0.9 * record["D"], "unique_tokens": 2e6, "patients": 800, "passes": 0.9 * record["D"] / 2e6,
+            "learning_rate": 0.004, "batch_tokens": 2048, "weight_decay": 0.1, "validation_loss": record["loss"],
+            "validation_loss_se": 0.01, "phase": "cooled", "data": "made-up patients", "generated": True, **facts,
+        }  # fmt: skip
+        (step / "metrics").write_text(json.dumps(metrics))

@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+import simulated
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ehr_scaling.analysis import holdout, isoflop, results
+from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Options
+from ehr_scaling.errors import UserError
+
+FEW = Options(draws=60)
+ROWS = simulated.rows(budgets=4, sizes=5, noise=0.01)
+TOP = max(r["C"] for r in ROWS)
+
+
+def forecast_of(rows, options=FEW):
+    seen = []
+    found = results.fit(from_rows(rows, source="x"), options, on_forecast=lambda f: seen.append(json.dumps(f)))
+    assert len(seen) == 1 and json.loads(seen[0]) == json.loads(json.dumps(found.forecast))
+    return seen[0], found
+
+
+BASELINE = forecast_of(ROWS)[0]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.floats(0.01, 1e4), min_size=10, max_size=10), st.sampled_from([0, 2]))
+def test_the_forecast_owes_nothing_to_the_sealed_losses(losses, drop):
+    changed = iter(losses)
+    rows = [{**r, "loss": next(changed)} if r["C"] == TOP else r for r in ROWS]
+    options = Options(draws=60, drop_highest_loss=drop)
+    expected = BASELINE if drop == 0 else forecast_of(ROWS, options)[0]
+    assert forecast_of(rows, options)[0] == expected
+
+
+def test_design_holds_no_loss():
+    _, sealed = holdout.seal(from_rows(ROWS, source="x"), None)
+    assert not hasattr(holdout.design(sealed), "loss")
+    assert (sealed.C == TOP).all() and len(sealed) == 10
+
+
+def test_forecast_is_close_and_its_intervals_hold_the_noise_of_single_runs():
+    inside, error = [], []
+    for seed in range(12):
+        _, found = forecast_of(simulated.rows(budgets=4, noise=0.01, seed=seed), Options(draws=200))
+        inside.append(found.holdout["coverage"])
+        error.append(found.holdout["error_percent"])
+    assert 0.85 <= np.mean(inside) <= 1
+    assert np.mean(error) < 1
+
+
+def test_comparison_adds_up():
+    _, found = forecast_of(ROWS)
+    h = found.holdout
+    misses = [100 * (r["forecast"] / r["loss"] - 1) for r in h["rows"]]
+    assert h["error_percent"] == pytest.approx(np.mean(np.abs(misses)))
+    assert h["coverage"] == pytest.approx(np.mean([r["low"] <= r["loss"] <= r["high"] for r in h["rows"]]))
+    assert {r["word"] for r in h["rows"]} == {EXTRAPOLATED}
+    (top,) = h["optima"]
+    assert top["result_N"] == found.budgets[-1].N and top["verdict"] == isoflop.BRACKETED
+    assert top["word"] == EXTRAPOLATED
+    assert top["N_low"] < top["N"] < top["N_high"]
+
+
+def test_misses_on_one_side_are_reported():
+    rows = [{**r, "loss": 1.2 * r["loss"]} if r["C"] == TOP else r for r in ROWS]
+    h = forecast_of(rows)[1].holdout
+    assert h["same_sign"] and h["bias_percent"] < -10 and h["coverage"] == 0
+
+
+def test_seal_by_compute():
+    table = from_rows(ROWS, source="x")
+    known, sealed = holdout.seal(table, 1e12)
+    assert (sealed.C > 1e12).all() and (known.C <= 1e12).all() and len(known) + len(sealed) == len(table)
+    for above, message in ((1e20, "no run lies above it"), (1e3, "no run lies at or below it")):
+        with pytest.raises(UserError, match=message):
+            holdout.seal(table, above)
+
+
+def test_one_budget_or_too_few_runs_say_so():
+    assert holdout.seal(simulated.profile(2 + 0.05 * (np.arange(5) - 2.0) ** 2), None) is None
+    rows = simulated.rows(budgets=2, sizes=5, seeds=1)
+    made, found = forecast_of(rows)
+    assert json.loads(made)["cells"] == [] and "too few runs" in found.holdout["reason"]
+    assert found.holdout["optima"][0]["word"] == UNIDENTIFIED
