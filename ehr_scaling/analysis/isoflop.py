@@ -12,6 +12,7 @@ from scipy import stats
 
 from ehr_scaling.analysis.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers
+from ehr_scaling.analysis.wording import plural
 
 BRACKETED = "bracketed"
 EDGE = "edge"
@@ -102,7 +103,7 @@ def fit_budget(table: RunTable, rows: NDArray[np.int64], factors: Floats, option
     noise = _seed_noise(y - means[at], counts)
     window = np.zeros(len(rows), bool)
     if len(sizes) < LEAST_SIZES:
-        reason = f"{len(sizes)} sizes; at least {LEAST_SIZES} are needed"
+        reason = f"{plural(len(sizes), 'size')}; at least {LEAST_SIZES} are needed"
         return BudgetFit(C, rows, window, len(sizes), TOO_FEW, reason, seed_noise=noise)
 
     best = int(means.argmin())
@@ -164,17 +165,21 @@ def _judge(
     end = best in (0, len(sizes) - 1)
     which = "smallest" if best == 0 else "largest"
     if depth_p > SIGNIFICANCE:
-        return FLAT, f"a constant explains the losses as well (p = {depth_p:.2g})"
+        return FLAT, f"a constant explains the losses as well ({_p(depth_p)})"
     if curvature <= 0 and curvature_p <= SIGNIFICANCE:
-        return INVERTED, f"the profile curves downwards (p = {curvature_p:.0e}): there is no minimum inside"
+        return INVERTED, f"the profile curves downwards ({_p(curvature_p)}): there is no minimum inside"
     if curvature > 0 and not sizes[0] < turn < sizes[-1] and (end or curvature_p <= SIGNIFICANCE):
         side = "smallest" if turn <= sizes[0] else "largest"
         return OUTSIDE, f"the minimum of the parabola lies beyond the {side} size run"
     if end:
         return EDGE, f"the {which} size is the best: the other side was not run"
     if curvature_p > SIGNIFICANCE:
-        return FLAT, f"the curvature is not told from zero by the scatter of the runs (p = {curvature_p:.2g})"
-    return BRACKETED, f"worse on both sides of the minimum (curvature p = {curvature_p:.0e})"
+        return FLAT, f"the curvature is not told from zero by the scatter of the runs ({_p(curvature_p)})"
+    return BRACKETED, f"worse on both sides of the minimum (curvature {_p(curvature_p)})"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
 def _window(sizes: Floats, best: int, reach: float) -> NDArray[np.bool_]:

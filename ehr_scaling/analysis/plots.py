@@ -118,7 +118,8 @@ def fan(results: Results) -> Figure:
         ]
         _budget_bar(figure, axes, results)
     star = Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="optimum N* and its interval")
-    handles += [star, *_seed_handles(table.seed)]
+    handles += [star] if any(b.verdict == isoflop.BRACKETED for b in results.budgets) else []
+    handles += _seed_handles(table.seed)
     many = len(results.budgets) > MANY
     place: Any = "outside lower center" if many else "outside right upper"
     figure.legend(handles=handles, loc=place, ncols=4 if many else 1)

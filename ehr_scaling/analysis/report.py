@@ -1,5 +1,6 @@
 """From runs to a report: laws.json, forecast.json, figures and one page that stands alone."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from ehr_scaling.analysis.limits import limits
 from ehr_scaling.analysis.results import Results, fit, to_json
 from ehr_scaling.analysis.run_table import RunTable, describe
 from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.analysis.wording import plural
 from ehr_scaling.artifacts import write_json, write_text
 from ehr_scaling.errors import UserError
 
 TITLE = "Scaling laws for electronic health records"
+TABLE_TITLE = "Scaling laws of a table of runs"
 MARK = "laws.json"
 
 
@@ -36,10 +39,11 @@ def analyze(
     Raises: UserError for unusable input, or when `out` holds something that is not a report.
     """
     options = options or Options()
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - a link stays a link, and "." gets a name
     table = runs if isinstance(runs, RunTable) else readers.read(runs)
-    _recover(out)
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
         raise UserError(f"--out={out} exists and is not a report: name a new folder, nothing is overwritten")
+    _recover(out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "figures").mkdir(parents=True)
@@ -75,8 +79,9 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         if task.rows
     }
     lead = (
-        f"{len(results.table)} runs in {len(results.budgets)} compute budgets. Every number stands with its "
-        "interval and one of three words: supported (inside the data, bracketed), extrapolated, unidentified."
+        f"{plural(len(results.table), 'run')} in {plural(len(results.budgets), 'compute budget')}. Every number "
+        "stands with its interval and one of three words: supported (inside the data, bracketed), extrapolated, "
+        "unidentified."
     )
     body = [
         sections.answer(results),
@@ -89,7 +94,8 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         listings.provenance(provenance or {"analysis": {"source": results.table.source}}),
         section("limits", "Limits", bullets(limits(results))),
     ]
-    return page(TITLE, f"{describe(results.all_runs)}.", lead, sections.HEADINGS, body)
+    title = TABLE_TITLE if results.table.generated is None else TITLE
+    return page(title, f"{describe(results.all_runs)}.", lead, sections.HEADINGS, body)
 
 
 def _swap(partial: Path, out: Path) -> None:

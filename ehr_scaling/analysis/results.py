@@ -105,7 +105,16 @@ def verdicts(results: Results) -> dict[str, Verdict]:
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """laws.json: plain JSON without NaN (unknown is null). See the README for the meaning of every field."""
+    """laws.json: plain JSON; unknown numbers are null.
+
+    data: what the laws rest on. options: every choice of the analysis.
+    laws.<name>: {formula, parameters, objective, delta, intervals, failed_draws, words, runs}. selected: one of them.
+    isoflop: {a, b, intervals: {a, b, loss}, failed_draws, lines: {N, D, L}, budgets: [one each, with verdict], rule}.
+    holdout: {error_percent, median_error_percent, bias_percent, coverage, same_sign, rows: [{run, N, D, C, loss,
+    forecast, low, high, word}], optima: [forecast and result of N*, D*, L*]}, null with a single budget.
+    outcomes: one each, {task, models, baseline, spearman, ...}. verdicts: {a, b, loss, <law>: {word, reason}}.
+    left_out: [{run, code, text}]. Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
+    """
     table, lines, joint = results.table, results.lines, results.joint
     laws = {}
     if joint:
