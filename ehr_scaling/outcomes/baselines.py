@@ -13,8 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ehr_scaling.data import timelines
 from ehr_scaling.data.vocabulary import QUANTILES
-from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.tasks import Stays, by_part
+from ehr_scaling.outcomes.tasks import Stays, Unanswerable, by_part
 
 FEATURES = (
     "counts of every token (log) since the start of the record and since the start of the stay, last quantile of every "
@@ -78,11 +77,11 @@ def fit(x: sp.csr_array, labels: np.ndarray, patients: np.ndarray, seed: int) ->
 
     Patients are kept whole in the folds. Columns are scaled, not centred, which would fill the sparse matrix.
 
-    Raises: UserError when fewer than two patients have the outcome, or fewer than two do not.
+    Raises: Unanswerable when fewer than two patients have the outcome, or fewer than two do not.
     """
     classes = [len(np.unique(patients[labels == kind])) for kind in (True, False)]
     if min(classes) < 2:
-        raise UserError(
+        raise Unanswerable(
             f"the logistic regression cannot be fitted: {classes[0]} patients of the train split have the outcome, "
             f"{classes[1]} do not; take more patients"
         )

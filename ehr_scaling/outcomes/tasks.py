@@ -15,6 +15,10 @@ from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.simulate import Stops
 
 
+class Unanswerable(UserError):
+    """The records cannot answer a task: they lack its tokens, or stays with the outcome, or stays without."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A yes-or-no question about stays. Tokens are given by name, and mean `NAME` and every `NAME//…`.
@@ -60,7 +64,7 @@ def ids(vocabulary: Vocabulary, names: tuple[str, ...]) -> np.ndarray:
 
 
 def stops(vocabulary: Vocabulary, task: Task) -> Stops:
-    """The tokens that end a future of `task`. Raises UserError when the vocabulary lacks what the task is about."""
+    """The tokens that end a future of `task`. Raises Unanswerable when the vocabulary lacks what the task is about."""
     found = Stops(*(ids(vocabulary, names) for names in (task.positive, task.negative, task.open)))
     for names, is_in in (
         ((task.anchor,), ids(vocabulary, (task.anchor,))),
@@ -68,7 +72,7 @@ def stops(vocabulary: Vocabulary, task: Task) -> Stops:
         (task.negative, found.negative),
     ):
         if not is_in.any():
-            raise UserError(
+            raise Unanswerable(
                 f"the task {task.name} needs the token {' or '.join(names)}, which the vocabulary of these timelines "
                 "lacks: choose another task, or another --config.outcome.anchor"
             )
@@ -93,7 +97,7 @@ def stays(folder: Path, split: str, task: Task) -> Stays:
     """All stays of a split that are still open at the time of the prediction and whose outcome is known.
 
     Args: folder, the timelines or the work directory they are in; split, train, validation or test.
-    Raises: UserError when the vocabulary lacks the task's tokens, or there is no stay with, or none without, the
+    Raises: Unanswerable when the vocabulary lacks the task's tokens, or there is no stay with, or none without, the
       outcome.
     """
     vocabulary = timelines.vocabulary(folder)
@@ -106,7 +110,7 @@ def stays(folder: Path, split: str, task: Task) -> Stays:
     every = Stays(*(np.concatenate(field) for field in zip(*found, strict=True)))
     positives = int(every.labels.sum())
     if not 0 < positives < len(every.labels):
-        raise UserError(
+        raise Unanswerable(
             f"{len(every.labels)} stays of the {split} split can be asked for {task.name}, {positives} of them with "
             "the outcome: both kinds are needed, take more patients or another split (--config.data.splits)"
         )

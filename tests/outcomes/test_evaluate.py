@@ -1,0 +1,165 @@
+"""From a trained cell to its score: written whole, in the schema others read, and never from other data."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ehr_scaling import artifacts, study
+from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes import evaluate, metrics, tasks
+from ehr_scaling.training import loop
+from tests import small
+
+TASK = tasks.in_hospital_death(hours=12)
+OPTIONS = {
+    "context": 64,
+    "copies": 2,
+    "new_tokens": 24,
+    "max_samples": 60,
+    "positive_share": 0.3,
+    "train_samples": 400,
+    "draws": 100,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work directory with a finished cell and a prepared task, and the cell."""
+    workdir = tmp_path_factory.mktemp("study")
+    packed = study.prepare(small.config(**{"data.patients": 2000}), workdir)
+    cell = small.cell(packed)
+    loop.job(cell, workdir, lambda tokens: None)
+    evaluate.prepare(workdir, TASK, **OPTIONS)
+    return workdir, cell
+
+
+@pytest.fixture
+def study_of(trained, tmp_path):
+    """A copy of it, without scores, that a test may change."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained[0], workdir)
+    for score in (workdir / "outcomes").glob(f"*/*{trained[1]['id']}*"):
+        score.unlink()
+    return workdir, trained[1]
+
+
+def test_what_is_asked(trained):
+    workdir, _ = trained
+    folder = workdir / "outcomes" / TASK.name
+    samples, about = evaluate.load(folder), artifacts.read_json(folder / "task.json")
+    assert samples.prompts.shape == (60, 40)
+    assert about["stays"] == 60 and about["positives"] == samples.stays.labels.sum() > 0
+    every = tasks.stays(workdir, "test", TASK)
+    assert about["available_positives"] == every.labels.sum()
+    assert "12 hours after admission" in about["description"] and "not calibrated" in about["description"]
+    np.testing.assert_array_equal(samples.prompts, tasks.prompts(workdir, "test", samples.stays, 40))
+    # Made once; with other options it is another question.
+    assert evaluate.prepare(workdir, TASK, **OPTIONS)["summary"]["stays"] == 60
+    with pytest.raises(UserError, match="copies was 2, now 3"):
+        evaluate.prepare(workdir, TASK, **{**OPTIONS, "copies": 3})
+
+
+def test_a_score_and_its_predictions(trained, monkeypatch):
+    workdir, cell = trained
+    grid = evaluate.cells(workdir, [cell])
+    assert grid[0]["tokens"] == 60 * 2 * 24
+    seen = []
+    score = evaluate.job(grid[0], workdir, seen.append)[TASK.name]
+    assert sum(seen) == grid[0]["tokens"]
+    folder = workdir / "outcomes" / TASK.name
+    assert json.loads((folder / f"{cell['id']}.json").read_text()) == score
+    assert {"cell", "task", "auroc", "low", "high", "n", "positives", "copies", "undetermined", "generated_tokens",
+            "method"} <= set(score)  # fmt: skip
+    assert (score["cell"], score["task"], score["n"], score["copies"]) == (cell["id"], TASK.name, 60, 2)
+    assert 0 < score["generated_tokens"] <= 60 * 2 * 24 and 0 <= score["undetermined"] <= 1
+
+    table = pq.read_table(folder / f"{cell['id']}.parquet")
+    assert [(f.name, f.type) for f in table.schema] == [
+        ("subject_id", pa.int64()),
+        ("prediction_time", pa.timestamp("us")),
+        ("boolean_value", pa.bool_()),
+        ("predicted_boolean_value", pa.bool_()),
+        ("predicted_boolean_probability", pa.float32()),
+    ]
+    stays = evaluate.load(folder).stays
+    columns = [table[name].to_numpy() for name in table.column_names]
+    np.testing.assert_array_equal(columns[0], stays.subject_ids)
+    np.testing.assert_array_equal(columns[1].astype(np.int64), stays.times)
+    np.testing.assert_array_equal(columns[2], stays.labels)
+    np.testing.assert_array_equal(columns[3], columns[4] >= 0.5)
+    assert ((columns[4] > 0) & (columns[4] < 1)).all()
+    assert score["auroc"] == pytest.approx(metrics.auroc(stays.labels, columns[4].astype(float)), abs=1e-6)
+
+    # It is not made again, and is the same when it is.
+    monkeypatch.setattr(evaluate, "parameters", lambda *args: pytest.fail("scored again"))
+    assert evaluate.job(cell, workdir, seen.append)[TASK.name] == score
+    monkeypatch.undo()
+    (folder / f"{cell['id']}.json").unlink()
+    again = evaluate.job(cell, workdir, seen.append)[TASK.name]
+    assert {**again, "seconds": 0} == {**score, "seconds": 0}
+
+
+def test_the_baseline(trained, monkeypatch):
+    workdir, _ = trained
+    folder = workdir / "outcomes" / TASK.name
+    score = evaluate.baseline(workdir, TASK)
+    assert json.loads((folder / "baseline.json").read_text()) == score
+    stays = evaluate.load(folder).stays
+    assert score["name"] == "logistic regression"
+    assert (score["n"], score["positives"]) == (60, stays.labels.sum())
+    assert score["train_stays"] == 400
+    predictions = pq.read_table(folder / "baseline.parquet")
+    assert predictions.schema == evaluate.PREDICTIONS
+    p = predictions["predicted_boolean_probability"].to_numpy()
+    assert score["auroc"] == pytest.approx(metrics.auroc(stays.labels, p.astype(float)), abs=1e-6)
+    assert score["auroc"] > 0.6  # sicker patients look sicker
+    monkeypatch.setattr(evaluate, "load", lambda folder: pytest.fail("fitted again"))
+    assert evaluate.baseline(workdir, TASK) == score
+
+
+def test_what_does_not_belong_together_is_refused(study_of):
+    workdir, cell = study_of
+    score = lambda c: evaluate.job(c, workdir, lambda tokens: None)  # noqa: E731
+    with pytest.raises(UserError, match="other timelines"):
+        score({**cell, "id": "other", "vocab": cell["vocab"] + 1})
+    with pytest.raises(UserError, match="no finished run: train cell other"):
+        score({**cell, "id": "other"})
+    folder = workdir / "outcomes" / TASK.name
+    record = artifacts.read_json(folder / artifacts.RECORD)
+    artifacts.write_json(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "context": 65}})
+    with pytest.raises(UserError, match=r"65 tokens of prompt and future, and cell \w+ was trained on 64"):
+        score(cell)
+    artifacts.write_json(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "timelines": "else"}})
+    with pytest.raises(UserError, match="other timelines"):
+        score(cell)
+    artifacts.write_json(folder / artifacts.RECORD, record)
+    damaged = (folder / evaluate.SAMPLES).read_bytes()[:-300]
+    (folder / evaluate.SAMPLES).write_bytes(damaged)
+    with pytest.raises(UserError, match=r"samples\.npz is damaged .*: delete"):
+        score(cell)
+    assert not list(folder.glob(f"*{cell['id']}*"))
+    shutil.rmtree(workdir / "outcomes")
+    with pytest.raises(UserError, match="holds no prepared task"):
+        score(cell)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"copies": 0}, "copies=0: take 1 or more"),
+        ({"max_samples": 1}, "samples=1: take 2 or more"),
+        ({"positive_share": 1.5}, "positive_share=1.5: take a number between 0 and 1"),
+        ({"new_tokens": 62}, "no room beside"),
+    ],
+)
+def test_senseless_options(trained, tmp_path, change, message):
+    workdir = tmp_path / "study"
+    workdir.mkdir()
+    (workdir / "timelines").symlink_to(trained[0] / "timelines")
+    with pytest.raises(UserError, match=message):
+        evaluate.prepare(workdir, TASK, **{**OPTIONS, **change})
+    assert not list(workdir.glob("outcomes/*"))
