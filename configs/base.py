@@ -31,10 +31,12 @@ def get_config() -> ConfigDict:
     c.training.warmup = 0.1  # share of the steps; a fixed number would bend the law (Porian et al. 2024)
     c.training.cooldown = 0.2  # share of the steps, wsd only
     c.training.floor = 0.05  # last learning rate as a share of the peak
-    c.training.rate = ConfigDict()  # peak = rate.peak · (width / at_width) ^ width_exponent
+    # Peak = rate.peak · (width / at_width) ^ width_exponent · (sequences / batch.sequences) ^ batch_exponent
+    c.training.rate = ConfigDict()
     c.training.rate.peak = 0.01
     c.training.rate.at_width = 32
     c.training.rate.width_exponent = -0.5
+    c.training.rate.batch_exponent = 0.5  # Adam's noise falls with the root of the batch (Malladi et al. 2022)
     c.training.batch = ConfigDict()  # sequences = batch.sequences · (D / at_tokens) ^ exponent, to a power of two
     c.training.batch.sequences = 8
     c.training.batch.at_tokens = 1e6

@@ -5,9 +5,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, provenance
+from ehr_scaling.analysis import report
+from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.data import packing, sources, timelines, tokenizer
+from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, executors, manifest
+from ehr_scaling.outcomes import evaluate, tasks
 from ehr_scaling.training import loop
 
 Points = list[dict[str, Any]]
@@ -79,3 +83,80 @@ def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run."""
     workers = executors.workers_for(config.workers)
     return executors.run(loop.job, manifest.read(workdir / "grid"), workdir, workers=workers, title="training")
+
+
+def score(config: ConfigDict, workdir: Path) -> str:
+    """timelines/ and runs/ → outcomes/. Returns a line that says what was asked, or why nothing was.
+
+    Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
+    ends this stage and not the study.
+    """
+    o = config.outcome
+    task = tasks.in_hospital_death(o.anchor, o.hours)
+    try:
+        evaluate.prepare(
+            workdir,
+            task,
+            context=config.data.context,
+            copies=o.copies,
+            new_tokens=o.new_tokens,
+            max_samples=o.samples,
+            positive_share=o.positive_share,
+            draws=config.analysis.draws,
+            seed=config.analysis.seed,
+        )
+        evaluate.baseline(workdir, task)
+    except UserError as e:
+        line = f"no outcome is scored: {e}"
+        print(line)
+        return line
+    grid = evaluate.cells(workdir, manifest.read(workdir / "grid"))
+    workers = executors.workers_for(config.workers)
+    executors.run(evaluate.job, grid, workdir, workers=workers, title="simulating futures")
+    return artifacts.read_json(workdir / "outcomes" / task.name / "task.json")["description"]
+
+
+def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any]:
+    """runs/ and outcomes/ → report/. Returns laws.json as a dict."""
+    records = {
+        name: artifacts.read_json(folder / artifacts.RECORD)
+        for name, folder in (
+            ("events", workdir / "events"),
+            ("timelines", workdir / "timelines"),
+            ("packed", packed_folder(config, workdir)),
+            ("grid", workdir / "grid"),
+        )
+    }
+    events, grid = records["events"]["summary"], records["grid"]["summary"]
+    settings = config.copy_and_resolve_references().to_dict()
+    settings["data"]["raw"] = None  # a path on somebody's machine is nobody else's business
+    facts = {
+        "data": {
+            "name": events["name"],
+            "licence": events["license"],
+            "events": events["events"],
+            **events["patients"],
+        },
+        "outcome": {"question": asked},
+        "grid": {"cells": grid["cells"], "infeasible": "; ".join(grid["infeasible"]) or "none"},
+        "fingerprints": {name: record["fingerprint"] for name, record in records.items()},
+        "versions": provenance.versions(("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")),
+        "machine": provenance.machine(),
+        **{f"config.{name}": value for name, value in settings.items() if isinstance(value, dict)},
+    }
+    outcomes = workdir / "outcomes"
+    return report.analyze(
+        workdir / "runs",
+        workdir / "report",
+        provenance=facts,
+        outcomes=outcomes if outcomes.exists() else None,
+        options=Options(draws=config.analysis.draws, seed=config.analysis.seed),
+    )
+
+
+def run(config: ConfigDict, points: Points, workdir: Path) -> dict[str, Any]:
+    """All stages. Returns laws.json as a dict."""
+    prepare(config, workdir)
+    print(cells.table(plan(config, points, workdir)))
+    train(config, workdir)
+    return write_report(config, workdir, score(config, workdir))

@@ -16,9 +16,6 @@ whose C lies within a factor of 1.2 form one IsoFLOP budget.
 forecast before it was looked at) and figures/*.png. A report that is already there is replaced.
 """
 
-import platform
-import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +24,9 @@ from absl import flags
 from ehr_scaling.analysis import readers, report
 from ehr_scaling.analysis.run_table import describe
 from ehr_scaling.analysis.uncertainty import Options
-from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, span
+from ehr_scaling.analysis.summary import summary
 from ehr_scaling.artifacts import fingerprint_files
+from ehr_scaling.provenance import versions
 from launch.common import run
 
 DEFAULTS = Options()
@@ -59,62 +57,14 @@ def main() -> None:
     print(f"{describe(table)}\n{summary(laws)}\nreport: {out / 'report.html'}")
 
 
-def summary(laws: dict[str, Any]) -> str:
-    """Budgets with verdicts, exponents with intervals, the forecast: what a terminal has room for."""
-    iso = laws["isoflop"]
-    lines = [f"{'C (FLOPs)':>12} {'runs':>5}  {'verdict':<24} {'N*':>8}  {'interval':<20} {'L*':>7}"]
-    for b in iso["budgets"]:
-        bounds = span(b["intervals"]["N"], count)
-        lines.append(
-            f"{power(b['C']):>12} {b['runs']:>5}  {b['verdict']:<24} {count(b['N']):>8}  {bounds:<20} "
-            f"{decimal(b['L']):>7}"
-        )
-    for key, name in (("a", "N* ~ C^a"), ("b", "D* ~ C^b")):
-        verdict = laws["verdicts"][key]
-        value = (
-            f"{key} = {decimal(iso[key])}  [{span(iso['intervals'][key])}]" if iso[key] is not None else f"{key} {DASH}"
-        )
-        lines.append(f"{name}: {value}  {verdict['word']}: {verdict['reason']}")
-    chosen = laws["laws"].get(laws["selected"])
-    if chosen:
-        p, verdict = chosen["parameters"], laws["verdicts"][laws["selected"]]
-        lines.append(
-            f"joint law: E {p['E']:.4g}, A {p['A']:.4g}, B {p['B']:.4g}, alpha {p['alpha']:.4f}, beta {p['beta']:.4f}, "
-            f"a {p['a']:.4f}, objective {chosen['objective']:.7g}  {verdict['word']}: {verdict['reason']}"
-        )
-    sealed = laws["holdout"]
-    if sealed and sealed["rows"]:
-        lines.append(
-            f"sealed budget: {len(sealed['rows'])} runs forecast with mean error {sealed['error_percent']:.2f} %, "
-            f"{percent(sealed['coverage'])} inside the interval"
-        )
-    return "\n".join(lines)
-
-
 def provenance(runs: Path) -> dict[str, Any]:
     """What a reader needs to repeat this: versions, commit, and a fingerprint of what was read."""
-    versions = {name: metadata.version(name) for name in ("ehr_scaling", "numpy", "scipy", "matplotlib")}
     files = sorted(runs.glob("*/*/metrics/metrics")) if runs.is_dir() else [runs]
     root = runs if runs.is_dir() else runs.parent
     return {
-        "versions": {"python": platform.python_version(), **versions, "commit": commit()},
+        "versions": versions(("numpy", "scipy", "matplotlib")),
         "input": {"runs": runs.name, "files": len(files), "fingerprint": fingerprint_files(files, root)},
     }
-
-
-def commit() -> str:
-    """The code's git commit, with + when files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import time
 from absl import flags
 
 from ehr_scaling import study
+from ehr_scaling.analysis.summary import summary
+from ehr_scaling.grid import cells
 from launch import common
 
 common.define_config_flags()
@@ -25,10 +27,10 @@ def main() -> None:
     config, points, workdir = common.read_flags()
     if DRY_RUN.value:
         study.prepare(config, workdir)
-        print(study.describe(study.plan(config, points, workdir), config))
+        print(cells.table(study.plan(config, points, workdir)))
         return
     laws = study.run(config, points, workdir)
-    print(study.summary(laws))
+    print(summary(laws))
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is {workdir / 'report' / 'report.html'}")
 
 

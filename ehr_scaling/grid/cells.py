@@ -24,7 +24,7 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any], abo
 
     Steps are the whole number that comes nearest the budget C; tokens D = steps × batch × context, counted over all
     positions the device processes, padding included. The batch and the peak rate are rules of the config, the same
-    for all budgets: B = B₀·(D/D₀)^p rounded to a power of two, and η = η₀·(d/d₀)^q.
+    for all budgets: B = B₀·(D/D₀)^p rounded to a power of two, and η = η₀·(d/d₀)^q·(B/B₀)^r.
 
     Args:
       config: of the study.
@@ -79,7 +79,9 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any], abo
         "batch_tokens": sequences * context,
         "steps_per_dispatch": t.steps_per_dispatch,
         "schedule": t.schedule,
-        "learning_rate": t.rate.peak * (shape.width / t.rate.at_width) ** t.rate.width_exponent,
+        "learning_rate": t.rate.peak
+        * (shape.width / t.rate.at_width) ** t.rate.width_exponent
+        * (sequences / t.batch.sequences) ** t.rate.batch_exponent,
         "warmup": float(math.ceil(t.warmup * steps)),
         "cooldown": float(math.ceil(t.cooldown * steps)),
         "floor": t.floor,

@@ -1,4 +1,4 @@
-"""The shape registry: decoder sizes from 3 thousand to 1 billion body parameters, by name."""
+"""The shape registry: decoder sizes from 2 thousand to 1 billion body parameters, by name."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,21 @@ from ehr_scaling.errors import UserError
 # (induction heads, Olsson et al. 2022, arXiv 2209.11895), so a single layer would be another kind of model. The smallest
 # differ in width alone, so that neighbours on an IsoFLOP curve are alike.
 _WIDTH_LAYERS = (
-    *((12, 2), (16, 2), (20, 2), (24, 2), (32, 2), (40, 2), (48, 2), (64, 2), (64, 3), (96, 3), (96, 4), (128, 4)),
+    *(
+        (8, 2),
+        (12, 2),
+        (16, 2),
+        (20, 2),
+        (24, 2),
+        (32, 2),
+        (40, 2),
+        (48, 2),
+        (64, 2),
+        (64, 3),
+        (96, 3),
+        (96, 4),
+        (128, 4),
+    ),
     *((128, 6), (192, 4), (192, 6), (256, 6), (320, 6), (384, 6), (384, 8), (512, 8), (640, 8), (768, 8), (768, 12)),
     *((1024, 10), (1024, 14), (1280, 14), (1536, 14), (1536, 20), (2048, 16), (2048, 20)),
 )

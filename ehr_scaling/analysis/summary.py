@@ -1,0 +1,37 @@
+"""The laws of a study in the dozen lines that a terminal has room for."""
+
+from typing import Any
+
+from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, span
+
+
+def summary(laws: dict[str, Any]) -> str:
+    """Budgets with verdicts, exponents with intervals, the forecast: what a terminal has room for."""
+    iso = laws["isoflop"]
+    lines = [f"{'C (FLOPs)':>12} {'runs':>5}  {'verdict':<24} {'N*':>8}  {'interval':<20} {'L*':>7}"]
+    for b in iso["budgets"]:
+        bounds = span(b["intervals"]["N"], count)
+        lines.append(
+            f"{power(b['C']):>12} {b['runs']:>5}  {b['verdict']:<24} {count(b['N']):>8}  {bounds:<20} "
+            f"{decimal(b['L']):>7}"
+        )
+    for key, name in (("a", "N* ~ C^a"), ("b", "D* ~ C^b")):
+        verdict = laws["verdicts"][key]
+        value = (
+            f"{key} = {decimal(iso[key])}  [{span(iso['intervals'][key])}]" if iso[key] is not None else f"{key} {DASH}"
+        )
+        lines.append(f"{name}: {value}  {verdict['word']}: {verdict['reason']}")
+    chosen = laws["laws"].get(laws["selected"])
+    if chosen:
+        p, verdict = chosen["parameters"], laws["verdicts"][laws["selected"]]
+        lines.append(
+            f"joint law: E {p['E']:.4g}, A {p['A']:.4g}, B {p['B']:.4g}, alpha {p['alpha']:.4f}, beta {p['beta']:.4f}, "
+            f"a {p['a']:.4f}, objective {chosen['objective']:.7g}  {verdict['word']}: {verdict['reason']}"
+        )
+    sealed = laws["holdout"]
+    if sealed and sealed["rows"]:
+        lines.append(
+            f"sealed budget: {len(sealed['rows'])} runs forecast with mean error {sealed['error_percent']:.2f} %, "
+            f"{percent(sealed['coverage'])} inside the interval"
+        )
+    return "\n".join(lines)

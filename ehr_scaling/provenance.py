@@ -1,0 +1,34 @@
+"""What a reader needs to repeat a result: versions, the commit of the code, the machine."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of Python and of installed packages, and the commit of the code."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("ehr_scaling", *packages)},
+        "commit": commit(),
+    }
+
+
+def machine() -> dict[str, str]:
+    return {"system": platform.system(), "processor": platform.machine(), "cores": str(os.cpu_count())}
+
+
+def commit() -> str:
+    """The code's git commit, with + when tracked files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
