@@ -23,8 +23,8 @@ from absl import flags
 
 from ehr_scaling.analysis import readers, report
 from ehr_scaling.analysis.run_table import describe
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.analysis.summary import summary
+from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint_files
 from ehr_scaling.provenance import versions
 from launch.common import run

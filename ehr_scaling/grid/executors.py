@@ -6,9 +6,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from tqdm import tqdm
@@ -48,7 +49,7 @@ def run(job: Job, cells: list[Cell], workdir: Path, *, workers: int, title: str)
     try:
         if workers == 1:
             use_compile_cache()
-            return [bar.finish(cell, job(cell, workdir, lambda n, c=cell: bar.advance(c, n))) for cell in cells]
+            return [bar.finish(cell, job(cell, workdir, partial(bar.advance, cell))) for cell in cells]
         return _run_in_processes(job, cells, workdir, min(workers, len(cells)), bar)
     finally:
         bar.close()
@@ -93,7 +94,8 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
             processes[pipe], compiled[pipe] = process, set()
             hand_out(pipe)
         while processes:
-            for pipe in wait(list(processes)):
+            for ready in wait(list(processes)):
+                pipe = cast(Connection, ready)
                 try:
                     kind, value = pipe.recv()
                 except EOFError:

@@ -125,7 +125,7 @@ class Transformer(nn.Module):
         logits = jnp.einsum("btd,dv->btv", x_BxTxD, head.astype(self.dtype), preferred_element_type=jnp.float32)
         ids = jnp.arange(self.padded)
         logits = jnp.where((ids == PAD) | (ids >= self.vocab), -1e9, logits)
-        return logits, None if cache is None else Cache(*kv, keys_BxS)
+        return logits, None if kv is None else Cache(kv[0], kv[1], keys_BxS)
 
 
 def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:

@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ehr_scaling.models.transformer import Transformer, token_losses
 from ehr_scaling.training.schedule import learning_rate
+
+Scalar = jax.Array | np.floating | float
 
 
 class State(NamedTuple):
@@ -20,12 +23,12 @@ class State(NamedTuple):
 class Hyper(NamedTuple):
     """What may differ between runs of one compiled program; float32 scalars."""
 
-    learning_rate: jax.Array | float
-    steps: jax.Array | float
-    warmup: jax.Array | float
-    cooldown: jax.Array | float
-    floor: jax.Array | float
-    weight_decay: jax.Array | float
+    learning_rate: Scalar
+    steps: Scalar
+    warmup: Scalar
+    cooldown: Scalar
+    floor: Scalar
+    weight_decay: Scalar
 
 
 def _transform(clip: float, b1: float, b2: float) -> optax.GradientTransformation:
@@ -33,7 +36,7 @@ def _transform(clip: float, b1: float, b2: float) -> optax.GradientTransformatio
     return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8))
 
 
-def _update(params: Any, direction: Any, rate: jax.Array, weight_decay: jax.Array) -> Any:
+def _update(params: Any, direction: Any, rate: jax.Array, weight_decay: Scalar) -> Any:
     # Decay matrices only: a decayed norm scale or embedding row of a rare token would fade between its updates.
     def leaf(path, p, u):
         decay = weight_decay if "kernel" in jax.tree_util.keystr(path) or "head" in jax.tree_util.keystr(path) else 0.0
