@@ -43,6 +43,7 @@ class Samples(NamedTuple):
     stays: tasks.Stays
     prompts: np.ndarray  # (n, P) of the token dtype, padded on the left
     stops: simulate.Stops
+    first: np.ndarray  # bool (V,), ids among which the first simulated token is drawn
 
 
 def prepare(
@@ -97,8 +98,9 @@ def prepare(
         vocabulary = timelines.vocabulary(workdir)
         stops = tasks.stops(vocabulary, task)
         prompts = tasks.prompts(workdir, split, asked, context - new_tokens)
-        arrays = {**asked._asdict(), "prompts": prompts, **{f"{k}_ids": v for k, v in stops._asdict().items()}}
-        np.savez(folder / SAMPLES, **arrays)
+        kinds = {f"{name}_ids": which for name, which in stops._asdict().items()}
+        first = tasks.first_ids(vocabulary, task)
+        np.savez(folder / SAMPLES, **asked._asdict(), prompts=prompts, first_ids=first, **kinds)
         facts = {
             "stays": len(asked.labels),
             "positives": int(asked.labels.sum()),
@@ -135,6 +137,7 @@ def load(folder: Path) -> Samples:
                 tasks.Stays(*(file[name] for name in tasks.Stays._fields)),
                 file["prompts"],
                 simulate.Stops(*(file[f"{name}_ids"] for name in simulate.Stops._fields)),
+                file["first_ids"],
             )
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run launch.evaluate to prepare the task") from None
@@ -232,6 +235,7 @@ def _score(
         new_tokens=options["new_tokens"],
         context=cell["context"],
         seed=options["seed"],
+        first=samples.first,
         report=report,
     )
     probability = estimators.scope(futures)

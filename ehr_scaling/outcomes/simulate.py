@@ -51,6 +51,7 @@ def simulate(
     new_tokens: int,
     context: int,
     seed: int,
+    first: np.ndarray | None = None,
     batch: int | None = None,
     report: Callable[[int], None] = lambda tokens: None,
 ) -> Futures:
@@ -62,6 +63,7 @@ def simulate(
     Args:
       prompts: int (n, P), padded on the left with PAD; no other PAD in them.
       context: positions the model was trained on; rotary positions beyond are unknown to it.
+      first: bool (V,), ids among which the first token is drawn, as the model weighs them; None: all.
       batch: samples at a time; None: as many as suit the device.
       report: called after each batch with the tokens its samples could have drawn (samples × copies × new_tokens).
     Raises: ValueError when P + new_tokens is beyond the context.
@@ -73,15 +75,18 @@ def simulate(
         # Keys and values of 64 rows stay in a core's cache; an accelerator wants many rows to hide its latency.
         batch = max(1, (64 if jax.default_backend() == "cpu" else 1024) // copies)
     batch = min(batch, n)
+    if first is None:
+        first = np.ones(model.vocab, bool)
     stops = Stops(*(np.pad(ids, (0, model.padded - len(ids))) for ids in stops))
+    first = np.pad(first, (0, model.padded - len(first)))
     parts = []
-    for first in range(0, n, batch):
-        rows = np.arange(first, min(first + batch, n))
+    for begin in range(0, n, batch):
+        rows = np.arange(begin, min(begin + batch, n))
         # The last batch is filled up with empty prompts, so that one program serves all.
         filled = np.full((batch, width), PAD, np.int32)
         filled[: len(rows)] = prompts[rows]
-        indices = first + np.arange(batch)
-        futures = _simulate(model, params, filled, indices, seed, stops, copies, new_tokens)
+        indices = begin + np.arange(batch)
+        futures = _simulate(model, params, filled, indices, seed, stops, first, copies, new_tokens)
         parts.append(Futures(*(np.asarray(x)[: len(rows)] for x in futures)))
         report(len(rows) * copies * new_tokens)
     return Futures(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -123,6 +128,7 @@ def _simulate(
     indices_B: jax.Array,
     seed: jax.Array,
     stops: Stops,
+    first_V: jax.Array,
     copies: int,
     new_tokens: int,
 ) -> tuple[jax.Array, ...]:
@@ -130,6 +136,7 @@ def _simulate(
     batch, width = prompts_BxP.shape
     rows = batch * copies
     logits_RxV, cache = decode.prefill(model, params, prompts_BxP, copies, new_tokens)
+    logits_RxV = jnp.where(first_V, logits_RxV, -1e9)
     weights = decode.weights(model, params)
 
     keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices_B)

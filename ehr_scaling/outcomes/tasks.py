@@ -9,7 +9,7 @@ import numpy as np
 
 from ehr_scaling.data import timelines
 from ehr_scaling.data.tokenizer import Timelines
-from ehr_scaling.data.vocabulary import END, HOUR, Vocabulary
+from ehr_scaling.data.vocabulary import END, HOUR, INTERVAL_BOUNDS, INTERVALS, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.simulate import Stops
@@ -28,6 +28,9 @@ class Task:
     positive, negative: the first of these after the anchor decides. A stay decided by the time of the prediction is
       not asked about.
     open: tokens that leave a stay, or a simulated future, undecided when they come first.
+    silence: hours after the prediction in which the records hold nothing of any patient, because of how they were
+      made, as when a release stops at a fixed hour. A model cannot know that from a prompt, so it is told: the first
+      simulated token is an interval that leads past them.
     """
 
     name: str
@@ -37,16 +40,21 @@ class Task:
     positive: tuple[str, ...]
     negative: tuple[str, ...]
     open: tuple[str, ...]
+    silence: float = 0.0
 
 
-def in_hospital_death(anchor: str = "HOSPITAL_ADMISSION", hours: float = 24.0) -> Task:
-    """Death before discharge, asked `hours` after a stay begins with `anchor`."""
+def in_hospital_death(anchor: str = "HOSPITAL_ADMISSION", hours: float = 24.0, silence: float = 0.0) -> Task:
+    """Death before discharge, asked `hours` after a stay begins with `anchor`; see Task for `silence`."""
+    told = (
+        f" The records hold nothing in the {silence:g} hours after that, and the model is told so: the first simulated "
+        "token is an interval that leads past them."
+    )
     place = {"HOSPITAL_ADMISSION": "admission to hospital", "ICU_ADMISSION": "admission to intensive care"}
     return Task(
         name=f"in_hospital_death_{hours:g}h",
         description=(
             f"Death in hospital, predicted {hours:g} hours after {place.get(anchor, anchor)} for patients who are "
-            "still in hospital then."
+            f"still in hospital then.{told if silence else ''}"
         ),
         anchor=anchor,
         hours=hours,
@@ -54,6 +62,7 @@ def in_hospital_death(anchor: str = "HOSPITAL_ADMISSION", hours: float = 24.0) -
         negative=("HOSPITAL_DISCHARGE",),
         # Another admission before any discharge: the end of the first stay is missing from the record.
         open=(END, "HOSPITAL_ADMISSION"),
+        silence=silence,
     )
 
 
@@ -79,6 +88,15 @@ def stops(vocabulary: Vocabulary, task: Task) -> Stops:
     return found
 
 
+def first_ids(vocabulary: Vocabulary, task: Task) -> np.ndarray:
+    """Ids among which the first simulated token is drawn: bool (V,), all unless the task has a silence."""
+    if not task.silence:
+        return np.ones(len(vocabulary.tokens), bool)
+    longest = np.append(INTERVAL_BOUNDS[1:], np.iinfo(np.int64).max)
+    past = [name for name, end in zip(INTERVALS, longest, strict=True) if end > task.silence * HOUR]
+    return ids(vocabulary, tuple(past))
+
+
 class Stays(NamedTuple):
     """Stays of one split that a task asks about, in the order of the timelines. All arrays (n,)."""
 
@@ -98,14 +116,14 @@ def stays(folder: Path, split: str, task: Task) -> Stays:
 
     Args: folder, the timelines or the work directory they are in; split, train, validation or test.
     Raises: Unanswerable when the vocabulary lacks the task's tokens, or there is no stay with, or none without, the
-      outcome.
+      outcome; UserError when the task's silence is not silent.
     """
     vocabulary = timelines.vocabulary(folder)
     kinds = stops(vocabulary, task)
     anchor = ids(vocabulary, (task.anchor,))
     found, patients = [], 0
     for part in timelines.batches(folder, split):
-        found.append(_stays(part, anchor, kinds, task.hours, patients))
+        found.append(_stays(part, anchor, kinds, task, patients))
         patients += len(part.subject_ids)
     every = Stays(*(np.concatenate(field) for field in zip(*found, strict=True)))
     positives = int(every.labels.sum())
@@ -117,25 +135,34 @@ def stays(folder: Path, split: str, task: Task) -> Stays:
     return every
 
 
-def _stays(part: Timelines, anchor: np.ndarray, kinds: Stops, hours: float, first_patient: int) -> Stays:
+def _stays(part: Timelines, anchor: np.ndarray, kinds: Stops, task: Task, first_patient: int) -> Stays:
     rows = np.flatnonzero(anchor[part.tokens])
     owners = np.searchsorted(part.offsets, rows, side="right") - 1
     begins, ends = part.offsets[owners], part.offsets[owners + 1]
-    times = part.times[rows] + round(hours * HOUR)
+    times = part.times[rows] + round(task.hours * HOUR)
     kind = np.select([np.asarray(x)[part.tokens] for x in kinds], [1, 2, 3], 0)
     stop_rows = np.append(np.flatnonzero(kind), len(kind))  # the last stands for: none
     stop = stop_rows[np.searchsorted(stop_rows, rows, side="right")]
     decided = stop < ends  # a stop token of the next patient is none
     stop = np.where(decided, stop, rows)
     asked = decided & np.isin(kind[stop], (1, 2)) & (part.times[stop] > times)
-    known = [
-        np.searchsorted(part.times[begin:end], time, side="right")
-        for begin, end, time in zip(begins[asked], ends[asked], times[asked], strict=True)
-    ]
+    known = np.array(
+        [
+            np.searchsorted(part.times[begin:end], time, side="right")
+            for begin, end, time in zip(begins[asked], ends[asked], times[asked], strict=True)
+        ],
+        np.int64,
+    )
+    gap = part.times[begins[asked] + known] - times[asked]
+    if (loud := int((gap < task.silence * HOUR).sum())) and task.silence:
+        raise UserError(
+            f"{loud} of {len(known)} stays have an event within --config.outcome.silence={task.silence:g} hours after "
+            "the prediction: lower it to 0, it is for records that stop at a fixed hour"
+        )
     return Stays(
         first_patient + owners[asked],
         (rows - begins)[asked],
-        np.array(known, np.int64),
+        known,
         times[asked],
         part.subject_ids[owners[asked]],
         kind[stop][asked] == 1,

@@ -151,6 +151,29 @@ def test_subsamples(folder):
     assert 0 < tasks.subsample(found, 2, 0.01, 1).labels.sum() < 2
 
 
+def test_silence(folder):
+    vocabulary = timelines.vocabulary(folder)
+    names = lambda task: {vocabulary.tokens[i] for i in np.flatnonzero(tasks.first_ids(vocabulary, task))}  # noqa: E731
+    assert names(TASK) == set(vocabulary.tokens)
+    past_a_day = {
+        "TIME//1d-3d",
+        "TIME//3d-1w",
+        "TIME//1w-2w",
+        "TIME//2w-1mt",
+        "TIME//1mt-3mt",
+        "TIME//3mt-6mt",
+        "TIME//6mt",
+    }
+    assert names(tasks.in_hospital_death(silence=24)) == past_a_day
+    assert names(tasks.in_hospital_death(silence=20)) == past_a_day | {"TIME//12h-1d"}  # it may last 22 h
+    # 24 h after the admission, the next events come after 6 h ("dies": at 30 h) and 26 h ("lives": at 50 h)
+    assert len(tasks.stays(folder, "test", tasks.in_hospital_death(silence=6)).labels) == 10
+    with pytest.raises(UserError, match=r"4 of 10 stays have an event within --config\.outcome\.silence=7"):
+        tasks.stays(folder, "test", tasks.in_hospital_death(silence=7))
+    assert "told so" in tasks.in_hospital_death(silence=6).description
+    assert "told so" not in TASK.description
+
+
 def test_questions_that_the_records_cannot_answer(folder, tmp_path):
     with pytest.raises(tasks.Unanswerable, match="needs the token ICU_ADMISSION"):
         tasks.stays(folder, "test", tasks.in_hospital_death("ICU_ADMISSION", 48))
