@@ -61,10 +61,12 @@ def get_config() -> ConfigDict:
     c.outcome = ConfigDict()
     c.outcome.hours = 24.0  # after admission: where the prompt ends
     c.outcome.anchor = "HOSPITAL_ADMISSION"
+    c.outcome.silence = 0.0  # hours after the prompt of which these records are known to say nothing
     c.outcome.copies = 4  # simulated futures a patient
     c.outcome.new_tokens = 64  # longest future
-    c.outcome.samples = 400  # stays of the test split
-    c.outcome.positive_share = 0.25  # of the samples; AUROC does not depend on it, its interval does
+    c.outcome.samples = config_dict.placeholder(int)  # stays of the test split; none: all
+    # Of the samples; AUROC does not depend on it, its interval does; none: as it comes
+    c.outcome.positive_share = config_dict.placeholder(float)
 
     c.analysis = ConfigDict()
     c.analysis.draws = 1000  # bootstrap draws

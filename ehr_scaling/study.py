@@ -9,7 +9,6 @@ from ehr_scaling import artifacts, provenance
 from ehr_scaling.analysis import report
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.data import packing, sources, timelines, tokenizer
-from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, executors, manifest
 from ehr_scaling.outcomes import evaluate, tasks
 from ehr_scaling.training import loop
@@ -92,7 +91,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
     ends this stage and not the study.
     """
     o = config.outcome
-    task = tasks.in_hospital_death(o.anchor, o.hours)
+    task = tasks.in_hospital_death(o.anchor, o.hours, o.silence)
     try:
         evaluate.prepare(
             workdir,
@@ -106,7 +105,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
             seed=config.analysis.seed,
         )
         evaluate.baseline(workdir, task)
-    except UserError as e:
+    except tasks.Unanswerable as e:
         line = f"no outcome is scored: {e}"
         print(line)
         return line

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side reads it once
 
@@ -22,6 +22,15 @@ OF_DATA = {
     "challenge-2012": "challenge_2012",
     "mimic-iv-demo": "mimic_iv_demo",
 }
+
+
+# What running a config file, or setting a field of it that is misspelt or of another type, can raise
+CONFIG_ERRORS = (AttributeError, KeyError, ValueError, TypeError, OSError, ImportError, SyntaxError)
+
+
+def _config_error(error: BaseException) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\", "").split()).strip("'\"")
+    return f"--config: {text}: configs/base.py has all fields with their types"
 
 
 def config_of_data(data: str) -> str:
@@ -51,17 +60,23 @@ def define_config_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder for all results of the study [default: work/<data>].")
     flags.DEFINE_string("raw", None, "Folder with the raw records, instead of downloading them.")
     flags.DEFINE_string("physionet_url", None, "Base URL of a mirror of PhysioNet.")
-    config_flags.DEFINE_config_file(
-        "config",
-        default,
-        "A file of configs/ [default: the one that fits --data]; --config.grid.seeds='(3,4)' and so on.",
-    )
+    about = "A file of configs/ [default: the one that fits --data]; change a field by --config.grid.seeds='(3,4)'."
+    try:  # the default file is run, and fields laid over it, here already; another file when it is first read
+        config_flags.DEFINE_config_file("config", default, about)
+    except CONFIG_ERRORS as e:
+        fail(_config_error(e), 2)
 
 
 def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     """The config with the short-cut flags applied, the points of its sweep, and the work directory."""
     values = flags.FLAGS
-    config = values.config
+    path = config_flags.get_config_filename(values["config"]).split(":")[0]
+    if not Path(path).is_file():
+        raise UserError(f"--config={path} is no file: take one of configs/")
+    try:
+        config = values.config
+    except CONFIG_ERRORS as e:
+        raise UserError(_config_error(e)) from None
     folder = Path(values.data)
     if values.data not in OF_DATA and values["config"].using_default_value:
         config.data.raw = str(folder)
@@ -71,7 +86,6 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
         config.data.raw = values.raw
     if values.physionet_url is not None:
         config.data.url = values.physionet_url
-    path = config_flags.get_config_filename(values["config"]).split(":")[0]
     spec = importlib.util.spec_from_file_location("study_config", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -82,7 +96,7 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     return config, list(module.sweep(config)), workdir.absolute()
 
 
-def fail(message: object, status: int = 1) -> None:
+def fail(message: object, status: int = 1) -> NoReturn:
     """Print one line to stderr and exit with `status`."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
@@ -90,11 +104,16 @@ def fail(message: object, status: int = 1) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status."""
-    started = False
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as e:
+            fail(f"{e}: see --help", 2)
+        except CONFIG_ERRORS as e:
+            fail(_config_error(e), 2)
 
     def guarded(argv: list[str]) -> None:
-        nonlocal started
-        started = True
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: settings are flags, see --help", 2)
         # Orbax and grain report every save and every file; a person wants the progress bar.
@@ -110,9 +129,4 @@ def run(main: Callable[[], None]) -> None:
                 raise
             fail(f"the disk is full ({e.filename or 'while writing'}): free some space and run the same command again")
 
-    try:
-        app.run(guarded)
-    except (AttributeError, KeyError, ValueError, TypeError, OSError) as e:
-        if started:
-            raise
-        fail(f"--config: {e}", 2)  # a misspelt or mistyped field, or no such file: found while flags are parsed
+    app.run(guarded, flags_parser=parse)

@@ -80,6 +80,9 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
         doing[pipe] = i
         pipe.send(cells[i])
 
+    # Ctrl-C reaches every process of the terminal; only this one acts on it, then stops its workers. They inherit
+    # the deafness, so that not even one that is just starting prints a trace.
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for w in range(workers):
             pipe, child = context.Pipe()
@@ -93,6 +96,7 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
             child.close()
             processes[pipe], compiled[pipe] = process, set()
             hand_out(pipe)
+        signal.signal(signal.SIGINT, heard)
         while processes:
             for ready in wait(list(processes)):
                 pipe = cast(Connection, ready)
@@ -116,6 +120,7 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
                     results[i] = bar.finish(cells[i], value)
                     hand_out(pipe)
     finally:
+        signal.signal(signal.SIGINT, heard)
         for process in processes.values():
             process.terminate()
         for process in processes.values():
@@ -125,7 +130,6 @@ def _run_in_processes(job: Job, cells: list[Cell], workdir: Path, workers: int, 
 
 def _work(pipe: Connection, job: Job, workdir: Path, cores: set[int]) -> None:
     """A worker process: do the cells that come through the pipe until None comes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which then stops its workers
     os.sched_setaffinity(0, cores)
     from absl import logging
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from ehr_scaling import flops
 from ehr_scaling.errors import UserError
 
-# (width, layers), a factor 1.4 to 2 apart in body parameters. Never one layer: copying from a patient's past takes two
-# (induction heads, Olsson et al. 2022, arXiv 2209.11895), so a single layer would be another kind of model. The smallest
-# differ in width alone, so that neighbours on an IsoFLOP curve are alike.
+# (width, layers), a factor 1.4 to 2 apart in body parameters. Never one layer: copying from a patient's past takes
+# two (induction heads, Olsson et al. 2022, arXiv 2209.11895), so one layer would be another kind of model. The
+# smallest differ in width alone, so that neighbours on an IsoFLOP curve are alike.
 _WIDTH_LAYERS = (
     *(
         (8, 2),

@@ -1,0 +1,223 @@
+"""The whole way, from generated patients to a report, as a user runs it: launch scripts in processes of their own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = (
+    "--config.data.patients=400",
+    "--config.data.context=64",
+    "--config.data.block=4",
+    "--config.training.steps_per_dispatch=4",
+    "--config.training.batch.sequences=4",
+    "--config.training.batch.exponent=0.0",
+    "--config.validation.sequences=64",
+    "--config.validation.batch=32",
+    "--config.grid.budgets=(1.5e9,3e9)",
+    "--config.grid.sizes=('1.7k','3.5k')",
+    "--config.grid.seeds=(0,1)",
+    "--config.outcome.new_tokens=24",
+    "--config.outcome.samples=40",
+    "--config.outcome.positive_share=0.3",
+    "--config.outcome.hours=1.0",
+    "--config.analysis.draws=50",
+    "--config.workers=1",
+)
+
+
+def launch(script, *flags, **more):
+    """Run `python -m launch.<script>` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{script}", *flags], capture_output=True, text=True, check=False, **more
+    )
+
+
+def one_line(done):
+    """The error of a run that failed as it should: one line, no traceback, a status that says so."""
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr[-3000:]
+    return errors[0]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study") / "w"
+    done = launch("study", f"--workdir={workdir}", *SMALL[:-1])  # with as many workers as a user gets
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
+
+
+def test_a_study_ends_in_a_report(study):
+    workdir, done = study
+    assert f"the report is {workdir / 'report' / 'report.html'}" in done.stdout
+    laws = json.loads((workdir / "report" / "laws.json").read_text())
+    assert len(laws["isoflop"]["budgets"]) == 2
+    assert all(budget["verdict"] for budget in laws["isoflop"]["budgets"])
+    page = (workdir / "report" / "report.html").read_text()
+    assert "Generated patients" in page
+    assert "logistic regression" in page.lower()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    cells = [json.loads(line) for line in (workdir / "grid" / "manifest.jsonl").read_text().splitlines()]
+    assert len(cells) == 8
+    task = next((workdir / "outcomes").iterdir())
+    for cell in cells:
+        assert cell["id"] in page
+        assert 0 <= json.loads((task / f"{cell['id']}.json").read_text())["auroc"] <= 1
+        assert (task / f"{cell['id']}.parquet").exists()
+
+
+def test_no_patient_is_named_in_what_a_person_reads(study):
+    workdir, done = study
+    import pyarrow.parquet as pq
+
+    ids = set(pq.read_table(workdir / "events" / "metadata" / "subject_splits.parquet")["subject_id"].to_pylist())
+    read = done.stdout + done.stderr + (workdir / "report" / "laws.json").read_text()
+    read += re.sub(r"<svg.*?</svg>", "", (workdir / "report" / "report.html").read_text(), flags=re.S)
+    assert not ids & {int(number) for number in re.findall(r"\d{8,}", read)}
+
+
+def test_run_again_it_skips_what_is_there(study):
+    workdir, _ = study
+    kept = {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("metrics")} | {
+        p: p.stat().st_mtime_ns for p in (workdir / "outcomes").rglob("*.json")
+    }
+    done = launch("study", f"--workdir={workdir}", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+
+
+def test_other_data_or_another_grid_is_refused(study):
+    workdir, _ = study
+    other = launch("study", f"--workdir={workdir}", "--config.data.patients=401", *SMALL[1:])
+    assert re.search(r"events was made from other inputs \(patients was 400, now 401\).*--workdir", one_line(other))
+    other = launch("study", f"--workdir={workdir}", *SMALL, "--config.training.rate.peak=0.5")
+    assert "training.rate.peak was" in one_line(other)
+
+
+@pytest.mark.parametrize("moment", ["timelines", "runs", "outcomes"])
+def test_killed_at_any_moment_it_goes_on(study, tmp_path, moment):
+    """SIGKILL to the whole process group when a stage has begun; the next run ends as the undisturbed one did."""
+    whole, _ = study
+    workdir = tmp_path / "w"
+    if moment != "timelines":  # begin where that stage begins
+        shutil.copytree(whole, workdir)
+        for later in ("report", "outcomes", *(("runs",) if moment == "runs" else ())):
+            shutil.rmtree(workdir / later)
+    command = [sys.executable, "-m", "launch.study", f"--workdir={workdir}", *SMALL]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    watched = workdir / (moment if moment != "timelines" else "events")
+    deadline = time.monotonic() + 120
+    while not watched.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = launch("study", f"--workdir={workdir}", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(workdir) == losses(whole)
+
+
+def losses(workdir: Path) -> dict[str, float]:
+    found = {}
+    for path in (workdir / "runs").glob("*/*/metrics/metrics"):
+        metrics = json.loads(path.read_text())
+        assert metrics["finished"]
+        found[metrics["id"]] = metrics["validation_loss"]
+    assert len(found) == 8
+    return found
+
+
+def test_control_c_is_one_line_and_stops_the_workers(study, tmp_path):
+    whole, _ = study
+    workdir = tmp_path / "w"
+    shutil.copytree(whole, workdir)
+    for later in ("report", "outcomes", "runs"):
+        shutil.rmtree(workdir / later)
+    command = [sys.executable, "-m", "launch.study", f"--workdir={workdir}", *SMALL[:-1], "--config.workers=2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (workdir / "runs").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert "error: interrupted: finished work is kept" in stderr
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):  # until nobody of the group is left
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--config.grid.bugets=(1e9,)",), r"bugets"),
+        (("--config.data.patients=many",), r"patients"),
+        (("--config=configs/nowhere.py",), r"nowhere"),
+        (("--data=nowhere",), r"--data=nowhere is no folder: give one of synthetic, challenge-2012"),
+        (("--data=.",), r"holds neither hosp/ \(MIMIC-IV\) nor data/ and metadata/ \(MEDS\)"),
+        (("--raw=nowhere", "--data=challenge-2012"), r"--raw=nowhere is no folder"),
+        (("--raw=tests", "--data=challenge-2012"), r"set-a.tar.gz is missing"),
+        (("--config.data.source=mimic",), r"no source is called 'mimic'"),
+        (("--config.grid.sizes=('3.5k','4k')",), r"unknown model size '4k'"),
+        (("--config.grid.budgets=(1e6,)",), r"no feasible cell .*--config.training.min_steps"),
+        (("--config.grid.seeds=()",), r"no feasible cell"),
+        (("--config.data.splits=(1.0,0.0,0.0)",), r"split"),
+        (("surplus",), r"unexpected argument 'surplus'"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_line(tmp_path, flags, expected):
+    named = {flag.split("=")[0] for flag in flags}
+    small = [] if named & {"--data", "--raw", "--config"} else [f for f in SMALL if f.split("=")[0] not in named]
+    done = launch("study", f"--workdir={tmp_path / 'w'}", "--dry_run", *small, *flags)
+    assert re.search(expected, one_line(done)), done.stderr
+
+
+def test_a_loss_that_is_not_finite_is_one_line(study, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(study[0], workdir)
+    for later in ("grid", "runs", "outcomes", "report"):
+        shutil.rmtree(workdir / later)
+    done = launch("study", f"--workdir={workdir}", *SMALL, "--config.training.rate.peak=1e38")
+    assert "the loss is not finite" in one_line(done)
+    assert not list((workdir / "runs").glob("*/*/metrics/metrics"))
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A file size limit stands in for the disk: the system refuses to write on, as it does when a disk is full."""
+    program = (
+        "import errno, sys; from launch import common; sys.argv = ['x']\n"
+        "def main(): raise OSError(errno.ENOSPC, 'No space left on device', 'work/runs/x')\n"
+        "common.run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "the disk is full (work/runs/x): free some space" in one_line(done)
+
+
+def test_dry_run_prints_the_cost_and_trains_nothing(tmp_path):
+    done = launch("study", f"--workdir={tmp_path / 'w'}", "--dry_run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "8 cells, " in done.stdout
+    assert not (tmp_path / "w" / "runs").exists()
+
+
+def test_help_teaches():
+    done = launch("study", "--help")
+    assert "--data=challenge-2012" in done.stdout
+    assert "--dry_run" in done.stdout
