@@ -91,9 +91,7 @@ def write(out: Path, shards: Iterable[tuple[str, pa.Table]], *, metadata: dict[s
         pa.table(
             {
                 "subject_id": pa.concat_arrays([ids.cast(pa.int64()) for ids, _ in subject_splits]),
-                "split": pa.concat_arrays(
-                    [pa.array([split] * len(ids), pa.string()) for ids, split in subject_splits]
-                ),
+                "split": pa.concat_arrays([pa.array([split] * len(ids), pa.string()) for ids, split in subject_splits]),
             }
         ),
         out / "metadata" / "subject_splits.parquet",
@@ -109,7 +107,5 @@ def shards(events: Path, split: str) -> list[Path]:
     """The parquet files of one split, in a fixed order. Raises UserError when the split is empty."""
     files = sorted((events / "data" / split).glob("*.parquet"), key=lambda p: (len(p.stem), p.stem))
     if not files:
-        raise UserError(
-            f"{events} holds no patient in the split {split!r}: change --config.data.splits or the source"
-        )
+        raise UserError(f"{events} holds no patient in the split {split!r}: change --config.data.splits or the source")
     return files
