@@ -33,14 +33,14 @@ def get_config() -> ConfigDict:
     c.training.floor = 0.05  # last learning rate as a share of the peak
     # Peak = rate.peak · (width / at_width) ^ width_exponent · (sequences / batch.sequences) ^ batch_exponent
     c.training.rate = ConfigDict()
-    c.training.rate.peak = 0.01
+    c.training.rate.peak = 0.025
     c.training.rate.at_width = 32
     c.training.rate.width_exponent = -0.5
     c.training.rate.batch_exponent = 0.5  # Adam's noise falls with the root of the batch (Malladi et al. 2022)
     c.training.batch = ConfigDict()  # sequences = batch.sequences · (D / at_tokens) ^ exponent, to a power of two
-    c.training.batch.sequences = 8
-    c.training.batch.at_tokens = 1e6
-    c.training.batch.exponent = 0.0
+    c.training.batch.sequences = 4
+    c.training.batch.at_tokens = 3e5
+    c.training.batch.exponent = 0.5
     c.training.weight_decay = 0.1
     c.training.clip = 1.0  # global gradient norm
     c.training.b1 = 0.9

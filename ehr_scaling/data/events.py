@@ -34,8 +34,8 @@ def assign_splits(
     Args: subject_ids, int64 (P,); seed; fractions of train, tuning and held_out, which sum to 1.
     Returns: int8 (P,), an index into SPLITS.
     """
-    x = subject_ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):  # splitmix64 is defined modulo 2^64
+        x = subject_ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
