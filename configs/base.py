@@ -5,6 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from ehr_scaling.errors import UserError
+
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
@@ -35,11 +37,11 @@ def get_config() -> ConfigDict:
     c.training.rate = ConfigDict()
     c.training.rate.peak = 0.025
     c.training.rate.at_width = 32
-    c.training.rate.width_exponent = -0.5
+    c.training.rate.width_exponent = -1.0  # of Adam, as for hidden matrices in µP (Yang et al. 2022)
     c.training.rate.batch_exponent = 0.5  # Adam's noise falls with the root of the batch (Malladi et al. 2022)
     c.training.batch = ConfigDict()  # sequences = batch.sequences · (D / at_tokens) ^ exponent, to a power of two
     c.training.batch.sequences = 4
-    c.training.batch.at_tokens = 3e5
+    c.training.batch.at_tokens = 6e5
     c.training.batch.exponent = 0.5
     c.training.weight_decay = 0.1
     c.training.clip = 1.0  # global gradient norm
@@ -55,7 +57,7 @@ def get_config() -> ConfigDict:
 
     c.grid = ConfigDict()
     c.grid.budgets = (1e11,)  # FLOPs as flops.py counts them: body, head and causal attention
-    c.grid.sizes = ("3.5k",)  # names of models/sizes.py
+    c.grid.sizes = ("3.5k",)  # names of models/sizes.py, for every budget; or a tuple of them for each budget
     c.grid.seeds = (1, 2)
 
     c.outcome = ConfigDict()
@@ -77,8 +79,19 @@ def get_config() -> ConfigDict:
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
-    """The points of the grid: every budget × size × seed, the largest budgets first."""
-    for budget in sorted(config.grid.budgets, reverse=True):
-        for size in config.grid.sizes:
+    """The points of the grid: every budget × size × seed, the largest budgets first.
+
+    Sizes for each budget let the grid follow the optimum: a size far from it costs as much as one beside it.
+    """
+    budgets, sizes = tuple(config.grid.budgets), tuple(config.grid.sizes)
+    if all(isinstance(size, str) for size in sizes):
+        sizes = (sizes,) * len(budgets)
+    if len(sizes) != len(budgets):
+        raise UserError(
+            f"--config.grid.sizes holds {len(sizes)} tuples of sizes for {len(budgets)} budgets: give one a budget, or "
+            "one tuple of names for all"
+        )
+    for budget, own in sorted(zip(budgets, sizes, strict=True), reverse=True):
+        for size in own:
             for seed in config.grid.seeds:
                 yield {"budget": float(budget), "size": size, "seed": int(seed)}

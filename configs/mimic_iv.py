@@ -7,12 +7,11 @@ starting point for these sizes (GPT-3's table, scaled by width); they have not b
 config has not been run on the full data.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import base
+
+sweep = base.sweep
 
 # Sizes around the optimum that N ∝ C^0.58 predicts from 1 M parameters at 3e16, so that budgets can be bracketed.
 SIZES = {
@@ -43,13 +42,6 @@ def get_config() -> ConfigDict:
     c.outcome.samples = 4000
     c.outcome.copies = 8
     c.grid.budgets = tuple(SIZES)
+    c.grid.sizes = tuple(SIZES.values())
     c.grid.seeds = (1, 2)
     return c
-
-
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
-    for budget in sorted(config.grid.budgets, reverse=True):
-        nearest = min(SIZES, key=lambda known: abs(known / budget - 1))
-        for size in SIZES[nearest]:
-            for seed in config.grid.seeds:
-                yield {"budget": float(budget), "size": size, "seed": int(seed)}

@@ -43,7 +43,7 @@ def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
             rows.append([base.get("name", "baseline"), DASH, DASH, DASH, DASH, decimal(base["auroc"]),
                          span((base["low"], base["high"])), _whole(base["n"]), _whole(base["positives"]),
                          DASH])  # fmt: skip
-        header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "Patients", "With outcome", "Undetermined"]
+        header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "Stays", "With outcome", "Undetermined"]
         parts.append(Raw("<details><summary>All models</summary>" + table(header, rows, words=(0,)) + "</details>"))
         if task.missing:
             parts.append(paragraph(f"{plural(len(task.missing), 'run')} without a score.", "muted"))

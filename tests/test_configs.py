@@ -1,0 +1,53 @@
+"""Every config can be read, says what it is, and yields points that the registry knows."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import configs
+from configs import base, records
+from ehr_scaling.errors import UserError
+from ehr_scaling.models import sizes
+
+NAMES = sorted(p.stem for p in Path(configs.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_whole(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config("meds") if module is records else module.get_config()
+    assert len(module.__doc__) > 80
+    points = list(module.sweep(config))
+    assert len({tuple(point.values()) for point in points}) == len(points)
+    for point in points:
+        sizes.get(point["size"])
+    budgets = [point["budget"] for point in points]
+    assert budgets == sorted(budgets, reverse=True)
+    # A change of a default has to be meant: configs share the fields of the base and add none.
+    assert set(config.to_dict()) == set(base.get_config().to_dict())
+
+
+def test_sizes_may_follow_the_budgets():
+    config = base.get_config()
+    config.grid.budgets, config.grid.seeds = (1e10, 1e11), (5,)
+    config.grid.sizes = (("3.5k",), ("6.7k", "14k"))
+    points = [(p["budget"], p["size"], p["seed"]) for p in base.sweep(config)]
+    assert points == [(1e11, "6.7k", 5), (1e11, "14k", 5), (1e10, "3.5k", 5)]
+    config.grid.sizes = (("3.5k",),)
+    with pytest.raises(UserError, match="1 tuples of sizes for 2 budgets"):
+        list(base.sweep(config))
+    config.grid.sizes = ("3.5k", "14k")
+    assert len(list(base.sweep(config))) == 4
+
+
+def test_the_quickstart_is_a_grid_to_believe():
+    """The least that its IsoFLOP curves need; how they come out is for the report to say."""
+    config = importlib.import_module("configs.quickstart").get_config()
+    points = list(base.sweep(config))
+    budgets = {point["budget"] for point in points}
+    assert len(budgets) >= 3
+    assert max(budgets) / min(budgets) >= 10 * 0.999
+    for budget in budgets:
+        assert len({p["size"] for p in points if p["budget"] == budget}) >= 5
+    assert len({p["seed"] for p in points}) >= 2
