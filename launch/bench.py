@@ -127,6 +127,75 @@ def training() -> Iterator[Row]:
         yield row(f"{name}: compare: 1 step a dispatch", rates[1] / 1e3, "ktok/s")
 
 
+def outcomes() -> Iterator[Row]:
+    """Tokens drawn a second by the cached sampler, and by one that reads the whole prompt anew for each of them."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ehr_scaling.models.sizes import SHAPES
+    from ehr_scaling.models.transformer import Transformer
+    from ehr_scaling.outcomes.simulate import Stops, simulate
+
+    context, vocab, samples, copies, new = 128, 320, 64, 4, 32
+    never = np.zeros(vocab, bool)  # no token stops a copy, so that every one draws `new` of them
+    prompts = np.random.default_rng(0).integers(1, vocab - 5, (samples, context - new)).astype(np.int32)
+    for name in ("3.5k", "25k", "151k"):
+        model = Transformer(SHAPES[name], vocab - 5, vocab)
+        params = jax.jit(model.init)(jax.random.key(0), prompts[:1], prompts[:1])["params"]
+
+        def cached(model: Transformer = model, params: Any = params) -> None:
+            stops = Stops(never, never, never)
+            simulate(model, params, prompts, stops, copies=copies, new_tokens=new, context=context, seed=0)
+
+        @jax.jit
+        def full(tokens: jax.Array, length: jax.Array, model: Transformer = model, params: Any = params) -> jax.Array:
+            seen = (jnp.arange(context) < length).astype(jnp.int32)
+            logits, _ = model.apply({"params": params}, tokens, jnp.broadcast_to(seen, tokens.shape))
+            drawn = jax.random.categorical(jax.random.key(length), logits[:, length - 1])
+            return tokens.at[:, length].set(drawn)
+
+        def uncached(full: Any = full) -> None:
+            tokens = jnp.pad(np.repeat(prompts, copies, axis=0), ((0, 0), (0, new)))
+            for length in range(context - new, context):
+                tokens = full(tokens, length)
+            jax.block_until_ready(tokens)
+
+        for label, work in (("cached", cached), ("  compare: whole prompt for every token", uncached)):
+            work()  # compile
+            yield row(f"{name}: {label}", samples * copies * new / seconds(work) / 1e3, "ktok/s")
+
+
+def analysis() -> Iterator[Row]:
+    """The joint law on 240 simulated runs: fit and 1,000 draws, beside a grid of L-BFGS starts for the fit alone."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    from ehr_scaling.analysis.joint_laws import fit_chinchilla
+    from ehr_scaling.analysis.uncertainty import Options
+
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.uniform(7.5, 10, 240), 10 ** rng.uniform(9, 11.5, 240)
+    loss = (1.8 + 480 / n**0.35 + 2100 / d**0.37) * np.exp(0.01 * rng.standard_normal(240))
+    laws = []
+    yield row(
+        "fit and 1,000 bootstrap draws", seconds(lambda: laws.append(fit_chinchilla(n, d, loss))), "s", 2.0, False
+    )
+    x, z, y, delta = np.log(n), np.log(d), np.log(loss), Options().delta
+
+    def objective(p: Any) -> float:
+        r = np.abs(np.logaddexp.reduce([np.full(240, p[0]), p[1] - p[3] * x, p[2] - p[4] * z]) - y)
+        return float(np.sum(np.where(r < delta, r * r / 2, delta * (r - delta / 2))))
+
+    starts = [
+        (e, a, b, i, j) for e in (0.0, 1.0) for a in (0, 10) for b in (0, 10) for i in (0.3, 0.8) for j in (0.3, 0.8)
+    ]
+    best = []
+    s = seconds(lambda: best.append(min(minimize(objective, start, method="L-BFGS-B").fun for start in starts)))
+    yield row(f"  compare: {len(starts)} starts of L-BFGS, fit alone", s, "s")
+    yield row("objective, ours", laws[-1].objective if laws[-1] else float("nan"), "", best[-1] * (1 + 1e-6), False)
+
+
 def machine() -> str:
     import jax
 
@@ -134,7 +203,7 @@ def machine() -> str:
     return f"{platform.machine()}, Python {platform.python_version()}, JAX {jax.__version__}, {devices}"
 
 
-PARTS = {"data": data, "training": training}
+PARTS = {"data": data, "training": training, "outcomes": outcomes, "analysis": analysis}
 
 
 def main(argv: list[str]) -> None:

@@ -29,7 +29,9 @@ CONFIG_ERRORS = (AttributeError, KeyError, ValueError, TypeError, OSError, Impor
 
 
 def _config_error(error: BaseException) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\", "").split()).strip("'\"")
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\", "").split()).strip(
+        "'\""
+    )
     return f"--config: {text}: configs/base.py has all fields with their types"
 
 

@@ -13,7 +13,7 @@ body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui
   "DejaVu Sans", sans-serif; }
 .rests { margin: 0; max-width: none; padding: .7rem 1rem; background: var(--ink); color: #fff; font-size: .95rem;
   text-align: center; }
-main { max-width: 68rem; margin: 0 auto; padding: 1.2rem 1rem 4rem; }
+main { max-width: 76rem; margin: 0 auto; padding: 1.2rem 1rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 1.2rem 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .5rem; padding-top: 1.1rem; border-top: 1px solid var(--rule); }
 h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; }

@@ -295,6 +295,7 @@ def _compute_axis(axes: Axes, results: Results) -> None:
     C = _reach(results)
     axes.set_xscale("log")
     axes.set(xlim=(C[0], C[-1]), xlabel="Compute C (FLOPs)")
+    _log_ticks(axes.xaxis, power)
 
 
 def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
@@ -314,8 +315,13 @@ def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
 
 
 def _counts(axis: Any) -> None:
-    """Tick labels as 10 k, 1 M, with 2 and 5 between them where the axis is short."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value, 2)))
+    """Tick labels as 10 k, 1 M."""
+    _log_ticks(axis, lambda value: count(value, 2))
+
+
+def _log_ticks(axis: Any, text: Callable[[float], str]) -> None:
+    """Labels at powers of ten, with 2 and 5 between them where the axis is short."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else 3
     axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3.5 else (1,)))
