@@ -96,6 +96,23 @@ def test_run_again_it_skips_what_is_there(study):
     assert kept == {p: p.stat().st_mtime_ns for p in kept}
 
 
+def test_every_stage_is_a_command_too(study, tmp_path):
+    """On a finished study each finds its work done; the report of the runs is the study's."""
+    workdir, _ = study
+    for script in ("prepare", "sweep", "evaluate"):
+        done = launch(script, f"--workdir={workdir}", *SMALL)
+        assert done.returncode == 0, done.stderr[-3000:]
+    cell = json.loads((workdir / "grid" / "manifest.jsonl").read_text().splitlines()[0])["id"]
+    done = launch("train", f"--workdir={workdir}", f"--cell={cell}")
+    assert "validation loss" in done.stdout, done.stderr[-3000:]
+    assert "is not in" in one_line(launch("train", f"--workdir={workdir}", "--cell=0"))
+    again = tmp_path / "report"
+    done = launch("analyze", f"--runs={workdir / 'runs'}", f"--out={again}", "--draws=50")
+    assert done.returncode == 0, done.stderr[-3000:]
+    laws = [json.loads((folder / "laws.json").read_text()) for folder in (workdir / "report", again)]
+    assert laws[0]["isoflop"] == laws[1]["isoflop"]
+
+
 def test_other_data_or_another_grid_is_refused(study):
     workdir, _ = study
     other = launch("study", f"--workdir={workdir}", "--config.data.patients=401", *SMALL[1:])

@@ -51,7 +51,9 @@ def test_rules_are_the_same_for_all_budgets():
     small, large = (
         cells.solve(config, {"budget": c, "size": "25k", "seed": 0}, packed(), ABOUT) for c in (1e11, 1.6e13)
     )
-    assert small["learning_rate"] == large["learning_rate"] == pytest.approx(config.training.rate.peak)  # width 32 is the reference
+    assert (
+        small["learning_rate"] == large["learning_rate"] == pytest.approx(config.training.rate.peak)
+    )  # width 32 is the reference
     assert large["batch_sequences"] / small["batch_sequences"] in (8, 16, 32)  # D grew 160 times
 
 
