@@ -1,4 +1,8 @@
-"""The one exception that users meet."""
+"""What goes wrong for users, and how they are told."""
+
+import errno
+
+DISK_FULL = "the disk is full: free some space and run the same command again"
 
 
 class UserError(Exception):
@@ -7,3 +11,14 @@ class UserError(Exception):
     The message is one line that names the file, the row or the flag, and what to do about it. It never holds a
     subject id, a patient's date or free text. `launch/` prints it without a traceback and exits with status 1.
     """
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error` says that a disk is full, whichever library wrote: not all of them set errno."""
+    while not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        if "No space left on device" in str(error):
+            return True
+        if (cause := error.__cause__ or error.__context__) is None:
+            return False
+        error = cause
+    return True

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from launch import common
 
@@ -209,6 +209,7 @@ PARTS = {"data": data, "training": training, "outcomes": outcomes, "analysis": a
 def main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in PARTS:
         common.fail(f"say which part: python -m launch.bench {'|'.join(PARTS)}", 2)
+    logging.set_verbosity(logging.WARNING)
     rows = []
     print(f"{argv[1]} on {machine()}\n\n| | value | unit | target | ok |\n|---|---|---|---|---|")
     for r in PARTS[argv[1]]():

@@ -1,6 +1,5 @@
 """What the launch scripts share: their flags, one clear line for a user's mistake, and an exit status."""
 
-import errno
 import importlib.util
 import os
 import sys
@@ -14,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import DISK_FULL, UserError, is_disk_full
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
@@ -126,9 +125,9 @@ def run(main: Callable[[], None]) -> None:
             fail(e)
         except KeyboardInterrupt:
             fail("interrupted: finished work is kept, run the same command again to go on", 130)
-        except OSError as e:
-            if e.errno != errno.ENOSPC:
+        except Exception as e:
+            if not is_disk_full(e):
                 raise
-            fail(f"the disk is full ({e.filename or 'while writing'}): free some space and run the same command again")
+            fail(DISK_FULL)
 
     app.run(guarded, flags_parser=parse)

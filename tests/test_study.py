@@ -216,15 +216,24 @@ def test_a_loss_that_is_not_finite_is_one_line(study, tmp_path):
     assert not list((workdir / "runs").glob("*/*/metrics/metrics"))
 
 
-def test_a_full_disk_is_one_line(tmp_path):
-    """A file size limit stands in for the disk: the system refuses to write on, as it does when a disk is full."""
-    program = (
-        "import errno, sys; from launch import common; sys.argv = ['x']\n"
-        "def main(): raise OSError(errno.ENOSPC, 'No space left on device', 'work/runs/x')\n"
-        "common.run(main)"
-    )
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OSError(28, 'No space left on device', 'work/runs/x')",
+        "ValueError('RESOURCE_EXHAUSTED: write failed: No space left on device')",  # as tensorstore says it
+    ],
+)
+def test_a_full_disk_is_one_line(error):
+    program = f"""
+import sys
+from launch import common
+sys.argv = ["x"]
+def main():
+    raise {error}
+common.run(main)
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "the disk is full (work/runs/x): free some space" in one_line(done)
+    assert one_line(done) == "error: the disk is full: free some space and run the same command again"
 
 
 def test_dry_run_prints_the_cost_and_trains_nothing(tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -14,7 +15,7 @@ from typing import Any, cast
 import jax
 from tqdm import tqdm
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import DISK_FULL, UserError, is_disk_full
 
 Cell = dict[str, Any]
 # A job trains or evaluates one cell and reports tokens as it goes; it is a module-level function, so that a worker
@@ -141,8 +142,9 @@ def _work(pipe: Connection, job: Job, workdir: Path, cores: set[int]) -> None:
         except UserError as e:
             pipe.send(("error", str(e)))
         except Exception as e:
-            import traceback
-
+            if is_disk_full(e):
+                pipe.send(("error", DISK_FULL))
+                continue
             traceback.print_exc()
             pipe.send(
                 ("error", f"cell {cell['id']} ({cell['size']}) failed with {type(e).__name__}; its trace is above")
