@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: the newest is where it goes on, the last one is its result."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import DISK_FULL, UserError
 
 
 def open_run(folder: Path) -> ocp.CheckpointManager:
@@ -21,7 +22,14 @@ def open_run(folder: Path) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, data: Any, metrics: dict[str, Any]) -> None:
-    """Save state, position in the data, and metrics (JSON) as one checkpoint; whole or not at all."""
+    """Save state, position in the data, and metrics (JSON) as one checkpoint; whole or not at all.
+
+    Raises: UserError when the disk has no room for it. Asked beforehand, because a write that fails inside Orbax prints
+      a page of traces from its threads.
+    """
+    need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
+    if shutil.disk_usage(manager.directory).free < need:
+        raise UserError(DISK_FULL)
     manager.save(
         step,
         args=ocp.args.Composite(
