@@ -47,13 +47,17 @@ def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context
 
 def test_rules_are_the_same_for_all_budgets():
     config = base.get_config()
-    config.training.batch.exponent = 0.5
+    config.training.batch.exponent = config.training.rate.batch_exponent = 0.5
+    config.training.rate.width_exponent = -1.0
     small, large = (
         cells.solve(config, {"budget": c, "size": "25k", "seed": 0}, packed(), ABOUT) for c in (1e11, 1.6e13)
     )
-    assert (
-        small["learning_rate"] == large["learning_rate"] == pytest.approx(config.training.rate.peak)
-    )  # width 32 is the reference
+    for cell in (small, large):  # of the reference width, 32
+        more = cell["batch_sequences"] / config.training.batch.sequences
+        assert cell["learning_rate"] == pytest.approx(config.training.rate.peak * more**0.5)
+    narrow = cells.solve(config, {"budget": 1e11, "size": "6.7k", "seed": 0}, packed(), ABOUT)
+    more = narrow["batch_sequences"] / small["batch_sequences"]
+    assert narrow["learning_rate"] / small["learning_rate"] == pytest.approx(2.0 * more**0.5)  # half the width
     assert large["batch_sequences"] / small["batch_sequences"] in (8, 16, 32)  # D grew 160 times
 
 
@@ -89,6 +93,7 @@ def test_infeasible_points_are_listed_not_lost():
 
 def test_the_manifest_is_read_as_it_was_written(tmp_path):
     config = base.get_config()
+    config.training.rate.peak = 0.01
     points = list(base.sweep(config))
     record = manifest.build(config, points, packed(), ABOUT, tmp_path / "grid")
     assert record["summary"]["cells"] == len(points)
