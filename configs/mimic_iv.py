@@ -1,11 +1,11 @@
 """The study of arXiv 2505.22964 on MIMIC-IV: sizes of 1 M to 1 B body parameters, for GPUs or TPUs.
 
-About 0.3 G tokens of timelines (the published study trained on 267 M), so all but the lowest budgets repeat patients, up
-to 160 times for 26 M parameters at 1e19: every table shows passes beside D. Budgets from 3e16 to 1e19 FLOPs; the whole
-grid of 5 budgets, 6 sizes and 2 seeds is 1.7e20 FLOPs, 5 days of one H100 at 40 % of its peak, which small models do
-not reach: print it with --dry_run first, and leave out budgets with --config.grid.budgets and .sizes. Rates and batch are the common
-starting point for these sizes (GPT-3's table, scaled by width); they have not been tuned on MIMIC-IV here, and this
-config has not been run on the full data.
+About 0.3 G tokens of timelines (the published study trained on 267 M), so all but the lowest budgets repeat patients,
+up to 160 times for 26 M parameters at 1e19: every table shows passes beside D. Budgets from 3e16 to 1e19 FLOPs; the
+whole grid of 5 budgets, 6 sizes and 2 seeds is 1.7e20 FLOPs, 5 days of one H100 at 40 % of its peak, which small models
+do not reach: print it with --dry_run first, and leave out budgets with --config.grid.budgets and .sizes. Rates and
+batch are a common starting point for these sizes (GPT-3's table, scaled by width); they have not been tuned on MIMIC-IV
+here, and this config has not been run on the full data.
 """
 
 from ml_collections import ConfigDict
