@@ -41,6 +41,11 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, data: Any, metri
     )
 
 
+def _abstract(state: Any) -> Any:
+    """Shapes, dtypes and shardings, which is all that Orbax needs to know of what it fills."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
 def restore(manager: ocp.CheckpointManager, state: Any, data: Any) -> tuple[Any, dict[str, Any]] | None:
     """The newest checkpoint's state and metrics, or None when there is none; sets the position of `data`.
 
@@ -49,11 +54,10 @@ def restore(manager: ocp.CheckpointManager, state: Any, data: Any) -> tuple[Any,
     step = manager.latest_step()
     if step is None:
         return None
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract),
+            state=ocp.args.StandardRestore(_abstract(state)),
             data=grain.checkpoint.CheckpointRestore(data),
             metrics=ocp.args.JsonRestore(),
         ),
@@ -79,10 +83,9 @@ def result(folder: Path) -> dict[str, Any] | None:
 def restore_params(folder: Path, state: Any) -> Any:
     """Parameters of a finished run, for evaluation. Args: state, as in `restore`."""
     manager = open_run(folder)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     step = manager.latest_step()
     if step is None:
         raise UserError(f"{folder} holds no checkpoint: train the cell first")
-    restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+    restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(state))))
     manager.close()
     return restored.state.params
