@@ -1,16 +1,19 @@
 """How every stage leaves its result on disk: whole, fingerprinted, or not at all."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ehr_scaling.errors import UserError
 
 RECORD = "artifact.json"
+_BEGUN = ".inputs.json"  # in a folder that is not complete yet
 
 
 def fingerprint(value: Any) -> str:
@@ -73,34 +76,84 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def build(path: Path, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def work_directory(path: Path) -> Path:
+    """Make the folder `path`, which will hold patients' data, readable by its owner alone. One that is there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other processes; the kernel lets go of it when a process dies."""
+    while True:
+        work_directory(folder)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{folder.parent}: another process is making the same thing, waiting for it", flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever held it before us may have renamed or removed it.
+            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def build(
+    path: Path, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]], *, resume: bool = False
+) -> dict[str, Any]:
     """Make the artifact directory `path` from `inputs`, unless it is already there.
 
-    `make(folder)` fills an empty folder beside `path` and returns a JSON summary; the folder takes the name `path`
-    only when it is complete, so that a broken run leaves nothing a later one would trust. `artifact.json` in it
-    records inputs, summary and the fingerprint that the next stage takes as its input.
+    `make(folder)` fills a folder beside `path` and returns a JSON summary; the folder takes the name `path` only when
+    it is complete, so that a broken run leaves nothing a later one would trust. `artifact.json` in it records inputs,
+    summary and the fingerprint that the next stage takes as its input. What begins with a dot in it is scratch, and
+    goes at the end. Two processes never fill one folder: the second waits, and finds the artifact.
 
+    Args: resume, whether `make` can go on with what an interrupted run of the same inputs left in the folder (units of
+      `data.shards`); else it finds it empty.
     Returns: the record, `{"inputs", "fingerprint", "summary"}`.
     Raises: UserError when `path` was made from other inputs; it says which.
     """
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     if path.exists():
-        record = read_json(path / RECORD)
-        if changed := differences(record["inputs"], inputs):
-            raise UserError(
-                f"{path} was made from other inputs ({'; '.join(changed[:4])}): "
-                "take another --workdir, or delete that folder and the ones made from it"
-            )
-        return record
+        return _made(path, inputs)
     partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        summary = make(partial)
-        record = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
-        write_json(partial / RECORD, record)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.replace(path)
+    with _locked(partial):
+        if path.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            return _made(path, inputs)
+        begun = partial / _BEGUN
+        if not (resume and begun.is_file() and read_json(begun) == inputs):
+            _empty(partial, "*")
+            write_json(begun, inputs)
+        if not (partial / RECORD).is_file():
+            try:
+                summary = make(partial)
+            except BaseException:
+                if not resume:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+            record = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
+            write_json(partial / RECORD, record)
+        _empty(partial, ".*")
+        partial.replace(path)
+    return read_json(path / RECORD)
+
+
+def _empty(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _made(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    record = read_json(path / RECORD)
+    if changed := differences(record["inputs"], inputs):
+        raise UserError(
+            f"{path} was made from other inputs ({'; '.join(changed[:4])}): "
+            "take another --workdir, or delete that folder and the ones made from it"
+        )
     return record

@@ -1,6 +1,7 @@
 """The `events/` artifact: a MEDS 0.4 data set, whatever the source was."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ SCHEMA = pa.schema(
 )
 BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 SPLITS = ("train", "tuning", "held_out")
+SHARD = 2_048  # patients a file: some 1.3 M events of MIMIC-IV, and few enough records for one ArrayRecord file
+_SHARDS_SEED = 0x5A  # so that the shard is not drawn by the number that drew the split
+PARTS = ".parts"  # for records of units, and what `finish` gathers
 
 
 def assign_splits(
@@ -34,78 +38,129 @@ def assign_splits(
     Args: subject_ids, int64 (P,); seed; fractions of train, tuning and held_out, which sum to 1.
     Returns: int8 (P,), an index into SPLITS.
     """
-    with np.errstate(over="ignore"):  # splitmix64 is defined modulo 2^64
+    return np.searchsorted(np.cumsum(fractions)[:2], _uniform(subject_ids, seed), side="right").astype(np.int8)
+
+
+def _uniform(subject_ids: np.ndarray, seed: int) -> np.ndarray:
+    """A number in [0, 1) for each patient: the hash splitmix64 of its id and the seed."""
+    with np.errstate(over="ignore"):  # it is defined modulo 2^64
         x = subject_ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
-    uniform = x.astype(np.float64) / 2.0**64
-    return np.searchsorted(np.cumsum(fractions)[:2], uniform, side="right").astype(np.int8)
+    return x.astype(np.float64) / 2.0**64
 
 
-def write(out: Path, shards: Iterable[tuple[str, pa.Table]], *, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Write a MEDS 0.4 data set into the folder `out`.
+def assign(subject_ids: np.ndarray, seed: int, splits: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Split and shard of each patient, both by a hash of its id: a shard is a random sample of its split.
 
-    Args:
-      out: an existing folder.
-      shards: pairs (split, table with the columns of SCHEMA, or castable to them). A patient lies in one table
-        only; a table is sorted by patient and, within a patient, by time with null times first. Equal times keep
-        the order given: it is the order of tokens.
-      metadata: entries of MEDS' dataset.json, such as dataset_name, dataset_version, license.
+    Args: subject_ids, int64 (P,), all different; seed; splits, as for assign_splits.
+    Returns: int8 (P,), an index into SPLITS; int64 (P,), the shard within the split, from 0, of at most SHARD patients.
+    """
+    split = assign_splits(subject_ids, seed, splits)
+    return split, assign_shards(subject_ids, split, seed)
+
+
+def assign_shards(subject_ids: np.ndarray, split: np.ndarray, seed: int) -> np.ndarray:
+    """Shard of each patient within its split, see `assign`; for patients whose split is given."""
+    shard = np.zeros(len(subject_ids), np.int64)
+    draw = _uniform(subject_ids, seed + _SHARDS_SEED)
+    for i in range(len(SPLITS)):
+        at = np.flatnonzero(split == i)
+        rank = np.argsort(np.argsort(draw[at], kind="stable"), kind="stable")
+        shard[at] = rank * -(-len(at) // SHARD) // max(len(at), 1)
+    return shard
+
+
+def write_shard(out: Path, split: str, k: int, table: pa.Table) -> dict[str, Any]:
+    """Write shard `k` of `split` into the events folder `out`, whole or not at all.
+
+    Args: table, the columns of SCHEMA or castable to them (code may be a dictionary), sorted by patient and, within a
+      patient, by time with null times first. Equal times keep the order given: it is the order of tokens.
+    Returns: counts, {"events", "patients"}. Without events no file is written.
+    """
+    if table.num_rows == 0:
+        return {"events": 0, "patients": 0}
+    table = table.select(SCHEMA.names)
+    codes, subjects = pc.unique(table["code"]), pc.unique(table["subject_id"]).cast(pa.int64())
+    if pa.types.is_dictionary(codes.type):
+        codes = codes.dictionary_decode()
+    for path, part in (
+        (out / PARTS / f"{split}-{k}-codes.parquet", pa.table({"code": codes.cast(pa.string())})),
+        (out / PARTS / f"{split}-{k}-subjects.parquet", pa.table({"subject_id": subjects})),
+        (out / "data" / split / f"{k}.parquet", table.cast(SCHEMA)),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        pq.write_table(part, partial, compression="zstd")
+        partial.replace(path)
+    return {"events": table.num_rows, "patients": len(subjects)}
+
+
+def finish(
+    out: Path,
+    metadata: Mapping[str, Any],
+    *,
+    descriptions: Mapping[str, str] | None = None,
+    parents: Mapping[str, list[str]] | None = None,
+) -> dict[str, Any]:
+    """Write the metadata of a MEDS 0.4 data set whose shards are all written.
+
+    Args: metadata, entries of MEDS' dataset.json, such as dataset_name, dataset_version, license; descriptions and
+      parents, of codes that the source knows more about.
     Returns: counts, `{"events", "patients": {split: n}, "codes"}`.
     Raises: UserError when there is no event at all, or no patient in the train split.
     """
-    events, patients, codes, subject_splits = 0, dict.fromkeys(SPLITS, 0), set(), []
-    shard_of = dict.fromkeys(SPLITS, 0)
-    for split, table in shards:
-        if table.num_rows == 0:
-            continue
-        table = table.select(SCHEMA.names).cast(SCHEMA)
-        subjects = pc.unique(table["subject_id"])
-        subject_splits.append((subjects, split))
-        folder = out / "data" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, folder / f"{shard_of[split]}.parquet", compression="zstd")
-        shard_of[split] += 1
-        events += table.num_rows
-        patients[split] += len(subjects)
-        codes |= set(pc.unique(table["code"]).to_pylist())
+    rows, patients = 0, dict.fromkeys(SPLITS, 0)
+    codes: set[str] = set()
+    subjects: list[pa.Array] = []
+    names: list[pa.Array] = []
+    for split in SPLITS:
+        for path in shards(out, split):
+            rows += pq.read_metadata(path).num_rows
+            part = out / PARTS / f"{split}-{path.stem}-codes.parquet"
+            codes |= set(pq.read_table(part)["code"].to_pylist())
+            ids = pq.read_table(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
+            patients[split] += len(ids)
+            subjects.append(ids.combine_chunks())
+            names.append(pa.array([split] * len(ids), pa.string()))
     if not patients["train"]:
         raise UserError(
-            f"no patient in the train split ({sum(patients.values())} patients, {events} events in all): "
+            f"no patient in the train split ({sum(patients.values())} patients, {rows} events in all): "
             "check the source's files and --config.data.splits"
         )
     (out / "metadata").mkdir(exist_ok=True)
+    spelt = sorted(codes)
+    told, above = descriptions or {}, parents or {}
     pq.write_table(
         pa.table(
             {
-                "code": pa.array(sorted(codes), pa.string()),
-                "description": pa.nulls(len(codes), pa.string()),
-                "parent_codes": pa.nulls(len(codes), pa.list_(pa.string())),
+                "code": pa.array(spelt, pa.string()),
+                "description": pa.array([told.get(code) for code in spelt], pa.string()),
+                "parent_codes": pa.array([above.get(code) for code in spelt], pa.list_(pa.string())),
             }
         ),
         out / "metadata" / "codes.parquet",
     )
     pq.write_table(
-        pa.table(
-            {
-                "subject_id": pa.concat_arrays([ids.cast(pa.int64()) for ids, _ in subject_splits]),
-                "split": pa.concat_arrays([pa.array([split] * len(ids), pa.string()) for ids, split in subject_splits]),
-            }
-        ),
+        pa.table({"subject_id": pa.concat_arrays(subjects), "split": pa.concat_arrays(names)}),
         out / "metadata" / "subject_splits.parquet",
     )
     write_json(
         out / "metadata" / "dataset.json",
         {"etl_name": "ehr_scaling", "etl_version": __version__, "meds_version": "0.4.1", **metadata},
     )
-    return {"events": events, "patients": patients, "codes": len(codes)}
+    return {"events": rows, "patients": patients, "codes": len(codes)}
+
+
+def parents(events: Path) -> dict[str, list[str]]:
+    """Parents of the codes that have some, from metadata/codes.parquet."""
+    table = pq.read_table(events / "metadata" / "codes.parquet", columns=["code", "parent_codes"])
+    table = table.filter(pc.greater(pc.fill_null(pc.list_value_length(table["parent_codes"]), 0), 0))
+    return dict(zip(table["code"].to_pylist(), table["parent_codes"].to_pylist(), strict=True))
 
 
 def shards(events: Path, split: str) -> list[Path]:
-    """The parquet files of one split, in a fixed order. Raises UserError when the split is empty."""
-    files = sorted((events / "data" / split).glob("*.parquet"), key=lambda p: (len(p.stem), p.stem))
-    if not files:
-        raise UserError(f"{events} holds no patient in the split {split!r}: change --config.data.splits or the source")
-    return files
+    """The parquet files of one split, in the order of their numbers; none when no patient is in it."""
+    return sorted((events / "data" / split).glob("[!.]*.parquet"), key=lambda p: (len(p.stem), p.stem))

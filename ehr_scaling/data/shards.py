@@ -1,0 +1,126 @@
+"""Work cut into units: each leaves a record when it is done, so that any number of processes or machines can share it.
+
+A unit is a top-level function and its arguments, small and picklable. It writes its output under temporary names,
+renames, and ends in `once`, so that it may be killed, repeated, or run twice at once: the result is the same. Units
+hear of each other only through files below the folder of their artifact, which many machines must share.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ehr_scaling.artifacts import read_json, write_json, write_text
+from ehr_scaling.errors import UserError
+
+Record = dict[str, Any]
+_WORTH_A_PROCESS = 48 << 20  # bytes of input; starting a process takes about a second
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Where units run: `workers` processes of this machine (1: in this one), or an Apache Beam pipeline.
+
+    beam: flags of the pipeline, such as ("--runner=DirectRunner",); empty for none.
+    """
+
+    workers: int = 1
+    beam: tuple[str, ...] = ()
+
+    def for_bytes(self, size: int) -> "Runner":
+        """This runner, without more processes than `size` bytes of input are worth."""
+        return self if self.beam else Runner(max(1, min(self.workers, size // _WORTH_A_PROCESS)))
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def once(record: Path, make: Callable[[], Record]) -> Record:
+    """The summary in `record`, a JSON file that exists only when the work behind it is complete; else make() it."""
+    if record.is_file():
+        return read_json(record)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    summary = json.loads(json.dumps(make()))
+    write_json(record, summary)
+    return summary
+
+
+def run(
+    function: Callable[..., Any], items: Sequence[tuple], records: Sequence[Path], runner: Runner, title: str
+) -> list[Record]:
+    """Call function(*item) for every item whose record is missing. Returns the records, in the order of the items.
+
+    Raises: the first UserError of a unit; the others' results are kept, and found by the next run.
+    """
+    todo = [(item, record) for item, record in zip(items, records, strict=True) if not record.is_file()]
+    if runner.beam and todo:
+        _beam(function, todo, runner.beam)
+    else:
+        with tqdm(total=len(items), initial=len(items) - len(todo), desc=title, unit="part", disable=None) as bar:
+            workers = min(runner.workers, len(todo))
+            if workers <= 1:
+                for item, _ in todo:
+                    function(*item)
+                    bar.update()
+            else:
+                _pool(function, [item for item, _ in todo], workers, bar)
+    return [read_json(record) for record in records]
+
+
+def _pool(function: Callable[..., Any], items: Sequence[tuple], workers: int, bar: tqdm) -> None:
+    # Spawned, not forked: the threads of Arrow, DuckDB and JAX do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_one_core) as pool:
+        futures = [pool.submit(function, *item) for item in items]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _one_core() -> None:
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+
+
+def _beam(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], flags: tuple[str, ...]) -> None:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise UserError("--runner needs Apache Beam: pip install 'ehr_scaling[beam]'") from None
+    with beam.Pipeline(options=PipelineOptions(list(flags))) as pipeline:
+        # Reshuffle: without it a runner may fuse all units into one worker.
+        units = pipeline | beam.Create([(function, item, record) for item, record in todo]) | beam.Reshuffle()
+        units | beam.Map(_attempt)
+    for _, record in todo:
+        if (error := _error(record)).is_file():
+            text = error.read_text(encoding="utf-8")
+            error.unlink()
+            raise UserError(text)
+
+
+def _error(record: Path) -> Path:
+    return record.with_name(f"{record.name}.error")
+
+
+def _attempt(unit: tuple[Callable[..., Any], tuple, Path]) -> None:
+    """A runner would retry a user's mistake, and wrap it in pages of traces: it travels as a file instead."""
+    function, item, record = unit
+    try:
+        function(*item)
+    except UserError as e:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_text(_error(record), str(e))
