@@ -126,11 +126,11 @@ def build(
         if path.exists():
             shutil.rmtree(partial, ignore_errors=True)
             return _made(path, inputs)
-        begun = partial / _BEGUN
-        if not (resume and begun.is_file() and read_json(begun) == inputs):
-            _empty(partial, "*")
-            write_json(begun, inputs)
-        if not (partial / RECORD).is_file():
+        begun, done = partial / _BEGUN, partial / RECORD
+        if not (done.is_file() and read_json(done)["inputs"] == inputs):
+            if not (resume and begun.is_file() and read_json(begun) == inputs):
+                _empty(partial, "*")
+                write_json(begun, inputs)
             try:
                 summary = make(partial)
             except BaseException:
@@ -138,7 +138,7 @@ def build(
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
             record = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
-            write_json(partial / RECORD, record)
+            write_json(done, record)
         _empty(partial, ".*")
         partial.replace(path)
     return read_json(path / RECORD)

@@ -121,15 +121,18 @@ def finish(
             rows += pq.read_metadata(path).num_rows
             part = out / PARTS / f"{split}-{path.stem}-codes.parquet"
             codes |= set(pq.read_table(part)["code"].to_pylist())
-            ids = pq.read_table(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
-            patients[split] += len(ids)
-            subjects.append(ids.combine_chunks())
-            names.append(pa.array([split] * len(ids), pa.string()))
+            own = pq.read_table(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
+            patients[split] += len(own)
+            subjects.append(own.combine_chunks())
+            names.append(pa.array([split] * len(own), pa.string()))
     if not patients["train"]:
         raise UserError(
             f"no patient in the train split ({sum(patients.values())} patients, {rows} events in all): "
             "check the source's files and --config.data.splits"
         )
+    ids, split_of = pa.concat_arrays(subjects), pa.concat_arrays(names)
+    if len(pc.unique(ids)) < len(ids):
+        raise UserError("the source holds a patient in two splits: mend it")
     (out / "metadata").mkdir(exist_ok=True)
     spelt = sorted(codes)
     told, above = descriptions or {}, parents or {}
@@ -144,7 +147,7 @@ def finish(
         out / "metadata" / "codes.parquet",
     )
     pq.write_table(
-        pa.table({"subject_id": pa.concat_arrays(subjects), "split": pa.concat_arrays(names)}),
+        pa.table({"subject_id": ids, "split": split_of}),
         out / "metadata" / "subject_splits.parquet",
     )
     write_json(

@@ -30,12 +30,10 @@ def table(patients: dict[int, Sequence[Event]]) -> pa.Table:
 def write(folder: Path, **splits: dict[int, Sequence[Event]] | list[dict[int, Sequence[Event]]]) -> Path:
     """Write events; a split given as a list becomes one shard for each of its dicts."""
     folder.mkdir(parents=True)
-    shards = [
-        (split, table(shard))
-        for split, given in splits.items()
-        for shard in (given if isinstance(given, list) else [given])
-    ]
-    events.write(folder, shards, metadata={"dataset_name": "made up"})
+    for split, given in splits.items():
+        for k, shard in enumerate(given if isinstance(given, list) else [given]):
+            events.write_shard(folder, split, k, table(shard))
+    events.finish(folder, {"dataset_name": "made up"})
     return folder
 
 

@@ -63,8 +63,9 @@ def assert_meds(out):
 def test_challenge_2012_counts(stays):
     raw, out, summary = stays
     assert sorted(p.name for p in raw.iterdir()) == sorted([*challenge_2012.FILES, physionet.MANIFEST])
-    wanted = {"stays": 12_000, "deaths": 554 + 568 + 585, "observations": 5_059_011, "unended": 167, "unnamed": 2_403}
+    wanted = {"stays": 12_000, "deaths": 554 + 568 + 585, "observations": 5_059_011, "unended": 167}
     assert {key: summary[key] for key in wanted} == wanted
+    assert summary["dropped"]["no parameter's name"] == 2_403
     assert sum(summary["patients"].values()) == 12_000
     assert 0.78 < summary["patients"]["train"] / 12_000 < 0.82
     counts = dict(ask(out, "SELECT code, count(*) FROM e GROUP BY code"))
@@ -75,7 +76,7 @@ def test_challenge_2012_counts(stays):
     # Every row is an observation or a descriptor (five a stay, and the admission weight), missing or nameless.
     observed = sum(n for code, n in counts.items() if code.startswith("OBS//"))
     missing_descriptors = (12_000 - counts["HEIGHT"]) + (12_000 - counts["WEIGHT"]) + 12
-    assert observed + 6 * 12_000 + (summary["missing"] - missing_descriptors) + 2_403 == 5_059_011
+    assert observed + 6 * 12_000 + (summary["dropped"]["value is missing (-1)"] - missing_descriptors) + 2_403 == 5_059_011
     assert summary["events"] == sum(counts.values())
     assert_meds(out)
 

@@ -29,10 +29,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from tqdm import tqdm
 
 from ehr_scaling.artifacts import fingerprint_files
 from ehr_scaling.data import events
+from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources import physionet
 from ehr_scaling.errors import UserError
 
@@ -44,7 +44,6 @@ ADMISSION_US = int(np.datetime64("2100-01-01", "us").astype(np.int64))
 DAY_US = 86_400_000_000
 _HEADER = b"Time,Parameter,Value"
 _STATIC = np.iinfo(np.int64).min  # stands for a null time: sorts first
-_SHARD = 2_000  # patients
 
 
 def inputs(raw: Path | None, **options: Any) -> dict[str, Any]:
@@ -55,28 +54,36 @@ def inputs(raw: Path | None, **options: Any) -> dict[str, Any]:
 
 
 def extract(
-    raw: Path | None, out: Path, *, seed: int, splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    raw: Path | None,
+    out: Path,
+    *,
+    seed: int,
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Write the MEDS events of all stays of sets a, b and c; the subject id is the RecordID.
 
-    Returns: the summary of events.write, with "name", "license", "stays", "deaths", "observations" (rows of the
-      release, the descriptors among them), "missing" (rows with -1), "unnamed", "unended" (stays without an end).
+    Returns: the summary of events.finish, with "name", "license", "stays", "deaths", "observations" (rows of the
+      release, the descriptors among them), "unended" (stays without an end), "dropped" {reason: rows}.
     Raises: UserError for a file that is missing, damaged, or changed against SHA256SUMS.txt, for a column that an
       outcomes file lacks, for records and outcomes that do not agree, and for a row that cannot be read.
     """
     raw = _folder(raw)
     physionet.verify(raw, FILES)
-    facts = {"stays": 0, "deaths": 0, "observations": 0, "missing": 0, "unnamed": 0, "unended": 0}
     # A set at a time, to keep memory at a third; a record lies in one set only.
-    shards = (shard for s in tqdm(SETS, desc="sets", disable=None) for shard in _set(raw, s, seed, splits, facts))
+    records = [out / events.PARTS / f"set-{s}.json" for s in SETS]
+    counts = run(_set, [(raw, out, s, seed, splits) for s in SETS], records, runner or Runner(), "sets")
+    facts = {name: sum(c[name] for c in counts) for name in ("stays", "deaths", "observations", "unended")}
+    dropped = {reason: sum(c["dropped"][reason] for c in counts) for reason in counts[0]["dropped"]}
     metadata = {
         "dataset_name": "PhysioNet/CinC Challenge 2012",
         "dataset_version": "1.0.0",
         "license": "open access, see location_uri",
         "location_uri": "https://physionet.org/content/challenge-2012/1.0.0/",
     }
-    summary = events.write(out, shards, metadata=metadata)
-    return {**summary, "name": metadata["dataset_name"], "license": metadata["license"], **facts}
+    summary = events.finish(out, metadata)
+    about = {"name": metadata["dataset_name"], "license": metadata["license"], "dropped": dropped}
+    return {**summary, **about, **facts}
 
 
 def _folder(raw: Path | None) -> Path:
@@ -88,10 +95,12 @@ def _folder(raw: Path | None) -> Path:
     return raw
 
 
-def _set(
-    raw: Path, s: str, seed: int, splits: tuple[float, float, float], facts: dict[str, int]
-) -> Iterator[tuple[str, pa.Table]]:
-    """Yield (split, table of events) for one of the three sets; count into `facts`."""
+def _set(raw: Path, out: Path, s: str, seed: int, splits: tuple[float, float, float]) -> None:
+    """Write the shards of one of the three sets."""
+    once(out / events.PARTS / f"set-{s}.json", lambda: _write_set(raw, out, s, seed, splits))
+
+
+def _write_set(raw: Path, out: Path, s: str, seed: int, splits: tuple[float, float, float]) -> dict[str, Any]:
     archive = raw / f"set-{s}.tar.gz"
     texts = list(_members(archive))
     table = _parse(texts, archive)
@@ -158,19 +167,27 @@ def _set(
     emit(died, end, code[events.DEATH])
     emit(ended, end, code["HOSPITAL_DISCHARGE"])
 
-    facts["stays"] += len(texts)
-    facts["deaths"] += int(died.sum())
-    facts["observations"] += len(value)
-    facts["missing"] += int((value == -1).sum())
-    facts["unnamed"] += int(rows("").sum())
-    facts["unended"] += int((~ended).sum())
     columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    yield from _shards(ids, codes, columns, events.assign_splits(ids, seed, splits))
+    _write_shards(out, SETS.index(s), ids, codes, columns, *events.assign(ids, seed, splits))
+    return {
+        "stays": len(texts),
+        "deaths": int(died.sum()),
+        "observations": len(value),
+        "unended": int((~ended).sum()),
+        "dropped": {"value is missing (-1)": int((value == -1).sum()), "no parameter's name": int(rows("").sum())},
+    }
 
 
-def _shards(
-    ids: np.ndarray, codes: list[str], columns: tuple[np.ndarray, ...], split_of: np.ndarray
-) -> Iterator[tuple[str, pa.Table]]:
+def _write_shards(
+    out: Path,
+    number: int,
+    ids: np.ndarray,
+    codes: list[str],
+    columns: tuple[np.ndarray, ...],
+    split_of: np.ndarray,
+    shard_of: np.ndarray,
+) -> None:
+    """Shards number, number + 3, … of each split; the next set's lie between them."""
     by_id = np.argsort(ids)
     rank = np.empty(len(ids), np.int64)
     rank[by_id] = np.arange(len(ids))
@@ -179,21 +196,18 @@ def _shards(
     record, time, code, value = (column[order] for column in columns)
     spelt = pa.array(codes, pa.string())
     for i, split in enumerate(events.SPLITS):
-        patients = by_id[split_of[by_id] == i]
-        for first in range(0, len(patients), _SHARD):
-            at = np.flatnonzero(np.isin(record, patients[first : first + _SHARD]))
-            yield (
-                split,
-                pa.table(
-                    {
-                        "subject_id": ids[record[at]],
-                        "time": pa.array(time[at], pa.int64(), mask=time[at] == _STATIC).cast(pa.timestamp("us")),
-                        "code": spelt.take(pa.array(code[at])),
-                        "numeric_value": pa.array(value[at], mask=np.isnan(value[at])).cast(pa.float32()),
-                        "text_value": pa.nulls(len(at), pa.large_string()),
-                    }
-                ),
+        for shard in np.unique(shard_of[split_of == i]):
+            at = np.flatnonzero((split_of[record] == i) & (shard_of[record] == shard))
+            table = pa.table(
+                {
+                    "subject_id": ids[record[at]],
+                    "time": pa.array(time[at], pa.int64(), mask=time[at] == _STATIC).cast(pa.timestamp("us")),
+                    "code": pa.DictionaryArray.from_arrays(pa.array(code[at]), spelt),
+                    "numeric_value": pa.array(value[at], mask=np.isnan(value[at])).cast(pa.float32()),
+                    "text_value": pa.nulls(len(at), pa.large_string()),
+                }
             )
+            events.write_shard(out, split, number + len(SETS) * int(shard), table)
 
 
 def _members(archive: Path) -> Iterator[bytes]:

@@ -16,7 +16,6 @@ tokens, rare ones only from many, which is what makes loss fall smoothly with da
 a slow latent level, so that knowing them better needs no sudden insight. Nothing here is medicine.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling.data import events
+from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources import synthetic_course as course
 from ehr_scaling.data.sources import synthetic_record as record
 from ehr_scaling.data.sources import synthetic_tables as hospital
@@ -47,23 +47,27 @@ def extract(
     seed: int,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     patients: int = 20_000,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Generate `patients` patients and write them as MEDS events into the folder `out`.
 
     Args: raw, None; out, an existing folder; seed, not negative, fixes every patient (a larger `patients` keeps the
       earlier ones as they are); splits, fractions of train, tuning and held_out.
-    Returns: the summary of `events.write` with the source's name and licence.
+    Returns: the summary of `events.finish` with the source's name and licence.
     Raises: UserError when raw files are given, the seed is negative, or there are fewer than ten patients.
     """
     _check(raw, patients)
     if seed < 0:
         raise UserError(f"--config.data.seed={seed} must not be negative")
+    blocks = range(-(-patients // BLOCK))
+    records = [out / events.PARTS / f"block-{k}.json" for k in blocks]
+    run(_write, [(out, seed, splits, patients, k) for k in blocks], records, runner or Runner(), "generate")
     metadata = {
         "dataset_name": "ehr_scaling generated patients",
         "dataset_version": str(VERSION),
         "license": "Apache-2.0",
     }
-    summary = events.write(out, _shards(seed, splits, patients), metadata=metadata)
+    summary = events.finish(out, metadata)
     return {**summary, "name": metadata["dataset_name"], "license": metadata["license"], "generated": True}
 
 
@@ -74,27 +78,28 @@ def _check(raw: Path | None, patients: int) -> None:
         raise UserError(f"--config.data.patients={patients} is too few to split: take 10 or more, 20000 for a study")
 
 
-def _shards(seed: int, splits: tuple[float, float, float], patients: int) -> Iterator[tuple[str, pa.Table]]:
-    codes = pa.array(hospital.CODES, pa.string())
-    for first in range(0, patients, BLOCK):
-        patient, minute, code, value = block(seed, first // BLOCK)
+def _write(out: Path, seed: int, splits: tuple[float, float, float], patients: int, k: int) -> None:
+    """Block k is shard k of every split: its patients are a random sample, as any others are."""
+
+    def make() -> dict[str, Any]:
+        first = k * BLOCK
+        codes = pa.array(hospital.CODES, pa.string())
+        patient, minute, code, value = block(seed, k)
         split = events.assign_splits(FIRST_ID + first + np.arange(BLOCK), seed, splits)
         for i, name in enumerate(events.SPLITS):
             rows = np.flatnonzero((split[patient] == i) & (patient < patients - first))
             time = pa.array(minute[rows] * 60_000_000, pa.int64(), mask=minute[rows] == record.STATIC)
-            yield (
-                name,
-                pa.Table.from_arrays(
-                    [
-                        pa.array(FIRST_ID + first + patient[rows], pa.int64()),
-                        time.cast(pa.timestamp("us")),
-                        codes.take(pa.array(code[rows])),
-                        pa.array(value[rows], pa.float32(), mask=np.isnan(value[rows])),
-                        pa.nulls(len(rows), pa.large_string()),
-                    ],
-                    schema=events.SCHEMA,
-                ),
-            )
+            columns = [
+                pa.array(FIRST_ID + first + patient[rows], pa.int64()),
+                time.cast(pa.timestamp("us")),
+                pa.DictionaryArray.from_arrays(pa.array(code[rows]), codes),
+                pa.array(value[rows], pa.float32(), mask=np.isnan(value[rows])),
+                pa.nulls(len(rows), pa.large_string()),
+            ]
+            events.write_shard(out, name, k, pa.Table.from_arrays(columns, names=events.SCHEMA.names))
+        return {}
+
+    once(out / events.PARTS / f"block-{k}.json", make)
 
 
 def block(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -109,7 +109,8 @@ def test_a_stay_becomes_events(raw, tmp_path):
     ]
     assert rows(table, 13)[-1] == (timedelta(days=2), "OBS//HR", 60.0)  # unknown length: no end
     assert table.schema.names == ["subject_id", "time", "code", "numeric_value", "text_value"]
-    wanted = {"stays": 5, "deaths": 1, "observations": 39, "missing": 9, "unnamed": 1, "unended": 1}
+    dropped = {"value is missing (-1)": 9, "no parameter's name": 1}
+    wanted = {"stays": 5, "deaths": 1, "observations": 39, "unended": 1, "dropped": dropped}
     assert {key: summary[key] for key in wanted} == wanted
 
 
