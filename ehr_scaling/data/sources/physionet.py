@@ -1,17 +1,24 @@
-"""Releases on PhysioNet or a mirror of it: resumable downloads, checked against the release's SHA256SUMS.txt."""
+"""Releases on PhysioNet or a mirror of it: resumable downloads, checked against the release's SHA256SUMS.txt.
+
+Credentialed releases ask for the name and password of an account that has signed the data use agreement. They are
+shown to the server of `base_url` only, over https, and only after it has asked or when the release is known to.
+"""
 
 import hashlib
+import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from tqdm import tqdm
 
 from ehr_scaling.artifacts import write_text
+from ehr_scaling.data.sources import credentials
 from ehr_scaling.errors import UserError
 
 MANIFEST = "SHA256SUMS.txt"
@@ -23,6 +30,8 @@ _ATTEMPTS = 6  # in a row without a new byte
 _PIECE = 1 << 14  # bytes written at a time: what a broken connection may lose
 _PAUSE = 0.5  # seconds before the second attempt; doubles each time
 _DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_REDIRECTS = 5
+_GRACE = 1.5  # seconds that Ctrl-C waits for the workers; one that waits for a silent server is left behind
 _FLAGS = "use --raw=DIR for files that are already here, or --physionet_url for a mirror"
 
 Selection = Iterable[str] | Callable[[str], bool] | None
@@ -36,6 +45,7 @@ def download(
     base_url: str = BASE_URL,
     files: Selection = None,
     workers: int = 4,
+    credentialed: bool = False,
 ) -> Path:
     """Bring files of a release into the folder `dest`, under their paths in the release.
 
@@ -47,15 +57,20 @@ def download(
       project, version: as in PhysioNet's paths, `<base_url>/files/<project>/<version>/<path>`.
       files: paths in the release, or a predicate on them; None for the whole release.
       workers: connections at a time (PhysioNet limits the rate of each).
+      credentialed: that the release is known to want credentials (see credentials.find). They are found before
+        anything is asked of the server; otherwise when it asks.
     Returns: dest.
-    Raises: UserError for a server that cannot be reached, a file that is not there, credentials that are wanted, a
-      connection that keeps breaking, and bytes that do not match the manifest.
+    Raises: UserError for a server that cannot be reached, a file that is not there, credentials that are wanted or
+      wrong, a connection that keeps breaking, and bytes that do not match the manifest.
     """
+    server = _Server(base_url, f"{base_url.rstrip('/')}/content/{project}/{version}/")
     url = f"{base_url.rstrip('/')}/files/{project}/{version}"
     dest.mkdir(parents=True, exist_ok=True)
     local = dest / MANIFEST
     if not local.is_file():
-        text = _answer("GET", f"{url}/{MANIFEST}").text
+        if credentialed:
+            server.find_credentials(f"{url}/{MANIFEST}")
+        text = server.answer("GET", f"{url}/{MANIFEST}").text
         parse_manifest(text, f"{url}/{MANIFEST}")
         write_text(local, text)
     sums = parse_manifest(local.read_text(encoding="utf-8"), local)
@@ -68,17 +83,14 @@ def download(
     if not todo:
         return dest
 
-    stop = threading.Event()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            sizes = _results([pool.submit(_size, f"{url}/{name}") for name in todo])
-            total = None if None in sizes else sum(size or 0 for size in sizes)
-            with tqdm(total=total, unit="B", unit_scale=True, desc=f"{project} {version}", disable=None) as bar:
-                _results([pool.submit(_fetch, f"{url}/{n}", dest / n, sums[n], bar, stop) for n in todo])
-        except BaseException:  # Ctrl-C too: the workers leave at their next piece, and keep what they have
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    if credentialed:
+        server.find_credentials(f"{url}/{todo[0]}")
+    # The first in this thread, in which the user can be asked for a password and can answer with Ctrl-C.
+    first = _size(server, f"{url}/{todo[0]}")
+    sizes = [first, *_each(lambda name: _size(server, f"{url}/{name}"), todo[1:], workers, server.stop)]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=f"{project} {version}", disable=None) as bar:
+        _each(lambda n: _fetch(server, f"{url}/{n}", dest / n, sums[n], bar), todo, workers, server.stop)
     return dest
 
 
@@ -129,49 +141,140 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _results(futures: list[Future]) -> list:
-    """Results in order; the first failure is raised at once, not when the others end."""
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-    return [future.result() for future in futures]
+def _each(function: Callable[[str], Any], items: list[str], workers: int, stop: threading.Event) -> list[Any]:
+    """function(item) of each item, in order, in threads; the first error, or Ctrl-C, sets `stop` and is raised.
 
-
-def _answer(method: str, url: str, start: int = 0) -> requests.Response:
-    """The server's answer, body not read yet unless it is small. `start`: first byte wanted.
-
-    Raises: UserError for what a further attempt will not mend; ConnectionError for what it may (5xx).
+    The threads are daemons: nothing, not even the end of the program, waits for one that a silent server holds.
     """
-    headers = {**_HEADERS, **({"Range": f"bytes={start}-"} if start else {})}
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(min(_PAUSE * 2 ** (attempt - 1), 30))
-        try:
-            response = requests.request(
-                method, url, headers=headers, stream=True, timeout=_TIMEOUT, allow_redirects=True
+    todo: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    for entry in enumerate(items):
+        todo.put(entry)
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                i, item = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((i, function(item), None))
+            except BaseException as e:
+                done.put((i, None, e))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(items)))]
+    results: list[Any] = [None] * len(items)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in items:
+            i, results[i], error = done.get()
+            if error is not None:
+                raise error
+    except BaseException:
+        stop.set()
+        end = time.monotonic() + _GRACE
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
+        raise
+    return results
+
+
+class _Server:
+    """The server of one release, asked by several threads."""
+
+    def __init__(self, base_url: str, page: str) -> None:
+        base = urlsplit(base_url)
+        if base.username or base.password:
+            raise UserError(
+                "--physionet_url holds a name or password, which would end up in records: set "
+                f"{credentials.USERNAME} and {credentials.PASSWORD} instead"
             )
-            if url.endswith(MANIFEST):
-                response.content  # noqa: B018  (read here, where a dropped connection is tried again)
-        except _DROPPED as e:
-            if attempt + 1 < _ATTEMPTS and not _refused(e):
-                continue
-            raise UserError(f"cannot connect to {url}: {_FLAGS}") from None
-        except requests.RequestException as e:
-            raise UserError(f"{url} is no address to download from ({type(e).__name__}): {_FLAGS}") from None
-        if response.status_code < 500 and response.status_code != 429:
-            break
-        response.close()
-    status = response.status_code
-    if status in (401, 403):
-        raise UserError(
-            f"{url} wants credentials ({status}), which this program does not send: "
-            "download the release with your PhysioNet account and give its folder with --raw=DIR"
-        )
-    if status == 404:
-        raise UserError(f"{url} is not there (404): {_FLAGS}")
-    if status not in (200, 206, 416):
-        raise UserError(f"{url} answers {status} {response.reason}: run again later, or {_FLAGS}")
-    return response
+        self.stop = threading.Event()  # set when the user does not want to wait any longer
+        self._origin = (base.scheme, base.netloc)
+        self._page = page  # where the agreement is signed
+        self._known: credentials.Credentials | None = None
+        self._asked = False
+        self._lock = threading.Lock()
+
+    def find_credentials(self, url: str) -> None:
+        """Have credentials from now on. Raises UserError where there are none, or they cannot be sent to `url`."""
+        with self._lock:
+            if not self._asked:
+                self._known = credentials.find(url)
+                self._asked = True
+            if self._known is None:
+                raise UserError(
+                    f"{url} wants credentials: set {credentials.USERNAME} and {credentials.PASSWORD}, or give the host "
+                    "an entry in ~/.netrc, or run in a terminal to be asked; or use --raw=DIR for files already here"
+                )
+
+    def answer(self, method: str, url: str, start: int = 0) -> requests.Response:
+        """The server's answer, body not read yet unless it is small. `start`: first byte wanted.
+
+        Raises: UserError for what a further attempt will not mend; ConnectionError for what it may (5xx).
+        """
+        attempt = 0
+        while True:
+            shown = self._known is not None
+            try:
+                response = self._follow(method, url, {"Range": f"bytes={start}-"} if start else {})
+                if url.endswith(MANIFEST):
+                    response.content  # noqa: B018  (read here, where a dropped connection is tried again)
+            except _DROPPED as e:
+                if attempt + 1 == _ATTEMPTS or _refused(e) or self.stop.is_set():
+                    raise UserError(f"cannot connect to {url}: {_FLAGS}") from None
+            except requests.RequestException as e:
+                raise UserError(f"{url} is no address to download from ({type(e).__name__}): {_FLAGS}") from None
+            else:
+                status = response.status_code
+                if status in (401, 403) and not shown:
+                    response.close()
+                    self.find_credentials(url)
+                    continue
+                if (status < 500 and status != 429) or attempt + 1 == _ATTEMPTS:
+                    break
+                response.close()
+            self.stop.wait(min(_PAUSE * 2**attempt, 30))
+            attempt += 1
+        if status in (401, 403):
+            raise UserError(
+                f"{url} answers {status} to your credentials: the password is wrong, or the agreement of this release "
+                f"is not signed: see {self._page}"
+            )
+        if status == 404:
+            raise UserError(f"{url} is not there (404): {_FLAGS}")
+        if status not in (200, 206, 416):
+            raise UserError(f"{url} answers {status} {response.reason}: run again later, or {_FLAGS}")
+        return response
+
+    def _follow(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        """The answer at the end of redirects, which `requests` would follow with whatever ~/.netrc has for a host."""
+        for _ in range(_REDIRECTS):
+            home = (urlsplit(url).scheme, urlsplit(url).netloc) == self._origin
+            response = requests.request(
+                method,
+                url,
+                headers={**_HEADERS, **headers},
+                auth=self._known if home and self._known else _anonymous,
+                stream=True,
+                timeout=_TIMEOUT,
+                allow_redirects=False,
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
+            target = urljoin(url, response.headers["Location"])
+            if url.startswith("https:") and not target.startswith("https:"):
+                raise UserError(f"{url} leads away from https: {_FLAGS}")
+            url = target
+        raise UserError(f"{url} redirects without end: {_FLAGS}")
+
+
+def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """No credentials; with auth=None `requests` would take those of ~/.netrc, unasked and over http too."""
+    return request
 
 
 def _refused(error: Exception) -> bool:
@@ -179,20 +282,20 @@ def _refused(error: Exception) -> bool:
     return bool(re.search(r"NameResolutionError|ConnectionRefused|Connection refused", repr(error)))
 
 
-def _size(url: str) -> int | None:
+def _size(server: _Server, url: str) -> int | None:
     """Bytes of a file, None where the server does not say. Finds a missing one before gigabytes are fetched."""
-    with _answer("HEAD", url) as response:
+    with server.answer("HEAD", url) as response:
         length = response.headers.get("Content-Length")
         return int(length) if length else None
 
 
-def _fetch(url: str, path: Path, sha256: str, bar: tqdm, stop: threading.Event) -> None:
+def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: tqdm) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     resumed = partial.is_file()
     bar.update(partial.stat().st_size if resumed else 0)
     while True:
-        _fill(url, partial, bar, stop)
+        _fill(server, url, partial, bar)
         if _sha256(partial) == sha256:
             partial.replace(path)
             return
@@ -203,31 +306,34 @@ def _fetch(url: str, path: Path, sha256: str, bar: tqdm, stop: threading.Event) 
         resumed = False  # what an earlier run left may be to blame: once more from the first byte
 
 
-def _fill(url: str, partial: Path, bar: tqdm, stop: threading.Event) -> None:
+def _fill(server: _Server, url: str, partial: Path, bar: tqdm) -> None:
     """Append to `partial` until it is as long as the server says; go on where a connection breaks."""
     best, barren = -1, 0
     while True:
         start = partial.stat().st_size if partial.exists() else 0
         try:
-            with _answer("GET", url, start) as response:
+            with server.answer("GET", url, start) as response:
                 if response.status_code == 416:  # nothing after `start`: it is whole, or of another file
                     return
                 if start and response.status_code == 200:  # a server without ranges begins again
                     bar.update(-start)
                     start = 0
                 size = start + int(response.headers.get("Content-Length", -start))
-                with partial.open("ab" if start else "wb") as f:
+                # Unbuffered: a thread that is left behind at Ctrl-C has written all that came.
+                with partial.open("ab" if start else "wb", buffering=0) as f:
                     for piece in response.iter_content(_PIECE):
+                        if server.stop.is_set():
+                            raise UserError(f"{url}: stopped, run again to go on")
                         f.write(piece)
                         bar.update(len(piece))
-                        if stop.is_set():
-                            raise UserError(f"{url}: stopped, run again to go on")
             if size in (0, partial.stat().st_size):  # 0: the server names no length, but it closed in good order
                 return
         except _DROPPED:
             pass
         have = partial.stat().st_size if partial.exists() else 0
         best, barren = (have, 0) if have > best else (best, barren + 1)
+        if server.stop.is_set():
+            raise UserError(f"{url}: stopped, run again to go on")
         if barren == _ATTEMPTS:
             raise UserError(f"{url} is truncated: the connection keeps breaking at byte {have}, run again to go on")
-        stop.wait(min(_PAUSE * 2**barren, 30))
+        server.stop.wait(min(_PAUSE * 2**barren, 30))

@@ -1,5 +1,6 @@
 """A made-up mirror of PhysioNet that can misbehave in the ways the real one does."""
 
+import base64
 import hashlib
 import threading
 import time
@@ -15,8 +16,10 @@ from ehr_scaling.data.sources import physionet
 
 class _Handler(BaseHTTPRequestHandler):
     """Serves `server.folder`. `server.cut[path]` is how often a body breaks off half-way; `server.status[path]` is
-    answered instead of the file; `server.ranges` False ignores Range; `server.slow` gives 200 KB/s; requests are
-    listed in `server.seen`."""
+    answered instead of the file; `server.ranges` False ignores Range; `server.slow` gives 200 KB/s;
+    `server.stall[path]` is after how many bytes it falls silent; `server.account` is the "name:password" without which
+    it answers 401, and 403 where `server.unsigned`; `server.redirect[path]` leads to another address. Requests are
+    listed in `server.seen`, with what they showed in `server.shown`."""
 
     protocol_version = "HTTP/1.1"
 
@@ -25,8 +28,14 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.rsplit("/", 1)[-1]
         wanted = self.headers.get("Range", "")
         server.seen.append((self.command, name, wanted, self.headers["User-Agent"]))
+        shown = self.headers.get("Authorization")
+        server.shown.append((name, shown and base64.b64decode(shown.removeprefix("Basic ")).decode()))
         file = server.folder / self.path.lstrip("/")
         status = server.status.get(name, 200 if file.is_file() else 404)
+        if server.account and (server.unsigned or server.shown[-1][1] != server.account):
+            status = 403 if server.unsigned and shown else 401
+        if name in server.redirect:
+            status = 302
         data = file.read_bytes() if status == 200 else b"<html>sorry</html>"
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
         if status == 200 and start:
@@ -34,6 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = data[start:]
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        if status == 302:
+            self.send_header("Location", server.redirect[name])
         self.end_headers()
         if not body:
             return
@@ -50,6 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 data = data[1024:]
                 time.sleep(0.005)
+            if status < 300 and name in server.stall:
+                self.wfile.write(data[: server.stall[name]])
+                self.wfile.flush()
+                server.over.wait(30)
+                return
             self.wfile.write(data)
         except OSError:  # the client left
             self.close_connection = True
@@ -64,16 +80,28 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests has no account: theirs must not reach a test."""
+    monkeypatch.delenv("PHYSIONET_USERNAME", raising=False)
+    monkeypatch.delenv("PHYSIONET_PASSWORD", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("sys.stdin", None)
+
+
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """`.url`, `.server` (see _Handler), and `.publish({path: bytes})` for release demo/1.0 with its manifest."""
+    """`.url`, `.server` (see _Handler), and `.publish({path: bytes}, release)`, by default demo/1.0 in `.root`."""
     monkeypatch.setattr(physionet, "_PAUSE", 0.0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.folder, server.cut, server.status, server.seen = tmp_path / "mirror", {}, {}, []
-    server.ranges, server.slow = True, False
-    root = server.folder / "files" / "demo" / "1.0"
+    server.ranges, server.slow, server.stall = True, False, {}
+    server.account, server.unsigned, server.redirect, server.shown = None, False, {}, []
+    server.over = threading.Event()
+    demo = server.folder / "files" / "demo" / "1.0"
 
-    def publish(files: dict[str, bytes]) -> None:
+    def publish(files: dict[str, bytes], release: str = "demo/1.0") -> None:
+        root = server.folder / "files" / release
         lines = []
         for i, (name, data) in enumerate(files.items()):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +111,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNa
 
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", server=server, root=root, publish=publish)
+    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", server=server, root=demo, publish=publish)
+    server.over.set()
     server.shutdown()
     server.server_close()

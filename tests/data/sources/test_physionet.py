@@ -115,14 +115,6 @@ def test_a_missing_file_is_named_before_anything_is_fetched(mirror, tmp_path):
     assert not gets(mirror, "big.csv.gz")
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_credentialed_releases(mirror, tmp_path, status):
-    mirror.publish(RELEASE)
-    mirror.server.status["SHA256SUMS.txt"] = status
-    with pytest.raises(UserError, match=rf"wants credentials \({status}\).*--raw=DIR"):
-        bring(mirror, tmp_path)
-
-
 def test_a_server_in_trouble(mirror, tmp_path):
     mirror.publish(RELEASE)
     mirror.server.status["a.txt"] = 503
@@ -189,6 +181,11 @@ def test_verify(tmp_path):
     physionet.verify(tmp_path, ["a.txt"])
 
 
-def test_sources_without_a_public_release(tmp_path):
-    with pytest.raises(UserError, match="'mimic-iv' has no public release"):
-        fetch("mimic-iv", tmp_path)
+def test_releases_and_their_versions(mirror, tmp_path):
+    with pytest.raises(UserError, match="'meds' has no release to download"):
+        fetch("meds", tmp_path)
+    with pytest.raises(UserError, match=r"mimic-iv has no version '4\.0' here: take one of 3\.1"):
+        fetch("mimic-iv", tmp_path, version="4.0")
+    mirror.publish({"ed/edstays.csv.gz": b"made up", "index.html": b"no"}, "mimic-iv-ed/2.2")
+    fetch("mimic-iv-ed", tmp_path / "ed", base_url=mirror.url)
+    assert sorted(p.name for p in (tmp_path / "ed").rglob("*.*")) == ["SHA256SUMS.txt", "edstays.csv.gz"]
