@@ -1,5 +1,9 @@
 """A stage's result is whole and from these inputs, or it is not there."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from ehr_scaling import artifacts
@@ -54,3 +58,56 @@ def test_fingerprints_of_files_see_both_ends(tmp_path):
     before = artifacts.fingerprint_files([path], tmp_path)
     path.write_bytes(b"a" * ((3 << 20) - 1) + b"b")
     assert artifacts.fingerprint_files([path], tmp_path) != before
+
+
+def test_a_resumable_build_finds_what_it_left(tmp_path):
+    def make(folder):
+        (folder / ".parts").mkdir(exist_ok=True)
+        seen.append(sorted(p.name for p in (folder / ".parts").iterdir()))
+        (folder / ".parts" / str(len(seen))).write_text("1")
+        (folder / "whole").write_text("1")
+        if len(seen) < 3:
+            raise KeyboardInterrupt
+        return {}
+
+    seen: list[list[str]] = []
+    for inputs in ({"a": 1}, {"a": 1}):
+        with pytest.raises(KeyboardInterrupt):
+            artifacts.build(tmp_path / "x", inputs, make, resume=True)
+    assert seen == [[], ["1"]]
+    artifacts.build(tmp_path / "x", {"a": 2}, make, resume=True)  # of other inputs: begun anew
+    assert seen[2] == []
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == [artifacts.RECORD, "whole"]  # no scratch is left
+
+
+def test_two_processes_make_one_artifact(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from ehr_scaling import artifacts\n"
+        "def make(folder):\n"
+        "    with Path(sys.argv[1], 'made').open('a') as f: f.write('x')\n"
+        "    time.sleep(0.5); (folder / 'y').write_text('1'); return {}\n"
+        "artifacts.build(Path(sys.argv[1], 'a'), {}, make, resume=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "made").read_text() == "x"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "made"]
+
+
+def test_a_crash_leaves_no_lock(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from ehr_scaling import artifacts\n"
+        "artifacts.build(Path(sys.argv[1], 'a'), {}, lambda f: os.kill(os.getpid(), signal.SIGKILL), resume=True)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
+    assert artifacts.build(tmp_path / "a", {}, lambda folder: {"n": 1}, resume=True)["summary"] == {"n": 1}
+
+
+def test_patients_data_is_for_its_owner(tmp_path):
+    artifacts.work_directory(tmp_path / "deep" / "work")
+    artifacts.build(tmp_path / "deep" / "work" / "a", {}, lambda folder: {})
+    for folder in (tmp_path / "deep" / "work", tmp_path / "deep" / "work" / "a"):
+        assert folder.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,84 @@
+"""Units of work: each once, whatever ran before, in one process, in several, or on Beam."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ehr_scaling.data.shards import Runner, once, run
+from ehr_scaling.errors import UserError
+
+RUNNERS = [Runner(), Runner(2), Runner(beam=("--runner=DirectRunner",))]
+
+
+def square(folder: Path, x: int) -> None:
+    def make() -> dict:
+        with (folder / f"{x}.log").open("a") as f:
+            f.write("made\n")
+        if x < 0:
+            raise UserError(f"row {x} is bad: mend it")
+        return {"y": x * x, "pid": os.getpid()}
+
+    once(folder / f"{x}.json", make)
+
+
+def call(folder: Path, numbers: list[int], runner: Runner) -> list[dict]:
+    return run(square, [(folder, x) for x in numbers], [folder / f"{x}.json" for x in numbers], runner, "square")
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=["here", "pool", "beam"])
+def test_every_unit_once_and_in_order(tmp_path, runner):
+    first = call(tmp_path, [3, 1, 2], runner)
+    assert [r["y"] for r in first] == [9, 1, 4]
+    again = call(tmp_path, [3, 1, 2, 5], runner)
+    assert again[:3] == first
+    assert again[3]["y"] == 25
+    assert all((tmp_path / f"{x}.log").read_text() == "made\n" for x in (1, 2, 3, 5))
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=["here", "pool", "beam"])
+def test_a_users_mistake_is_one_line_and_costs_no_finished_work(tmp_path, runner):
+    with pytest.raises(UserError, match=r"^row -1 is bad: mend it$"):
+        call(tmp_path, [2, -1], runner)
+    if runner.workers == 1:
+        assert json.loads((tmp_path / "2.json").read_text())["y"] == 4
+    assert not (tmp_path / "-1.json").exists()
+
+
+def test_processes_share_the_work(tmp_path):
+    assert os.getpid() not in {r["pid"] for r in call(tmp_path, list(range(8)), Runner(2))}
+    (tmp_path / "x").mkdir()
+    assert {r["pid"] for r in call(tmp_path / "x", [1], Runner(2))} == {os.getpid()}  # one unit is worth no process
+
+
+def test_small_inputs_get_no_processes():
+    assert Runner(8).for_bytes(10_000) == Runner(1)
+    assert Runner(8).for_bytes(200 << 20) == Runner(4)
+    assert Runner(2).for_bytes(1 << 40) == Runner(2)
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from ehr_scaling.data.shards import Runner, once, run\n"
+        "folder = Path(sys.argv[1])\n"
+        "def slow(x):\n"
+        "    once(folder / f'{x}.json', lambda: time.sleep(0 if x < 3 else 60) or {'y': x})\n"
+        "run(slow, [(x,) for x in range(6)], [folder / f'{x}.json' for x in range(6)], Runner(), 'slow')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "2.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json")}
+    assert sorted(p.stem for p in done) == ["0", "1", "2"]
+    for x in range(6):
+        once(tmp_path / f"{x}.json", lambda x=x: {"y": x})
+    assert all(p.stat().st_mtime_ns == at for p, at in done.items())
