@@ -1,10 +1,19 @@
-"""Any MEDS 0.4 data set (0.3.3 has the same columns): its events and its splits, laid out as our `events/`.
+"""Any MEDS data set, 0.3.3 or 0.4, of any dialect: its events, its splits, its descriptions and parents of codes.
 
-`text_value` is dropped: free text is never used, and may name people. So are all columns that MEDS does not define.
-Where MEDS leaves the order of events at one time open, that of the file is kept.
+What a writer may get wrong is mended and counted, since all events are brought to the shards of their patients anyway:
+rows out of the order of time, patients whose rows are not together or lie in several files. Times with a zone are
+taken as UTC. Rows without patient or code, or with a time outside of 1800–2261, are left out and counted; numbers that
+are none are no value. `text_value` is never kept: it is free text, and may name people; so are all columns that MEDS
+does not define. The exception are the MIMIC-IV dialects, where a few codes are made of them: see meds_dialects.
+
+Where MEDS leaves the order of events at one time open, that of the files is kept; in the MIMIC-IV dialects it is that
+of the mimic-iv source.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,88 +21,152 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ehr_scaling.artifacts import fingerprint_files, read_json
 from ehr_scaling.data import events
+from ehr_scaling.data.shards import Runner, run
+from ehr_scaling.data.sources import meds_dialects as dialects
+from ehr_scaling.data.sources import meds_shuffle as shuffle
+from ehr_scaling.data.sources.meds_rows import guarded as _read
 from ehr_scaling.errors import UserError
 
-SPLITS_FILE = Path("metadata", "subject_splits.parquet")
-VERSION = 1  # of what is made of the files; a change of it refuses events that were made before
+SPLITS_FILE, CODES_FILE, ABOUT_FILE = (
+    Path("metadata", name) for name in ("subject_splits.parquet", "codes.parquet", "dataset.json")
+)
+VERSION = 2  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
-# What MEDS prescribes, and what writers make of it without loss.
-_DTYPES = {
-    "subject_id": ("int64", lambda t: pa.types.is_int64(t)),
-    "time": ("timestamp[us] without a zone", lambda t: t == pa.timestamp("us")),
-    "code": ("string", lambda t: _is_string(t) or (pa.types.is_dictionary(t) and _is_string(t.value_type))),
-    "numeric_value": ("float32", lambda t: t in (pa.float32(), pa.float64())),
-}
+_UNIT = 8_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
+_LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
+_ANCESTORS = 32  # of a code, nearest first
 
 
 def _is_string(t: pa.DataType) -> bool:
     return pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t)
 
 
+_MOMENTS = (pa.types.is_timestamp, pa.types.is_date, pa.types.is_null)
+_NUMBERS = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal, pa.types.is_null)
+# What MEDS prescribes, and what else is read without loss.
+_TYPES = {
+    "subject_id": ("int64", pa.types.is_integer),
+    "time": ("timestamp[us]", lambda t: any(f(t) for f in _MOMENTS)),
+    "code": ("string", lambda t: _is_string(t) or (pa.types.is_dictionary(t) and _is_string(t.value_type))),
+    "numeric_value": ("float32", lambda t: any(f(t) for f in _NUMBERS)),
+}
+
+
 def inputs(raw: Path | None, **options: Any) -> dict[str, Any]:
     """What the events are made from. Raises UserError where `raw` is not a MEDS data set."""
     raw, files = _files(raw)
-    extra = [path for path in (raw / SPLITS_FILE, raw / "metadata" / "dataset.json") if path.is_file()]
+    extra = [path for path in (raw / SPLITS_FILE, raw / CODES_FILE, raw / ABOUT_FILE) if path.is_file()]
     return {"source": "meds", "version": VERSION, "raw": fingerprint_files([*files, *extra], raw), **options}
 
 
 def extract(
-    raw: Path | None, out: Path, *, seed: int, splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    raw: Path | None,
+    out: Path,
+    *,
+    seed: int,
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
-    """Copy the MEDS data set in the folder `raw`, a file at a time, sorted by patient and time.
+    """Write the MEDS data set in the folder `raw` as ours.
 
-    Its own splits are kept; where it has none, patients are split by events.assign_splits(seed, splits).
+    Its own splits are kept; where it has none, patients are split by a hash, see events.assign. Memory is bounded by
+    the events of a shard of patients and of a piece of some million rows, whatever the sizes of the files.
 
-    Returns: the summary of events.write, with "name", "license" and "splits" ("of the data set" or "by hash").
-    Raises: UserError for a file that cannot be read, a column that is missing or has another type than MEDS', a
-      null patient or code, an unknown split, a patient without a split, or with events in two files.
+    Returns: the summary of events.finish, with "name", "license", "dialect", "splits" ("of the data set" or "by
+      hash"), "dropped" {reason: rows} and "noticed" {what: rows or patients}, of what was mended or is odd, but kept.
+    Raises: UserError, before any work is done, for a file that cannot be read, a column that is missing or cannot be
+      MEDS', an unknown split, a patient listed twice; and for a patient without a split.
     """
     raw, files = _files(raw)
-    for path in files:  # every file before any work is done
-        _check_schema(path, ("subject_id", "time", "code"), _read(path, pq.read_schema))
+    runner = runner or Runner()
     listed = _splits(raw)
-    about = read_json(raw / "metadata" / "dataset.json") if (raw / "metadata" / "dataset.json").is_file() else {}
+    about = read_json(raw / ABOUT_FILE) if (raw / ABOUT_FILE).is_file() else {}
+    about = about if isinstance(about, dict) else {}
+    units = _units(files)
+    told = _told(raw)
+    dialect = dialects.detect(_codes(files, told), about)
+
+    folder = shuffle.Folder(out / events.PARTS / "meds")
+    folder.path.mkdir(parents=True, exist_ok=True)
+
+    def records(stage: str, names: Iterable[Any]) -> list[Path]:
+        return [folder.record(stage, name) for name in names]
+
+    numbers = range(len(units))
+    run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
+    shards = _assign(folder, len(units), listed, raw, seed, splits)
+    items = [(folder, i, units[i], dialect) for i in numbers]
+    spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
+    gathers = [(folder, out, dialect, i, split, k) for i, (split, k) in enumerate(shards)]
+    names = [f"{split}-{k}" for split, k in shards]
+    gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
+    dropped, noticed = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "noticed"))
     metadata = {
         key: str(about[key])
         for key in ("dataset_name", "dataset_version", "license", "location_uri", "description_uri")
         if about.get(key)
     }
-    summary = events.write(out, _shards(raw, files, listed, seed, splits), metadata=metadata)
+    descriptions, parents = _metadata(folder, len(units), told, dialect)
+    summary = events.finish(out, metadata, descriptions=descriptions, parents=parents)
+    shutil.rmtree(folder.path / "spread", ignore_errors=True)  # as large as the data set, and all of it is in shards
     return {
         **summary,
         "name": metadata.get("dataset_name", "a MEDS data set without a name"),
         "license": metadata.get("license", "not stated in the data set"),
+        "dialect": dialect,
         "splits": "by hash" if listed is None else "of the data set",
+        "dropped": dropped,
+        "noticed": noticed,
     }
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
+    for some in counts:
+        total.update(some)
+    return {what: count for what, count in sorted(total.items()) if count}
 
 
 def _files(raw: Path | None) -> tuple[Path, list[Path]]:
     if raw is None:
         raise UserError("meds needs the folder of a MEDS data set, with data/ in it: give it with --raw=DIR")
-    files = sorted((raw / "data").rglob("*.parquet"))
+    data = raw / "data"
+    found = (path for path in data.rglob("*.parquet") if path.is_file())
+    files = sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(data).parts))
     if not files:
-        raise UserError(f"{raw / 'data'} holds no .parquet file: --raw must be the root of a MEDS data set")
+        raise UserError(f"{data} holds no .parquet file: --raw must be the root of a MEDS data set")
     return raw, files
 
 
-def _read(path: Path, reader: Any, **options: Any) -> Any:
-    try:
-        return reader(path, **options)
-    except (pa.ArrowInvalid, OSError, EOFError) as e:
-        if isinstance(e, OSError) and e.errno:  # the file system's own complaint names the file
-            raise
-        raise UserError(f"{path} is truncated or no parquet file: write or copy it again") from None
+def _units(files: list[Path]) -> list[list[shuffle.Part]]:
+    """Pieces of work of some _UNIT rows, in the order of the files. Checks the columns of each file."""
+    units: list[list[shuffle.Part]] = [[]]
+    rows = 0
+    for number, path in enumerate(files):
+        file = _read(path, pq.ParquetFile, path)
+        _check_schema(path, file.schema_arrow)
+        first = 0
+        for group in range(file.num_row_groups):
+            more = file.metadata.row_group(group).num_rows
+            if rows and rows + more > _UNIT:
+                if group > first:
+                    units[-1].append((str(path), number, first, group))
+                units.append([])
+                rows, first = 0, group
+            rows += more
+        if file.num_row_groups > first:
+            units[-1].append((str(path), number, first, file.num_row_groups))
+    return [unit for unit in units if unit]
 
 
-def _check_schema(path: Path, needed: tuple[str, ...], schema: pa.Schema) -> None:
-    for column in needed:
+def _check_schema(path: Path, schema: pa.Schema) -> None:
+    for column in ("subject_id", "time", "code"):
         if column not in schema.names:
-            raise UserError(f"{path} has no column {column}: is it MEDS?")
-    for column, (wanted, fits) in _DTYPES.items():
+            raise UserError(f"{path} has no column {column}: is it MEDS 0.3.3 or 0.4?")
+    for column, (wanted, fits) in _TYPES.items():
         if column in schema.names and not fits(schema.field(column).type):
             found = schema.field(column).type
             raise UserError(f"{path}: column {column} is {found}, MEDS wants {wanted}: convert the data set")
@@ -104,7 +177,7 @@ def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
     path = raw / SPLITS_FILE
     if not path.is_file():
         return None
-    table = _read(path, pq.read_table)
+    table = _read(path, pq.read_table, path)
     for column in ("subject_id", "split"):
         if column not in table.column_names:
             raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
@@ -116,54 +189,92 @@ def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
     ids = table["subject_id"].to_numpy().astype(np.int64)
     if len(np.unique(ids)) < len(ids):
         raise UserError(f"{path} lists a patient twice: write it again")
-    index = pc.index_in(table["split"].combine_chunks(), pa.array(events.SPLITS, table["split"].type))
+    names = table["split"].cast(pa.string()).combine_chunks()
+    index = pc.index_in(names, pa.array(events.SPLITS, pa.string())).to_numpy(zero_copy_only=False)
     order = np.argsort(ids)
-    return ids[order], index.to_numpy()[order]
+    return ids[order], index[order].astype(np.int8)
 
 
-def _shards(
-    raw: Path,
-    files: list[Path],
+def _told(raw: Path) -> dict[str, tuple[str | None, list[str]]]:
+    """Description and parents of codes, from metadata/codes.parquet; empty where there is none."""
+    path = raw / CODES_FILE
+    if not path.is_file():
+        return {}
+    table = _read(path, pq.read_table, path)
+    if "code" not in table.column_names:
+        raise UserError(f"{path} has no column code: mend it or delete it")
+    rows = len(table)
+    described = "description" in table.column_names and _is_string(table["description"].type)
+    descriptions = table["description"].to_pylist() if described else [None] * rows
+    listed = "parent_codes" in table.column_names and pa.types.is_list(table["parent_codes"].type)
+    listed = listed or ("parent_codes" in table.column_names and pa.types.is_large_list(table["parent_codes"].type))
+    parents = table["parent_codes"].to_pylist() if listed else [None] * rows
+    return {
+        str(code).strip(): (text, [str(p) for p in above or () if p])
+        for code, text, above in zip(table["code"].to_pylist(), descriptions, parents, strict=True)
+        if code
+    }
+
+
+def _codes(files: list[Path], told: Iterable[str]) -> set[str]:
+    """Codes by which to know the dialect: those of the metadata, and of the first rows of some files."""
+    codes = set(told)
+    for path in files[:: max(1, len(files) // _LOOKED_AT)]:
+        file = _read(path, pq.ParquetFile, path, read_dictionary=["code"])
+        for batch in islice(file.iter_batches(1 << 16, columns=["code"]), 4):
+            found = pc.unique(batch.column(0))
+            found = found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
+            codes.update(b.decode("utf-8", "replace") for b in found.cast(pa.large_binary()).to_pylist() if b)
+    return codes
+
+
+def _assign(
+    folder: shuffle.Folder,
+    units: int,
     listed: tuple[np.ndarray, np.ndarray] | None,
+    raw: Path,
     seed: int,
     splits: tuple[float, float, float],
-) -> Iterator[tuple[str, pa.Table]]:
-    file_of: dict[int, int] = {}  # of each patient so far
-    for number, path in enumerate(tqdm(files, desc="files", unit="file", disable=None)):
-        present = _read(path, pq.read_schema).names
-        table = _read(path, pq.read_table, columns=[name for name in _DTYPES if name in present], partitioning=None)
-        for column in ("subject_id", "code"):
-            if table[column].null_count:
-                raise UserError(f"{path}: {table[column].null_count} rows have no {column}: drop or mend them")
-        ids = table["subject_id"].to_numpy()
-        patients = np.unique(ids)
-        for patient in patients.tolist():
-            if file_of.setdefault(patient, number) != number:
-                other = files[file_of[patient]]
-                raise UserError(f"{path} and {other} hold events of the same patient, which MEDS forbids: reshard them")
-        split_of = _split_of(patients, listed, raw, seed, splits)
-        if "numeric_value" not in present:
-            table = table.append_column("numeric_value", pa.nulls(len(table), pa.float32()))
-        table = table.append_column("text_value", pa.nulls(len(table), pa.large_string()))
-        static = pc.is_null(table["time"]).to_numpy(zero_copy_only=False)
-        time = table["time"].cast(pa.int64()).fill_null(0).to_numpy()
-        order = np.lexsort((time, ~static, ids))  # stable
-        split = split_of[np.searchsorted(patients, ids[order])]
-        for i, name in enumerate(events.SPLITS):
-            if len(rows := order[split == i]):
-                yield name, table.take(pa.array(rows))
-
-
-def _split_of(
-    patients: np.ndarray,
-    listed: tuple[np.ndarray, np.ndarray] | None,
-    raw: Path,
-    seed: int,
-    splits: tuple[float, float, float],
-) -> np.ndarray:
+) -> list[tuple[str, int]]:
+    """Write which shard each patient is in, by its number among all. Returns split and number in it of each shard."""
+    ids = np.unique(np.concatenate([np.load(folder.patients(i)) for i in range(units)] or [np.zeros(0, np.int64)]))
     if listed is None:
-        return events.assign_splits(patients, seed, splits)
-    ids, index = listed
-    if missing := int((~np.isin(patients, ids)).sum()):
-        raise UserError(f"{raw / SPLITS_FILE} lists no split for {missing} patients of data/: add them, or delete it")
-    return index[np.searchsorted(ids, patients)]
+        split, shard = events.assign(ids, seed, splits)
+    else:
+        if missing := int((~np.isin(ids, listed[0])).sum()):
+            path = raw / SPLITS_FILE
+            raise UserError(f"{path} lists no split for {missing} patients of data/: add them, or delete it")
+        split = listed[1][np.searchsorted(listed[0], ids)]
+        shard = events.assign_shards(ids, split, seed)
+    most = int(shard.max(initial=0)) + 1
+    pairs, number = np.unique(split.astype(np.int64) * most + shard, return_inverse=True)
+    shuffle.whole(folder.assigned(), lambda path: np.savez(path, ids=ids, shard=number))
+    return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs]
+
+
+def _metadata(
+    folder: shuffle.Folder, units: int, told: dict[str, tuple[str | None, list[str]]], dialect: str
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Descriptions and parents of our codes. Parents are spelt as our codes are, followed by theirs, nearest first."""
+    descriptions: dict[str, str] = {}
+    parents: dict[str, list[str]] = {}
+    if not any(text or above for text, above in told.values()):
+        return descriptions, parents
+    pairs: set[tuple[str, str]] = set()
+    for i in range(units):
+        table = pq.read_table(folder.spelt(i))
+        pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
+    for theirs, ours in sorted(pairs):
+        text, _ = told.get(theirs, (None, []))
+        if text and ours not in descriptions:
+            descriptions[ours] = text
+        above: list[str] = []
+        queue = [theirs]
+        while queue and len(above) < _ANCESTORS:
+            found = [p for code in queue for p in told.get(code, (None, []))[1] if p not in above and p != theirs]
+            queue = list(dict.fromkeys(found))
+            above += queue
+        spelt = [code if dialect == dialects.OWN else dialects.prefixed(code) for code in above[:_ANCESTORS]]
+        if spelt:
+            parents[ours] = list(dict.fromkeys([*parents.get(ours, []), *spelt]))[:_ANCESTORS]
+    return descriptions, parents

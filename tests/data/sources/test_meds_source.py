@@ -1,6 +1,8 @@
 import json
-from datetime import datetime, timedelta
+import shutil
+from datetime import UTC, datetime, timedelta, timezone
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling.data import events
-from ehr_scaling.data.sources import meds
+from ehr_scaling.data.shards import Runner
+from ehr_scaling.data.sources import meds, meds_rows
+from ehr_scaling.data.sources import meds_shuffle as shuffle
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(
@@ -30,11 +34,11 @@ def table(rows, schema=SCHEMA):
     return pa.table([columns[0], times, columns[2], columns[3], ["made up"] * len(rows)], schema=schema)
 
 
-def put(root, shards, splits=None):
+def put(root, shards, splits=None, **options):
     for name, t in shards.items():
         path = root / "data" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(t, path)
+        pq.write_table(t, path, **options)
     if splits is not None:
         (root / "metadata").mkdir(exist_ok=True)
         pq.write_table(
@@ -57,6 +61,8 @@ def test_its_splits_are_kept_and_free_text_is_not(tmp_path):
     root = put(tmp_path / "raw", {"train/0": a, "deep/er/1": b}, {1: "tuning", 2: "train", 7: "held_out", 9: "train"})
     (root / "metadata" / "dataset.json").write_text(json.dumps({"dataset_name": "Made up", "license": "none"}))
     summary, found = extract(root, tmp_path / "events")
+    shutil.rmtree(tmp_path / "events" / events.PARTS)
+    assert "made up" not in str([p.read_bytes() for p in (tmp_path / "events").rglob("*") if p.is_file()])
     assert found["train"][0].select(["time", "code", "numeric_value"]).to_pylist() == [
         {"time": None, "code": "STATIC", "numeric_value": None},
         {"time": T0 + timedelta(hours=4), "code": "C", "numeric_value": None},
@@ -71,7 +77,10 @@ def test_its_splits_are_kept_and_free_text_is_not(tmp_path):
         "codes": 5,
         "name": "Made up",
         "license": "none",
+        "dialect": "other",
         "splits": "of the data set",
+        "dropped": {},
+        "noticed": {"patients whose rows are not together": 1, "rows out of the order of time": 1},
     }
 
 
@@ -82,39 +91,45 @@ def test_optional_columns_and_other_spellings_of_types(tmp_path):
     rich = rich.set_column(3, "numeric_value", rich["numeric_value"].cast(pa.float64()))
     root = put(tmp_path / "raw", {"0": plain, "1": rich}, {1: "train", 2: "train"})
     _, found = extract(root, tmp_path / "events")
-    assert [t["numeric_value"].to_pylist() for t in found["train"]] == [[None], [1.0]]
-    assert [t["code"].to_pylist() for t in found["train"]] == [["A"], ["A"]]
+    (only,) = found["train"]
+    assert only["numeric_value"].to_pylist() == [None, 1.0]
+    assert only["code"].to_pylist() == ["A", "A"]
+    assert only.schema.equals(events.SCHEMA)
 
 
 event = st.tuples(
-    st.integers(0, 30),
+    st.integers(-3, 30),
     st.none() | st.integers(-(10**6), 10**6),
-    st.sampled_from(["A", "B//C", "LAB//é"]),
+    st.sampled_from(["A", "B//C", "LAB//é", "🩺", "x" * 200]),
     st.none() | st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(event, min_size=1, max_size=60), st.integers(1, 3))
-def test_no_event_is_lost_or_added(tmp_path_factory, rows, files):
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(event, min_size=1, max_size=60), st.integers(1, 3), st.integers(1, 9), st.integers(1, 20))
+def test_no_event_is_lost_or_added(tmp_path_factory, rows, files, group, unit):
+    """Whatever is interleaved, out of order or in several files, and however the work is cut."""
     tmp_path = tmp_path_factory.mktemp("meds")
-    shards = {str(k): table([r for r in rows if r[0] % files == k]) for k in range(files)}
-    root = put(tmp_path / "raw", shards)
-    summary, found = extract(root, tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    shards = {str(k): table([r for i, r in enumerate(rows) if i % files == k]) for k in range(files)}
+    root = put(tmp_path / "raw", shards, row_group_size=group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meds, "_UNIT", unit)
+        patch.setattr(shuffle, "_HELD", unit)
+        patch.setattr(meds_rows, "_BATCH", 7)
+        patch.setattr(events, "SHARD", 4)
+        summary, found = extract(root, tmp_path / "events", splits=(1.0, 0.0, 0.0))
     got = [
         (r["subject_id"], r["time"] and (r["time"] - T0) // timedelta(hours=1), r["code"], r["numeric_value"])
         for t in found["train"]
         for r in t.to_pylist()
     ]
-    # A stable sort by patient, then time with null first, within each file.
-    wanted = [
-        r
-        for k in range(files)
-        for r in sorted((r for r in rows if r[0] % files == k), key=lambda r: (r[0], r[1] is not None, r[1] or 0))
-    ]
-    assert got == wanted
+    in_files = [r for k in range(files) for i, r in enumerate(rows) if i % files == k]
+    wanted = sorted(in_files, key=lambda r: (r[0], r[1] is not None, r[1] or 0))  # stable
+    assert sorted(got, key=lambda r: r[0]) == wanted  # stable too: a patient is in one shard only
+    assert all(len(t["subject_id"].unique()) <= 4 for t in found["train"])
     assert summary["events"] == len(rows)
     assert summary["splits"] == "by hash"
+    assert summary["dropped"] == {}
 
 
 def test_without_splits_patients_are_split_by_hash(tmp_path):
@@ -133,19 +148,17 @@ GOOD = table([(1, 0, "A", 1.0)])
     [
         (GOOD.drop_columns(["code"]), None, r"0\.parquet has no column code"),
         (GOOD.set_column(0, "subject_id", pa.array(["1"])), None, r"column subject_id is string, MEDS wants int64"),
-        (
-            GOOD.set_column(1, "time", pa.array([T0], pa.timestamp("us", "UTC"))),
-            None,
-            r"column time is .*without a zone",
-        ),
-        (GOOD.set_column(1, "time", pa.array([1.0])), None, r"column time is double"),
+        (GOOD.set_column(1, "time", pa.array([1.0])), None, r"column time is double, MEDS wants timestamp"),
+        (GOOD.set_column(1, "time", pa.array(["2100-01-01"])), None, r"column time is string"),
+        (GOOD.set_column(1, "time", pa.array([1], pa.duration("s"))), None, r"column time is duration"),
+        (GOOD.set_column(2, "code", pa.array([1])), None, r"column code is int64, MEDS wants string"),
         (
             GOOD.set_column(3, "numeric_value", pa.array(["x"])),
             None,
             r"column numeric_value is string, MEDS wants float",
         ),
-        (table([(None, 0, "A", 1.0)]), None, r"0\.parquet: 1 rows have no subject_id"),
-        (table([(1, 0, None, 1.0)]), None, r"0\.parquet: 1 rows have no code"),
+        (table([(1, 0, None, 1.0)]), None, r"no patient in the train split \(0 patients, 0 events"),
+        (GOOD.slice(0, 0), None, r"no patient in the train split \(0 patients, 0 events"),
         (GOOD, {1: "test"}, r"subject_splits\.parquet has a split called 'test'.*train, tuning, held_out"),
         (GOOD, {2: "train"}, r"subject_splits\.parquet lists no split for 1 patients"),
         (GOOD, {1: "tuning"}, r"no patient in the train split"),
@@ -164,8 +177,6 @@ def test_bad_folders_and_files(tmp_path):
     with pytest.raises(UserError, match=r"data holds no \.parquet file"):
         meds.inputs(tmp_path)
     root = put(tmp_path / "raw", {"0": GOOD, "1": GOOD})
-    with pytest.raises(UserError, match=r"1\.parquet and .*0\.parquet hold events of the same patient"):
-        extract(root, tmp_path / "events", splits=(1.0, 0.0, 0.0))
     path = root / "data" / "1.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"1\.parquet is truncated or no parquet file"):
@@ -177,6 +188,160 @@ def test_bad_folders_and_files(tmp_path):
     pq.write_table(pa.table({"subject_id": [1]}), _metadata(root))
     with pytest.raises(UserError, match=r"subject_splits\.parquet has no column split"):
         extract(root, tmp_path / "and again")
+
+
+def other(column, array):
+    good = table([(i, 0, "A", 1.0) for i in range(len(array))])
+    return good.set_column(good.schema.get_field_index(column), column, array)
+
+
+@pytest.mark.parametrize(
+    ("shard", "dropped", "noticed"),
+    [
+        (table([(1, 0, "A", 1.0), (None, 0, "A", 1.0)]), {"no subject_id": 1}, {}),
+        (other("code", pa.array([None, "", " \t", "A"])), {"no code": 3}, {}),
+        (other("code", pa.array(["A", None]).dictionary_encode()), {"no code": 1}, {}),
+        (
+            other("code", pa.array(["💊" * 2_560, "q\"'//,;\n\0|", "A"])),
+            {},
+            {"code longer than 256 characters: cut": 1},
+        ),
+        (
+            other("numeric_value", pa.array([float("nan"), float("inf"), -1e308, 3e38, None])),
+            {},
+            {"numeric_value is NaN": 1, "numeric_value is infinite, or too large for float32": 2},
+        ),
+        (other("numeric_value", pa.nulls(2)), {}, {}),
+        (other("time", pa.nulls(2)), {}, {}),
+        (
+            other("time", pa.array([-(2**62), 2**62, 0], pa.timestamp("ms"))),
+            {"time before 1800 or after 2261": 2},
+            {},
+        ),
+        (
+            other("time", pa.array([datetime(1799, 12, 31), datetime(2262, 1, 1), T0, None], pa.timestamp("us"))),
+            {"time before 1800 or after 2261": 2},
+            {},
+        ),
+        (table([(1, 0, "A", 1.0), (1, 0, "A", 1.0), (1, 0, "A", None)]), {}, {"rows that repeat another": 1}),
+        (
+            table([(1, 5, "MEDS_BIRTH", None), (1, 4, "A", None), (1, 6, "A", None), (1, None, "B", None)]),
+            {},
+            {"rows before the patient's birth": 1, "rows out of the order of time": 2},
+        ),
+        (table([(1, None, "MEDS_DEATH", None), (1, 0, "A", None)]), {"no time": 1}, {}),
+    ],
+)
+def test_what_is_odd_is_counted(tmp_path, shard, dropped, noticed):
+    """And the rest of the file is there."""
+    summary, _ = extract(put(tmp_path / "raw", {"0": shard}), tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    assert summary["dropped"] == dropped
+    assert summary["noticed"] == noticed
+    assert summary["events"] == len(shard) - sum(dropped.values())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([T0, None], pa.timestamp("ns")),
+        pa.array([T0, None], pa.timestamp("ms")),
+        pa.array([T0, None], pa.timestamp("s")),
+        pa.array([T0, None], pa.timestamp("us", "UTC")),
+        pa.array([T0.replace(tzinfo=UTC).astimezone(timezone(timedelta(hours=5))), None], pa.timestamp("ns", "+05:00")),
+        pa.array([T0.date(), None], pa.date32()),
+        pa.array([T0.date(), None], pa.date64()),
+    ],
+)
+def test_times_of_any_unit(tmp_path, array):
+    _, found = extract(put(tmp_path / "raw", {"0": other("time", array)}), tmp_path / "e", splits=(1.0, 0.0, 0.0))
+    assert sorted(found["train"][0]["time"].to_pylist(), key=str) == [T0, None]
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint16(), pa.uint64(), pa.decimal128(25, 2), pa.float16()])
+def test_numbers_of_any_type(tmp_path, kind):
+    array = pa.array(np.array([1, 2], np.float16)) if kind == pa.float16() else pa.array([1, 2]).cast(kind, safe=False)
+    column = "subject_id" if pa.types.is_integer(kind) else "numeric_value"
+    _, found = extract(put(tmp_path / "raw", {"0": other(column, array)}), tmp_path / "e", splits=(1.0, 0.0, 0.0))
+    assert sorted(found["train"][0][column].to_pylist()) == [1, 2]
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    bad = pa.array([b"A", b"\xff//B"], pa.binary()).view(pa.string())
+    _, found = extract(put(tmp_path / "raw", {"0": other("code", bad)}), tmp_path / "e", splits=(1.0, 0.0, 0.0))
+    assert sorted(found["train"][0]["code"].to_pylist()) == ["A", "\ufffd//B"]
+
+
+def test_patients_in_several_files_are_brought_together(tmp_path):
+    shards = {str(k): table([(i, k, f"A{k}", None) for i in range(20)]) for k in range(5)}
+    summary, found = extract(put(tmp_path / "raw", shards), tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    assert found["train"][0]["code"].to_pylist() == [f"A{k}" for k in range(5)] * 20
+    assert summary["noticed"] == {"patients in several files": 20}
+
+
+def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [(int(rng.integers(40)), int(rng.integers(1000)), f"A/{rng.integers(9)}", None) for _ in range(400)]
+    root = put(tmp_path / "raw", {str(k): table(rows[100 * k : 100 * k + 100]) for k in range(4)})
+    monkeypatch.setattr(meds, "_UNIT", 100)
+    monkeypatch.setattr(events, "SHARD", 16)
+    whole, _ = extract(root, tmp_path / "whole")
+    real, calls = events.write_shard, []
+
+    def dies(*arguments):
+        calls.append(arguments[1:3])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(events, "write_shard", dies)
+    out = tmp_path / "resumed"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        meds.extract(root, out, seed=0)
+    monkeypatch.setattr(meds_rows, "read", None)  # nothing is read from the data set again
+    assert meds.extract(root, out, seed=0) == whole
+    assert calls[2] == calls[3] and len(calls) == len({*calls}) + 1
+
+    def files(folder):
+        found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return {path: data for path, data in found.items() if not path.parts[0].startswith(".")}
+
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_processes_come_to_the_same(tmp_path, monkeypatch):
+    root = put(tmp_path / "raw", {str(k): table([(9 * k + i, i, "A", 1.0) for i in range(9)]) for k in range(3)})
+    monkeypatch.setattr(meds, "_UNIT", 9)
+    one, _ = extract(root, tmp_path / "one")
+    two, _ = extract(root, tmp_path / "two", runner=Runner(workers=2))
+    assert one == two
+    for path in (tmp_path / "one" / "data").rglob("*.parquet"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_descriptions_and_ancestors_are_carried_through(tmp_path):
+    root = put(tmp_path / "raw", {"0": table([(1, 0, "ICD10CM/E11.9", None), (1, 1, "LOINC//1", 1.0)])}, {1: "train"})
+    told = [
+        ("ICD10CM/E11.9", "Type 2 diabetes", ["SNOMED/44054006", "ICD10CM/E11"]),
+        ("ICD10CM/E11", "made up", ["ICD10CM/E08-E13"]),
+        ("ICD10CM/E08-E13", None, ["ICD10CM/E11.9"]),  # a circle
+        ("never seen", "made up", []),
+        (None, None, None),
+    ]
+    schema = pa.schema(
+        [("code", pa.string()), ("description", pa.large_string()), ("parent_codes", pa.list_(pa.string()))]
+    )
+    pq.write_table(pa.table(list(zip(*told, strict=True)), schema=schema), root / "metadata" / "codes.parquet")
+    extract(root, tmp_path / "events")
+    assert pq.read_table(tmp_path / "events/metadata/codes.parquet").to_pylist() == [
+        {
+            "code": "ICD10CM//E11.9",
+            "description": "Type 2 diabetes",
+            "parent_codes": ["SNOMED//44054006", "ICD10CM//E11", "ICD10CM//E08-E13"],
+        },
+        {"code": "LOINC//1", "description": None, "parent_codes": None},
+    ]
+    assert meds.inputs(root)["raw"] != meds.inputs(put(tmp_path / "raw", {"0": GOOD}))["raw"]
 
 
 def _metadata(root):

@@ -1,0 +1,277 @@
+"""MIMIC-IV as four programs write it in MEDS: which of them wrote a data set, and its codes in our spelling.
+
+- ETHOS, the MEDS configuration of ETHOS-ARES: labs as `LAB//item//unit`; vital signs of the emergency department.
+- MIMIC_IV_MEDS_0_1, the package MIMIC-IV-MEDS up to 0.1.x: orders of the pharmacy; ICU charts as `LAB//item//unit`;
+  its later versions part a lab into `LAB//SPECIMEN_COLLECTED` and, when it was filed, `LAB//RESULT`.
+- MIMIC_IV_MEDS_0_2, its version 0.2: insurance, marital status and race are events, not columns; drugs have an NDC as
+  a fourth part; a DRG's description is in text_value.
+- MEDS_ETL, the program meds_etl_mimic: `MIMIC_IV_ITEM/…`, `ICD9CM/…`; the table and the unit are columns.
+- OWN, this program: nothing to translate.
+- OTHER, any other: codes are kept; a separator after the family becomes `//`, see `prefixed`.
+
+Of the four, the tables that the mimic-iv source reads come out with its codes. What it does not read is left out:
+orders of the pharmacy (no proof that a dose was given), specimens without their result, language, weight, height and
+eGFR. Codes that are none of the four programs' (a hospital's own additions) are kept as in OTHER.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+OWN, OTHER = "ehr_scaling", "other"
+ETHOS, MIMIC_IV_MEDS_0_1, MIMIC_IV_MEDS_0_2 = "ethos", "mimic_iv_meds_0.1", "mimic_iv_meds_0.2"
+MEDS_ETL = "meds_etl_mimic"
+MIMIC = (ETHOS, MIMIC_IV_MEDS_0_1, MIMIC_IV_MEDS_0_2, MEDS_ETL)
+
+# Columns beside MEDS' own from which a dialect's codes are made. No text of them is kept but in such a code.
+COLUMNS = {
+    ETHOS: ("text_value", "insurance", "marital_status", "race"),
+    MIMIC_IV_MEDS_0_1: ("text_value", "insurance", "marital_status", "race"),
+    MIMIC_IV_MEDS_0_2: ("text_value",),
+    MEDS_ETL: ("text_value", "table", "unit"),
+}
+SYSTOLIC, DIASTOLIC = "VITAL//BLOOD_PRESSURE//SYSTOLIC", "VITAL//BLOOD_PRESSURE//DIASTOLIC"
+BMI, PAIN = "BMI", "VITAL//PAIN"
+ADMISSION, LOCATION = "HOSPITAL_ADMISSION//", "ADMISSION_LOCATION//"  # the second is merged into the first
+RACE, GENDER = "RACE//", "GENDER//"
+NUMBERED = ("LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//", "VITAL//", "BMI", "ACUITY")  # nothing without a number
+UNK = "UNK"  # a part that is not known
+LONGEST = 256  # characters of a code; more is not a name but somebody's text
+
+_VITALS = {
+    "TEMPERATURE": "VITAL//TEMPERATURE",
+    "HEART_RATE": "VITAL//HEART_RATE",
+    "RESPIRATORY_RATE": "VITAL//RESPIRATORY_RATE",
+    "O2_SATURATION": "VITAL//O2_SATURATION",
+    "PAIN": PAIN,
+    "ACUITY": "ACUITY",
+}
+# What the mimic-iv source has no place for: by how the code begins, in upper case, and names in the table omr.
+_LEFT_OUT = (
+    "LAB//SPECIMEN_COLLECTED",
+    "MEDICATION//START//",
+    "MEDICATION//STOP//",
+    "SUBJECT_WEIGHT_AT_INFUSION",
+    "LANGUAGE//",
+    "MIMIC_IV_LANGUAGE/",
+)
+_OMR = "MIMIC_IV_OMR/"
+_OMR_LEFT_OUT = re.compile(r"(WEIGHT|HEIGHT|EGFR)( \(.*)?")
+_ICU_ITEMS = 200_000  # item ids of d_items are above it, those of d_labitems below
+# The order of events at one time, of which MEDS says nothing, by how a code begins: a stay opens before what happens
+# in it, death comes before the ends that it causes, and what is coded at discharge follows it.
+_ORDER = (
+    "GENDER//",
+    "RACE//",
+    "MEDS_BIRTH",
+    "ED_REGISTRATION",
+    "ACUITY",
+    "HOSPITAL_ADMISSION//",
+    "ADMISSION_LOCATION//",
+    "INSURANCE//",
+    "MARITAL_STATUS//",
+    "VITAL//",
+    "BMI",
+    "PROCEDURE//ICD//",
+    "HCPCS//",
+    "LAB//",
+    "CHART//",
+    "",  # all others
+    "MEDICATION//",
+    "MEDS_DEATH",
+    "ICU_DISCHARGE//",
+    "ED_OUT",
+    "TRANSFER_TO//",
+    "SERVICE//",
+    "ICU_ADMISSION//",
+    "SOFA",
+    "HOSPITAL_DISCHARGE//",
+    "DIAGNOSIS//",
+    "DRG//",
+)
+# <family><separator><rest>: SNOMED/73211009, LOINC/718-7, ICD10CM/E11.9, RxNorm/860975, CPT4/99213, Visit/IP (OMOP,
+# meds_etl, FEMR), HP:0001250, ICD10:E11.9 (CURIEs), ICD-10-CM|E11.9. A family has no blank, so that the names of
+# measurements ("BMI (kg/m2)", "Mean pressure: left") stay whole.
+_PREFIXED = re.compile(r"([A-Za-z][\w.\-]+)[/:|](?=\S)(.+)", re.DOTALL)
+_ADDRESS = re.compile(r"(?:https?://|urn:).+", re.DOTALL)  # FHIR: http://loinc.org|718-7, urn:oid:2.16.840.1|A1
+
+
+def detect(codes: Iterable[str], about: Mapping[str, Any]) -> str:
+    """The dialect of a data set that has these codes (all or many of them) and this metadata/dataset.json."""
+    if about.get("etl_name") == "ehr_scaling":
+        return OWN
+    found = {head for code in codes for head in _heads(code)}
+    if about.get("etl_name") == "meds_etl.mimic" or found & {"MIMIC_IV_LABITEM/", "MIMIC_IV_ITEM/", "MIMIC_IV_OMR/"}:
+        return MEDS_ETL
+    hallmarks = {"HOSPITAL_DISCHARGE//", "DIAGNOSIS//ICD", "TRANSFER_TO//", "ICU_ADMISSION//", "DRG//HCFA", "LAB//"}
+    if "HOSPITAL_ADMISSION//" not in found or len(found & hallmarks) < 2:
+        return OTHER
+    if found & {"INSURANCE//", "MARITAL_STATUS//", "LANGUAGE//", "RACE//"}:
+        return MIMIC_IV_MEDS_0_2
+    if found & {"LAB//RESULT", "LAB//SPECIMEN_COLLECTED", "MEDICATION//START", "INFUSION_START//", "PROCEDURE//START"}:
+        return MIMIC_IV_MEDS_0_1
+    return ETHOS
+
+
+def _heads(code: str) -> tuple[str, ...]:
+    """The beginnings of a code that `detect` looks for."""
+    first, separator, rest = code.partition("//")
+    if not separator:
+        return (f"{code.partition('/')[0]}/",)
+    return f"{first}//", f"{first}//{rest.partition('//')[0]}"
+
+
+def detailed(dialect: str, code: str) -> bool:
+    """Whether `canonical` needs more of the row than its code: its text_value, or with MEDS_ETL its table and unit."""
+    if dialect == MEDS_ETL:
+        return code.startswith(("MIMIC_IV_LABITEM/", "MIMIC_IV_ITEM/"))
+    return code in ("ED_REGISTRATION", "ED_OUT") or (dialect == MIMIC_IV_MEDS_0_2 and code.startswith("DRG//"))
+
+
+def left_out(dialect: str, code: str) -> str | None:
+    """How a code begins that `canonical` leaves out, else None."""
+    if dialect not in MIMIC:
+        return None
+    upper = code.upper()
+    if found := _OMR_LEFT_OUT.fullmatch(upper.removeprefix(_OMR)):
+        return found[1]
+    return next((head.rstrip("/") for head in _LEFT_OUT if upper.startswith(head)), None)
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def canonical(dialect: str, code: str, detail: str = "", unit: str = "") -> tuple[str, ...] | None:
+    """The codes of the events that one event becomes; None where it is left out.
+
+    A blood pressure becomes (SYSTOLIC, DIASTOLIC), of which the values are in one text. The race is the group of the
+    mimic-iv source (WHITE, BLACK, ASIAN, HISPANIC, OTHER, UNKNOWN).
+    Args: detail, of codes that are `detailed`: the row's text_value, or its table with MEDS_ETL; unit, likewise.
+    """
+    if dialect == OWN:
+        return (code,)
+    if dialect == OTHER:
+        return (prefixed(code),)
+    if left_out(dialect, code):
+        return None
+    upper = code.upper().removeprefix(_OMR)
+    if upper.startswith("BLOOD PRESSURE"):
+        return SYSTOLIC, DIASTOLIC
+    if upper == "BMI" or upper.startswith("BMI ("):
+        return (BMI,)
+    if dialect == MEDS_ETL:
+        return _of_meds_etl(code, detail, unit)
+    return (_of_mimic(dialect, code, detail),)
+
+
+def _of_mimic(dialect: str, code: str, text: str) -> str:
+    if code in _VITALS:
+        return _VITALS[code]
+    if code in ("ED_REGISTRATION", "ED_OUT"):
+        return join(code, text) if text else code
+    name, *parts = code.split("//")
+    last = dialect == MIMIC_IV_MEDS_0_2 and len(parts) > 2  # the drug's NDC, of which parent_codes tells
+    match name, parts:
+        case "RACE", [race]:
+            return RACE + group(race)
+        case "LAB", ["RESULT", item, *rest]:
+            return join("LAB", item, "/".join(rest))
+        case "LAB", [item, *rest]:
+            icu = item.isdecimal() and int(item) > _ICU_ITEMS
+            return join("CHART" if icu else "LAB", item, "/".join(rest))
+        case "MEDICATION", [*drug, event, _] if last:
+            return join(name, "/".join(drug), event)
+        case "MEDICATION", [*drug, event] if drug:
+            return join(name, "/".join(drug), event)
+        case "DRG", [kind, number, *rest]:
+            return join(name, kind, number, "/".join(rest) or text)
+        case "HCPCS" | "INSURANCE" | "MARITAL_STATUS" | "HOSPITAL_DISCHARGE" | "ICU_ADMISSION" | "ICU_DISCHARGE", _:
+            return join(name, "/".join(parts))
+        case "HOSPITAL_ADMISSION" | "TRANSFER_TO", [kind, *rest]:
+            return join(name, kind, "/".join(rest))
+    return prefixed(code)
+
+
+def _of_meds_etl(code: str, table: str, unit: str) -> tuple[str, ...] | None:
+    name, _, rest = code.partition("/")
+    match name:
+        case "MIMIC_IV_LABITEM":
+            return (join("LAB", rest, unit),)
+        case "MIMIC_IV_ITEM":
+            item, _, infused = rest.partition("/")
+            match table.rpartition("/")[2] or ("inputevents" if infused else "chartevents"):
+                case "inputevents":
+                    return (f"INFUSION_START//{item}",)
+                case "procedureevents":
+                    return (f"PROCEDURE//START//{item}",)
+                case "outputevents":
+                    return (join("SUBJECT_FLUID_OUTPUT", item, unit),)
+                case "datetimeevents" | "ingredientevents":
+                    return None
+            return (join("CHART", item, unit),)
+        case "MIMIC_IV_Admission":
+            return (join("HOSPITAL_ADMISSION", rest, UNK),)
+        case "MIMIC_IV_Transfer":  # the kind is not told; the emergency department's own are no transfer
+            return (join("TRANSFER_TO", "ED" if rest == "Emergency Department" else "transfer", rest),)
+        case "MIMIC_IV_Race":
+            return (RACE + group(rest),)
+        case "MIMIC_IV_Drug":
+            return (join("MEDICATION", rest, "Prescribed"),)
+        case "ICD9CM" | "ICD10CM":
+            return (join("DIAGNOSIS", "ICD", name[3:-2], rest.replace(".", "")),)
+        case "ICD9Proc" | "ICD10PCS":
+            return (join("PROCEDURE", "ICD", "9" if name == "ICD9Proc" else "10", rest.replace(".", "")),)
+        case "HCFA" | "APR":
+            return (join("DRG", name, rest, UNK),)
+    if family := _MEDS_ETL_FAMILIES.get(name):
+        return (join(family, rest),)
+    return (prefixed(code),)
+
+
+_MEDS_ETL_FAMILIES = {
+    "MIMIC_IV_Admission_Location": LOCATION[:-2],
+    "MIMIC_IV_Discharge_Location": "HOSPITAL_DISCHARGE",
+    "MIMIC_IV_Insurance": "INSURANCE",
+    "MIMIC_IV_Marital_Status": "MARITAL_STATUS",
+    "MIMIC_IV_Gender": "GENDER",
+    "MIMIC_IV_Service": "SERVICE",
+    "HCPCS": "HCPCS",
+}
+
+
+def join(family: str, *parts: str) -> str:
+    """A code of parts, of which those that are empty are UNK, and in which "//" only separates."""
+    return "//".join((family, *(re.sub("/{2,}", "/", part.strip()) or UNK for part in parts)))
+
+
+def group(race: str) -> str:
+    """One of the six groups of ETHOS-ARES (Renc et al. 2025) from what MIMIC-IV has in admissions.race."""
+    upper = race.strip().upper()
+    if upper in ("", UNK, "UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED TO ANSWER"):
+        return "UNKNOWN"
+    if upper in ("PORTUGUESE", "SOUTH AMERICAN"):
+        return "WHITE" if upper == "PORTUGUESE" else "HISPANIC"
+    first = re.match("[A-Z]*", upper)
+    return first[0] if first and first[0] in ("WHITE", "BLACK", "ASIAN", "HISPANIC") else "OTHER"
+
+
+def prefixed(code: str) -> str:
+    """FAMILY//rest, so that a rare code can fall back to its family. A code with `//` is kept as it is.
+
+    The first "/", ":" or "|" after a word separates; of an address (FHIR), the last "|", else the last "/" or ":".
+    """
+    if _ADDRESS.fullmatch(code):
+        system, separator, rest = code.rpartition("|")
+        if not separator:
+            system, _, rest = code.rpartition("/" if code.startswith("http") else ":")
+        return f"{system.replace('//', '/')}//{rest}" if rest.strip() else code.replace("//", "/")
+    if "//" in code or not (found := _PREFIXED.fullmatch(code)):
+        return code
+    return f"{found[1]}//{found[2]}"
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def place(dialect: str, code: str) -> int:
+    """Where an event stands among those of its time, 0 to 255; the same for all where the file's order is kept."""
+    if dialect not in MIMIC:
+        return 0
+    return next((i for i, head in enumerate(_ORDER) if head and code.startswith(head)), _ORDER.index(""))

@@ -1,0 +1,250 @@
+"""Events of MEDS files brought to the shards of their patients, whatever files they come from, in bounded memory.
+
+`spread` reads a piece of the data set and writes what it finds sorted by shard, a row group for each, some millions of
+events a file; `gather` reads the row groups of one shard from all those files. So neither holds more than its piece or
+its shard, and there are few files whatever the number of pieces and shards.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ehr_scaling.data import events
+from ehr_scaling.data.shards import once
+from ehr_scaling.data.sources import meds_dialects as dialects
+from ehr_scaling.data.sources import meds_rows
+from ehr_scaling.data.sources.meds_rows import STATIC, Dropped, Rows
+
+_HELD = 4_000_000  # events of a piece in memory, some 150 MB, and twice that while they are sorted
+_SCHEMA = pa.schema(
+    [
+        ("subject_id", pa.int64()),
+        ("time", pa.int64()),  # µs; STATIC for null
+        ("code", pa.dictionary(pa.int32(), pa.string())),
+        ("value", pa.float32()),
+        ("file", pa.int32()),  # which of the data set's files it is from
+    ]
+)
+Part = tuple[str, int, int, int]  # a file, its number, and the range of its row groups
+
+
+class Folder(NamedTuple):
+    """Where the units of work leave what they found, below the events folder. A tuple, to travel between processes."""
+
+    path: Path
+
+    def patients(self, unit: int) -> Path:
+        return self.path / f"patients-{unit}.npy"
+
+    def assigned(self) -> Path:
+        return self.path / "assigned.npz"
+
+    def record(self, stage: str, unit: int | str) -> Path:
+        return self.path / f"{stage}-{unit}.json"
+
+    def spelt(self, unit: int) -> Path:
+        return self.path / f"spelt-{unit}.parquet"
+
+    def spread(self, unit: int, number: int) -> Path:
+        return self.path / "spread" / f"{unit:06d}-{number:04d}.parquet"
+
+
+def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
+    """Write who is in some parts of the data set: int64 (P,), sorted."""
+
+    def make() -> dict[str, Any]:
+        found = np.zeros(0, np.int64)
+        for path, _, first, last in parts:
+            for some in meds_rows.subjects(Path(path), range(first, last)):
+                found = np.union1d(found, some)
+        whole(folder.patients(unit), lambda path: np.save(path, found))
+        return {"patients": len(found)}
+
+    once(folder.record("patients", unit), make)
+
+
+def spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> None:
+    """Write the events of some parts of the data set, sorted by shard. See the module's text."""
+    once(folder.record("spread", unit), lambda: _spread(folder, unit, parts, dialect))
+
+
+def _spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> dict[str, Any]:
+    with np.load(folder.assigned()) as known:
+        ids, shard_of = known["ids"], known["shard"]
+    folder.spread(0, 0).parent.mkdir(exist_ok=True)
+    dropped, noticed = Dropped(Counter(), Counter(), set()), Counter[str]()
+    held: list[tuple[Rows, int]] = []
+    files = 0
+    for path, file, first, last in parts:
+        for rows in _watched(meds_rows.read(Path(path), range(first, last), dialect, dropped), noticed):
+            if len(rows.subjects):
+                held.append((rows, file))
+            if sum(len(r.subjects) for r, _ in held) >= _HELD:
+                _write(folder.spread(unit, files), held, ids, shard_of)
+                held, files = [], files + 1
+    if held:
+        _write(folder.spread(unit, files), held, ids, shard_of)
+    pairs = sorted(dropped.spelt)
+    table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
+    whole(folder.spelt(unit), lambda path: pq.write_table(table, path))
+    return {"dropped": dropped.rows, "noticed": dropped.values + noticed}
+
+
+def _watched(batches: Iterator[Rows], noticed: Counter[str]) -> Iterator[Rows]:
+    """Count what breaks the order that MEDS prescribes; `gather` sorts it."""
+    runs: list[np.ndarray] = []
+    before: tuple[int, int] | None = None
+    for rows in batches:
+        if len(rows.subjects):
+            ids, times = rows.subjects, rows.times
+            if before:
+                ids, times = np.append(before[0], ids), np.append(before[1], times)
+            same = ids[1:] == ids[:-1]
+            noticed["rows out of the order of time"] += int((same & (times[1:] < times[:-1])).sum())
+            runs += [] if before else [ids[:1]]
+            runs.append(ids[1:][~same])
+            before = int(ids[-1]), int(times[-1])
+        yield rows
+    if runs:
+        starts = np.concatenate(runs)
+        noticed["patients whose rows are not together"] += len(starts) - len(np.unique(starts))
+
+
+def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: np.ndarray) -> None:
+    names: dict[str, int] = {}
+    codes = []
+    for rows, _ in held:
+        number = np.array([names.setdefault(name, len(names)) for name in rows.names], np.int64)
+        codes.append(number[rows.codes])
+    subjects, times, values = (np.concatenate([rows[i] for rows, _ in held]) for i in (0, 1, 3))
+    shard = shard_of[np.searchsorted(ids, subjects)]
+    order = np.argsort(shard, kind="stable")
+    table = pa.table(
+        {
+            "subject_id": subjects[order],
+            "time": times[order],
+            "code": _dictionary(np.concatenate(codes)[order], list(names)),
+            "value": values[order],
+            "file": np.repeat([file for _, file in held], [len(r.subjects) for r, _ in held]).astype(np.int32)[order],
+        },
+        schema=_SCHEMA,
+    )
+    found, starts = np.unique(shard[order], return_index=True)
+
+    def write(partial: Path) -> None:
+        # Which shard a row group holds must be found without reading it.
+        schema = _SCHEMA.with_metadata({"shards": ",".join(map(str, found.tolist()))})
+        with pq.ParquetWriter(partial, schema, compression="zstd", compression_level=1) as writer:
+            for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+                writer.write_table(table.slice(start, end - start), row_group_size=max(1, end - start))
+
+    whole(path, write)
+
+
+def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
+
+
+def whole(path: Path, write: Any) -> None:
+    """Write a file under another name first; the suffix stays, since numpy and Arrow go by it."""
+    partial = path.with_name(f".partial-{path.name}")
+    write(partial)
+    partial.replace(path)
+
+
+def gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: int) -> None:
+    """Write shard `k` of `split`, which has the number `shard` among all."""
+    once(folder.record("gather", f"{split}-{k}"), lambda: _gather(folder, out, dialect, shard, split, k))
+
+
+def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: int) -> dict[str, Any]:
+    tables = []
+    for path in sorted((folder.path / "spread").glob("[!.]*.parquet")):
+        file = pq.ParquetFile(path, read_dictionary=["code"])
+        held = file.schema_arrow.metadata[b"shards"].decode().split(",")
+        if str(shard) in held:
+            tables.append(file.read_row_group(held.index(str(shard))))
+    if not tables:
+        return {"events": 0, "patients": 0, "dropped": {}, "noticed": {}}
+    table = pa.concat_tables(tables).unify_dictionaries()
+    code = table["code"].combine_chunks()
+    code = code.chunk(0) if isinstance(code, pa.ChunkedArray) else code
+    names = code.dictionary.to_pylist()
+    subjects, times, values, files = (table[n].to_numpy() for n in ("subject_id", "time", "value", "file"))
+    place = np.array([dialects.place(dialect, name) for name in names], np.uint8)
+    codes = code.indices.to_numpy().astype(np.int64)
+    order = np.lexsort((place[codes], times, subjects))  # stable: else the order of the files
+    rows = Rows(subjects, times, codes, values, names).at(order)
+    dropped, noticed = Counter[str](), Counter[str]()
+    _count(rows, files[order], noticed)
+    if dialect in dialects.MIMIC:
+        rows = _settled(rows, dropped)
+    summary = events.write_shard(
+        out,
+        split,
+        k,
+        pa.table(
+            {
+                "subject_id": rows.subjects,
+                "time": pa.array(rows.times, pa.int64(), mask=rows.times == STATIC).cast(pa.timestamp("us")),
+                "code": _dictionary(rows.codes, rows.names),
+                "numeric_value": pa.array(rows.values, pa.float32(), mask=np.isnan(rows.values)),
+                "text_value": pa.nulls(len(rows.subjects), pa.large_string()),
+            }
+        ),
+    )
+    return {**summary, "dropped": dropped, "noticed": noticed}
+
+
+def _count(rows: Rows, files: np.ndarray, noticed: Counter[str]) -> None:
+    same = rows.subjects[1:] == rows.subjects[:-1]
+    crossing = same & (files[1:] != files[:-1])
+    noticed["patients in several files"] += len(np.unique(rows.subjects[1:][crossing]))
+    with np.errstate(over="ignore"):  # a hash, modulo 2^64
+        mixed = rows.values.view(np.uint32).astype(np.uint64)
+        for column in (rows.subjects, rows.times, rows.codes):
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column.astype(np.uint64)
+    noticed["rows that repeat another"] += len(mixed) - len(np.unique(mixed))
+    is_birth = np.array([n.partition("//")[0] == events.BIRTH for n in rows.names], bool)
+    at = np.flatnonzero(is_birth[rows.codes])
+    born, first = np.unique(rows.subjects[at], return_index=True)
+    if len(born):
+        i = np.minimum(np.searchsorted(born, rows.subjects), len(born) - 1)
+        early = (born[i] == rows.subjects) & (rows.times != STATIC) & (rows.times < rows.times[at][first][i])
+        noticed["rows before the patient's birth"] += int(early.sum())
+
+
+def _settled(rows: Rows, dropped: Counter[str]) -> Rows:
+    """What a MIMIC-IV dialect tells in several events: the race, at each admission; where an admission came from."""
+    starts = {
+        head: np.array([n.startswith(head) for n in rows.names], bool) for head in (dialects.RACE, dialects.LOCATION)
+    }
+    keep, times, codes, names = np.ones(len(rows.codes), bool), rows.times.copy(), rows.codes.copy(), list(rows.names)
+
+    at = np.flatnonzero(starts[dialects.RACE][codes])
+    rank = np.array([{"UNKNOWN": 2, "OTHER": 1}.get(n.rpartition("//")[2], 0) for n in names])[codes[at]]
+    at = at[np.lexsort((np.arange(len(at)), rank, rows.subjects[at]))]  # the first that tells most
+    again = np.append(False, rows.subjects[at][1:] == rows.subjects[at][:-1])[: len(at)]
+    times[at] = STATIC
+    keep[at[again]] = False
+    dropped["RACE: told again"] += int(again.sum())
+
+    at = np.flatnonzero(starts[dialects.LOCATION][codes])
+    admitted = np.array([n.startswith(dialects.ADMISSION) for n in names], bool)
+    before = np.maximum(at - 1, 0)
+    fits = (at > 0) & admitted[codes[before]] & (rows.subjects[before] == rows.subjects[at])
+    fits &= rows.times[before] == rows.times[at]
+    number = {name: i for i, name in enumerate(names)}
+    for i, j in zip(before[fits].tolist(), at[fits].tolist(), strict=True):
+        kind, location = names[codes[i]].split("//")[1], names[codes[j]].partition("//")[2]
+        codes[i] = number.setdefault(dialects.join("HOSPITAL_ADMISSION", kind, location), len(number))
+    keep[at] = False
+    dropped["ADMISSION_LOCATION: no admission at its time"] += int((~fits).sum())
+    order = np.flatnonzero(keep)
+    order = order[np.lexsort((times[order], rows.subjects[order]))]
+    return Rows(rows.subjects[order], times[order], codes[order], rows.values[order], list(number))
