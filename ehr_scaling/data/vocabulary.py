@@ -1,137 +1,100 @@
-"""Names of the `clean` preset's tokens: how a code splits into them, and the vocabulary that numbers them."""
+"""The vocabulary: the number of every token, and all else that was fitted on the train split."""
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ehr_scaling.artifacts import read_json, write_json
+from ehr_scaling.artifacts import fingerprint, read_json, write_json
 from ehr_scaling.errors import UserError
 
 FILE = "vocabulary.json"
+FORMAT = 2  # of the file; a vocabulary of another format is refused
 PAD, UNK, END = "PAD", "UNK", "TIMELINE_END"
 UNKNOWN = "UNKNOWN"  # <SLOT>//UNKNOWN: the value of a context family is not known
-BINS = 10
-QUANTILES = tuple(f"Q{k}" for k in range(1, BINS + 1))
 
 MINUTE = 60_000_000  # µs, the unit of every time here
 HOUR, DAY = 60 * MINUTE, 24 * 60 * MINUTE
 YEAR = 365.25 * DAY
-# The 13 classes of ethos-paper (Renc et al. 2024), each with its inclusive lower bound.
-_INTERVALS = {
-    "5m-15m": 5 * MINUTE,
-    "15m-1h": 15 * MINUTE,
-    "1h-2h": HOUR,
-    "2h-6h": 2 * HOUR,
-    "6h-12h": 6 * HOUR,
-    "12h-1d": 12 * HOUR,
-    "1d-3d": DAY,
-    "3d-1w": 3 * DAY,
-    "1w-2w": 7 * DAY,
-    "2w-1mt": 14 * DAY,
-    "1mt-3mt": 30 * DAY,
-    "3mt-6mt": 90 * DAY,
-    "6mt": 180 * DAY,
-}
-INTERVALS = tuple(f"TIME//{name}" for name in _INTERVALS)
-INTERVAL_BOUNDS = np.array(list(_INTERVALS.values()), np.int64)  # (13,) µs
-SIX_MONTHS = 180 * DAY  # the last class is repeated round(gap / SIX_MONTHS) times
+
+# The classes of time between events, each with its inclusive lower bound in minutes; the last one is repeated
+# round(gap / its bound) times. 13: Renc et al. 2024 (ethos-paper). 19: Renc et al. 2025 (ethos-ares).
+_13 = (
+    "5m-15m 15m-1h 1h-2h 2h-6h 6h-12h 12h-1d 1d-3d 3d-1w 1w-2w 2w-1mt 1mt-3mt 3mt-6mt 6mt",
+    (5, 15, 60, 120, 360, 720, 1440, 4320, 10080, 20160, 43200, 129600, 259200),
+)
+_19 = (
+    "5m-15m 15m-45m 45m-1h15m 1h15m-2h 2h-3h 3h-5h 5h-8h 8h-12h 12h-18h 18h-1d 1d-2d 2d-4d 4d-7d 7d-12d 12d-20d "
+    "20d-30d 30d-2mt 2mt-6mt 6mt",
+    (5, 15, 45, 75, 120, 180, 300, 480, 720, 1080, 1440, 2880, 5760, 10080, 17280, 28800, 43200, 86400, 259200),
+)
+
+
+def _span(minutes: int) -> str:
+    days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
+    return "".join(f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (rest, "m")) if n)
+
+
+def intervals(classes: int | Sequence[int], bare: bool = False) -> dict[str, int]:
+    """Interval tokens and their inclusive lower bounds in µs, ascending.
+
+    Args: classes, 13 or 19 for the published ones, or lower bounds in minutes; bare, whether names are those of the
+      ETHOS programs ("5m-15m" … "=6mt") instead of TIME//5m-15m … TIME//6mt.
+    """
+    if isinstance(classes, int):
+        text, minutes = {13: _13, 19: _19}[classes]
+        names = text.split()
+    else:
+        minutes = tuple(classes)
+        spans = [_span(m) for m in minutes]
+        names = [*(f"{a}-{b}" for a, b in itertools.pairwise(spans)), spans[-1]]
+    tokens = [*names[:-1], f"={names[-1]}"] if bare else [f"TIME//{name}" for name in names]
+    return {token: m * MINUTE for token, m in zip(tokens, minutes, strict=True)}
+
+
+INTERVALS, INTERVAL_BOUNDS = zip(*intervals(13).items(), strict=True)  # the default ones
+SIX_MONTHS = 180 * DAY
 
 AGE_WIDTH, AGE_LAST = 5, 95  # years
 AGES = ("AGE//UNKNOWN", *(f"AGE//{a}-{a + AGE_WIDTH}" for a in range(0, AGE_LAST, AGE_WIDTH)), f"AGE//{AGE_LAST}+")
-SPECIAL = (PAD, UNK, END, *INTERVALS, *QUANTILES)
-_RESERVED = frozenset((*SPECIAL, *AGES))
+# ethos-paper's 21 steps of 5 years, for the age and for the years since 1970
+PAPER_AGES = ("_<5", *(f"_{a}-{a + 5}y" for a in range(5, 100, 5)), "_>100")
+# How the age is told in the prefix: tokens it needs beside the quantiles, and how many it takes there
+AGE_STYLES: dict[str, tuple[tuple[str, ...], int]] = {
+    "5-year": (AGES, 1),  # AGE//…
+    "two-quantiles": ((), 2),  # tens and units of years as Q tokens (ethos-ares)
+    "age-and-year": (PAPER_AGES, 2),  # age, and years since 1970, in the same steps (ethos-paper)
+}
 
-# emar says with these that nothing reached the patient; the rest (Administered, Started, Applied, …) is a dose.
-_NOT_GIVEN = (
-    "NOT ",
-    "HOLD",
-    "STOPPED",
-    "REMOVED",
-    "FLUSHED",
-    "ASSESSED",
-    "CONFIRMED",
-    "INFUSION RECON",
-    "DELAYED NOT",
-)
+
+def quantile_names(bins: int) -> tuple[str, ...]:
+    return tuple(f"Q{k}" for k in range(1, bins + 1))
+
+
+SPECIAL = (PAD, UNK, END, *INTERVALS, *quantile_names(10))  # the first tokens of a vocabulary, by default
 
 
 def family(token: str) -> str:
     return token.partition("//")[0]
 
 
-@functools.lru_cache(maxsize=1 << 20)
-def split_code(code: str) -> tuple[str, ...]:
-    """The token path of a code: the names of its tokens in order; empty when the code makes no token.
-
-    ICD codes are cut where the classification nests, so that a rare code shares its first token with its
-    category: ICD-10-CM 3 + 3 + rest, ICD-9-CM category + rest, ICD-10-PCS one token a character (position is not
-    encoded), ICD-9 procedures 2 + rest (ETHOS-ARES, Renc et al. 2025, for ICD-10; ICD-9 is a family of its own
-    here, since mapping it forward loses detail). Of the two DRG systems of MIMIC only HCFA's is kept, of transfers
-    only `admit` and `transfer`, of medications only what was given. Any other code is one token, itself.
-    """
-    name, *rest = code.split("//")
-    detail = rest[-1] if rest else ""
-    match name:
-        case "DIAGNOSIS" | "PROCEDURE" if len(rest) == 3 and rest[0] == "ICD" and rest[1] in ("9", "10") and detail:
-            return _split_icd(name, rest[1], detail.replace(".", "").replace(" ", "").upper())
-        case "HOSPITAL_ADMISSION" if rest:
-            return name, f"ADMISSION_TYPE//{rest[0] or UNKNOWN}"
-        case "HOSPITAL_DISCHARGE" if rest:
-            return (name, f"DISCHARGE_LOCATION//{rest[0]}") if rest[0] else (name,)
-        case "ICU_ADMISSION" if rest:
-            return name, f"ICU_TYPE//{rest[0] or UNKNOWN}"
-        case "ICU_DISCHARGE" | "MEDS_DEATH" | "MEDS_BIRTH":
-            return (name,)
-        case "TRANSFER_TO":
-            if not rest or rest[0].lower() not in ("admit", "transfer"):
-                return ()
-            return (f"TRANSFER//{(rest[1] if len(rest) > 1 else '') or UNKNOWN}",)
-        case "DRG" if len(rest) > 1:
-            if rest[0].upper() != "HCFA":
-                return ()
-            return (f"DRG//{int(rest[1])}",) if rest[1].isdecimal() else (code,)
-        case "MEDICATION" if rest:
-            event = rest[1].upper().replace("_", " ") if len(rest) > 1 else ""
-            if rest[0].upper() in ("START", "STOP") or event.startswith(_NOT_GIVEN):
-                return ()
-            return (f"MED//{rest[0]}",)
-    if name.upper().startswith(("BMI (", "BMI_(")):  # MIMIC's omr: BMI (kg/m2)
-        return ("BMI",)
-    return (UNK,) if code in _RESERVED else (code,)
-
-
-def _split_icd(kind: str, version: str, code: str) -> tuple[str, ...]:
-    if kind == "PROCEDURE" and version == "10":
-        return tuple(f"ICD10PCS//{c}" for c in code)
-    parts: tuple[str, ...]
-    if kind == "PROCEDURE":
-        parts = (f"ICD9PCS//{code[:2]}", f"ICD9PCS//SFX//{code[2:]}" if code[2:] else "")
-    elif version == "10":
-        parts = (
-            f"ICD10CM//{code[:3]}",
-            f"ICD10CM//3-6//{code[3:6]}" if code[3:6] else "",
-            f"ICD10CM//SFX//{code[6:]}" if code[6:] else "",
-        )
-    else:
-        cut = 4 if code[0] == "E" else 3  # the external causes E800–E999 have categories of four characters
-        parts = (f"ICD9CM//{code[:cut]}", f"ICD9CM//SFX//{code[cut:]}" if code[cut:] else "")
-    return tuple(part for part in parts if part)
-
-
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """Token numbers and everything else that was fitted on the train split.
 
-    tokens: name of each id. 0 is PAD; then UNK, TIMELINE_END, intervals, Q1–Q10, context tokens, and codes by
+    tokens: name of each id. 0 is PAD; then UNK, TIMELINE_END, intervals, Q1–Q<bins>, context tokens, and codes by
       descending train count.
     counts: occurrences of each id in the train timelines, context not counted. An id of count 0 is never a target.
-    context_slots: families of the static context, in the order of the prefix; the age token follows them.
-    quantiles: breaks of each code with binned values, ascending float32 values.
-    interval_seconds: mean length of each of the 13 intervals in train, seconds a token.
+    context_slots: families of the static context, in the order of the prefix.
+    quantiles: breaks of each scale of values, ascending float32 values; a scale is named as its code's token, unless
+      several codes share one.
+    interval_seconds: mean length of each interval class in train, seconds a token.
     settings: the tokenizer's options.
+    interval_bounds: µs, the inclusive lower bound of each interval token, ascending.
     """
 
     tokens: tuple[str, ...]
@@ -141,10 +104,25 @@ class Vocabulary:
     interval_seconds: tuple[float, ...]
     settings: dict[str, Any]
     preset: str = "clean"
+    intervals: tuple[str, ...] = INTERVALS
+    interval_bounds: tuple[int, ...] = INTERVAL_BOUNDS
+    bins: int = 10
 
     @functools.cached_property
     def index(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.tokens)}
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        return (PAD, UNK, END, *self.intervals, *self.quantile_tokens)
+
+    @property
+    def quantile_tokens(self) -> tuple[str, ...]:
+        return quantile_names(self.bins)
+
+    @property
+    def age_style(self) -> str:
+        return self.settings.get("age", "5-year")
 
     @property
     def dtype(self) -> np.dtype:
@@ -152,64 +130,115 @@ class Vocabulary:
 
     @property
     def context_tokens(self) -> int:
-        """S, the length of the prefix: one token a slot, and the age."""
-        return len(self.context_slots) + 1
+        """S, the length of the prefix: one token a slot, and those of the age."""
+        return len(self.context_slots) + AGE_STYLES[self.age_style][1]
+
+    @property
+    def age_at(self) -> int:
+        """Where in the prefix the age stands: last, but in ethos-ares' order by the name MEDS_BIRTH."""
+        if self.age_style != "two-quantiles":
+            return len(self.context_slots)
+        return sum(name < "MEDS_BIRTH" for name in self.context_slots)
+
+    @functools.cached_property
+    def reserved(self) -> frozenset[str]:
+        """Tokens with a meaning of their own, which no code of a source may become."""
+        return frozenset((*self.special, *AGE_STYLES[self.age_style][0]))
 
     @functools.cached_property
     def unknown_ids(self) -> np.ndarray:
         """Ids of UNK and of every FAMILY//UNK, int64."""
         return np.array([i for i, t in enumerate(self.tokens) if t in (UNK, f"{family(t)}//{UNK}")], np.int64)
 
-    def encode(self, path: tuple[str, ...]) -> tuple[list[int], bool]:
-        """Ids of a token path, and whether a part of it was not known.
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell whether token ids mean the same: of the tokens and all by which they are chosen.
 
-        An unknown token after known ones of its family is left out with what follows (the known prefix of the
-        path stays). Any other unknown token becomes its longest known prefix by `//` segments, else FAMILY//UNK,
-        else UNK.
+        Counts and interval_seconds, which change no token, are left out, so a draft has it already.
         """
+        return fingerprint(
+            [
+                *(self.tokens, self.context_slots, sorted(self.quantiles.items()), self.interval_bounds, self.bins),
+                {k: v for k, v in self.settings.items() if not k.startswith("min_")},
+            ]
+        )
+
+    def encode(
+        self,
+        paths: Sequence[tuple[str, ...]],
+        unseen: str = "parent",
+        ancestors: Sequence[Sequence[tuple[str, ...]]] = (),
+    ) -> tuple[list[int], bool]:
+        """Ids of the token paths of a code, and whether a part of them was not known.
+
+        Args:
+          unseen: what becomes of a token that is not known. "drop": the whole event is left out. "prefix": the known
+            tokens before it in its path stay. "parent": an unknown token after known ones of its family is left out
+            with what follows; any other becomes the first ancestor that is known, else its longest known prefix by
+            `//` segments, else FAMILY//UNK, else UNK.
+          ancestors: paths of the codes above this one in an ontology, the nearest first.
+        """
+        index = self.index
         ids: list[int] = []
         fallback = False
-        for k, token in enumerate(path):
-            i = self.index.get(token)
-            if i is None:
+        for path in paths:
+            for k, token in enumerate(path):
+                i = index.get(token)
+                if i is not None:
+                    ids.append(i)
+                    continue
                 fallback = True
-                if k and family(token) == family(path[0]):
+                if unseen == "drop":
+                    return [], True
+                if unseen == "prefix" or (k and family(token) == family(path[0])):
                     break
-                i = self._prefix(token)
-                ids.append(i)
+                known = next((a for a in ancestors if all(t in index for p in a for t in p)), None) if not k else None
+                if known:
+                    ids += [index[t] for p in known for t in p]
+                    break
+                ids.append(self._prefix(token))
                 if len(path) > k + 1 and family(path[k + 1]) == family(token):
                     break
-            else:
-                ids.append(i)
         return ids, fallback
 
     def _prefix(self, token: str) -> int:
         segments = token.split("//")
         for n in range(len(segments) - 1, 0, -1):
             prefix = "//".join(segments[:n])
-            if prefix in self.index and prefix not in _RESERVED:
+            if prefix in self.index and prefix not in self.reserved:
                 return self.index[prefix]
         return self.index.get(f"{segments[0]}//{UNK}", self.index[UNK])
 
     def save(self, folder: Path) -> None:
-        write_json(folder / FILE, dataclasses.asdict(self))
+        write_json(folder / FILE, {"format": FORMAT, "fingerprint": self.fingerprint, **dataclasses.asdict(self)})
+
+
+def from_json(value: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a value as `Vocabulary.save` writes it. Raises KeyError, TypeError, ValueError."""
+    if value["format"] != FORMAT:
+        raise ValueError(f"format {value['format']!r} is not {FORMAT}")
+    fields = {field.name: value[field.name] for field in dataclasses.fields(Vocabulary)}
+    for name in ("tokens", "counts", "context_slots", "interval_seconds", "intervals", "interval_bounds"):
+        fields[name] = tuple(fields[name])
+    fields["quantiles"] = {code: tuple(breaks) for code, breaks in fields["quantiles"].items()}
+    vocabulary = Vocabulary(**fields)
+    special = vocabulary.special
+    if len(vocabulary.index) != len(vocabulary.tokens) or vocabulary.tokens[: len(special)] != special:
+        raise ValueError("tokens are missing or repeated")
+    if vocabulary.fingerprint != value["fingerprint"]:
+        raise ValueError("its fingerprint is not that of its tokens")
+    return vocabulary
 
 
 def load(folder: Path) -> Vocabulary:
-    """Read `vocabulary.json` in the timelines folder. Raises UserError where it is missing or damaged."""
+    """Read `vocabulary.json` in the timelines folder.
+
+    Raises: UserError where it is missing, damaged, changed since, or of another format.
+    """
     value = read_json(folder / FILE)
     try:
-        vocabulary = Vocabulary(
-            tokens=tuple(value["tokens"]),
-            counts=tuple(value["counts"]),
-            context_slots=tuple(value["context_slots"]),
-            quantiles={code: tuple(breaks) for code, breaks in value["quantiles"].items()},
-            interval_seconds=tuple(value["interval_seconds"]),
-            settings=value["settings"],
-            preset=value["preset"],
-        )
-    except (KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{folder / FILE} lacks {e}: delete {folder} and run again") from None
-    if len(vocabulary.index) != len(vocabulary.tokens) or vocabulary.tokens[: len(SPECIAL)] != SPECIAL:
-        raise UserError(f"{folder / FILE} is not a vocabulary of this preset: delete {folder} and run again")
-    return vocabulary
+        return from_json(value)
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise UserError(
+            f"{folder / FILE} is damaged or of another version ({e}): delete {folder} and run again"
+        ) from None

@@ -12,7 +12,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ehr_scaling.data import timelines
-from ehr_scaling.data.vocabulary import QUANTILES
 from ehr_scaling.outcomes.tasks import Stays, Unanswerable, by_part
 
 FEATURES = (
@@ -33,7 +32,7 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
     """
     vocabulary = timelines.vocabulary(folder)
     size = len(vocabulary.tokens)
-    first_quantile = vocabulary.index[QUANTILES[0]]
+    first_quantile, bins = vocabulary.index[vocabulary.quantile_tokens[0]], vocabulary.bins
     rows: list[np.ndarray] = []
     columns: list[np.ndarray] = []
     values: list[np.ndarray] = []
@@ -56,11 +55,11 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
         since = inside >= np.repeat(asked.anchors[chosen], lengths)
         add_counts(stay[since], size + tokens[since])
         quantile = tokens - first_quantile
-        is_quantile = (quantile >= 0) & (quantile < len(QUANTILES))
+        is_quantile = (quantile >= 0) & (quantile < bins)
         # The value of a code follows it; with several values, only the first.
         at = np.flatnonzero(is_quantile[1:] & ~is_quantile[:-1] & (inside[1:] > 0))[::-1]
         cell, newest = np.unique(stay[at] * size + tokens[at], return_index=True)
-        add(cell // size, 2 * size + cell % size, quantile[at + 1][newest] - (len(QUANTILES) - 1) / 2)
+        add(cell // size, 2 * size + cell % size, quantile[at + 1][newest] - (bins - 1) / 2)
         context = timelines.contexts(vocabulary, part, owners, asked.times[chosen]).astype(np.int64)
         add(np.repeat(chosen, context.shape[1]), 3 * size + context.ravel(), np.ones(context.size))
     cells = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ehr_scaling.data import timelines
 from ehr_scaling.data.tokenizer import Timelines
-from ehr_scaling.data.vocabulary import END, HOUR, INTERVAL_BOUNDS, INTERVALS, Vocabulary
+from ehr_scaling.data.vocabulary import END, HOUR, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.simulate import Stops
@@ -92,8 +92,8 @@ def first_ids(vocabulary: Vocabulary, task: Task) -> np.ndarray:
     """Ids among which the first simulated token is drawn: bool (V,), all unless the task has a silence."""
     if not task.silence:
         return np.ones(len(vocabulary.tokens), bool)
-    longest = np.append(INTERVAL_BOUNDS[1:], np.iinfo(np.int64).max)
-    past = [name for name, end in zip(INTERVALS, longest, strict=True) if end > task.silence * HOUR]
+    longest = [*vocabulary.interval_bounds[1:], np.iinfo(np.int64).max]
+    past = [name for name, end in zip(vocabulary.intervals, longest, strict=True) if end > task.silence * HOUR]
     return ids(vocabulary, tuple(past))
 
 

@@ -7,18 +7,27 @@ import pyarrow.parquet as pq
 import pytest
 from made_up import DAY, MINUTE
 
-from ehr_scaling.data import events, tokenizer
-from ehr_scaling.data.tokenizer import STATIC, Timelines
-from ehr_scaling.data.vocabulary import INTERVALS, split_code
+from ehr_scaling.data import columns, counting, events, fitting, presets, tokenizer
+from ehr_scaling.data.codes import maps
+from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data.vocabulary import INTERVALS
 from ehr_scaling.errors import UserError
 
 HOUR = 60 * MINUTE
+MAPS = maps.load(None)
 
 
-def tokenize(folder, split, vocabulary):
+def fit(folder, code_maps=MAPS, parents=None, **options):
+    settings, parents = tokenizer.options(options), parents or {}
+    counts = counting.merge(counting.count(p, settings, code_maps, parents) for p in events.shards(folder, "train"))
+    return fitting.fit(counts, settings, code_maps, parents)
+
+
+def tokenize(folder, split, vocabulary, code_maps=MAPS, parents=None):
     parts, stats = [], []
     for path in events.shards(folder, split):
-        for part, stat in tokenizer.tokenize(path, vocabulary):
+        for part, stat in tokenizer.tokenize(path, vocabulary, code_maps, parents or {}):
             parts.append(part)
             stats.append(stat)
     return parts, stats
@@ -31,8 +40,8 @@ def names(vocabulary, part: Timelines, p: int = 0):
 def one(tmp_path, history, train=None, **options):
     """Tokens of one patient of the tuning split under the vocabulary of `train` (itself, if None)."""
     train = {2: history} if train is None else train
-    folder = made_up.write(tmp_path / "events", train=train, tuning={1: history}, held_out={3: history})
-    vocabulary = tokenizer.fit(folder, tokenizer.options({"min_count": 1, **options}))
+    folder = made_up.write(tmp_path / "events", train=train, tuning={9_001: history}, held_out={9_003: history})
+    vocabulary = fit(folder, **{"min_count": 1, **options})
     parts, stats = tokenize(folder, "tuning", vocabulary)
     assert len(parts) == 1
     return vocabulary, parts[0], stats[0]
@@ -180,7 +189,7 @@ def test_a_death_without_a_time_is_no_context(tmp_path):
 def test_patients_without_a_timeline_are_left_out(tmp_path):
     shard = {1: [(None, "GENDER//F", None)], 2: [(0, "A", None)], 3: [(0, "MEDS_BIRTH", None)], 4: [(5, "B", None)]}
     folder = made_up.write(tmp_path / "events", train=shard)
-    v = tokenizer.fit(folder, tokenizer.options({"min_count": 1}))
+    v = fit(folder, min_count=1)
     parts, stats = tokenize(folder, "train", v)
     assert parts[0].subject_ids.tolist() == [2, 4]
     assert stats[0].empty == 2
@@ -192,9 +201,9 @@ def test_patients_without_a_timeline_are_left_out(tmp_path):
 
 def reference(history, v):
     """One patient by the words of the contract, an event at a time."""
-    tokens, previous = [], None
+    tokens, previous, rules = [], None, presets.rules(v.settings, MAPS)
     for time, code, value in history:
-        path = split_code(code)
+        path = (*rules(code).paths, ())[0]
         if time is None or code == "MEDS_BIRTH" or not path or path[0].split("//")[0] in ("GENDER", "RACE", "MARITAL"):
             continue
         gap = 0 if previous is None else time - previous
@@ -203,9 +212,10 @@ def reference(history, v):
         elif gap >= 5 * MINUTE:
             lows = [5, 15, 60, 120, 360, 720, 1440, 3 * 1440, 7 * 1440, 14 * 1440, 30 * 1440, 90 * 1440]
             tokens.append((INTERVALS[max(k for k, low in enumerate(lows) if gap >= low * MINUTE)], time))
-        tokens += [(v.tokens[i], time) for i in v.encode(path)[0]]
-        if code in v.quantiles and value is not None:
-            tokens.append((f"Q{1 + sum(b < np.float32(value) for b in v.quantiles[code])}", time))
+        tokens += [(v.tokens[i], time) for i in v.encode([path])[0]]
+        breaks = v.quantiles.get(rules(code).scale, ())
+        if breaks and value is not None:
+            tokens.append((f"Q{1 + sum(b < np.float32(value) for b in breaks)}", time))
         previous = time
     return [*tokens, ("TIMELINE_END", previous)]
 
@@ -213,9 +223,9 @@ def reference(history, v):
 def test_arrays_agree_with_one_event_at_a_time(tmp_path, monkeypatch):
     splits = made_up.splits(patients=40)
     folder = made_up.write(tmp_path / "events", **splits)
-    v = tokenizer.fit(folder, tokenizer.options())
+    v = fit(folder)
     assert v.quantiles and v.context_slots == ("GENDER", "HEIGHT", "INSURANCE", "BMI")
-    monkeypatch.setattr(tokenizer, "_CHUNK", 100)  # several parts a file
+    monkeypatch.setattr(columns, "_CHUNK", 100)  # several parts a file
     for split, shards in (("train", splits["train"]), ("tuning", [splits["tuning"]])):
         histories = {subject: history for shard in shards for subject, history in shard.items()}
         parts, _ = tokenize(folder, split, v)
@@ -231,19 +241,19 @@ def test_arrays_agree_with_one_event_at_a_time(tmp_path, monkeypatch):
 
 def test_vocabulary_sees_train_only(tmp_path):
     splits = made_up.splits(patients=20)
-    first = tokenizer.fit(made_up.write(tmp_path / "a", **splits), tokenizer.options())
+    first = fit(made_up.write(tmp_path / "a", **splits))
     other = [(None, "NEW//X", None), (0, "MORE", 4.0), (0, "LAB//1//MG/DL", 1e6)]
     changed = {**splits, "tuning": {1_000_000: other * 1}, "held_out": {1_000_001: other}}
-    assert tokenizer.fit(made_up.write(tmp_path / "b", **changed), tokenizer.options()) == first
+    assert fit(made_up.write(tmp_path / "b", **changed)) == first
     changed["train"] = [*splits["train"], {1_000_002: other}]
-    assert tokenizer.fit(made_up.write(tmp_path / "c", **changed), tokenizer.options()) != first
+    assert fit(made_up.write(tmp_path / "c", **changed)) != first
 
 
 def test_vocabulary_does_not_depend_on_the_shards(tmp_path):
     splits = made_up.splits(patients=20)
-    first = tokenizer.fit(made_up.write(tmp_path / "a", **splits), tokenizer.options())
+    first = fit(made_up.write(tmp_path / "a", **splits))
     joined = {**splits, "train": splits["train"][0] | splits["train"][1]}
-    assert tokenizer.fit(made_up.write(tmp_path / "b", **joined), tokenizer.options()) == first
+    assert fit(made_up.write(tmp_path / "b", **joined)) == first
 
 
 def test_bad_events_are_named(tmp_path):
@@ -253,7 +263,7 @@ def test_bad_events_are_named(tmp_path):
     def message(table):
         pq.write_table(table, path)
         with pytest.raises(UserError, match=r"x\.parquet") as e:
-            list(tokenizer.read_columns(path))
+            list(columns.read_columns(path))
         return str(e.value)
 
     assert "not sorted" in message(good.take([1, 0, 2]))
@@ -263,9 +273,9 @@ def test_bad_events_are_named(tmp_path):
     assert "time" in message(good.set_column(1, "time", pa.array(["x", "y", "z"])))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"x\.parquet cannot be read"):
-        list(tokenizer.read_columns(path))
+        list(columns.read_columns(path))
     pq.write_table(good[:0], path)
-    assert list(tokenizer.read_columns(path)) == []
+    assert list(columns.read_columns(path)) == []
 
 
 def test_options_are_checked(tmp_path):
@@ -274,4 +284,4 @@ def test_options_are_checked(tmp_path):
             tokenizer.options(given)
     many = {1: [(None, f"S{i}//X", None) for i in range(40)] + [(0, "A", None)]}
     with pytest.raises(UserError, match="40 families"):
-        tokenizer.fit(made_up.write(tmp_path / "e", train=many), tokenizer.options())
+        fit(made_up.write(tmp_path / "e", train=many))

@@ -74,7 +74,7 @@ def test_a_prompt_is_context_and_the_last_tokens(folder):
     prompts = tasks.prompts(folder, "test", found, 12)
     names = [[vocabulary.tokens[i] for i in row] for row in prompts]
     context = ["GENDER//F", "AGE//40-45"]
-    first = ["HOSPITAL_ADMISSION", "ADMISSION_TYPE//URGENT"]
+    first = ["HOSPITAL_ADMISSION", "ADMISSION_TYPE//EMERGENCY"]
     assert names[0][:5] == ["PAD"] * 5 and names[0][5:7] == context
     assert names[0][7:11] == [*first, "TIME//6h-12h", "LAB//1//MG"] and names[0][11].startswith("Q")
     # The second stay of the patient with two: the first in full, the gap, and the admission

@@ -1,0 +1,55 @@
+"""What a preset says of one code, and the splits of classifications that presets share."""
+
+from typing import NamedTuple
+
+from ehr_scaling.data.vocabulary import UNK, UNKNOWN
+
+
+class Rule(NamedTuple):
+    """The tokens of a code: those of each of its paths in order, then one for its value."""
+
+    paths: tuple[tuple[str, ...], ...] = ()
+    scale: str = ""  # whose breaks bin its value; "": a value makes no token
+    needs_value: bool = False  # without a value the event makes no token
+    fused: bool = False  # last token and bin are one token, NAME//Qk, instead of NAME Qk
+    unseen: str = "parent"  # what becomes of a token that is not in the vocabulary: see Vocabulary.encode
+    is_lab: bool = False  # counts among those of which the top_labs most frequent are kept
+    why_not: str = ""  # why it makes no token
+
+
+def one(*path: str) -> Rule:
+    """A code whose value, if there is one, is binned on a scale of its own."""
+    return Rule((path,), scale=path[0] if len(path) == 1 else "")
+
+
+def nothing(why: str) -> Rule:
+    return Rule(why_not=why)
+
+
+def normalise(text: str) -> str:
+    """A name as token names are spelt: upper case, without ',' and '.', '_' for spaces (ETHOS)."""
+    return text.strip().upper().replace(",", "").replace(".", "").replace(" ", "_")
+
+
+def known(text: str) -> str:
+    """A part of a code, normalised; UNKNOWN where the source has none."""
+    name = normalise(text)
+    return UNKNOWN if name in ("", UNK) else name
+
+
+def bare(icd: str) -> str:
+    """An ICD code as the maps spell it: upper case, no dot, no spaces."""
+    return icd.replace(".", "").replace(" ", "").upper()
+
+
+def cut(code: str, *names: tuple[str, int], depth: int = 0) -> tuple[str, ...]:
+    """`code` cut into tokens: names are pairs (prefix, end of the part); empty parts make none.
+
+    Args: depth, how many parts are kept; 0 is all.
+    """
+    parts, start = [], 0
+    for prefix, end in names[: depth or None]:
+        if piece := code[start:end]:
+            parts.append(prefix + piece)
+        start = end
+    return tuple(parts)
