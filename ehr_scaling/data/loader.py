@@ -1,20 +1,23 @@
 """Batches from `packed/t<T>/`: resumable and endless for training, fixed for evaluation."""
 
-from collections.abc import Iterator, Sequence
+import bisect
+import functools
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from ehr_scaling.artifacts import read_json
-from ehr_scaling.data.packing import FILE
+from ehr_scaling.data.packing import FILE, run_dtype
 from ehr_scaling.errors import UserError
 
 Batch = dict[str, np.ndarray]
-# More reader threads than this only contend: decoding a block is a copy (measured with 0 to 16 on 2 cores).
-_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+_OPEN = 256  # files open at once
 
 
 def targets_mask(segments: np.ndarray, context_tokens: int) -> np.ndarray:
@@ -31,104 +34,196 @@ def targets_mask(segments: np.ndarray, context_tokens: int) -> np.ndarray:
     return mask
 
 
-class _Blocks:
-    """Random access to the blocks of one split; the readers are opened when they are first needed."""
+class _Piece(NamedTuple):
+    """Rows [first, last) of a block."""
+
+    block: int
+    first: int
+    last: int
+
+
+class _Rows:
+    """Random access to the rows of a split, by block. Several threads may use it at once."""
 
     def __init__(self, packed: Path, split: str) -> None:
         facts = read_json(packed / FILE)
+        if "phases" not in facts:
+            raise UserError(f"{packed} was packed by an older version: {_again(packed / FILE)}")
         if split not in facts["splits"]:
             raise UserError(f"there is no split {split!r} in {packed}: take one of {', '.join(facts['splits'])}")
-        self.split = facts["splits"][split]
-        self.block, self.width = facts["block"], facts["context"] + 1
-        self.context_tokens = facts["context_tokens"]
+        phases = [phase["files"] for phase in facts["splits"][split]["phases"]]
+        if not phases:
+            raise UserError(f"{packed} has no {split} patients: change --config.data.splits and prepare again")
+        self.width, self.prefix = facts["context"] + 1, facts["context_tokens"]
         self._dtype = np.dtype(facts["token_dtype"]).newbyteorder("<")
-        self._paths = [packed / name for name in self.split["files"]]
-        self._ends = np.cumsum(list(self.split["files"].values()))
-        self._readers: dict[int, Any] = {}
+        self._paths = [packed / name for files in phases for name in files]
         for path in self._paths:
             if not path.is_file():
                 raise UserError(f"{path} is missing: {_again(path)}")
+        rows = np.array([count for files in phases for count in files.values()])
+        many = -(-rows // facts["block"])
+        self._file = np.repeat(np.arange(len(rows)), many)
+        self._nth = np.arange(len(self._file)) - np.repeat(np.cumsum(many) - many, many)
+        self.sizes = np.minimum(facts["block"], rows[self._file] - self._nth * facts["block"])  # rows of each block
+        last = np.cumsum([len(files) for files in phases])
+        self.phases = [  # blocks of each, the first of every file before the second of any
+            own[np.argsort(self._nth[own], kind="stable")]
+            for own in np.split(np.arange(len(self._file)), np.searchsorted(self._file, last[:-1]))
+        ]
+        self._open = functools.lru_cache(_OPEN)(_reader)
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
+    def batch(self, pieces: list[_Piece]) -> Batch:
+        """The rows of `pieces`, one piece after another."""
+        records = {block: self._read(block) for block in {piece.block for piece in pieces}}
+        # One allocation for both: the C library gives large ones back to the system and pays for every page again.
+        tokens, segments = np.empty((2, sum(p.last - p.first for p in pieces), self.width), np.int32)
+        runs, done = [], 0
+        for piece in pieces:
+            record, rows = records[piece.block], piece.last - piece.first
+            runs.append(self._runs(piece, record))
+            begin = piece.first * self.width * self._dtype.itemsize
+            part = np.frombuffer(record, self._dtype, rows * self.width, begin)
+            tokens[done : done + rows] = part.reshape(rows, self.width)
+            done += rows
+        ids, lengths = (np.concatenate(part) for part in zip(*runs, strict=True))
+        segments.reshape(-1)[:] = np.repeat(ids.astype(np.int32), lengths)
+        # `targets_mask` made of runs: of each segment S tokens that are no target, then those that are. Column 0,
+        # which is no row's target, is the first token of the run that begins there.
+        spans = np.stack([np.where(ids > 0, np.minimum(lengths, self.prefix), lengths), lengths], axis=1)
+        spans[:, 1] -= spans[:, 0]
+        spans[(np.cumsum(lengths) - lengths) % self.width == 0, 0] -= 1
+        mask = np.repeat(np.tile([False, True], len(ids)), spans.ravel()).reshape(done, self.width - 1)
+        return {"tokens": tokens, "segments": segments, "mask": mask}
 
-    def __repr__(self) -> str:  # grain logs it
-        return f"_Blocks({self._paths[0].parent.name}, {len(self)})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}}
-
-    def __getitem__(self, index: int) -> bytes:
-        """The record of block `index`: tokens (K, T+1), then segment ids (K, T+1) int32."""
-        file = int(np.searchsorted(self._ends, index, side="right"))
-        path = self._paths[file]
+    def _read(self, block: int) -> bytes:
+        path = self._paths[self._file[block]]
         try:
-            if file not in self._readers:
-                # Blocks are read one by one: a read-ahead buffer would only copy neighbours nobody wants.
-                self._readers[file] = ArrayRecordReader(str(path), options="readahead_buffer_size:0")
-            local = int(index) - int(self._ends[file - 1] if file else 0)
-            record = self._readers[file].read([local])[0]
+            return self._open(str(path)).read([int(self._nth[block])])[0]
         except Exception as e:  # the reader raises what its C++ side throws, of several types
             raise UserError(f"{path} is damaged ({str(e).splitlines()[0]}): {_again(path)}") from None
-        if len(record) != self.block * self.width * (self._dtype.itemsize + 4):
-            raise UserError(f"{path} holds a block of another size than {FILE} says: {_again(path)}")
-        return record
 
-    def decode(self, records: Sequence[bytes]) -> Batch:
-        """Records of R blocks as one batch: tokens and segments (R·K, T+1) int32, mask (R·K, T) bool."""
-        size = self.block * self.width
-        tokens = np.empty((len(records), size), np.int32)
-        segments = np.empty((len(records), size), np.int32)
-        for i, record in enumerate(records):
-            tokens[i] = np.frombuffer(record, self._dtype, size)
-            segments[i] = np.frombuffer(record, "<i4", size, size * self._dtype.itemsize)
-        tokens, segments = tokens.reshape(-1, self.width), segments.reshape(-1, self.width)
-        return {"tokens": tokens, "segments": segments, "mask": targets_mask(segments, self.context_tokens)}
+    def _runs(self, piece: _Piece, record: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Segment ids and lengths of the runs in a piece, int64. Raises: UserError for a block of another size."""
+        rows, kind = int(self.sizes[piece.block]), run_dtype(self.width)
+        begin = rows * self.width * self._dtype.itemsize
+        count, rest = divmod(len(record) - begin, 4 + kind.itemsize)
+        lengths = ends = np.zeros(1, np.int64)
+        if rest == 0 and count > 0:
+            lengths = np.frombuffer(record, kind, count, begin + 4 * count).astype(np.int64)
+            ends = lengths.cumsum()
+        if ends[-1] != rows * self.width:
+            path = self._paths[self._file[piece.block]]
+            raise UserError(f"{path} holds a block of another size than {FILE} says: {_again(path)}")
+        # A run ends with its row at the latest, so that whole rows are whole runs.
+        first, last = ends.searchsorted((piece.first * self.width, piece.last * self.width), side="right")
+        return np.frombuffer(record, "<u4", count, begin)[first:last].astype(np.int64), lengths[first:last]
+
+
+def _reader(path: str) -> Any:
+    # Blocks are read one by one: a read-ahead buffer would only copy neighbours nobody wants.
+    return ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0")
 
 
 def _again(path: Path) -> str:
     return f"delete {path.parent} and run again"
 
 
+def _pieces(order: np.ndarray, ends: np.ndarray, first: int, last: int) -> list[_Piece]:
+    """Rows [first, last) of blocks standing in `order`; `ends`, the number of rows up to the end of each."""
+    low, high = np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last, side="left") + 1
+    begins = ends[low:high] - np.diff(ends[low:high], prepend=ends[low - 1] if low else 0)
+    return [
+        _Piece(block, max(first - begin, 0), min(last, end) - begin)
+        for block, begin, end in zip(order[low:high].tolist(), begins.tolist(), ends[low:high].tolist(), strict=True)
+    ]
+
+
+class _Steps:
+    """The batches of one process by their number: the source that grain iterates over."""
+
+    def __init__(self, rows: _Rows, sequences: int, seed: int, steps: int, index: int, count: int) -> None:
+        self._rows, self._seed = rows, seed
+        # A process alone has the steps of a batch side by side, which are fewer pieces.
+        self._steps = steps if count > 1 else 1
+        self._share = sequences // self._steps  # rows of a step of this process
+        self._index, self._count = index, count
+        self._ends = np.cumsum([int(rows.sizes[blocks].sum()) for blocks in rows.phases]).tolist()
+        self._order = functools.lru_cache(4)(self._shuffled)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __repr__(self) -> str:  # grain logs it
+        return f"_Steps({len(self._rows.sizes)} blocks)"
+
+    def __getitem__(self, number: int) -> Batch:
+        first = (number * self._steps * self._count + self._index) * self._share
+        pieces: list[_Piece] = []
+        for step in range(self._steps):
+            begin = first + step * self._count * self._share
+            pieces += self._between(begin, begin + self._share)
+        return self._rows.batch(pieces)
+
+    def _between(self, first: int, last: int) -> list[_Piece]:
+        """Rows [first, last) of the endless stream: of pass after pass."""
+        pieces: list[_Piece] = []
+        while first < last:
+            cycle, row = divmod(first, self._ends[-1])  # of as many passes as there are phases
+            phase = bisect.bisect_right(self._ends, row)
+            order, ends = self._order(cycle * len(self._ends) + phase)
+            row -= self._ends[phase - 1] if phase else 0
+            count = min(last - first, int(ends[-1]) - row)
+            pieces += _pieces(order, ends, row, row + count)
+            first += count
+        return pieces
+
+    def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Blocks of a pass in their order, and the rows up to the end of each."""
+        rng = np.random.default_rng([self._seed, number])
+        order = rng.permutation(self._rows.phases[number % len(self._ends)])
+        return order, np.cumsum(self._rows.sizes[order])
+
+
 def train_batches(
-    packed: Path, *, sequences: int, seed: int, process_index: int = 0, process_count: int = 1
+    packed: Path, *, sequences: int, seed: int, steps: int = 1, process_index: int = 0, process_count: int = 1
 ) -> grain.IterDataset:
-    """Endless batches of the train split: every block once a pass, in a new order each pass.
+    """Endless batches of the train split: every row once a pass, its blocks in a new order each pass.
 
-    The iterator's `get_state`/`set_state` resume it exactly; the state holds for one `process_index` of one
-    `process_count`. Step s of all processes together reads the same blocks whatever their number, as long as
-    sequences × process_count is the same.
+    Pass i reads phase i mod P of the packed data; a batch may begin in one pass and end in the next. Batch s of all
+    processes together holds the same rows whatever their number, as long as sequences × process_count is the same:
+    process p has the p-th share of each of the `steps` steps, so that shares joined along the batch axis, step by
+    step, are the steps of one process. The iterator's state (`get_state`, `set_state`) is the number of batches
+    taken: it resumes exactly, and holds for every process of any process_count.
 
-    Args: packed, a folder of `packing.build`; sequences, rows in a batch of this process, a multiple of the block;
-      seed, of the order.
+    Args: packed, a folder of `packing.build`; sequences, rows in a batch of this process; seed, of the order; steps,
+      optimizer steps that share a batch.
     Returns: a grain data set of {"tokens": (sequences, T+1) int32, "segments": (sequences, T+1) int32, "mask":
       (sequences, T) bool, of `targets_mask`}.
-    Raises: UserError for a batch that is not a whole number of blocks, a missing or, while iterating, damaged file.
+    Raises: UserError for a batch that cannot be, an empty split, a missing or, while iterating, damaged file.
     """
-    blocks = _Blocks(Path(packed), "train")
-    if sequences < 1 or sequences % blocks.block:
-        raise UserError(
-            f"a batch of {sequences} sequences is not a whole number of blocks of {blocks.block}: change the "
-            "batch, or --config.data.block and pack again"
-        )
-    data = grain.MapDataset.source(blocks).shuffle(seed=seed).repeat()[process_index::process_count]
-    data = data.batch(sequences // blocks.block, drop_remainder=True, batch_fn=blocks.decode)
-    return data.to_iter_dataset(_READ)
+    if sequences < 1 or steps < 1 or sequences % steps:
+        raise UserError(f"a batch of {sequences} sequences for {steps} steps: take a positive multiple of the steps")
+    rows = _Rows(Path(packed), "train")
+    source = _Steps(rows, sequences, seed, steps, process_index, process_count)
+    return grain.MapDataset.source(source).to_iter_dataset(_READ)
 
 
 def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: int | None = None) -> Iterator[Batch]:
-    """The first `limit_sequences` rows of a split (all, if None), always the same: rows were shuffled offline.
+    """The first `limit_sequences` rows of a split (all, if None), always the same.
+
+    They come from all files in turn. Patients were given to files by a hash and rows shuffled within each, so that
+    the first rows are a random sample of the split's.
 
     Yields: batches as those of `train_batches`; the last one is filled up with empty rows (PAD, segment 0, mask
       False), so that shapes stay the same.
-    Raises: UserError for an unknown split, a missing or damaged file.
+    Raises: UserError for an unknown or empty split, a missing or damaged file.
     """
-    blocks = _Blocks(Path(packed), split)
-    rows = blocks.split["sequences"] if limit_sequences is None else min(limit_sequences, blocks.split["sequences"])
-    for first in range(0, rows, sequences):
-        last = min(first + sequences, rows)
-        block = first // blocks.block
-        batch = blocks.decode([blocks[i] for i in range(block, -(-last // blocks.block))])
-        part = slice(first - block * blocks.block, last - block * blocks.block)
+    rows = _Rows(Path(packed), split)
+    order = rows.phases[0]
+    ends = np.cumsum(rows.sizes[order])
+    count = int(ends[-1]) if limit_sequences is None else min(limit_sequences, int(ends[-1]))
+    for first in range(0, count, sequences):
+        last = min(first + sequences, count)
+        batch = rows.batch(_pieces(order, ends, first, last))
         missing = sequences - (last - first)
-        yield {key: np.pad(value[part], ((0, missing), (0, 0))) for key, value in batch.items()}
+        yield {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}

@@ -1,49 +1,75 @@
 """The `packed/t<T>/` artifact: timelines cut into windows and packed into rows of T+1 tokens, seeded."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from tqdm import tqdm
 
 from ehr_scaling.artifacts import write_json
-from ehr_scaling.data import timelines
+from ehr_scaling.data import events, shards, timelines
 from ehr_scaling.data.timelines import SPLITS
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 
 FILE = "packed.json"
-_RECORDS = 4096  # blocks a file: single reads of array_record slow down beyond about 5,000
-_FILE_BYTES = 1 << 30
-_ASSEMBLE = 4_000_000  # tokens of rows laid out at once
+SAMPLING = ("token", "patient")
+_FILL = 0.985  # below it, windows of the emptiest rows are cut; a little above the 0.98 that is promised
+_WIDE = 1 << 16  # rows this wide need 32 bits for the length of a segment
 
 
 class Windows(NamedTuple):
-    """W windows of a split: window w is prefix[w] and then tokens[starts[w] : starts[w] + lengths[w]]."""
+    """W windows of one shard: window w is its prefix and then tokens[starts[w] : starts[w] + lengths[w]]."""
 
-    tokens: np.ndarray  # (n,) every timeline token of the split, in order
-    starts: np.ndarray  # int64 (W,)
+    owners: np.ndarray  # int64 (W,), patient of the shard
+    starts: np.ndarray  # int64 (W,), row of the shard's tokens
     lengths: np.ndarray  # int64 (W,), timeline tokens: 1 up to T+1−S
-    patients: np.ndarray  # int64 (W,), ordinal of the patient in its split
-    prefix: np.ndarray  # (W, S) of the token dtype
+
+    def take(self, rows: np.ndarray) -> "Windows":
+        return Windows(*(field[rows] for field in self))
 
 
-def build(folder: Path, out: Path, *, context: int, block: int, seed: int) -> dict[str, Any]:
-    """Pack the timelines in `folder` into the folder `out`, which exists and is empty.
+class Rows(NamedTuple):
+    """Rows of tokens, and the runs of one patient or of padding in them, in order; none goes on in the next row."""
 
-    A window is the S tokens of static context, as they were at its start, and up to T+1−S tokens of the timeline;
-    each timeline token is in exactly one. A full window is a row of its own. The rest of each patient, one window
-    at most, shares rows by best fit, so that no patient meets itself in a row. Rows are shuffled by the seed.
-    A record is a block of K rows: tokens [K, T+1], then segment ids [K, T+1] int32, little endian and C order;
-    a segment id is 1 + the ordinal of the patient in its split, 0 is padding, which only follows a row's segments.
+    tokens: np.ndarray  # (n, T+1) of the token dtype
+    owners: np.ndarray  # int64 (R,), patient of the shard; −1 is padding
+    lengths: np.ndarray  # int64 (R,), tokens
 
-    Args: context, T; block, K; seed.
-    Returns: the summary that is also `packed.json`; of each split: sequences (rows with tokens), empty_rows (that
-      fill up the last block), blocks, files {name: blocks}, real_tokens (timeline tokens, each a target once),
-      context_real (prefix tokens), patients, segments, fill (share of the positions of `sequences` rows in use).
-    Raises: UserError when T has no room for the prefix or K is not positive, or as `timelines.batches` does.
+
+def build(
+    folder: Path,
+    out: Path,
+    *,
+    context: int,
+    block: int,
+    seed: int,
+    phases: int = 1,
+    sampling: str = "token",
+    runner: shards.Runner | None = None,
+) -> dict[str, Any]:
+    """Pack the timelines in `folder` into the folder `out`, file by file, as units of `shards`.
+
+    A window is the S tokens of static context, as they were at its start, and up to T+1−S tokens of the timeline.
+    Rows of T+1 tokens are filled with whole windows by best fit (`arrange`), and where that leaves too much padding
+    some windows are cut again (`pour`). No patient meets itself in a row. Rows are shuffled by the seed within their
+    file, which is a random sample of the patients; nothing depends on the number of workers.
+
+    A file of timelines becomes one ArrayRecord file a phase. A record is a block of K rows (the last of a file: of the
+    rows that are left), all little endian: tokens [K, T+1]; then the R runs of equal segment id in these rows, in
+    order, a run ending with its row at the latest: ids uint32 [R], lengths uint16 [R] (uint32 from T+1 = 65,536 up).
+    A segment id is 1 + the ordinal of the patient in its split; 0 is padding, which only follows a row's segments.
+
+    Args: context, T; block, K; seed; phases, P: in phase p > 0 of the train split the windows of the patients who need
+      several begin elsewhere, so that pass i over the data, which reads phase i mod P, does not repeat those of the
+      pass before; it takes P times the disk. sampling, of the train split: "token", every timeline token is a target
+      once a pass; "patient", every patient gives one window a pass, drawn from its windows of that phase with equal
+      probability, so that long records weigh no more than short ones.
+    Returns: the summary that is also `packed.json`; of each split: patients, real_tokens (timeline tokens that are a
+      target in at least one phase), phases (none where there are no patients); of each phase: sequences (rows),
+      segments, real_tokens (targets of a pass), context_real (prefix tokens), fill (share of the rows' positions in
+      use), bytes (of its files), files {name: rows}.
+    Raises: UserError when T has no room for the prefix or a setting is not one, or as `timelines.read_file` does.
     """
     vocabulary = timelines.vocabulary(folder)
     prefix = vocabulary.context_tokens
@@ -52,57 +78,151 @@ def build(folder: Path, out: Path, *, context: int, block: int, seed: int) -> di
             f"--config.data.context={context} has no room: {prefix} tokens of static context come first, take at "
             f"least {4 * prefix}"
         )
-    if block < 1:
-        raise UserError(f"--config.data.block={block}: take a whole number from 1 up")
+    for name, value in (("block", block), ("phases", phases)):
+        if value < 1:
+            raise UserError(f"--config.data.{name}={value}: take a whole number from 1 up")
+    if sampling not in SAMPLING:
+        raise UserError(f"--config.data.sampling={sampling!r}: take one of {', '.join(SAMPLING)}")
+    settings = {"context": context, "block": block, "seed": seed, "phases": phases, "sampling": sampling}
+    units: list[tuple[str, int, int]] = []  # split, file, patients of the split in the files before
+    for split in SPLITS:
+        counts = timelines.files(folder, split)
+        units += [(split, i, sum(counts[:i])) for i in range(len(counts))]
+    items = [(folder, out, *unit, settings) for unit in units]
+    records = [_record(out, split, i) for split, i, _ in units]
+    parts = shards.run(pack, items, records, runner or shards.Runner(), "pack")
     summary: dict[str, Any] = {
-        "context": context,
-        "block": block,
-        "seed": seed,
+        **settings,
         "vocab_size": len(vocabulary.tokens),
         "token_dtype": vocabulary.dtype.name,
         "context_tokens": prefix,
-        "splits": {},
+        "splits": {
+            split: _total([part for part, unit in zip(parts, units, strict=True) if unit[0] == split], context + 1)
+            for split in SPLITS
+        },
     }
-    for i, split in enumerate(SPLITS):
-        windows = cut(vocabulary, timelines.batches(folder, split), context)
-        rng = np.random.default_rng([seed, i])
-        row_of, position = arrange(windows.lengths + prefix, context + 1, rng)
-        summary["splits"][split] = _write(out, split, windows, row_of, position, context + 1, block)
     summary["unique_tokens"] = summary["splits"]["train"]["real_tokens"]
     write_json(out / FILE, summary)
     return summary
 
 
-def cut(vocabulary: Vocabulary, parts: Iterator[timelines.Timelines], context: int) -> Windows:
-    """Windows of the patients of `parts`, in order: all but a patient's last have T+1−S timeline tokens."""
-    room = context + 1 - vocabulary.context_tokens
-    pieces: list[Windows] = []
-    tokens = patients = 0
-    for part in parts:
-        sizes = np.diff(part.offsets)
-        many = -(-sizes // room)
-        owners = np.repeat(np.arange(len(sizes)), many)
-        inside = (np.arange(len(owners)) - np.repeat(np.cumsum(many) - many, many)) * room
-        starts = part.offsets[owners] + inside
-        times = timelines.start_times(vocabulary, part.tokens, part.times, starts)
-        pieces.append(
-            Windows(
-                part.tokens,
-                starts + tokens,
-                np.minimum(sizes[owners] - inside, room),
-                owners + patients,
-                timelines.contexts(vocabulary, part, owners, times),
-            )
+def run_dtype(width: int) -> np.dtype:
+    """Of the lengths of segments in rows of `width` tokens."""
+    return np.dtype("<u2" if width < _WIDE else "<u4")
+
+
+def _record(out: Path, split: str, i: int) -> Path:
+    return out / events.PARTS / f"{split}-{i:05d}.json"
+
+
+def _total(parts: list[dict[str, Any]], width: int) -> dict[str, Any]:
+    """Facts of a split from those of its files."""
+    phases = []
+    for own in zip(*(part["phases"] for part in parts), strict=True):
+        phase: dict[str, Any] = {key: sum(p[key] for p in own) for key in _COUNTS}
+        used = phase["real_tokens"] + phase["context_real"]
+        phase["fill"] = used / (phase["sequences"] * width)
+        phase["files"] = {p["name"]: p["sequences"] for p in own}
+        phases.append(phase)
+    return {
+        "patients": sum(part["patients"] for part in parts),
+        "real_tokens": sum(part["real_tokens"] for part in parts),
+        "phases": phases,
+    }
+
+
+_COUNTS = ("sequences", "segments", "real_tokens", "context_real", "bytes")
+
+
+def pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> None:
+    """One unit: file i of a split, all its phases. Args: first, patients of the split in the files before."""
+    shards.once(_record(out, split, i), lambda: _pack(folder, out, split, i, first, settings))
+
+
+def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> dict[str, Any]:
+    vocabulary, part = timelines.vocabulary(folder), timelines.read_file(folder, split, i)
+    if split != "train":  # a loss is measured on every token, in windows that are always the same
+        settings = {**settings, "phases": 1, "sampling": "token"}
+    seen = np.zeros(len(part.tokens) + 1, np.int64)
+    phases = []
+    for phase in range(settings["phases"]):
+        # Random numbers of its own for each file and phase: nothing depends on what was packed before.
+        rng = np.random.default_rng([settings["seed"], list(SPLITS).index(split), i, phase])
+        windows, rows = assemble(vocabulary, part, phase, settings, rng)
+        seen[windows.starts] += 1
+        seen[windows.starts + windows.lengths] -= 1
+        name = f"{split}-{phase}-{i:05d}.array_record"
+        phases.append(
+            {
+                "name": name,
+                "sequences": len(rows.tokens),
+                "segments": len(windows.starts),
+                "real_tokens": int(windows.lengths.sum()),
+                "context_real": len(windows.starts) * vocabulary.context_tokens,
+                "bytes": _write(out / name, rows, first, settings["block"]),
+            }
         )
-        tokens += len(part.tokens)
-        patients += len(sizes)
-    return Windows(*(np.concatenate(field) for field in zip(*pieces, strict=True)))
+    real = int(np.count_nonzero(np.cumsum(seen)))
+    return {"patients": len(part.subject_ids), "real_tokens": real, "phases": phases}
 
 
-def arrange(sizes: np.ndarray, width: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def assemble(
+    vocabulary: Vocabulary, part: timelines.Timelines, phase: int, settings: dict[str, Any], rng: np.random.Generator
+) -> tuple[Windows, Rows]:
+    """The windows of some patients in one phase, and the rows they make, shuffled. Args: settings, as `build` has."""
+    width, prefix = settings["context"] + 1, vocabulary.context_tokens
+    shifts = starting_shifts(len(part.subject_ids), width - prefix, phase, settings["phases"], rng)
+    windows = cut(part.offsets, width - prefix, shifts)
+    if settings["sampling"] == "patient":
+        windows = one_each(windows, rng)
+    rows, columns = arrange(windows.lengths + prefix, windows.owners, width, rng)
+    windows, rows, columns = pour(windows, rows, columns, prefix, width, rng)
+    rows = rng.permutation(rows.max() + 1)[rows]
+    times = timelines.start_times(vocabulary, part.tokens, part.times, windows.starts)
+    contexts = timelines.contexts(vocabulary, part, windows.owners, times)
+    return windows, lay_out(part.tokens, windows, contexts, rows, columns, width)
+
+
+def starting_shifts(patients: int, room: int, phase: int, phases: int, rng: np.random.Generator) -> np.ndarray:
+    """How much shorter than `room` the first of several windows of each patient is: int64 (patients,).
+
+    0 in phase 0; in phase p, drawn for each patient between p/P and (p+1)/P of the room, so that no two phases share a
+    boundary. One shift for all would make thousands of windows of one size, which pack badly.
+    """
+    if phase == 0:
+        return np.zeros(patients, np.int64)
+    return ((phase + rng.random(patients)) / phases * room).astype(np.int64)
+
+
+def cut(offsets: np.ndarray, room: int, shifts: np.ndarray) -> Windows:
+    """Windows of up to `room` timeline tokens of the patients between `offsets` (P+1,), in order.
+
+    All windows of a patient but the first, which is `shifts` (P,) tokens shorter, and the last have `room` tokens. A
+    patient who fits in one window stays whole whatever the shift: a cut would only take context away.
+    """
+    sizes = np.diff(offsets)
+    shifts = np.where(sizes > room, shifts, 0)
+    many = -(-(sizes + shifts) // room)
+    owners = np.repeat(np.arange(len(sizes)), many)
+    ends = (1 + np.arange(len(owners)) - np.repeat(np.cumsum(many) - many, many)) * room - shifts[owners]
+    starts = np.maximum(ends - room, 0)
+    return Windows(owners, offsets[owners] + starts, np.minimum(ends, sizes[owners]) - starts)
+
+
+def one_each(windows: Windows, rng: np.random.Generator) -> Windows:
+    """One of the windows of each patient, each with equal probability. Windows of a patient stand together."""
+    first = np.flatnonzero(np.diff(windows.owners, prepend=-1))
+    many = np.diff(first, append=len(windows.owners))
+    return windows.take(first + rng.integers(many))
+
+
+def arrange(
+    sizes: np.ndarray, owners: np.ndarray, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Row and first column of windows of `sizes` (W,) tokens, at most `width`, packed best fit in falling size.
 
-    Which of the windows of one size shares a row with which is drawn from `rng`, and so is the order of the rows.
+    Two windows of one owner (W,) never share a row; an owner has at most two that do not fill one. Which of the
+    windows of one size shares a row with which is drawn from `rng`.
     O(W log W + W·width/64): the rows that are open stand in one stack for each size of their remaining room.
     """
     order = rng.permutation(len(sizes))
@@ -114,89 +234,114 @@ def arrange(sizes: np.ndarray, width: int, rng: np.random.Generator) -> tuple[np
     n_rows = full
     stacks: list[list[int]] = [[] for _ in range(width + 1)]
     open_rooms = 0  # bit r is set when stacks[r] holds a row: the best fit is the lowest bit from the size up
-    row_of, column_of = [], []
-    for size in sizes[order[full:]].tolist():
-        fitting = open_rooms >> size
-        if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            row = stacks[room].pop()
-            if not stacks[room]:
-                open_rooms ^= 1 << room
-        else:
-            room, row = width, n_rows
+
+    def push(row: int, room: int) -> None:
+        nonlocal open_rooms
+        if room:
+            stacks[room].append(row)
+            open_rooms |= 1 << room
+
+    def pop(size: int) -> tuple[int, int]:
+        nonlocal open_rooms, n_rows
+        if not (fitting := open_rooms >> size):
             n_rows += 1
+            return n_rows - 1, width
+        room = size + (fitting & -fitting).bit_length() - 1
+        row = stacks[room].pop()
+        if not stacks[room]:
+            open_rooms ^= 1 << room
+        return row, room
+
+    row_of, column_of = [], []
+    placed: dict[int, int] = {}  # owner: row
+    for size, owner in zip(sizes[order[full:]].tolist(), owners[order[full:]].tolist(), strict=True):
+        row, room = pop(size)
+        if placed.get(owner) == row:
+            own = row, room
+            row, room = pop(size)
+            push(*own)
+        placed[owner] = row
         row_of.append(row)
         column_of.append(width - room)
-        if left := room - size:
-            stacks[left].append(row)
-            open_rooms |= 1 << left
+        push(row, room - size)
     rows[order[full:]] = row_of
     columns[order[full:]] = column_of
-    return rng.permutation(n_rows)[rows], columns
+    return rows, columns
 
 
-def _write(
-    out: Path, split: str, windows: Windows, rows: np.ndarray, columns: np.ndarray, width: int, block: int
-) -> dict[str, Any]:
-    sequences = int(rows.max()) + 1
-    blocks = -(-sequences // block)
-    order = np.argsort(rows, kind="stable")
-    bounds = np.searchsorted(rows[order], np.arange(0, blocks + 1) * block)
-    token_bytes = windows.tokens.dtype.newbyteorder("<")
-    per_file = max(1, min(_RECORDS, _FILE_BYTES // (block * width * (token_bytes.itemsize + 4))))
-    at_once = max(1, _ASSEMBLE // (block * width))
-    files: dict[str, int] = {}
-    writer: Any = None
-    with tqdm(total=blocks, desc=f"pack {split}", unit="block", disable=None) as bar:
-        for first in range(0, blocks, at_once):
-            last = min(first + at_once, blocks)
-            tokens, segments = _lay_out(
-                windows,
-                order[bounds[first] : bounds[last]],
-                rows - first * block,
-                columns,
-                ((last - first) * block, width),
-            )
-            tokens = tokens.astype(token_bytes, copy=False).reshape(last - first, block, width)
-            segments = segments.astype("<i4", copy=False).reshape(tokens.shape)
-            for i in range(last - first):
-                if (first + i) % per_file == 0:
-                    if writer:
-                        writer.close()
-                    name = f"{split}-{len(files):05d}.array_record"
-                    writer, files[name] = ArrayRecordWriter(str(out / name), "group_size:1,zstd:1"), 0
-                writer.write(tokens[i].tobytes() + segments[i].tobytes())
-                files[name] += 1
-            bar.update(last - first)
+def pour(
+    windows: Windows, rows: np.ndarray, columns: np.ndarray, prefix: int, width: int, rng: np.random.Generator
+) -> tuple[Windows, np.ndarray, np.ndarray]:
+    """The arrangement with 1.5 % of padding at most, or nearly: windows of the emptiest rows are cut again.
+
+    The windows of as few rows as that takes are laid end to end, in an order drawn from `rng`; what does not fit at
+    the end of a row goes on in the next one, after a prefix of its own. A patient's record is cut where best fit
+    would leave padding, so that each cut costs `prefix` positions and some tokens the sight of those before them.
+    """
+    used = np.bincount(rows, windows.lengths + prefix)
+    emptiest = np.argsort(used, kind="stable")
+    poured = np.arange(1, len(used) + 1)
+    # Rows that the tokens of the emptiest ones make when each holds `width` positions less the prefix of one cut.
+    made = -(-np.cumsum(used[emptiest]) // (width - prefix))
+    fill = used.sum() / (width * (len(used) - poured + made))
+    if used.sum() >= _FILL * width * len(used) or not (fill > used.mean() / width).any():
+        return windows, rows, columns
+    enough = fill >= min(_FILL, fill.max())
+    chosen = np.zeros(len(used), bool)
+    chosen[emptiest[: 1 + np.argmax(enough)]] = True
+    loose = chosen[rows]
+    kept = windows.take(~loose)
+    number = np.cumsum(~chosen) - 1
+    again = windows.take(rng.permutation(np.flatnonzero(loose)))
+    row, column = int(number[-1]) + 1, 0
+    in_row: set[int] = set()
+    pieces: list[tuple[int, int, int, int, int]] = []
+    for owner, start, left in zip(*(field.tolist() for field in again), strict=True):
+        while left:
+            size = min(left, width - column - prefix)
+            # A piece shorter than its prefix is not worth the cut.
+            if size < min(left, prefix) or owner in in_row:
+                row, column, in_row = row + 1, 0, set()
+                continue
+            pieces.append((owner, start, size, row, column))
+            start, left, column = start + size, left - size, column + prefix + size
+            in_row.add(owner)
+    new = np.array(pieces, np.int64).T
+    joined = [np.concatenate(pair) for pair in zip((*kept, number[rows[~loose]], columns[~loose]), new, strict=True)]
+    return Windows(*joined[:3]), joined[3], joined[4]
+
+
+def lay_out(
+    source: np.ndarray, windows: Windows, contexts: np.ndarray, rows: np.ndarray, columns: np.ndarray, width: int
+) -> Rows:
+    """The rows that windows make. Args: source, (n,) tokens of the timelines; contexts, (W, S) prefixes."""
+    n, prefix = int(rows.max()) + 1, contexts.shape[1]
+    tokens = np.zeros((n, width), source.dtype)  # 0 is PAD
+    flat, begin = tokens.reshape(-1), rows * width + columns
+    flat[begin[:, None] + np.arange(prefix)] = contexts
+    places = zip((begin + prefix).tolist(), windows.starts.tolist(), windows.lengths.tolist(), strict=True)
+    for to, start, length in places:
+        flat[to : to + length] = source[start : start + length]
+    lengths = windows.lengths + prefix
+    used = np.bincount(rows, lengths, n).astype(np.int64)
+    short = np.flatnonzero(used < width)
+    order = np.argsort(np.concatenate([begin, short * width + used[short]]))
+    owners = np.concatenate([windows.owners, np.full(len(short), -1)])
+    return Rows(tokens, owners[order], np.concatenate([lengths, width - used[short]])[order])
+
+
+def _write(path: Path, rows: Rows, first: int, block: int) -> int:
+    """Write blocks of rows. Args: first, ordinal of patient 0 in the split. Returns the bytes of the file."""
+    n, width = rows.tokens.shape
+    tokens = rows.tokens.astype(rows.tokens.dtype.newbyteorder("<"), copy=False)
+    bounds = np.searchsorted(np.cumsum(rows.lengths), np.arange(0, n + block, block) * width, side="right")
+    ids = np.where(rows.owners < 0, 0, 1 + first + rows.owners).astype("<u4")
+    lengths = rows.lengths.astype(run_dtype(width))
+    partial = path.with_name(f".{path.name}")
+    writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
+    for i, begin in enumerate(range(0, n, block)):
+        runs = slice(bounds[i], bounds[i + 1])
+        writer.write(tokens[begin : begin + block].tobytes() + ids[runs].tobytes() + lengths[runs].tobytes())
     writer.close()
-    context_real = windows.prefix.size
-    return {
-        "sequences": sequences,
-        "empty_rows": blocks * block - sequences,
-        "blocks": blocks,
-        "files": files,
-        "real_tokens": len(windows.tokens),
-        "context_real": context_real,
-        "patients": int(windows.patients[-1]) + 1,
-        "segments": len(windows.starts),
-        "fill": (len(windows.tokens) + context_real) / (sequences * width),
-    }
-
-
-def _lay_out(
-    windows: Windows, chosen: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and segment ids of the rows that the windows `chosen` make: two arrays of `shape`."""
-    tokens = np.zeros(shape, windows.tokens.dtype)  # 0 is PAD
-    segments = np.zeros(shape, np.int32)
-    prefix = windows.prefix.shape[1]
-    begin = rows[chosen] * shape[1] + columns[chosen]
-    tokens.reshape(-1)[begin[:, None] + np.arange(prefix)] = windows.prefix[chosen]
-    lengths = windows.lengths[chosen]
-    inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    source = np.repeat(windows.starts[chosen], lengths) + inside
-    tokens.reshape(-1)[np.repeat(begin + prefix, lengths) + inside] = windows.tokens[source]
-    sizes = lengths + prefix
-    inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    segments.reshape(-1)[np.repeat(begin, sizes) + inside] = np.repeat(1 + windows.patients[chosen], sizes)
-    return tokens, segments
+    partial.replace(path)
+    return path.stat().st_size

@@ -1,13 +1,16 @@
+import itertools
 import json
+import shutil
 
 import made_up
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling.data import loader, packing, timelines
-from ehr_scaling.data.packing import Windows
+from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, YEAR, Vocabulary
 from ehr_scaling.errors import UserError
@@ -18,7 +21,7 @@ S = 2
 
 
 def cohort(sizes, seed=0):
-    """Patients of `sizes` tokens, a year apart from token to token, born at their first one."""
+    """Patients of `sizes` tokens, each the next of the vocabulary, a year apart, born at their first one."""
     rng = np.random.default_rng(seed)
     count = len(sizes)
     ages = [np.arange(n) for n in sizes]
@@ -26,7 +29,7 @@ def cohort(sizes, seed=0):
     return Timelines(
         subject_ids=np.arange(count),
         births=births,
-        tokens=rng.integers(FIRST, FIRST + 900, sum(sizes)).astype(np.uint16),
+        tokens=np.concatenate([FIRST + (a + rng.integers(800)) % 900 for a in ages]).astype(np.uint16),
         times=np.concatenate([(b + a * YEAR + 1e9).astype(np.int64) for b, a in zip(births, ages, strict=True)]),
         offsets=np.cumsum([0, *sizes]),
         context_tokens=np.full(count, V.index["SEX//F"], np.uint16),
@@ -36,11 +39,15 @@ def cohort(sizes, seed=0):
     )
 
 
-def layout(part: Timelines, context, seed=0):
-    windows = packing.cut(V, iter([part]), context)
-    rows, columns = packing.arrange(windows.lengths + S, context + 1, np.random.default_rng(seed))
-    shape = (int(rows.max()) + 1, context + 1)
-    return windows, *packing._lay_out(windows, np.argsort(rows, kind="stable"), rows, columns, shape)
+def settings_of(context, phases=1, sampling="token"):
+    return {"context": context, "phases": phases, "sampling": sampling}
+
+
+def assemble(part, context, phase=0, phases=1, sampling="token", seed=0):
+    """Windows, tokens (n, T+1) and segment ids (n, T+1), the latter written out from their runs."""
+    rng = np.random.default_rng(seed)
+    windows, rows = packing.assemble(V, part, phase, settings_of(context, phases, sampling), rng)
+    return windows, rows.tokens, np.repeat(1 + rows.owners, rows.lengths).reshape(rows.tokens.shape)
 
 
 def segments_of(tokens, segments):
@@ -55,37 +62,42 @@ def segments_of(tokens, segments):
             yield row, ids[a], tokens[row, a:b]
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=150)
 @given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(S, 24), st.integers(0, 3), st.integers(0, 2**31)
+    st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    st.integers(S, 24),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(0, 2**31),
 )
-def test_every_token_is_a_target_once_and_in_order(sizes, context, seed, order):
+def test_every_token_is_a_target_once_in_every_phase(sizes, context, phases, seed, order):
     part = cohort(sizes, seed)
-    _, tokens, segments = layout(part, context, order)
-    mask = loader.targets_mask(segments, S)
-    assert int(mask.sum()) == sum(sizes)
-    found: dict[int, list] = {}
-    for row, segment, content in segments_of(tokens, segments):
-        found.setdefault(segment - 1, []).append((content[:S], content[S:]))
-        assert len(content) > S
-        columns = np.flatnonzero(segments[row] == segment)
-        assert (tokens[row, 1:][mask[row] & (segments[row, 1:] == segment)] == content[S:]).all()
-        assert columns[-1] - columns[0] == len(content) - 1
-    room = context + 1 - S
-    for p, n in enumerate(sizes):
-        timeline = part.tokens[part.offsets[p] : part.offsets[p + 1]]
-        windows = [timeline[i : i + room] for i in range(0, n, room)]
-        # Rows are shuffled: find each window by its age, which tells the windows of a patient apart by 5 years.
-        prefixes = [(V.index["SEX//F"], V.index[AGES[1 + min(i // 5, 19)]]) for i in range(0, n, room)]
-        expect = sorted((*prefix, *w.tolist()) for prefix, w in zip(prefixes, windows, strict=True))
-        assert sorted((*a.tolist(), *b.tolist()) for a, b in found[p]) == expect
+    age = V.index[AGES[1]]
+    for phase in range(phases):
+        _, tokens, segments = assemble(part, context, phase, phases, seed=order)
+        mask = loader.targets_mask(segments, S)
+        assert int(mask.sum()) == sum(sizes)
+        found: dict[int, list] = {}
+        for row, segment, content in segments_of(tokens, segments):
+            assert len(content) > S
+            assert (tokens[row, 1:][mask[row] & (segments[row, 1:] == segment)] == content[S:]).all()
+            found.setdefault(segment - 1, []).append(content)
+        for p, n in enumerate(sizes):
+            timeline = part.tokens[part.offsets[p] : part.offsets[p + 1]]
+            # Where a piece begins is told by its tokens, which `cohort` numbers through a patient.
+            pieces = sorted(found[p], key=lambda content: content[S])
+            assert np.concatenate([content[S:] for content in pieces]).tolist() == timeline.tolist()
+            at = np.cumsum([0, *(len(content) - S for content in pieces)])[:-1]
+            for i, content in zip(at, pieces, strict=True):
+                assert content[:S].tolist() == [V.index["SEX//F"], age + min(i // 5, 19)]
+            assert n == sum(len(content) - S for content in pieces)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 300), st.integers(0, 2**31), st.data())
 def test_rows_hold_what_fits_without_overlap(width, seed, data):
     sizes = np.array(data.draw(st.lists(st.integers(1, width), min_size=1, max_size=200)))
-    rows, columns = packing.arrange(sizes, width, np.random.default_rng(seed))
+    rows, columns = packing.arrange(sizes, np.arange(len(sizes)), width, np.random.default_rng(seed))
     used = np.zeros((rows.max() + 1, width), int)
     for size, row, column in zip(sizes, rows, columns, strict=True):
         used[row, column : column + size] += 1
@@ -98,32 +110,82 @@ def test_rows_hold_what_fits_without_overlap(width, seed, data):
 
 
 def test_best_fit_by_hand():
-    rows, columns = packing.arrange(np.array([10, 6, 5, 4, 3, 2]), 10, np.random.default_rng(0))
-    groups = {tuple(sorted(np.array([10, 6, 5, 4, 3, 2])[rows == r].tolist())) for r in range(3)}
+    sizes = np.array([10, 6, 5, 4, 3, 2])
+    rows, columns = packing.arrange(sizes, np.arange(6), 10, np.random.default_rng(0))
+    groups = {tuple(sorted(sizes[rows == r].tolist())) for r in range(3)}
     assert groups == {(10,), (4, 6), (2, 3, 5)}
     assert sorted(columns.tolist()) == [0, 0, 0, 5, 6, 8]
+    rows, _ = packing.arrange(np.array([6, 4, 4]), np.array([7, 7, 8]), 10, np.random.default_rng(0))
+    assert rows[0] == rows[2] != rows[1], "two windows of a patient share a row"
 
 
-@pytest.mark.parametrize("context", [128, 256, 1024, 2048])
-def test_rows_of_a_realistic_cohort_are_98_percent_full(context):
-    rng = np.random.default_rng(3)
-    sizes = np.maximum(4, np.exp(rng.normal(5.6, 0.9, 3000))).astype(int)
-    _, _, segments = layout(cohort(sizes.tolist()), context)
-    assert (segments > 0).mean() > 0.98
+REALISTIC = np.maximum(4, np.exp(np.random.default_rng(3).normal(5.6, 0.9, 2048))).astype(int).tolist()
+FEW = np.maximum(30, np.exp(np.random.default_rng(4).normal(7.2, 1.2, 80))).astype(int).tolist()
+
+
+@pytest.mark.parametrize("context", [256, 1024, 2048])
+@pytest.mark.parametrize("sizes", [REALISTIC, FEW, [int(700 * 1.01**i) for i in range(60)], [150, 600, 1400] * 90])
+def test_98_percent_of_the_positions_are_in_use(sizes, context):
+    for phase in range(3):
+        windows, _, segments = assemble(cohort(sizes), context, phase, 3)
+        assert (segments > 0).mean() >= 0.98
+        # It takes few cuts: not one for every row.
+        room = context + 1 - S
+        assert len(windows.starts) <= sum(1 + n // room + (phase > 0) for n in sizes) + len(segments)
+
+
+def test_phases_begin_their_windows_elsewhere():
+    sizes = [*FEW, 20, 30]
+    part = cohort(sizes)
+    room, boundaries = 128, []
+    for phase in range(4):
+        shifts = packing.starting_shifts(len(sizes), room, phase, 4, np.random.default_rng(phase))
+        windows = packing.cut(part.offsets, room, shifts)
+        inner = windows.starts[~np.isin(windows.starts, part.offsets)]
+        boundaries.append(set(inner.tolist()))
+        assert len(inner) >= sum(n // room for n in sizes) - len(sizes)
+        assert (np.bincount(windows.owners)[np.array(sizes) <= room] == 1).all(), "a short record is cut"
+        assert (windows.lengths >= 1).all() and (windows.lengths <= room).all()
+    for i in range(4):
+        for j in range(i):
+            assert not boundaries[i] & boundaries[j]
+    assert (packing.starting_shifts(9, room, 0, 4, np.random.default_rng(0)) == 0).all()
+
+
+def test_patient_sampling_draws_one_window_of_each_with_equal_chance():
+    sizes = [5, 30, 90, 10, 42]
+    part = cohort(sizes)
+    room = 20 + 1 - S
+    drawn = []
+    for seed in range(3000):
+        windows = packing.one_each(
+            packing.cut(part.offsets, room, np.zeros(len(sizes), np.int64)), np.random.default_rng(seed)
+        )
+        assert windows.owners.tolist() == [0, 1, 2, 3, 4]
+        drawn.append((windows.starts - part.offsets[:-1]) // room)
+    for p, n in enumerate(sizes):
+        counts = np.bincount(np.array(drawn)[:, p], minlength=-(-n // room))
+        assert len(counts) == -(-n // room)
+        expect = 3000 / len(counts)
+        assert (abs(counts - expect) < 5 * np.sqrt(expect)).all()
+    for phase in range(2):
+        windows, _, segments = assemble(part, 20, phase, 2, "patient")
+        assert sorted(set(windows.owners.tolist())) == [0, 1, 2, 3, 4]
+        assert loader.targets_mask(segments, S).sum() == windows.lengths.sum()
+        assert np.bincount(windows.owners, windows.lengths).max() <= room
 
 
 def test_the_seed_decides_the_rows_and_nothing_else():
     part = cohort([30, 7, 12, 50, 9, 21] * 5)
-    _, a, _ = layout(part, 20, 1)
-    _, b, _ = layout(part, 20, 1)
-    _, c, _ = layout(part, 20, 2)
+    _, a, _ = assemble(part, 20, seed=1)
+    _, b, _ = assemble(part, 20, seed=1)
+    _, c, _ = assemble(part, 20, seed=2)
     assert (a == b).all()
-    assert a.shape == c.shape and (a != c).any()
-    assert np.sort(a.ravel()).tolist() == np.sort(c.ravel()).tolist()
+    assert a.shape != c.shape or (a != c).any()
 
 
 def test_rows_are_shuffled():
-    _, _, segments = layout(cohort([200] * 40), 20)
+    _, _, segments = assemble(cohort([200] * 40), 20)
     assert abs(np.corrcoef(segments[:, 0], np.arange(len(segments)))[0, 1]) < 0.2
 
 
@@ -136,78 +198,170 @@ def work(tmp_path_factory):
     return work
 
 
-def pack(work, out, context=32, block=8, seed=0):
+def pack(work, out, context=32, block=8, seed=0, **options):
     out.mkdir(parents=True)
-    return packing.build(work / "timelines", out, context=context, block=block, seed=seed)
+    return packing.build(work / "timelines", out, context=context, block=block, seed=seed, **options)
 
 
-def test_files_hold_the_timelines(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "_RECORDS", 3)
-    monkeypatch.setattr(packing, "_ASSEMBLE", 1000)
-    summary = pack(work, tmp_path / "p")
+def tile(vocabulary, patient, pieces, at=0):
+    """Whether `pieces`, in some order, are the timeline from `at` on, each behind the context of where it begins."""
+    prefix, timeline = vocabulary.context_tokens, patient["tokens"]
+    if not pieces:
+        return at == len(timeline)
+    time = timelines.start_times(vocabulary, timeline, patient["times"], np.array([at]))[0]
+    context = timelines.context_at(vocabulary, patient, time).tolist()
+    for i, piece in enumerate(pieces):
+        size = len(piece) - prefix
+        if piece == [*context, *timeline[at : at + size].tolist()]:
+            rest = pieces[:i] + pieces[i + 1 :]
+            if tile(vocabulary, patient, rest, at + size):
+                return True
+    return False
+
+
+def test_files_hold_the_timelines(work, tmp_path):
+    summary = pack(work, tmp_path / "p", phases=2)
     assert json.loads((tmp_path / "p" / "packed.json").read_text()) == summary
     vocabulary = timelines.vocabulary(work)
     prefix = vocabulary.context_tokens
     assert (summary["context_tokens"], summary["vocab_size"]) == (prefix, len(vocabulary.tokens))
+    train = iter(loader.train_batches(tmp_path / "p", sequences=1, seed=0))
     for split, facts in summary["splits"].items():
         patients = list(timelines.read(work, split))
-        (batch,) = loader.eval_batches(tmp_path / "p", split, sequences=facts["sequences"])
-        pieces: dict[int, list] = {}
-        for _, segment, content in segments_of(batch["tokens"], batch["segments"]):
-            pieces.setdefault(segment - 1, []).append(content)
-        room = 33 - prefix
-        for p, patient in enumerate(patients):
-            timeline, times = patient["tokens"], patient["times"]
-            starts = np.arange(0, len(timeline), room)
-            at = timelines.start_times(vocabulary, timeline, times, starts)
-            expect = [
-                [*timelines.context_at(vocabulary, patient, t).tolist(), *timeline[i : i + room].tolist()]
-                for i, t in zip(starts, at, strict=True)
-            ]
-            assert sorted(expect) == sorted(c.tolist() for c in pieces.pop(p))
-        assert not pieces
-        assert facts["real_tokens"] == sum(len(p["tokens"]) for p in patients) == batch["mask"].sum()
+        assert facts["real_tokens"] == sum(len(p["tokens"]) for p in patients)
         assert facts["patients"] == len(patients)
-        assert facts["fill"] == pytest.approx((batch["segments"] > 0).mean())
-        assert facts["context_real"] == prefix * facts["segments"]
-        assert facts["blocks"] * 8 == facts["sequences"] + facts["empty_rows"] and 0 <= facts["empty_rows"] < 8
-        assert sum(facts["files"].values()) == facts["blocks"] and len(facts["files"]) == -(-facts["blocks"] // 3)
+        assert len(facts["phases"]) == (2 if split == "train" else 1)
+        for phase in facts["phases"]:
+            n = phase["sequences"]
+            rows = (
+                itertools.islice(train, n)
+                if split == "train"
+                else loader.eval_batches(tmp_path / "p", split, sequences=n)
+            )
+            batch = {key: np.concatenate(values) for key, values in _columns(rows).items()}
+            pieces: dict[int, list] = {}
+            for _, segment, content in segments_of(batch["tokens"], batch["segments"]):
+                pieces.setdefault(segment - 1, []).append(content.tolist())
+            assert len(pieces) == len(patients)
+            assert all(tile(vocabulary, patient, pieces[p]) for p, patient in enumerate(patients))
+            assert phase["real_tokens"] == facts["real_tokens"] == batch["mask"].sum()
+            assert phase["segments"] == sum(map(len, pieces.values()))
+            assert phase["fill"] == pytest.approx((batch["segments"] > 0).mean())
+            assert phase["context_real"] == prefix * phase["segments"]
+            assert sum(phase["files"].values()) == len(batch["tokens"]) == n
+            assert phase["bytes"] == sum((tmp_path / "p" / name).stat().st_size for name in phase["files"])
+    assert len(summary["splits"]["train"]["phases"][0]["files"]) == 2
     assert summary["unique_tokens"] == summary["splits"]["train"]["real_tokens"]
 
 
-def test_same_seed_same_bytes(work, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        pack(work, tmp_path / name, seed=seed)
-    a, b, c = ((tmp_path / n / "train-00000.array_record").read_bytes() for n in "abc")
-    assert a == b != c
+def _columns(batches):
+    batches = list(batches)
+    return {key: [batch[key] for batch in batches] for key in batches[0]}
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_same_seed_same_bytes_whoever_packs(work, tmp_path):
+    options = {"phases": 2, "sampling": "patient"}
+    pack(work, tmp_path / "a", seed=1, **options)
+    pack(work, tmp_path / "c", seed=2, **options)
+    pack(work, tmp_path / "pool", seed=1, **options, runner=Runner(2))
+    assert files(tmp_path / "a") == files(tmp_path / "pool")
+    assert files(tmp_path / "a").keys() == files(tmp_path / "c").keys()
+    assert files(tmp_path / "a") != files(tmp_path / "c")
+    assert not list((tmp_path / "a").glob(".*.array_record"))
+
+
+def test_goes_on_where_it_was_killed(work, tmp_path, monkeypatch):
+    pack(work, tmp_path / "whole")
+    write, left = packing._write, 2
+
+    def dies(*args):
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return write(*args)
+
+    with monkeypatch.context() as m:
+        m.setattr(packing, "_write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pack(work, tmp_path / "p")
+    calls = []
+    monkeypatch.setattr(packing, "_write", lambda *args: calls.append(0) or write(*args))
+    packing.build(work / "timelines", tmp_path / "p", context=32, block=8, seed=0)
+    assert files(tmp_path / "p") == files(tmp_path / "whole")
+    assert len(calls) == sum(len(timelines.files(work, split)) for split in timelines.SPLITS) - 2
+
+
+def test_every_patient_gives_one_window_a_pass(work, tmp_path):
+    summary = pack(work, tmp_path / "p", phases=3, sampling="patient")
+    facts = summary["splits"]["train"]
+    room = 33 - summary["context_tokens"]
+    stream = iter(loader.train_batches(tmp_path / "p", sequences=1, seed=0))
+    for phase in facts["phases"]:
+        rows = itertools.islice(stream, phase["sequences"])
+        batch = {key: np.concatenate(values) for key, values in _columns(rows).items()}
+        per_patient = np.bincount(batch["segments"][:, 1:][batch["mask"]])[1:]
+        assert len(per_patient) == facts["patients"]
+        assert per_patient.min() >= 1 and per_patient.max() <= room
+        assert per_patient.sum() == phase["real_tokens"]
+    total = sum(len(p["tokens"]) for p in timelines.read(work, "train"))
+    assert max(phase["real_tokens"] for phase in facts["phases"]) < facts["real_tokens"] < total
+    held_out = summary["splits"]["validation"]
+    assert held_out["real_tokens"] == sum(len(p["tokens"]) for p in timelines.read(work, "validation"))
 
 
 def test_bad_settings_are_named(work, tmp_path):
     prefix = timelines.vocabulary(work).context_tokens
     with pytest.raises(UserError, match=f"context={prefix - 1} has no room"):
         pack(work, tmp_path / "a", context=prefix - 1)
-    with pytest.raises(UserError, match="block=0"):
-        pack(work, tmp_path / "b", block=0)
+    for name, value in (("block", 0), ("phases", 0), ("sampling", "patients")):
+        with pytest.raises(UserError, match=f"data.{name}='?{value}"):
+            pack(work, tmp_path / name, **{name: value})
     with pytest.raises(UserError, match=r"vocabulary\.json is missing"):
         pack(tmp_path, tmp_path / "c")
     summary = pack(work, tmp_path / "d", context=prefix)  # one timeline token a window
-    assert summary["splits"]["test"]["segments"] == summary["splits"]["test"]["real_tokens"]
+    (test,) = summary["splits"]["test"]["phases"]
+    assert test["segments"] == test["real_tokens"]
 
 
-def test_windows_are_cut_the_same_from_one_part_or_many():
-    sizes = [5, 40, 1, 17, 33]
-    part = cohort(sizes)
-    halves = []
-    for a, b in ((0, 2), (2, 5)):
-        rows = slice(part.offsets[a], part.offsets[b])
-        halves.append(
-            part._replace(
-                births=part.births[a:b], subject_ids=part.subject_ids[a:b], tokens=part.tokens[rows],
-                times=part.times[rows], offsets=part.offsets[a : b + 1] - part.offsets[a],
-                context_tokens=part.context_tokens[a:b], context_times=part.context_times[a:b],
-                context_slots=part.context_slots[a:b], context_offsets=np.arange(b - a + 1),
-            )
-        )  # fmt: skip
-    whole, joined = packing.cut(V, iter([part]), 12), packing.cut(V, iter(halves), 12)
-    for name in Windows._fields:
-        np.testing.assert_array_equal(getattr(whole, name), getattr(joined, name))
+def test_a_split_may_be_empty_until_somebody_reads_it(work, tmp_path):
+    folder = tmp_path / "timelines"
+    shutil.copytree(work / "timelines", folder)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] != "test"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    summary = pack(tmp_path, tmp_path / "p")
+    assert summary["splits"]["test"] == {"patients": 0, "real_tokens": 0, "phases": []}
+    assert next(loader.eval_batches(tmp_path / "p", "validation", sequences=4))["mask"].any()
+    with pytest.raises(UserError, match="no test patients"):
+        next(loader.eval_batches(tmp_path / "p", "test", sequences=4))
+
+
+@pytest.mark.parametrize("width", [33, 70_000])
+def test_blocks_are_as_documented_and_small(width, tmp_path):
+    vocabulary, room = V, width - S
+    part = cohort([room] * 20 + [room // 3] * 40)
+    settings = settings_of(width - 1)
+    _, rows = packing.assemble(vocabulary, part, 0, settings, np.random.default_rng(0))
+    size = packing._write(tmp_path / "x", rows, 100, 8)
+    records = ArrayRecordReader(str(tmp_path / "x")).read_all()
+    assert len(records) == -(-len(rows.tokens) // 8)
+    done = 0
+    for record in records:
+        n = min(8, len(rows.tokens) - done)
+        tokens = np.frombuffer(record, "<u2", n * width).reshape(n, width)
+        np.testing.assert_array_equal(tokens, rows.tokens[done : done + n])
+        kind = "<u2" if width < 65_536 else "<u4"
+        count = (len(record) - tokens.nbytes) // (4 + np.dtype(kind).itemsize)
+        ids = np.frombuffer(record, "<u4", count, tokens.nbytes)
+        lengths = np.frombuffer(record, kind, count, tokens.nbytes + 4 * count)
+        assert np.isin(ids, [0, *range(101, 161)]).all()
+        segments = np.repeat(ids, lengths).reshape(n, width)
+        assert ((segments > 0) == (tokens > 0)).all()
+        done += n
+    if width > 1000:
+        assert size < 2.1 * rows.tokens.size
