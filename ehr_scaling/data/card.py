@@ -1,0 +1,195 @@
+"""The data card of timelines: README.md beside them, for whoever finds the folder without its makers."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ehr_scaling import __version__
+from ehr_scaling.artifacts import write_text
+from ehr_scaling.data import vocabulary
+from ehr_scaling.data.vocabulary import Vocabulary
+
+FILE = "README.md"
+_SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # ours: those of the events
+
+_FIELDS = (
+    ("`subject_id`", "int64", "the source's"),
+    ("`birth`", "int64", "µs since 1970, the smallest int64 where it is not known"),
+    ("`tokens`", "(n,)", "numbers of tokens; `vocabulary.json` names them"),
+    ("`times`", "(n,) int64", "µs since 1970; a token of an interval has the time of the event that ends it"),
+    (
+        "`context_tokens`, `context_times`, `context_slots`",
+        "(m,)",
+        "static context: each value and since when it holds",
+    ),
+)
+
+_READING = """\
+```python
+from ehr_scaling.data import timelines
+
+vocabulary = timelines.vocabulary("timelines")  # this folder, or the work directory it lies in
+for patient in timelines.read("timelines", "train"):
+    names = [vocabulary.tokens[i] for i in patient["tokens"]]
+```
+
+`tensorflow_datasets.builder_from_directory("timelines").as_data_source("train")` reads the same. For counts, lengths
+and bins as tables or a page: `python -m launch.inspect --workdir=W`."""
+
+_GENERATED_USE = """\
+To try programs, to test them at full size, and to show what they do, where no real records may be used. Nothing that a
+model learns from these patients is medicine: their diseases, drugs and fates come from made-up tables."""
+
+_REAL_USE = """\
+Research on models of health records, under the terms of the source. Not for the care of patients. The records show what
+was written down for billing and treatment at the places they come from, with those places' habits and gaps; what is not
+recorded did not necessarily not happen. A model trained on them says nothing yet about other hospitals, years or
+groups of patients."""
+
+
+def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, generated: bool) -> None:
+    """Write `README.md` into the timelines folder `out`, which holds its vocabulary.json.
+
+    The same inputs give the same bytes. It holds counts and fingerprints: no subject id, no date, no path.
+
+    Args:
+      summary: as `timelines.build` returns it.
+      events: the record of the events artifact.
+      generated: whether no real patient is in the data.
+    Raises: UserError where the vocabulary is missing or damaged.
+    """
+    about, fitted = events["summary"], vocabulary.load(out)
+    name = _line(about.get("name", "a source without a name"))
+    title = f"Generated patients: token timelines ({name})" if generated else f"Token timelines: {name}"
+    sections = {
+        "Source": _source(about, events["inputs"]),
+        "Contents": _contents(summary),
+        "Tokens": _tokens(summary, fitted),
+        "Left out": _left_out(summary, about),
+        "Privacy": _privacy(fitted, generated),
+        "Made from": _made_from(events, fitted),
+        "How to read it": f"{_table(('field', 'type', 'content'), _FIELDS)}\n\n{_READING}",
+        "Intended use and limits": _GENERATED_USE if generated else _REAL_USE,
+    }
+    lead = f"Patients' records as sequences of tokens, one patient a record. Made by ehr_scaling {__version__}."
+    body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
+    write_text(out / FILE, f"# {title}\n\n{lead}\n\n{body}\n")
+
+
+def _source(about: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    counts = {"patients": sum(about["patients"].values()), "events": about["events"], "distinct codes": about["codes"]}
+    rows = [
+        ("name", about.get("name", "not stated")),
+        ("release", about.get("version", "not stated")),
+        ("licence", about.get("license", "not stated")),
+        ("read as", inputs.get("source", "not stated")),
+        *((name, f"{n:,}") for name, n in counts.items()),
+    ]
+    return _table(("", ""), rows)
+
+
+def _contents(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for split, of_events in _SPLITS.items():
+        s = summary[split]
+        p5, p50, p95 = (f"{s['tokens_per_patient'][p]:,.0f}" for p in ("p5", "p50", "p95"))
+        shares = _percent(s["unknown_tokens"]), _percent(s["fallback_events"])
+        rows.append((split, of_events, f"{s['patients']:,}", f"{s['tokens']:,}", p5, p50, p95, *shares))
+    header = ("split", "in events/", "patients", "tokens", "p5", "p50", "p95", "unknown", "fell back")
+    note = _paragraph(
+        "A patient is in one split only. p5, p50, p95: tokens a patient. Unknown: share of tokens that are UNK or",
+        "FAMILY//UNK. Fell back: share of events of which a part is not in the vocabulary.",
+    )
+    return f"{_table(header, rows, numbers=7)}\n\n{note}"
+
+
+def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:
+    seen = sum(n > 0 for n in fitted.counts)
+    slots = ", ".join(fitted.context_slots) or "none"
+    rows = [(f"`{name}`", _value(value)) for name, value in fitted.settings.items() if name != "code_maps"]
+    text = _paragraph(
+        f"Preset `{fitted.preset}`. {len(fitted.tokens):,} tokens, {seen:,} of them in the timelines of train;",
+        f"fingerprint of the vocabulary `{summary.get('vocabulary_fingerprint', fitted.fingerprint)}`.",
+        f"{len(fitted.quantiles):,} scales of values have bins. Static context: {slots}, and the age.",
+    )
+    return f"{text}\n\n{_table(('option', 'value'), rows)}"
+
+
+def _left_out(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    dropped = {reason: n for reason, n in about.get("dropped", {}).items() if n}
+    silent: dict[str, int] = {}
+    for split in _SPLITS:
+        for name, n in summary[split].get("silent_events", {}).items():
+            silent[name] = silent.get(name, 0) + n
+    parts = []
+    if dropped:
+        parts.append(_table(("rows of the source, by reason", "rows"), _counted(dropped), numbers=1))
+    if any(silent.values()):
+        parts.append(_table(("events that make no token: family and reason", "events"), _counted(silent), numbers=1))
+    empty = sum(summary[split]["empty_patients"] for split in _SPLITS)
+    parts.append(f"Patients without any event that makes a token: {empty:,}.")
+    none = "The source left out no rows." if "dropped" in about else "The source does not count what it leaves out."
+    return "\n\n".join(parts if dropped else [none, *parts])
+
+
+def _privacy(fitted: Vocabulary, generated: bool) -> str:
+    if generated:
+        return "Nobody's record is in here: ids, times and values are drawn from a random generator."
+    k = fitted.settings.get("min_patients", 0)
+    rare = (
+        f"Tokens, and bins of values, that fewer than {k} patients of train have are collapsed into their parents."
+        if k
+        else "Tokens are kept however few patients have them: a rare one may point at a person (`min_patients` is 0)."
+    )
+    return "**Data of real persons: keep the folder as the terms of the source demand.**\n\n" + _paragraph(
+        rare,
+        "Free text of the records is not in here. What is: the source's patient ids, and times to the microsecond as",
+        "events/ has them, neither shifted nor coarsened (some sources shift the dates of each patient before they",
+        "publish). The tokens tell time by classes of intervals, and age in steps. Packed sequences made from",
+        "this folder hold tokens and a running number for each patient, but no ids and no times.",
+    )
+
+
+def _made_from(events: Mapping[str, Any], fitted: Vocabulary) -> str:
+    rows = [("events", events["fingerprint"])]
+    rows += [(f"events: {name}", _value(value)) for name, value in sorted(events["inputs"].items())]
+    maps = fitted.settings.get("code_maps")
+    if isinstance(maps, Mapping):
+        rows += [(f"code map {name}, SHA-256", value) for name, value in sorted(maps.items())]
+    return _table(("input", "fingerprint or value"), [(name, f"`{_line(value)}`") for name, value in rows])
+
+
+def _value(value: Any) -> str:
+    """A setting as words. Paths of somebody's machine are nobody else's business."""
+    if isinstance(value, str) and (value.startswith(("/", "~")) or ":\\" in value):
+        return "given"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(v)}" for name, v in sorted(value.items())) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value)) or "none"
+    return str(value)
+
+
+def _counted(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    return [(name, f"{n:,}") for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _line(value: Any) -> str:
+    """`value` as one line that does not end a cell of a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _paragraph(*sentences: str) -> str:
+    return textwrap.fill(" ".join(sentences), 116, break_long_words=False, break_on_hyphens=False)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 0) -> str:
+    """A table in Markdown; the last columns, `numbers` of them, stand to the right."""
+    marks = ["---"] * (len(header) - numbers) + ["---:"] * numbers
+    lines = [header, marks, *rows]
+    return "\n".join(f"| {' | '.join(_line(cell) for cell in line)} |" for line in lines)

@@ -1,0 +1,349 @@
+"""Facts about timelines for people to look at, gathered from the artifacts of a work directory.
+
+All but `patient` are counts over a whole split. `patient` shows one person's record, without id and without dates.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import packing, timelines
+from ehr_scaling.data.presets.rule import normalise
+from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
+from ehr_scaling.errors import UserError
+
+YEAR_PLACE = "YEAR"
+FEWEST = 10  # numbers of real patients below this are not told: a table of the rare is a list of persons
+CODE, INTERVAL, QUANTILE, END_KIND, UNKNOWN_KIND, CONTEXT = (
+    "codes",
+    "intervals",
+    "quantiles",
+    "end",
+    "unknown",
+    "context",
+)
+_AGES = {"5-year": ("AGE",), "two-quantiles": ("AGE, tens", "AGE, units"), "age-and-year": ("AGE", YEAR_PLACE)}
+_AT_ONCE = 512  # patients; the table of patients by token is dense
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one split of P patients, over a vocabulary of V tokens.
+
+    events, timelines, packed: the records of the artifacts, packed by folder (t256); empty where there is none.
+    labels: what a code means, by its token, where the source describes it.
+    counts: int64 (V,), occurrences in the timelines. patients: int64 (V,), patients in whose timeline a token is.
+    lengths: int64 (P,), tokens of each patient, ascending, so that their order tells nobody.
+    context: for each place of the static prefix its name and int64 (V,), patients by the value last known of them
+      (age: at their first event).
+    """
+
+    split: str
+    vocabulary: Vocabulary
+    events: Record
+    timelines: Record
+    packed: dict[str, Record]
+    labels: dict[str, str]
+    counts: np.ndarray
+    patients: np.ndarray
+    lengths: np.ndarray
+    context: dict[str, np.ndarray]
+
+    @property
+    def fewest(self) -> int:
+        """Numbers of patients from 1 up to this, itself not included, are to be shown as `< fewest`."""
+        return 0 if is_generated(self.events) else FEWEST
+
+
+class Family(NamedTuple):
+    name: str
+    distinct: int  # tokens in the vocabulary
+    used: int  # of them, those in this split's timelines
+    occurrences: int
+    unknown: int  # of the occurrences, those of FAMILY//UNK
+    in_context: bool  # whether the prefix is where it is, and not the timeline
+
+
+class Bin(NamedTuple):
+    low: int  # inclusive
+    high: int  # inclusive
+    patients: int
+
+
+class Moment(NamedTuple):
+    """All that a timeline has at one time."""
+
+    gap: tuple[str, ...]  # the interval tokens before it
+    since: int  # µs since the patient's first event
+    events: list[list[str]]  # tokens, by event
+
+
+class Patient(NamedTuple):
+    context: list[tuple[str, str]]  # slot, value: as known at the first event; the age band is the last
+    tokens: int
+    moments: list[Moment]
+
+
+def is_generated(events: Record) -> bool:
+    """Whether the events' record says that nobody's records are in them; real ones where it says nothing."""
+    return events.get("summary", {}).get("generated") is True
+
+
+def gather(workdir: Path, split: str) -> Facts:
+    """Read one split of the timelines in `workdir`. Memory: one file of timelines, and the vocabulary.
+
+    Raises: UserError where there are no timelines, no such split, or a file is damaged.
+    """
+    workdir = Path(workdir)
+    vocabulary = timelines.vocabulary(workdir)
+    size = len(vocabulary.tokens)
+    counts, patients = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    lengths: list[np.ndarray] = []
+    context: dict[str, np.ndarray] = {}
+    for part in tqdm(timelines.batches(workdir, split), desc=f"read {split}", unit="file", disable=None, leave=False):
+        sizes = np.diff(part.offsets)
+        lengths.append(sizes)
+        counts += np.bincount(part.tokens, minlength=size)
+        for first in range(0, len(sizes), _AT_ONCE):
+            last = min(first + _AT_ONCE, len(sizes))
+            seen = np.zeros((last - first, size), bool)
+            seen[
+                np.repeat(np.arange(last - first), sizes[first:last]),
+                part.tokens[part.offsets[first] : part.offsets[last]],
+            ] = True
+            patients += seen.sum(axis=0)
+        for name, values in _context(vocabulary, part).items():
+            context[name] = context.get(name, 0) + np.bincount(values, minlength=size)
+    return Facts(
+        split=split,
+        vocabulary=vocabulary,
+        events=record(workdir / "events"),
+        timelines=record(workdir / timelines.NAME),
+        packed={path.parent.name: record(path.parent) for path in sorted(workdir.glob(f"packed/t*/{packing.FILE}"))},
+        labels=labels(workdir / "events"),
+        counts=counts,
+        patients=patients,
+        lengths=np.sort(np.concatenate(lengths)) if lengths else np.zeros(0, np.int64),
+        context=context,
+    )
+
+
+def record(folder: Path) -> Record:
+    """The record of the artifact in `folder`; empty where there is none."""
+    path = folder / artifacts.RECORD
+    return artifacts.read_json(path) if path.is_file() else {}
+
+
+def _context(vocabulary: Vocabulary, part: timelines.Timelines) -> dict[str, np.ndarray]:
+    """Values (P,) at each place of the prefix: of the slots as last known, of the age at the first event."""
+    everyone = np.arange(len(part.subject_ids))
+    last = timelines.contexts(vocabulary, part, everyone, part.times[part.offsets[1:] - 1])
+    first = timelines.contexts(vocabulary, part, everyone, part.times[part.offsets[:-1]])
+    return {
+        name: (last if name in vocabulary.context_slots else first)[:, i].astype(np.int64)
+        for i, name in enumerate(context_names(vocabulary))
+    }
+
+
+def context_names(vocabulary: Vocabulary) -> list[str]:
+    """Names of the places of the prefix: the slots, and among them the age."""
+    slots, at = list(vocabulary.context_slots), vocabulary.age_at
+    return [*slots[:at], *_AGES[vocabulary.age_style], *slots[at:]]
+
+
+def labels(events: Path) -> dict[str, str]:
+    """Descriptions in metadata/codes.parquet, by code as the tokenizer's rules spell it."""
+    path = events / "metadata" / "codes.parquet"
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path, columns=["code", "description"])
+    table = table.filter(pc.is_valid(table["description"]))
+    return {
+        normalise(code): text
+        for code, text in zip(table["code"].to_pylist(), table["description"].to_pylist(), strict=True)
+    }
+
+
+# Families into which the rules cut whole codes, and the code that was cut
+_WHOLE = {
+    "ICD10CM": "DIAGNOSIS//ICD//10//",
+    "ICD9CM": "DIAGNOSIS//ICD//9//",
+    "ICD10PCS": "PROCEDURE//ICD//10//",
+    "ICD9PCS": "PROCEDURE//ICD//9//",
+}
+
+
+def meaning(labels: Mapping[str, str], event: Sequence[str]) -> str:
+    """What the source calls the code of an event, given its tokens; empty where it says nothing."""
+    if (head := family(event[0])) in _WHOLE:
+        return labels.get(_WHOLE[head] + "".join(token.rpartition("//")[2] for token in event), "")
+    return labels.get(event[0], "")
+
+
+def kinds(vocabulary: Vocabulary) -> list[str]:
+    """What each of the V tokens is: codes, intervals, quantiles, end, unknown, context (in the prefix alone)."""
+    special = {
+        **dict.fromkeys(vocabulary.reserved, CONTEXT),  # what is left of them: PAD and the ages
+        **dict.fromkeys(vocabulary.intervals, INTERVAL),
+        **dict.fromkeys(vocabulary.quantile_tokens, QUANTILE),
+        END: END_KIND,
+        **dict.fromkeys((vocabulary.tokens[i] for i in vocabulary.unknown_ids), UNKNOWN_KIND),
+    }
+
+    def kind(i: int, token: str) -> str:
+        alone = not vocabulary.counts[i] and family(token) in vocabulary.context_slots
+        return special.get(token) or (CONTEXT if alone else CODE)
+
+    return [kind(i, token) for i, token in enumerate(vocabulary.tokens)]
+
+
+def families(facts: Facts) -> list[Family]:
+    """The vocabulary by family, the most frequent first; those of the prefix alone last."""
+    kind = kinds(facts.vocabulary)
+    ages = set(AGE_STYLES[facts.vocabulary.age_style][0])
+    groups: dict[str, list[int]] = {}
+    for i, token in enumerate(facts.vocabulary.tokens):
+        name = kind[i] if kind[i] in (INTERVAL, QUANTILE) else "AGE" if token in ages else family(token)
+        groups.setdefault(name, []).append(i)
+    rows = []
+    for name, ids in groups.items():
+        counts = facts.counts[ids]
+        unknown = sum(int(facts.counts[i]) for i in ids if kind[i] == UNKNOWN_KIND)
+        of_context = all(kind[i] == CONTEXT for i in ids)
+        rows.append(Family(name, len(ids), int((counts > 0).sum()), int(counts.sum()), unknown, of_context))
+    return sorted(rows, key=lambda row: (row.in_context, -row.occurrences, row.name))
+
+
+def mix(facts: Facts) -> dict[str, int]:
+    """Tokens of the split by what they are: codes, quantiles, intervals, end, unknown."""
+    kind = np.array(kinds(facts.vocabulary))
+    return {name: int(facts.counts[kind == name].sum()) for name in (CODE, QUANTILE, INTERVAL, END_KIND, UNKNOWN_KIND)}
+
+
+def coverage(facts: Facts, shares: tuple[float, ...] = (0.5, 0.9, 0.99)) -> list[int]:
+    """How many of the most frequent tokens make up each share of the split's tokens."""
+    running = np.cumsum(np.sort(facts.counts)[::-1])
+    return [int(np.searchsorted(running, share * running[-1])) + 1 for share in shares]
+
+
+def options(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The tokenizer's options and their values; of code maps what there is, for their checksums see the data card."""
+    return [
+        (name, (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple | dict) else str(value))
+        for name, value in vocabulary.settings.items()
+    ]
+
+
+def silent_events(facts: Facts) -> list[tuple[str, int]]:
+    """Events of the split that make no token, by `FAMILY: reason`, the most frequent first."""
+    found = facts.timelines.get("summary", {}).get(facts.split, {}).get("silent_events", {})
+    return sorted(((name, n) for name, n in found.items() if n), key=lambda row: (-row[1], row[0]))
+
+
+def frequent(facts: Facts, top: int, only: str | None = None) -> list[int]:
+    """Ids of the `top` most frequent tokens that are codes, of one family where one is named.
+
+    Raises: UserError for a family that is not in the vocabulary.
+    """
+    kind = kinds(facts.vocabulary)
+    ids = [i for i in np.argsort(-facts.counts, kind="stable").tolist() if kind[i] in (CODE, UNKNOWN_KIND)]
+    if only is not None:
+        names = sorted({family(facts.vocabulary.tokens[i]) for i in ids})
+        ids = [i for i in ids if family(facts.vocabulary.tokens[i]) == only]
+        if not ids:
+            raise UserError(f"--family={only} is no family of this vocabulary: take one of {', '.join(names)}")
+    return [i for i in ids if facts.counts[i]][:top]
+
+
+def edges(facts: Facts, top: int, only: str | None = None) -> list[tuple[str, int, tuple[float, ...]]]:
+    """Code, occurrences and breaks of the `top` most frequent codes whose values are binned."""
+
+    def occurrences(code: str) -> int:
+        i = facts.vocabulary.index.get(code)
+        return 0 if i is None else int(facts.counts[i])
+
+    rows = [
+        (code, occurrences(code), breaks)
+        for code, breaks in facts.vocabulary.quantiles.items()
+        if only is None or family(code) == only
+    ]
+    return sorted(rows, key=lambda row: (-row[1], row[0]))[:top]
+
+
+def histogram(lengths: np.ndarray) -> list[Bin]:
+    """Patients by number of tokens, in classes that double: 1, 2–3, 4–7, …, from the first that is not empty."""
+    if not len(lengths):
+        return []
+    exponents = np.floor(np.log2(lengths)).astype(int)
+    found = np.bincount(exponents)
+    return [Bin(2**e, 2 ** (e + 1) - 1, int(found[e])) for e in range(exponents.min(), exponents.max() + 1)]
+
+
+def patient(workdir: Path, split: str, ordinal: int) -> Patient:
+    """The record of the patient with this ordinal (from 0, in the order of the files) in the split.
+
+    Raises: UserError where the split has no such patient, and as `gather` does.
+    """
+    first = 0
+    for i, size in enumerate(timelines.files(workdir, split)):
+        if ordinal < first + size:
+            found = timelines.patient(timelines.read_file(workdir, split, i), ordinal - first)
+            return _patient(timelines.vocabulary(workdir), found)
+        first += size
+    raise UserError(f"--patient={ordinal}: the split {split} has the patients 0 to {first - 1}")
+
+
+def _patient(vocabulary: Vocabulary, record: Record) -> Patient:
+    names = [vocabulary.tokens[i] for i in record["tokens"].tolist()]
+    times = record["times"].tolist()
+    prefix = timelines.context_at(vocabulary, record, times[0]).tolist()
+    context = [
+        (slot, vocabulary.tokens[i].removeprefix(f"{slot}//"))
+        for slot, i in zip(context_names(vocabulary), prefix, strict=True)
+        if slot != YEAR_PLACE
+    ]
+    intervals = set(vocabulary.intervals)
+    moments: list[Moment] = []
+    gap: list[str] = []
+    for name, time, parts in zip(names, times, _continues(vocabulary, names), strict=True):
+        if name in intervals:
+            gap.append(name)
+            continue
+        since = time - times[0]
+        if gap or not moments or moments[-1].since != since:
+            moments.append(Moment(tuple(gap), since, []))
+            gap = []
+            parts = False
+        if parts:
+            moments[-1].events[-1].append(name)
+        else:
+            moments[-1].events.append([name])
+    return Patient(context, len(names), moments)
+
+
+# Tokens that tell more about the one before them: families, and second parts of a code's path.
+_DETAILS = frozenset(("ADMISSION_TYPE", "DISCHARGE_LOCATION", "ICU_TYPE", "ED_TRANSPORT", "ED_DISPOSITION"))
+_SEGMENTS = frozenset(("3-6", "SFX", "4"))
+_PROCEDURE = 7  # characters of an ICD-10-PCS code, one a token
+
+
+def _continues(vocabulary: Vocabulary, names: list[str]) -> list[bool]:
+    """Whether each token goes on with the event of the one before it: timelines do not say where an event begins."""
+    quantiles = set(vocabulary.quantile_tokens)
+    out, run = [], 0
+    for k, name in enumerate(names):
+        head, *rest = name.split("//")
+        of_procedure = "PCS" in head + "".join(rest[:1]) and len(rest[-1]) == 1
+        same = k > 0 and of_procedure and names[k - 1].rpartition("//")[0] == name.rpartition("//")[0]
+        run = run + 1 if same and run < _PROCEDURE - 1 else 0
+        detail = head in _DETAILS or (len(rest) > 1 and not _SEGMENTS.isdisjoint(rest[:-1]))
+        out.append(k > 0 and (name in quantiles or detail or run > 0))
+    return out

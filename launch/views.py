@@ -1,0 +1,252 @@
+"""What launch.inspect shows: the facts of a split, and one patient, as tables."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ehr_scaling.data import inspection, timelines
+from ehr_scaling.data.inspection import Facts, Patient
+from ehr_scaling.data.vocabulary import DAY, HOUR, MINUTE, Vocabulary
+from launch.tables import Aside, Bar, Cell, Right, Share, Table, View, bars
+
+WARNING = "one real person's record: keep it on your screen, share neither it nor a copy"
+
+
+def split(facts: Facts, top: int, family: str | None = None) -> View:
+    """All about a split; of one family its tokens and bins.
+
+    Raises: UserError for a family that is not in the vocabulary.
+    """
+    generated = inspection.is_generated(facts.events)
+    rests = (
+        "Generated patients: this shows how the programs work, and nothing about medicine."
+        if generated
+        else f"Counts from real records. Numbers of patients below {facts.fewest} are not shown."
+    )
+    name = facts.events.get("summary", {}).get("name", "a source without a record")
+    about = (
+        f"{name}: split {facts.split}, {len(facts.lengths):,} patients, {facts.counts.sum():,} tokens, vocabulary of "
+        f"{len(facts.vocabulary.tokens):,}, preset {facts.vocabulary.preset}."
+    )
+    listed = [_frequent(facts, top, family), _edges(facts, top, family)]
+    if family is None:
+        before = [_source(facts), _options(facts), _dropped(facts), _silent(facts), _splits(facts), _families(facts)]
+        after = [_lengths(facts), _intervals(facts), listed[1], _context(facts, top), _packed(facts)]
+        listed = [*before, _mix(facts), listed[0], *after]
+    return View("Timelines" if family is None else f"Timelines: {family}", rests, about, [t for t in listed if t.rows])
+
+
+def _people(facts: Facts, values: Sequence[int]) -> list[tuple[Cell, Cell, Bar]]:
+    """For numbers of patients: the number, its share of the split and a bar; those of few persons are not told."""
+    told = [n if n == 0 or n >= facts.fewest else None for n in values]
+    drawn = bars([n or 0 for n in told])
+    few = Right(f"< {facts.fewest}")
+    return [
+        (few, None, bar) if n is None else (n, _share(n, len(facts.lengths)), bar)
+        for n, bar in zip(told, drawn, strict=True)
+    ]
+
+
+def _share(part: int, whole: int) -> Share | None:
+    return Share(part / whole) if whole else None
+
+
+def _source(facts: Facts) -> Table:
+    about, inputs = facts.events.get("summary", {}), facts.events.get("inputs", {})
+    rows: dict[str, Cell] = {
+        "source": about.get("name"),
+        "release": about.get("version"),
+        "licence": about.get("license"),
+        "read as": inputs.get("source"),
+        "events": about.get("events"),
+        "distinct codes": about.get("codes"),
+        **{f"patients, {name}": n for name, n in about.get("patients", {}).items()},
+        "fingerprint of events": facts.events.get("fingerprint"),
+        "fingerprint of timelines": facts.timelines.get("fingerprint"),
+        "fingerprint of the vocabulary": facts.vocabulary.fingerprint,
+    }
+    shown = [(name, f"{v:,}" if isinstance(v, int) else v) for name, v in rows.items() if v is not None]
+    return Table("source", "Where the data come from", ("", ""), shown)
+
+
+def _options(facts: Facts) -> Table:
+    return Table("options", "Tokenizer", ("option", "value"), inspection.options(facts.vocabulary))
+
+
+def _dropped(facts: Facts) -> Table:
+    dropped = facts.events.get("summary", {}).get("dropped", {})
+    rows = sorted(((reason, n) for reason, n in dropped.items() if n), key=lambda row: -row[1])
+    return Table("dropped", "Left out by the source", ("reason", "rows"), rows)
+
+
+def _silent(facts: Facts) -> Table:
+    silent = inspection.silent_events(facts)
+    rows = [(*row, bar) for row, bar in zip(silent, bars([n for _, n in silent]), strict=True)]
+    note = "Events of this split that make no token in this preset."
+    return Table("silent", "Left out by the tokenizer", ("family: reason", "events", ""), rows, note)
+
+
+def _splits(facts: Facts) -> Table:
+    rows = []
+    for name in timelines.SPLITS:
+        if s := facts.timelines.get("summary", {}).get(name):
+            lengths = [round(s["tokens_per_patient"][p]) for p in ("p5", "p50", "p95")]
+            shares = Share(s["unknown_tokens"]), Share(s["fallback_events"])
+            rows.append((name, s["patients"], s["tokens"], *lengths, *shares, s["empty_patients"]))
+    header = ("split", "patients", "tokens", "p5", "p50", "p95", "unknown", "fell back", "empty")
+    note = (
+        "p5, p50, p95: tokens a patient. Unknown: share of tokens that are UNK or FAMILY//UNK. Fell back: share of "
+        "events of which a part is not in the vocabulary. Empty: patients left out, for want of any event."
+    )
+    return Table("splits", "Splits", header, rows, note)
+
+
+def _families(facts: Facts) -> Table:
+    found = inspection.families(facts)
+    total = int(facts.counts.sum())
+    rows: list[tuple[Cell, ...]] = []
+    for f, bar in zip(found, bars([f.occurrences for f in found]), strict=True):
+        told = (f.used, f.occurrences, _share(f.occurrences, total), _share(f.unknown, f.occurrences))
+        rows.append((f.name, f.distinct, *((None,) * 4 if f.in_context else told), bar))
+    half, most, nearly = inspection.coverage(facts)
+    note = (
+        f"{half:,} tokens make up half of the split, {most:,} make up 90 %, {nearly:,} 99 %. Used: tokens that occur "
+        "in it. Unknown: share of FAMILY//UNK. A dash: in the static context alone."
+    )
+    header = ("family", "tokens", "used", "occurrences", "share", "unknown", "")
+    return Table("families", "Vocabulary by family", header, rows, note)
+
+
+def _mix(facts: Facts) -> Table:
+    found = inspection.mix(facts)
+    total, patients = sum(found.values()), max(len(facts.lengths), 1)
+    rows = [
+        (name, n, _share(n, total), Right(f"{n / patients:,.1f}"), bar)
+        for (name, n), bar in zip(found.items(), bars(list(found.values())), strict=True)
+    ]
+    return Table("mix", "Token mix", ("kind", "tokens", "share", "a patient", ""), rows)
+
+
+def _frequent(facts: Facts, top: int, family: str | None) -> Table:
+    ids = inspection.frequent(facts, top, family)
+    counts = [int(facts.counts[i]) for i in ids]
+    people = _people(facts, [int(facts.patients[i]) for i in ids])
+    rows = []
+    for i, n, (patients, *_), bar in zip(ids, counts, people, bars(counts), strict=True):
+        token = facts.vocabulary.tokens[i]
+        share = _share(n, int(facts.counts.sum()))
+        rows.append((token, inspection.meaning(facts.labels, [token]), n, share, patients, bar))
+    header = ("token", "meaning", "occurrences", "share", "patients", "")
+    return Table("tokens", "Most frequent tokens", header, rows)
+
+
+def _lengths(facts: Facts) -> Table:
+    found = inspection.histogram(facts.lengths)
+    people = _people(facts, [b.patients for b in found])
+    rows = [(Right(f"{b.low:,} – {b.high:,}"), *row) for b, row in zip(found, people, strict=True)]
+    p5, p50, p95 = np.percentile(facts.lengths, (5, 50, 95)) if len(facts.lengths) else (0, 0, 0)
+    note = f"5 % of the patients have up to {p5:,.0f} tokens, half up to {p50:,.0f}, 95 % up to {p95:,.0f}."
+    return Table("lengths", "Timeline lengths", ("tokens", "patients", "share", ""), rows, note)
+
+
+def _intervals(facts: Facts) -> Table:
+    v = facts.vocabulary
+    counts = [int(facts.counts[v.index[name]]) for name in v.intervals]
+    rows = [
+        (name, n, _share(n, sum(counts)), Right(duration(seconds)), bar)
+        for name, n, seconds, bar in zip(v.intervals, counts, v.interval_seconds, bars(counts), strict=True)
+    ]
+    note = "The time between an event and the one before it, from 5 minutes up. Mean: of the class, in train."
+    return Table("intervals", "Time between events", ("class", "tokens", "share", "mean", ""), rows, note)
+
+
+def _edges(facts: Facts, top: int, family: str | None) -> Table:
+    rows = [
+        (code, inspection.meaning(facts.labels, [code]), n, len(breaks) + 1, "  ".join(map(number, breaks)))
+        for code, n, breaks in inspection.edges(facts, top, family)
+    ]
+    note = "A value is in bin Qk when k − 1 edges lie below it. Codes with few different values have fewer bins."
+    header = ("code", "meaning", "occurrences", "bins", "edges")
+    return Table("edges", "Edges of value bins", header, rows, note)
+
+
+def _context(facts: Facts, top: int) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for slot, counts in facts.context.items():
+        ids = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]][:top]
+        if slot not in facts.vocabulary.context_slots:
+            ids.sort()  # ages in their order
+        names = [facts.vocabulary.tokens[i].removeprefix(f"{slot}//") for i in ids]
+        people = _people(facts, [int(counts[i]) for i in ids])
+        rows += [(slot if k == 0 else "", names[k], *row) for k, row in enumerate(people)]
+    note = "Patients by the value last known of them; by age at their first event."
+    return Table("context", "Static context", ("slot", "value", "patients", "share", ""), rows, note)
+
+
+def _packed(facts: Facts) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for name, record in facts.packed.items():
+        for phase, p in enumerate(record["summary"]["splits"][facts.split]["phases"]):
+            told = (p["sequences"], p["segments"], p["real_tokens"], p["context_real"], Share(p["fill"]))
+            rows.append((name if phase == 0 else "", phase, *told, Right(f"{p['bytes'] / p['real_tokens']:.2f}")))
+    note = (
+        "A phase is one way to cut the timelines into windows; a segment is one window of one patient. Fill: share of "
+        "the positions that hold a token, and no padding. Bytes: on disk, a timeline token."
+    )
+    header = ("packed", "phase", "sequences", "segments", "tokens", "context tokens", "fill", "bytes")
+    return Table("packed", "Packed sequences", header, rows, note)
+
+
+def patient(found: Patient, vocabulary: Vocabulary, labels: Mapping[str, str], about: str, generated: bool) -> View:
+    """One patient: the static context, and a line an event."""
+    rows: list[tuple[Cell, ...]] = []
+    for moment in found.moments:
+        if moment.gap:
+            name = moment.gap[0].removeprefix("TIME//").removeprefix("=")
+            times = f" × {len(moment.gap)}" if len(moment.gap) > 1 else ""
+            rows.append((Right(""), Aside(f"⋯ {name}{times}"), "", "", ""))
+        for k, tokens in enumerate(moment.events):
+            bins = [token for token in tokens if token in vocabulary.quantile_tokens]
+            codes = [token for token in tokens if token not in bins]
+            breaks = vocabulary.quantiles.get(codes[-1], ()) if codes else ()
+            value = value_range(breaks, int(bins[0][1:])) if len(bins) == 1 else ""
+            time = Right(since(moment.since) if k == 0 else "")
+            rows.append((time, " · ".join(codes), " ".join(bins), value, inspection.meaning(labels, codes or tokens)))
+    note = "A line an event, at the time since the first one. ⋯ is a token too: the time that passes, by class."
+    header = ("time", "tokens", "bin", "value", "meaning")
+    return View(
+        "One timeline",
+        "A generated patient: nobody's record." if generated else f"{WARNING[0].upper()}{WARNING[1:]}.",
+        f"{about}: {found.tokens:,} tokens, {sum(len(m.events) for m in found.moments):,} events.",
+        [
+            Table("context", "Static context at the first event", ("slot", "value"), found.context),
+            Table("timeline", "Timeline", header, rows, note),
+        ],
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them: '8.7 min', '1.5 h', '184.6 d'."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def since(time: int) -> str:
+    """µs as days, hours and minutes: '12 d 03:45'."""
+    return f"{time // DAY:,} d {time % DAY // HOUR:02}:{time % HOUR // MINUTE:02}"
+
+
+def number(value: float) -> str:
+    """Four significant digits: '0.05', '36.2', '14,010'."""
+    return f"{float(f'{value:.4g}'):,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def value_range(breaks: tuple[float, ...], k: int) -> str:
+    """The values of bin Qk: '≤ 52', '52 to 58' (above 52, up to 58), '> 84'; empty where the breaks are not known."""
+    if not breaks or not 1 <= k <= len(breaks) + 1:
+        return ""
+    if k == 1:
+        return f"≤ {number(breaks[0])}"
+    return f"> {number(breaks[-1])}" if k == len(breaks) + 1 else f"{number(breaks[k - 2])} to {number(breaks[k - 1])}"
