@@ -9,15 +9,18 @@
 - OWN, this program: nothing to translate.
 - OTHER, any other: codes are kept; a separator after the family becomes `//`, see `prefixed`.
 
-Of the four, the tables that the mimic-iv source reads come out with its codes. What it does not read is left out:
-orders of the pharmacy (no proof that a dose was given), specimens without their result, language, weight, height and
-eGFR. Codes that are none of the four programs' (a hospital's own additions) are kept as in OTHER.
+Of the first four, the tables that the mimic-iv source reads come out with its codes, and what it leaves out is left
+out: doses that were not administered, transfers of other kinds than admit and transfer, DRGs of other kinds than HCFA,
+measurements without a number; orders of the pharmacy (no proof of a dose), specimens (no result), language, weight,
+height and eGFR. Codes that are none of these programs' (a hospital's own additions) are kept as in OTHER.
 """
 
 import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ehr_scaling.data.sources.mimic_tables import race
 
 OWN, OTHER = "ehr_scaling", "other"
 ETHOS, MIMIC_IV_MEDS_0_1, MIMIC_IV_MEDS_0_2 = "ethos", "mimic_iv_meds_0.1", "mimic_iv_meds_0.2"
@@ -47,48 +50,33 @@ _VITALS = {
     "PAIN": PAIN,
     "ACUITY": "ACUITY",
 }
-# What the mimic-iv source has no place for: by how the code begins, in upper case, and names in the table omr.
-_LEFT_OUT = (
-    "LAB//SPECIMEN_COLLECTED",
-    "MEDICATION//START//",
-    "MEDICATION//STOP//",
-    "SUBJECT_WEIGHT_AT_INFUSION",
-    "LANGUAGE//",
-    "MIMIC_IV_LANGUAGE/",
-)
+# What the mimic-iv source has no place for, by how the code begins.
+_LEFT_OUT = {
+    "LAB//SPECIMEN_COLLECTED": "specimens: no result",
+    "MEDICATION//START//": "orders of the pharmacy: not administered",
+    "MEDICATION//STOP//": "orders of the pharmacy: not administered",
+    "SUBJECT_WEIGHT_AT_INFUSION": "weight: not among the events of mimic-iv",
+    "LANGUAGE//": "language: not among the events of mimic-iv",
+    "MIMIC_IV_Language/": "language: not among the events of mimic-iv",
+}
+_KINDS = {
+    "MEDICATION": ("doses: not administered", ("Administered", "Prescribed")),
+    "TRANSFER_TO": ("transfers: neither admit nor transfer", ("admit", "transfer")),
+    "DRG": ("DRGs: another kind than HCFA", ("HCFA",)),
+}
 _OMR = "MIMIC_IV_OMR/"
 _OMR_LEFT_OUT = re.compile(r"(WEIGHT|HEIGHT|EGFR)( \(.*)?")
 _ICU_ITEMS = 200_000  # item ids of d_items are above it, those of d_labitems below
 # The order of events at one time, of which MEDS says nothing, by how a code begins: a stay opens before what happens
 # in it, death comes before the ends that it causes, and what is coded at discharge follows it.
 _ORDER = (
-    "GENDER//",
-    "RACE//",
-    "MEDS_BIRTH",
-    "ED_REGISTRATION",
-    "ACUITY",
-    "HOSPITAL_ADMISSION//",
-    "ADMISSION_LOCATION//",
-    "INSURANCE//",
-    "MARITAL_STATUS//",
-    "VITAL//",
-    "BMI",
-    "PROCEDURE//ICD//",
-    "HCPCS//",
-    "LAB//",
-    "CHART//",
+    *("GENDER//", "RACE//", "MEDS_BIRTH", "ED_REGISTRATION", "ACUITY", "VITAL//"),
+    *("HOSPITAL_ADMISSION//", "ADMISSION_LOCATION//", "INSURANCE//", "MARITAL_STATUS//", "BMI"),
+    *("PROCEDURE//ICD//", "HCPCS//", "LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//"),
     "",  # all others
-    "MEDICATION//",
-    "MEDS_DEATH",
-    "ICU_DISCHARGE//",
-    "ED_OUT",
-    "TRANSFER_TO//",
-    "SERVICE//",
-    "ICU_ADMISSION//",
-    "SOFA",
-    "HOSPITAL_DISCHARGE//",
-    "DIAGNOSIS//",
-    "DRG//",
+    *("INFUSION_END//", "PROCEDURE//END//", "INFUSION_START//", "PROCEDURE//START//", "MEDICATION//"),
+    *("MEDS_DEATH", "ICU_DISCHARGE//", "ED_OUT", "TRANSFER_TO//", "SERVICE//", "ICU_ADMISSION//"),
+    *("HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "DRG//"),
 )
 # <family><separator><rest>: SNOMED/73211009, LOINC/718-7, ICD10CM/E11.9, RxNorm/860975, CPT4/99213, Visit/IP (OMOP,
 # meds_etl, FEMR), HP:0001250, ICD10:E11.9 (CURIEs), ICD-10-CM|E11.9. A family has no blank, so that the names of
@@ -129,38 +117,46 @@ def detailed(dialect: str, code: str) -> bool:
     return code in ("ED_REGISTRATION", "ED_OUT") or (dialect == MIMIC_IV_MEDS_0_2 and code.startswith("DRG//"))
 
 
-def left_out(dialect: str, code: str) -> str | None:
-    """How a code begins that `canonical` leaves out, else None."""
-    if dialect not in MIMIC:
-        return None
-    upper = code.upper()
-    if found := _OMR_LEFT_OUT.fullmatch(upper.removeprefix(_OMR)):
-        return found[1]
-    return next((head.rstrip("/") for head in _LEFT_OUT if upper.startswith(head)), None)
-
-
-@functools.lru_cache(maxsize=1 << 18)
 def canonical(dialect: str, code: str, detail: str = "", unit: str = "") -> tuple[str, ...] | None:
-    """The codes of the events that one event becomes; None where it is left out.
+    """The codes of the events that one event becomes; None where it is left out, `reason` says why.
 
     A blood pressure becomes (SYSTOLIC, DIASTOLIC), of which the values are in one text. The race is the group of the
     mimic-iv source (WHITE, BLACK, ASIAN, HISPANIC, OTHER, UNKNOWN).
     Args: detail, of codes that are `detailed`: the row's text_value, or its table with MEDS_ETL; unit, likewise.
     """
+    return _verdict(dialect, code, detail, unit)[0]
+
+
+def reason(dialect: str, code: str, detail: str = "", unit: str = "") -> str:
+    """Why `canonical` leaves an event out; of the code it tells no more than the kind."""
+    return _verdict(dialect, code, detail, unit)[1]
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _verdict(dialect: str, code: str, detail: str, unit: str) -> tuple[tuple[str, ...] | None, str]:
     if dialect == OWN:
-        return (code,)
+        return (code,), ""
     if dialect == OTHER:
-        return (prefixed(code),)
-    if left_out(dialect, code):
-        return None
+        return (prefixed(code),), ""
+    if unread := next((why for head, why in _LEFT_OUT.items() if code.startswith(head)), None):
+        return None, unread
     upper = code.upper().removeprefix(_OMR)
     if upper.startswith("BLOOD PRESSURE"):
-        return SYSTOLIC, DIASTOLIC
+        return (SYSTOLIC, DIASTOLIC), ""
     if upper == "BMI" or upper.startswith("BMI ("):
-        return (BMI,)
-    if dialect == MEDS_ETL:
-        return _of_meds_etl(code, detail, unit)
-    return (_of_mimic(dialect, code, detail),)
+        return (BMI,), ""
+    if found := _OMR_LEFT_OUT.fullmatch(upper):
+        return None, f"{found[1].lower()}: not among the events of mimic-iv"
+    ours = _of_meds_etl(code, detail, unit) if dialect == MEDS_ETL else _of_mimic(dialect, code, detail)
+    if ours is None:
+        return None, "dates and ingredients of the ICU: not among the events of mimic-iv"
+    name, *parts = ours.split("//")
+    why, kept = _KINDS.get(name, ("", ()))
+    if kept and parts and parts[-1 if name == "MEDICATION" else 0] not in kept:
+        return None, why
+    if name == "MEDICATION" and parts[:1] in ([UNK], [""]):
+        return None, "doses: no name"
+    return (ours,), ""
 
 
 def _of_mimic(dialect: str, code: str, text: str) -> str:
@@ -171,8 +167,8 @@ def _of_mimic(dialect: str, code: str, text: str) -> str:
     name, *parts = code.split("//")
     last = dialect == MIMIC_IV_MEDS_0_2 and len(parts) > 2  # the drug's NDC, of which parent_codes tells
     match name, parts:
-        case "RACE", [race]:
-            return RACE + group(race)
+        case "RACE", [told]:
+            return RACE + race("" if told == UNK else told)
         case "LAB", ["RESULT", item, *rest]:
             return join("LAB", item, "/".join(rest))
         case "LAB", [item, *rest]:
@@ -191,40 +187,40 @@ def _of_mimic(dialect: str, code: str, text: str) -> str:
     return prefixed(code)
 
 
-def _of_meds_etl(code: str, table: str, unit: str) -> tuple[str, ...] | None:
+def _of_meds_etl(code: str, table: str, unit: str) -> str | None:
     name, _, rest = code.partition("/")
     match name:
         case "MIMIC_IV_LABITEM":
-            return (join("LAB", rest, unit),)
+            return join("LAB", rest, unit)
         case "MIMIC_IV_ITEM":
             item, _, infused = rest.partition("/")
             match table.rpartition("/")[2] or ("inputevents" if infused else "chartevents"):
                 case "inputevents":
-                    return (f"INFUSION_START//{item}",)
+                    return f"INFUSION_START//{item}"
                 case "procedureevents":
-                    return (f"PROCEDURE//START//{item}",)
+                    return f"PROCEDURE//START//{item}"
                 case "outputevents":
-                    return (join("SUBJECT_FLUID_OUTPUT", item, unit),)
+                    return join("SUBJECT_FLUID_OUTPUT", item, unit)
                 case "datetimeevents" | "ingredientevents":
                     return None
-            return (join("CHART", item, unit),)
+            return join("CHART", item, unit)
         case "MIMIC_IV_Admission":
-            return (join("HOSPITAL_ADMISSION", rest, UNK),)
+            return join("HOSPITAL_ADMISSION", rest, UNK)
         case "MIMIC_IV_Transfer":  # the kind is not told; the emergency department's own are no transfer
-            return (join("TRANSFER_TO", "ED" if rest == "Emergency Department" else "transfer", rest),)
+            return join("TRANSFER_TO", "ED" if rest == "Emergency Department" else "transfer", rest)
         case "MIMIC_IV_Race":
-            return (RACE + group(rest),)
+            return RACE + race(rest)
         case "MIMIC_IV_Drug":
-            return (join("MEDICATION", rest, "Prescribed"),)
+            return join("MEDICATION", rest, "Prescribed")
         case "ICD9CM" | "ICD10CM":
-            return (join("DIAGNOSIS", "ICD", name[3:-2], rest.replace(".", "")),)
+            return join("DIAGNOSIS", "ICD", name[3:-2], rest.replace(".", ""))
         case "ICD9Proc" | "ICD10PCS":
-            return (join("PROCEDURE", "ICD", "9" if name == "ICD9Proc" else "10", rest.replace(".", "")),)
+            return join("PROCEDURE", "ICD", "9" if name == "ICD9Proc" else "10", rest.replace(".", ""))
         case "HCFA" | "APR":
-            return (join("DRG", name, rest, UNK),)
+            return join("DRG", name, rest, UNK)
     if family := _MEDS_ETL_FAMILIES.get(name):
-        return (join(family, rest),)
-    return (prefixed(code),)
+        return join(family, rest)
+    return prefixed(code)
 
 
 _MEDS_ETL_FAMILIES = {
@@ -241,17 +237,6 @@ _MEDS_ETL_FAMILIES = {
 def join(family: str, *parts: str) -> str:
     """A code of parts, of which those that are empty are UNK, and in which "//" only separates."""
     return "//".join((family, *(re.sub("/{2,}", "/", part.strip()) or UNK for part in parts)))
-
-
-def group(race: str) -> str:
-    """One of the six groups of ETHOS-ARES (Renc et al. 2025) from what MIMIC-IV has in admissions.race."""
-    upper = race.strip().upper()
-    if upper in ("", UNK, "UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED TO ANSWER"):
-        return "UNKNOWN"
-    if upper in ("PORTUGUESE", "SOUTH AMERICAN"):
-        return "WHITE" if upper == "PORTUGUESE" else "HISPANIC"
-    first = re.match("[A-Z]*", upper)
-    return first[0] if first and first[0] in ("WHITE", "BLACK", "ASIAN", "HISPANIC") else "OTHER"
 
 
 def prefixed(code: str) -> str:

@@ -1,7 +1,8 @@
 """Rows of one MEDS file as arrays: types made ours, what is no event left out and counted, dialects translated."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ehr_scaling.data import events
 from ehr_scaling.data.sources import meds_dialects as dialects
+from ehr_scaling.data.sources.mimic_tables import body_mass_index, pain, race
 from ehr_scaling.errors import UserError
 
 STATIC = np.iinfo(np.int64).min  # the "time" of static facts
@@ -60,7 +62,9 @@ def subjects(path: Path, groups: range) -> Iterator[np.ndarray]:
     file = guarded(path, pq.ParquetFile, path)
     batches = file.iter_batches(1 << 20, row_groups=list(groups), columns=["subject_id"])
     while (batch := guarded(path, next, batches, None)) is not None:
-        yield np.unique(batch.column(0).drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False))
+        ids = batch.column(0).drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
+        starts = np.append(True, ids[1:] != ids[:-1])[: len(ids)]  # there are fewer of them to sort
+        yield np.unique(ids[starts])
 
 
 def guarded(path: Path, function: Any, *arguments: Any, **options: Any) -> Any:
@@ -90,7 +94,7 @@ def _rows(batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
     rows = Rows(ids, times, codes, values, names).at(at)
     if dialect in dialects.MIMIC:
         return _translate(rows, batch.take(pa.array(at)), dialect, dropped)
-    used = np.unique(rows.codes)
+    used = np.flatnonzero(np.bincount(rows.codes, minlength=len(names)))
     table = np.zeros(len(names), np.int64)
     made: dict[str, int] = {}
     for i in used.tolist():
@@ -171,17 +175,15 @@ def _translate(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
     code, values = first[key], rows.values.copy()
     lost = np.bincount(key[code < 0], minlength=len(described))
     for i in np.flatnonzero(lost).tolist():
-        head = dialects.left_out(dialect, described[i][0]) or described[i][0].partition("/")[0]
-        dropped.rows[f"{head}: not among the events of mimic-iv"] += int(lost[i])
+        dropped.rows[dialects.reason(dialect, *described[i])] += int(lost[i])
 
     text = batch["text_value"].cast(pa.large_string()) if "text_value" in batch.schema.names else None
     pair = np.flatnonzero(second[key] >= 0)
     low = np.full(len(code), np.nan, np.float32)
     values[pair], low[pair] = _pressures(None if text is None else text.take(pa.array(pair)), values[pair])
-    for scored, least, most in ((dialects.BMI, 10, 100), (dialects.PAIN, 0, 10)):
+    for scored, parse in ((dialects.BMI, body_mass_index), (dialects.PAIN, pain)):
         at = np.flatnonzero(code == made.get(scored, -2))
-        number = _numbers(None if text is None else text.take(pa.array(at)), values[at])
-        values[at] = np.where((number >= least) & (number <= most), number, np.nan)
+        values[at] = _parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
 
     origin, place = [np.flatnonzero(code >= 0), pair], [0, 1]
     codes, numbers_of = [code[origin[0]], second[key[pair]]], [values[origin[0]], low[pair]]
@@ -191,7 +193,7 @@ def _translate(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
             words = batch[column].cast(pa.large_string()).take(pa.array(at)).dictionary_encode()
             word_of = pc.fill_null(words.indices.cast(pa.int64()), len(words.dictionary)).to_numpy(zero_copy_only=False)
             spelt = [
-                dialects.RACE + dialects.group(word) if column == "race" else dialects.join(column.upper(), word)
+                dialects.RACE + race(word) if column == "race" else dialects.join(column.upper(), word)
                 for word in [*words.dictionary.to_pylist(), ""]
             ]
             origin.append(at)
@@ -244,22 +246,31 @@ def _described(rows: Rows, batch: pa.RecordBatch, dialect: str) -> tuple[np.ndar
 
 def _pressures(text: pa.Array | None, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Systolic and diastolic, float32: of a text "120/80", or of a number and a text "80"; both NaN if one is."""
-    if text is None:
-        return np.full_like(values, np.nan), np.full_like(values, np.nan)
-    found = pc.extract_regex(text, r"^\s*(?P<high>\d{1,3})\s*/\s*(?P<low>\d{1,3})\s*$")
-    high, low = (
-        pc.fill_null(pc.struct_field(found, i).cast(pa.float32()), np.nan).to_numpy(zero_copy_only=False)
-        for i in (0, 1)
-    )
-    high, low = np.where(np.isnan(high), values, high), np.where(np.isnan(low), _numbers(text, np.nan * values), low)
+    high = _parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[0]) if "/" in t else None)
+    low = _parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[2] if "/" in t else t))
+    high = np.where(np.isnan(high), values, high)
     neither = np.isnan(high) | np.isnan(low)
     return np.where(neither, np.float32(np.nan), high), np.where(neither, np.float32(np.nan), low)
 
 
-def _numbers(text: pa.Array | None, values: np.ndarray) -> np.ndarray:
-    """The values, and where there is none, the number that the text is; float32."""
-    if text is None or not len(values):
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\s*\d{1,3}(\.\d{1,6})?\s*", text) else None
+
+
+def _parsed(text: pa.Array | None, values: np.ndarray, parse: Callable[[str], float | None]) -> np.ndarray:
+    """What `parse` makes of the values, and of the texts where there is none; NaN where it makes nothing."""
+    if not len(values):
         return values
-    found = pc.struct_field(pc.extract_regex(text, r"^\s*(?P<n>\d{1,6}(\.\d{1,6})?)\s*$"), 0)
-    number = pc.fill_null(found.cast(pa.float32()), np.nan).to_numpy(zero_copy_only=False)
-    return np.where(np.isnan(values), number, values)
+
+    def number(word: str | None) -> float:
+        parsed = parse(word) if word else None
+        return np.nan if parsed is None else parsed
+
+    known, at = np.unique(values, return_inverse=True)
+    out = np.array([number(None if np.isnan(value) else f"{value:.6g}") for value in known.tolist()], np.float32)[at]
+    if text is None:
+        return out
+    words = text.dictionary_encode()
+    told = np.array([number(word) for word in [*words.dictionary.to_pylist(), None]], np.float32)
+    at = pc.fill_null(words.indices.cast(pa.int64()), len(told) - 1).to_numpy(zero_copy_only=False)
+    return np.where(np.isnan(values), told[at], out)

@@ -20,7 +20,7 @@ from ehr_scaling.data.sources import meds_dialects as dialects
 from ehr_scaling.data.sources import meds_rows
 from ehr_scaling.data.sources.meds_rows import STATIC, Dropped, Rows
 
-_HELD = 4_000_000  # events of a piece in memory, some 150 MB, and twice that while they are sorted
+_HELD = 2_000_000  # events of a piece in memory: 60 MB, and some times that while they are sorted and packed
 _SCHEMA = pa.schema(
     [
         ("subject_id", pa.int64()),
@@ -209,7 +209,8 @@ def _count(rows: Rows, files: np.ndarray, noticed: Counter[str]) -> None:
         mixed = rows.values.view(np.uint32).astype(np.uint64)
         for column in (rows.subjects, rows.times, rows.codes):
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column.astype(np.uint64)
-    noticed["rows that repeat another"] += len(mixed) - len(np.unique(mixed))
+    mixed.sort()  # np.unique is ten times slower
+    noticed["rows that repeat another"] += int((mixed[1:] == mixed[:-1]).sum())
     is_birth = np.array([n.partition("//")[0] == events.BIRTH for n in rows.names], bool)
     at = np.flatnonzero(is_birth[rows.codes])
     born, first = np.unique(rows.subjects[at], return_index=True)
