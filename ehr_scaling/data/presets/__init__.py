@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.presets import clean, ethos
-from ehr_scaling.data.presets.rule import Rule
+from ehr_scaling.data.presets.rule import Rule, nothing
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, PAD, UNK, intervals, quantile_names
 
 # Families of the codes that our own sources write: their names tell nothing about a patient
@@ -90,8 +90,10 @@ class Rules:
         return rule
 
     def _make(self, code: str) -> Rule:
+        if not code.strip():
+            return nothing("an empty code")
         rule = self.preset.rule(code, self.maps, self.settings["code_depth"])
-        if any(token in self._reserved for path in rule.paths for token in path):
+        if code in self._reserved or any(token in self._reserved for path in rule.paths for token in path):
             return Rule(((UNK,),))  # a source cannot reach the tokens that have a meaning of their own
         if rule.is_lab and self.settings["top_labs"]:
             rule = rule._replace(unseen="drop")

@@ -118,6 +118,8 @@ def _admission(text: str) -> str:
 
 
 def _diagnosis(version: str, code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
+    if not code:
+        return nothing("an empty code")
     if version == "9":
         if not maps.icd9cm:
             category = 4 if code[:1] == "E" else 3
@@ -136,6 +138,8 @@ def _diagnosis(version: str, code: str, maps: CodeMaps, depth: int, program: Pro
 
 
 def _procedure(version: str, code: str, maps: CodeMaps, depth: int) -> Rule:
+    if not code:
+        return nothing("an empty code")
     if version == "9":
         if not maps.icd9pcs:
             path = cut(code, ("ICD9PCS//", 2), ("ICD9PCS//SFX//", len(code)), depth=depth)
