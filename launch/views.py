@@ -30,7 +30,7 @@ def split(facts: Facts, top: int, family: str | None = None) -> View:
     )
     listed = [_frequent(facts, top, family), _edges(facts, top, family)]
     if family is None:
-        before = [_source(facts), _options(facts), _dropped(facts), _silent(facts), _splits(facts), _families(facts)]
+        before = [_source(facts), *_counts(facts), _options(facts), _silent(facts), _splits(facts), _families(facts)]
         after = [_lengths(facts), _intervals(facts), listed[1], _context(facts, top), _packed(facts)]
         listed = [*before, _mix(facts), listed[0], *after]
     return View("Timelines" if family is None else f"Timelines: {family}", rests, about, [t for t in listed if t.rows])
@@ -52,31 +52,30 @@ def _share(part: int, whole: int) -> Share | None:
 
 
 def _source(facts: Facts) -> Table:
-    about, inputs = facts.events.get("summary", {}), facts.events.get("inputs", {})
-    rows: dict[str, Cell] = {
-        "source": about.get("name"),
-        "release": about.get("version"),
-        "licence": about.get("license"),
-        "read as": inputs.get("source"),
-        "events": about.get("events"),
-        "distinct codes": about.get("codes"),
-        **{f"patients, {name}": n for name, n in about.get("patients", {}).items()},
-        "fingerprint of events": facts.events.get("fingerprint"),
-        "fingerprint of timelines": facts.timelines.get("fingerprint"),
-        "fingerprint of the vocabulary": facts.vocabulary.fingerprint,
-    }
-    shown = [(name, f"{v:,}" if isinstance(v, int) else v) for name, v in rows.items() if v is not None]
+    about = facts.events.get("summary", {})
+    rows = [(name, value) for name, value in inspection.source_facts(about)] if about else []
+    rows += [(f"patients, {name}", n) for name, n in about.get("patients", {}).items()]
+    rows += [(f"inputs: {name}", value) for name, value in facts.events.get("inputs", {}).items()]
+    rows += [("fingerprint of events", facts.events["fingerprint"])] if facts.events else []
+    rows += [("fingerprint of timelines", facts.timelines["fingerprint"])] if facts.timelines else []
+    rows += [("fingerprint of the vocabulary", facts.vocabulary.fingerprint)]
+    shown = [(name, f"{v:,}" if type(v) is int else inspection.words(v)) for name, v in rows]
     return Table("source", "Where the data come from", ("", ""), shown)
+
+
+def _counts(facts: Facts) -> list[Table]:
+    """What the source counted of its tables, mended and left out: each list of it a table."""
+    lists = inspection.source_counts(facts.events.get("summary", {}))
+    return [
+        Table(
+            f"source-{k}", title, ("", ""), [(name, n if type(n) is int else inspection.words(n)) for name, n in rows]
+        )
+        for k, (title, rows) in enumerate(lists.items())
+    ]
 
 
 def _options(facts: Facts) -> Table:
     return Table("options", "Tokenizer", ("option", "value"), inspection.options(facts.vocabulary))
-
-
-def _dropped(facts: Facts) -> Table:
-    dropped = facts.events.get("summary", {}).get("dropped", {})
-    rows = sorted(((reason, n) for reason, n in dropped.items() if n), key=lambda row: -row[1])
-    return Table("dropped", "Left out by the source", ("reason", "rows"), rows)
 
 
 def _silent(facts: Facts) -> Table:

@@ -1,5 +1,6 @@
 """The data card of timelines: README.md beside them, for whoever finds the folder without its makers."""
 
+import collections
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_text
 from ehr_scaling.data import vocabulary
+from ehr_scaling.data.inspection import LEFT_OUT, options, source_counts, source_facts, words
 from ehr_scaling.data.vocabulary import Vocabulary
 
 FILE = "README.md"
@@ -78,15 +80,13 @@ def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, g
 
 
 def _source(about: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
-    counts = {"patients": sum(about["patients"].values()), "events": about["events"], "distinct codes": about["codes"]}
-    rows = [
-        ("name", about.get("name", "not stated")),
-        ("release", about.get("version", "not stated")),
-        ("licence", about.get("license", "not stated")),
-        ("read as", inputs.get("source", "not stated")),
-        *((name, f"{n:,}") for name, n in counts.items()),
-    ]
-    return _table(("", ""), rows)
+    patients = sum(about["patients"].values())
+    rows = [*source_facts(about), ("read as", inputs.get("source", "not stated")), ("patients", patients)]
+    tables = [_table(("", ""), [(name, _value(value)) for name, value in rows])]
+    for title, counted in source_counts(about).items():
+        if title != LEFT_OUT:
+            tables.append(_table((title, ""), [(name, _value(value)) for name, value in counted], numbers=1))
+    return "\n\n".join(tables)
 
 
 def _contents(summary: Mapping[str, Any]) -> str:
@@ -107,7 +107,7 @@ def _contents(summary: Mapping[str, Any]) -> str:
 def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:
     seen = sum(n > 0 for n in fitted.counts)
     slots = ", ".join(fitted.context_slots) or "none"
-    rows = [(f"`{name}`", _value(value)) for name, value in fitted.settings.items() if name != "code_maps"]
+    rows = [(f"`{name}`", value) for name, value in options(fitted)]
     text = _paragraph(
         f"Preset `{fitted.preset}`. {len(fitted.tokens):,} tokens, {seen:,} of them in the timelines of train;",
         f"fingerprint of the vocabulary `{summary.get('vocabulary_fingerprint', fitted.fingerprint)}`.",
@@ -117,20 +117,19 @@ def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:
 
 
 def _left_out(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    dropped = {reason: n for reason, n in about.get("dropped", {}).items() if n}
-    silent: dict[str, int] = {}
+    silent = collections.Counter[str]()
     for split in _SPLITS:
-        for name, n in summary[split].get("silent_events", {}).items():
-            silent[name] = silent.get(name, 0) + n
+        silent.update(summary[split].get("silent_events", {}))
     parts = []
-    if dropped:
-        parts.append(_table(("rows of the source, by reason", "rows"), _counted(dropped), numbers=1))
-    if any(silent.values()):
-        parts.append(_table(("events that make no token: family and reason", "events"), _counted(silent), numbers=1))
+    if dropped := source_counts(about).get(LEFT_OUT):
+        rows = [(reason, _value(n)) for reason, n in dropped]
+        parts.append(_table(("left out by the source: table and reason", "rows"), rows, numbers=1))
+    else:
+        parts.append(f"The source {'left out no rows' if 'dropped' in about else 'does not count what it leaves out'}.")
+    if rows := [(name, _value(n)) for name, n in sorted(silent.items(), key=lambda item: (-item[1], item[0])) if n]:
+        parts.append(_table(("events that make no token: family and reason", "events"), rows, numbers=1))
     empty = sum(summary[split]["empty_patients"] for split in _SPLITS)
-    parts.append(f"Patients without any event that makes a token: {empty:,}.")
-    none = "The source left out no rows." if "dropped" in about else "The source does not count what it leaves out."
-    return "\n\n".join(parts if dropped else [none, *parts])
+    return "\n\n".join([*parts, f"Patients without any event that makes a token: {empty:,}."])
 
 
 def _privacy(fitted: Vocabulary, generated: bool) -> str:
@@ -153,7 +152,7 @@ def _privacy(fitted: Vocabulary, generated: bool) -> str:
 
 def _made_from(events: Mapping[str, Any], fitted: Vocabulary) -> str:
     rows = [("events", events["fingerprint"])]
-    rows += [(f"events: {name}", _value(value)) for name, value in sorted(events["inputs"].items())]
+    rows += [(f"events: {name}", words(value)) for name, value in sorted(events["inputs"].items())]
     maps = fitted.settings.get("code_maps")
     if isinstance(maps, Mapping):
         rows += [(f"code map {name}, SHA-256", value) for name, value in sorted(maps.items())]
@@ -161,18 +160,7 @@ def _made_from(events: Mapping[str, Any], fitted: Vocabulary) -> str:
 
 
 def _value(value: Any) -> str:
-    """A setting as words. Paths of somebody's machine are nobody else's business."""
-    if isinstance(value, str) and (value.startswith(("/", "~")) or ":\\" in value):
-        return "given"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_value(v)}" for name, v in sorted(value.items())) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_value, value)) or "none"
-    return str(value)
-
-
-def _counted(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    return [(name, f"{n:,}") for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else words(value)
 
 
 def _percent(share: float) -> str:

@@ -20,6 +20,7 @@ from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
 from ehr_scaling.errors import UserError
 
 YEAR_PLACE = "YEAR"
+LEFT_OUT = "Left out by the source"
 FEWEST = 10  # numbers of real patients below this are not told: a table of the rare is a list of persons
 CODE, INTERVAL, QUANTILE, END_KIND, UNKNOWN_KIND, CONTEXT = (
     "codes",
@@ -234,12 +235,54 @@ def coverage(facts: Facts, shares: tuple[float, ...] = (0.5, 0.9, 0.99)) -> list
     return [int(np.searchsorted(running, share * running[-1])) + 1 for share in shares]
 
 
+def source_facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the summary of the events says of their source, fact by fact: names and numbers."""
+    first = {"name": "not stated", "version": None, "license": "not stated"}
+    facts = {name: about.get(name, other) for name, other in first.items()}
+    facts |= {name: value for name, value in about.items() if not isinstance(value, Mapping) and name != "generated"}
+    spelt = {"name": "source", "version": "release", "license": "licence", "codes": "distinct codes"}
+    return [(spelt.get(name, _words(name)), value) for name, value in facts.items() if value is not None]
+
+
+def source_counts(about: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
+    """What the summary of the events counts by reason or by table, under the title of each list, the most first.
+
+    What was dropped is under LEFT_OUT; a number of 0 says nothing and is not there.
+    """
+    spelt = {
+        "dropped": LEFT_OUT,
+        "mended": "Mended by the source",
+        "tables": "Tables of the source",
+        "sofa": "First-day SOFA",
+    }
+    lists = {}
+    for name, counts in about.items():
+        if isinstance(counts, Mapping) and name != "patients":
+            rows = [(_words(key), value) for key, value in counts.items() if value or value is False]
+            rows.sort(key=lambda row: (-row[1] if isinstance(row[1], int) else 0, row[0]))
+            lists[spelt.get(name, f"Source: {_words(name)}")] = rows
+    return {title: rows for title, rows in lists.items() if rows}
+
+
+def _words(name: str) -> str:
+    return name if "/" in name else name.replace("_", " ")
+
+
+def words(value: Any) -> str:
+    """A value of a record as words. Paths of somebody's machine are nobody else's business."""
+    if isinstance(value, str) and (value.startswith(("/", "~")) or ":\\" in value):
+        return "given"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {words(v)}" for name, v in sorted(value.items())) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(words, value)) or "none"
+    return {None: "none", True: "yes", False: "no"}[value] if isinstance(value, bool | None) else str(value)
+
+
 def options(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """The tokenizer's options and their values; of code maps what there is, for their checksums see the data card."""
-    return [
-        (name, (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple | dict) else str(value))
-        for name, value in vocabulary.settings.items()
-    ]
+    """The tokenizer's options and their values; of code maps which there are (the data card has their checksums)."""
+    settings = {**vocabulary.settings, "code_maps": sorted(vocabulary.settings.get("code_maps") or ())}
+    return [(name, words(value)) for name, value in settings.items()]
 
 
 def silent_events(facts: Facts) -> list[tuple[str, int]]:

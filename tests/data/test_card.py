@@ -17,6 +17,8 @@ EVENTS = {
         "events": 123_456,
         "codes": 321,
         "patients": {"train": 120, "tuning": 20, "held_out": 20},
+        "tables": {"hosp/labevents": 99_000, "icu/chartevents": "not there"},
+        "stays": 4_444,
         "dropped": {"hosp/labevents: no time": 1_234, "hosp/emar: no name | dose": 5, "icu/icustays: none": 0},
     },
 }
@@ -47,7 +49,7 @@ def rows(text):
 def test_it_says_where_the_data_come_from_and_what_is_in_them(built):
     _, summary = built
     found = rows(text(built))
-    assert found["name"] == [r"Made \| up hospital"] and found["release"] == ["3.1"]
+    assert found["source"] == [r"Made \| up hospital"] and found["release"] == ["3.1"]
     assert found["licence"] == ["of our own"] and found["read as"] == ["made-up"]
     assert found["patients"] == ["160"] and found["events"][0] in ("123,456", "`feedfacefeedface`")
     for split, of_events in timelines.SPLITS.items():
@@ -63,6 +65,8 @@ def test_it_says_where_the_data_come_from_and_what_is_in_them(built):
     assert found["`min_patients`"] == ["10"] and found["`preset`"] == ["clean"]
     assert found["hosp/labevents: no time"] == ["1,234"] and found[r"hosp/emar: no name \| dose"] == ["5"]
     assert "icu/icustays: none" not in found
+    assert found["hosp/labevents"] == ["99,000"] and found["icu/chartevents"] == ["not there"]
+    assert found["stays"] == ["4,444"]
     assert found["events: raw"] == ["`5ca1ab1e5ca1ab1e`"]
 
 
@@ -113,7 +117,7 @@ def test_code_maps_are_told_by_their_checksums(built):
 def test_a_source_that_counts_nothing_and_a_folder_that_is_none(built, tmp_path):
     about = {k: v for k, v in EVENTS["summary"].items() if k not in ("dropped", "version")}
     found = text(built, {**EVENTS, "summary": about})
-    assert "does not count what it leaves out" in found and rows(found)["release"] == ["not stated"]
+    assert "does not count what it leaves out" in found and "release" not in rows(found)
     with pytest.raises(UserError, match=r"vocabulary\.json is missing"):
         card.write(tmp_path, built[1], EVENTS, generated=False)
 
