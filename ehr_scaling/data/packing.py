@@ -274,29 +274,37 @@ def pour(
 ) -> tuple[Windows, np.ndarray, np.ndarray]:
     """The arrangement with 1.5 % of padding at most, or nearly: windows of the emptiest rows are cut again.
 
-    The windows of as few rows as that takes are laid end to end, in an order drawn from `rng`; what does not fit at
-    the end of a row goes on in the next one, after a prefix of its own. A patient's record is cut where best fit
-    would leave padding, so that each cut costs `prefix` positions and some tokens the sight of those before them.
+    The windows of the 2, 4, 8, … emptiest rows, as few as it takes, are laid end to end in an order drawn from `rng`;
+    what does not fit at the end of a row goes on in the next one, behind a prefix of its own. So a cut costs `prefix`
+    positions, and the tokens after it the sight of those before; best fit first makes it one that few rows need. A
+    shard of a few dozen rows may miss the mark by one.
     """
     used = np.bincount(rows, windows.lengths + prefix)
     emptiest = np.argsort(used, kind="stable")
-    poured = np.arange(1, len(used) + 1)
-    # Rows that the tokens of the emptiest ones make when each holds `width` positions less the prefix of one cut.
-    made = -(-np.cumsum(used[emptiest]) // (width - prefix))
-    fill = used.sum() / (width * (len(used) - poured + made))
-    if used.sum() >= _FILL * width * len(used) or not (fill > used.mean() / width).any():
-        return windows, rows, columns
-    enough = fill >= min(_FILL, fill.max())
-    chosen = np.zeros(len(used), bool)
-    chosen[emptiest[: 1 + np.argmax(enough)]] = True
-    loose = chosen[rows]
-    kept = windows.take(~loose)
-    number = np.cumsum(~chosen) - 1
-    again = windows.take(rng.permutation(np.flatnonzero(loose)))
-    row, column = int(number[-1]) + 1, 0
+    best, n = (windows, rows, columns), len(used)
+    for count in (min(2**i, len(used)) for i in range(1, len(used).bit_length() + 1)):
+        if used.sum() >= _FILL * width * n:
+            break
+        chosen = np.zeros(len(used), bool)
+        chosen[emptiest[:count]] = True
+        loose, number = chosen[rows], np.cumsum(~chosen) - 1
+        again = windows.take(rng.permutation(np.flatnonzero(loose)))
+        new = _end_to_end(again, prefix, width)
+        new[3] += len(used) - count
+        if new[3].max() + 1 < n:
+            n = int(new[3].max()) + 1
+            kept = (*windows.take(~loose), number[rows[~loose]], columns[~loose])
+            joined = [np.concatenate(pair) for pair in zip(kept, new, strict=True)]
+            best = Windows(*joined[:3]), joined[3], joined[4]
+    return best
+
+
+def _end_to_end(windows: Windows, prefix: int, width: int) -> np.ndarray:
+    """Owners, starts, lengths, rows and columns (5, pieces) of windows laid one after another, cut where a row ends."""
+    row = column = 0
     in_row: set[int] = set()
     pieces: list[tuple[int, int, int, int, int]] = []
-    for owner, start, left in zip(*(field.tolist() for field in again), strict=True):
+    for owner, start, left in zip(*(field.tolist() for field in windows), strict=True):
         while left:
             size = min(left, width - column - prefix)
             # A piece shorter than its prefix is not worth the cut.
@@ -306,9 +314,7 @@ def pour(
             pieces.append((owner, start, size, row, column))
             start, left, column = start + size, left - size, column + prefix + size
             in_row.add(owner)
-    new = np.array(pieces, np.int64).T
-    joined = [np.concatenate(pair) for pair in zip((*kept, number[rows[~loose]], columns[~loose]), new, strict=True)]
-    return Windows(*joined[:3]), joined[3], joined[4]
+    return np.array(pieces, np.int64).T
 
 
 def lay_out(
