@@ -8,9 +8,10 @@ chloride, ferrous sulfate) are entries of their own. All insulins are INSULIN: m
 
 import re
 import unicodedata
+from bisect import bisect_right
 from functools import lru_cache
 from importlib import resources
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 Ingredients = tuple[str, ...]
@@ -81,10 +82,13 @@ def normalised(name: str) -> str:
     At most 80 characters, of A-Z, 0-9, "." , "%" and "_". "UNK" where nothing is left.
     """
     text = _clean(name)
-    words = [word.text for word in _words(_outside(text))]
-    kept = [word for word in words if word not in _NOISE - _SALTS and not word[0].isdigit()]
-    kept = kept or [word.text for word in _words(_BRACKETS.sub(lambda m: f" {_inside(m)} ", text))]
-    return "_".join(kept)[:_LONGEST].strip("_.") or "UNK"
+    whole = [word.text for word in _words(_BRACKETS.sub(lambda m: f" {_inside(m)} ", text))]
+    for words in ([word.text for word in _words(_outside(text))], whole):
+        if kept := [word for word in words if word not in _NOISE - _SALTS and not word[0].isdigit()]:
+            break
+    kept = kept or whole or ["UNK"]
+    ends = [*accumulate(len(word) + 1 for word in kept)]
+    return "_".join(kept[: bisect_right(ends, _LONGEST + 1)]) or kept[0][:_LONGEST].rstrip(".")
 
 
 @lru_cache(maxsize=1)

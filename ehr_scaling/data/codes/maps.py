@@ -81,10 +81,10 @@ def load(folder: Path | None) -> CodeMaps:
         if not path.is_file() or path.name.startswith(".") or not path.name.lower().endswith(_TABLES + _TEXTS):
             continue
         try:
-            data = path.read_bytes()
-        except OSError as e:
-            raise UserError(f"{path} cannot be read ({e.strerror}): mend its permissions or take it away") from None
-        parsed = parse(path.name, data, path)
+            data = path.read_bytes() if _known(path.name) or _looks_like_map(path) else b""
+        except (OSError, EOFError, zlib.error) as e:
+            raise UserError(f"{path} cannot be read ({type(e).__name__}): copy it again or take it away") from None
+        parsed = parse(path.name, data, path) if data or _known(path.name) else None
         if parsed is None:
             continue
         kind, table = parsed
@@ -106,8 +106,7 @@ def parse(name: str, data: bytes, where: object) -> tuple[str, dict] | None:
     name: of the file, without folder; where: how messages name the file.
     Raises: UserError as in `load`, with the number of the row.
     """
-    stem = re.sub(r"\.(csv|txt)(\.gz)?$", "", name.lower())
-    kind = next((kind for kind, known in _KINDS.items() if re.fullmatch(known.name, stem)), None)
+    kind = _known(name)
     if name.lower().endswith(_TEXTS):
         if kind not in ("icd9cm", "icd9pcs", "titles"):
             return None  # CMS and CDC alone use this form
@@ -115,7 +114,7 @@ def parse(name: str, data: bytes, where: object) -> tuple[str, dict] | None:
     else:
         lines = _records(_text(name, data, where), where)
         header = [column.strip().lower() for column in next(lines, (0, []))[1]]
-        kind, places = _columns(kind, header, "atc" in stem, where)
+        kind, places = _columns(kind, header, "atc" in name.lower(), where)
         if kind is None:
             return None
         rows = _select(lines, places, where)
@@ -141,7 +140,7 @@ def icd10cm(maps: CodeMaps, icd9: str, rule: Rule = "ares") -> str | None:
     if rule == "clean":
         # X fills a place that has no meaning of its own: a prefix that ends in it says nothing more.
         shared = _consensus(targets)
-        return shared if shared in targets else shared.rstrip("X")
+        return shared if shared in targets else shared[:3] + shared[3:].rstrip("X")
     return targets[0][:3] if rule == "ares" else targets[0]
 
 
@@ -199,6 +198,21 @@ def _consensus(targets: tuple[str, ...]) -> str:
     groups = Counter(target[:3] for target in distinct)
     group = max(groups, key=lambda g: groups[g])  # a Counter keeps the order: the first of equals
     return _shared([target for target in distinct if target[:3] == group])
+
+
+def _known(name: str) -> str | None:
+    """The kind that a file must be of by its name."""
+    stem = re.sub(r"\.(csv|txt)(\.gz)?$", "", name.lower())
+    return next((kind for kind, known in _KINDS.items() if re.fullmatch(known.name, stem)), None)
+
+
+def _looks_like_map(path: Path) -> bool:
+    """By the header of a table with a name of its own: the rest is not read yet, for it may be all of a hospital."""
+    if not path.name.lower().endswith(_TABLES):
+        return False
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as f:
+        header = f.readline(1 << 12).decode("utf-8-sig", "replace").lower().replace('"', "").split(",")
+    return bool(_columns(None, [column.strip() for column in header], "atc" in path.name.lower(), path)[0])
 
 
 def _shared(codes: list[str]) -> str:
