@@ -274,6 +274,7 @@ def test_items_are_as_frequent_as_their_table_says():
     assert share["50912"] == pytest.approx(3418 / 120_940, rel=0.06)  # creatinine
     assert share["51237"] == pytest.approx(1463 / 120_940, rel=0.06)  # INR
     assert len(items) > 190
+    assert not re.search(r",-0,", text)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def _values(law: list[str], floor: bool) -> list[tuple[str, str]]:
     centre, spread, decimals = float(law[1]), float(law[2]), int(law[3])
     z = ndtri((np.arange(LEVELS) + 0.5) / LEVELS) * spread
     x = centre * np.exp(z) if law[0] == "l" else centre + z
-    return [(f"{v:.{decimals}f}", "") for v in (x.clip(min=0) if floor else x)]
+    x = np.round(x.clip(min=0) if floor else x, decimals) + 0.0  # no negative zero
+    return [(f"{v:.{decimals}f}", "") for v in x]
 
 
 def lab_items() -> list[tuple[str, str, str, str, list[str]]]:
@@ -90,7 +91,7 @@ def labs() -> Items:
     value, note = [], []
     items = lab_items()
     for _, _, _, label, (_, unit, low, high, *law) in items:
-        unit, low, high = (part.replace("_", " ").strip("-") for part in (unit, low, high))
+        unit, low, high = ("" if part == "-" else part.replace("_", " ") for part in (unit, low, high))
         for text, comment in _values(law, label not in facts.NEGATIVE):
             amount = f"{float(text):.10g}" if law[0] != "t" else ""
             odd = amount and low and high and not float(low) <= float(amount) <= float(high)
