@@ -13,7 +13,6 @@ of the mimic-iv source.
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from ehr_scaling.artifacts import fingerprint_files, read_json
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources import meds_dialects as dialects
+from ehr_scaling.data.sources import meds_rows
 from ehr_scaling.data.sources import meds_shuffle as shuffle
-from ehr_scaling.data.sources.meds_rows import guarded as _read
 from ehr_scaling.errors import UserError
 
 SPLITS_FILE, CODES_FILE, ABOUT_FILE = (
@@ -146,8 +145,9 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
     units: list[list[shuffle.Part]] = [[]]
     rows = 0
     for number, path in enumerate(files):
-        file = _read(path, pq.ParquetFile, path)
-        _check_schema(path, file.schema_arrow)
+        with meds_rows.reading(path):
+            file = pq.ParquetFile(path)
+            _check_schema(path, file.schema_arrow)
         first = 0
         for group in range(file.num_row_groups):
             more = file.metadata.row_group(group).num_rows
@@ -172,12 +172,19 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
             raise UserError(f"{path}: column {column} is {found}, MEDS wants {wanted}: convert the data set")
 
 
+def _table(path: Path) -> pa.Table:
+    with meds_rows.reading(path):
+        table = pq.read_table(path)
+        table.validate(full=True)
+        return table
+
+
 def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Patients, int64 and sorted, and the index of each one's split in SPLITS; None where there is no such file."""
     path = raw / SPLITS_FILE
     if not path.is_file():
         return None
-    table = _read(path, pq.read_table, path)
+    table = _table(path)
     for column in ("subject_id", "split"):
         if column not in table.column_names:
             raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
@@ -187,7 +194,7 @@ def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
     if not pa.types.is_integer(table["subject_id"].type) or table["subject_id"].null_count:
         raise UserError(f"{path}: column subject_id is {table['subject_id'].type} or has nulls, MEDS wants int64")
     ids = table["subject_id"].to_numpy().astype(np.int64)
-    if len(np.unique(ids)) < len(ids):
+    if len(meds_rows.distinct(ids)) < len(ids):
         raise UserError(f"{path} lists a patient twice: write it again")
     names = table["split"].cast(pa.string()).combine_chunks()
     index = pc.index_in(names, pa.array(events.SPLITS, pa.string())).to_numpy(zero_copy_only=False)
@@ -200,7 +207,7 @@ def _told(raw: Path) -> dict[str, tuple[str | None, list[str]]]:
     path = raw / CODES_FILE
     if not path.is_file():
         return {}
-    table = _read(path, pq.read_table, path)
+    table = _table(path)
     if "code" not in table.column_names:
         raise UserError(f"{path} has no column code: mend it or delete it")
     rows = len(table)
@@ -218,14 +225,7 @@ def _told(raw: Path) -> dict[str, tuple[str | None, list[str]]]:
 
 def _codes(files: list[Path], told: Iterable[str]) -> set[str]:
     """Codes by which to know the dialect: those of the metadata, and of the first rows of some files."""
-    codes = set(told)
-    for path in files[:: max(1, len(files) // _LOOKED_AT)]:
-        file = _read(path, pq.ParquetFile, path, read_dictionary=["code"])
-        for batch in islice(file.iter_batches(1 << 16, columns=["code"]), 4):
-            found = pc.unique(batch.column(0))
-            found = found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
-            codes.update(b.decode("utf-8", "replace") for b in found.cast(pa.large_binary()).to_pylist() if b)
-    return codes
+    return set(told).union(*(meds_rows.codes(path) for path in files[:: max(1, len(files) // _LOOKED_AT)]))
 
 
 def _assign(
@@ -237,7 +237,9 @@ def _assign(
     splits: tuple[float, float, float],
 ) -> list[tuple[str, int]]:
     """Write which shard each patient is in, by its number among all. Returns split and number in it of each shard."""
-    ids = np.unique(np.concatenate([np.load(folder.patients(i)) for i in range(units)] or [np.zeros(0, np.int64)]))
+    ids = meds_rows.distinct(
+        np.concatenate([np.zeros(0, np.int64), *(np.load(folder.patients(i)) for i in range(units))])
+    )
     if listed is None:
         split, shard = events.assign(ids, seed, splits)
     else:

@@ -18,7 +18,7 @@ from ehr_scaling.data import events
 from ehr_scaling.data.shards import once
 from ehr_scaling.data.sources import meds_dialects as dialects
 from ehr_scaling.data.sources import meds_rows
-from ehr_scaling.data.sources.meds_rows import STATIC, Dropped, Rows
+from ehr_scaling.data.sources.meds_rows import STATIC, Dropped, Rows, distinct, first_of_run
 
 _HELD = 2_000_000  # events of a piece in memory: 60 MB, and some times that while they are sorted and packed
 _SCHEMA = pa.schema(
@@ -58,10 +58,8 @@ def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
     """Write who is in some parts of the data set: int64 (P,), sorted."""
 
     def make() -> dict[str, Any]:
-        found = np.zeros(0, np.int64)
-        for path, _, first, last in parts:
-            for some in meds_rows.subjects(Path(path), range(first, last)):
-                found = np.union1d(found, some)
+        some = [ids for path, _, first, last in parts for ids in meds_rows.subjects(Path(path), range(first, last))]
+        found = distinct(np.concatenate([np.zeros(0, np.int64), *some]))
         whole(folder.patients(unit), lambda path: np.save(path, found))
         return {"patients": len(found)}
 
@@ -79,14 +77,15 @@ def _spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> dict[
     folder.spread(0, 0).parent.mkdir(exist_ok=True)
     dropped, noticed = Dropped(Counter(), Counter(), set()), Counter[str]()
     held: list[tuple[Rows, int]] = []
-    files = 0
+    files = count = 0
     for path, file, first, last in parts:
         for rows in _watched(meds_rows.read(Path(path), range(first, last), dialect, dropped), noticed):
             if len(rows.subjects):
                 held.append((rows, file))
-            if sum(len(r.subjects) for r, _ in held) >= _HELD:
+                count += len(rows.subjects)
+            if count >= _HELD:
                 _write(folder.spread(unit, files), held, ids, shard_of)
-                held, files = [], files + 1
+                held, files, count = [], files + 1, 0
     if held:
         _write(folder.spread(unit, files), held, ids, shard_of)
     pairs = sorted(dropped.spelt)
@@ -112,7 +111,7 @@ def _watched(batches: Iterator[Rows], noticed: Counter[str]) -> Iterator[Rows]:
         yield rows
     if runs:
         starts = np.concatenate(runs)
-        noticed["patients whose rows are not together"] += len(starts) - len(np.unique(starts))
+        noticed["patients whose rows are not together"] += len(starts) - len(distinct(starts))
 
 
 def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: np.ndarray) -> None:
@@ -204,7 +203,7 @@ def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: 
 def _count(rows: Rows, files: np.ndarray, noticed: Counter[str]) -> None:
     same = rows.subjects[1:] == rows.subjects[:-1]
     crossing = same & (files[1:] != files[:-1])
-    noticed["patients in several files"] += len(np.unique(rows.subjects[1:][crossing]))
+    noticed["patients in several files"] += len(distinct(rows.subjects[1:][crossing]))
     with np.errstate(over="ignore"):  # a hash, modulo 2^64
         mixed = rows.values.view(np.uint32).astype(np.uint64)
         for column in (rows.subjects, rows.times, rows.codes):
@@ -230,7 +229,7 @@ def _settled(rows: Rows, dropped: Counter[str]) -> Rows:
     at = np.flatnonzero(starts[dialects.RACE][codes])
     rank = np.array([{"UNKNOWN": 2, "OTHER": 1}.get(n.rpartition("//")[2], 0) for n in names])[codes[at]]
     at = at[np.lexsort((np.arange(len(at)), rank, rows.subjects[at]))]  # the first that tells most
-    again = np.append(False, rows.subjects[at][1:] == rows.subjects[at][:-1])[: len(at)]
+    again = ~first_of_run(rows.subjects[at])
     times[at] = STATIC
     keep[at[again]] = False
     dropped["RACE: told again"] += int(again.sum())

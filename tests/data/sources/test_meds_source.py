@@ -179,7 +179,7 @@ def test_bad_folders_and_files(tmp_path):
     root = put(tmp_path / "raw", {"0": GOOD, "1": GOOD})
     path = root / "data" / "1.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"1\.parquet is truncated or no parquet file"):
+    with pytest.raises(UserError, match=r"1\.parquet is truncated, damaged or no parquet file"):
         extract(root, tmp_path / "again")
     pq.write_table(pa.table({"subject_id": [1, 1], "split": ["train", "tuning"]}), _metadata(root))
     path.unlink()
@@ -263,6 +263,23 @@ def test_numbers_of_any_type(tmp_path, kind):
     column = "subject_id" if pa.types.is_integer(kind) else "numeric_value"
     _, found = extract(put(tmp_path / "raw", {"0": other(column, array)}), tmp_path / "e", splits=(1.0, 0.0, 0.0))
     assert sorted(found["train"][0][column].to_pylist()) == [1, 2]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6), st.floats(0.9, 1))
+def test_damaged_bytes_are_one_line(tmp_path_factory, damage, length):
+    tmp_path = tmp_path_factory.mktemp("meds")
+    root = put(tmp_path / "raw", {"0": table([(i % 7, i, f"A/{i % 5}é", i / 3) for i in range(300)])})
+    path = root / "data" / "0.parquet"
+    data = bytearray(path.read_bytes())
+    for at, byte in damage:
+        data[int(at * len(data))] = byte
+    path.write_bytes(data[: int(length * len(data))])
+    try:
+        summary, _ = extract(root, tmp_path / "events", splits=(1.0, 0.0, 0.0))
+        assert summary["events"] + sum(summary["dropped"].values()) <= 300
+    except UserError as e:
+        assert "0.parquet" in str(e) and "\n" not in str(e)
 
 
 def test_text_that_is_not_utf8(tmp_path):
