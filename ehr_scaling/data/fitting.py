@@ -170,8 +170,9 @@ class _Draft:
         if rules.preset.family_unknown:
             unknown = {f"{family(token)}//{UNK}" for token in full}
             unknown -= {f"{name}//{UNK}" for name in bare if self._many(counts, name)}
-        chosen = {t for t, n in full.items() if (n >= least or t in bare) and self._many(counts, t)}
-        chosen |= self._ancestors(counts, chosen)
+        chosen = {t for t, n in full.items() if (n >= least or t == events.DEATH) and self._many(counts, t)}
+        ancestors, adopted = self._ancestors(counts, chosen)
+        chosen |= ancestors | {t for t in bare - adopted if self._many(counts, t)}
         blocks = [[token] for token in sorted((chosen | unknown) - head) if token in plain or token not in fused]
         for token in sorted(set(fused) & chosen):
             names = [f"{token}//{q}" for q in quantile_names(fused[token])]
@@ -179,16 +180,18 @@ class _Draft:
                 blocks.append(names)
         return blocks
 
-    def _ancestors(self, counts: Counts, chosen: set[str]) -> set[str]:
-        """Tokens of the nearest ancestor, frequent enough, of each code whose own first token is not chosen."""
+    def _ancestors(self, counts: Counts, chosen: set[str]) -> tuple[set[str], set[str]]:
+        """Tokens of the nearest ancestor, frequent enough, of each code whose own first token is not chosen; and those
+        first tokens that have one."""
+        found: set[str] = set()
+        adopted: set[str] = set()
         if not self.parents:
-            return set()
+            return found, adopted
         full: collections.Counter[str] = collections.Counter()
         above = {code: self.rules.ancestors(code, self.parents) for code in self.codes}
         for code, n in self.codes.items():
             for token in {t for paths in above[code] for path in paths for t in path}:
                 full[token] += n
-        found: set[str] = set()
         for code in self.codes:
             rule = self.rules(code)
             if not rule.paths or rule.unseen != "parent" or rule.paths[0][0] in chosen:
@@ -197,8 +200,9 @@ class _Draft:
                 tokens = {t for path in paths for t in path}
                 if all(full[t] >= self.rules.settings["min_count"] and self._many(counts, t) for t in tokens):
                     found |= tokens
+                    adopted.add(rule.paths[0][0])
                     break
-        return found
+        return found, adopted
 
     def order(self) -> tuple[list[int], collections.Counter[int]]:
         """Ids of the draft in their final order, and their counts.

@@ -109,6 +109,7 @@ class CodeTable(NamedTuple):
     birth: np.ndarray  # bool
     fallback: np.ndarray  # bool: a part of the path is not in the vocabulary
     needs_value: np.ndarray  # bool: without a value no token
+    lowest: np.ndarray  # bool: a missing value is one in the first bin
     fused: np.ndarray  # bool: with a value, that token stands for the path too
     value: np.ndarray  # int64, id of the token of a value in the first bin
     scale: np.ndarray  # int64, index of the scale, -1: values make no token
@@ -124,7 +125,7 @@ class CodeTable(NamedTuple):
 
     def bins(self, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Number of breaks of its scale strictly below each value; -1 without breaks or a value. int64 (n,)"""
-        bins = np.full(len(codes), -1)
+        bins = np.where(self.lowest[codes] & (self.scale[codes] >= 0), 0, -1)
         rows = np.flatnonzero((self.scale[codes] >= 0) & np.isfinite(values))
         scale = self.scale[codes[rows]]
         keys = (scale.astype(np.uint64) << np.uint64(32)) | ordered_bits(values[rows])
@@ -175,16 +176,16 @@ def code_table(names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, par
                 no_time = reason(code, "no time")
                 if not event or dropped:
                     lost = reason(code, rule.why_not or "not in the vocabulary")
-            no_value = reason(code, "no value") if lost < 0 and rule.needs_value else lost
+            no_value = reason(code, "no value") if rule.needs_value else lost
         makes = event and not dropped
         rows.append(
             (
                 *(len(path), len(ids), birth, fallback, rule.needs_value, fused, value, scale, slot, context),
-                *(unknown, lost, no_time, no_value, makes),
+                *(unknown, lost, no_time, no_value, makes, rule.missing_lowest),
             )
         )
         path += ids
-    table = np.array(rows, np.int64).reshape(-1, 15)
+    table = np.array(rows, np.int64).reshape(-1, 16)
     keys, start = [np.zeros(0, np.uint64)], [0]
     for name, scale in scale_of.items():
         bits = ordered_bits(np.array(vocabulary.quantiles[name], np.float32))
@@ -197,6 +198,7 @@ def code_table(names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, par
         birth=table[:, 2].astype(bool),
         fallback=table[:, 3].astype(bool),
         needs_value=table[:, 4].astype(bool),
+        lowest=table[:, 15].astype(bool),
         fused=table[:, 5].astype(bool),
         value=table[:, 6],
         scale=table[:, 7],
@@ -337,8 +339,8 @@ def _silent(
     rows = np.flatnonzero(rows)
     codes = part.codes[rows]
     valued = np.isfinite(part.values[rows])
-    timed = table.lost[codes, 0]
-    why = np.where(has_time[rows], np.where((timed < 0) & ~valued, table.lost[codes, 2], timed), table.lost[codes, 1])
+    timed = np.where(valued, table.lost[codes, 0], table.lost[codes, 2])
+    why = np.where(has_time[rows], timed, table.lost[codes, 1])
     counts = np.bincount(why[why >= 0], minlength=len(table.reasons))
     dropped = {reason: int(n) for reason, n in zip(table.reasons, counts, strict=True) if n}
     return {**dropped, "before 1970": len(early)} if len(early) else dropped

@@ -11,7 +11,7 @@ MAPS = CodeMaps(
     titles={"I50": "Heart failure", "E11": "Type 2 diabetes mellitus", "A00": "Cholera, by X."},
     atc={"insulin": ("A10AB01", "A10AC01", "A10AE04"), "heparin (iv)": ("B01AB01",), "odd": ("C01", "N02BE01")},
     atc_titles={"A10": "DRUGS USED IN DIABETES", "B01": "Antithrombotic agents", "N02": "ANALGESICS"},
-    gsn={},
+    gsn={"002": ("B01AC06", "N02BA01")},
     files={"atc": "0" * 64},
 )
 
@@ -135,6 +135,8 @@ PAPER = {
     "VITAL//TEMPERATURE": "(not in this preset)",
     "VITAL//BLOOD_PRESSURE//SYSTOLIC": "VITAL//BLOOD_PRESSURE",
     "MEDICATION//insulin//Administered": "ATC//A10//DRUGS_USED_IN_DIABETES ATC//4//A ATC//SFX//B01",
+    "MEDICATION//any name//Administered//001 002": "ATC//B01//ANTITHROMBOTIC_AGENTS ATC//4//A ATC//SFX//C06",
+    "LAB//Creatinine//mg/dL//50912": "LAB//CREATININE//MG/DL//50912",
     "DIAGNOSIS//ICD//9//25000": "ICD//CM//TYPE_2_DIABETES_MELLITUS ICD//CM//3-6//9",
     "_<5": "UNK",
 }

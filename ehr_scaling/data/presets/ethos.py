@@ -72,10 +72,11 @@ def ares(code: str, maps: CodeMaps, depth: int) -> Rule:
             lab = normalise(code)
             return Rule(((lab,),), scale=lab, needs_value=True, unseen="drop", is_lab=True)
         case "VITAL" if rest[:1] == ["BLOOD_PRESSURE"]:
-            # The two values of one measurement are two events: the first one brings the name of both.
+            # The two values of one measurement are two events: the first one brings the name of both. That program
+            # compares a missing value with no break, which makes it Q1.
             systolic = last == "SYSTOLIC"
             paths = (("VITAL//BLOOD_PRESSURE",),) if systolic else ()
-            return Rule(paths, scale="VITAL//SBP" if systolic else "VITAL//DBP", needs_value=True)
+            return Rule(paths, scale="VITAL//SBP" if systolic else "VITAL//DBP", missing_lowest=True)
         case "VITAL" if first in _VITALS:
             return Rule(((code,),), scale=code, needs_value=True)
         case "ACUITY" | "SOFA":
@@ -154,11 +155,11 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
     if len(rest) < 2 or rest[1].upper() != "ADMINISTERED":
         return nothing("not given")
     name = rest[0].strip()
-    if not maps.atc:
+    if not maps.atc and not maps.gsn:
         found = drugs.ingredient(name)
         return one(f"MED//{normalise(found or name)}")._replace(scale="", unseen="drop")
-    paths = []
-    for atc in code_maps.atc(maps, name):
+    paths: list[tuple[str, ...]] = []
+    for atc in _atc(rest, maps):
         path = cut(atc, ("", 3), ("ATC//4//", 4), ("ATC//SFX//", len(atc)), depth=depth)
         if maps.atc_titles:
             title = maps.atc_titles.get(atc[:3])
@@ -167,3 +168,10 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
             head = (f"ATC//{atc[:3]}",)
         paths.append(head + path[1:])
     return Rule(tuple(paths), unseen="prefix") if paths else nothing("no ATC code in the map")
+
+
+def _atc(rest: list[str], maps: CodeMaps) -> tuple[str, ...]:
+    """ATC codes of MEDICATION//name//event, or by the generic sequence numbers that ethos_paper has after them."""
+    numbers = rest[2].split() if len(rest) > 2 else []
+    found = tuple(dict.fromkeys(atc for number in numbers for atc in maps.gsn.get(number, ())))
+    return found or code_maps.atc(maps, rest[0])

@@ -11,6 +11,7 @@ class Rule(NamedTuple):
     paths: tuple[tuple[str, ...], ...] = ()
     scale: str = ""  # whose breaks bin its value; "": a value makes no token
     needs_value: bool = False  # without a value the event makes no token
+    missing_lowest: bool = False  # a value that is missing counts as one in the first bin
     fused: bool = False  # last token and bin are one token, NAME//Qk, instead of NAME Qk
     unseen: str = "parent"  # what becomes of a token that is not in the vocabulary: see Vocabulary.encode
     is_lab: bool = False  # counts among those of which the top_labs most frequent are kept
