@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 Ingredients = tuple[str, ...]
 
-_SHORTEST_CUT = 7  # letters by which a name that a cabinet's display cut off ("Vancomyci") is still known
+_SHORTEST_CUT = 8  # letters by which a name that a cabinet's display cut off ("Vancomyci") is still known
 _LONGEST = 80  # characters of a normalised name: text that somebody pasted into a name is cut
 
 _VEHICLES = frozenset(["DEXTROSE", "LACTATED_RINGERS", "SODIUM_CHLORIDE", "WATER"])

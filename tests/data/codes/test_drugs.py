@@ -200,6 +200,8 @@ UNKNOWN = [
     "blood-glucose meter",
     "Aspirin-Free",
     "Alcohol swabs",
+    "Adrenal",  # a word, not adrenaline cut off
+    "Prednis",  # two drugs begin so
 ]
 
 
