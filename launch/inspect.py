@@ -23,7 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection, timelines
+from ehr_scaling.data import inspection, one_patient, timelines
 from ehr_scaling.errors import UserError
 from launch import tables, views
 from launch.common import run
@@ -67,7 +67,7 @@ def _patient(workdir: Path, ordinal: int) -> tables.View:
                 "--patient shows the record of one person: add --i_may_see_patients, if the terms of the data let you"
             )
         print(f"warning: {views.WARNING}", file=sys.stderr, flush=True)
-    found = inspection.patient(workdir, SPLIT.value, ordinal)
+    found = one_patient.read(workdir, SPLIT.value, ordinal)
     labels = inspection.labels(workdir / "events")
     about = f"Patient {ordinal:,} of the split {SPLIT.value}"
     return views.patient(found, timelines.vocabulary(workdir), labels, about, generated)

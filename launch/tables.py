@@ -9,6 +9,7 @@ from ehr_scaling.analysis import html
 
 _BAR, _EIGHTHS = 24, " ▏▎▍▌▋▊▉"  # characters of the longest bar; parts of one
 _NARROWEST = 16  # a column of words is not cut below this
+_WHOLE = 24  # characters of a cell that stay on one line of a page
 _LONGEST = 240  # characters of a cell on a page: codes of a source may have thousands
 
 
@@ -142,4 +143,6 @@ def _drawn(bar: Bar) -> html.Raw:
 
 def _told(cell: Cell) -> str:
     words = _cut(show(cell), _LONGEST)
+    if len(words) <= _WHOLE:
+        words = words.replace(" ", "\N{NO-BREAK SPACE}")
     return html.Raw(f'<span class="muted">{html.text(words)}</span>') if isinstance(cell, Aside) else words

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ehr_scaling.data import inspection, timelines
-from ehr_scaling.data.inspection import Facts, Patient
+from ehr_scaling.data.inspection import Facts
+from ehr_scaling.data.one_patient import Patient
 from ehr_scaling.data.vocabulary import DAY, HOUR, MINUTE, Vocabulary
 from launch.tables import Aside, Bar, Cell, Right, Share, Table, View, bars
 

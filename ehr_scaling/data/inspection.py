@@ -1,7 +1,4 @@
-"""Facts about timelines for people to look at, gathered from the artifacts of a work directory.
-
-All but `patient` are counts over a whole split. `patient` shows one person's record, without id and without dates.
-"""
+"""Facts about timelines for people to look at: counts over a whole split, from the artifacts of a work directory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,20 +74,6 @@ class Bin(NamedTuple):
     low: int  # inclusive
     high: int  # inclusive
     patients: int
-
-
-class Moment(NamedTuple):
-    """All that a timeline has at one time."""
-
-    gap: tuple[str, ...]  # the interval tokens before it
-    since: int  # µs since the patient's first event
-    events: list[list[str]]  # tokens, by event
-
-
-class Patient(NamedTuple):
-    context: list[tuple[str, str]]  # slot, value: as known at the first event; the age band is the last
-    tokens: int
-    moments: list[Moment]
 
 
 def is_generated(events: Record) -> bool:
@@ -185,6 +168,8 @@ _WHOLE = {
 def meaning(labels: Mapping[str, str], event: Sequence[str]) -> str:
     """What the source calls the code of an event, given its tokens; empty where it says nothing."""
     if (head := family(event[0])) in _WHOLE:
+        if head == "ICD10PCS" and len(event) != 7:  # cut short, it would be the code of something else
+            return ""
         return labels.get(_WHOLE[head] + "".join(token.rpartition("//")[2] for token in event), "")
     return labels.get(event[0], "")
 
@@ -328,65 +313,3 @@ def histogram(lengths: np.ndarray) -> list[Bin]:
     exponents = np.floor(np.log2(lengths)).astype(int)
     found = np.bincount(exponents)
     return [Bin(2**e, 2 ** (e + 1) - 1, int(found[e])) for e in range(exponents.min(), exponents.max() + 1)]
-
-
-def patient(workdir: Path, split: str, ordinal: int) -> Patient:
-    """The record of the patient with this ordinal (from 0, in the order of the files) in the split.
-
-    Raises: UserError where the split has no such patient, and as `gather` does.
-    """
-    first = 0
-    for i, size in enumerate(timelines.files(workdir, split)):
-        if ordinal < first + size:
-            found = timelines.patient(timelines.read_file(workdir, split, i), ordinal - first)
-            return _patient(timelines.vocabulary(workdir), found)
-        first += size
-    raise UserError(f"--patient={ordinal}: the split {split} has the patients 0 to {first - 1}")
-
-
-def _patient(vocabulary: Vocabulary, record: Record) -> Patient:
-    names = [vocabulary.tokens[i] for i in record["tokens"].tolist()]
-    times = record["times"].tolist()
-    prefix = timelines.context_at(vocabulary, record, times[0]).tolist()
-    context = [
-        (slot, vocabulary.tokens[i].removeprefix(f"{slot}//"))
-        for slot, i in zip(context_names(vocabulary), prefix, strict=True)
-        if slot != YEAR_PLACE
-    ]
-    intervals = set(vocabulary.intervals)
-    moments: list[Moment] = []
-    gap: list[str] = []
-    for name, time, parts in zip(names, times, _continues(vocabulary, names), strict=True):
-        if name in intervals:
-            gap.append(name)
-            continue
-        since = time - times[0]
-        if gap or not moments or moments[-1].since != since:
-            moments.append(Moment(tuple(gap), since, []))
-            gap = []
-            parts = False
-        if parts:
-            moments[-1].events[-1].append(name)
-        else:
-            moments[-1].events.append([name])
-    return Patient(context, len(names), moments)
-
-
-# Tokens that tell more about the one before them: families, and second parts of a code's path.
-_DETAILS = frozenset(("ADMISSION_TYPE", "DISCHARGE_LOCATION", "ICU_TYPE", "ED_TRANSPORT", "ED_DISPOSITION"))
-_SEGMENTS = frozenset(("3-6", "SFX", "4"))
-_PROCEDURE = 7  # characters of an ICD-10-PCS code, one a token
-
-
-def _continues(vocabulary: Vocabulary, names: list[str]) -> list[bool]:
-    """Whether each token goes on with the event of the one before it: timelines do not say where an event begins."""
-    quantiles = set(vocabulary.quantile_tokens)
-    out, run = [], 0
-    for k, name in enumerate(names):
-        head, *rest = name.split("//")
-        of_procedure = "PCS" in head + "".join(rest[:1]) and len(rest[-1]) == 1
-        same = k > 0 and of_procedure and names[k - 1].rpartition("//")[0] == name.rpartition("//")[0]
-        run = run + 1 if same and run < _PROCEDURE - 1 else 0
-        detail = head in _DETAILS or (len(rest) > 1 and not _SEGMENTS.isdisjoint(rest[:-1]))
-        out.append(k > 0 and (name in quantiles or detail or run > 0))
-    return out

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import DAY, MINUTE
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import events, inspection, timelines
+from ehr_scaling.data import events, inspection, one_patient, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
+from launch import tables, views
 
 
 def make(workdir, splits, **options):
@@ -109,75 +109,9 @@ def test_what_a_code_means(facts):
     assert inspection.meaning(facts.labels, ["LAB//7//MG/DL", "Q3"]) == "Seventh"
     assert inspection.meaning(facts.labels, ["ICD10CM//I50", "ICD10CM//3-6//3"]) == "Heart"
     assert inspection.meaning(facts.labels, ["ICD10CM//I50"]) == ""
+    short = {"PROCEDURE//ICD//10//02H": "the code of another thing"}
+    assert inspection.meaning(short, ["ICD10PCS//0", "ICD10PCS//2", "ICD10PCS//H"]) == ""
     assert inspection.meaning(facts.labels, ["MEDS_DEATH"]) == ""
-
-
-def tokens_of(patient):
-    return [t for m in patient.moments for t in (*m.gap, *(token for event in m.events for token in event))]
-
-
-def test_a_patient_is_its_tokens_by_moment(work):
-    v = timelines.vocabulary(work)
-    for n, record in enumerate(timelines.read(work, "validation")):
-        patient = inspection.patient(work, "validation", n)
-        assert tokens_of(patient) == [v.tokens[i] for i in record["tokens"]]
-        at = np.unique(record["times"] - record["times"][0])
-        assert sorted({m.since for m in patient.moments}) == at.tolist()
-        prefix = timelines.context_at(v, record, int(record["times"][0]))
-        assert [name for name, _ in patient.context] == [*v.context_slots, "AGE"]
-        assert patient.context[-1] == ("AGE", v.tokens[prefix[-1]].removeprefix("AGE//"))
-        for event in (event for m in patient.moments for event in m.events):
-            assert event[0] not in v.quantile_tokens
-            assert all(token in v.quantile_tokens or family(token) == family(event[0]) for token in event[1:]) or (
-                event[0].startswith("HOSPITAL_")
-            )
-    with pytest.raises(UserError, match=f"--patient={n + 1}: the split validation has the patients 0 to {n}"):
-        inspection.patient(work, "validation", n + 1)
-
-
-def test_patients_of_later_files_are_found(work):
-    """Train lies in two files."""
-    v = timelines.vocabulary(work)
-    *_, record = timelines.read(work, "train")
-    assert tokens_of(inspection.patient(work, "train", 119)) == [v.tokens[i] for i in record["tokens"]]
-
-
-def test_neither_dates_nor_ids_show(tmp_path):
-    """The same patients a thousand days later, under other ids, look the same."""
-    there = made_up.cohort(3, 25)
-    away = {
-        7_000_000 + subject: [(t if t is None else t + 1000 * DAY + 7 * MINUTE, *rest) for t, *rest in history]
-        for subject, history in there.items()
-    }
-    shown = []
-    for name, cohort in (("there", there), ("away", away)):
-        workdir = make(tmp_path / name, {"train": cohort, "tuning": made_up.cohort(4, 3, 10**6)})
-        shown.append([inspection.patient(workdir, "train", n) for n in range(25)])
-        facts = inspection.gather(workdir, "train")
-        shown[-1].append([f.tolist() for f in (facts.counts, facts.patients, facts.lengths, *facts.context.values())])
-    assert shown[0] == shown[1]
-
-
-def test_events_of_several_tokens_stay_together(facts):
-    v = dataclasses.replace(facts.vocabulary)
-    events = [
-        ["HOSPITAL_ADMISSION", "ADMISSION_TYPE//EMERGENCY"],
-        ["INSURANCE//MEDICARE"],
-        ["LAB//7//MG/DL", "Q3"],
-        ["VITAL//BLOOD_PRESSURE", "Q7", "Q2"],
-        ["LAB//8//MG/DL"],
-        ["ATC//J01//ANTIBACTERIALS", "ATC//4//C", "ATC//SFX//A01"],
-        ["ICD10CM//I50", "ICD10CM//3-6//23", "ICD10CM//SFX//A"],
-        ["ICD10CM//I50"],
-        ["ICD//CM//HEART_FAILURE", "ICD//CM//3-6//9"],
-        *([[f"ICD10PCS//{c}" for c in "02HV33Z"]] * 2),
-        [f"ICD//PCS//{c}" for c in "5A1955Z"],
-        ["HOSPITAL_DISCHARGE", "DISCHARGE_LOCATION//HOME"],
-        ["LAB//51221//%"],
-        ["LAB//51222//%"],
-    ]
-    flat = [token for event in events for token in event]
-    assert inspection._continues(v, flat) == [k > 0 for event in events for k in range(len(event))]
 
 
 def test_records_that_do_not_say_so_are_real(facts, work):
@@ -197,6 +131,15 @@ def test_other_presets(tmp_path, preset, ages):
     assert sum(row.distinct for row in found.values()) == len(facts.vocabulary.tokens)
     assert found["intervals"].occurrences == inspection.mix(facts)["intervals"] > 0
     assert all(counts.sum() == 40 for counts in facts.context.values())
-    patient = inspection.patient(work, "train", 0)
+    patient = one_patient.read(work, "train", 0)
     # the year would be a date
     assert {slot for slot, _ in patient.context} - set(facts.vocabulary.context_slots) == ages
+
+
+def test_a_split_without_patients(tmp_path):
+    work = make(tmp_path / "w", {"train": made_up.cohort(1, 20)})
+    facts = inspection.gather(work, "test")
+    assert len(facts.lengths) == 0 and not facts.counts.any() and inspection.histogram(facts.lengths) == []
+    assert "0 patients, 0 tokens" in tables.terminal(views.split(facts, 30))
+    with pytest.raises(UserError, match="has 0 patients"):
+        one_patient.read(work, "test", 0)

@@ -1,0 +1,106 @@
+import made_up
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import DAY, MINUTE
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import inspection, one_patient, timelines
+from ehr_scaling.data.vocabulary import family
+from ehr_scaling.errors import UserError
+
+
+def make(workdir, splits):
+    made_up.write(workdir / "events", **splits)
+    out = workdir / "timelines"
+    artifacts.build(out, {}, lambda out: timelines.build(workdir / "events", out, min_count=2), resume=True)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("work") / "w", made_up.splits())
+
+
+def tokens_of(patient):
+    return [t for m in patient.moments for t in (*m.gap, *(token for event in m.events for token in event))]
+
+
+def test_a_patient_is_its_tokens_by_moment(work):
+    v = timelines.vocabulary(work)
+    for n, record in enumerate(timelines.read(work, "validation")):
+        patient = one_patient.read(work, "validation", n)
+        assert tokens_of(patient) == [v.tokens[i] for i in record["tokens"]]
+        at = np.unique(record["times"] - record["times"][0])
+        assert sorted({m.since for m in patient.moments}) == at.tolist()
+        prefix = timelines.context_at(v, record, int(record["times"][0]))
+        assert [name for name, _ in patient.context] == [*v.context_slots, "AGE"]
+        assert patient.context[-1] == ("AGE", v.tokens[prefix[-1]].removeprefix("AGE//"))
+        for event in (event for m in patient.moments for event in m.events):
+            assert event[0] not in v.quantile_tokens
+            assert all(token in v.quantile_tokens or family(token) == family(event[0]) for token in event[1:]) or (
+                event[0].startswith("HOSPITAL_")
+            )
+    with pytest.raises(UserError, match=f"--patient={n + 1}: the split validation has {n + 1} patients"):
+        one_patient.read(work, "validation", n + 1)
+
+
+def test_patients_of_later_files_are_found(work):
+    """Train lies in two files."""
+    v = timelines.vocabulary(work)
+    *_, record = timelines.read(work, "train")
+    assert tokens_of(one_patient.read(work, "train", 119)) == [v.tokens[i] for i in record["tokens"]]
+
+
+def test_neither_dates_nor_ids_show(tmp_path):
+    """The same patients a thousand days later, under other ids, look the same."""
+    there = made_up.cohort(3, 25)
+    away = {
+        7_000_000 + subject: [(t if t is None else t + 1000 * DAY + 7 * MINUTE, *rest) for t, *rest in history]
+        for subject, history in there.items()
+    }
+    shown = []
+    for name, cohort in (("there", there), ("away", away)):
+        workdir = make(tmp_path / name, {"train": cohort, "tuning": made_up.cohort(4, 3, 10**6)})
+        shown.append([one_patient.read(workdir, "train", n) for n in range(25)])
+        facts = inspection.gather(workdir, "train")
+        shown[-1].append([f.tolist() for f in (facts.counts, facts.patients, facts.lengths, *facts.context.values())])
+    assert shown[0] == shown[1]
+
+
+BINS = {f"Q{k}" for k in range(1, 11)}
+
+
+def test_events_of_several_tokens_stay_together():
+    events = [
+        ["HOSPITAL_ADMISSION", "ADMISSION_TYPE//EMERGENCY"],
+        ["INSURANCE//MEDICARE"],
+        ["LAB//7//MG/DL", "Q3"],
+        ["VITAL//BLOOD_PRESSURE", "Q7", "Q2"],
+        ["LAB//8//MG/DL"],
+        ["ATC//J01//ANTIBACTERIALS", "ATC//4//C", "ATC//SFX//A01"],
+        ["ICD10CM//I50", "ICD10CM//3-6//23", "ICD10CM//SFX//A"],
+        ["ICD10CM//I50"],
+        ["ICD//CM//HEART_FAILURE", "ICD//CM//3-6//9"],
+        *([[f"ICD10PCS//{c}" for c in "02HV33Z"]] * 2),
+        ["ICD9PCS//38", "ICD9PCS//SFX//9"],
+        [f"ICD//PCS//{c}" for c in "5A1955Z"],
+        ["HOSPITAL_DISCHARGE", "DISCHARGE_LOCATION//HOME"],
+        ["LAB//51221//%"],
+        ["TIMELINE_END"],
+    ]
+    assert one_patient.by_event([token for event in events for token in event], BINS) == events
+
+
+def test_procedures_cut_short_are_not_cut_into_others():
+    """Seven and five characters: any cut but the right one would tell of something that was not done."""
+    names = [f"ICD10PCS//{c}" for c in "4A02302703Z4"]
+    assert one_patient.by_event([*names, "DRG//5"], BINS) == [names, ["DRG//5"]]
+
+
+@given(
+    st.lists(st.sampled_from(["Q1", "LAB//1", "ICD10PCS//0", "ICU_TYPE//A", "ICD10CM//3-6//1", "", "//", "4//SFX//"]))
+)
+def test_no_token_is_lost_whatever_the_names(tokens):
+    assert [token for event in one_patient.by_event(tokens, BINS) for token in event] == tokens
