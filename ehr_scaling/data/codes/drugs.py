@@ -22,7 +22,7 @@ _LONGEST = 80  # characters of a normalised name: text that somebody pasted into
 _VEHICLES = frozenset(["DEXTROSE", "LACTATED_RINGERS", "SODIUM_CHLORIDE", "WATER"])
 _FLUIDS = _VEHICLES | {"POTASSIUM_CHLORIDE"}
 _FILES = resources.files(__package__)
-_BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]|\{([^{}]*)\}|[(\[{](.*)$")
+_BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]|\{([^{}]*)\}|[(\[{](.*)$", re.DOTALL)
 _WORD = re.compile(r"[A-Z0-9.%]+")
 
 
