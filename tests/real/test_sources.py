@@ -37,7 +37,23 @@ def stays(mirror, tmp_path_factory):
 def demo(mirror, tmp_path_factory):
     raw = fetch("mimic-iv-demo", tmp_path_factory.mktemp("demo"), base_url=mirror)
     out = tmp_path_factory.mktemp("hospital")
-    return raw, out, mimic_iv.extract(raw, out, seed=0, shard_patients=25)
+    return raw, out, mimic_iv.extract(raw, out, seed=0)
+
+
+@pytest.fixture(scope="module")
+def complete(real_data, tmp_path_factory):
+    """The demo with its chartevents and the module of the ED, without checksums."""
+    files = real_data / "physionet" / "files"
+    chart = real_data / "derived" / "chartevents.csv.gz"
+    if not (chart.is_file() and (files / "mimic-iv-ed-demo").is_dir()):
+        pytest.skip(f"no chartevents in {chart.parent}, or no mimic-iv-ed-demo: put them there")
+    raw = tmp_path_factory.mktemp("complete")
+    for path in (*(files / "mimic-iv-demo/2.2").rglob("*.csv.gz"), *(files / "mimic-iv-ed-demo/2.2").rglob("*.csv.gz")):
+        link = raw / path.parent.name / path.name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(path)
+    (raw / "icu/chartevents.csv.gz").symlink_to(chart)
+    return raw
 
 
 def ask(out, query):
@@ -76,7 +92,9 @@ def test_challenge_2012_counts(stays):
     # Every row is an observation or a descriptor (five a stay, and the admission weight), missing or nameless.
     observed = sum(n for code, n in counts.items() if code.startswith("OBS//"))
     missing_descriptors = (12_000 - counts["HEIGHT"]) + (12_000 - counts["WEIGHT"]) + 12
-    assert observed + 6 * 12_000 + (summary["dropped"]["value is missing (-1)"] - missing_descriptors) + 2_403 == 5_059_011
+    assert (
+        observed + 6 * 12_000 + (summary["dropped"]["value is missing (-1)"] - missing_descriptors) + 2_403 == 5_059_011
+    )
     assert summary["events"] == sum(counts.values())
     assert_meds(out)
 
@@ -116,7 +134,41 @@ def test_mimic_demo_counts(demo, real_data):
     assert counts["VITAL"] == 2 * rows("hosp/omr", "result_name LIKE 'Blood Pressure%'")
     assert counts[events.DEATH] == rows("hosp/patients", "dod IS NOT NULL")
     assert counts["GENDER"] == counts["RACE"] == counts[events.BIRTH] == 100
+    assert summary["tables"]["hosp/labevents"] == 107_727
+    assert summary["dropped"]["hosp/labevents: no number"] == 107_727 - 95_246
     assert_meds(out)
+
+
+def test_nothing_in_the_demo_precedes_its_admission(demo):
+    """Days without an hour: a procedure or HCPCS code of the day of an admission is not before it."""
+    _, out, _ = demo
+    early = """SELECT count(*) FROM e JOIN e a USING (subject_id) WHERE a.code LIKE 'HOSPITAL_ADMISSION%'
+      AND regexp_matches(e.code, '^(PROCEDURE|VITAL|BMI)') AND e.time < a.time AND e.time::DATE = a.time::DATE
+      AND e.time = date_trunc('day', e.time)"""
+    ((count,),) = ask(out, early)
+    assert count == 0
+
+
+def test_the_complete_demo_in_each_preset(complete, tmp_path):
+    for preset, stays, at in (("clean", 140, "24"), ("ethos_ares", 140, "0"), ("ethos_paper", 140, "0")):
+        out = tmp_path / preset
+        out.mkdir()
+        summary = mimic_iv.extract(complete, out, seed=0, preset=preset)
+        assert_meds(out)
+        assert summary["sofa"]["stays"] == summary["sofa"]["scores"] == stays
+        scores = f"""SELECT count(*), min(s.numeric_value) >= 0, max(s.numeric_value) <= 24 FROM e s JOIN e i
+          USING (subject_id) WHERE s.code = 'SOFA' AND i.code LIKE 'ICU_ADMISSION%'
+          AND s.time = i.time + INTERVAL {at} HOURS"""
+        ((count, low, high),) = ask(out, scores)
+        ((total,),) = ask(out, "SELECT count(*) FROM e WHERE code = 'SOFA'")
+        assert low
+        assert high
+        assert count == total == (stays if at == "0" else count)
+        drgs = "SELECT count(*) FROM e WHERE starts_with(code, 'DRG//')"
+        codes = {code for (code,) in ask(out, "SELECT DISTINCT code FROM e")}
+        assert ("DRG//UNKNOWN" in codes) == (preset != "clean")
+        assert ask(out, drgs) == [(233 if preset == "clean" else 275,)]  # one a stay
+        assert any(code.startswith("ED_REGISTRATION//") for code in codes) == (preset != "ethos_paper")
 
 
 def test_mimic_demo_deaths_precede_their_discharge(demo):

@@ -52,19 +52,11 @@ _LOOKUPS = {
     "icu/d_items": "itemid label",
 }
 _GSN_TABLE = "hosp/prescriptions"
-_DEFAULT = list(dict.fromkeys(p.table for p in mimic_tables.places("clean", ed=False) if "/" in p.table))
-# What to download: the tables of the default preset, SOFA's, and names of codes.
+# What to download: the tables of the default preset without the ED module, and what names their codes.
 FILES = tuple(
     f"{table}.csv.gz"
-    for table in (
-        *(t for t in _DEFAULT if t not in mimic_tables.OPTIONS),
-        "icu/inputevents",
-        "icu/outputevents",
-        "icu/procedureevents",
-        "hosp/services",
-        _GSN_TABLE,
-        *_LOOKUPS,
-    )
+    for table in dict.fromkeys([*(p.table for p in mimic_tables.places("clean", ed=False)), *_LOOKUPS])
+    if "/" in table and table not in mimic_tables.OPTIONS
 )
 
 
@@ -80,7 +72,7 @@ def inputs(
 
     Raises: UserError where a table is missing.
     """
-    files = _files(raw, preset, tables, ed)
+    files, _ = _files(raw, preset, tables, ed)
     assert raw is not None
     roots = {path.parent.parent for path in files.values()}
     marks = {
@@ -112,21 +104,23 @@ def extract(
       ed: folder of MIMIC-IV-ED, if its tables are not in raw/ed/.
       memory_gb: of all processes together, beyond what the libraries take.
     Returns: the summary of events.finish, with "name", "license", "preset", "tables" {table: rows, or why it is left
-      out}, "dropped" and "mended" {"table: reason": count}, "sofa".
+      out}, "dropped" and "mended" {"table: reason": count}, "several_units" {table: items in more than one
+      unit}, "sofa".
     Raises: UserError for what is wrong with the tables; before any work where that can be seen.
     """
     runner = runner or Runner()
-    files = _files(raw, preset, tables, ed)
+    files, emitted = _files(raw, preset, tables, ed)
     assert raw is not None
-    has_ed = "ed/edstays" in files
     sofa = _suffices_for_sofa(files)
-    plan = Plan({t: str(p) for t, p in files.items()}, preset, has_ed, sofa, _flush(memory_gb, runner.workers))
+    names = {table: str(path) for table, path in files.items()}
+    plan = Plan(names, emitted, preset, "ed/edstays" in files, sofa, _flush(memory_gb, runner.workers))
     used = list(dict.fromkeys(place.table for _, place in plan.places()))
     for table in used:
-        needed = mimic_spread.columns(table, [p for _, p in plan.places() if p.table == table])
-        mimic_read.check(files[table], table, needed)
-    for table, names in _extra(files, preset).items():
-        mimic_read.check(files[table], table, dict.fromkeys(names.split(), "text"))
+        mimic_read.check(
+            files[table], table, list(mimic_spread.columns(table, [p for _, p in plan.places() if p.table == table]))
+        )
+    for table, needed in _extra(files, preset).items():
+        mimic_read.check(files[table], table, needed.split())
     for root in {path.parent.parent for path in files.values()}:
         physionet.verify(root, [p.relative_to(root).as_posix() for p in files.values() if root in p.parents])
 
@@ -170,12 +164,15 @@ def extract(
         "tables": {**rows, **_left_out(preset, used, sofa)},
         "dropped": dict(sorted(dropped.items())),
         "mended": first["mended"],
+        "several_units": {t: n for t, part in zip(used, read, strict=True) if (n := part["several_units"])},
         "sofa": _sofa_summary([part["sofa"] for part in written if part["sofa"]], sofa),
     }
 
 
-def _files(raw: Path | None, preset: str, tables: tuple[str, ...], ed: Path | str | None) -> dict[str, Path]:
-    """The file of each table that is used.
+def _files(
+    raw: Path | None, preset: str, tables: tuple[str, ...], ed: Path | str | None
+) -> tuple[dict[str, Path], list[str]]:
+    """The file of each table that is read, and the tables of which events are made.
 
     Raises: UserError for a table that is missing though it is required or was asked for, and for unknown names.
     """
@@ -219,7 +216,8 @@ def _files(raw: Path | None, preset: str, tables: tuple[str, ...], ed: Path | st
     if not _suffices_for_sofa(files):  # then what only SOFA needs is not read
         files = {table: path for table, path in files.items() if table in wanted or table not in extra}
     needed_lookups = _extra(files, preset)
-    return {t: p for t, p in files.items() if t in wanted or t in extra or t in needed_lookups}
+    read = {t: p for t, p in files.items() if t in wanted or t in extra or t in needed_lookups}
+    return read, sorted(wanted & set(read))
 
 
 def _suffices_for_sofa(files: Mapping[str, Path]) -> bool:

@@ -8,7 +8,7 @@ the file is read again leniently, and such rows are set aside and counted.
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ def find(folder: Path, table: str) -> Path | None:
     return next((p for s in SUFFIXES if (p := folder / f"{table}{s}").is_file()), None)
 
 
-def check(path: Path, table: str, columns: Mapping[str, str]) -> None:
+def check(path: Path, table: str, columns: Iterable[str]) -> None:
     """See in milliseconds whether a file can be what it should: its first bytes, its header, and its end if small.
 
     Raises: UserError.

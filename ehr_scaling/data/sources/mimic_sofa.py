@@ -21,6 +21,9 @@ VENTILATOR = (224684, 224685, 224686, 224687, 220339, 224688, 224689)  # setting
 NOREPINEPHRINE, EPINEPHRINE, DOPAMINE, DOBUTAMINE = 221906, 221289, 221662, 221653  # rates in µg/kg/min
 IRRIGANT = 227488  # put into the bladder: the only urine item that counts against the output
 URINE = (226559, 226560, 226561, 226584, 226563, 226564, 226565, 226567, 226557, 226558, 227489)
+LABS = (PAO2, PLATELETS, BILIRUBIN, CREATININE)
+CHART = (FIO2, *PRESSURES, EYES, VERBAL, MOTOR, *VENTILATOR)
+PRESSORS = (NOREPINEPHRINE, EPINEPHRINE, DOPAMINE, DOBUTAMINE)
 _FIO2_LASTS, _VENTILATION_LASTS = 4 * HOUR, 8 * HOUR  # how long what was charted is taken to hold
 
 
@@ -55,12 +58,12 @@ def first_day(
         "respiration": _respiration(window, of(PAO2), of(FIO2), of(*VENTILATOR)),
         "coagulation": _low(window.lowest(of(PLATELETS)), (150, 100, 50, 20)),
         "liver": _high(window.highest(of(BILIRUBIN)), (1.2, 2, 6, 12)),
-        "cardiovascular": _circulation(window, of(*PRESSURES), {i: of(i) for i in _PRESSORS}),
+        "cardiovascular": _circulation(window, of(*PRESSURES), {i: of(i) for i in PRESSORS}),
         "nervous system": _low(window.lowest(_coma(of(EYES), of(VERBAL), of(MOTOR))), (15, 13, 10, 6)),
         "renal": np.fmax(
             _high(window.highest(of(CREATININE)), (1.2, 2, 3.5, 5)),
             # Less than a day of urine is not a day's output.
-            np.where(full_day, _low(urine, (-np.inf, -np.inf, 500, 200)), np.nan),
+            np.where(full_day, _low(urine, (500, 500, 500, 200)), np.nan),
         ),
     }
     table = np.stack([points[organ] for organ in ORGANS])  # (6, S)
@@ -69,9 +72,6 @@ def first_day(
     score = np.where(some, np.where(measured, table, 0).sum(0), np.nan)
     lacking = Counter({organ: int((some & ~m).sum()) for organ, m in zip(ORGANS, measured, strict=True)})
     return score, lacking
-
-
-_PRESSORS = (NOREPINEPHRINE, EPINEPHRINE, DOPAMINE, DOBUTAMINE)
 
 
 def _key(patient: np.ndarray, time: np.ndarray) -> np.ndarray:

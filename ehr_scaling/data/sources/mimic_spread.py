@@ -70,17 +70,18 @@ DERIVED: dict[str, dict[str, tuple[str, ...]]] = {
 class Plan(NamedTuple):
     """What every unit is told; everything in it is JSON."""
 
-    files: dict[str, str]  # of the tables that are used
+    files: dict[str, str]  # of the tables that are read
+    tables: list[str]  # those of which events are made
     preset: str
     ed: bool
     sofa: bool
     flush: int = FLUSH
 
     def places(self) -> list[tuple[int, Place]]:
-        """Numbered places of the tables that are there."""
-        numbered = list(enumerate(mimic_tables.places(self.preset, self.ed)))
+        """Numbered places of the tables that are there, and what SOFA is made of."""
+        numbered = enumerate(mimic_tables.places(self.preset, self.ed))
         hidden = mimic_tables.SOFA_INPUTS if self.sofa else ()
-        return [(n, p) for n, p in numbered if p.table in self.files] + [
+        return [(n, p) for n, p in numbered if p.table in self.tables] + [
             (HIDDEN_PLACE, p) for p in hidden if p.table in self.files
         ]
 
@@ -96,7 +97,7 @@ def columns(table: str, places: list[Place]) -> dict[str, str]:
 
 
 def spread(out: Path, plan: Plan, table: str) -> None:
-    """Unit: spread one table over the shards. Record: {"rows", "dropped"}."""
+    """Unit: spread one table over the shards. Record: {"rows", "dropped", "several_units"}."""
     scratch = out / SCRATCH
     once(scratch / f"{name_of(table)}.json", lambda: _spread(scratch, Plan(*plan), table))
 
@@ -146,7 +147,9 @@ class _Spreading:
         unfinished.replace(self.target)
         self.dropped.update(log.bad)
         reasons = {f"{self.table}: {reason}": n for reason, n in sorted(self.dropped.items())}
-        return {"rows": log.rows, "dropped": reasons}
+        units = Counter(code.split("//")[1] for code in self.codes if code.startswith(("LAB//", "CHART//")))
+        several = sum(n > 1 for n in units.values())
+        return {"rows": log.rows, "dropped": reasons, "several_units": several}
 
     def _take(self, batch: Batch) -> None:
         patient = self.lookup(batch["subject_id"])
@@ -189,7 +192,7 @@ class _Spreading:
         for i, text in enumerate(reasons[1:], 1):
             self.dropped[text] += int((~used & (reason == i)).sum())
         for at, text in lost:
-            self.dropped[f"{text} of a row that is kept"] += int((used & at).sum())
+            self.dropped[f"{text}, in a row of other events"] += int((used & at).sum())
         self.dropped = +self.dropped
 
     def _entry(
@@ -258,8 +261,8 @@ class _Spreading:
         known = (entry.code, *words)
         if known not in self.parts:
             left = iter(words[::-1])
-            blank = self.plan.preset == "clean"
-            spelt = [_part(next(left), blank) if part.startswith("{") else part for part in entry.code]
+            clean = self.plan.preset == "clean"
+            spelt = [_part(next(left), clean) if part.startswith("{") else part for part in entry.code]
             self.parts[known] = self.codes.setdefault("//".join(spelt), len(self.codes))
         return self.parts[known]
 
@@ -320,10 +323,10 @@ class _Spreading:
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
 
 
-def _part(word: str | None, blank_is_null: bool) -> str:
-    if word is None or (blank_is_null and not word.strip()):
+def _part(word: str | None, clean: bool) -> str:
+    if word is None or (clean and not word.strip()):
         return "UNK"
-    return re.sub("/{2,}", "/", word)
+    return re.sub("/{2,}", "/", word.strip() if clean else word)
 
 
 def mix(x: np.ndarray) -> np.ndarray:

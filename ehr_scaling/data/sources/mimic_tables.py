@@ -6,8 +6,10 @@ of one place in the order of the file.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+
+from ehr_scaling.data.sources import mimic_sofa
 
 PRESETS = ("clean", "ethos_ares", "ethos_paper")
 REQUIRED = ("hosp/patients", "hosp/admissions")
@@ -231,34 +233,22 @@ def _vitals(table: str, time: str, needs: bool) -> list[Place]:
     return [*places, Place(table, (Entry(("VITAL", "PAIN"), time, "pain", pain, needs=True),), ("stay_id", "pain"))]
 
 
-_SOFA_LABS = ("50821", "51265", "50885", "50912")
-_SOFA_CHART = (
-    *("223835", "220052", "220181", "225312", "220739", "223900", "223901"),
-    *("224684", "224685", "224686", "224687", "220339", "224688", "224689"),
-)
-_PRESSORS = ("221906", "221289", "221662", "221653")
-_URINE = (
-    *("226559", "226560", "226561", "226584", "226563", "226564"),
-    *("226565", "226567", "226557", "226558", "227488", "227489"),
-)
-
-
-def _hidden(table: str, items: tuple[str, ...], time: str, value: str, *more: tuple[str, Test, str]) -> Place:
-    only = (("itemid", one_of(*items), "no event is made of it"), *more)
+def _hidden(table: str, items: Iterable[int], time: str, value: str, *more: tuple[str, Test, str]) -> Place:
+    only = (("itemid", one_of(*map(str, items)), "no event is made of it"), *more)
     return Place(table, (Entry(("SOFA_INPUT", "{itemid}"), time, value, only=only, needs=True),), None)
 
 
 SOFA_INPUTS = (
-    _hidden("hosp/labevents", _SOFA_LABS, "charttime", "valuenum"),
-    _hidden("icu/chartevents", _SOFA_CHART, "charttime", "valuenum"),
+    _hidden("hosp/labevents", mimic_sofa.LABS, "charttime", "valuenum"),
+    _hidden("icu/chartevents", mimic_sofa.CHART, "charttime", "valuenum"),
     _hidden(
         "icu/inputevents",
-        _PRESSORS,
+        mimic_sofa.PRESSORS,
         "starttime",
         "rate",
         ("rateuom", one_of("mcg/kg/min"), "a rate in another unit"),
     ),
-    _hidden("icu/outputevents", _URINE, "charttime", OUTPUT_VALUE),
+    _hidden("icu/outputevents", (*mimic_sofa.URINE, mimic_sofa.IRRIGANT), "charttime", OUTPUT_VALUE),
 )
 _AT_SOFA = Place(SOFA, ())
 DAY_KEYS = {"hosp/diagnoses_icd": ("hadm_id", "seq_num"), "hosp/procedures_icd": ("hadm_id", "seq_num")}
