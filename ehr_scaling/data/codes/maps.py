@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ehr_scaling.data.codes.drugs import ingredient
 from ehr_scaling.errors import UserError
 
 Rule = Literal["ares", "paper", "clean"]  # whose reading of several targets
@@ -187,6 +188,18 @@ def atc_one(codes: tuple[str, ...]) -> str | None:
     group = min(groups, key=lambda g: (-groups[g], bool(_LOCAL.match(g)), g))
     shared = _shared([code for code in distinct if code[:3] == group])
     return shared[: max(level for level in (3, 4, 5, 7) if level <= len(shared))]
+
+
+def atc_by_ingredient(maps: CodeMaps) -> dict[str, str]:
+    """Ingredient → its one ATC path (`atc_one`), of all names in the table that `drugs.ingredient` knows.
+
+    For drugs that a hospital spells otherwise than the table, which may list "metoprolol tartrate" and no metoprolol.
+    """
+    codes: dict[str, tuple[str, ...]] = {}
+    for name, several in maps.atc.items():
+        if found := ingredient(name):
+            codes[found] = codes.get(found, ()) + several
+    return {found: one for found, several in codes.items() if (one := atc_one(several))}
 
 
 _LOCAL = re.compile(r"A01|A07|B05|C05|D|G01|R01|R02|S")

@@ -277,6 +277,18 @@ def test_one_drug_is_one_path(codes, expected):
     assert atc_one(codes[::-1]) == expected
 
 
+def test_paths_of_ingredients_gather_the_spellings_of_the_table():
+    table = {
+        "metoprolol tartrate": ("C07AB02",),
+        "metoprolol succinate xl": ("C07AB02",),
+        "insulin glargine": ("A10AE04",),
+        "humalog": ("A10AB04",),
+        "foobarine": ("N01AX01",),
+    }
+    found = maps.atc_by_ingredient(load(None)._replace(atc=table))
+    assert found == {"METOPROLOL": "C07AB02", "INSULIN": "A10A"}
+
+
 @given(st.lists(st.from_regex(r"[A-DS][01][0-2][AB][AB]0[0-3]", fullmatch=True), min_size=1, max_size=9))
 def test_the_one_path_is_a_level_of_one_of_the_codes(codes):
     one = atc_one(tuple(codes))
