@@ -75,7 +75,7 @@ def extract(
     the events of a shard of patients and of a piece of some million rows, whatever the sizes of the files.
 
     Returns: the summary of events.finish, with "name", "license", "dialect", "splits" ("of the data set" or "by
-      hash"), "dropped" {reason: rows} and "noticed" {what: rows or patients}, of what was mended or is odd, but kept.
+      hash"), "dropped" {reason: rows} and "mended" {what: rows or patients}, of what was mended or is odd, but kept.
     Raises: UserError, before any work is done, for a file that cannot be read, a column that is missing or cannot be
       MEDS', an unknown split, a patient listed twice; and for a patient without a split.
     """
@@ -102,7 +102,7 @@ def extract(
     gathers = [(folder, out, dialect, i, split, k) for i, (split, k) in enumerate(shards)]
     names = [f"{split}-{k}" for split, k in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
-    dropped, noticed = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "noticed"))
+    dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))
     metadata = {
         key: str(about[key])
         for key in ("dataset_name", "dataset_version", "license", "location_uri", "description_uri")
@@ -118,7 +118,7 @@ def extract(
         "dialect": dialect,
         "splits": "by hash" if listed is None else "of the data set",
         "dropped": dropped,
-        "noticed": noticed,
+        "mended": mended,
     }
 
 

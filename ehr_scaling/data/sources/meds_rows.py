@@ -192,8 +192,8 @@ def _values(batch: pa.RecordBatch, dropped: Dropped) -> np.ndarray:
     with np.errstate(over="ignore"):
         values = raw.astype(np.float32)
     given = pc.is_valid(column).to_numpy(zero_copy_only=False)
-    dropped.values["numeric_value is NaN"] += int((np.isnan(raw) & given).sum())
-    dropped.values["numeric_value is infinite, or too large for float32"] += int(np.isinf(values).sum())
+    dropped.values["numeric_value is NaN: no value"] += int((np.isnan(raw) & given).sum())
+    dropped.values["numeric_value is infinite, or too large for float32: no value"] += int(np.isinf(values).sum())
     return np.where(np.isinf(values), np.float32(np.nan), values)
 
 

@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
         ("file", pa.int32()),  # which of the data set's files it is from
     ]
 )
+_ONCE = ("GENDER//", events.BIRTH, events.DEATH, "ED_REGISTRATION", "ED_OUT")
 Part = tuple[str, int, int, int]  # a file, its number, and the range of its row groups
 
 
@@ -75,11 +76,11 @@ def _spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> dict[
     with np.load(folder.assigned()) as known:
         ids, shard_of = known["ids"], known["shard"]
     folder.spread(0, 0).parent.mkdir(exist_ok=True)
-    dropped, noticed = Dropped(Counter(), Counter(), set()), Counter[str]()
+    dropped, mended = Dropped(Counter(), Counter(), set()), Counter[str]()
     held: list[tuple[Rows, int]] = []
     files = count = 0
     for path, file, first, last in parts:
-        for rows in _watched(meds_rows.read(Path(path), range(first, last), dialect, dropped), noticed):
+        for rows in _watched(meds_rows.read(Path(path), range(first, last), dialect, dropped), mended):
             if len(rows.subjects):
                 held.append((rows, file))
                 count += len(rows.subjects)
@@ -91,10 +92,10 @@ def _spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> dict[
     pairs = sorted(dropped.spelt)
     table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
     whole(folder.spelt(unit), lambda path: pq.write_table(table, path))
-    return {"dropped": dropped.rows, "noticed": dropped.values + noticed}
+    return {"dropped": dropped.rows, "mended": dropped.values + mended}
 
 
-def _watched(batches: Iterator[Rows], noticed: Counter[str]) -> Iterator[Rows]:
+def _watched(batches: Iterator[Rows], mended: Counter[str]) -> Iterator[Rows]:
     """Count what breaks the order that MEDS prescribes; `gather` sorts it."""
     runs: list[np.ndarray] = []
     before: tuple[int, int] | None = None
@@ -104,14 +105,14 @@ def _watched(batches: Iterator[Rows], noticed: Counter[str]) -> Iterator[Rows]:
             if before:
                 ids, times = np.append(before[0], ids), np.append(before[1], times)
             same = ids[1:] == ids[:-1]
-            noticed["rows out of the order of time"] += int((same & (times[1:] < times[:-1])).sum())
+            mended["rows out of the order of time"] += int((same & (times[1:] < times[:-1])).sum())
             runs += [] if before else [ids[:1]]
             runs.append(ids[1:][~same])
             before = int(ids[-1]), int(times[-1])
         yield rows
     if runs:
         starts = np.concatenate(runs)
-        noticed["patients whose rows are not together"] += len(starts) - len(distinct(starts))
+        mended["patients whose rows are not together"] += len(starts) - len(distinct(starts))
 
 
 def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: np.ndarray) -> None:
@@ -169,7 +170,7 @@ def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: 
         if str(shard) in held:
             tables.append(file.read_row_group(held.index(str(shard))))
     if not tables:
-        return {"events": 0, "patients": 0, "dropped": {}, "noticed": {}}
+        return {"events": 0, "patients": 0, "dropped": {}, "mended": {}}
     table = pa.concat_tables(tables).unify_dictionaries()
     code = table["code"].combine_chunks()
     code = code.chunk(0) if isinstance(code, pa.ChunkedArray) else code
@@ -179,8 +180,8 @@ def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: 
     codes = code.indices.to_numpy().astype(np.int64)
     order = np.lexsort((place[codes], times, subjects))  # stable: else the order of the files
     rows = Rows(subjects, times, codes, values, names).at(order)
-    dropped, noticed = Counter[str](), Counter[str]()
-    _count(rows, files[order], noticed)
+    dropped, mended = Counter[str](), Counter[str]()
+    _count(rows, files[order], mended)
     if dialect in dialects.MIMIC:
         rows = _settled(rows, dropped)
     summary = events.write_shard(
@@ -197,26 +198,26 @@ def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: 
             }
         ),
     )
-    return {**summary, "dropped": dropped, "noticed": noticed}
+    return {**summary, "dropped": dropped, "mended": mended}
 
 
-def _count(rows: Rows, files: np.ndarray, noticed: Counter[str]) -> None:
+def _count(rows: Rows, files: np.ndarray, mended: Counter[str]) -> None:
     same = rows.subjects[1:] == rows.subjects[:-1]
     crossing = same & (files[1:] != files[:-1])
-    noticed["patients in several files"] += len(distinct(rows.subjects[1:][crossing]))
+    mended["patients in several files"] += len(distinct(rows.subjects[1:][crossing]))
     with np.errstate(over="ignore"):  # a hash, modulo 2^64
         mixed = rows.values.view(np.uint32).astype(np.uint64)
         for column in (rows.subjects, rows.times, rows.codes):
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column.astype(np.uint64)
     mixed.sort()  # np.unique is ten times slower
-    noticed["rows that repeat another"] += int((mixed[1:] == mixed[:-1]).sum())
+    mended["rows that repeat another: kept"] += int((mixed[1:] == mixed[:-1]).sum())
     is_birth = np.array([n.partition("//")[0] == events.BIRTH for n in rows.names], bool)
     at = np.flatnonzero(is_birth[rows.codes])
     born, first = np.unique(rows.subjects[at], return_index=True)
     if len(born):
         i = np.minimum(np.searchsorted(born, rows.subjects), len(born) - 1)
         early = (born[i] == rows.subjects) & (rows.times != STATIC) & (rows.times < rows.times[at][first][i])
-        noticed["rows before the patient's birth"] += int(early.sum())
+        mended["rows before the patient's birth: kept"] += int(early.sum())
 
 
 def _settled(rows: Rows, dropped: Counter[str]) -> Rows:
@@ -233,6 +234,12 @@ def _settled(rows: Rows, dropped: Counter[str]) -> Rows:
     times[at] = STATIC
     keep[at[again]] = False
     dropped["RACE: told again"] += int(again.sum())
+
+    # One visit to the emergency department is told at each admission that follows it.
+    once_only = np.array([n.startswith(_ONCE) for n in names], bool)[codes]
+    again = once_only[1:] & ~first_of_run(codes)[1:] & ~first_of_run(times)[1:] & ~first_of_run(rows.subjects)[1:]
+    keep[1:] &= ~again
+    dropped["births, deaths, ED visits: told again"] += int(again.sum())
 
     at = np.flatnonzero(starts[dialects.LOCATION][codes])
     admitted = np.array([n.startswith(dialects.ADMISSION) for n in names], bool)

@@ -26,6 +26,8 @@ STAY = {"insurance": "Medicare", "marital_status": None, "race": "UNKNOWN"}
 ETHOS = [
     (None, "GENDER//F", None, {}),
     (BORN, "MEDS_BIRTH", None, {}),
+    (BORN, "ED_REGISTRATION", None, {}),
+    (BORN, "ED_REGISTRATION", None, {}),
     (DAY, "Blood Pressure Sitting", None, {"text_value": "120 / 80"}),
     (DAY, "Blood Pressure", None, {"text_value": "?/80"}),
     (DAY, "BMI (kg/m2)", None, {"text_value": "27.5"}),
@@ -53,6 +55,7 @@ EXPECTED = [
     (None, "GENDER//F", None),
     (None, "RACE//BLACK", None),  # the first admission does not tell it
     (BORN, "MEDS_BIRTH", None),
+    (BORN, "ED_REGISTRATION", None),
     (DAY, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
     (DAY, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
     (DAY, "BMI", 27.5),
@@ -77,6 +80,7 @@ DROPPED = {
     "DRGs: another kind than HCFA": 1,
     "RACE: told again": 1,
     "VITAL: no number": 2,
+    "births, deaths, ED visits: told again": 1,
     "LAB: no number": 1,
     "doses: no name": 1,
     "doses: not administered": 1,
@@ -210,7 +214,7 @@ def test_ethos(tmp_path):
 
 
 def test_ethos_with_the_emergency_department(tmp_path):
-    summary, found = extract(tmp_path, ED + ETHOS[9:])
+    summary, found = extract(tmp_path, ED + ETHOS[11:])
     assert [(code, value) for time, code, value in found if time == DAY] == [
         ("ED_REGISTRATION//AMBULANCE", None),
         ("ACUITY", 2.0),

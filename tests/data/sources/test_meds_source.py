@@ -80,7 +80,7 @@ def test_its_splits_are_kept_and_free_text_is_not(tmp_path):
         "dialect": "other",
         "splits": "of the data set",
         "dropped": {},
-        "noticed": {"patients whose rows are not together": 1, "rows out of the order of time": 1},
+        "mended": {"patients whose rows are not together": 1, "rows out of the order of time": 1},
     }
 
 
@@ -196,7 +196,7 @@ def other(column, array):
 
 
 @pytest.mark.parametrize(
-    ("shard", "dropped", "noticed"),
+    ("shard", "dropped", "mended"),
     [
         (table([(1, 0, "A", 1.0), (None, 0, "A", 1.0)]), {"no subject_id": 1}, {}),
         (other("code", pa.array([None, "", " \t", "A"])), {"no code": 3}, {}),
@@ -209,7 +209,7 @@ def other(column, array):
         (
             other("numeric_value", pa.array([float("nan"), float("inf"), -1e308, 3e38, None])),
             {},
-            {"numeric_value is NaN": 1, "numeric_value is infinite, or too large for float32": 2},
+            {"numeric_value is NaN: no value": 1, "numeric_value is infinite, or too large for float32: no value": 2},
         ),
         (other("numeric_value", pa.nulls(2)), {}, {}),
         (other("time", pa.nulls(2)), {}, {}),
@@ -223,20 +223,20 @@ def other(column, array):
             {"time before 1800 or after 2261": 2},
             {},
         ),
-        (table([(1, 0, "A", 1.0), (1, 0, "A", 1.0), (1, 0, "A", None)]), {}, {"rows that repeat another": 1}),
+        (table([(1, 0, "A", 1.0), (1, 0, "A", 1.0), (1, 0, "A", None)]), {}, {"rows that repeat another: kept": 1}),
         (
             table([(1, 5, "MEDS_BIRTH", None), (1, 4, "A", None), (1, 6, "A", None), (1, None, "B", None)]),
             {},
-            {"rows before the patient's birth": 1, "rows out of the order of time": 2},
+            {"rows before the patient's birth: kept": 1, "rows out of the order of time": 2},
         ),
         (table([(1, None, "MEDS_DEATH", None), (1, 0, "A", None)]), {"no time": 1}, {}),
     ],
 )
-def test_what_is_odd_is_counted(tmp_path, shard, dropped, noticed):
+def test_what_is_odd_is_counted(tmp_path, shard, dropped, mended):
     """And the rest of the file is there."""
     summary, _ = extract(put(tmp_path / "raw", {"0": shard}), tmp_path / "events", splits=(1.0, 0.0, 0.0))
     assert summary["dropped"] == dropped
-    assert summary["noticed"] == noticed
+    assert summary["mended"] == mended
     assert summary["events"] == len(shard) - sum(dropped.values())
 
 
@@ -292,7 +292,7 @@ def test_patients_in_several_files_are_brought_together(tmp_path):
     shards = {str(k): table([(i, k, f"A{k}", None) for i in range(20)]) for k in range(5)}
     summary, found = extract(put(tmp_path / "raw", shards), tmp_path / "events", splits=(1.0, 0.0, 0.0))
     assert found["train"][0]["code"].to_pylist() == [f"A{k}" for k in range(5)] * 20
-    assert summary["noticed"] == {"patients in several files": 20}
+    assert summary["mended"] == {"patients in several files": 20}
 
 
 def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
