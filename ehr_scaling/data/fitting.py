@@ -36,7 +36,7 @@ def fit(counts: Counts, settings: Mapping[str, Any], maps: CodeMaps, parents: Pa
         draft.vocabulary,
         tokens=tuple(draft.vocabulary.tokens[i] for i in order),
         counts=tuple(numbers[i] for i in order),
-        quantiles=dict(sorted(breaks.items())),
+        quantiles={scale: breaks[scale] for scale in sorted(draft.scales())},
         settings={**settings, "code_maps": dict(maps.files)},
     )
 
@@ -81,7 +81,7 @@ class _Draft:
     def __init__(
         self, counts: Counts, rules: Rules, breaks: dict[str, tuple[float, ...]], slots: list[str], parents: Parents
     ) -> None:
-        self.rules, self.breaks, self.parents = rules, breaks, parents
+        self.counts, self.rules, self.breaks, self.parents = counts, rules, breaks, parents
         settings = rules.settings
         self.codes = {
             code: n.valued if rules(code).needs_value else n.timed
@@ -117,6 +117,16 @@ class _Draft:
             interval_bounds=tuple(rules.intervals.values()),
             bins=settings["bins"],
         )
+
+    def scales(self) -> set[str]:
+        """Scales whose values make a token, in the timeline or in the prefix."""
+        slots = self.vocabulary.context_slots
+        made = [(code, self.rules(code)) for code in self.counts.codes]
+        return {
+            rule.scale
+            for code, rule in made
+            if rule.scale in self.breaks and (code in self.codes or slot_family(rule, code) in slots)
+        }
 
     def _kept(self, code: str) -> bool:
         rule = self.rules(code)

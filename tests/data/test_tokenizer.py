@@ -6,45 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_up import DAY, MINUTE
+from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import columns, counting, events, fitting, presets, tokenizer
-from ehr_scaling.data.codes import maps
+from ehr_scaling.data import columns, presets, tokenizer
 from ehr_scaling.data.columns import STATIC
-from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import INTERVALS
 from ehr_scaling.errors import UserError
 
 HOUR = 60 * MINUTE
-MAPS = maps.load(None)
-
-
-def fit(folder, code_maps=MAPS, parents=None, **options):
-    settings, parents = tokenizer.options(options), parents or {}
-    counts = counting.merge(counting.count(p, settings, code_maps, parents) for p in events.shards(folder, "train"))
-    return fitting.fit(counts, settings, code_maps, parents)
-
-
-def tokenize(folder, split, vocabulary, code_maps=MAPS, parents=None):
-    parts, stats = [], []
-    for path in events.shards(folder, split):
-        for part, stat in tokenizer.tokenize(path, vocabulary, code_maps, parents or {}):
-            parts.append(part)
-            stats.append(stat)
-    return parts, stats
-
-
-def names(vocabulary, part: Timelines, p: int = 0):
-    return [vocabulary.tokens[i] for i in part.tokens[part.offsets[p] : part.offsets[p + 1]]]
-
-
-def one(tmp_path, history, train=None, **options):
-    """Tokens of one patient of the tuning split under the vocabulary of `train` (itself, if None)."""
-    train = {2: history} if train is None else train
-    folder = made_up.write(tmp_path / "events", train=train, tuning={9_001: history}, held_out={9_003: history})
-    vocabulary = fit(folder, **{"min_count": 1, **options})
-    parts, stats = tokenize(folder, "tuning", vocabulary)
-    assert len(parts) == 1
-    return vocabulary, parts[0], stats[0]
 
 
 @pytest.mark.parametrize(

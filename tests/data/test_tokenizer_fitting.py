@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import DAY
-from test_tokenizer import MAPS, fit, names, one, tokenize
+from tokenized import MAPS, fit, names, one, tokenize
 
 from ehr_scaling.data import columns, counting, events, fitting, rare, timelines, tokenizer
 from ehr_scaling.data.rare import BinCounts, _merge_bins
