@@ -37,8 +37,6 @@ RELEASES = {
     "mimic-iv": Release("mimiciv", ("3.1", "3.0", "2.2"), credentialed=True),
     "mimic-iv-ed": Release("mimic-iv-ed", ("2.2",), credentialed=True, files=_of_ed),
 }
-# Sources that are downloaded without being asked to: anybody may have them.
-PUBLIC = tuple(name for name, release in RELEASES.items() if name in MODULES and not release.credentialed)
 
 
 def get(name: str) -> ModuleType:

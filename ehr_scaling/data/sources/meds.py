@@ -36,6 +36,7 @@ VERSION = 2  # of what is made of the files; a change of it refuses events that 
 FILES = None  # a MEDS data set is brought by the user
 _UNIT = 8_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
+_LOOKED_UP = 1 << 20  # codes of the metadata in which it looks
 _ANCESTORS = 32  # of a code, nearest first
 
 
@@ -202,30 +203,28 @@ def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return ids[order], index[order].astype(np.int8)
 
 
-def _told(raw: Path) -> dict[str, tuple[str | None, list[str]]]:
-    """Description and parents of codes, from metadata/codes.parquet; empty where there is none."""
+def _told(raw: Path) -> pa.Table:
+    """Code, description and parents from metadata/codes.parquet; it may be all of an ontology, so it stays Arrow's."""
     path = raw / CODES_FILE
+    schema = pa.schema({"code": pa.string(), "description": pa.string(), "parent_codes": pa.list_(pa.string())})
     if not path.is_file():
-        return {}
+        return schema.empty_table()
     table = _table(path)
     if "code" not in table.column_names:
         raise UserError(f"{path} has no column code: mend it or delete it")
-    rows = len(table)
-    described = "description" in table.column_names and _is_string(table["description"].type)
-    descriptions = table["description"].to_pylist() if described else [None] * rows
-    listed = "parent_codes" in table.column_names and pa.types.is_list(table["parent_codes"].type)
-    listed = listed or ("parent_codes" in table.column_names and pa.types.is_large_list(table["parent_codes"].type))
-    parents = table["parent_codes"].to_pylist() if listed else [None] * rows
-    return {
-        str(code).strip(): (text, [str(p) for p in above or () if p])
-        for code, text, above in zip(table["code"].to_pylist(), descriptions, parents, strict=True)
-        if code
-    }
+    columns = []
+    for field in schema:
+        try:
+            columns.append(table[field.name].cast(field.type))
+        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # it is not there, or of another kind
+            columns.append(pa.nulls(len(table), field.type))
+    return pa.table(columns, schema=schema).filter(pc.is_valid(columns[0]))
 
 
-def _codes(files: list[Path], told: Iterable[str]) -> set[str]:
+def _codes(files: list[Path], told: pa.Table) -> set[str]:
     """Codes by which to know the dialect: those of the metadata, and of the first rows of some files."""
-    return set(told).union(*(meds_rows.codes(path) for path in files[:: max(1, len(files) // _LOOKED_AT)]))
+    first = (meds_rows.codes(path) for path in files[:: max(1, len(files) // _LOOKED_AT)])
+    return set(told["code"].slice(0, _LOOKED_UP).to_pylist()).union(*first)
 
 
 def _assign(
@@ -255,28 +254,44 @@ def _assign(
 
 
 def _metadata(
-    folder: shuffle.Folder, units: int, told: dict[str, tuple[str | None, list[str]]], dialect: str
+    folder: shuffle.Folder, units: int, told: pa.Table, dialect: str
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Descriptions and parents of our codes. Parents are spelt as our codes are, followed by theirs, nearest first."""
     descriptions: dict[str, str] = {}
     parents: dict[str, list[str]] = {}
-    if not any(text or above for text, above in told.values()):
+    if not len(told):
         return descriptions, parents
     pairs: set[tuple[str, str]] = set()
     for i in range(units):
         table = pq.read_table(folder.spelt(i))
         pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
+    text, above = _closure(told, {theirs for theirs, _ in pairs})
     for theirs, ours in sorted(pairs):
-        text, _ = told.get(theirs, (None, []))
-        if text and ours not in descriptions:
-            descriptions[ours] = text
-        above: list[str] = []
-        queue = [theirs]
-        while queue and len(above) < _ANCESTORS:
-            found = [p for code in queue for p in told.get(code, (None, []))[1] if p not in above and p != theirs]
-            queue = list(dict.fromkeys(found))
-            above += queue
-        spelt = [code if dialect == dialects.OWN else dialects.prefixed(code) for code in above[:_ANCESTORS]]
+        if text.get(theirs):
+            descriptions.setdefault(ours, text[theirs])
+        ancestors: dict[str, None] = {}
+        level = [theirs]
+        while level and len(ancestors) < _ANCESTORS:
+            level = [p for code in level for p in above.get(code, ()) if p != theirs and p not in ancestors]
+            ancestors |= dict.fromkeys(level)
+        spelt = [code if dialect == dialects.OWN else dialects.prefixed(code) for code in ancestors]
         if spelt:
             parents[ours] = list(dict.fromkeys([*parents.get(ours, []), *spelt]))[:_ANCESTORS]
     return descriptions, parents
+
+
+def _closure(told: pa.Table, codes: set[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Descriptions of codes; parents of them and of all their ancestors."""
+    text: dict[str, str] = {}
+    above: dict[str, list[str]] = {}
+    level = codes
+    while level:
+        rows = told.filter(pc.is_in(told["code"], pa.array(sorted(level), pa.string())))
+        for code, description, parents in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            if description:
+                text[code] = description
+            above[code] = [parent for parent in parents or () if parent]
+        for code in level:
+            above.setdefault(code, [])
+        level = {parent for code in level for parent in above[code]} - above.keys()
+    return text, above
