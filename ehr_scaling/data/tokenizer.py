@@ -32,7 +32,6 @@ COMMON: dict[str, Any] = {
     "age": "5-year",  # how the prefix tells it: see vocabulary.AGE_STYLES
     # Values of the prefix: "past" only; "single": one that is alone whatever its time; "last": the last of all.
     "context_time": "past",
-    "code_maps": None,  # folder of code maps
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     name: {**COMMON, "preset": name, **preset.options} for name, preset in presets.PRESETS.items()
@@ -85,7 +84,6 @@ def options(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         right = classes in (13, 19)
     if not right:
         raise UserError(f"tokenizer option intervals is {classes!r}: take 13, 19 or ascending lower bounds in minutes")
-    merged["code_maps"] = str(merged["code_maps"]) if merged["code_maps"] else None
     return {k: list(v) if isinstance(v, tuple | list) else v for k, v in merged.items()}
 
 
