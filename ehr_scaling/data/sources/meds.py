@@ -34,7 +34,7 @@ SPLITS_FILE, CODES_FILE, ABOUT_FILE = (
 )
 VERSION = 2  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
-_UNIT = 8_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
+_UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
 _LOOKED_UP = 1 << 20  # codes of the metadata in which it looks
 _ANCESTORS = 32  # of a code, nearest first
