@@ -209,6 +209,8 @@ def _files(
             )
         elif table in asked:
             raise UserError(f"{raw / table}.csv.gz is missing: copy it there, or take it out of the tables")
+    if preset == "ethos_paper" and "hosp/labevents" in files and "hosp/d_labitems" not in files:
+        raise UserError(f"{raw / 'hosp/d_labitems'}.csv.gz is missing: the preset ethos_paper takes names from it")
     if "ed/edstays" not in files:
         if ed is not None:
             raise UserError(f"{ed_folder / 'ed/edstays'}.csv.gz is missing: copy it there from MIMIC-IV-ED")

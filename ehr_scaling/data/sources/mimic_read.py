@@ -5,6 +5,7 @@ here costs time or memory per string. It is strict first; where a file has a val
 the file is read again leniently, and such rows are set aside and counted.
 """
 
+import csv
 import gzip
 import zlib
 from collections import Counter
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from ehr_scaling.errors import UserError
@@ -73,7 +75,7 @@ def check(path: Path, table: str, columns: Iterable[str]) -> None:
     """
     try:
         header = pq.read_schema(path).names if path.suffix == ".parquet" else _header(path)
-    except (OSError, EOFError, zlib.error, pa.ArrowInvalid):
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowInvalid):
         raise UserError(f"{path} {_DAMAGED}") from None
     if missing := [name for name in columns if name not in header]:
         other = next((d for d in (";", "\t", "|") if len(header) == 1 and d in header[0]), None)
@@ -98,7 +100,7 @@ def _header(path: Path) -> list[str]:
     except UnicodeDecodeError as e:
         row = start[: e.start].count(b"\n") + 1
         raise UserError(f"{path}, row {row}: the text is not UTF-8: save the file in that encoding") from None
-    return [name.strip().strip('"') for name in text.splitlines()[0].split(",")]
+    return next(csv.reader(text.splitlines()[:1]))
 
 
 def batches(path: Path, columns: Mapping[str, str], log: Log, *, lenient: bool = False) -> Iterator[Batch]:
@@ -113,6 +115,10 @@ def batches(path: Path, columns: Mapping[str, str], log: Log, *, lenient: bool =
         if not path.is_file():
             raise UserError(f"{path} is gone: put it back and run again") from None
         raise UserError(f"{path} {_DAMAGED}") from None
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, KeyError):
+        raise UserError(
+            f"{path} has a column of a type that it cannot be read as: take the release's own file"
+        ) from None
     except pa.ArrowInvalid as e:
         if not lenient and "straddling" not in str(e):
             raise
@@ -122,10 +128,11 @@ def batches(path: Path, columns: Mapping[str, str], log: Log, *, lenient: bool =
 
 def _raw(path: Path, columns: Mapping[str, str], log: Log, lenient: bool) -> Iterator[pa.RecordBatch]:
     if path.suffix == ".parquet":
-        yield from pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns))
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns)):
+            yield pa.record_batch([_plain(column) for column in batch.columns], names=batch.schema.names)
         return
 
-    def ragged(row: csv.InvalidRow) -> str:
+    def ragged(row: arrow_csv.InvalidRow) -> str:
         log.rows += 1
         _bad(log, "another number of columns than the header", row.number or 0)
         return "skip"
@@ -133,14 +140,27 @@ def _raw(path: Path, columns: Mapping[str, str], log: Log, lenient: bool) -> Ite
     types = {name: _csv_type(kind, lenient) for name, kind in columns.items()}
     if path.stat().st_size < 1 << 16 and not _rows(path):
         return  # Arrow takes a header without a line break for an empty file
-    yield from csv.open_csv(
+    yield from arrow_csv.open_csv(
         path,
-        csv.ReadOptions(use_threads=False, block_size=_BLOCK),  # else rows have no number
-        csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),  # comments of labevents have line breaks
-        csv.ConvertOptions(
+        arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK),  # else rows have no number
+        arrow_csv.ParseOptions(
+            newlines_in_values=True, invalid_row_handler=ragged
+        ),  # comments of labevents have line breaks
+        arrow_csv.ConvertOptions(
             column_types=types, include_columns=list(columns), null_values=[""], strings_can_be_null=True
         ),
     )
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """Without what other programs put into parquet: NaN for nothing, times finer than µs, indices into words."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_floating(values.type):
+        return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    if pa.types.is_timestamp(values.type):
+        return values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.timestamp("us"))
+    return values
 
 
 def _rows(path: Path) -> bool:

@@ -378,15 +378,13 @@ def derive(table: str, batch: Batch, index: Index, plan: Plan, patient: np.ndarr
         alone = np.isnan(batch["sbp"])
         batch["sbp"] = np.where(alone, batch["dbp"], np.trunc(batch["sbp"]))
         batch["dbp"] = np.where(alone, np.nan, batch["dbp"])
-    if labels:
+    if plan.preset == "ethos_paper" and table == "hosp/labevents":
         items = batch["itemid"]
         batch["label"] = Text(items.at, [labels.get(word or "") for word in items.words])
 
 
 def _labels(plan: Plan) -> dict[str, str]:
     """Labels of laboratory items; the table is small."""
-    if "hosp/d_labitems" not in plan.files:
-        return {}
     items, _ = read(Path(plan.files["hosp/d_labitems"]), "itemid label", "hosp/d_labitems")
     pairs = zip(*([column.words[i] for i in column.at] for column in (items["itemid"], items["label"])), strict=True)
     return {item: label for item, label in pairs if item and label}

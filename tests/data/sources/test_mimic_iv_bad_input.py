@@ -7,11 +7,13 @@ import re
 import time
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mimic_iv_tables import TABLES, extract, extracted, put, release, rows
+from mimic_iv_tables import ED, TABLES, extract, extracted, put, release, rows
 
 from ehr_scaling.data.sources import mimic_iv, mimic_read, mimic_spread
 from ehr_scaling.errors import UserError
@@ -41,6 +43,10 @@ def refused(raw, tmp_path, message, **options):
 def test_a_missing_table(raw, tmp_path, no_work):
     (raw / "hosp/admissions.csv.gz").unlink()
     refused(raw, tmp_path, r"hosp/admissions\.csv\.gz is missing: --raw must be")
+
+
+def test_names_of_labs_that_a_preset_needs(raw, tmp_path, no_work):
+    refused(raw, tmp_path, r"d_labitems\.csv\.gz is missing: the preset ethos_paper", preset="ethos_paper")
 
 
 def test_a_missing_optional_table_is_left_out(raw, tmp_path):
@@ -85,6 +91,11 @@ def test_a_large_truncated_table(raw, tmp_path, monkeypatch):
             r"labevents\.csv\.gz has no column valuenum: is it the table",
         ),
         (
+            "hosp/labevents",
+            lambda b: gzip.compress(gzip.decompress(b).replace(b",valuenum", b", valuenum")),
+            r"labevents\.csv\.gz has no column valuenum: is it the table",
+        ),
+        (
             "hosp/emar",
             lambda b: gzip.compress(gzip.decompress(b).replace(b"Heparin,N", b"H\xe9parin,N")),
             r"emar\.csv\.gz, row 3: the text is not UTF-8",
@@ -105,6 +116,26 @@ def test_parquet_that_is_none(raw, tmp_path, no_work):
     (raw / "hosp/emar.csv.gz").unlink()
     (raw / "hosp/emar.parquet").write_bytes(b"PAR1nothing")
     refused(raw, tmp_path, r"emar\.parquet is truncated or damaged")
+
+
+def test_parquet_of_other_programs(raw, tmp_path):
+    """Ids and times as pandas writes them where some are missing, text as categories."""
+    whole = extract(raw, tmp_path)
+    path = raw / "hosp/labevents.csv.gz"
+    table = pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
+    path.unlink()
+    for name, kind in (("subject_id", pa.float64()), ("itemid", pa.float64()), ("charttime", pa.timestamp("ns"))):
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    nan = pc.fill_null(table["valuenum"], float("nan"))
+    table = table.set_column(table.column_names.index("valuenum"), "valuenum", nan)
+    for name in ("valueuom", "itemid"):
+        text = table[name].cast(pa.int64()).cast(pa.string()) if name == "itemid" else table[name]
+        table = table.set_column(table.column_names.index(name), name, text.dictionary_encode())
+    pq.write_table(table, raw / "hosp/labevents.parquet")
+    assert extract(raw, tmp_path).equals(whole)
+    odd = table.set_column(0, "labevent_id", pa.array([{"a": 1}] * len(table)))
+    pq.write_table(odd, raw / "hosp/labevents.parquet")
+    refused(raw, tmp_path, r"labevents\.parquet has a column of a type that it cannot be read as")
 
 
 def test_a_changed_table(raw, tmp_path, no_work):
@@ -290,3 +321,36 @@ def test_lab_rows_are_events_or_counted(tree, tmp_path_factory, odd, good, quoti
     assert labs >= good
     values = [v for v in table["numeric_value"].to_pylist() if v is not None]
     assert all(abs(v) < float("inf") for v in values)
+
+
+EVERY = TABLES | ED | {"hosp/d_labitems": "itemid,label\n50912,Creatinine\n"}
+EDIT = st.tuples(
+    st.sampled_from(sorted(EVERY)), st.floats(0, 1), st.integers(0, 12), st.one_of(FIELD, st.sampled_from(["\n", ",,"]))
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    edits=st.lists(EDIT, min_size=1, max_size=4),
+    preset=st.sampled_from(["clean", "ethos_ares", "ethos_paper"]),
+    patience=st.sampled_from([0.01, 1.0]),  # with it, what is bad in these small tables is not refused
+)
+def test_edited_tables_give_one_line_or_events(tmp_path_factory, edits, preset, patience):
+    texts = dict(EVERY)
+    for table, where, cut, new in edits:
+        text = texts[table]
+        at = round(where * len(text))
+        texts[table] = text[:at] + new + text[at + cut :]
+    folder = tmp_path_factory.mktemp("edited")
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mimic_read, "BAD_SHARE", patience)
+            table, summary = extracted(folder, folder, preset=preset)
+    except UserError as e:
+        assert "\n" not in str(e)
+        return
+    assert len(table) == summary["events"]
+    assert all(n > 0 for n in (summary["dropped"] | summary["mended"]).values())
