@@ -167,7 +167,7 @@ def code_table(names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, par
         if event and not (fused and rule.needs_value):
             above = rules.ancestors(code, parents) if parents and rule.paths and rule.paths[0][0] not in index else ()
             ids, fallback = vocabulary.encode(rule.paths, rule.unseen, above)
-        dropped = event and bool(rule.paths) and not ids and not fused
+        dropped = event and not ids and not fused and (bool(rule.paths) or scale < 0)
         lost = no_time = no_value = -1
         if not birth:
             if slot < 0:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_up import DAY
 from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import columns, counting, events, fitting, rare, timelines, tokenizer
+from ehr_scaling.data import columns, counting, events, fitting, presets, rare, timelines, tokenizer
 from ehr_scaling.data.rare import BinCounts, _merge_bins
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
@@ -325,3 +325,43 @@ def test_custom_intervals(tmp_path):
     for wrong in ([], [5, 5], [0, 5], 14, "13", [1.5]):
         with pytest.raises(UserError, match="intervals"):
             tokenizer.options({"intervals": wrong})
+
+
+_CODES = [
+    "GENDER//F", "RACE//X", "MEDS_BIRTH", "MEDS_DEATH", "LAB//1//mg/dL", "LAB//2//", "VITAL//BLOOD_PRESSURE//SYSTOLIC",
+    "VITAL//BLOOD_PRESSURE//DIASTOLIC", "BMI", "SOFA", "ACUITY", "TRANSFER_TO//ED//X", "TRANSFER_TO//admit//X", "OTHER",
+    "MEDICATION//X//Administered", "MEDICATION//X//Not Given", "DIAGNOSIS//ICD//9//4280", "DIAGNOSIS//ICD//10//I509",
+    "MARITAL_STATUS//UNK", "INSURANCE//UNK", "HEIGHT", "Q1", "😀//", "DRG//UNKNOWN",
+]  # fmt: skip
+_events = st.lists(
+    st.tuples(
+        st.one_of(st.none(), st.integers(-(2**50), 2**55)),
+        st.sampled_from(_CODES),
+        st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, 1.0, 2.0])),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("preset", ["clean", "ethos_ares", "ethos_paper"])
+@settings(deadline=None, max_examples=25)
+@given(st.lists(_events, min_size=1, max_size=6), st.sampled_from(["separate", "fused"]), st.sampled_from([0, 2]))
+def test_no_event_is_lost_silently(tmp_path_factory, preset, histories, values, least):
+    """Every event makes tokens, or is told in the prefix, or is counted with the reason; every token is known."""
+    order = lambda e: -(2**62) if e[0] is None else e[0]  # noqa: E731
+    train = {i + 1: sorted(history, key=order) for i, history in enumerate(histories)}
+    folder = made_up.write(tmp_path_factory.mktemp("any") / "events", train=train)
+    v = collapsed(folder, preset=preset, values=values, min_count=1, min_values=1, min_patients=least)
+    parts, stats = tokenize(folder, "train", v)
+    told = sum(s.events + sum(s.silent.values()) for s in stats)
+    rules, in_prefix = presets.rules(v.settings, MAPS), {*v.context_slots, "MEDS_BIRTH"}
+    codes = [code for history in train.values() for _, code, _ in history]
+    may_be_told = sum(tokenizer.slot_family(rules(code), code) in in_prefix for code in codes)
+    total = sum(map(len, train.values()))
+    assert total - may_be_told <= told <= total
+    for part in parts:
+        assert (part.tokens < len(v.tokens)).all() and (part.context_tokens < len(v.tokens)).all()
+        assert 0 not in part.tokens and part.offsets[-1] == len(part.tokens) == len(part.times)
+        firsts = part.times[part.offsets[:-1]]
+        assert timelines.contexts(v, part, np.arange(len(firsts)), firsts).shape == (len(firsts), v.context_tokens)
