@@ -94,6 +94,9 @@ def _read(scratch: Path, plan: Plan, shard: int, number: int) -> tuple[Rows, dic
         listed = codes_of(scratch, table)
         if table == "hosp/emar" and (scratch / GSN).is_file():
             listed = _with_gsn(listed, json.loads((scratch / GSN).read_text(encoding="utf-8")))
+        if table == "hosp/drgcodes" and plan.preset == "ethos_paper":
+            named: dict[str, str] = {}  # a DRG has the first description that the table gives it
+            listed = [named.setdefault(code.rpartition("//")[0], code) for code in listed]
         batches = [b for b in batches_of(scratch / f"{name_of(table)}.arrow", shard, number) if b.num_rows]
         if not batches:
             continue
@@ -112,7 +115,7 @@ def _with_gsn(codes: list[str], gsn: dict[str, str]) -> list[str]:
     """Names of administered drugs, with the GSN that prescriptions have for the name."""
     named = (code.split("//") for code in codes)
     return [
-        "//".join([*parts, "GSN", gsn[parts[1]]]) if len(parts) > 1 and parts[1] in gsn else "//".join(parts)
+        "//".join([*parts, gsn[parts[1]]]) if len(parts) > 1 and parts[1] in gsn else "//".join(parts)
         for parts in named
     ]
 

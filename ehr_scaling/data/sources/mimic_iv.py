@@ -9,8 +9,8 @@ later; in `ethos_paper` diagnoses at admission. `ethos_ares` takes rows that agr
 moves a death at 00:00:00 to 23:59:59 and puts it before a discharge of the same time, adds DRG//UNKNOWN to a stay
 without a DRG, drops what is dated before birth or 1970, and lets a blood pressure of the ED lack its numbers.
 `ethos_paper` puts the ends of stays before what begins at the same time, births at mid-year, deaths out of hospital at
-23:59, uses services for transfers, names labs, and adds to a drug the GSN that prescriptions most often have for its
-name.
+23:59, uses services for transfers, names labs, gives a DRG one description, and adds to a drug the GSN that
+prescriptions most often have for its name.
 
 `clean`, the default, follows ETHOS-ARES where it has no reason not to:
 - A day without an hour (omr, procedures, HCPCS) is at 00:00, or at the admission that it belongs to (by hadm_id, or for

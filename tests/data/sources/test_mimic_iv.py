@@ -315,6 +315,7 @@ def test_ethos_paper(raw, tmp_path):
         "hosp/prescriptions",
         header + "1,101,Heparin 5.000 Units,006549 006550\n1,101,Heparin 5.000 Units,006550\n",
     )
+    put(raw, "hosp/drgcodes", TABLES["hosp/drgcodes"] + "2,201,HCFA,871,SEPSIS BY ANOTHER NAME,,\n")
     table, summary = extracted(raw, tmp_path, preset="ethos_paper")
     assert rows(table, 1)[2:] == [
         ("07-01 00:00:00", "MEDS_BIRTH", None),
@@ -324,7 +325,7 @@ def test_ethos_paper(raw, tmp_path):
         ("03-01 10:00:00", "MARITAL_STATUS//UNK", None),
         ("03-01 10:00:00", "SERVICE//MED", None),
         ("03-01 10:30:00", "ED_OUT", None),
-        ("03-01 11:00:00", "MEDICATION//Heparin 5.000 Units//Administered//GSN//006550", None),
+        ("03-01 11:00:00", "MEDICATION//Heparin 5.000 Units//Administered//006550", None),
         ("03-02 00:00:00", "ICU_ADMISSION//Trauma SICU (TSICU)", None),
         ("03-03 00:00:00", "ICU_DISCHARGE//Coronary Care Unit (CCU)", None),
         ("03-04 12:00:00", "HOSPITAL_DISCHARGE//REHAB", None),
@@ -340,6 +341,7 @@ def test_ethos_paper(raw, tmp_path):
         ("03-08 22:20:00", "LAB//Creatinine//mg/dL//50912", 3.0),
     ]
     assert rows(table, 2)[-1] == ("07-01 23:59:00", "MEDS_DEATH", None)
+    assert ("06-03 09:00:00", SEPSIS, None) in rows(table, 2)  # one name a DRG
     assert summary["dropped"]["hosp/labevents: no label"] == 4
 
 
