@@ -162,6 +162,8 @@ def code_table(names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, par
             unknown = index[f"{name}//{UNKNOWN}"]
             token = f"{name}//Q1" if scale >= 0 else rule.paths[0][0] if rule.paths else name
             context = unknown if token == name else index.get(token, unknown)
+            if rules.preset.fixed_slots and token not in index and token != name:
+                slot = -1  # those programs drop such a value, so that the one before holds
         ids: list[int] = []
         fallback = False
         if event and not (fused and rule.needs_value):

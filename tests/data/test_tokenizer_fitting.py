@@ -293,6 +293,12 @@ def test_ethos_prefixes(tmp_path):
     assert prefix(v, part, 0, at(55)) == "BMI//Q1 GENDER//F MARITAL//MARRIED Q6 Q6 RACE//UNKNOWN"
     assert prefix(v, part, 0, at(120)) == "BMI//Q2 GENDER//F MARITAL//MARRIED Q10 Q10 RACE//UNKNOWN"
     assert prefix(v, part, 1, at(1)) == "BMI//UNKNOWN GENDER//UNKNOWN MARITAL//SINGLE UNK UNK RACE//UNKNOWN"
+    # What train did not know is left out, and the value before it holds.
+    train = {7: [(at(1), home, None), (at(2), "MARITAL_STATUS//SINGLE", None), (at(3), "MARITAL_STATUS//NEW", None)]}
+    other = made_up.write(tmp_path / "other", train={8: [(0, "A", None)]}, tuning=train)
+    (new,), (stats,) = tokenize(other, "tuning", v)
+    assert prefix(v, new, 0, at(4)).split()[2] == "MARITAL//SINGLE"
+    assert stats.silent == {"MARITAL_STATUS: not in the vocabulary": 1}
     v = fit(folder, preset="ethos_paper")
     (part,), _ = tokenize(folder, "train", v)
     assert prefix(v, part, 0, at(3)) == "GENDER//F MARITAL//MARRIED RACE//UNKNOWN BMI//Q2 _<5 _5-10y"

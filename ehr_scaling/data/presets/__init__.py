@@ -97,7 +97,8 @@ class Rules:
             return Rule(((UNK,),))  # a source cannot reach the tokens that have a meaning of their own
         if rule.is_lab and self.settings["top_labs"]:
             rule = rule._replace(unseen="drop")
-        if rule.scale and self.settings["values"] == "fused" and [len(path) for path in rule.paths] == [1]:
+        # Fused tokens are named as their scale, by which they are merged (see rare.collapse).
+        if rule.scale and self.settings["values"] == "fused" and rule.paths == ((rule.scale,),):
             rule = rule._replace(fused=True)
         return rule
 
