@@ -1,5 +1,7 @@
 """The sources on real, open records. Nothing of a single patient is printed or asserted here, only counts."""
 
+import csv
+import gzip
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -193,3 +195,115 @@ def test_meds_from_meds_changes_nothing(demo, tmp_path):
     assert ask(out, query.format(out)) == ask(out, query.format(tmp_path))
     total = "SELECT count(*) FROM (SELECT * FROM e EXCEPT ALL SELECT * FROM read_parquet('{}/data/*/*.parquet'))"
     assert ask(out, total.format(tmp_path)) == [(0,)]
+
+
+def test_ethos_ares_is_what_a_plain_program_makes(real_data, tmp_path):
+    """The rules of that program, row by row in plain Python: tables in its order, equal rows once, a stable sort."""
+    raw = real_data / "physionet/files/mimic-iv-demo/2.2"
+    mimic_iv.extract(raw, tmp_path, seed=0, preset="ethos_ares")
+    made: dict[str, list[tuple]] = {}
+    for patient, *event in ask(tmp_path, "SELECT subject_id::VARCHAR, time::VARCHAR, code, numeric_value FROM e"):
+        if event[0]:
+            made.setdefault(patient, []).append(tuple(event))
+    assert made == plain_ethos_ares(raw)
+
+
+def plain_ethos_ares(raw):
+    def table(name):
+        with gzip.open(raw / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as f:
+            return list(csv.DictReader(f))
+
+    def part(text):
+        return text or "UNK"
+
+    found: dict[tuple, None] = {}  # in order, each once
+
+    def add(row, time, code, *kept, value=None):
+        if time:
+            time = time if len(time) > 10 else f"{time} 00:00:00"
+            found.setdefault((row["subject_id"], time, code, value, kept))
+
+    stays = table("hosp/admissions")
+    end = {a["hadm_id"]: a["dischtime"] for a in stays}
+    drgs, diagnoses = table("hosp/drgcodes"), table("hosp/diagnoses_icd")
+    died = {}
+    for a in stays:
+        if a["deathtime"]:
+            died[a["subject_id"]] = min(a["deathtime"], died.get(a["subject_id"], "9"))
+    for p in table("hosp/patients"):
+        death = died.get(p["subject_id"]) or (p["dod"] and f"{p['dod']} 00:00:00")
+        died[p["subject_id"]] = death.replace("00:00:00", "23:59:59")
+    leaves = {(a["subject_id"], a["dischtime"]) for a in stays}
+    for patient, time in died.items():
+        if time.endswith("23:59:59") and (patient, time) not in leaves:
+            add({"subject_id": patient}, time, "MEDS_DEATH")
+    for a in stays:
+        add(a, a["edregtime"], "ED_REGISTRATION")
+    for a in stays:
+        add(a, a["edouttime"], "ED_OUT")
+    for a in stays:
+        add(
+            a,
+            a["admittime"],
+            f"HOSPITAL_ADMISSION//{a['admission_type']}//{part(a['admission_location'])}",
+            a["hadm_id"],
+        )
+        add(a, a["admittime"], f"INSURANCE//{part(a['insurance'])}", a["hadm_id"])
+        add(a, a["admittime"], f"MARITAL_STATUS//{part(a['marital_status'])}", a["hadm_id"])
+    for a in stays:
+        if died[a["subject_id"]] == a["dischtime"]:
+            add(a, a["dischtime"], "MEDS_DEATH")
+    known = {d["hadm_id"] for d in drgs if d["drg_type"] == "HCFA"}
+    last = {d["hadm_id"]: i for i, d in enumerate(diagnoses)}
+    for a in stays:
+        add(a, a["dischtime"], f"HOSPITAL_DISCHARGE//{part(a['discharge_location'])}", a["hadm_id"])
+        if a["hadm_id"] not in known and a["hadm_id"] not in last:
+            add(a, a["dischtime"], "DRG//UNKNOWN", a["hadm_id"])
+    for i, d in enumerate(diagnoses):
+        add(d, end[d["hadm_id"]], f"DIAGNOSIS//ICD//{d['icd_version']}//{d['icd_code']}", d["hadm_id"])
+        if last[d["hadm_id"]] == i and d["hadm_id"] not in known:
+            add(d, end[d["hadm_id"]], "DRG//UNKNOWN", d["hadm_id"])
+    for d in drgs:
+        if d["drg_type"] == "HCFA":
+            add(
+                d, end[d["hadm_id"]], f"DRG//HCFA//{d['drg_code']}//{d['description']}", d["hadm_id"], d["drg_severity"]
+            )
+    for m in table("hosp/emar"):
+        if m["event_txt"] == "Administered" and m["medication"].strip():
+            add(m, m["charttime"], f"MEDICATION//{m['medication']}//Administered", m["emar_id"])
+    for h in table("hosp/hcpcsevents"):
+        add(h, h["chartdate"], f"HCPCS//{h['short_description']}", h["hadm_id"])
+    for lab in table("hosp/labevents"):
+        if lab["valuenum"]:
+            kept = lab["hadm_id"], lab["value"], lab["priority"]
+            value = float(lab["valuenum"])
+            add(lab, lab["charttime"], f"LAB//{lab['itemid']}//{part(lab['valueuom'])}", *kept, value=value)
+    for o in table("hosp/omr"):
+        kept = o["result_name"], o["result_value"]
+        if o["result_name"].startswith("Blood Pressure"):
+            for k, name in enumerate(("SYSTOLIC", "DIASTOLIC")):
+                value = float(o["result_value"].split("/")[k])
+                add(o, o["chartdate"], f"VITAL//BLOOD_PRESSURE//{name}", *kept, value=value)
+        elif o["result_name"].startswith("BMI") and 10 <= float(o["result_value"]) <= 100:
+            add(o, o["chartdate"], "BMI", *kept, value=float(o["result_value"]))
+    for p in table("hosp/patients"):
+        add(p, f"{int(p['anchor_year']) - int(p['anchor_age'])}-01-01", "MEDS_BIRTH")
+        time = died[p["subject_id"]]
+        if time and not time.endswith("23:59:59") and (p["subject_id"], time) not in leaves:
+            add(p, time, "MEDS_DEATH")
+    for p in table("hosp/procedures_icd"):
+        add(p, p["chartdate"], f"PROCEDURE//ICD//{p['icd_version']}//{p['icd_code']}", p["hadm_id"])
+    for t in table("hosp/transfers"):
+        if t["eventtype"] in ("admit", "transfer"):
+            add(t, t["intime"], f"TRANSFER_TO//{t['eventtype']}//{part(t['careunit'])}", t["hadm_id"])
+    icu = table("icu/icustays")
+    for i in icu:
+        add(i, i["intime"], f"ICU_ADMISSION//{i['first_careunit']}", i["stay_id"])
+    for i in icu:
+        add(i, i["outtime"], f"ICU_DISCHARGE//{i['last_careunit']}", i["stay_id"])
+    patients: dict[str, list[tuple]] = {}
+    for patient, time, code, value, _ in found:
+        patients.setdefault(patient, []).append(
+            (time, code, value if value is None else pytest.approx(value, rel=1e-6))
+        )
+    return {patient: sorted(rows, key=lambda row: row[0]) for patient, rows in patients.items()}
