@@ -15,13 +15,37 @@ def get_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.source = "synthetic"  # synthetic, challenge-2012, mimic-iv, mimic-iv-demo or meds
     c.data.raw = config_dict.placeholder(str)  # folder of the raw records; none: download, or generate
+    c.data.ed = config_dict.placeholder(str)  # folder of a MIMIC-IV-ED release, where raw has no ed/
+    c.data.download = False  # fetch a credentialed release with your PhysioNet account; open ones are always fetched
     c.data.url = "https://physionet.org"  # base URL of PhysioNet or of a mirror of it
     c.data.patients = 20_000  # of the generated source; the others take all there are
+    c.data.layout = ""  # of the generated source: "mimic-iv" writes and reads MIMIC-IV's own files
+    c.data.fraction = 0.01  # of MIMIC-IV 3.1's row counts, with that layout
     c.data.splits = (0.8, 0.1, 0.1)  # of patients: train, validation, test
     c.data.seed = 0  # of generation, split and packing; training seeds are the grid's
-    c.data.min_count = 10  # rarer codes in train fall back to their prefix: they teach nothing and name people
+    c.data.preset = "clean"  # or ethos_ares, ethos_paper: those programs' tokens
+    c.data.tables = ()  # of MIMIC-IV, beside the preset's: icu/chartevents, icu/inputevents, icu/outputevents, …
+    c.data.code_maps = config_dict.placeholder(str)  # folder with ICD-9→10 and drug→ATC tables
+    c.data.memory_gb = 4.0  # DuckDB and the sorting of MIMIC-IV keep below it, whatever the number of patients
+    c.data.beam = ()  # flags of an Apache Beam pipeline to prepare the data with, such as ("--runner=FlinkRunner",)
     c.data.context = 128  # T, tokens a sequence
     c.data.block = 16  # sequences a record on disk: 16 read at 100 Mtok/s, single ones at 2
+    c.data.phases = 1  # sets of windows, shifted against each other; pass i over the data reads set i mod phases
+    c.data.sampling = "token"  # every token once a pass; "patient": one window of every patient
+
+    # What is to differ from the preset (none: as there). tokenizer.DEFAULTS says what each of them means.
+    c.data.tokens = ConfigDict()
+    c.data.tokens.intervals = config_dict.placeholder(object)  # 13, 19, or lower bounds in minutes
+    c.data.tokens.bins = config_dict.placeholder(int)  # of values
+    c.data.tokens.values = config_dict.placeholder(str)  # "separate": LAB Q3; "fused": LAB//Q3
+    c.data.tokens.top_labs = config_dict.placeholder(int)  # the most frequent ones only; 0: all
+    c.data.tokens.code_depth = config_dict.placeholder(int)  # tokens of a code at most; 0: all
+    c.data.tokens.min_count = config_dict.placeholder(int)  # rarer tokens fall back to their parent
+    c.data.tokens.min_values = config_dict.placeholder(int)  # codes with fewer values have no bins
+    # Codes and bins of fewer patients collapse: they might name somebody. None: 10, generated patients 0
+    c.data.tokens.min_patients = config_dict.placeholder(int)
+    c.data.tokens.timed_context = config_dict.placeholder(tuple)  # families whose last value stands in the prefix
+    c.data.tokens.context_only = config_dict.placeholder(tuple)  # of these, the ones that are no event of their own
 
     c.model = ConfigDict()
     c.model.tied = False  # as in Llama; the head has its own V·d parameters
@@ -74,7 +98,7 @@ def get_config() -> ConfigDict:
     c.analysis.draws = 1000  # bootstrap draws
     c.analysis.seed = 0
 
-    c.workers = 0  # processes; 0: one a core on a CPU, one on accelerators
+    c.workers = 0  # processes; 0: one a core (training: on a CPU; one on accelerators)
     return c
 
 

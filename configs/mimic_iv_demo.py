@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.title = "MIMIC-IV demo"
     c.data.source = "mimic-iv-demo"
-    c.data.min_count = 5
+    c.data.tokens.min_count = 5
+    c.data.phases = 8  # the budgets below take some ten passes over it
     c.grid.budgets = (2e10, 6e10, 1.8e11)
     c.grid.sizes = ("3.5k", "6.7k", "14k", "25k", "40k")
     return c

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ehr_scaling import artifacts, provenance
 from ehr_scaling.analysis import report
 from ehr_scaling.analysis.uncertainty import Options
-from ehr_scaling.data import packing, sources, timelines, tokenizer
+from ehr_scaling.data import pipeline
 from ehr_scaling.grid import cells, executors, manifest
 from ehr_scaling.outcomes import evaluate, tasks
 from ehr_scaling.training import loop
@@ -17,63 +17,15 @@ Points = list[dict[str, Any]]
 
 
 def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Raw records → events/ → timelines/ → packed/t<T>/. Returns the record of the packed data.
-
-    Raises: UserError for records that are missing or damaged, and where an artifact was made from others.
-    """
-    data = config.data
-    source, raw = sources.get(data.source), _raw(data, workdir)
-    own = {"patients": data.patients} if data.source == "synthetic" else {}
-    split = {"seed": data.seed, "splits": tuple(data.splits)}
-    say = print if not (workdir / "events").exists() else lambda _: None
-    say(f"events: from {data.source} {raw or ''}")
-    events = artifacts.build(
-        workdir / "events",
-        {**source.inputs(raw, **own), **split},
-        lambda out: source.extract(raw, out, **split, **own),
-    )
-    say("timelines: vocabulary, quantiles, tokens")
-    fitted = tokenizer.options({"min_count": data.min_count})
-    tokens = artifacts.build(
-        workdir / "timelines",
-        {"events": events["fingerprint"], **fitted},
-        lambda out: timelines.build(workdir / "events", out, **fitted),
-    )
-    shape = {"context": data.context, "block": data.block, "seed": data.seed}
-    packed = artifacts.build(
-        packed_folder(config, workdir),
-        {"timelines": tokens["fingerprint"], **shape},
-        lambda out: packing.build(workdir / "timelines", out, **shape),
-    )
-    train = packed["summary"]["splits"]["train"]
-    say(
-        f"packed: {train['real_tokens']:,} tokens of {train['patients']:,} patients to train on, context {data.context}"
-    )
-    return packed
-
-
-def _raw(data: ConfigDict, workdir: Path) -> Path | None:
-    """The folder of raw records: the user's, or a verified download."""
-    if data.raw:
-        return Path(data.raw).absolute()
-    if data.source not in sources.PUBLIC:
-        return None
-    folder = workdir / "raw"
-    # Files take their names only after their checksum was verified, so that a complete folder needs no network.
-    if all((folder / name).exists() for name in sources.get(data.source).FILES):
-        return folder
-    return sources.fetch(data.source, folder, base_url=data.url)
-
-
-def packed_folder(config: ConfigDict, workdir: Path) -> Path:
-    return workdir / "packed" / f"t{config.data.context}"
+    """Raw records → events/ → timelines/ → packed/t<T>/. Returns the record of the packed data."""
+    return pipeline.prepare(config.data, workdir, workers=config.workers)
 
 
 def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
     """packed/ → grid/. Returns the cells."""
-    packed = artifacts.read_json(packed_folder(config, workdir) / artifacts.RECORD)
+    packed = artifacts.read_json(pipeline.packed_folder(config.data, workdir) / artifacts.RECORD)
     events = artifacts.read_json(workdir / "events" / artifacts.RECORD)["summary"]
-    about = {"data": events["name"], "generated": config.data.source == "synthetic"}
+    about = {"data": events["name"], "generated": events.get("generated", False)}
     manifest.build(config, points, packed, about, workdir / "grid")
     return manifest.read(workdir / "grid")
 
@@ -122,13 +74,14 @@ def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any
         for name, folder in (
             ("events", workdir / "events"),
             ("timelines", workdir / "timelines"),
-            ("packed", packed_folder(config, workdir)),
+            ("packed", pipeline.packed_folder(config.data, workdir)),
             ("grid", workdir / "grid"),
         )
     }
     events, grid = records["events"]["summary"], records["grid"]["summary"]
     settings = config.copy_and_resolve_references().to_dict()
-    settings["data"]["raw"] = None  # a path on somebody's machine is nobody else's business
+    # A path on somebody's machine is nobody else's business.
+    settings["data"].update(dict.fromkeys(("raw", "ed", "code_maps")))
     facts = {
         "data": {
             "name": events["name"],

@@ -9,73 +9,30 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from launch import common
+from launch import bench_data, common
+from launch.rows import REPEATS, Row, row, seconds
 
-REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of which the median is taken.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
-
-Row = dict[str, Any]
-
-
-def row(name: str, value: float, unit: str, target: float | None = None, at_least: bool = True) -> Row:
-    """One figure; `ok` says whether it reaches `target`, and is None where no target was set."""
-    ok = None if target is None else bool(value >= target if at_least else value <= target)
-    return {"name": name, "value": value, "unit": unit, "target": target, "ok": ok}
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Median wall time of `work` over --repeats."""
-    times = []
-    for _ in range(REPEATS.value):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def data() -> Iterator[Row]:
-    """Generated patients through tokens and packing to batches."""
-    import shutil
-
-    import numpy as np
-
-    from ehr_scaling.data import loader, packing, timelines
+    """Generated patients to events; then from MIMIC-IV's files to packed shards, and batches from them."""
     from ehr_scaling.data.sources import synthetic
 
     patients = 20_000
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
 
-        def fresh(name: str) -> Path:
-            shutil.rmtree(work / name, ignore_errors=True)
-            (work / name).mkdir()
-            return work / name
+    def generate() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            synthetic.extract(None, Path(folder), seed=0, patients=patients)
 
-        s = seconds(lambda: synthetic.extract(None, fresh("events"), seed=0, patients=patients))
-        yield row("generate, write events", patients / s, "patients/s", patients / 30)
-        s = seconds(lambda: timelines.build(work / "events", fresh("timelines"), min_count=10))
-        tokens = sum(len(part.tokens) for part in timelines.batches(work, "train"))
-        yield row("fit, tokenize, write timelines", tokens / s / 1e6, "Mtok/s (train)")
-        options = {"context": 128, "block": 16, "seed": 0}
-        s = seconds(lambda: packing.build(work / "timelines", fresh("packed"), **options))
-        yield row("pack", tokens / s / 1e6, "Mtok/s (train)")
-
-        def read() -> None:
-            stream = iter(loader.train_batches(work / "packed", sequences=64, seed=0))
-            for _ in range(400):
-                next(stream)
-
-        yield row("loader, batches of 64 × 128", 400 * 64 * 128 / seconds(read) / 1e6, "Mtok/s")
-        np.save(work / "flat.npy", np.zeros((400 * 64, 129), np.uint16))
-        flat = np.load(work / "flat.npy", mmap_mode="r")
-        s = seconds(lambda: [flat[i : i + 64].astype(np.int32) for i in range(0, len(flat), 64)])
-        yield row("  compare: slices of a numpy memmap", 400 * 64 * 128 / s / 1e6, "Mtok/s")
+    yield row("generate patients, write events", patients / seconds(generate), "patients/s", patients / 30)
+    yield from bench_data.rows(REPEATS.value)
 
 
 def training() -> Iterator[Row]:

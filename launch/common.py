@@ -21,6 +21,7 @@ OF_DATA = {
     "challenge-2012": "challenge_2012",
     "mimic-iv-demo": "mimic_iv_demo",
 }
+OWN = ("mimic-iv", "meds")  # sources whose records the user brings: configs/records.py
 
 
 # What running a config file, or setting a field of it that is misspelt or of another type, can raise
@@ -41,6 +42,8 @@ def config_of_data(data: str) -> str:
     """
     if data in OF_DATA:
         return str(CONFIGS / f"{OF_DATA[data]}.py")
+    if data in OWN:
+        return f"{CONFIGS / 'records.py'}:{data}"
     folder = Path(data)
     if (folder / "hosp").is_dir():
         return f"{CONFIGS / 'records.py'}:mimic-iv"
@@ -51,16 +54,22 @@ def config_of_data(data: str) -> str:
 
 
 def define_config_flags() -> None:
-    """`--config`, with `--config.<field>=` for every field; `--data` as a short cut to one; `--workdir`, `--raw`."""
-    given = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("--data=", "-data="))]
+    """`--config`, with `--config.<field>=` for every field; short cuts to the most used ones; `--workdir`."""
+    given = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("--data=", "-data=", "--source=", "-source="))]
     try:
         default = config_of_data(given[-1] if given else "synthetic")
     except UserError as e:
         fail(e)
     flags.DEFINE_string("data", "synthetic", f"{', '.join(OF_DATA)}, or a folder with MIMIC-IV or a MEDS data set.")
+    flags.DEFINE_enum("source", None, [*OF_DATA, *OWN], "The kind of records; with --raw, the same as --data=<folder>.")
     flags.DEFINE_string("workdir", None, "Folder for all results of the study [default: work/<data>].")
     flags.DEFINE_string("raw", None, "Folder with the raw records, instead of downloading them.")
     flags.DEFINE_string("physionet_url", None, "Base URL of a mirror of PhysioNet.")
+    flags.DEFINE_bool("download", None, "Fetch a credentialed release: PHYSIONET_USERNAME and …_PASSWORD, or ~/.netrc.")
+    flags.DEFINE_enum("preset", None, ["clean", "ethos_ares", "ethos_paper"], "Tokenization [default: clean].")
+    flags.DEFINE_string("code_maps", None, "Folder with ICD-9→10 (GEM) and drug→ATC tables.")
+    flags.DEFINE_string("layout", None, "mimic-iv: generated patients as MIMIC-IV's own files (--source=synthetic).")
+    flags.DEFINE_float("fraction", None, "Of MIMIC-IV 3.1's row counts, with --layout.", lower_bound=0, upper_bound=1)
     about = "A file of configs/ [default: the one that fits --data]; change a field by --config.grid.seeds='(3,4)'."
     try:  # the default file is run, and fields laid over it, here already; another file when it is first read
         config_flags.DEFINE_config_file("config", default, about)
@@ -78,8 +87,9 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
         config = values.config
     except CONFIG_ERRORS as e:
         raise UserError(_config_error(e)) from None
-    folder = Path(values.data)
-    if values.data not in OF_DATA and values["config"].using_default_value:
+    data = values.source or values.data
+    folder = Path(data)
+    if data not in OF_DATA and data not in OWN and values["config"].using_default_value:
         config.data.raw = str(folder)
     if values.raw is not None:
         if not Path(values.raw).is_dir():
@@ -87,6 +97,9 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
         config.data.raw = values.raw
     if values.physionet_url is not None:
         config.data.url = values.physionet_url
+    for name in ("download", "preset", "code_maps", "layout", "fraction"):
+        if values[name].value is not None:
+            config.data[name] = values[name].value
     spec = importlib.util.spec_from_file_location("study_config", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,21 +1,34 @@
 """Turn records into packed training data: records → events/ → timelines/ → packed/t<T>/.
 
-  python -m launch.prepare --data=/path/to/mimic-iv --workdir=W
+  python -m launch.prepare --source=mimic-iv --raw=DIR --workdir=W               your copy of MIMIC-IV
+  python -m launch.prepare --source=mimic-iv --raw=DIR --preset=ethos_ares --code_maps=DIR --workdir=W
+  python -m launch.prepare --source=meds --raw=DIR --workdir=W                   any MEDS data set
+  python -m launch.prepare --source=synthetic --layout=mimic-iv --fraction=0.1 --workdir=W
+  python -m launch.prepare --source=mimic-iv --raw=DIR --workdir=W --runner=FlinkRunner --beam=--flink_master=HOST:8081
 
-What is there already is kept; a work directory made from other records is refused.
+What is there already is kept, and what was interrupted goes on where it was; a work directory made from other records
+is refused. On many machines (--runner, any of Apache Beam's) W and DIR must be on storage that all of them share.
 """
 
-import json
+import shlex
 
-from ehr_scaling import study
+from absl import flags
+
+from ehr_scaling.data import pipeline
 from launch import common
 
 common.define_config_flags()
+UNTIL = flags.DEFINE_enum("until", "packed", pipeline.STAGES, "The last stage to make.")
+RUNNER = flags.DEFINE_string("runner", None, "Beam runner, passed through: DirectRunner, FlinkRunner, SparkRunner, …")
+BEAM = flags.DEFINE_string("beam", "", "More flags for the Beam pipeline, as one string.")
 
 
 def main() -> None:
     config, _, workdir = common.read_flags()
-    print(json.dumps(study.prepare(config, workdir)["summary"], indent=1))
+    if RUNNER.value:
+        config.data.beam = (f"--runner={RUNNER.value}", *shlex.split(BEAM.value))
+    pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value)
+    print(f"made: {workdir}; look at it with python -m launch.inspect --workdir={workdir}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ import time
 
 from absl import flags
 
-from ehr_scaling import study
-from ehr_scaling.analysis.summary import summary
-from ehr_scaling.grid import cells
 from launch import common
 
 common.define_config_flags()
@@ -23,6 +20,11 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the grid 
 
 
 def main() -> None:
+    # Not above: the processes that prepare data import this module again, and need no JAX.
+    from ehr_scaling import study
+    from ehr_scaling.analysis.summary import summary
+    from ehr_scaling.grid import cells
+
     started = time.monotonic()
     config, points, workdir = common.read_flags()
     if DRY_RUN.value:

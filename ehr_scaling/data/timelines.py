@@ -1,7 +1,10 @@
 """The `timelines/` artifact: a TFDS data set in ArrayRecord files, one patient a record."""
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,81 +13,188 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.core import dataset_info, naming
 from tensorflow_datasets.proto import tf_example_pb2
-from tqdm import tqdm
 
-from ehr_scaling.artifacts import read_json
-from ehr_scaling.data import events, tokenizer
+from ehr_scaling.artifacts import RECORD, read_json
+from ehr_scaling.data import counting, events, fitting, rare, tokenizer
+from ehr_scaling.data.codes import maps
+from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import (
     AGE_LAST,
     AGE_WIDTH,
     AGES,
-    INTERVAL_BOUNDS,
-    INTERVALS,
-    SIX_MONTHS,
+    DAY,
+    PAPER_AGES,
+    UNK,
     UNKNOWN,
     YEAR,
     Vocabulary,
     load,
 )
+from ehr_scaling.data.vocabulary import FILE as VOCABULARY
 from ehr_scaling.errors import UserError
 
 NAME = "timelines"
 SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS' names: MEDS' names
-_RECORDS = 4096  # patients a file: single reads of array_record slow down beyond about 5,000
 
 
-def build(folder: Path, out: Path, **options: Any) -> dict[str, Any]:
-    """Tokenize the events in `folder` into the folder `out`, which exists and is empty.
+def build(
+    folder: Path, out: Path, *, runner: Runner | None = None, code_maps: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """Tokenize the events in `folder` into the folder `out`: count and fit on train, then tokenize each shard.
 
-    Args: options, those of `tokenizer.DEFAULTS` that are to differ.
-    Returns: a JSON summary: vocabulary, context_slots, and for each split patients, tokens, tokens_per_patient
-      (p5, p50, p95), unknown_tokens (share of UNK and FAMILY//UNK), fallback_events (share of events of which a
-      part was not in the vocabulary), empty_patients (left out, for want of any event with a time).
-    Raises: UserError for an unknown option, an empty split, a patient in two splits, or damaged events.
+    Args: runner, where the shards are worked on; code_maps, folder of ICD and drug tables; options, those of
+      `tokenizer.DEFAULTS` that are to differ.
+    Returns: a JSON summary: preset, vocabulary (its size), vocabulary_fingerprint, context_slots, and for each split
+      patients, tokens, tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK and FAMILY//UNK),
+      fallback_events (share of events of which a part was not in the vocabulary), silent_events (those that make no
+      token, by family), empty_patients (left out, for want of any event with a time).
+    Raises: UserError for an unknown option, an empty train split, damaged events or code maps.
     """
-    fitted = tokenizer.fit(folder, tokenizer.options(options))
-    features = _features(fitted)
+    runner = runner or Runner()
+    settings = tokenizer.options(options)
+    parts = out / events.PARTS
+    fitted = _fit(folder, parts, settings, code_maps, runner)
+    fitted.save(parts)  # the units read it there
+    units = [(split, k, path) for split, name in SPLITS.items() for k, path in enumerate(events.shards(folder, name))]
+    records = run(
+        _tokenize,
+        [(path, parts, f"{split}-{k}", code_maps) for split, k, path in units],
+        [parts / f"{split}-{k}.json" for split, k, _ in units],
+        runner,
+        "tokenize",
+    )
+    summary: dict[str, Any] = {
+        "preset": settings["preset"],
+        "vocabulary": len(fitted.tokens),
+        "vocabulary_fingerprint": fitted.fingerprint,
+        "context_slots": list(fitted.context_slots),
+    }
+    lengths = {}
+    for split in SPLITS:
+        own = [(k, record) for (s, k, _), record in zip(units, records, strict=True) if s == split]
+        full = [(k, record) for k, record in own if record["sizes"]]
+        for i, (k, _) in enumerate(full):
+            made = parts / f"{split}-{k}.array_record"
+            if made.exists():  # else a run that was killed here has renamed it
+                made.replace(out / _name(split, i, len(full)))
+        summary[split] = _summary(fitted, split, [record for _, record in own])
+        lengths[split] = [(len(record["sizes"]), record["bytes"]) for _, record in full]
+    _write_info(out, fitted, lengths)
+    train = [record for (split, _, _), record in zip(units, records, strict=True) if split == "train"]
+    counts = np.sum([record["counts"] for record in train], axis=0)
+    seconds = _interval_seconds(fitted, train)
+    dataclasses.replace(fitted, counts=tuple(counts.tolist()), interval_seconds=seconds).save(out)
+    return summary
+
+
+def _fit(folder: Path, parts: Path, settings: dict[str, Any], code_maps: str | None, runner: Runner) -> Vocabulary:
+    """The vocabulary of the train split, from what each of its shards counts."""
+    shards = list(enumerate(events.shards(folder, "train")))
+
+    def count(function: Any, kind: str, title: str) -> Iterator[Path]:
+        files = [parts / f"{kind}-{k}.npz" for k, _ in shards]
+        items = [(path, out, settings, code_maps) for (_, path), out in zip(shards, files, strict=True)]
+        run(function, items, [file.with_suffix(".json") for file in files], runner, title)
+        yield from files
+
+    counts = counting.merge(map(counting.Counts.load, count(_count, "count", "count codes")))
+    draft = fitting.fit(counts, settings, _maps(code_maps), _parents(folder))
+    again, turn = bool(settings["min_patients"]), 0
+    while again:
+        draft.save(parts)  # the units read it there
+        found = count(_count_bins, f"bins-{turn}", "count patients")
+        draft, again = rare.collapse(draft, rare.merge_bins(map(rare.BinCounts.load, found)))
+        turn += 1
+    return draft
+
+
+@functools.cache  # a process works on many shards
+def _maps(folder: str | None) -> maps.CodeMaps:
+    return maps.load(Path(folder) if folder else None)
+
+
+@functools.cache
+def _parents(folder: Path) -> dict[str, list[str]]:
+    return events.parents(folder)
+
+
+def _count(path: Path, out: Path, settings: dict[str, Any], code_maps: str | None) -> None:
+    def make() -> dict[str, Any]:
+        counting.count(path, settings, _maps(code_maps), _parents(path.parents[2])).save(out)
+        return {}
+
+    once(out.with_suffix(".json"), make)
+
+
+def _count_bins(path: Path, out: Path, settings: dict[str, Any], code_maps: str | None) -> None:
+    def make() -> dict[str, Any]:
+        rare.count_bins(path, load(out.parent), _maps(code_maps), _parents(path.parents[2])).save(out)
+        return {}
+
+    once(out.with_suffix(".json"), make)
+
+
+def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None:
+    """One shard of events to one ArrayRecord file; its record holds what `build` adds up."""
+
+    def make() -> dict[str, Any]:
+        vocabulary = load(parts)
+        writer = _Writer(parts / f"{name}.array_record")
+        counts = np.zeros(len(vocabulary.tokens), np.int64)
+        sizes: list[int] = []
+        stats: list[tokenizer.Stats] = []
+        for part, found in tokenizer.tokenize(path, vocabulary, _maps(code_maps), _parents(path.parents[2])):
+            writer.add(part)
+            counts += np.bincount(part.tokens, minlength=len(counts))
+            sizes += np.diff(part.offsets).tolist()
+            stats.append(found)
+        silent: collections.Counter[str] = collections.Counter()
+        for s in stats:
+            silent.update(s.silent)
+        return {
+            "bytes": writer.close(),
+            "counts": counts.tolist(),
+            "sizes": sizes,
+            "events": sum(s.events for s in stats),
+            "fallbacks": sum(s.fallbacks for s in stats),
+            "empty": sum(s.empty for s in stats),
+            "silent": dict(silent),
+            "interval_sums": np.sum([s.interval_sums for s in stats], axis=0).tolist(),
+            "interval_tokens": np.sum([s.interval_tokens for s in stats], axis=0).tolist(),
+        }
+
+    once(parts / f"{name}.json", make)
+
+
+def _name(split: str, i: int, files: int) -> str:
+    return f"{NAME}-{split}.array_record-{i:05d}-of-{files:05d}"
+
+
+def _write_info(out: Path, vocabulary: Vocabulary, lengths: Mapping[str, list[tuple[int, int]]]) -> None:
+    """What makes the folder a TFDS data set. Args: lengths, records and bytes of each file of each split."""
     info = dataset_info.DatasetInfo(
         builder=dataset_info.DatasetIdentity(
             name=NAME, version=tfds.core.Version("1.0.0"), data_dir=str(out), module_name=__name__
         ),
-        features=features,
+        features=_features(vocabulary),
         description="Patient timelines as tokens, one patient a record; vocabulary.json names the tokens.",
     )
     info.set_file_format("array_record")
-    summary: dict[str, Any] = {"vocabulary": len(fitted.tokens), "context_slots": list(fitted.context_slots)}
-    split_infos, subjects = [], []
-    for split, meds_split in SPLITS.items():
-        writer = _SplitWriter(out, split)
-        totals = _Totals(fitted)
-        files = events.shards(folder, meds_split)
-        for path in tqdm(files, desc=f"tokenize {split}", unit="file", disable=None):
-            for part, stats in tokenizer.tokenize(path, fitted):
-                writer.add(part)
-                totals.add(part, stats)
-        shard_lengths = writer.close()
-        subjects.append(np.concatenate(totals.subjects))
-        summary[split] = totals.summary(split)
-        if split == "train":
-            counts, seconds = totals.counts, totals.interval_seconds()
-        split_infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=shard_lengths,
-                num_bytes=writer.bytes,
-                filename_template=naming.ShardedFileTemplate(
-                    data_dir=info.data_dir, dataset_name=NAME, split=split, filetype_suffix="array_record"
-                ),
-            )
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[records for records, _ in files],
+            num_bytes=sum(size for _, size in files),
+            filename_template=naming.ShardedFileTemplate(
+                data_dir=info.data_dir, dataset_name=NAME, split=split, filetype_suffix="array_record"
+            ),
         )
-    ids = np.concatenate(subjects)
-    if len(np.unique(ids)) != len(ids):
-        raise UserError(f"{folder} holds a patient in two files or two splits: mend the source")
-    info.set_splits(tfds.core.SplitDict(split_infos))
+        for split, files in lengths.items()
+        if files
+    ]
+    info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(out)
-    dataclasses.replace(fitted, counts=tuple(counts.tolist()), interval_seconds=seconds).save(out)
-    return summary
 
 
 def _features(vocabulary: Vocabulary) -> tfds.features.FeaturesDict:
@@ -104,26 +214,21 @@ def _features(vocabulary: Vocabulary) -> tfds.features.FeaturesDict:
     )
 
 
-class _SplitWriter:
-    """ArrayRecord files of one split, as TFDS would write them, at four times its speed.
+class _Writer:
+    """One ArrayRecord file of one split, as TFDS would write it, at four times its speed.
 
     TFDS' own writer encodes feature by feature through its connectors; the records here are the same
     `tf.train.Example` messages, filled directly.
     """
 
-    def __init__(self, out: Path, split: str) -> None:
-        self.out, self.split = out, split
-        self.lengths: list[int] = []
+    def __init__(self, path: Path) -> None:
+        self.path, self.partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
         self.bytes = 0
-        self._file: Any = None
+        self._file = ArrayRecordWriter(str(self.partial), "group_size:1")
 
     def add(self, part: Timelines) -> None:
         text, context = part.offsets, part.context_offsets
         for p in range(len(part.subject_ids)):
-            if self._file is None:
-                path = self._partial(len(self.lengths))
-                self._file = ArrayRecordWriter(str(path), "group_size:1")
-                self.lengths.append(0)
             example = tf_example_pb2.Example()
             feature = example.features.feature
             feature["subject_id"].int64_list.value.append(int(part.subject_ids[p]))
@@ -131,72 +236,46 @@ class _SplitWriter:
             for name, bounds in (("tokens", text), ("times", text), *((n, context) for n in _CONTEXT)):
                 array = getattr(part, name)[bounds[p] : bounds[p + 1]]
                 feature[name].bytes_list.value.append(array.tobytes())
-            record = example.SerializeToString()
+            record = example.SerializeToString(deterministic=True)  # else the order of its features is random
             self._file.write(record)
             self.bytes += len(record)
-            self.lengths[-1] += 1
-            if self.lengths[-1] == _RECORDS:
-                self._close_file()
 
-    def close(self) -> list[int]:
-        """Give the files their final names, which hold their number. Returns records by file."""
-        if self._file is not None:
-            self._close_file()
-        for i in range(len(self.lengths)):
-            name = f"{NAME}-{self.split}.array_record-{i:05d}-of-{len(self.lengths):05d}"
-            self._partial(i).rename(self.out / name)
-        return self.lengths
-
-    def _close_file(self) -> None:
+    def close(self) -> int:
+        """Give the file its name. Returns the bytes of its records."""
         self._file.close()
-        self._file = None
-
-    def _partial(self, i: int) -> Path:
-        return self.out / f"{self.split}-{i:05d}.partial"
+        self.partial.replace(self.path)
+        return self.bytes
 
 
 _CONTEXT = ("context_tokens", "context_times", "context_slots")
 
 
-class _Totals:
-    """Facts of one split, added up part by part."""
+def _interval_seconds(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Mean seconds an interval token stands for; the middle of its class (by ratio) where none was seen."""
+    sums = np.sum([record["interval_sums"] for record in records], axis=0)
+    counts = np.sum([record["interval_tokens"] for record in records], axis=0)
+    bounds = np.append(vocabulary.interval_bounds, vocabulary.interval_bounds[-1]) / 1e6
+    middle = np.sqrt(bounds[:-1] * bounds[1:])
+    return tuple(np.where(counts > 0, sums / np.maximum(counts, 1), middle).tolist())
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.counts = np.zeros(len(vocabulary.tokens), np.int64)
-        self.subjects: list[np.ndarray] = [np.zeros(0, np.int64)]
-        self.sizes: list[np.ndarray] = [np.zeros(0, np.int64)]
-        self.stats: list[tokenizer.Stats] = []
 
-    def add(self, part: Timelines, stats: tokenizer.Stats) -> None:
-        self.counts += np.bincount(part.tokens, minlength=len(self.counts))
-        self.subjects.append(part.subject_ids)
-        self.sizes.append(np.diff(part.offsets))
-        self.stats.append(stats)
-
-    def interval_seconds(self) -> tuple[float, ...]:
-        """Mean seconds an interval token stands for; the middle of its class (by ratio) where none was seen."""
-        sums = sum(s.interval_sums for s in self.stats)
-        counts = sum(s.interval_tokens for s in self.stats)
-        bounds = np.append(INTERVAL_BOUNDS, SIX_MONTHS) / 1e6
-        middle = np.sqrt(bounds[:-1] * bounds[1:])
-        return tuple(np.where(counts > 0, sums / np.maximum(counts, 1), middle).tolist())
-
-    def summary(self, split: str) -> dict[str, Any]:
-        sizes = np.concatenate(self.sizes)
-        if not len(sizes):
-            raise UserError(
-                f"no patient of the split {SPLITS[split]!r} has an event with a time: check the source's files"
-            )
-        made = sum(s.events for s in self.stats)
-        return {
-            "patients": len(sizes),
-            "tokens": int(sizes.sum()),
-            "tokens_per_patient": {f"p{q}": float(np.percentile(sizes, q)) for q in (5, 50, 95)},
-            "unknown_tokens": float(self.counts[self.vocabulary.unknown_ids].sum() / sizes.sum()),
-            "fallback_events": sum(s.fallbacks for s in self.stats) / made,
-            "empty_patients": sum(s.empty for s in self.stats),
-        }
+def _summary(vocabulary: Vocabulary, split: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    sizes = np.array([size for record in records for size in record["sizes"]], np.int64)
+    if not len(sizes) and split == "train":
+        raise UserError("no patient of the train split has an event with a time: check the source's files")
+    counts = np.sum([record["counts"] for record in records], axis=0) if records else np.zeros(len(vocabulary.tokens))
+    silent: collections.Counter[str] = collections.Counter()
+    for record in records:
+        silent.update(record["silent"])
+    return {
+        "patients": len(sizes),
+        "tokens": int(sizes.sum()),
+        "tokens_per_patient": {f"p{q}": float(np.percentile(sizes, q)) if len(sizes) else 0.0 for q in (5, 50, 95)},
+        "unknown_tokens": float(counts[vocabulary.unknown_ids].sum() / max(sizes.sum(), 1)),
+        "fallback_events": sum(r["fallbacks"] for r in records) / max(sum(r["events"] for r in records), 1),
+        "silent_events": dict(sorted(silent.items())),
+        "empty_patients": sum(r["empty"] for r in records),
+    }
 
 
 def _folder(workdir: Path) -> Path:
@@ -206,33 +285,50 @@ def _folder(workdir: Path) -> Path:
 
 
 def vocabulary(workdir: Path) -> Vocabulary:
-    """The vocabulary of the timelines in a work directory (or of a timelines folder)."""
-    return load(_folder(workdir))
+    """The vocabulary of the timelines in a work directory (or of a timelines folder).
+
+    Raises: UserError where it is missing, damaged, or that of other timelines.
+    """
+    folder = _folder(workdir)
+    found = load(folder)
+    if (folder / RECORD).is_file():
+        made_with = read_json(folder / RECORD)["summary"].get("vocabulary_fingerprint", found.fingerprint)
+        if made_with != found.fingerprint:
+            raise UserError(f"{folder / VOCABULARY} is that of other timelines: put the right one back, or {_AGAIN}")
+    return found
 
 
 def batches(workdir: Path, split: str) -> Iterator[Timelines]:
-    """The patients of a split in the order of the files, one file (up to 4,096 patients) at a time.
+    """The patients of a split in the order of the files, one file (up to events.SHARD patients) at a time.
 
     Raises: UserError when the split is not there or a file is damaged; it names the file.
     """
-    folder = _folder(workdir)
+    for i in range(len(files(workdir, split))):
+        yield read_file(workdir, split, i)
+
+
+def files(workdir: Path, split: str) -> list[int]:
+    """Patients in each file of a split. Raises UserError for a split that is none."""
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}: take one of {', '.join(SPLITS)}")
-    dtype = load(folder).dtype
-    info = read_json(folder / "dataset_info.json")
-    lengths = [int(n) for s in info["splits"] if s["name"] == split for n in s["shardLengths"]]
-    for i, length in enumerate(lengths):
-        path = folder / f"{NAME}-{split}.array_record-{i:05d}-of-{len(lengths):05d}"
-        try:
-            reader = ArrayRecordReader(str(path))
-            records = reader.read_all()
-            reader.close()
-            part = _decode(records, dtype)
-        except Exception as e:  # the reader's and the parser's errors share no base class
-            raise UserError(f"{path} is missing or damaged ({str(e).splitlines()[0]}): {_AGAIN}") from None
-        if len(records) != length:
-            raise UserError(f"{path} holds {len(records)} of {length} patients: {_AGAIN}")
-        yield part
+    info = read_json(_folder(workdir) / "dataset_info.json")
+    return [int(n) for s in info["splits"] if s["name"] == split for n in s["shardLengths"]]
+
+
+def read_file(workdir: Path, split: str, i: int) -> Timelines:
+    """The patients of file `i` of a split. Raises UserError as `batches` does."""
+    folder, lengths = _folder(workdir), files(workdir, split)
+    path = folder / _name(split, i, len(lengths))
+    try:
+        reader = ArrayRecordReader(str(path))
+        records = reader.read_all()
+        reader.close()
+        part = _decode(records, load(folder).dtype)
+    except Exception as e:  # the reader's and the parser's errors share no base class
+        raise UserError(f"{path} is missing or damaged ({str(e).splitlines()[0]}): {_AGAIN}") from None
+    if len(records) != lengths[i]:
+        raise UserError(f"{path} holds {len(records)} of {lengths[i]} patients: {_AGAIN}")
+    return part
 
 
 _AGAIN = "delete the timelines folder and run again"
@@ -299,9 +395,9 @@ def start_times(vocabulary: Vocabulary, tokens: np.ndarray, times: np.ndarray, f
     gap away; so a window that begins with one starts at the event before (a timeline never begins with one).
     """
     first = np.asarray(first)
-    low = vocabulary.index[INTERVALS[0]]
+    low = vocabulary.index[vocabulary.intervals[0]]
     is_interval = np.zeros(len(vocabulary.tokens), bool)
-    is_interval[low : low + len(INTERVALS)] = True
+    is_interval[low : low + len(vocabulary.intervals)] = True
     # The last row before `first` that is no interval, or `first` itself: repeats make the way back longer than 1.
     anchor = np.maximum.accumulate(np.where(is_interval[tokens], 0, np.arange(len(tokens))))
     return times[anchor[first]]
@@ -310,13 +406,19 @@ def start_times(vocabulary: Vocabulary, tokens: np.ndarray, times: np.ndarray, f
 def contexts(vocabulary: Vocabulary, part: Timelines, owners: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Prefixes of many windows: the last value of each slot at or before the window's start, and the age then.
 
+    With the option context_time = "single" a patient's only value of a slot holds at all times, with "last" the last
+    of all values does; both let a window know what came later, as the programs do whose presets choose them.
+
     Args: owners, int64 (W,), a patient of `part` each; starts, int64 (W,) µs.
     Returns: (W, S) of the token dtype, S = vocabulary.context_tokens: one token a slot (UNKNOWN where there is no
-      value by then; static facts hold always), then `AGE//…` in steps of 5 years of 365.25 days.
+      value by then; static facts hold always), and the tokens of the age at vocabulary.age_at: see `_ages`.
     """
-    slots = len(vocabulary.context_slots)
-    out = np.empty((len(owners), slots + 1), vocabulary.dtype)
-    entry_owners = np.repeat(np.arange(len(part.subject_ids)), np.diff(part.context_offsets))
+    when = vocabulary.settings.get("context_time", "past")
+    ages = _ages(vocabulary, part.births[owners], starts)
+    out = np.empty((len(owners), vocabulary.context_tokens), vocabulary.dtype)
+    out[:, vocabulary.age_at : vocabulary.age_at + ages.shape[1]] = ages
+    patients = len(part.subject_ids)
+    entry_owners = np.repeat(np.arange(patients), np.diff(part.context_offsets))
     for slot, name in enumerate(vocabulary.context_slots):
         rows = np.flatnonzero(part.context_slots == slot)
         # Entries and windows in one order by patient and time, entries first where the times are equal, and the
@@ -330,12 +432,40 @@ def contexts(vocabulary: Vocabulary, part: Timelines, owners: np.ndarray, starts
         unknown = vocabulary.index[f"{name}//{UNKNOWN}"]
         values = np.full(len(order), unknown, np.int64)
         values[found] = part.context_tokens[rows][order[last[found]]]
-        out[order[windows] - len(rows), slot] = values[windows]
-    births = part.births[owners]
-    years = (starts - births.astype(np.float64)) / YEAR
-    steps = np.clip(years // AGE_WIDTH, 0, AGE_LAST // AGE_WIDTH).astype(np.int64)
-    out[:, slots] = vocabulary.index[AGES[0]] + np.where(births == STATIC, 0, 1 + steps)
+        column = slot + (ages.shape[1] if slot >= vocabulary.age_at else 0)
+        out[order[windows] - len(rows), column] = values[windows]
+        if when != "past":
+            of_patient = np.full(patients, -1)
+            of_patient[entry_owners[rows]] = rows  # the last of a patient stays
+            if when == "single":
+                of_patient[np.bincount(entry_owners[rows], minlength=patients) != 1] = -1
+            chosen = of_patient[owners]
+            out[chosen >= 0, column] = part.context_tokens[chosen[chosen >= 0]]
     return out
+
+
+def _ages(vocabulary: Vocabulary, births: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Age tokens, int64 (W, 1 or 2), by the option `age`; a birth that is not known is AGE//UNKNOWN, or UNK.
+
+    "5-year": AGE//… in steps of 5 years of 365.25 days. "two-quantiles": whole days / 365.25, at most 99, its tens
+    and its rounded units as Q tokens, Q1 for 0 (ETHOS-ARES). "age-and-year": ethos-paper's 5-year steps of the age
+    and of the years since 1970, which for shifted dates are always its last.
+    """
+    index, known = vocabulary.index, births != STATIC
+    years = np.where(known, (starts - births.astype(np.float64)) / YEAR, 0)
+    if vocabulary.age_style == "5-year":
+        steps = np.clip(years // AGE_WIDTH, 0, AGE_LAST // AGE_WIDTH).astype(np.int64)
+        return (index[AGES[0]] + np.where(known, 1 + steps, 0))[:, None]
+    if vocabulary.age_style == "two-quantiles":
+        days = np.where(known, (starts - np.where(known, births, starts)) // DAY, 0)
+        scaled = np.clip(days / 365.25, 0, 99)
+        tens, units = scaled // 10, np.rint(scaled % 10)
+        tens, units = np.where(units == 10, tens + 1, tens), np.where(units == 10, 0, units)
+        both = index["Q1"] + np.stack([tens, units], 1).astype(np.int64)
+    else:
+        both = np.stack([years, starts / YEAR], 1) // AGE_WIDTH
+        both = index[PAPER_AGES[0]] + np.clip(both, 0, len(PAPER_AGES) - 1).astype(np.int64)
+    return np.where(known[:, None], both, index[UNK])
 
 
 def context_at(vocabulary: Vocabulary, record: Mapping[str, Any], time: int) -> np.ndarray:

@@ -37,7 +37,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling.artifacts import fingerprint_files, write_json
+from ehr_scaling.artifacts import RECORD, fingerprint_files, read_json, write_json
 from ehr_scaling.data import events, shards
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources import mimic_gather, mimic_index, mimic_read, mimic_spread, mimic_tables, physionet
@@ -147,12 +147,14 @@ def extract(
         here,
         "shards",
     )
-    demo = _is_demo(raw)
+    demo, generated = _is_demo(raw), _is_generated(raw)
     metadata = {
         "dataset_name": "MIMIC-IV Clinical Database Demo" if demo else "MIMIC-IV",
         "license": "ODbL 1.0" if demo else "PhysioNet Credentialed Health Data License 1.5.0",
         "location_uri": "https://physionet.org/content/mimiciv" + ("-demo/" if demo else "/"),
     }
+    if generated:
+        metadata = {"dataset_name": "generated patients in MIMIC-IV's files", "license": "Apache-2.0"}
     totals = events.finish(out, metadata, descriptions=_Descriptions(files))
     dropped = sum((Counter(part["dropped"]) for part in [*read, *written]), Counter[str]())
     rows: dict[str, Any] = {table: part["rows"] for table, part in zip(used, read, strict=True)}
@@ -160,6 +162,7 @@ def extract(
         **totals,
         "name": metadata["dataset_name"],
         "license": metadata["license"],
+        "generated": generated,
         "preset": preset,
         "tables": {**rows, **_left_out(preset, used, sofa)},
         "dropped": dict(sorted(dropped.items())),
@@ -319,6 +322,12 @@ class _Descriptions(Mapping[str, str]):
 
     def __len__(self) -> int:
         return sum(len(names) for names in self.names.values())
+
+
+def _is_generated(raw: Path) -> bool:
+    """Whether the folder was made by synthetic_mimic, which says so in its artifact.json."""
+    made = raw / RECORD
+    return made.is_file() and read_json(made).get("inputs", {}).get("source") == "synthetic"
 
 
 def _is_demo(raw: Path) -> bool:

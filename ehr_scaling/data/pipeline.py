@@ -1,0 +1,133 @@
+"""Raw records → events/ → timelines/ → packed/t<T>/: the stages of the data in order, each skipped when it is there."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import card, packing, sources, timelines, tokenizer
+from ehr_scaling.data.codes import maps
+from ehr_scaling.data.shards import Runner, cores
+from ehr_scaling.errors import UserError
+
+STAGES = ("raw", "events", "timelines", "packed")
+
+
+def prepare(data: ConfigDict, workdir: Path, *, workers: int = 0, until: str = "packed") -> dict[str, Any]:
+    """Make what is missing of the artifacts in `workdir`, up to the stage `until`. Returns the last one's record.
+
+    Args: data, the config's `data` (configs/base.py has its fields); workers, processes, 0 for one a core.
+    Raises: UserError for records that are missing or damaged, an option that no stage knows, and where an artifact was
+      made from others.
+    """
+    if until not in STAGES:
+        raise UserError(f"there is no stage {until!r}: take one of {', '.join(STAGES)}")
+    artifacts.work_directory(workdir)
+    runner = Runner(workers or cores(), tuple(data.beam))
+    codes = maps.load(Path(data.code_maps) if data.code_maps else None)  # before hours of work: is it all there?
+    name, raw = _raw(data, workdir, runner)
+    if until == "raw":
+        return {"summary": {"raw": str(raw)}}
+    source = sources.get(name)
+    own = _own(data, name)
+    split = {"seed": data.seed, "splits": tuple(data.splits)}
+    _settings(data, generated=False)  # a misspelt option, too, is told before hours of work
+    say = print if not (workdir / "events").exists() else lambda _: None
+    say(f"events: from {name} {raw or ''}")
+    small = runner.for_bytes(_size(raw) if raw else data.patients * 4_000)
+    events = artifacts.build(
+        workdir / "events",
+        {**source.inputs(raw, **own), **split},
+        lambda out: source.extract(raw, out, **split, **own, runner=small),
+        resume=True,
+    )
+    for reason, rows in sorted(events["summary"].get("dropped", {}).items()):
+        if rows:
+            say(f"  left out: {rows:,} rows, {reason}")
+    if until == "events":
+        return events
+    generated = events["summary"].get("generated", False)
+    settings = _settings(data, generated=generated)
+    say(f"timelines: vocabulary, quantiles, tokens (preset {settings['preset']})")
+    small = runner.for_bytes(_size(workdir / "events"))
+
+    def tokenize(out: Path) -> dict[str, Any]:
+        summary = timelines.build(workdir / "events", out, runner=small, code_maps=data.code_maps, **settings)
+        card.write(out, summary, events, generated=generated)
+        return summary
+
+    tokens = artifacts.build(
+        workdir / "timelines",
+        {"events": events["fingerprint"], **settings, "code_maps": codes.files},
+        tokenize,
+        resume=True,
+    )
+    if until == "timelines":
+        return tokens
+    shape = {name: data[name] for name in ("context", "block", "seed", "phases", "sampling")}
+    packed = artifacts.build(
+        packed_folder(data, workdir),
+        {"timelines": tokens["fingerprint"], **shape},
+        lambda out: packing.build(workdir / "timelines", out, **shape, runner=small),
+        resume=True,
+    )
+    train = packed["summary"]["splits"]["train"]
+    say(
+        f"packed: {train['real_tokens']:,} tokens of {train['patients']:,} patients to train on, context {data.context}"
+    )
+    return packed
+
+
+def packed_folder(data: ConfigDict, workdir: Path) -> Path:
+    return workdir / "packed" / f"t{data.context}"
+
+
+def _settings(data: ConfigDict, *, generated: bool) -> dict[str, Any]:
+    """The tokenizer's options: those of the preset, and over them what the config says."""
+    given = {name: value for name, value in data.tokens.items() if value is not None}
+    if data.preset == "clean":
+        given.setdefault("min_patients", 0 if generated else 10)
+    return tokenizer.options({"preset": data.preset, **given})
+
+
+def _own(data: ConfigDict, source: str) -> dict[str, Any]:
+    """The options of this source alone."""
+    if source == "synthetic":
+        return {"patients": data.patients}
+    if source in ("mimic-iv", "mimic-iv-demo"):
+        options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
+        return {**options, "ed": Path(data.ed) if data.ed else None}
+    return {}
+
+
+def _raw(data: ConfigDict, workdir: Path, runner: Runner) -> tuple[str, Path | None]:
+    """The source and the folder of its raw records: the user's, a verified download, or generated files."""
+    folder = workdir / "raw"
+    if data.layout:
+        if data.source != "synthetic" or data.layout != "mimic-iv":
+            raise UserError(f"--layout={data.layout} of --source={data.source}: only synthetic has one, mimic-iv")
+        from ehr_scaling.data.sources import synthetic_mimic
+
+        tables = (*synthetic_mimic.DEFAULT, *(t for t in data.tables if t in synthetic_mimic.TABLES))
+        synthetic_mimic.write(
+            folder, fraction=data.fraction, seed=data.seed, tables=tuple(dict.fromkeys(tables)), workers=runner.workers
+        )
+        return "mimic-iv", folder
+    if data.raw:
+        return data.source, Path(data.raw).absolute()
+    if data.source not in sources.RELEASES:
+        return data.source, None
+    if sources.RELEASES[data.source].credentialed and not data.download:
+        raise UserError(
+            f"--source={data.source} needs its files: give their folder with --raw=DIR, or fetch them with your "
+            "PhysioNet account by --download"
+        )
+    # Files take their names only after their checksum was verified, so that a complete folder needs no network.
+    if not all((folder / name).exists() for name in sources.get(data.source).FILES):
+        sources.fetch(data.source, folder, base_url=data.url)
+    return data.source, folder
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

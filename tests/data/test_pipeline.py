@@ -1,0 +1,110 @@
+"""From records to packed data: the same bytes whoever did the work, and however often it was killed."""
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import base
+from ehr_scaling.data import pipeline, shards
+from ehr_scaling.errors import UserError
+
+FLAGS = ("--source=synthetic", "--config.data.patients=6000", "--config.data.context=64", "--config.data.phases=2")
+
+
+def config(**changes):
+    c = base.get_config()
+    c.data.patients, c.data.context, c.data.phases = 6_000, 64, 2
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def digest(workdir: Path) -> dict[str, str]:
+    """SHA-256 of every file that a study reads, by its path. dataset_info.json holds the version of TFDS alone."""
+    found = {}
+    for path in sorted(workdir.rglob("*")):
+        assert not path.name.startswith("."), f"{path} is left over"
+        if path.is_file():
+            found[str(path.relative_to(workdir))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("here") / "work"
+    pipeline.prepare(config().data, workdir, workers=1)
+    return workdir
+
+
+def test_processes_and_beam_make_the_same_bytes(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_WORTH_A_PROCESS", 1)
+    pipeline.prepare(config().data, tmp_path / "pool", workers=2)
+    assert digest(tmp_path / "pool") == digest(undisturbed)
+    pipeline.prepare(config(**{"data.beam": ("--runner=DirectRunner",)}).data, tmp_path / "beam")
+    assert digest(tmp_path / "beam") == digest(undisturbed)
+
+
+def test_killed_again_and_again_it_ends_as_if_undisturbed(undisturbed, tmp_path):
+    workdir, kills = tmp_path / "work", 0
+    command = [sys.executable, "-m", "launch.prepare", *FLAGS, f"--workdir={workdir}"]
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # Later each time, so that every stage is hit; a start of Python takes about a second of it
+            process.wait(1.2 + 0.3 * kills)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            assert kills < 40
+    assert process.returncode == 0
+    assert kills >= 2
+    assert digest(workdir) == digest(undisturbed)
+
+
+def test_two_commands_on_one_folder(undisturbed, tmp_path):
+    command = [sys.executable, "-m", "launch.prepare", *FLAGS, f"--workdir={tmp_path / 'work'}"]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+    time.sleep(0.3)
+    processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    assert [process.wait() for process in processes] == [0, 0]
+    assert digest(tmp_path / "work") == digest(undisturbed)
+
+
+def test_only_the_owner_may_look(undisturbed):
+    for folder in (undisturbed, undisturbed / "events", undisturbed / "timelines"):
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_stages_stop_where_they_are_told(tmp_path):
+    pipeline.prepare(config(**{"data.patients": 100}).data, tmp_path / "w", until="events")
+    assert [p.name for p in (tmp_path / "w").iterdir()] == ["events"]
+    with pytest.raises(UserError, match="no stage 'tokens'"):
+        pipeline.prepare(config().data, tmp_path / "w", until="tokens")
+
+
+def test_all_patients_may_train(tmp_path):
+    changes = {"data.patients": 100, "data.splits": (1.0, 0.0, 0.0)}
+    record = pipeline.prepare(config(**changes).data, tmp_path / "w")
+    assert record["summary"]["splits"]["train"]["patients"] == 100
+    assert record["summary"]["splits"]["test"]["sequences"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"data.layout": "omop"}, "layout"),
+        ({"data.source": "meds", "data.layout": "mimic-iv"}, "layout"),
+        ({"data.source": "mimic-iv"}, r"--raw=DIR.*--download"),
+        ({"data.preset": "ethos"}, "preset"),
+        ({"data.code_maps": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(tmp_path, changes, match):
+    with pytest.raises(UserError, match=match):
+        pipeline.prepare(config(**changes).data, tmp_path / "w")
+    assert not (tmp_path / "w" / "events").exists()
