@@ -139,14 +139,14 @@ def build(
                 raise
             record = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
             write_json(done, record)
-        _empty(partial, ".*")
+        _empty(partial, "**/.*")  # a killed unit's files too, which lie where its result would be
         partial.replace(path)
     return read_json(path / RECORD)
 
 
 def _empty(folder: Path, pattern: str) -> None:
-    for path in folder.glob(pattern):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in list(folder.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _made(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line; its type, where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether `error` says that a disk is full, whichever library wrote: not all of them set errno."""
     while not isinstance(error, OSError) or error.errno != errno.ENOSPC:

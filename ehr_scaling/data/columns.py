@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, first_line
 
 STATIC = np.iinfo(np.int64).min  # the "time" of static facts, and the birth of a patient whose birth is not known
 _CHUNK = 100_000  # events at once: what is made of them stays in the cache, twice as fast as 2 million at once
@@ -42,7 +42,7 @@ def read_columns(path: Path) -> Iterator[Columns]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: delete the events folder it was in and run again") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError, KeyError) as e:
-        raise UserError(f"{path} cannot be read as MEDS events ({str(e).splitlines()[0]})") from None
+        raise UserError(f"{path} cannot be read as MEDS events ({first_line(e)})") from None
     if code.null_count or table["subject_id"].null_count:
         raise UserError(f"{path} has an event without code or subject_id: mend the source")
     names, codes = code.dictionary.to_pylist(), code.indices.to_numpy()

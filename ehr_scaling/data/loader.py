@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from ehr_scaling.artifacts import read_json
 from ehr_scaling.data.packing import FILE, run_dtype
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, first_line
 
 Batch = dict[str, np.ndarray]
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
@@ -100,7 +100,7 @@ class _Rows:
         try:
             return self._open(str(path)).read([int(self._nth[block])])[0]
         except Exception as e:  # the reader raises what its C++ side throws, of several types
-            raise UserError(f"{path} is damaged ({str(e).splitlines()[0]}): {_again(path)}") from None
+            raise UserError(f"{path} is damaged ({first_line(e)}): {_again(path)}") from None
 
     def _runs(self, piece: _Piece, record: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Segment ids and lengths of the runs in a piece, int64. Raises: UserError for a block of another size."""

@@ -32,7 +32,7 @@ from ehr_scaling.data.vocabulary import (
     load,
 )
 from ehr_scaling.data.vocabulary import FILE as VOCABULARY
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, first_line
 
 NAME = "timelines"
 SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS' names: MEDS' names
@@ -325,7 +325,7 @@ def read_file(workdir: Path, split: str, i: int) -> Timelines:
         reader.close()
         part = _decode(records, load(folder).dtype)
     except Exception as e:  # the reader's and the parser's errors share no base class
-        raise UserError(f"{path} is missing or damaged ({str(e).splitlines()[0]}): {_AGAIN}") from None
+        raise UserError(f"{path} is missing or damaged ({first_line(e)}): {_AGAIN}") from None
     if len(records) != lengths[i]:
         raise UserError(f"{path} holds {len(records)} of {lengths[i]} patients: {_AGAIN}")
     return part

@@ -22,7 +22,7 @@ COMMON: dict[str, Any] = {
     "top_labs": 0,  # only this many LAB codes, the most frequent in train; 0: all
     "code_depth": 0,  # parts kept of a classification code's path; 0: all
     "values": "separate",  # CODE Qk, or "fused": one token CODE//Qk
-    "min_count": 5,  # rarer tokens teach nothing and may point at one patient: they fall back to their prefix
+    "min_count": 10,  # rarer tokens teach nothing and may point at one patient: they fall back to their prefix
     "min_values": 20,  # two values a bin; with fewer the breaks are noise and the code keeps its own token only
     "min_patients": 0,  # tokens and bins seen in fewer collapse; whoever knows that the data are real asks for 10
     # Families whose last value up to a window's start is in its prefix, beside those that are static (null time).
@@ -131,7 +131,10 @@ class CodeTable(NamedTuple):
         return bins
 
 
-def code_table(names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, parents: Parents) -> CodeTable:
+def code_table(
+    names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, parents: Parents, train: bool = True
+) -> CodeTable:
+    """What each of the codes `names` becomes for patients inside or outside the train split."""
     index, settings = vocabulary.index, vocabulary.settings
     rules = presets.rules(settings, maps)
     slot_of = {name: i for i, name in enumerate(vocabulary.context_slots)}
@@ -168,7 +171,8 @@ def code_table(names: Sequence[str], vocabulary: Vocabulary, maps: CodeMaps, par
         fallback = False
         if event and not (fused and rule.needs_value):
             above = rules.ancestors(code, parents) if parents and rule.paths and rule.paths[0][0] not in index else ()
-            ids, fallback = vocabulary.encode(rule.paths, rule.unseen, above)
+            paths = rule.paths if train or rule.elsewhere is None else rule.elsewhere
+            ids, fallback = vocabulary.encode(paths, rule.unseen, above)
         dropped = event and not ids and not fused and (bool(rule.paths) or scale < 0)
         lost = no_time = no_value = -1
         if not birth:
@@ -235,7 +239,8 @@ def tokenize(
     1 + the number of breaks strictly below the value, and follows codes that have breaks, when the value is finite.
     TIMELINE_END closes each timeline.
 
-    Args: maps, those with which the vocabulary was fitted; parents, the codes above each code in an ontology.
+    Args: path, data/<split>/<k>.parquet, for a preset may treat the codes of train patients otherwise than those of
+      others; maps, those with which the vocabulary was fitted; parents, the codes above each code in an ontology.
     Raises: UserError as `read_columns` does, and where the maps are others.
     """
     if vocabulary.settings["code_maps"] != dict(maps.files):
@@ -243,7 +248,7 @@ def tokenize(
     table: CodeTable | None = None
     for part in read_columns(path):
         if table is None:
-            table = code_table(part.names, vocabulary, maps, parents)
+            table = code_table(part.names, vocabulary, maps, parents, train=path.parent.name == events.SPLITS[0])
         yield tokenize_part(part, table, vocabulary)
 
 

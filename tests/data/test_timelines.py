@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -78,9 +79,9 @@ def test_same_events_make_the_same_files(work, tmp_path):
     out = tmp_path / "timelines"
     out.mkdir()
     timelines.build(folder / "events", out, min_count=2)
-    for path in sorted(out.iterdir()):
+    for path in sorted(p for p in out.iterdir() if p.is_file()):
         assert path.read_bytes() == (folder / "timelines" / path.name).read_bytes(), path.name
-    assert not [p for p in out.iterdir() if "partial" in p.name]
+    assert not [p for p in out.rglob("*") if "partial" in p.name]
     for path in out.glob("*.json"):
         assert str(tmp_path) not in path.read_text()
 
@@ -95,17 +96,32 @@ def test_other_patients_than_train_change_no_token(work, tmp_path):
     assert timelines.vocabulary(tmp_path) == timelines.vocabulary(folder)
 
 
-def test_many_patients_make_several_files(work, tmp_path, monkeypatch):
-    folder, _ = work
-    monkeypatch.setattr(timelines, "_RECORDS", 50)
-    out = tmp_path / "timelines"
-    out.mkdir()
-    timelines.build(folder / "events", out, min_count=2)
-    assert len(list(out.glob("timelines-train.array_record-*-of-00003"))) == 3
-    assert len(tfds.builder_from_directory(out).as_data_source("train")) == 120
-    a, b = list(timelines.read(out, "train")), list(timelines.read(folder, "train"))
-    assert [p["subject_id"] for p in a] == [p["subject_id"] for p in b]
-    assert all((p["tokens"] == q["tokens"]).all() for p, q in zip(a, b, strict=True))
+def test_one_file_a_shard(work):
+    folder, summary = work
+    assert timelines.files(folder, "train") == [60, 60]
+    assert len(tfds.builder_from_directory(folder / "timelines").as_data_source("train")) == 120
+    whole = [p["subject_id"] for p in timelines.read(folder, "train")]
+    assert whole == [i for k in range(2) for i in timelines.read_file(folder, "train", k).subject_ids.tolist()]
+    assert summary["train"]["patients"] == 120
+
+
+def test_patients_in_one_split_only(tmp_path):
+    made_up.write(tmp_path / "events", train=made_up.splits(patients=20)["train"])
+    (tmp_path / "timelines").mkdir()
+    summary = timelines.build(tmp_path / "events", tmp_path / "timelines")
+    assert summary["test"] == {**summary["test"], "patients": 0, "tokens": 0}
+    assert list(timelines.read(tmp_path, "test")) == []
+    assert len(list(timelines.read(tmp_path, "train"))) == 40
+
+
+def test_a_vocabulary_of_other_data_is_refused(work, tmp_path):
+    shutil.copytree(work[0] / "timelines", tmp_path / "timelines")
+    made_up.write(tmp_path / "other" / "events", **made_up.splits(seed=50))
+    (tmp_path / "other" / "timelines").mkdir()
+    timelines.build(tmp_path / "other" / "events", tmp_path / "other" / "timelines")
+    shutil.copy(tmp_path / "other" / "timelines" / "vocabulary.json", tmp_path / "timelines")
+    with pytest.raises(UserError, match=r"vocabulary\.json is that of other timelines"):
+        timelines.vocabulary(tmp_path)
 
 
 def test_reading_needs_no_tensorflow(work):
@@ -133,11 +149,9 @@ def test_bad_input_is_named(work, tmp_path):
         timelines.build(name / "events", name / "timelines")
 
     good = made_up.splits(patients=6)
-    with pytest.raises(UserError, match="no patient in the split 'held_out'"):
-        build(train=good["train"], tuning=good["tuning"])
-    with pytest.raises(UserError, match="'tuning' has an event with a time"):
-        build(**{**good, "tuning": {77: [(None, "GENDER//F", None)]}})
-    with pytest.raises(UserError, match="two files or two splits"):
+    with pytest.raises(UserError, match="no patient of the train split has an event with a time"):
+        build(**{**good, "train": {77: [(None, "GENDER//F", None)]}})
+    with pytest.raises(UserError, match="a patient in two splits"):
         build(**{**good, "tuning": made_up.cohort(0, 3, 1)})
 
 
@@ -146,7 +160,7 @@ def test_damaged_files_are_named(work, tmp_path):
     out = tmp_path / "timelines"
     out.mkdir()
     timelines.build(folder / "events", out)
-    path = out / "timelines-train.array_record-00000-of-00001"
+    path = out / "timelines-train.array_record-00000-of-00002"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"train\.array_record-00000"):
