@@ -175,7 +175,8 @@ class Vocabulary:
           unseen: what becomes of a token that is not known. "drop": the whole event is left out. "prefix": the known
             tokens before it in its path stay. "parent": an unknown token after known ones of its family is left out
             with what follows; any other becomes the first ancestor that is known, else its longest known prefix by
-            `//` segments, else FAMILY//UNK, else UNK.
+            `//` segments, else FAMILY//UNK, else UNK. Any other text is a token: as "parent", with that token, or what
+            becomes of it, instead of a prefix.
           ancestors: paths of the codes above this one in an ontology, the nearest first.
         """
         index = self.index
@@ -196,14 +197,14 @@ class Vocabulary:
                 if known:
                     ids += [index[t] for p in known for t in p]
                     break
-                ids.append(self._prefix(token))
+                ids.append(self._prefix(token if unseen == "parent" else unseen))
                 if len(path) > k + 1 and family(path[k + 1]) == family(token):
                     break
         return ids, fallback
 
     def _prefix(self, token: str) -> int:
         segments = token.split("//")
-        for n in range(len(segments) - 1, 0, -1):
+        for n in range(len(segments), 0, -1):
             prefix = "//".join(segments[:n])
             if prefix in self.index and prefix not in self.reserved:
                 return self.index[prefix]

@@ -255,7 +255,7 @@ def test_ethos_timelines(tmp_path):
     }
     v, part = ares(made_up.write(tmp_path / "events", train=train))
     assert " ".join(names(v, part)) == (
-        "BMI//Q1 7d-12d HOSPITAL_ADMISSION ADMISSION_TYPE//EMERGENCY INSURANCE//MEDICARE VITAL//BLOOD_PRESSURE Q1 Q1 "
+        "BMI//Q1 7d-12d HOSPITAL_ADMISSION ADMISSION_TYPE//OBSERVATION INSURANCE//MEDICARE VITAL//BLOOD_PRESSURE Q1 Q1 "
         "ACUITY Q4 ICU_ADMISSION ICU_TYPE//MICU SOFA Q4 LAB//1//MG/DL Q1 BMI//Q2 =6mt =6mt HOSPITAL_DISCHARGE "
         "DISCHARGE_LOCATION//HOME DRG//UNKNOWN TIMELINE_END"
     )
@@ -264,6 +264,32 @@ def test_ethos_timelines(tmp_path):
     assert v.quantiles["BMI"] == (20.0, 30.0)
     assert not {"BMI", "LAB//UNK", "TIME//5m-15m", "MARITAL//UNK"} & set(v.tokens)
     assert v.context_slots == ("BMI", "GENDER", "MARITAL", "RACE")
+
+
+def test_ethos_outside_train(tmp_path):
+    """What has no title keeps its other parts in train alone; an unseen DRG is UNKNOWN, other unseen codes go."""
+    known = [
+        (0, "DIAGNOSIS//ICD//10//I5022", None),
+        (0, "DIAGNOSIS//ICD//10//Z9922", None),
+        (0, "MEDICATION//both//Administered", None),
+    ]
+    train = {1: [*known, (0, "DRG//HCFA//1//A", None), (0, "HCPCS//A", None)], 2: [(0, "DRG//UNKNOWN", None)]}
+    new = {8: [*known, (0, "DRG//HCFA//2//B", None), (0, "HCPCS//B", None)]}
+    folder = made_up.write(tmp_path / "events", train=train, tuning=new)
+    code_maps = MAPS._replace(
+        titles={"I50": "Heart failure"}, atc={"both": ("V04CC02", "A12CC02")}, atc_titles={"A12": "Minerals"}
+    )
+    v = fit(folder, code_maps, preset="ethos_ares")
+    title, rest, other = "ICD//CM//HEART_FAILURE ICD//CM//3-6//22", "ICD//CM//3-6//22", "ATC//4//C ATC//SFX//C02"
+    drug = f"ATC//A12//MINERALS {other}"
+    (part,), _ = tokenize(folder, "train", v, code_maps)
+    assert " ".join(names(v, part)) == f"{title} {rest} {other} {drug} DRG//1 HCPCS//A TIMELINE_END"
+    (part,), (stats,) = tokenize(folder, "tuning", v, code_maps)
+    assert " ".join(names(v, part)) == f"{title} {drug} DRG//UNKNOWN TIMELINE_END"
+    assert stats.silent == {
+        "DIAGNOSIS: not in the vocabulary": 1,
+        "HCPCS: not in the vocabulary": 1,
+    }
 
 
 def test_ethos_prefixes(tmp_path):

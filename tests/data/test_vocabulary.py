@@ -43,6 +43,9 @@ def test_fallback_chain():
     assert names("ICD10PCS//0", "ICD10PCS//X", unseen="drop") == ([], True)
     assert names("ICD10CM//I50", "ICD10CM//3-6//23", unseen="prefix") == (["ICD10CM//I50"], True)
     assert names("ICD10CM//J44", icd[1], unseen="prefix") == ([], True)
+    assert names("LAB//1//MG/DL", unseen="LAB//50912") == (["LAB//50912"], True)
+    assert names("LAB//1//MG/DL", unseen="LAB//2") == (["LAB//UNK"], True)
+    assert names("HOSPITAL_ADMISSION", "ADMISSION_TYPE//X", unseen="UNK") == (["HOSPITAL_ADMISSION", "UNK"], True)
     # The nearest ancestor that is known comes before the prefix, but only for what is itself not known.
     above = [[("X",)], [icd], [("OBS",)]]
     assert names("LAB//1//MG/DL", ancestors=above) == (list(icd), True)

@@ -231,12 +231,8 @@ def plain_ethos_ares(raw):
         if a["deathtime"]:
             died[a["subject_id"]] = min(a["deathtime"], died.get(a["subject_id"], "9"))
     for p in table("hosp/patients"):
-        death = died.get(p["subject_id"]) or (p["dod"] and f"{p['dod']} 00:00:00")
-        died[p["subject_id"]] = death.replace("00:00:00", "23:59:59")
+        died[p["subject_id"]] = died.get(p["subject_id"]) or (p["dod"] and f"{p['dod']} 00:00:00")
     leaves = {(a["subject_id"], a["dischtime"]) for a in stays}
-    for patient, time in died.items():
-        if time.endswith("23:59:59") and (patient, time) not in leaves:
-            add({"subject_id": patient}, time, "MEDS_DEATH")
     for a in stays:
         add(a, a["edregtime"], "ED_REGISTRATION")
     for a in stays:
@@ -289,7 +285,7 @@ def plain_ethos_ares(raw):
     for p in table("hosp/patients"):
         add(p, f"{int(p['anchor_year']) - int(p['anchor_age'])}-01-01", "MEDS_BIRTH")
         time = died[p["subject_id"]]
-        if time and not time.endswith("23:59:59") and (p["subject_id"], time) not in leaves:
+        if time and (p["subject_id"], time) not in leaves:
             add(p, time, "MEDS_DEATH")
     for p in table("hosp/procedures_icd"):
         add(p, p["chartdate"], f"PROCEDURE//ICD//{p['icd_version']}//{p['icd_code']}", p["hadm_id"])

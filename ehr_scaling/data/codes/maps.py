@@ -190,16 +190,23 @@ def atc_one(codes: tuple[str, ...]) -> str | None:
     return shared[: max(level for level in (3, 4, 5, 7) if level <= len(shared))]
 
 
+_last: tuple[dict[str, tuple[str, ...]], dict[str, str]] = ({}, {})
+
+
 def atc_by_ingredient(maps: CodeMaps) -> dict[str, str]:
     """Ingredient → its one ATC path (`atc_one`), of all names in the table that `drugs.ingredient` knows.
 
     For drugs that a hospital spells otherwise than the table, which may list "metoprolol tartrate" and no metoprolol.
+    The answer for the table of the last call is kept.
     """
-    codes: dict[str, tuple[str, ...]] = {}
-    for name, several in maps.atc.items():
-        if found := ingredient(name):
-            codes[found] = codes.get(found, ()) + several
-    return {found: one for found, several in codes.items() if (one := atc_one(several))}
+    global _last
+    if _last[0] is not maps.atc:
+        codes: dict[str, tuple[str, ...]] = {}
+        for name, several in maps.atc.items():
+            if found := ingredient(name):
+                codes[found] = codes.get(found, ()) + several
+        _last = maps.atc, {found: one for found, several in codes.items() if (one := atc_one(several))}
+    return _last[1]
 
 
 _LOCAL = re.compile(r"A01|A07|B05|C05|D|G01|R01|R02|S")

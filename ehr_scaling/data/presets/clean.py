@@ -7,7 +7,7 @@ ICD9PCS//…, MED//<ingredient>. Codes of dialects that are not known here are o
 import re
 
 from ehr_scaling.data.codes import drugs
-from ehr_scaling.data.codes.maps import CodeMaps, atc, atc_one, icd10cm, icd10pcs
+from ehr_scaling.data.codes.maps import CodeMaps, atc, atc_by_ingredient, atc_one, icd10cm, icd10pcs
 from ehr_scaling.data.presets.rule import Rule, bare, cut, known, normalise, nothing, one
 
 BREAKS = {"ACUITY": (1.0, 2.0, 3.0, 4.0)}  # a scale of five steps as it is
@@ -125,8 +125,10 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
     if name in ("", "UNK"):
         return nothing("no name")
     # A name with '_' for spaces was normalised by its source already, which chose what tells drugs apart.
-    found = None if re.fullmatch(r"[^\s]*_[^\s]*", name) else drugs.ingredient(name)
-    for spelling in (name, (found or "").replace("_", " ")):
-        if group := atc_one(atc(maps, spelling)):
-            return Rule((cut(group, ("ATC//", 3), ("ATC//4//", 4), ("ATC//SFX//", len(group)), depth=depth),))
-    return one(f"MED//{normalise(found or name)}")._replace(scale="")
+    by_source = bool(re.fullmatch(r"[^\s]*_[^\s]*", name))
+    found = None if by_source else drugs.ingredient(name)
+    # By the ingredient first: all spellings of a drug have the path of one.
+    if group := atc_by_ingredient(maps).get(found or "") or atc_one(atc(maps, name)):
+        return Rule((cut(group, ("ATC//", 3), ("ATC//4//", 4), ("ATC//SFX//", len(group)), depth=depth),))
+    # Without strengths, or a name would be rarer than its drug.
+    return one(f"MED//{normalise(found or (name if by_source else drugs.normalised(name)))}")._replace(scale="")

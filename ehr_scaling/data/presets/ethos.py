@@ -2,8 +2,9 @@
 
 ethos_ares: Renc et al. 2025 (ETHOS-ARES). ethos_paper: Renc et al. 2024, whose tables these are, with the names of
 ETHOS-ARES for stays and death, so that the same outcomes can be asked of both. What those programs lose or repeat is
-lost or repeated here: a drug has the tokens of all its ATC codes, a diagnosis without a title no first token.
-Where they would stop with an error, an unseen admission type say, there is UNK here.
+lost or repeated here: in ETHOS-ARES a drug has the tokens of all its ATC codes, and a diagnosis without a title no
+first token in the train split, and none at all outside it. Where they would stop with an error, an unseen admission
+type say, there is UNK here.
 """
 
 from typing import Literal
@@ -12,7 +13,8 @@ from ehr_scaling.data.codes import drugs
 from ehr_scaling.data.codes import maps as code_maps
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.presets.clean import FACILITIES
-from ehr_scaling.data.presets.rule import Rule, bare, cut, known, normalise, nothing, one
+from ehr_scaling.data.presets.rule import Rule, bare, cut, known, normalise, nothing, one, spelt
+from ehr_scaling.data.vocabulary import UNK, UNKNOWN
 
 # SOFA: ten bins of equal width from 0 to 23, its range in the table those programs read; ACUITY: its five steps.
 BREAKS = {"SOFA": tuple(2.3 * k for k in range(1, 10)), "ACUITY": (1.0, 2.0, 3.0, 4.0)}
@@ -25,51 +27,72 @@ _UNUSED = frozenset(_NAMES.split())
 
 def ares(code: str, maps: CodeMaps, depth: int) -> Rule:
     """The tokens of a code in ETHOS-ARES."""
+    return _rule(code, maps, depth, "ares")
+
+
+def paper(code: str, maps: CodeMaps, depth: int) -> Rule:
+    """The tokens of a code in ethos-paper: its tables, a DRG by its description, no HCPCS and no vital sign but blood
+    pressure, moves between services instead of wards, one ATC code a drug. Labs are LAB//label//unit//item.
+    """
+    name, *rest = code.split("//")
+    match name:
+        case "HCPCS" | "TRANSFER_TO" | "ACUITY":
+            return nothing("not in this preset")
+        case "VITAL" if rest[:1] != ["BLOOD_PRESSURE"]:
+            return nothing("not in this preset")
+        case "SERVICE" if rest:
+            return one(f"TRANSFER//{known(rest[0])}")._replace(unseen="drop")
+        case "DRG" if len(rest) > 2 and rest[0].upper() == "HCFA":
+            return one(f"DRG//{spelt('/'.join(rest[2:]))}")._replace(unseen=f"DRG//{UNKNOWN}")
+        case "ED_REGISTRATION":
+            return one(name)
+    return _rule(code, maps, depth, "paper")
+
+
+def _rule(code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
     name, *rest = code.split("//")
     first = rest[0] if rest else ""
     last = rest[-1] if rest else ""
     match name:
         case "DIAGNOSIS" if len(rest) == 3 and first == "ICD":
-            return _diagnosis(rest[1], bare(last), maps, depth, "ares")
+            return _diagnosis(rest[1], bare(last), maps, depth, program)
         case "PROCEDURE" if len(rest) == 3 and first == "ICD":
             return _procedure(rest[1], bare(last), maps, depth)
         case "HOSPITAL_ADMISSION" if rest:
-            return one(name, f"ADMISSION_TYPE//{_admission(first)}")
+            return one(name, f"ADMISSION_TYPE//{_admission(first, program)}")
         case "HOSPITAL_DISCHARGE":
-            place = known(first)
-            return one(name, f"DISCHARGE_LOCATION//{'HEALTHCARE_FACILITY' if place in FACILITIES else place}")
+            place = _place(first, program)
+            place = "HEALTHCARE_FACILITY" if place in FACILITIES else place
+            return one(name, f"DISCHARGE_LOCATION//{place}")._replace(unseen=UNK)
         case "INSURANCE" | "MARITAL_STATUS" | "MARITAL" if known(first) == "UNKNOWN":
             return nothing("not known")
         case "MARITAL_STATUS" | "MARITAL":
-            return one(f"MARITAL//{normalise(first)}")
+            return one(f"MARITAL//{spelt(first)}")
         case "ICU_ADMISSION" if rest:
-            return one(name, f"ICU_TYPE//{known(first)}")
-        case "ED_REGISTRATION" if rest:
-            transport = known(first)
+            return one(name, f"ICU_TYPE//{_place(first, program)}")._replace(unseen=UNK)
+        case "ED_REGISTRATION" if first not in ("", UNK):
+            transport = spelt(first)
             return one(name, f"ED_TRANSPORT//{'OTHER' if transport == 'HELICOPTER' else transport}")
         case "ICU_DISCHARGE" | "MEDS_DEATH" | "MEDS_BIRTH" | "ED_OUT" | "ED_REGISTRATION":
             return one(name)
-        case "ED_REGISTRATION":
-            transport = known(first)
-            return (
-                one(name, f"ED_TRANSPORT//{'OTHER' if transport == 'HELICOPTER' else transport}") if rest else one(name)
-            )
         case "TRANSFER_TO":
             if first.lower() not in ("admit", "transfer"):
                 return nothing("repeats an admission or discharge")
-            return one(f"TRANSFER//{known(rest[1] if len(rest) > 1 else '')}")._replace(unseen="drop")
+            return one(f"TRANSFER//{_place(rest[1] if len(rest) > 1 else '', program)}")._replace(unseen="drop")
         case "DRG" if rest == ["UNKNOWN"]:
-            return one(code)._replace(unseen="drop")
+            return one(code)
         case "DRG":
             if first.upper() != "HCFA" or len(rest) < 2:
                 return nothing("not of the system HCFA")
-            return one(f"DRG//{int(rest[1]) if rest[1].isdecimal() else normalise(rest[1])}")._replace(unseen="drop")
+            # ETHOS-ARES drops an unseen one, and then finds a stay that has none.
+            number = int(rest[1]) if rest[1].isdecimal() else spelt(rest[1])
+            return one(f"DRG//{number}")._replace(unseen=f"DRG//{UNKNOWN}")
         case "MEDICATION":
-            return _medication(rest, maps, depth)
+            return _medication(rest, maps, depth, program)
         case "HCPCS":
-            return one(normalise(code))._replace(scale="", unseen="drop")
+            return one(spelt(code))._replace(scale="", unseen="drop")
         case "LAB":
-            lab = normalise(code)
+            lab = spelt(code)  # a unit of one space is "_"
             return Rule(((lab,),), scale=lab, needs_value=True, unseen="drop", is_lab=True)
         case "VITAL" if rest[:1] == ["BLOOD_PRESSURE"]:
             # The two values of one measurement are two events: the first one brings the name of both. That program
@@ -87,35 +110,26 @@ def ares(code: str, maps: CodeMaps, depth: int) -> Rule:
         return Rule((("BMI",),), scale="BMI", needs_value=True, fused=True)
     if name in _UNUSED:
         return nothing("not in this preset")
-    return one(normalise(code))
+    return one(spelt(code))
 
 
-def paper(code: str, maps: CodeMaps, depth: int) -> Rule:
-    """The tokens of a code in ethos-paper: its tables, a DRG by its description, no HCPCS and no vital sign but blood
-    pressure, moves between services instead of wards, one ATC code a drug. Labs are named by item, not by label."""
-    name, *rest = code.split("//")
-    match name:
-        case "DIAGNOSIS" if len(rest) == 3 and rest[0] == "ICD":
-            return _diagnosis(rest[1], bare(rest[2]), maps, depth, "paper")
-        case "HCPCS" | "TRANSFER_TO" | "ACUITY":
-            return nothing("not in this preset")
-        case "VITAL" if rest[:1] != ["BLOOD_PRESSURE"]:
-            return nothing("not in this preset")
-        case "SERVICE" if rest:
-            return one(f"TRANSFER//{known(rest[0])}")._replace(unseen="drop")
-        case "DRG" if len(rest) > 2 and rest[0].upper() == "HCFA":
-            return one(f"DRG//{normalise('/'.join(rest[2:]))}")._replace(unseen="drop")
-        case "ED_REGISTRATION":
-            return one(name)
-    made = ares(code, maps, depth)
-    return made._replace(paths=made.paths[:1]) if name == "MEDICATION" else made
+def _admission(text: str, program: Program) -> str:
+    """The type of an admission, from the spelling of MIMIC or of a source that has the three types itself.
 
-
-def _admission(text: str) -> str:
-    kind = normalise(text)
-    if kind.endswith("EMER") or kind in ("URGENT", "EMERGENCY"):
+    ETHOS-ARES normalises the code before it compares it with "EMER." and "SURGICAL SAME DAY ADMISSION": neither is
+    found any more, and those admissions are OBSERVATION. `paper` follows what it means.
+    """
+    kind = spelt(text)
+    if kind in ("URGENT", "EMERGENCY") or (program == "paper" and kind.endswith("EMER")):
         return "EMERGENCY"
-    return "SCHEDULED" if kind in ("ELECTIVE", "SURGICAL_SAME_DAY_ADMISSION", "SCHEDULED") else "OBSERVATION"
+    if kind in ("ELECTIVE", "SCHEDULED") or (program == "paper" and kind == "SURGICAL_SAME_DAY_ADMISSION"):
+        return "SCHEDULED"
+    return "OBSERVATION"
+
+
+def _place(text: str, program: Program) -> str:
+    """A unit or a location; what is missing is called UNK in ETHOS-ARES, so that …//UNK there is no unseen one."""
+    return known(text) if program == "paper" else spelt(text) or UNK
 
 
 def _diagnosis(version: str, code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
@@ -129,13 +143,9 @@ def _diagnosis(version: str, code: str, maps: CodeMaps, depth: int, program: Pro
         if not (found := code_maps.icd10cm(maps, code, program)):
             return nothing("no ICD-10 code in the map")
         code = found
+    title = code_maps.category_title(maps, code, program) if maps.titles else code[:3]
     path = cut(code, ("", 3), ("ICD//CM//3-6//", 6), ("ICD//CM//SFX//", len(code)), depth=depth)
-    if maps.titles:
-        title = code_maps.category_title(maps, code, program)
-        path = ((f"ICD//CM//{normalise(title)}",) if title else ()) + path[1:]
-    else:
-        path = (f"ICD//CM//{code[:3]}", *path[1:])
-    return Rule((path,), unseen="prefix") if path else nothing("no title in the map")
+    return _titled([(f"ICD//CM//{spelt(title)}" if title else "", *path[1:])], program)
 
 
 def _procedure(version: str, code: str, maps: CodeMaps, depth: int) -> Rule:
@@ -151,23 +161,33 @@ def _procedure(version: str, code: str, maps: CodeMaps, depth: int) -> Rule:
     return Rule((tuple(f"ICD//PCS//{c}" for c in code[:7])[: depth or None],), unseen="drop")
 
 
-def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
+def _medication(rest: list[str], maps: CodeMaps, depth: int, program: Program) -> Rule:
     if len(rest) < 2 or rest[1].upper() != "ADMINISTERED":
         return nothing("not given")
     name = rest[0].strip()
     if not maps.atc and not maps.gsn:
         found = drugs.ingredient(name)
         return one(f"MED//{normalise(found or name)}")._replace(scale="", unseen="drop")
-    paths: list[tuple[str, ...]] = []
-    for atc in _atc(rest, maps):
+    paths = []
+    for atc in _atc(rest, maps)[: 1 if program == "paper" else None]:
+        title = maps.atc_titles.get(atc[:3])
+        head = f"ATC//{atc[:3]}//{title}" if title else "" if maps.atc_titles else f"ATC//{atc[:3]}"
         path = cut(atc, ("", 3), ("ATC//4//", 4), ("ATC//SFX//", len(atc)), depth=depth)
-        if maps.atc_titles:
-            title = maps.atc_titles.get(atc[:3])
-            head = (normalise(f"ATC//{atc[:3]}//{title}"),) if title else ()
-        else:
-            head = (f"ATC//{atc[:3]}",)
-        paths.append(head + path[1:])
-    return Rule(tuple(paths), unseen="prefix") if paths else nothing("no ATC code in the map")
+        paths.append((spelt(head), *path[1:]))
+    return _titled(paths, program) if paths else nothing("no ATC code in the map")
+
+
+def _titled(paths: list[tuple[str, ...]], program: Program) -> Rule:
+    """Paths of which the first token is "" where the maps have no title for it.
+
+    The other parts stay. But outside the train split, ETHOS-ARES cuts a path at the first token that the vocabulary
+    lacks, and a title that is missing is one.
+    """
+    found = tuple(path if path[0] else path[1:] for path in paths if any(path))
+    whole = tuple(path for path in paths if path[0])
+    if not found:
+        return nothing("no title in the map")
+    return Rule(found, elsewhere=whole if program == "ares" else None, unseen="prefix")
 
 
 def _atc(rest: list[str], maps: CodeMaps) -> tuple[str, ...]:

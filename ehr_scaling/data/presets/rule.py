@@ -13,6 +13,7 @@ class Rule(NamedTuple):
     needs_value: bool = False  # without a value the event makes no token
     missing_lowest: bool = False  # a value that is missing counts as one in the first bin
     fused: bool = False  # last token and bin are one token, NAME//Qk, instead of NAME Qk
+    elsewhere: tuple[tuple[str, ...], ...] | None = None  # its paths outside the train split, where those are others
     unseen: str = "parent"  # what becomes of a token that is not in the vocabulary: see Vocabulary.encode
     is_lab: bool = False  # counts among those of which the top_labs most frequent are kept
     why_not: str = ""  # why it makes no token
@@ -27,9 +28,14 @@ def nothing(why: str) -> Rule:
     return Rule(why_not=why)
 
 
+def spelt(text: str) -> str:
+    """A name as ETHOS spells it: upper case, without ',' and '.', '_' for each space, be it at an end."""
+    return text.upper().replace(",", "").replace(".", "").replace(" ", "_")
+
+
 def normalise(text: str) -> str:
-    """A name as token names are spelt: upper case, without ',' and '.', '_' for spaces (ETHOS)."""
-    return text.strip().upper().replace(",", "").replace(".", "").replace(" ", "_")
+    """A name as token names are spelt: as in ETHOS, without spaces at the ends."""
+    return spelt(text.strip())
 
 
 def known(text: str) -> str:

@@ -33,7 +33,6 @@ class Index:
     shards: np.ndarray  # int64 (S, 2): index into events.SPLITS, number within the split
     birth: np.ndarray
     death: np.ndarray
-    death_moved: np.ndarray
     death_in_hospital: np.ndarray
     death_elsewhere: np.ndarray
     race: np.ndarray  # int64 (P,) into mimic_tables.RACES, their number where no admission tells
@@ -174,20 +173,17 @@ def build(
     inside = in_hospital < np.iinfo(np.int64).max
     nowhere = np.full(len(subjects), NULL)
     death = np.where(inside, in_hospital, dod)
-    moved, at_discharge, elsewhere = nowhere, nowhere, nowhere
+    at_discharge, elsewhere = nowhere, nowhere
     dated = death != NULL
     if preset == "clean":
         death = np.where(~inside & dated, dod // DAY * DAY + DAY - 1, death)
     elif preset == "ethos_paper":
         death = np.where(~inside & dated, dod // DAY * DAY + DAY - 60, NULL)
     else:
-        midnight = dated & (death % DAY == 0)
-        death = np.where(midnight, death + DAY - 1, death)
         ends = np.stack([patient, end], 1)[end != NULL]
         leaves = dated & np.isin(time_key(np.arange(len(death)), death), time_key(*ends.T))
         at_discharge = np.where(leaves, death, NULL)
-        moved = np.where(midnight & ~leaves, death, NULL)
-        elsewhere = np.where(dated & ~midnight & ~leaves, death, NULL)
+        elsewhere = np.where(dated & ~leaves, death, NULL)
 
     split, k = events.assign(subjects, seed, splits)
     shards, shard = np.unique(np.stack([split.astype(np.int64), k], 1), axis=0, return_inverse=True)
@@ -209,7 +205,6 @@ def build(
         shards=shards,
         birth=birth,
         death=death,
-        death_moved=moved,
         death_in_hospital=at_discharge,
         death_elsewhere=elsewhere,
         race=_races(stays["race"], known, patient, admit, len(subjects)),

@@ -6,8 +6,9 @@ spelling of the tables; the tokenizer normalises them. Three presets (`mimic_tab
 `ethos_ares` (Renc et al., ETHOS-ARES, 2025) and `ethos_paper` (Renc et al., npj Digit Med 2024;7:256) give the events,
 times and order of those programs, whatever one may think of them: SOFA at ICU admission, though it is known a day
 later; in `ethos_paper` diagnoses at admission. `ethos_ares` takes rows that agree in all the columns it keeps for one,
-moves a death at 00:00:00 to 23:59:59 and puts it before a discharge of the same time, adds DRG//UNKNOWN to a stay
-without a DRG, drops what is dated before birth or 1970, and lets a blood pressure of the ED lack its numbers.
+leaves a death of which only the day is known at 00:00:00, puts a death before a discharge of the same time, adds
+DRG//UNKNOWN to a stay without a DRG, drops what is dated before birth or 1970, and lets a blood pressure of the ED lack
+its numbers.
 `ethos_paper` puts the ends of stays before what begins at the same time, births at mid-year, deaths out of hospital at
 23:59, uses services for transfers, names labs, gives a DRG one description, and adds to a drug the GSN that
 prescriptions most often have for its name.
@@ -44,7 +45,7 @@ from ehr_scaling.data.sources import mimic_gather, mimic_index, mimic_read, mimi
 from ehr_scaling.data.sources.mimic_spread import SCRATCH, Plan
 from ehr_scaling.errors import UserError
 
-VERSION = 2  # of what is made of the files; a change of it refuses events that were made before
+VERSION = 3  # of what is made of the files; a change of it refuses events that were made before
 _LOOKUPS = {
     "hosp/d_labitems": "itemid label",
     "hosp/d_icd_diagnoses": "icd_code icd_version long_title",

@@ -47,9 +47,7 @@ _DENSE = 1 << 20
 
 # Columns that `derive` makes, and the columns of the file that it needs for them.
 DERIVED: dict[str, dict[str, tuple[str, ...]]] = {
-    "hosp/patients": dict.fromkeys(
-        ("birth", "death", "death_moved", "death_in_hospital", "death_elsewhere", "race"), ()
-    ),
+    "hosp/patients": dict.fromkeys(("birth", "death", "death_in_hospital", "death_elsewhere", "race"), ()),
     "hosp/admissions": {
         "end": ("hadm_id",),
         "edreg": ("edregtime", "hadm_id"),
@@ -346,7 +344,7 @@ def derive(table: str, batch: Batch, index: Index, plan: Plan, patient: np.ndarr
     """Add to a batch the columns of DERIVED that other tables are needed for."""
     known = np.maximum(patient, 0)
     if table == "hosp/patients":
-        for name in ("birth", "death", "death_moved", "death_in_hospital", "death_elsewhere"):
+        for name in ("birth", "death", "death_in_hospital", "death_elsewhere"):
             batch[name] = getattr(index, name)[known]
         batch["race"] = Text(index.race[known], [*mimic_tables.RACES, None])
     if "hadm_id" in batch and table.startswith("hosp/"):

@@ -323,11 +323,11 @@ def _clean() -> list[Place]:
 
 def _ares(ed: bool) -> list[Place]:
     """The order of tables in ETHOS-ARES' event config; a death is put before a discharge of the same time."""
-    deaths = [
-        Place("hosp/patients", (Entry(("MEDS_DEATH",), f"death_{when}", may_miss=True),), ())
-        for when in ("moved", "in_hospital", "elsewhere")
-    ]
-    head = [GENDER, RACE, deaths[0]]
+    at_discharge, elsewhere = (
+        Place("hosp/patients", (Entry(("MEDS_DEATH",), f"death_{where}", may_miss=True),), ())
+        for where in ("in_hospital", "elsewhere")
+    )
+    head = [GENDER, RACE]
     if ed:
         triage = [*_vitals("ed/triage", "intime", False), ACUITY]
         head += [ED_IN, ED_OUT, *triage, ED_DIAGNOSES]
@@ -336,7 +336,7 @@ def _ares(ed: bool) -> list[Place]:
     return [
         *head,
         ADMISSION,
-        deaths[1],
+        at_discharge,
         DISCHARGE,
         DIAGNOSES,
         DRG,
@@ -347,7 +347,7 @@ def _ares(ed: bool) -> list[Place]:
         *(_vitals("ed/vitalsign", "charttime", False) if ed else []),
         Place("hosp/omr", (*PRESSURES, BMI), _OMR_KEY),
         BIRTH,
-        deaths[2],
+        elsewhere,
         PROCEDURES,
         TRANSFERS,
         ICU_IN,

@@ -262,7 +262,7 @@ def test_ethos_ares(raw, tmp_path):
         ("06-03 09:00:00", "HOSPITAL_DISCHARGE//HOME"),
         ("06-03 09:00:00", "DIAGNOSIS//ICD//9//7150"),
         ("06-03 09:00:00", "DRG//UNKNOWN"),
-        ("07-01 23:59:59", "MEDS_DEATH"),
+        ("07-01 00:00:00", "MEDS_DEATH"),
     ]
     assert "LAB//50813// " in table["code"].to_pylist()
     assert summary["dropped"]["hosp/labevents: repeated row"] == 2
@@ -293,12 +293,12 @@ def test_ethos_ares_with_the_ed(raw_ed, tmp_path):
 
 def test_a_death_at_midnight_in_ethos_ares(raw, tmp_path):
     put(raw, "hosp/patients", TABLES["hosp/patients"].replace("2150-07-01", "2150-06-03"))
-    late = TABLES["hosp/admissions"].replace("2150-06-03 09:00:00", "2150-06-03 23:59:59")
-    put(raw, "hosp/admissions", late)
+    early = TABLES["hosp/admissions"].replace("2150-06-03 09:00:00", "2150-06-03 00:00:00")
+    put(raw, "hosp/admissions", early)
     assert [r[:2] for r in rows(extract(raw, tmp_path, preset="ethos_ares"), 2)][-4:-1] == [
-        ("06-03 23:59:59", "MEDS_DEATH"),
-        ("06-03 23:59:59", "HOSPITAL_DISCHARGE//HOME"),
-        ("06-03 23:59:59", "DIAGNOSIS//ICD//9//7150"),
+        ("06-03 00:00:00", "MEDS_DEATH"),
+        ("06-03 00:00:00", "HOSPITAL_DISCHARGE//HOME"),
+        ("06-03 00:00:00", "DIAGNOSIS//ICD//9//7150"),
     ]
 
 
