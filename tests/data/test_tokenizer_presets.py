@@ -211,6 +211,7 @@ def test_depth_cuts_classifications_only():
 @example("DRG//HCFA//²//x")
 @example("MEDICATION////")
 @example("//")
+@example(",")
 @example("x" * 10_000)
 def test_any_code_has_a_rule(preset, code):
     """No text in a code stops the work; a code makes tokens, or says why not."""

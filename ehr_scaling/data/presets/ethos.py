@@ -110,7 +110,7 @@ def _rule(code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
         return Rule((("BMI",),), scale="BMI", needs_value=True, fused=True)
     if name in _UNUSED:
         return nothing("not in this preset")
-    return one(spelt(code))
+    return one(spelt(code) or UNK)
 
 
 def _admission(text: str, program: Program) -> str:
