@@ -9,6 +9,7 @@ from ehr_scaling import artifacts, provenance
 from ehr_scaling.analysis import report
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.data import pipeline
+from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, executors, manifest
 from ehr_scaling.outcomes import evaluate, tasks
 from ehr_scaling.training import loop
@@ -24,6 +25,8 @@ def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
     """packed/ → grid/. Returns the cells."""
     packed = artifacts.read_json(pipeline.packed_folder(config.data, workdir) / artifacts.RECORD)
+    if not packed["summary"]["splits"]["validation"]["patients"]:
+        raise UserError("no patient is in the validation split, which every run is measured on: --config.data.splits")
     events = artifacts.read_json(workdir / "events" / artifacts.RECORD)["summary"]
     about = {"data": events["name"], "generated": events.get("generated", False)}
     manifest.build(config, points, packed, about, workdir / "grid")

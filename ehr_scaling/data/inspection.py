@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import packing, timelines
+from ehr_scaling.data import packing, static_context, timelines
 from ehr_scaling.data.presets.rule import normalise
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
 from ehr_scaling.errors import UserError
@@ -129,8 +129,8 @@ def record(folder: Path) -> Record:
 def _context(vocabulary: Vocabulary, part: timelines.Timelines) -> dict[str, np.ndarray]:
     """Values (P,) at each place of the prefix: of the slots as last known, of the age at the first event."""
     everyone = np.arange(len(part.subject_ids))
-    last = timelines.contexts(vocabulary, part, everyone, part.times[part.offsets[1:] - 1])
-    first = timelines.contexts(vocabulary, part, everyone, part.times[part.offsets[:-1]])
+    last = static_context.contexts(vocabulary, part, everyone, part.times[part.offsets[1:] - 1])
+    first = static_context.contexts(vocabulary, part, everyone, part.times[part.offsets[:-1]])
     return {
         name: (last if name in vocabulary.context_slots else first)[:, i].astype(np.int64)
         for i, name in enumerate(context_names(vocabulary))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data import static_context, timelines
 from ehr_scaling.data.inspection import YEAR_PLACE, context_names
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
@@ -42,7 +42,7 @@ def read(workdir: Path, split: str, ordinal: int) -> Patient:
 def _moments(vocabulary: Vocabulary, record: dict[str, Any]) -> Patient:
     names = [vocabulary.tokens[i] for i in record["tokens"].tolist()]
     times = record["times"].tolist()
-    prefix = timelines.context_at(vocabulary, record, times[0]).tolist()
+    prefix = static_context.context_at(vocabulary, record, times[0]).tolist()
     context = [
         (slot, vocabulary.tokens[i].removeprefix(f"{slot}//"))
         for slot, i in zip(context_names(vocabulary), prefix, strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from ehr_scaling.artifacts import write_json
-from ehr_scaling.data import events, shards, timelines
+from ehr_scaling.data import events, shards, static_context, timelines
 from ehr_scaling.data.timelines import SPLITS
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
@@ -178,8 +178,8 @@ def assemble(
     rows, columns = arrange(windows.lengths + prefix, windows.owners, width, rng)
     windows, rows, columns = pour(windows, rows, columns, prefix, width, rng)
     rows = rng.permutation(rows.max() + 1)[rows]
-    times = timelines.start_times(vocabulary, part.tokens, part.times, windows.starts)
-    contexts = timelines.contexts(vocabulary, part, windows.owners, times)
+    times = static_context.start_times(vocabulary, part.tokens, part.times, windows.starts)
+    contexts = static_context.contexts(vocabulary, part, windows.owners, times)
     return windows, lay_out(part.tokens, windows, contexts, rows, columns, width)
 
 

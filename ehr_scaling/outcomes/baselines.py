@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data import static_context, timelines
 from ehr_scaling.outcomes.tasks import Stays, Unanswerable, by_part
 
 FEATURES = (
@@ -60,7 +60,7 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
         at = np.flatnonzero(is_quantile[1:] & ~is_quantile[:-1] & (inside[1:] > 0))[::-1]
         cell, newest = np.unique(stay[at] * size + tokens[at], return_index=True)
         add(cell // size, 2 * size + cell % size, quantile[at + 1][newest] - (bins - 1) / 2)
-        context = timelines.contexts(vocabulary, part, owners, asked.times[chosen]).astype(np.int64)
+        context = static_context.contexts(vocabulary, part, owners, asked.times[chosen]).astype(np.int64)
         add(np.repeat(chosen, context.shape[1]), 3 * size + context.ravel(), np.ones(context.size))
     cells = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     return sp.csr_array(cells, shape=(len(asked.labels), 4 * size), dtype=np.float32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data import static_context, timelines
 from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import END, HOUR, Vocabulary
 from ehr_scaling.errors import UserError
@@ -221,8 +221,8 @@ def prompts(folder: Path, split: str, asked: Stays, width: int) -> np.ndarray:
         begins = part.offsets[owners]
         ends = begins + asked.known[rows]
         firsts = np.maximum(begins, ends - room)
-        starts = timelines.start_times(vocabulary, part.tokens, part.times, firsts)
-        contexts = timelines.contexts(vocabulary, part, owners, starts)
+        starts = static_context.start_times(vocabulary, part.tokens, part.times, firsts)
+        contexts = static_context.contexts(vocabulary, part, owners, starts)
         for row, first, end, context in zip(rows, firsts, ends, contexts, strict=True):
             out[row, width - (end - first) :] = part.tokens[first:end]
             out[row, width - (end - first) - len(context) : width - (end - first)] = context

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import events, inspection, one_patient, timelines
+from ehr_scaling.data import events, inspection, one_patient, static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 from launch import tables, views
@@ -46,7 +46,7 @@ def test_counts_are_those_of_the_patients_one_by_one(work, split):
         patients.update(set(record["tokens"].tolist()))
         lengths.append(len(record["tokens"]))
         for name, when in (*((slot, -1) for slot in v.context_slots), ("AGE", 0)):
-            prefix = timelines.context_at(v, record, int(record["times"][when]))
+            prefix = static_context.context_at(v, record, int(record["times"][when]))
             last[name][int(prefix[inspection.context_names(v).index(name)])] += 1
     ids = range(len(v.tokens))
     assert facts.counts.tolist() == [occurrences[i] for i in ids]

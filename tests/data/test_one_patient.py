@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from made_up import DAY, MINUTE
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection, one_patient, timelines
+from ehr_scaling.data import inspection, one_patient, static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 
@@ -34,7 +34,7 @@ def test_a_patient_is_its_tokens_by_moment(work):
         assert tokens_of(patient) == [v.tokens[i] for i in record["tokens"]]
         at = np.unique(record["times"] - record["times"][0])
         assert sorted({m.since for m in patient.moments}) == at.tolist()
-        prefix = timelines.context_at(v, record, int(record["times"][0]))
+        prefix = static_context.context_at(v, record, int(record["times"][0]))
         assert [name for name, _ in patient.context] == [*v.context_slots, "AGE"]
         assert patient.context[-1] == ("AGE", v.tokens[prefix[-1]].removeprefix("AGE//"))
         for event in (event for m in patient.moments for event in m.events):

@@ -9,7 +9,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import loader, packing, timelines
+from ehr_scaling.data import loader, packing, static_context, timelines
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, YEAR, Vocabulary
@@ -208,8 +208,8 @@ def tile(vocabulary, patient, pieces, at=0):
     prefix, timeline = vocabulary.context_tokens, patient["tokens"]
     if not pieces:
         return at == len(timeline)
-    time = timelines.start_times(vocabulary, timeline, patient["times"], np.array([at]))[0]
-    context = timelines.context_at(vocabulary, patient, time).tolist()
+    time = static_context.start_times(vocabulary, timeline, patient["times"], np.array([at]))[0]
+    context = static_context.context_at(vocabulary, patient, time).tolist()
     for i, piece in enumerate(pieces):
         size = len(piece) - prefix
         if piece == [*context, *timeline[at : at + size].tolist()]:

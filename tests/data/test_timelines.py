@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_up import DAY, MINUTE
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import timelines
+from ehr_scaling.data import static_context, timelines
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
@@ -127,7 +127,7 @@ def test_a_vocabulary_of_other_data_is_refused(work, tmp_path):
 def test_reading_needs_no_tensorflow(work):
     code = (
         "import sys, tensorflow_datasets as tfds\n"
-        "from ehr_scaling.data import timelines\n"
+        "from ehr_scaling.data import static_context, timelines\n"
         f"next(timelines.read({str(work[0])!r}, 'train'))\n"
         f"tfds.builder_from_directory({str(work[0] / 'timelines')!r}).as_data_source('train')[0]\n"
         "assert not {'tensorflow', 'torch', 'jax'} & set(sys.modules)"
@@ -193,7 +193,7 @@ def record(birth=STATIC, context=()):
 
 
 def prefix(patient, time):
-    return [V.tokens[i] for i in timelines.context_at(V, patient, time)]
+    return [V.tokens[i] for i in static_context.context_at(V, patient, time)]
 
 
 def test_context_never_comes_from_the_future():
@@ -241,12 +241,12 @@ def test_many_windows_agree_with_one_at_a_time(patients, data):
         context_offsets=np.cumsum([0, *map(len, rows)]),
     )
     owners, starts = (np.array(x, np.int64) for x in zip(*windows, strict=True))
-    found = timelines.contexts(V, part, owners, starts)
+    found = static_context.contexts(V, part, owners, starts)
     for (p, time), got in zip(windows, found, strict=True):
         for slot, name in enumerate(("BMI", "GENDER")):
             known = [t for t, x, s in rows[p] if s == slot and x <= time]
             assert V.tokens[got[slot]] == (V.tokens[known[-1]] if known else f"{name}//UNKNOWN")
-        np.testing.assert_array_equal(got, timelines.context_at(V, record(births[p], rows[p]), time))
+        np.testing.assert_array_equal(got, static_context.context_at(V, record(births[p], rows[p]), time))
 
 
 def test_a_window_that_begins_with_an_interval_starts_at_the_event_before():
@@ -254,5 +254,5 @@ def test_a_window_that_begins_with_an_interval_starts_at_the_event_before():
     a, gap = v.index["A"], v.index["TIME//6mt"]
     tokens = np.array([a, gap, gap, a, a, a, v.index["TIME//5m-15m"], a])
     times = np.array([5, 400 * DAY, 400 * DAY, 400 * DAY, 400 * DAY, 7, 7 + 9 * MINUTE, 7 + 9 * MINUTE])
-    found = timelines.start_times(v, tokens, times, np.arange(8))
+    found = static_context.start_times(v, tokens, times, np.arange(8))
     assert found.tolist() == [5, 5, 5, 400 * DAY, 400 * DAY, 7, 7, 7 + 9 * MINUTE]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_up import DAY
 from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import columns, counting, events, fitting, presets, rare, timelines, tokenizer
+from ehr_scaling.data import columns, counting, events, fitting, presets, rare, static_context, tokenizer
 from ehr_scaling.data.rare import BinCounts, _merge_bins
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
@@ -310,7 +310,7 @@ def test_ethos_prefixes(tmp_path):
     assert v.context_tokens == 6
 
     def prefix(v, part, owner, time):
-        found = timelines.contexts(v, part, np.array([owner]), np.array([time]))[0]
+        found = static_context.contexts(v, part, np.array([owner]), np.array([time]))[0]
         return " ".join(v.tokens[i] for i in found)
 
     # A slot's only value holds at all times; with several, those until then. 49.6 years are 4 tens and 10 units: 50.
@@ -337,7 +337,7 @@ def test_age_in_two_quantiles(years):
     """The program's arithmetic, in its own words, on whole days."""
     days = int(years * 365.25)
     v = tokenizer_vocabulary()
-    found = timelines._ages(v, np.array([0]), np.array([days * DAY + DAY // 2]))[0]
+    found = static_context._ages(v, np.array([0]), np.array([days * DAY + DAY // 2]))[0]
     scaled = min(days / 365.25, 99)
     tens, units = int(scaled // 10), round(scaled % 10)
     if units == 10:
@@ -396,4 +396,4 @@ def test_no_event_is_lost_silently(tmp_path_factory, preset, histories, values, 
         assert (part.tokens < len(v.tokens)).all() and (part.context_tokens < len(v.tokens)).all()
         assert 0 not in part.tokens and part.offsets[-1] == len(part.tokens) == len(part.times)
         firsts = part.times[part.offsets[:-1]]
-        assert timelines.contexts(v, part, np.arange(len(firsts)), firsts).shape == (len(firsts), v.context_tokens)
+        assert static_context.contexts(v, part, np.arange(len(firsts)), firsts).shape == (len(firsts), v.context_tokens)

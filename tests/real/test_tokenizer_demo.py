@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ehr_scaling.data import counting, events, fitting, rare, timelines, tokenizer
+from ehr_scaling.data import counting, events, fitting, rare, static_context, tokenizer
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.sources import mimic_iv
 
@@ -138,7 +138,7 @@ def test_ares_intervals_are_the_time_between(ares):
 def test_ares_prefixes(ares):
     part = ares.parts[0]
     firsts = part.times[part.offsets[:-1]]
-    prefix = timelines.contexts(ares.v, part, np.arange(len(firsts)), firsts)
+    prefix = static_context.contexts(ares.v, part, np.arange(len(firsts)), firsts)
     for row in prefix.tolist():
         names = [ares.v.tokens[i] for i in row]
         assert [name.partition("//")[0] for name in (*names[:3], names[5])] == ["BMI", "GENDER", "MARITAL", "RACE"]
