@@ -26,10 +26,10 @@ def get_config() -> ConfigDict:
     c.data.preset = "clean"  # or ethos_ares, ethos_paper: those programs' tokens
     c.data.tables = ()  # of MIMIC-IV, beside the preset's: icu/chartevents, icu/inputevents, icu/outputevents, …
     c.data.code_maps = config_dict.placeholder(str)  # folder with ICD-9→10 and drug→ATC tables
-    c.data.memory_gb = 4.0  # DuckDB and the sorting of MIMIC-IV keep below it, whatever the number of patients
+    c.data.memory_gb = 4.0  # of all processes that read MIMIC-IV; it takes about 1, whatever the number of patients
     c.data.beam = ()  # flags of an Apache Beam pipeline to prepare the data with, such as ("--runner=FlinkRunner",)
     c.data.context = 128  # T, tokens a sequence
-    c.data.block = 16  # sequences a record on disk: 16 read at 100 Mtok/s, single ones at 2
+    c.data.block = 16  # sequences a record on disk; larger records read faster
     c.data.phases = 1  # sets of windows, shifted against each other; pass i over the data reads set i mod phases
     c.data.sampling = "token"  # every token once a pass; "patient": one window of every patient
 

@@ -72,11 +72,13 @@ def _generated(folder: Path) -> Iterator[Row]:
     settings = ("--config.data.context=1024", "--config.data.seed=0")
     source = ("--source=synthetic", "--layout=mimic-iv", f"--fraction={fraction}", *settings)
     raw = Path(KEEP.value or folder) / f"mimic-{fraction:g}"
+    kept = (raw / "raw").exists()
     wall, memory = measured(*source, f"--workdir={raw}", "--until=raw")
     about = artifacts.read_json(raw / "raw" / artifacts.RECORD)["summary"]
     count = sum(about["rows"].values())
-    yield row(f"generate MIMIC-IV's files at {fraction:g}", count / wall, "rows/s")
-    yield row("  peak memory of all processes", memory, "MB")
+    if not kept:
+        yield row(f"generate MIMIC-IV's files at {fraction:g}", count / wall / 1e6, "M rows/s")
+        yield row("  peak memory of all processes", memory, "MB")
     work = folder / "generated"
     work.mkdir()
     (work / "raw").symlink_to(raw / "raw")

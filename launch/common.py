@@ -21,6 +21,9 @@ OF_DATA = {
     "challenge-2012": "challenge_2012",
     "mimic-iv-demo": "mimic_iv_demo",
 }
+# What --help of a script shows beside its own flags
+SHORT_CUTS = ("config", "data", "source", "raw", "workdir", "physionet_url", "download", "preset", "code_maps")
+GENERATED = ("layout", "fraction")
 OWN = ("mimic-iv", "meds")  # sources whose records the user brings: configs/records.py
 
 
@@ -75,6 +78,8 @@ def define_config_flags() -> None:
         config_flags.DEFINE_config_file("config", default, about)
     except CONFIG_ERRORS as e:
         fail(_config_error(e), 2)
+    for name in (*SHORT_CUTS, *GENERATED):  # --help shows the flags of the script; these are its own as well
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:

@@ -76,7 +76,7 @@ def run(
 
 
 def _pool(function: Callable[..., Any], items: Sequence[tuple], workers: int, bar: tqdm) -> None:
-    # Spawned, not forked: the threads of Arrow, DuckDB and JAX do not survive a fork.
+    # Spawned, not forked: the threads of Arrow and JAX do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_one_core) as pool:
         futures = [pool.submit(function, *item) for item in items]
