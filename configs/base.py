@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     c.data.tokens = ConfigDict()
     c.data.tokens.intervals = config_dict.placeholder(object)  # 13, 19, or lower bounds in minutes
     c.data.tokens.bins = config_dict.placeholder(int)  # of values
-    c.data.tokens.values = config_dict.placeholder(str)  # "separate": LAB Q3; "fused": LAB//Q3
+    c.data.tokens.value_tokens = config_dict.placeholder(str)  # "separate": LAB Q3; "fused": LAB//Q3
     c.data.tokens.top_labs = config_dict.placeholder(int)  # the most frequent ones only; 0: all
     c.data.tokens.code_depth = config_dict.placeholder(int)  # tokens of a code at most; 0: all
     c.data.tokens.min_count = config_dict.placeholder(int)  # rarer tokens fall back to their parent
@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
     # Codes and bins of fewer patients collapse: they might name somebody. None: 10, generated patients 0
     c.data.tokens.min_patients = config_dict.placeholder(int)
     c.data.tokens.timed_context = config_dict.placeholder(tuple)  # families whose last value stands in the prefix
+    c.data.tokens.age = config_dict.placeholder(str)  # in the prefix: "5-year", "two-quantiles", "age-and-year"
+    c.data.tokens.context_time = config_dict.placeholder(str)  # "past" only; "single" and "last" look ahead, as ETHOS
     c.data.tokens.context_only = config_dict.placeholder(tuple)  # of these, the ones that are no event of their own
 
     c.model = ConfigDict()

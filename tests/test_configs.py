@@ -4,9 +4,11 @@ import importlib
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 import configs
 from configs import base, records
+from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
 
@@ -51,3 +53,9 @@ def test_the_quickstart_is_a_grid_to_believe():
     for budget in budgets:
         assert len({p["size"] for p in points if p["budget"] == budget}) >= 5
     assert len({p["seed"] for p in points}) >= 2
+
+
+def test_every_option_of_the_tokenizer_is_a_field():
+    c = base.get_config()
+    assert {"preset", *c.data.tokens} == set(tokenizer.COMMON)
+    assert not [name for name in c.data.tokens if hasattr(ConfigDict, name)]  # flags could not set it

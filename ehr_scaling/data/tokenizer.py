@@ -21,7 +21,7 @@ COMMON: dict[str, Any] = {
     "bins": 10,  # quantile tokens of a value
     "top_labs": 0,  # only this many LAB codes, the most frequent in train; 0: all
     "code_depth": 0,  # parts kept of a classification code's path; 0: all
-    "values": "separate",  # CODE Qk, or "fused": one token CODE//Qk
+    "value_tokens": "separate",  # CODE Qk, or "fused": one token CODE//Qk
     "min_count": 10,  # rarer tokens teach nothing and may point at one patient: they fall back to their prefix
     "min_values": 20,  # two values a bin; with fewer the breaks are noise and the code keeps its own token only
     "min_patients": 0,  # tokens and bins seen in fewer collapse; whoever knows that the data are real asks for 10
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     name: {**COMMON, "preset": name, **preset.options} for name, preset in presets.PRESETS.items()
 }
 _WHOLE = {"bins": (2, 100), "top_labs": (0, None), "code_depth": (0, None), "min_patients": (0, None)}
-_CHOICE = {"values": ("separate", "fused"), "age": tuple(AGE_STYLES), "context_time": ("past", "single", "last")}
+_CHOICE = {"value_tokens": ("separate", "fused"), "age": tuple(AGE_STYLES), "context_time": ("past", "single", "last")}
 
 
 class Timelines(NamedTuple):

@@ -74,7 +74,7 @@ def test_fused_values(tmp_path):
     train = {i: [(0, "L", float(i)), (0, "M", float(i)), (0, "DIAGNOSIS//ICD//10//I5022", None)] for i in range(1, 41)}
     train[1] += [(0, "L", None), (0, "N", 3.0)]
     history = [(0, "L", 0.0), (0, "L", 1e9), (0, "L", None), (0, "N", 3.0), (0, "DIAGNOSIS//ICD//10//I5022", None)]
-    v, part, _ = one(tmp_path, history, train=train, values="fused", bins=4)
+    v, part, _ = one(tmp_path, history, train=train, value_tokens="fused", bins=4)
     expect = ["L//Q1", "L//Q4", "L", "N", "ICD10CM//I50", "ICD10CM//3-6//22", "TIMELINE_END"]
     assert names(v, part) == expect
     assert [v.index[f"L//Q{k}"] - v.index["L//Q1"] for k in range(1, 5)] == [0, 1, 2, 3]
@@ -162,7 +162,7 @@ def few_and_many(k=10):
 def test_what_few_patients_have_collapses(tmp_path, values):
     train = few_and_many()
     folder = made_up.write(tmp_path / "events", train=[{k: h for k, h in train.items() if k % 2 == j} for j in (0, 1)])
-    v = collapsed(folder, min_patients=10, min_count=1, values=values)
+    v = collapsed(folder, min_patients=10, min_count=1, value_tokens=values)
     parts, _ = tokenize(folder, "train", v)
     have, prefix, pairs = collections.defaultdict(set), collections.defaultdict(set), collections.defaultdict(set)
     for part in parts:
@@ -384,7 +384,7 @@ def test_no_event_is_lost_silently(tmp_path_factory, preset, histories, values, 
     order = lambda e: -(2**62) if e[0] is None else e[0]  # noqa: E731
     train = {i + 1: sorted(history, key=order) for i, history in enumerate(histories)}
     folder = made_up.write(tmp_path_factory.mktemp("any") / "events", train=train)
-    v = collapsed(folder, preset=preset, values=values, min_count=1, min_values=1, min_patients=least)
+    v = collapsed(folder, preset=preset, value_tokens=values, min_count=1, min_values=1, min_patients=least)
     parts, stats = tokenize(folder, "train", v)
     told = sum(s.events + sum(s.silent.values()) for s in stats)
     rules, in_prefix = presets.rules(v.settings, MAPS), {*v.context_slots, "MEDS_BIRTH"}

@@ -98,7 +98,7 @@ class Rules:
         if rule.is_lab and self.settings["top_labs"]:
             rule = rule._replace(unseen="drop")
         # Fused tokens are named as their scale, by which they are merged (see rare.collapse).
-        if rule.scale and self.settings["values"] == "fused" and rule.paths == ((rule.scale,),):
+        if rule.scale and self.settings["value_tokens"] == "fused" and rule.paths == ((rule.scale,),):
             rule = rule._replace(fused=True)
         return rule
 
