@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,27 @@ def fingerprint_files(paths: list[Path], root: Path) -> str:
     return fingerprint(rows)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: it becomes `path` when the block ends well, and is removed when it does not.
+
+    No other process has the same, since two may write one file at once; the suffixes stay, which numpy goes by.
+    """
+    partial = path.with_name(f".{uuid.uuid4().hex[:12]}.partial.{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as f:
+    with writing(path) as partial, partial.open("w", encoding="utf-8") as f:
         f.write(text)
         f.flush()
         os.fsync(f.fileno())
-    partial.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -111,3 +111,17 @@ def test_patients_data_is_for_its_owner(tmp_path):
     artifacts.build(tmp_path / "deep" / "work" / "a", {}, lambda folder: {})
     for folder in (tmp_path / "deep" / "work", tmp_path / "deep" / "work" / "a"):
         assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.json"
+    with artifacts.writing(path) as first, artifacts.writing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert not path.exists()
+    assert path.read_text() == "first"  # the outer block ends last
+    with pytest.raises(KeyError), artifacts.writing(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "first"

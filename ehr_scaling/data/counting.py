@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.artifacts import writing
 from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.columns import STATIC, Columns, read_columns
@@ -157,10 +158,8 @@ def write_arrays(path: Path, names: Mapping[str, list[str]], **arrays: np.ndarra
         data = [text.encode() for text in texts]
         arrays[f"{name}_text"] = np.frombuffer(b"".join(data), np.uint8)
         arrays[f"{name}_end"] = np.cumsum([len(text) for text in data], dtype=np.int64)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as f:
-        np.savez(f, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    with writing(path) as partial:
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> tuple[list[list[str]], dict[str, np.ndarray]]:

@@ -1,6 +1,5 @@
 """The `events/` artifact: a MEDS 0.4 data set, whatever the source was."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling import __version__
-from ehr_scaling.artifacts import write_json
+from ehr_scaling.artifacts import write_json, writing
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(
@@ -92,9 +91,8 @@ def write_shard(out: Path, split: str, k: int, table: pa.Table) -> dict[str, Any
         (out / "data" / split / f"{k}.parquet", table.cast(SCHEMA)),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        pq.write_table(part, partial, compression="zstd")
-        partial.replace(path)
+        with writing(path) as partial:
+            pq.write_table(part, partial, compression="zstd")
     return {"events": table.num_rows, "patients": len(subjects)}
 
 

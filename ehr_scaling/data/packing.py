@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from ehr_scaling.artifacts import write_json
+from ehr_scaling.artifacts import write_json, writing
 from ehr_scaling.data import events, shards, static_context, timelines
 from ehr_scaling.data.timelines import SPLITS
 from ehr_scaling.data.vocabulary import Vocabulary
@@ -343,11 +343,10 @@ def _write(path: Path, rows: Rows, first: int, block: int) -> int:
     bounds = np.searchsorted(np.cumsum(rows.lengths), np.arange(0, n + block, block) * width, side="right")
     ids = np.where(rows.owners < 0, 0, 1 + first + rows.owners).astype("<u4")
     lengths = rows.lengths.astype(run_dtype(width))
-    partial = path.with_name(f".{path.name}")
-    writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
-    for i, begin in enumerate(range(0, n, block)):
-        runs = slice(bounds[i], bounds[i + 1])
-        writer.write(tokens[begin : begin + block].tobytes() + ids[runs].tobytes() + lengths[runs].tobytes())
-    writer.close()
-    partial.replace(path)
+    with writing(path) as partial:
+        writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
+        for i, begin in enumerate(range(0, n, block)):
+            runs = slice(bounds[i], bounds[i + 1])
+            writer.write(tokens[begin : begin + block].tobytes() + ids[runs].tobytes() + lengths[runs].tobytes())
+        writer.close()
     return path.stat().st_size

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tensorflow_datasets.core import dataset_info, naming
 from tensorflow_datasets.proto import tf_example_pb2
 
-from ehr_scaling.artifacts import RECORD, read_json
+from ehr_scaling.artifacts import RECORD, read_json, writing
 from ehr_scaling.data import counting, events, fitting, rare, tokenizer
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, once, run
@@ -132,20 +131,22 @@ def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None
 
     def make() -> dict[str, Any]:
         vocabulary = load(parts)
-        writer = _Writer(parts / f"{name}.array_record")
         counts = np.zeros(len(vocabulary.tokens), np.int64)
         sizes: list[int] = []
         stats: list[tokenizer.Stats] = []
-        for part, found in tokenizer.tokenize(path, vocabulary, _maps(code_maps), _parents(path.parents[2])):
-            writer.add(part)
-            counts += np.bincount(part.tokens, minlength=len(counts))
-            sizes += np.diff(part.offsets).tolist()
-            stats.append(found)
+        with writing(parts / f"{name}.array_record") as partial:
+            writer = _Writer(partial)
+            for part, found in tokenizer.tokenize(path, vocabulary, _maps(code_maps), _parents(path.parents[2])):
+                writer.add(part)
+                counts += np.bincount(part.tokens, minlength=len(counts))
+                sizes += np.diff(part.offsets).tolist()
+                stats.append(found)
+            writer.close()
         silent: collections.Counter[str] = collections.Counter()
         for s in stats:
             silent.update(s.silent)
         return {
-            "bytes": writer.close(),
+            "bytes": writer.bytes,
             "counts": counts.tolist(),
             "sizes": sizes,
             "events": sum(s.events for s in stats),
@@ -214,9 +215,8 @@ class _Writer:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
-        self.bytes = 0
-        self._file = ArrayRecordWriter(str(self.partial), "group_size:1")
+        self.bytes = 0  # of the records
+        self._file = ArrayRecordWriter(str(path), "group_size:1")
 
     def add(self, part: Timelines) -> None:
         text, context = part.offsets, part.context_offsets
@@ -232,11 +232,8 @@ class _Writer:
             self._file.write(record)
             self.bytes += len(record)
 
-    def close(self) -> int:
-        """Give the file its name. Returns the bytes of its records."""
+    def close(self) -> None:
         self._file.close()
-        self.partial.replace(self.path)
-        return self.bytes
 
 
 CONTEXT = ("context_tokens", "context_times", "context_slots")

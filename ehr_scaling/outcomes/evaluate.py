@@ -302,6 +302,5 @@ def write_predictions(path: Path, stays: tasks.Stays, probability: np.ndarray) -
         pa.array(probability >= 0.5, pa.bool_()),
         pa.array(probability.astype(np.float32), pa.float32()),
     ]
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_arrays(columns, schema=PREDICTIONS), partial)
-    partial.replace(path)
+    with artifacts.writing(path) as partial:
+        pq.write_table(pa.Table.from_arrays(columns, schema=PREDICTIONS), partial)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.artifacts import fingerprint_files, read_json
+from ehr_scaling.artifacts import fingerprint_files, read_json, writing
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources import meds_dialects as dialects
@@ -249,7 +249,8 @@ def _assign(
         shard = events.assign_shards(ids, split, seed)
     most = int(shard.max(initial=0)) + 1
     pairs, number = np.unique(split.astype(np.int64) * most + shard, return_inverse=True)
-    shuffle.whole(folder.assigned(), lambda path: np.savez(path, ids=ids, shard=number))
+    with writing(folder.assigned()) as partial:
+        np.savez(partial, ids=ids, shard=number)
     return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs]
 
 

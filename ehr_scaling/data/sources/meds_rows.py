@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling.data import events
+from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources import meds_dialects as dialects
 from ehr_scaling.data.sources.mimic_tables import body_mass_index, pain, race
 from ehr_scaling.errors import UserError
 
-STATIC = np.iinfo(np.int64).min  # the "time" of static facts
 _BATCH = 1 << 18  # rows read at once
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FROM, _UNTIL = (int(np.datetime64(day, "s").astype(np.int64)) for day in ("1800-01-01", "2262-01-01"))

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import once
 from ehr_scaling.data.sources import meds_dialects as dialects
@@ -61,7 +62,8 @@ def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
     def make() -> dict[str, Any]:
         some = [ids for path, _, first, last in parts for ids in meds_rows.subjects(Path(path), range(first, last))]
         found = distinct(np.concatenate([np.zeros(0, np.int64), *some]))
-        whole(folder.patients(unit), lambda path: np.save(path, found))
+        with writing(folder.patients(unit)) as partial:
+            np.save(partial, found)
         return {"patients": len(found)}
 
     once(folder.record("patients", unit), make)
@@ -91,7 +93,8 @@ def _spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> dict[
         _write(folder.spread(unit, files), held, ids, shard_of)
     pairs = sorted(dropped.spelt)
     table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
-    whole(folder.spelt(unit), lambda path: pq.write_table(table, path))
+    with writing(folder.spelt(unit)) as partial:
+        pq.write_table(table, partial)
     return {"dropped": dropped.rows, "mended": dropped.values + mended}
 
 
@@ -135,26 +138,16 @@ def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: 
         schema=_SCHEMA,
     )
     found, starts = np.unique(shard[order], return_index=True)
-
-    def write(partial: Path) -> None:
-        # Which shard a row group holds must be found without reading it.
-        schema = _SCHEMA.with_metadata({"shards": ",".join(map(str, found.tolist()))})
-        with pq.ParquetWriter(partial, schema, compression="zstd", compression_level=1) as writer:
-            for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-                writer.write_table(table.slice(start, end - start), row_group_size=max(1, end - start))
-
-    whole(path, write)
+    # Which shard a row group holds must be found without reading it.
+    schema = _SCHEMA.with_metadata({"shards": ",".join(map(str, found.tolist()))})
+    options = {"compression": "zstd", "compression_level": 1}
+    with writing(path) as partial, pq.ParquetWriter(partial, schema, **options) as writer:
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            writer.write_table(table.slice(start, end - start), row_group_size=max(1, end - start))
 
 
 def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
-
-
-def whole(path: Path, write: Any) -> None:
-    """Write a file under another name first; the suffix stays, since numpy and Arrow go by it."""
-    partial = path.with_name(f".partial-{path.name}")
-    write(partial)
-    partial.replace(path)
 
 
 def gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: int) -> None:

@@ -1,7 +1,6 @@
 """What the tables of MIMIC-IV must know of each other: the patients, and when stays began and ended."""
 
 import dataclasses
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events
 from ehr_scaling.data.sources import mimic_read, mimic_tables
 from ehr_scaling.data.sources.mimic_read import NULL, Batch, Log, Text
@@ -50,9 +50,8 @@ class Index:
     ed_hadm: np.ndarray  # int64, sorted: admissions that the ED module knows
 
     def save(self, path: Path) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-        np.savez(partial, **dataclasses.asdict(self))
-        partial.replace(path)
+        with writing(path) as partial:
+            np.savez(partial, **dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Index":

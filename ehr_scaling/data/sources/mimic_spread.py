@@ -9,7 +9,6 @@ each distinct word of a few MiB, never for each row.
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ehr_scaling.artifacts import write_json
+from ehr_scaling.artifacts import write_json, writing
 from ehr_scaling.data.shards import once
 from ehr_scaling.data.sources import mimic_read, mimic_tables
 from ehr_scaling.data.sources.mimic_index import Index, day_key, find, read
@@ -134,15 +133,14 @@ class _Spreading:
     def run(self, lenient: bool) -> dict[str, Any]:
         log = Log()
         read = columns(self.table, [place for _, place in self.places])
-        unfinished = self.target.with_name(f".{self.target.name}.{os.getpid()}")
-        with pa.ipc.new_file(unfinished, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        lz4 = pa.ipc.IpcWriteOptions(compression="lz4")
+        with writing(self.target) as partial, pa.ipc.new_file(partial, SCHEMA, options=lz4) as writer:
             for batch in mimic_read.batches(Path(self.plan.files[self.table]), read, log, lenient=lenient):
                 self._take(batch)
                 if self.count >= self.plan.flush:
                     self._flush(writer)
             self._flush(writer)
         write_json(self.target.with_suffix(".codes.json"), list(self.codes))
-        unfinished.replace(self.target)
         self.dropped.update(log.bad)
         reasons = {f"{self.table}: {reason}": n for reason, n in sorted(self.dropped.items())}
         units = Counter(code.split("//")[1] for code in self.codes if code.startswith(("LAB//", "CHART//")))

@@ -179,13 +179,11 @@ def _write_block(folder: str, seed: int, k: int, patients: int, tables: tuple[st
 
 def _compress(path: Path, chunks: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     member = zlib.compressobj(1, zlib.DEFLATED, 31)  # 31: with gzip's header, which has no time or name here
-    with partial.open("wb") as f:
+    with artifacts.writing(path) as partial, partial.open("wb") as f:
         for chunk in chunks:
             f.write(member.compress(chunk))
         f.write(member.flush())
-    partial.replace(path)
 
 
 def _assemble(path: Path, members: list[bytes | Path]) -> str:
@@ -194,15 +192,13 @@ def _assemble(path: Path, members: list[bytes | Path]) -> str:
     A table that is there already is complete: its parts may be gone.
     """
     if not path.is_file():
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as f:
+        with artifacts.writing(path) as partial, partial.open("wb") as f:
             for member in members:
                 if isinstance(member, bytes):
                     f.write(member)
                 else:
                     with member.open("rb") as part:
                         shutil.copyfileobj(part, f, 1 << 20)
-        partial.replace(path)
     for member in members:
         if isinstance(member, Path):
             member.unlink(missing_ok=True)
