@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
     c.data.block = 16  # sequences a record on disk; larger records read faster
     c.data.phases = 1  # sets of windows, shifted against each other; pass i over the data reads set i mod phases
     c.data.sampling = "token"  # every token once a pass; "patient": one window of every patient
+    c.data.skip_damaged = False  # train without the rows of a damaged file, which is named, instead of stopping
+    c.data.read_timeout = 300.0  # seconds without a batch after which a reader counts as hung
 
     # What is to differ from the preset (none: as there). tokenizer.DEFAULTS says what each of them means.
     c.data.tokens = ConfigDict()
@@ -51,11 +53,18 @@ def get_config() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.tied = False  # as in Llama; the head has its own V·d parameters
-    c.model.vocab_multiple = 16  # padded vocabulary; 128 suits accelerators, at V = 250 it would be wasted on a CPU
+    c.model.vocab_multiple = 128  # padded vocabulary: what matrix units like; the head is charged for it
     c.model.dtype = "float32"  # of activations; bfloat16 on GPU and TPU (no gain on a CPU)
+    c.model.attention = "auto"  # the platform's kernel; or xla, blocked, cudnn (NVIDIA), splash (TPU)
+    c.model.remat = "none"  # recompute in the backward pass: "dots" keeps matrix products, "full" only a layer's input
+    c.model.dropout = 0.0  # of each residual branch; a lever where patients are passed over often
+    c.model.parametrization = "standard"  # "mup": rates found on a narrow, shallow model hold for a large one
+
 
     c.training = ConfigDict()
+    c.training.optimizer = "adamw"  # or "muon", for the matrices of the body
     c.training.schedule = "cosine"  # matched to each run's length; "wsd": constant, then cooldown
+    c.training.trunk = False  # with wsd: one constant-rate trunk a size and seed, a cooldown branch for each D
     c.training.warmup = 0.1  # share of the steps; a fixed number would bend the law (Porian et al. 2024)
     c.training.cooldown = 0.2  # share of the steps, wsd only
     c.training.floor = 0.05  # last learning rate as a share of the peak
@@ -75,7 +84,14 @@ def get_config() -> ConfigDict:
     c.training.b2 = 0.95
     c.training.min_steps = 50  # fewer cannot meet the budget within 1 %, nor learn
     c.training.steps_per_dispatch = 16  # a step of a small model is shorter than the time to launch it
+    c.training.accumulate = 1  # pieces a batch is cut into, one after another: the same gradient in less memory
+    c.training.together = 1  # runs that differ in seed, rate or weight decay alone, trained as one program, at most
+    c.training.max_skipped = 20  # updates in a row without a finite gradient; each is skipped, then the run stops
     c.training.checkpoint_seconds = 60.0  # between recovery checkpoints
+    c.training.mesh = ConfigDict()  # devices along each axis; 0: all that the others leave
+    c.training.mesh.data = 0  # copies of the model, each with its share of the batch
+    c.training.mesh.fsdp = 1  # parameters cut into so many parts, gathered as they are used
+    c.training.mesh.tensor = 1  # matrices cut between devices: for models too wide for one
 
     c.validation = ConfigDict()
     c.validation.sequences = 512  # packed held-out sequences, the same for every run
@@ -85,6 +101,10 @@ def get_config() -> ConfigDict:
     c.grid.budgets = (1e11,)  # FLOPs as flops.py counts them: body, head and causal attention
     c.grid.sizes = ("3.5k",)  # names of models/sizes.py, for every budget; or a tuple of them for each budget
     c.grid.seeds = (1, 2)
+    c.grid.fractions = (1.0,)  # of the training patients, nested: the 1/8 are among the 1/4
+    c.grid.passes = ()  # over the data; instead of budgets: every size is trained for so many
+    c.grid.rates = (1.0,)  # multiples of the peak rate that the rule gives
+    c.grid.weight_decays = ()  # none: training.weight_decay
 
     c.outcome = ConfigDict()
     c.outcome.hours = 24.0  # after admission: where the prompt ends
@@ -99,6 +119,11 @@ def get_config() -> ConfigDict:
     c.analysis = ConfigDict()
     c.analysis.draws = 1000  # bootstrap draws
     c.analysis.seed = 0
+
+    c.tracking = ConfigDict()  # beside runs/<cell>/metrics.jsonl, which is always there
+    c.tracking.tensorboard = False  # event files in runs/<cell>/ (extra: tensorboard)
+    c.tracking.wandb = ""  # a project of Weights & Biases (extra: wandb)
+    c.tracking.profile = False  # a trace of a few steps of each run, in runs/<cell>/profile
 
     c.workers = 0  # processes; 0: one a core (training: on a CPU; one on accelerators)
     return c

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     c.title = "Challenge 2012"
     c.data.source = "challenge-2012"
     c.data.seed = 31
+    c.model.vocab_multiple = 16  # at this vocabulary 128 would be wasted on a CPU
     c.data.context = 256
     c.training.batch.at_tokens = 4.8e6
     c.outcome.anchor = "ICU_ADMISSION"

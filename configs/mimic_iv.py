@@ -30,7 +30,6 @@ def get_config() -> ConfigDict:
     c.data.source = "mimic-iv"
     c.data.context = 2048
     c.data.block = 16
-    c.model.vocab_multiple = 128
     c.model.dtype = "bfloat16"
     c.training.rate.peak = 6e-4
     c.training.rate.at_width = 768

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     c.title = "MIMIC-IV demo"
     c.data.source = "mimic-iv-demo"
     c.data.tokens.min_count = 5
+    c.model.vocab_multiple = 16  # at this vocabulary 128 would be wasted on a CPU
     c.data.phases = 8  # the budgets below take some ten passes over it
     c.grid.budgets = (2e10, 6e10, 1.8e11)
     c.grid.sizes = ("3.5k", "6.7k", "14k", "25k", "40k")

@@ -27,6 +27,7 @@ sweep = base.sweep
 def get_config() -> ConfigDict:
     c = base.get_config()
     c.title = "quickstart"
+    c.model.vocab_multiple = 16  # at this vocabulary 128 would be wasted on a CPU
     c.data.seed = 21
     c.grid.budgets = (3.6e10, 7.8e10, 1.67e11, 3.6e11)
     c.grid.sizes = (

@@ -13,6 +13,12 @@ class UserError(Exception):
     """
 
 
+class Preempted(Exception):
+    """The process was asked to end (SIGTERM) and has saved its work: the same command goes on. Exit status 75."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h: schedulers can be told to start such a job again
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says in its first line; its type, where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
