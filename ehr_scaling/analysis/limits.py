@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ehr_scaling.analysis import isoflop
+from ehr_scaling.analysis import parabola
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.wording import count, plural, power, significant
 
@@ -88,7 +88,7 @@ def _noise(r: Results) -> list[str]:
             "as much as seeds of one size differ: something other than the seed moves these cells, and the "
             "intervals may be too narrow."
         )
-    shaky = [f for f in r.budgets if f.verdict == isoflop.BRACKETED and f.failed > r.options.failed]
+    shaky = [f for f in r.budgets if f.verdict == parabola.BRACKETED and f.failed > r.options.failed]
     if shaky:
         out.append(
             f"{plural(len(shaky), 'bracketed budget')} lose the vertex in many bootstrap draws; read their optimum "

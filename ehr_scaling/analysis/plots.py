@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ehr_scaling.analysis import downstream, isoflop
+from ehr_scaling.analysis import downstream, parabola
 from ehr_scaling.analysis.power_laws import PowerLaw
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
@@ -87,7 +87,7 @@ def fan(results: Results) -> Figure:
     table, colours = results.table, budget_colours(results)
     seeds = _seeds(table.seed)
     for budget, colour in zip(results.budgets, colours, strict=True):
-        good = budget.verdict == isoflop.BRACKETED
+        good = budget.verdict == parabola.BRACKETED
         for row in budget.rows:
             inside = budget.window[np.flatnonzero(budget.rows == row)[0]]
             axes.plot(
@@ -107,7 +107,7 @@ def fan(results: Results) -> Figure:
     axes.set(xlabel="Body parameters N", ylabel="Validation loss (nats a token)")
     if len(results.budgets) <= MANY:
         handles = [
-            Line2D([], [], color=c, lw=2.5, ls="-" if b.verdict == isoflop.BRACKETED else (0, (2.2, 1.4)),
+            Line2D([], [], color=c, lw=2.5, ls="-" if b.verdict == parabola.BRACKETED else (0, (2.2, 1.4)),
                    label=f"{power(b.C)} FLOPs: {b.verdict}")
             for b, c in zip(results.budgets[::-1], colours[::-1], strict=True)
         ]  # fmt: skip
@@ -118,7 +118,7 @@ def fan(results: Results) -> Figure:
         ]
         _budget_bar(figure, axes, results)
     star = Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="optimum N* and its interval")
-    handles += [star] if any(b.verdict == isoflop.BRACKETED for b in results.budgets) else []
+    handles += [star] if any(b.verdict == parabola.BRACKETED for b in results.budgets) else []
     handles += _seed_handles(table.seed)
     many = len(results.budgets) > MANY
     place: Any = "outside lower center" if many else "outside right upper"
@@ -270,7 +270,7 @@ def _points(axes: Axes, results: Results, name: str) -> None:
     """The optima of the bracketed budgets with intervals; crosses on the axis for those that are in no law."""
     _compute_axis(axes, results)
     for budget, colour in zip(results.budgets, budget_colours(results), strict=True):
-        if budget.verdict == isoflop.BRACKETED:
+        if budget.verdict == parabola.BRACKETED:
             value = getattr(budget, name)
             low, high = getattr(budget, f"{name}_interval")
             bar = [[max(value - low, 0)], [max(high - value, 0)]] if np.isfinite(low) else None

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ehr_scaling.analysis.isoflop import BRACKETED, BudgetFit
+from ehr_scaling.analysis.isoflop import BudgetFit
+from ehr_scaling.analysis.parabola import BRACKETED
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
     SUPPORTED,

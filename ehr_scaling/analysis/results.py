@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import downstream, holdout, isoflop, joint_laws, power_laws
+from ehr_scaling.analysis import downstream, holdout, isoflop, joint_laws, parabola, power_laws
 from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss, settled
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
 from ehr_scaling.analysis.wording import percent
@@ -74,7 +74,7 @@ def _fits_of(
 
 def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     """The word beside N*, D*, L* of one budget."""
-    if budget.verdict != isoflop.BRACKETED:
+    if budget.verdict != parabola.BRACKETED:
         return Verdict(UNIDENTIFIED, budget.reason)
     if budget.failed > options.failed:
         return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import downstream, isoflop, plots
+from ehr_scaling.analysis import downstream, isoflop, parabola, plots
 from ehr_scaling.analysis.html import (
     Raw,
     card,
@@ -50,8 +50,8 @@ def answer(r: Results) -> Raw:
                 join(chip(words[key].word), f" {bounds}{_sentence(words[key].reason)}"),
             )
         )
-    bracketed = [b for b in r.budgets if b.verdict == isoflop.BRACKETED]
-    others = [f"{power(b.C)}: {b.verdict}" for b in r.budgets if b.verdict != isoflop.BRACKETED]
+    bracketed = [b for b in r.budgets if b.verdict == parabola.BRACKETED]
+    others = [f"{power(b.C)}: {b.verdict}" for b in r.budgets if b.verdict != parabola.BRACKETED]
     note = (
         "Not in the laws: " + "; ".join(others[:6]) + (" …" if len(others) > 6 else "")
         if others
@@ -199,7 +199,7 @@ def joint(r: Results, svg: str | None) -> Raw:
 
 
 def _disagreement(r: Results) -> Raw:
-    pairs = [(b.C, b.N, joint_optimum(r, b)) for b in r.budgets if b.verdict == isoflop.BRACKETED]
+    pairs = [(b.C, b.N, joint_optimum(r, b)) for b in r.budgets if b.verdict == parabola.BRACKETED]
     ratios = [(C, joint / N) for C, N, joint in pairs if np.isfinite(joint)]
     if not ratios:
         return Raw("")

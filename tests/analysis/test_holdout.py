@@ -6,7 +6,7 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import holdout, isoflop, results
+from ehr_scaling.analysis import holdout, parabola, results
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Options
 from ehr_scaling.errors import UserError
@@ -60,7 +60,7 @@ def test_comparison_adds_up():
     assert h["coverage"] == pytest.approx(np.mean([r["low"] <= r["loss"] <= r["high"] for r in h["rows"]]))
     assert {r["word"] for r in h["rows"]} == {EXTRAPOLATED}
     (top,) = h["optima"]
-    assert top["result_N"] == found.budgets[-1].N and top["verdict"] == isoflop.BRACKETED
+    assert top["result_N"] == found.budgets[-1].N and top["verdict"] == parabola.BRACKETED
     assert top["word"] == EXTRAPOLATED
     assert top["N_low"] < top["N"] < top["N_high"]
 

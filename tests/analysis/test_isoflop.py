@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis import isoflop, power_laws
+from ehr_scaling.analysis import isoflop, parabola, power_laws
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
 
@@ -18,27 +18,31 @@ def only(table, options=FEW):
 @pytest.mark.parametrize(
     ("losses", "settings", "verdict"),
     [
-        (2 + 0.05 * U**2, {}, isoflop.BRACKETED),
-        (2 + 0.05 * U**2, {"seeds": 2, "noise": 0.01}, isoflop.BRACKETED),
-        (2 + 0.05 * (U - 1.4) ** 2, {"seeds": 3, "noise": 0.005}, isoflop.BRACKETED),
-        (2 + 0.05 * (U + 5) ** 2, {}, isoflop.OUTSIDE),
-        (2 + 0.05 * (U - 5) ** 2, {"seeds": 2, "noise": 0.01}, isoflop.OUTSIDE),
-        (2 + 0.05 * (U + 2.8) ** 2, {}, isoflop.EDGE),  # the vertex is inside, but nothing was run beyond the best size
-        (2 + 0.1 * U, {"seeds": 2, "noise": 0.001, "seed": 3}, isoflop.EDGE),
-        (2 - 0.05 * U**2, {}, isoflop.INVERTED),
-        (2 - 0.05 * (U - 1) ** 2, {"seeds": 2, "noise": 0.01}, isoflop.INVERTED),
-        (2 + 0 * U, {}, isoflop.FLAT),
-        (2 + 0.001 * U**2, {"seeds": 2, "noise": 0.05}, isoflop.FLAT),
-        ((2 + 0.05 * U**2)[2:5], {}, isoflop.TOO_FEW),
-        ((2 + 0.05 * U**2)[2:5], {"seeds": 4, "noise": 0.01}, isoflop.TOO_FEW),
+        (2 + 0.05 * U**2, {}, parabola.BRACKETED),
+        (2 + 0.05 * U**2, {"seeds": 2, "noise": 0.01}, parabola.BRACKETED),
+        (2 + 0.05 * (U - 1.4) ** 2, {"seeds": 3, "noise": 0.005}, parabola.BRACKETED),
+        (2 + 0.05 * (U + 5) ** 2, {}, parabola.OUTSIDE),
+        (2 + 0.05 * (U - 5) ** 2, {"seeds": 2, "noise": 0.01}, parabola.OUTSIDE),
+        (
+            2 + 0.05 * (U + 2.8) ** 2,
+            {},
+            parabola.EDGE,
+        ),  # the vertex is inside, but nothing was run beyond the best size
+        (2 + 0.1 * U, {"seeds": 2, "noise": 0.001, "seed": 3}, parabola.EDGE),
+        (2 - 0.05 * U**2, {}, parabola.INVERTED),
+        (2 - 0.05 * (U - 1) ** 2, {"seeds": 2, "noise": 0.01}, parabola.INVERTED),
+        (2 + 0 * U, {}, parabola.FLAT),
+        (2 + 0.001 * U**2, {"seeds": 2, "noise": 0.05}, parabola.FLAT),
+        ((2 + 0.05 * U**2)[2:5], {}, parabola.TOO_FEW),
+        ((2 + 0.05 * U**2)[2:5], {"seeds": 4, "noise": 0.01}, parabola.TOO_FEW),
     ],
 )
 def test_every_verdict_from_a_profile_built_for_it(losses, settings, verdict):
     fit = only(simulated.profile(losses, **settings))
     # A line with a trace of noise may curve either way: both words say that the optimum was not reached.
-    accepted = {isoflop.EDGE, isoflop.OUTSIDE} if verdict == isoflop.EDGE and "seed" in settings else {verdict}
+    accepted = {parabola.EDGE, parabola.OUTSIDE} if verdict == parabola.EDGE and "seed" in settings else {verdict}
     assert fit.verdict in accepted, fit.reason
-    assert np.isfinite([fit.N, fit.D, fit.L]).all() == (verdict == isoflop.BRACKETED)
+    assert np.isfinite([fit.N, fit.D, fit.L]).all() == (verdict == parabola.BRACKETED)
     assert fit.reason
 
 
@@ -86,7 +90,7 @@ def test_a_vertex_outside_the_grid_never_enters_a_law():
 def test_failed_draws_are_counted_and_make_the_exponent_unidentified():
     shallow = simulated.table(budgets=3, sizes=5, noise=0.17, seed=7)
     fits = isoflop.fit(shallow, Options(draws=500))
-    bracketed = [f for f in fits if f.verdict == isoflop.BRACKETED]
+    bracketed = [f for f in fits if f.verdict == parabola.BRACKETED]
     law = power_laws.fit(fits, Options(draws=500))["N"]
     assert law.verdict.word == UNIDENTIFIED
     assert bracketed and max(f.failed for f in bracketed) > 0.02
