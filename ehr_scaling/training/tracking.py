@@ -18,7 +18,7 @@ TRACED = 2  # chunks of a profile, after the first one, which compiles
 Row = dict[str, Any]
 
 
-def open_run(folder: Path, cell: Mapping[str, Any], setting: Mapping[str, Any], *, step: int = 0) -> "Tracker":
+def open_run(folder: Path, cell: Mapping[str, Any], setting: Mapping[str, Any], step: int = 0) -> "Tracker":
     """Begin or go on with the records of one run; on every process, though only process 0 writes.
 
     Args:
