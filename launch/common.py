@@ -13,7 +13,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling.errors import DISK_FULL, UserError, is_disk_full
+from ehr_scaling.errors import DISK_FULL, Preempted, UserError, is_disk_full
+from ehr_scaling.training import preemption
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
@@ -138,9 +139,12 @@ def run(main: Callable[[], None]) -> None:
         # Orbax and grain report every save and every file; a person wants the progress bar.
         logging.set_verbosity(logging.WARNING)
         try:
-            main()
+            with preemption.at_once():  # training puts it off until it has saved
+                main()
         except UserError as e:
             fail(e)
+        except Preempted as e:
+            fail(e, Preempted.status)
         except KeyboardInterrupt:
             fail("interrupted: finished work is kept, run the same command again to go on", 130)
         except Exception as e:

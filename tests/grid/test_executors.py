@@ -1,66 +1,245 @@
-"""Cells done in other processes come back in order; what goes wrong there is one line here."""
+"""Units done in other processes come back in order; what goes wrong there is one line here."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from jobs import crash, die, refuse, square, units
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import executors
+from ehr_scaling.grid.executors import claims, local
+from ehr_scaling.grid.executors.progress import Progress
 
-
-def cells(n, **changes):
-    return [
-        {"id": f"cell{i}", "size": f"s{i % 3}", "flops": 1.0 + i, "tokens": 10, "number": i, **changes}
-        for i in range(n)
-    ]
-
-
-def square(cell, workdir, report):
-    report(cell["tokens"])
-    return cell["number"] ** 2, os.getpid(), len(os.sched_getaffinity(0))
-
-
-def refuse(cell, workdir, report):
-    if cell["number"] == 2:
-        raise UserError("the third cell is broken: mend it")
-    time.sleep(0.05)
-    (workdir / cell["id"]).touch()
-
-
-def crash(cell, workdir, report):
-    raise ZeroDivisionError
-
-
-def die(cell, workdir, report):
-    os.kill(os.getpid(), signal.SIGKILL)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_the_order_of_the_cells(tmp_path, workers):
-    results = executors.run(square, cells(7), tmp_path, workers=workers, title="test")
-    assert [value for value, _, _ in results] == [i**2 for i in range(7)]
-    processes = {pid for _, pid, _ in results}
+def test_results_come_in_the_order_of_the_units(tmp_path, workers):
+    results = executors.run(square, units(7), tmp_path, workers=workers, title="test")
+    assert [[value for value, _, _ in unit] for unit in results] == [[0], [1, 4], [9], [16], [25], [36], [49]]
+    processes = {pid for unit in results for _, pid, _ in unit}
     if workers == 1:
         assert processes == {os.getpid()}
     else:
         assert os.getpid() not in processes
-        assert {cores for _, _, cores in results} == {1}  # pinned
+        assert {cores for unit in results for _, _, cores in unit} == {1}  # pinned
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_finished_goes_to_no_worker(tmp_path, workers):
+    have = executors.run(die, units(4), tmp_path, workers=workers, title="test", done=lambda unit, workdir: ["here"])
+    assert have == [["here"]] * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_users_mistake_comes_through(tmp_path, workers):
-    with pytest.raises(UserError, match="the third cell is broken: mend it"):
-        executors.run(refuse, cells(4), tmp_path, workers=workers, title="test")
+    with pytest.raises(UserError, match="the second unit is broken: mend it"):
+        executors.run(refuse, units(4), tmp_path, workers=workers, title="test")
 
 
 def test_a_bug_in_a_worker_is_one_line_with_its_trace_above(tmp_path, capfd):
     with pytest.raises(UserError, match=r"cell cell\d \(s\d\) failed with ZeroDivisionError"):
-        executors.run(crash, cells(4), tmp_path, workers=2, title="test")
+        executors.run(crash, units(4), tmp_path, workers=2, title="test")
     assert "in crash" in capfd.readouterr().err
 
 
 def test_a_killed_worker_is_noticed(tmp_path):
     with pytest.raises(UserError, match=r"a worker died \(status -9\) on cell cell\d.*--config.workers"):
-        executors.run(die, cells(4), tmp_path, workers=2, title="test")
+        executors.run(die, units(4), tmp_path, workers=2, title="test")
+
+
+def test_the_costliest_first_and_the_sizes_that_are_compiled(tmp_path):
+    order = list(claims.in_turn(tmp_path, units(6), 0, [-1] * 6, [0] * 6))
+    # sizes s0 s1+s2 s0 s1 s2 s0 and costs 1 5 4 5 6 7: all of s0, then of what is left s2, then s1
+    assert order == [5, 2, 0, 4, 1, 3]
+    others = claims.in_turn(tmp_path, units(6), 0, [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 1])
+    assert next(others) == 4  # another process has s0 compiled
+
+
+def test_a_held_unit_is_passed_over_then_waited_for(tmp_path):
+    todo = units(3)
+    with claims.claim(tmp_path, todo[2]) as ours:
+        assert ours
+        assert claims.holder(tmp_path, todo[2])["pid"] == os.getpid()
+        assert claims.holder(tmp_path, todo[0]) is None
+        turns = claims.in_turn(tmp_path, todo, 0, [-1] * 3, [0] * 3)
+        assert [next(turns), next(turns), next(turns)] == [1, 0, None]
+    assert next(turns) == 2
+    turns.close()
+    assert claims.holder(tmp_path, todo[2]) is None
+
+
+def test_patience_ends(tmp_path):
+    todo = units(2)
+    with claims.claim(tmp_path, todo[1]), pytest.raises(UserError, match="another process holds cell cell1"):
+        executors.run(square, todo, tmp_path, workers=1, title="test", patience=0.1)
+
+
+def sweep(tmp_path, workers, saves=True):
+    """A sweep in a process of its own, as a launch script runs it."""
+    program = f"""
+import sys
+from pathlib import Path
+from ehr_scaling.grid import executors
+from launch import common
+import jobs as t
+sys.argv = ["x"]
+def main():
+    job = t.count if {saves} else t.hang
+    print(executors.run(job, t.units(4), Path({str(tmp_path)!r}), workers={workers}, title="test", saves={saves}))
+if __name__ == "__main__":
+    common.run(main)
+"""
+    script = tmp_path / "sweep.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
+    return subprocess.Popen(
+        [sys.executable, script],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def until(path, process):
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def steps(tmp_path):
+    return {path.name: path.read_text().split() for path in (tmp_path / "counts").glob("cell*")}
+
+
+def test_two_sweeps_on_one_folder_share_the_work_and_take_over_from_a_killed_one(tmp_path):
+    first, second = sweep(tmp_path, 1), sweep(tmp_path, 2)
+    until(tmp_path / "counts", second)
+    time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    out, error = second.communicate(timeout=60)
+    assert second.returncode == 0, error
+    assert len(json.loads(out.replace("'", '"'))) == 4
+    done = steps(tmp_path)
+    assert {name: len(pids) for name, pids in done.items()} == dict.fromkeys(("cell0", "cell1", "cell3", "cell4"), 20)
+    for pids in done.values():  # never two at one unit: each process's steps are in one piece
+        changes = sum(a != b for a, b in pairwise(pids))
+        assert changes == len(set(pids)) - 1
+
+
+@pytest.mark.parametrize(("workers", "group"), [(1, False), (2, False), (2, True)])
+def test_sigterm_saves_and_exits_with_its_own_status(tmp_path, workers, group):
+    """To the parent alone, as `kill` sends it, and to all processes of the job at once, as Slurm does."""
+    process = sweep(tmp_path, workers)
+    until(tmp_path / "counts" / "cell4", process)
+    if group:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.terminate()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 75, error
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: interrupted by SIGTERM: saved; run the same command again to go on"]
+    assert "Traceback" not in error
+    assert (tmp_path / "counts" / "saved").exists()
+    begun = steps(tmp_path)
+    assert any(len(pids) < 20 for pids in begun.values()) or len(begun) < 4
+    again = sweep(tmp_path, workers)
+    _, error = again.communicate(timeout=60)
+    assert again.returncode == 0, error
+    assert {len(pids) for pids in steps(tmp_path).values()} == {20}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_breaks_off_what_saves_nothing(tmp_path, workers):
+    process = sweep(tmp_path, workers, saves=False)
+    until(tmp_path / "begun", process)
+    process.terminate()
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 75, error
+    assert "Traceback" not in error
+
+
+def test_sigterm_in_a_worker_that_is_starting_is_not_lost(tmp_path):
+    process = sweep(tmp_path, 2)
+    until(Path(f"/proc/{process.pid}/task/{process.pid}/children"), process)
+    deadline = time.monotonic() + 30
+    while len(children(process.pid)) < 2:  # the tracker of multiprocessing's resources, then the first worker
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 75, error
+    assert "died" not in error
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_workers_end_with_the_sweep_that_is_killed(tmp_path):
+    process = sweep(tmp_path, 2)
+    until(tmp_path / "counts" / "cell4", process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):  # until nobody of the group is left
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def test_what_was_there_before_does_not_count_towards_the_rate(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("ehr_scaling.grid.executors.progress.time.monotonic", lambda: clock[0])
+    bar = Progress("test", units(3, flops=10.0))  # 40 FLOPs, of which the second unit is 20
+    bar.finish(1)
+    bar.advance(0, 5, before=True)
+    assert (bar.flops, bar.tokens, bar.eta()) == (25.0, 0.0, None)
+    clock[0] += 10.0
+    bar.advance(0, 5)  # 5 FLOPs in 10 s, 10 left
+    assert bar.eta() == pytest.approx(20.0)
+    bar.finish(0)
+    assert bar.done == 3
+    bar.advance(2, 100)  # more than there was: a job may round up
+    assert bar.flops == bar.total
+    bar.close()
+
+
+def test_a_branch_counts_what_it_adds():
+    trunk = {"id": "t", "size": "s", "flops": 100.0, "tokens": 1000}
+    branch = {"id": "b", "size": "s", "flops": 80.0, "own_flops": 16.0, "tokens": 800}
+    bar = Progress("test", [[trunk, branch]])
+    assert (bar.total, bar.tokens_of) == (116.0, [1160.0])
+    bar.close()
+
+
+def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert local._gpus() == ["2", "5"]
+    places = local._places(4, list(range(8)), ["2", "5"])
+    assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in places] == ["2", "5", "2", "5"]
+    assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for _, environment in places} == {"0.45"}
+    assert [cores for cores, _ in places] == [{0, 4}, {1, 5}, {2, 6}, {3, 7}]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert local._gpus() == ["0", "1", "2"]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert local._gpus() == []
+    assert local._places(3, [4, 6], []) == [({4}, {}), ({6}, {}), ({4}, {})]

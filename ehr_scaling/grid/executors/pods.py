@@ -1,0 +1,119 @@
+"""Commands that train a grid on Cloud TPU pods and on Kubernetes, printed for their owner to run."""
+
+import json
+import shlex
+from pathlib import Path
+
+from ehr_scaling.errors import UserError
+
+GRACE = 300  # seconds from SIGTERM until Kubernetes kills: time to save
+PORT = 8476
+_OWN = ("executor", "slurm_", "pod_", "gke_", "dry_run", "status", "watch")
+
+
+def command(argv: list[str], *more: str) -> list[str]:
+    """The `python -m launch.sweep` that the hosts are to run: `argv` without the flags that only say where."""
+    kept, skip = [], False
+    for i, argument in enumerate(argv):
+        if skip:
+            skip = False
+            continue
+        name = argument.lstrip("-").split("=")[0]
+        if argument.startswith("-") and name.startswith(_OWN):
+            # absl takes "--flag value" as well as "--flag=value"
+            skip = "=" not in argument and i + 1 < len(argv) and not argv[i + 1].startswith("-")
+            continue
+        kept.append(argument)
+    return ["python", "-m", "launch.sweep", *kept, *more]
+
+
+def tpu_pod(argv: list[str], *, name: str, zone: str, project: str | None, folder: str) -> str:
+    """The command that trains on all hosts of a TPU VM at once. The work directory must be one they share.
+
+    Args: name, of the TPU VM; folder, of this repository on its hosts.
+    """
+    inside = f"cd {shlex.quote(folder)} && {shlex.join(command(argv, '--distributed'))}"
+    parts = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, f"--zone={zone}"]
+    parts += [f"--project={project}"] if project else []
+    return shlex.join([*parts, "--worker=all", f"--command={inside}"])
+
+
+def gke(
+    argv: list[str],
+    *,
+    name: str,
+    image: str,
+    workdir: Path,
+    volume: str,
+    accelerator: str,
+    topology: str | None,
+    hosts: int,
+    chips: int,
+) -> str:
+    """A Kubernetes manifest: a Job on one host, a JobSet on several. SIGTERM saves; exit status 75 starts it again.
+
+    Args:
+      image: with this package and its extra for the accelerator.
+      volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`.
+      accelerator: GKE's name of it, such as tpu-v5-lite-podslice or nvidia-h100-80gb; topology, of TPUs, such as 4x4.
+      hosts, chips: machines, and devices of each.
+    """
+    tpu = accelerator.startswith("tpu")
+    if tpu and topology is None:
+        raise UserError(f"--gke_accelerator={accelerator} needs --gke_topology, such as 2x4")
+    if hosts < 1 or chips < 1:
+        raise UserError(f"--gke_hosts={hosts} --gke_chips={chips}: give 1 or more of each")
+    line = shlex.join(command(argv))
+    if hosts > 1 and tpu:
+        line += " --distributed"
+    elif hosts > 1:
+        coordinator = f"{name}-hosts-0-0.{name}:{PORT}"
+        line += f' --coordinator={coordinator} --processes={hosts} --process="$JOB_COMPLETION_INDEX"'
+    kind = "google.com/tpu" if tpu else "nvidia.com/gpu"
+    selector = {"cloud.google.com/gke-tpu-accelerator" if tpu else "cloud.google.com/gke-accelerator": accelerator}
+    if tpu and topology:
+        selector["cloud.google.com/gke-tpu-topology"] = topology
+    container = {
+        "name": "sweep",
+        "image": image,
+        "command": ["sh", "-c", f"exec {line}"],
+        "resources": {"limits": {kind: chips}},
+        "volumeMounts": [{"name": "workdir", "mountPath": str(workdir)}],
+    }
+    job = {
+        "backoffLimit": 3,
+        # A host that was taken away and has saved is no failure.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}},
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+            ]
+        },
+        "completionMode": "Indexed",
+        "parallelism": hosts,
+        "completions": hosts,
+        "template": {
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": GRACE,
+                "nodeSelector": selector,
+                "containers": [container],
+                "volumes": [{"name": "workdir", "persistentVolumeClaim": {"claimName": volume}}],
+            }
+        },
+    }
+    if hosts == 1:
+        manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": job}
+    else:
+        # All hosts are one program: when one goes, all begin again, and go on from the last checkpoint.
+        job |= {"backoffLimit": 0}
+        manifest = {
+            "apiVersion": "jobset.x-k8s.io/v1alpha2",
+            "kind": "JobSet",
+            "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": {"maxRestarts": 100},
+                "replicatedJobs": [{"name": "hosts", "replicas": 1, "template": {"spec": job}}],
+            },
+        }
+    return json.dumps(manifest, indent=2)  # JSON is YAML: kubectl apply -f takes it as it is

@@ -1,0 +1,157 @@
+"""Units as tasks of a Slurm job array, by submitit: each saves and queues itself again when its time is over."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ehr_scaling.artifacts import fingerprint
+from ehr_scaling.errors import Preempted, UserError, first_line
+from ehr_scaling.grid.executors.claims import Unit
+from ehr_scaling.grid.executors.local import Done, Job, run
+from ehr_scaling.training import preemption
+
+PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
+REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three times the time limit
+_TIME = re.compile(r"(?P<minutes>\d+)|(?:(?P<d>\d+)-)?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)|(?P<days>\d+)-(?P<hours>\d+)")
+
+
+class Task:
+    """One unit, as submitit pickles it for a node: functions by name, and the cells."""
+
+    def __init__(self, job: Job, unit: Unit, workdir: Path, title: str, done: Done | None):
+        self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
+
+    def __call__(self) -> None:
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it stores what `checkpoint` returns, and requeues
+        try:
+            with preemption.deferred(signal.SIGTERM, signal.SIGUSR2):
+                run(
+                    self.job,
+                    [self.unit],
+                    self.workdir,
+                    workers=1,
+                    title=self.title,
+                    done=self.done,
+                    patience=PATIENCE,
+                )
+        except UserError as e:
+            print(f"error: {e}", file=sys.stderr, flush=True)
+            sys.exit(1)
+        except Preempted as e:
+            print(f"{e}", file=sys.stderr, flush=True)
+            if _is_ours_to_requeue() and callable(requeue):
+                requeue(signal.SIGUSR2, None)
+            sys.exit(Preempted.status)
+
+    def checkpoint(self) -> Any:
+        """What submitit is to run when the job starts again: the same, for it goes on from its own checkpoints."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _is_ours_to_requeue() -> bool:
+    """Whether Slurm still counts the job as running. Else it has decided: cancelled by somebody, or requeued by it."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None:
+        return True
+    told = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, check=False).stdout
+    return " JobState=RUNNING " in told
+
+
+def minutes(text: str) -> int:
+    """A time limit as Slurm writes it (minutes, HH:MM:SS, D-HH:MM:SS or D-HH) in whole minutes, rounded up."""
+    if (match := _TIME.fullmatch(text)) is None:
+        raise UserError(f"--slurm_time={text}: give minutes, HH:MM:SS or D-HH:MM:SS")
+    part = {name: int(value or 0) for name, value in match.groupdict().items()}
+    hours = 24 * (part["d"] + part["days"]) + part["h"] + part["hours"]
+    return part["minutes"] + 60 * hours + part["m"] + (part["s"] > 0)
+
+
+def submit(
+    job: Job,
+    units: list[Unit],
+    workdir: Path,
+    *,
+    title: str,
+    time: str,
+    parallel: int,
+    done: Done | None = None,
+    cpus: int = 1,
+    gpus: int = 0,
+    memory_gb: float | None = None,
+    setup: tuple[str, ...] = (),
+    save_seconds: int = 90,
+    cluster: str = "slurm",
+    **options: str | None,
+) -> list[Any]:
+    """Put every unit that is not finished into the queue, as one job array; logs go to `workdir`/slurm.
+
+    Args:
+      time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
+      parallel: tasks that may run at once.
+      cpus, gpus, memory_gb: of a task.
+      setup: shell commands before it starts, such as "module load cuda".
+      options: partition, account, qos, constraint, where not None.
+      cluster: "slurm"; submitit's "local" or "debug" run the same tasks without one.
+    Returns: submitit's jobs, in the order of the units that are not finished.
+    Raises: UserError when submitit or sbatch is missing, when tasks of this folder are queued already, and with what
+      Slurm says when it refuses.
+    """
+    limit = minutes(time)
+    if limit < 1 or parallel < 1:
+        raise UserError(f"--slurm_time={time} --slurm_parallel={parallel}: give 1 or more of each")
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--executor=slurm needs submitit: pip install 'ehr_scaling[slurm]'") from None
+    todo = [unit for unit in units if done is None or done(unit, workdir) is None]
+    if not todo:
+        return []
+    name = f"sweep-{fingerprint(str(workdir))[:8]}"
+    if cluster == "slurm":
+        _check_queue(name, workdir)
+    folder = workdir / "slurm"
+    most = {f"{cluster}_max_num_timeout": REQUEUES} if cluster in ("slurm", "local") else {}
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **most)
+    huge_pages = () if gpus else ("export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}",)
+    executor.update_parameters(
+        name=name,
+        timeout_min=limit,
+        cpus_per_task=cpus,
+        gpus_per_node=gpus,
+        slurm_array_parallelism=parallel,
+        slurm_setup=[*huge_pages, *setup],
+        slurm_signal_delay_s=save_seconds,
+        slurm_additional_parameters={"requeue": True},
+        **({"mem_gb": memory_gb} if memory_gb else {}),
+        **{f"slurm_{key}": value for key, value in options.items() if value is not None},
+    )
+    try:
+        with executor.batch():
+            return [executor.submit(Task(job, unit, workdir, title, done)) for unit in todo]
+    except submitit.core.utils.FailedJobError as e:
+        raise UserError(f"Slurm refused the job: {_said(e)}") from None
+
+
+def _said(error: BaseException) -> str:
+    """Slurm's own line of what submitit's error holds."""
+    lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
+    return lines[-1] if lines else first_line(error)
+
+
+def _check_queue(name: str, workdir: Path) -> None:
+    if shutil.which("sbatch") is None:
+        raise UserError("there is no sbatch here: run this where Slurm jobs are submitted, or take --executor=local")
+    told = subprocess.run(["squeue", "-h", "-n", name, "-o", "%F"], capture_output=True, text=True, check=False)
+    if told.returncode:
+        raise UserError(f"squeue fails ({(told.stderr.splitlines() or ['no message'])[-1]}): is Slurm up?")
+    if told.stdout.split():
+        raise UserError(
+            f"job {told.stdout.split()[0]} of {workdir} is in the queue: see --status; to submit anew, scancel it first"
+        )

@@ -1,0 +1,67 @@
+"""Jobs that stand for training in tests of the executors; other processes import them from here."""
+
+import os
+import signal
+import time
+
+from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.training import preemption
+
+
+def units(n, **changes):
+    """n units of one cell, but the second, which has two."""
+    cells = [
+        {"id": f"cell{i}", "size": f"s{i % 3}", "flops": 1.0 + i, "tokens": 10, "number": i, **changes}
+        for i in range(n + 1)
+    ]
+    return [cells[:1], cells[1:3], *([cell] for cell in cells[3:])][:n]
+
+
+def square(unit, workdir, report):
+    for cell in unit:
+        report(cell["tokens"])
+    return [(cell["number"] ** 2, os.getpid(), len(os.sched_getaffinity(0))) for cell in unit]
+
+
+def refuse(unit, workdir, report):
+    if unit[0]["number"] == 1:
+        raise UserError("the second unit is broken: mend it")
+    time.sleep(0.05)
+    return [None for _ in unit]
+
+
+def crash(unit, workdir, report):
+    raise ZeroDivisionError
+
+
+def die(unit, workdir, report):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count(unit, workdir, report):
+    """Twenty steps of 0.02 s or of `pause`, saved at SIGTERM and gone on with; writes down who did which."""
+    folder = workdir / "counts"
+    folder.mkdir(exist_ok=True)
+    path = folder / unit[0]["id"]
+    begun = len(path.read_text().split()) if path.exists() else 0
+    report(begun, before=True)
+    for _ in range(begun, 20):
+        if preemption.requested():
+            (folder / "saved").touch()
+            raise Preempted(preemption.SAVED)
+        time.sleep(unit[0].get("pause", 0.02))
+        with path.open("a") as file:
+            file.write(f"{os.getpid()} ")
+        report(1)
+    return [begun for _ in unit]
+
+
+def hang(unit, workdir, report):
+    (workdir / "begun").touch()
+    time.sleep(60)
+
+
+def finished(unit, workdir):
+    """What is there of `count`."""
+    path = workdir / "counts" / unit[0]["id"]
+    return [0 for _ in unit] if path.exists() and len(path.read_text().split()) == 20 else None

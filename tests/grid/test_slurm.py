@@ -1,0 +1,146 @@
+"""Tasks of a job array save, queue themselves again and go on: by submitit alone, and by Slurm where it runs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jobs import count, finished, refuse, units
+
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid.executors import claims, slurm
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBMIT = {"title": "test", "time": "5", "parallel": 2, "done": finished}
+
+
+@pytest.fixture(autouse=True)
+def nodes_find_the_jobs(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parent))))
+    monkeypatch.chdir(ROOT)
+
+
+def has_slurm() -> bool:
+    """Whether a Slurm answers here that takes jobs."""
+    if shutil.which("sbatch") is None:
+        return False
+    told = subprocess.run(["sinfo", "-h", "-o", "%a %t"], capture_output=True, text=True, timeout=20, check=False)
+    return "up idle" in told.stdout or "up mix" in told.stdout
+
+
+needs_slurm = pytest.mark.skipif(not has_slurm(), reason="no Slurm takes jobs here: apt-get install slurm-wlm")
+
+
+def until(condition, jobs=(), seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, [job.stderr() for job in jobs]
+        time.sleep(0.02)
+
+
+def steps(tmp_path):
+    """Processes that made each step, of each unit; waits where a file is half written."""
+    return {path.name: path.read_text().split() for path in (tmp_path / "counts").glob("cell*")}
+
+
+def whole(tmp_path, todo):
+    return all(finished(unit, tmp_path) for unit in todo)
+
+
+def test_by_submitit_alone(tmp_path):
+    todo = units(3, pause=0.1)
+    (tmp_path / "counts").mkdir()
+    (tmp_path / "counts" / "cell0").write_text("1 " * 20)  # finished: no task for it
+    jobs = slurm.submit(count, todo, tmp_path, cluster="local", **SUBMIT)
+    assert len(jobs) == 2
+    until(lambda: steps(tmp_path).get("cell1"), jobs)
+    os.kill(int(steps(tmp_path)["cell1"][0]), signal.SIGUSR2)  # what Slurm sends before the time is over
+    until(lambda: whole(tmp_path, todo), jobs)
+    for job in jobs:
+        job.wait()
+    assert (tmp_path / "counts" / "saved").exists()
+    assert len(set(steps(tmp_path)["cell1"])) == 2  # another process went on where the first had saved
+    assert "interrupted by SIGTERM: saved" in jobs[0].stderr()
+    assert slurm.submit(count, todo, tmp_path, cluster="local", **SUBMIT) == []
+
+
+def test_a_users_mistake_is_one_line_in_the_log(tmp_path):
+    (job,) = slurm.submit(refuse, units(2)[1:], tmp_path, cluster="local", **SUBMIT)
+    until(lambda: "error: the second unit is broken: mend it" in (job.stderr() or ""))
+    assert "Traceback" not in job.stderr()
+
+
+def test_a_unit_that_somebody_holds_is_left_to_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(slurm, "PATIENCE", 0.1)
+    with claims.claim(tmp_path, units(1)[0]), pytest.raises(SystemExit):
+        slurm.Task(count, units(1)[0], tmp_path, "test", finished)()
+    assert "another process holds cell cell0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("01:30:00", 90), ("2-00:00:30", 2881), ("1-12", 2160)])
+def test_time_limits_are_read_as_slurm_writes_them(text, expected):
+    assert slurm.minutes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"time": "an hour"}, "--slurm_time=an hour: give minutes, HH:MM:SS"),
+        ({"time": "10:30"}, "--slurm_time=10:30: give minutes"),  # Slurm's minutes and seconds, or hours?
+        ({"time": "0"}, "give 1 or more"),
+        ({"parallel": 0}, "--slurm_parallel=0: give 1 or more"),
+    ],
+)
+def test_senseless_limits_are_refused(tmp_path, changes, expected):
+    with pytest.raises(UserError, match=expected):
+        slurm.submit(count, units(2), tmp_path, **SUBMIT | changes)
+
+
+def test_without_submitit_or_sbatch_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="there is no sbatch here"):
+        slurm.submit(count, units(2), tmp_path, **SUBMIT)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'ehr_scaling\[slurm\]'"):
+        slurm.submit(count, units(2), tmp_path, **SUBMIT)
+
+
+@needs_slurm
+def test_slurm_runs_requeues_and_refuses(tmp_path):
+    todo = units(2, pause=0.2)
+    jobs = slurm.submit(count, todo, tmp_path, **SUBMIT)
+    with pytest.raises(UserError, match=r"is in the queue: .*scancel"):
+        slurm.submit(count, todo, tmp_path, **SUBMIT)
+    until(lambda: (tmp_path / "counts" / "cell0").exists(), jobs)
+    subprocess.run(["scancel", "--signal=USR2", jobs[0].job_id], check=True)  # as Slurm does before the time is over
+    until(lambda: at_once(jobs[0]) and whole(tmp_path, todo), jobs)
+    assert (tmp_path / "counts" / "saved").exists()
+    assert len(set(steps(tmp_path)["cell0"])) == 2
+    with pytest.raises(UserError, match=r"Slurm refused the job: .*Invalid partition"):
+        slurm.submit(count, [[{**todo[0][0], "id": "other"}]], tmp_path / "b", partition="nowhere", **SUBMIT)
+    until(lambda: not queued(jobs[0]), jobs)
+
+
+@needs_slurm
+def test_what_is_cancelled_stays_cancelled(tmp_path):
+    (job,) = slurm.submit(count, units(1, pause=0.2), tmp_path, **SUBMIT)
+    until(lambda: (tmp_path / "counts" / "cell0").exists(), [job])
+    subprocess.run(["scancel", job.job_id], check=True)
+    until(lambda: not queued(job), [job])
+    assert len(steps(tmp_path)["cell0"]) < 20
+
+
+def at_once(job):
+    """Slurm lets two minutes pass before a requeued job starts again; not here. Always true."""
+    time.sleep(1)
+    subprocess.run(["scontrol", "update", f"jobid={job.job_id}", "StartTime=now"], capture_output=True, check=False)
+    return True
+
+
+def queued(job):
+    told = subprocess.run(["squeue", "-h", "-j", job.job_id.split("_")[0], "-o", "%t"], capture_output=True, text=True)
+    return bool(told.stdout.split())
