@@ -40,16 +40,19 @@ class Shape:
     ff: int
 
 
+def head_width(width: int) -> int:
+    """Heads of 64 suit the fused attention kernels; narrow models need at least one whole head."""
+    return 64 if width >= 256 else 32 if width >= 128 else 16
+
+
 def _shape(width: int, layers: int) -> Shape:
-    # Heads of 64 suit the fused attention kernels; narrow models need at least one whole head.
-    head = 64 if width >= 256 else 32 if width >= 128 else 16
     multiple = 64 if width >= 256 else 8
     ff = -(-8 * width // 3 // multiple) * multiple  # 8/3·d: a gated MLP with the parameters of a plain one of 4·d
     body = flops.parameters(width=width, layers=layers, ff=ff, vocab=0, tied=True).body
     scale, unit = (1e9, "b") if body >= 0.95e9 else (1e6, "m") if body >= 0.95e6 else (1e3, "k")
     value = body / scale
     name = f"{value:.0f}{unit}" if value >= 9.5 else f"{value:.1f}".removesuffix(".0") + unit
-    return Shape(name, width, layers, max(1, width // head), ff)
+    return Shape(name, width, layers, max(1, width // head_width(width)), ff)
 
 
 SHAPES: dict[str, Shape] = {shape.name: shape for shape in (_shape(*pair) for pair in _WIDTH_LAYERS)}

@@ -1,19 +1,28 @@
 """A Llama-style decoder: RMSNorm, rotary positions, SwiGLU, no biases, layers under one `nn.scan`.
 
-Shapes: B batch, T queries, S keys, D width, H heads, K head width, L layers, V vocabulary (padded).
+Shapes: B batch, T queries, S keys, D width, H heads, K head width, F inner width of the MLP, L layers, V vocabulary
+(padded).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import normal, ones, variance_scaling, zeros
+from jax.nn.initializers import constant, normal, variance_scaling, zeros
 
-from ehr_scaling.models.attention import attention, rotate, visible
-from ehr_scaling.models.sizes import Shape
+from ehr_scaling.models.attention import attend, attention, rotate, visible
+from ehr_scaling.models.sizes import Shape, head_width
 
 PAD = 0
+PARAMETRIZATIONS = ("standard", "mup")
+# What the backward pass finds ready of a layer beside its input; the rest it computes again.
+REMATS: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Cache(NamedTuple):
@@ -33,12 +42,22 @@ def padded_vocab(vocab: int, multiple: int) -> int:
     return -(-vocab // multiple) * multiple
 
 
+class Multipliers(NamedTuple):
+    """Factors of µP, each folded into the initial value and the rate of a parameter (of q: a third of `qkv`)."""
+
+    query: float = 1.0
+    residual: float = 1.0
+    output: float = 1.0
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), times a learnt scale; in float32 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 
+    start: float = 1.0
+
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", ones, (x.shape[-1],))
+        scale = self.param("scale", constant(self.start), (x.shape[-1],))
         y = x.astype(jnp.float32)
         return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
 
@@ -46,29 +65,43 @@ class RMSNorm(nn.Module):
 class Block(nn.Module):
     shape: Shape
     dtype: jnp.dtype
+    attention: str
+    dropout: float
+    base_layers: int
+    multipliers: Multipliers
 
     @nn.compact
-    def __call__(self, x_BxTxD, kv, visible_Bx1xTxS, positions_T, index):
-        s, width = self.shape, self.shape.width
+    def __call__(self, x_BxTxD, kv, segments_BxT, visible_Bx1xTxS, positions_T, index):
+        s = self.shape
         fan_in = variance_scaling(1.0, "fan_in", "normal")
         # Residual branches start smaller with depth, so that the stream's variance does not grow with L (GPT-2).
-        residual = variance_scaling(0.5 / s.layers, "fan_in", "normal")
-        dense = lambda name, out, init: nn.Dense(out, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)  # noqa: E731
+        residual = variance_scaling(0.5 / self.base_layers * self.multipliers.residual**2, "fan_in", "normal")
 
-        qkv = dense("qkv", 3 * width, fan_in)(RMSNorm(name="attention_norm")(x_BxTxD))
-        q, k, v = (y.reshape(*y.shape[:2], s.heads, -1) for y in jnp.split(qkv, 3, axis=-1))
+        def qkv_init(key, shape, dtype):
+            factor_3 = jnp.array((self.multipliers.query, 1.0, 1.0), dtype)
+            return fan_in(key, shape, dtype) * jnp.repeat(factor_3, s.width)
+
+        def dense(name, out, init):
+            return nn.DenseGeneral(out, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)
+
+        def branch(y_BxTxD):
+            return nn.Dropout(self.dropout, deterministic=False)(y_BxTxD) if self.dropout else y_BxTxD
+
+        qkv = dense("qkv", (3, s.heads, s.width // s.heads), qkv_init)(RMSNorm(name="attention_norm")(x_BxTxD))
+        q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = rotate(q, positions_T), rotate(k, positions_T)
-        if kv is not None:
-            k, v = (
+        if kv is None:
+            mixed = attention(q, k, v, segments_BxT, self.attention)
+        else:
+            k, v = kv = tuple(
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=1)
                 for old, new in zip(kv, (k, v), strict=True)
             )
-            kv = (k, v)
-        mixed = attention(q, k, v, visible_Bx1xTxS)
-        x_BxTxD += dense("out", width, residual)(mixed.reshape(x_BxTxD.shape))
+            mixed = attend(q, k, v, visible_Bx1xTxS)
+        x_BxTxD += branch(dense("out", s.width, residual)(mixed.reshape(x_BxTxD.shape)))
 
-        gate, up = jnp.split(dense("gate_up", 2 * s.ff, fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD)), 2, axis=-1)
-        x_BxTxD += dense("down", width, residual)(nn.silu(gate) * up)
+        gate_up = dense("gate_up", (2, s.ff), fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD))
+        x_BxTxD += branch(dense("down", s.width, residual)(nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]))
         return x_BxTxD, kv
 
 
@@ -81,6 +114,13 @@ class Transformer(nn.Module):
       padded: rows of the embedding and columns of the head.
       tied: head and embedding share one matrix.
       dtype: of activations; parameters, logits and losses are float32.
+      attention: how it is computed, one of `attention.IMPLEMENTATIONS`; not while there is a cache.
+      remat: what the backward pass computes again, one of REMATS.
+      dropout: share of each residual branch's output that is set to 0.
+      parametrization: "mup" changes initial values here, and rates in `training/optimizer.scales`; with both, the best
+        rate at one width and depth is the best at others (Yang et al. 2022, arXiv 2203.03466; for depth CompleteP,
+        Dey et al. 2025, arXiv 2505.01618).
+      base: width and layers at which "mup" is the standard parametrization.
     """
 
     shape: Shape
@@ -88,44 +128,104 @@ class Transformer(nn.Module):
     padded: int
     tied: bool = False
     dtype: jnp.dtype = jnp.float32
+    attention: str = "xla"
+    remat: str = "none"
+    dropout: float = 0.0
+    parametrization: str = "standard"
+    base: tuple[int, int] = (32, 2)
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """Where µP multiplies in the forward pass: logits of attention, residual branches, logits.
+
+        The forward pass has none of them. A factor of a matrix is the same as one of its initial value and of its rate,
+        where updates do not depend on the size of the gradient, as Adam's and Muon's (Yang et al. 2022, lemma J.1).
+        The output's is folded into the scale of the last norm, for a tied embedding is read with factor 1.
+        """
+        if self.parametrization == "standard":
+            return Multipliers()
+        if self.parametrization != "mup":
+            raise ValueError(f"unknown parametrization {self.parametrization!r}: one of {PARAMETRIZATIONS}")
+        width, layers = self.base
+        base_head = width // max(1, width // head_width(width))
+        head = self.shape.width // self.shape.heads
+        # 1/K in place of 1/√K, as queries and keys come to be correlated; 1/L, CompleteP's α = 1
+        return Multipliers((base_head / head) ** 0.5, layers / self.shape.layers, width / self.shape.width)
 
     @nn.compact
-    def __call__(
-        self, tokens_BxT: jax.Array, segments_BxT: jax.Array, cache: Cache | None = None, index: jax.Array | int = 0
-    ) -> tuple[jax.Array, Cache | None]:
-        """Args: tokens and segments, int32 (B, T); a cache and the position at which to write into it, to go on from.
+    def hidden(
+        self,
+        tokens_BxT: jax.Array,
+        segments_BxT: jax.Array,
+        cache: Cache | None = None,
+        index: jax.Array | int = 0,
+        *,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, jax.Array, Cache | None]:
+        """What the logits are the product of: the stream after the last norm (B, T, D), and the head (D, V) in float32.
 
-        Returns: logits float32 (B, T, V), -1e9 for PAD and for ids past the vocabulary; the cache with these T added.
+        Args and the cache returned: as of `__call__`.
         """
-        width = self.shape.width
-        embedding = self.param("embedding", normal(1.0 if not self.tied else width**-0.5), (self.padded, width))
+        width, mup = self.shape.width, self.parametrization == "mup"
+        base_width, base_layers = self.base if mup else (width, self.shape.layers)
+        start = normal(base_width**-0.5 if self.tied else 1.0)
+        embedding = self.param("embedding", start, (self.padded, width))
         x_BxTxD = embedding.astype(self.dtype)[tokens_BxT]
         if cache is None:
-            keys_BxS, kv = segments_BxT, None
+            keys_BxS, kv, seen = segments_BxT, None, None
         else:
             keys_BxS = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments_BxT, index, axis=1)
-            kv = (cache.keys, cache.values)
+            kv, seen = (cache.keys, cache.values), visible(segments_BxT, keys_BxS, index)
+        policy = REMATS[self.remat]
         blocks = nn.scan(
-            Block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy),
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.shape.layers,
         )
-        x_BxTxD, kv = blocks(self.shape, self.dtype, name="blocks")(
-            x_BxTxD,
-            kv,
-            visible(segments_BxT, keys_BxS, index),
-            index + jnp.arange(tokens_BxT.shape[1]),
-            index,
-        )
-        x_BxTxD = RMSNorm(name="final_norm")(x_BxTxD)
+        x_BxTxD, kv = blocks(
+            self.shape,
+            self.dtype,
+            self.attention,
+            0.0 if deterministic else self.dropout,
+            base_layers,
+            self.multipliers,
+            name="blocks",
+        )(x_BxTxD, kv, segments_BxT, seen, index + jnp.arange(tokens_BxT.shape[1]), index)
+        x_BxTxD = RMSNorm(self.multipliers.output, name="final_norm")(x_BxTxD)
         # A head of zeros makes the first prediction uniform, whatever the size: runs start from the same loss, log V.
         head = embedding.T if self.tied else self.param("head", zeros, (width, self.padded))
-        logits = jnp.einsum("btd,dv->btv", x_BxTxD, head.astype(self.dtype), preferred_element_type=jnp.float32)
+        return x_BxTxD, head, None if kv is None else Cache(kv[0], kv[1], keys_BxS)
+
+    def logits(self, x_BxTxD: jax.Array, head_DxV: jax.Array) -> jax.Array:
+        """Float32 (B, T, V), -1e9 for PAD and for ids past the vocabulary."""
+        head_DxV = head_DxV.astype(self.dtype)
+        logits = jnp.einsum("btd,dv->btv", x_BxTxD, head_DxV, preferred_element_type=jnp.float32)
         ids = jnp.arange(self.padded)
-        logits = jnp.where((ids == PAD) | (ids >= self.vocab), -1e9, logits)
-        return logits, None if kv is None else Cache(kv[0], kv[1], keys_BxS)
+        return jnp.where((ids == PAD) | (ids >= self.vocab), -1e9, logits)
+
+    def __call__(
+        self,
+        tokens_BxT: jax.Array,
+        segments_BxT: jax.Array,
+        cache: Cache | None = None,
+        index: jax.Array | int = 0,
+        *,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Args: tokens and segments, int32 (B, T); a cache and the position at which to write into it, to go on from;
+        whether there is no dropout, for which `rngs` has a key "dropout".
+
+        Returns: logits, as of `logits`; the cache with these T added.
+        """
+        x_BxTxD, head, cache = self.hidden(tokens_BxT, segments_BxT, cache, index, deterministic=deterministic)
+        return self.logits(x_BxTxD, head), cache
+
+    def losses(self, tokens_BxT1: jax.Array, segments_BxT1: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Negative log-likelihood in nats of each token after the first, float32 (B, T). Args: int32 (B, T+1)."""
+        x_BxTxD, head, _ = self.hidden(tokens_BxT1[:, :-1], segments_BxT1[:, :-1], deterministic=deterministic)
+        return token_losses(self.logits(x_BxTxD, head), tokens_BxT1[:, 1:])
 
 
 def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ def prefill(model: Transformer, params: Any, prompts_BxP: jax.Array, copies: int
 
 
 class Weights(NamedTuple):
-    """Parameters as `step` reads them: split by layer, matrices in the dtype of the activations."""
+    """Parameters as `step` reads them: split by layer, matrices with two axes and in the dtype of the activations."""
 
     embedding: jax.Array
     layers: list[Any]
@@ -56,7 +56,11 @@ class Weights(NamedTuple):
 
 def weights(model: Transformer, params: Any) -> Weights:
     """Made once, before the loop over tokens."""
-    blocks = jax.tree.map(lambda x: x.astype(model.dtype) if x.ndim == 3 else x, params["blocks"])
+
+    def plain(x: jax.Array) -> jax.Array:
+        return x.astype(model.dtype).reshape(*x.shape[:2], -1) if x.ndim > 2 else x
+
+    blocks = jax.tree.map(plain, params["blocks"])
     embedding = params["embedding"].astype(model.dtype)
     return Weights(
         embedding,

@@ -102,3 +102,79 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
 
 def test_padded_vocab():
     assert [padded_vocab(v, 16) for v in (1, 16, 17)] == [16, 16, 32]
+
+
+def test_losses_are_those_of_the_logits(setting):
+    apply, params, shape = setting
+    tokens, segments = random_tokens(2, 13), np.repeat([[1, 2]], [4, 9], axis=1).repeat(2, axis=0)
+    logits, _ = apply(params, tokens[:, :-1], segments[:, :-1])
+    expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[:, 1:, None], axis=-1)[..., 0]
+    losses = Transformer(shape, VOCAB, PADDED).apply(params, tokens, segments, method="losses")
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_what_is_computed_again_is_the_same():
+    shape, tokens = SHAPES["3.5k"], random_tokens(2, 9)
+    segments = np.ones_like(tokens)
+    params = jax.jit(Transformer(shape, VOCAB, PADDED, tied=True).init)(jax.random.key(0), tokens, segments)
+
+    def gradient(remat):
+        model = Transformer(shape, VOCAB, PADDED, tied=True, remat=remat)
+        return jax.grad(lambda p: model.apply(p, tokens, segments, method="losses").mean())
+
+    plain = jax.jit(gradient("none"))(params)
+    products = str(jax.make_jaxpr(gradient("none"))(params)).count("dot_general")
+    # "dots" computes the two products of attention again, which have batch dimensions; "full" also those of qkv, out
+    # and gate_up. What comes out of the last, the backward pass does not ask for.
+    for remat, more in (("dots", 2), ("full", 5)):
+        assert str(jax.make_jaxpr(gradient(remat))(params)).count("dot_general") == products + more
+        again = jax.jit(gradient(remat))(params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), plain, again)
+
+
+def test_dropout_is_of_the_output_of_a_branch():
+    rate, tokens = 0.3, random_tokens(4, 16)
+    model = Transformer(SHAPES["14k"], VOCAB, PADDED, dropout=rate)
+    params = jax.jit(model.init)(jax.random.key(0), tokens, tokens)["params"]
+    params["blocks"]["out"]["kernel"] *= 0.0  # only the MLP's branch is left
+
+    def added(key, deterministic=False):
+        _, seen = model.apply(
+            {"params": params},
+            tokens,
+            np.ones_like(tokens),
+            deterministic=deterministic,
+            rngs={"dropout": jax.random.key(key)},
+            capture_intermediates=True,
+        )
+        stream, branch = seen["intermediates"]["blocks"], seen["intermediates"]["blocks"]["down"]
+        return np.diff(stream["__call__"][0][0], axis=0)[0], branch["__call__"][0][1]
+
+    difference, branch = added(0)
+    kept = np.abs(difference) > 1e-6
+    assert (~kept).mean() == pytest.approx(rate, abs=0.03)
+    np.testing.assert_allclose(difference[kept], branch[kept] / (1 - rate), atol=1e-5)
+    assert (np.abs(added(1)[0]) > 1e-6).astype(int).tolist() != kept.astype(int).tolist()
+    np.testing.assert_allclose(*added(0, deterministic=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_no_dropout_adds_nothing_to_the_program(rate):
+    tokens = random_tokens(1, 8)
+    model = Transformer(SHAPES["3.5k"], VOCAB, PADDED, dropout=rate)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)
+    rngs = {"dropout": jax.random.key(0)}
+    program = jax.make_jaxpr(lambda p: model.apply(p, tokens, tokens, deterministic=False, rngs=rngs))(params)
+    assert ("random_bits" in str(program)) == (rate > 0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_mup_is_the_standard_parametrization_at_its_base(tied):
+    tokens = random_tokens(1, 8)
+
+    def program(**options):
+        model = Transformer(SHAPES["151k"], VOCAB, PADDED, tied, **options)
+        return str(jax.make_jaxpr(model.init)(jax.random.key(0), tokens, tokens))
+
+    assert program(parametrization="mup", base=(64, 3)) == program()
+    assert program(parametrization="mup", base=(32, 3)) != program()
