@@ -1,6 +1,7 @@
 """Every setting of a study, with the reason for its value. The other configs start from this one."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -78,13 +79,17 @@ def get_config() -> ConfigDict:
     c.training.batch.sequences = 4
     c.training.batch.at_tokens = 6e5
     c.training.batch.exponent = 0.5
+    c.training.explored = ConfigDict()  # where these two rules were found; cells outside are marked
+    c.training.explored.parameters = (1e3, 1.1e5)  # N, body
+    c.training.explored.tokens = (5e4, 6e6)  # D
     c.training.weight_decay = 0.1
     c.training.clip = 1.0  # global gradient norm
     c.training.b1 = 0.9
     c.training.b2 = 0.95
     c.training.min_steps = 50  # fewer cannot meet the budget within 1 %, nor learn
-    c.training.steps_per_dispatch = 16  # a step of a small model is shorter than the time to launch it
-    c.training.accumulate = 1  # pieces a batch is cut into, one after another: the same gradient in less memory
+    # Handed to the device at once, K = that / batch steps: a step of a small model is shorter than the time to launch it
+    c.training.dispatch_sequences = 64
+    c.training.microbatch = 0  # sequences at a time, gradients added up; 0: the batch, on a CPU what stays in its cache
     c.training.together = 1  # runs that differ in seed, rate or weight decay alone, trained as one program, at most
     c.training.max_skipped = 20  # updates in a row without a finite gradient; each is skipped, then the run stops
     c.training.checkpoint_seconds = 60.0  # between recovery checkpoints
@@ -130,19 +135,28 @@ def get_config() -> ConfigDict:
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
-    """The points of the grid: every budget × size × seed, the largest budgets first.
+    """The points of the grid: every budget × size × fraction × rate × weight decay × seed, the largest budgets first.
 
-    Sizes for each budget let the grid follow the optimum: a size far from it costs as much as one beside it.
+    Sizes for each budget let the grid follow the optimum: a size far from it costs as much as one beside it. With
+    grid.passes, these take the place of budgets, and every size is trained for each of them.
     """
-    budgets, sizes = tuple(config.grid.budgets), tuple(config.grid.sizes)
+    g = config.grid
+    name = "passes" if g.passes else "budget"
+    lengths, sizes = tuple(g.passes or g.budgets), tuple(g.sizes)
     if all(isinstance(size, str) for size in sizes):
-        sizes = (sizes,) * len(budgets)
-    if len(sizes) != len(budgets):
+        sizes = (sizes,) * len(lengths)
+    if len(sizes) != len(lengths):
         raise UserError(
-            f"--config.grid.sizes holds {len(sizes)} tuples of sizes for {len(budgets)} budgets: give one a budget, or "
+            f"--config.grid.sizes holds {len(sizes)} tuples of sizes for {len(lengths)} budgets: give one a budget, or "
             "one tuple of names for all"
         )
-    for budget, own in sorted(zip(budgets, sizes, strict=True), reverse=True):
-        for size in own:
-            for seed in config.grid.seeds:
-                yield {"budget": float(budget), "size": size, "seed": int(seed)}
+    for length, own in sorted(zip(lengths, sizes, strict=True), reverse=True):
+        for size, fraction, rate, decay, seed in product(own, g.fractions, g.rates, g.weight_decays or (None,), g.seeds):
+            yield {
+                name: float(length),
+                "size": size,
+                "fraction": float(fraction),
+                "rate": float(rate),
+                "weight_decay": decay,
+                "seed": int(seed),
+            }

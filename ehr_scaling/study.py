@@ -19,13 +19,14 @@ Points = list[dict[str, Any]]
 
 def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Raw records → events/ → timelines/ → packed/t<T>/. Returns the record of the packed data."""
-    return pipeline.prepare(config.data, workdir, workers=config.workers)
+    return pipeline.prepare(config.data, workdir, workers=config.workers, fractions=tuple(config.grid.fractions))
 
 
 def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
     """packed/ → grid/. Returns the cells."""
-    packed = artifacts.read_json(pipeline.packed_folder(config.data, workdir) / artifacts.RECORD)
-    if not packed["summary"]["splits"]["validation"]["patients"]:
+    fractions = sorted({float(point.get("fraction", 1.0)) for point in points})
+    packed = {fraction: pipeline.packed_record(config.data, workdir, fraction) for fraction in fractions}
+    if not all(record["summary"]["splits"]["validation"]["patients"] for record in packed.values()):
         raise UserError("no patient is in the validation split, which every run is measured on: --config.data.splits")
     events = artifacts.read_json(workdir / "events" / artifacts.RECORD)["summary"]
     about = {"data": events["name"], "generated": events.get("generated", False)}
@@ -35,8 +36,10 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
 
 def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run."""
+    units = cells.units(manifest.read(workdir / "grid"))
     workers = executors.workers_for(config.workers)
-    return executors.run(loop.job, manifest.read(workdir / "grid"), workdir, workers=workers, title="training")
+    done = executors.run(loop.job, units, workdir, workers=workers, title="training", done=loop.finished)
+    return [metrics for unit in done for metrics in unit]
 
 
 def score(config: ConfigDict, workdir: Path) -> str:
@@ -64,9 +67,11 @@ def score(config: ConfigDict, workdir: Path) -> str:
         line = f"no outcome is scored: {e}"
         print(line)
         return line
-    grid = evaluate.cells(workdir, manifest.read(workdir / "grid"))
-    workers = executors.workers_for(config.workers)
-    executors.run(evaluate.job, grid, workdir, workers=workers, title="simulating futures")
+    cooled = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
+    units = [[cell] for cell in evaluate.cells(workdir, cooled)]
+    executors.run(
+        evaluate.job, units, workdir, workers=executors.workers_for(config.workers), title="simulating futures"
+    )
     return artifacts.read_json(workdir / "outcomes" / task.name / "task.json")["description"]
 
 

@@ -12,13 +12,17 @@ from ehr_scaling.grid import cells
 ABOUT = {"data": "generated patients", "generated": True}
 
 
+def silent(tokens: int, before: bool = False) -> None:
+    """A report that nobody reads."""
+
+
 def config(**changes: Any) -> ConfigDict:
     c = base.get_config()
     c.title = "test"
     c.data.patients = 300
     c.data.context = 64
     c.data.block = 4
-    c.training.steps_per_dispatch = 4
+    c.training.dispatch_sequences = 16
     c.training.batch.sequences = 4
     c.training.min_steps = 8
     c.validation.sequences = 32

@@ -1,6 +1,11 @@
-"""The IsoFLOP grid: budgets × sizes × seeds, each solved to whole numbers of sequences and steps."""
+"""The grid: points of a study, each solved to whole numbers of sequences and steps, and grouped to be trained.
+
+A point is a budget (or a number of passes), a size and a seed, and where the study asks for them a fraction of the
+patients, a multiple of the rate, a weight decay. A cell is what it comes to. Cells that share work form a unit.
+"""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,51 +13,83 @@ from ml_collections import ConfigDict
 from ehr_scaling import flops
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid import rules
+from ehr_scaling.grid.check import check
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import padded_vocab
 
 Cell = dict[str, Any]
+Unit = list[Cell]
+Point = dict[str, Any]
 TOLERANCE = 0.01  # of the budget; beyond it a cell does not belong on its IsoFLOP curve
+# Fields that do not change what a run learns, so that they are no part of its id: how it is trained, and with whom
+HOW = ("engine", "trunk", "marks", "unit", "own_flops", "own_tokens", "edge")
+# Fields in which cells trained together as one program may differ
+_OF_MEMBERS = ("id", "seed", "learning_rate", "rate_multiple", "weight_decay", "trunk", "unit", "edge")
 
 
 class Infeasible(Exception):
     """This size cannot be trained at this budget; the message says why."""
 
 
-def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any], about: dict[str, Any]) -> Cell:
-    """The integer cell for one point of the grid.
+def solve(config: ConfigDict, point: Point, packed: dict[str, Any], about: dict[str, Any]) -> Cell:
+    """The integer cell for one point of the grid, trained on its own.
 
     Steps are the whole number that comes nearest the budget C; tokens D = steps × batch × context, counted over all
-    positions the device processes, padding included. The batch and the peak rate are rules of the config, the same
-    for all budgets: B = B₀·(D/D₀)^p rounded to a power of two, and η = η₀·(d/d₀)^q·(B/B₀)^r.
+    positions the device processes, padding included. Batch and peak rate are those of `grid.rules`.
 
     Args:
       config: of the study.
-      point: budget (FLOPs), size (a name of the registry), seed.
-      packed: the record of the packed data: its `fingerprint` and `summary`.
+      point: budget (FLOPs) or passes; size (a name of the registry), seed; optional: fraction, rate (a multiple),
+        weight_decay.
+      packed: the record of the packed data of that fraction: its `fingerprint` and `summary`.
       about: what the patients are, `{"data": a name, "generated": bool}`; every result carries it.
     Raises: Infeasible when there are too few steps to train at all, or the budget cannot be met within 1 %.
     """
+    context = packed["summary"]["context"]
+    wanted = _sequences(config, point, packed)
+    return _cell(config, point, packed, about, rules.batch_sequences(config.training, wanted * context))
+
+
+def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, int]:
+    shape = sizes.get(size)
+    padded = padded_vocab(packed["summary"]["vocab_size"], config.model.vocab_multiple)
+    return {"width": shape.width, "layers": shape.layers, "ff": shape.ff, "vocab": padded}
+
+
+def _sequences(config: ConfigDict, point: Point, packed: dict[str, Any]) -> float:
+    """Sequences the point asks for, before they are rounded to whole steps."""
+    if point.get("passes"):
+        rows = [phase["sequences"] for phase in packed["summary"]["splits"]["train"]["phases"]]
+        return point["passes"] * sum(rows) / len(rows)
+    dims = _dims(config, point["size"], packed)
+    return float(point["budget"]) / flops.training(**dims, context=packed["summary"]["context"])
+
+
+def _cell(
+    config: ConfigDict,
+    point: Point,
+    packed: dict[str, Any],
+    about: dict[str, Any],
+    sequences: int,
+    **schedule: float,
+) -> Cell:
+    """A cell of `sequences` a step; `schedule` overrides steps, warmup, cooldown and start."""
     shape, t = sizes.get(point["size"]), config.training
     data, context = packed["summary"], packed["summary"]["context"]
-    padded = padded_vocab(data["vocab_size"], config.model.vocab_multiple)
-    dims = {"width": shape.width, "layers": shape.layers, "ff": shape.ff, "vocab": padded}
+    dims = _dims(config, shape.name, packed)
     per_sequence = flops.training(**dims, context=context)
-    budget = float(point["budget"])
-    wanted = budget / per_sequence  # sequences
-    batch = t.batch.sequences * (wanted * context / t.batch.at_tokens) ** t.batch.exponent
-    sequences = 2 ** max(0, round(math.log2(batch)))
+    wanted = schedule["steps"] * sequences if "steps" in schedule else _sequences(config, point, packed)
     steps = round(wanted / sequences)
+    name = f"{shape.name} at {point['budget']:.2g} FLOPs" if point.get("budget") else f"{shape.name}"
     if steps < t.min_steps:
-        raise Infeasible(
-            f"{point['size']} at {budget:.2g} FLOPs: {steps} steps, under training.min_steps={t.min_steps}"
-        )
+        raise Infeasible(f"{name}: {steps} steps, under training.min_steps={t.min_steps}")
     achieved = float(steps * sequences * per_sequence)
-    if abs(achieved / budget - 1) > TOLERANCE:
-        raise Infeasible(f"{point['size']} at {budget:.2g} FLOPs: whole steps miss the budget by over 1 %")
+    if abs(steps * sequences / wanted - 1) > TOLERANCE:
+        raise Infeasible(f"{name}: whole steps miss what was asked for by over 1 %")
     counts = flops.parameters(**dims, tied=config.model.tied)
-    tokens = steps * sequences * context
-    train = data["splits"]["train"]
+    tokens, train = steps * sequences * context, data["splits"]["train"]
+    multiple, start = float(point.get("rate", 1.0)), int(schedule.get("start", 0))
     cell = {
         "size": shape.name,
         "width": shape.width,
@@ -61,31 +98,35 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any], abo
         "ff": shape.ff,
         "tied": config.model.tied,
         "dtype": config.model.dtype,
+        "dropout": config.model.dropout,
+        "parametrization": config.model.parametrization,
         "vocab": data["vocab_size"],
-        "padded_vocab": padded,
+        "padded_vocab": dims["vocab"],
         "context": context,
         "seed": point["seed"],
-        "budget": budget,
+        "budget": float(point["budget"]) if point.get("budget") else None,
         "flops": achieved,
         "flops_6nd": flops.six_nd(counts.body, tokens),
         "N_body": counts.body,
         "N_head": counts.head,
         "N_embedding": counts.embedding,
         "tokens": tokens,
+        "fraction": float(point.get("fraction", 1.0)),
         "unique_tokens": train["real_tokens"],
         "patients": train["patients"],
         "steps": steps,
+        "start": start,
+        "phase": "cooled",
         "batch_sequences": sequences,
         "batch_tokens": sequences * context,
-        "steps_per_dispatch": t.steps_per_dispatch,
+        "optimizer": t.optimizer,
         "schedule": t.schedule,
-        "learning_rate": t.rate.peak
-        * (shape.width / t.rate.at_width) ** t.rate.width_exponent
-        * (sequences / t.batch.sequences) ** t.rate.batch_exponent,
-        "warmup": float(math.ceil(t.warmup * steps)),
-        "cooldown": float(math.ceil(t.cooldown * steps)),
+        "learning_rate": multiple * rules.learning_rate(t, shape, sequences, config.model.parametrization),
+        "rate_multiple": multiple,
+        "warmup": float(schedule.get("warmup", math.ceil(t.warmup * steps))),
+        "cooldown": float(schedule.get("cooldown", math.ceil(t.cooldown * steps))),
         "floor": t.floor,
-        "weight_decay": t.weight_decay,
+        "weight_decay": float(t.weight_decay if point.get("weight_decay") is None else point["weight_decay"]),
         "clip": t.clip,
         "b1": t.b1,
         "b2": t.b2,
@@ -94,43 +135,151 @@ def solve(config: ConfigDict, point: dict[str, Any], packed: dict[str, Any], abo
         "packed": packed["fingerprint"],
         **about,
     }
-    # The id names what is learnt; how often a run is saved is not part of it.
-    return {"id": fingerprint(cell), **cell, "checkpoint_seconds": t.checkpoint_seconds}
+    # What the cell adds itself: a branch, its cooldown alone
+    cell["own_tokens"] = (steps - start) * sequences * context
+    cell["own_flops"] = float((steps - start) * sequences * per_sequence)
+    cell["edge"] = rules.at_the_edge(t, counts.body, tokens)
+    cell["trunk"] = ""
+    cell["engine"] = engine(config)
+    return named(cell)
+
+
+def engine(config: ConfigDict) -> dict[str, Any]:
+    """How cells are trained, which does not change what they learn."""
+    t = config.training
+    return {
+        "attention": config.model.attention,
+        "remat": config.model.remat,
+        "mesh": t.mesh.to_dict(),
+        "dispatch_sequences": t.dispatch_sequences,
+        "microbatch": t.microbatch,
+        "max_skipped": t.max_skipped,
+        "checkpoint_seconds": t.checkpoint_seconds,
+        "skip_damaged": config.data.skip_damaged,
+        "read_timeout": config.data.read_timeout,
+        "tracking": config.tracking.to_dict(),
+    }
+
+
+def named(cell: Cell) -> Cell:
+    """The cell with its id, which is of what it learns; at first it is a unit by itself."""
+    own = fingerprint({name: value for name, value in cell.items() if name not in (*HOW, "id")})
+    return {"id": own, **cell, "unit": own}
+
+
+def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], about: dict[str, Any]) -> list[Cell]:
+    """A trunk at a constant rate and, for each of `points`, which differ in budget or passes, a branch that cools.
+
+    Batch, rate and warm-up have to be one for all branches: the batch is the rule's at the geometric mean of their D,
+    the warm-up the share of the shortest. Branches go on from the trunk's checkpoints (Hägele et al. 2024, arXiv
+    2405.18392).
+
+    Returns: the trunk, phase "hot", then the branches in the order of their beginnings; or the one cell on its own,
+      where there is one point.
+    Raises: Infeasible, as `solve`.
+    """
+    t = config.training
+    context = packed["summary"]["context"]
+    wanted = [_sequences(config, point, packed) for point in points]
+    middle = math.exp(sum(map(math.log, wanted)) / len(wanted))
+    sequences = rules.batch_sequences(t, middle * context)
+    warmup = math.ceil(t.warmup * min(wanted) / sequences)
+    branches = []
+    for point in sorted(points, key=lambda p: _sequences(config, p, packed)):
+        alone = _cell(config, point, packed, about, sequences, warmup=warmup)
+        if (start := alone["steps"] - int(alone["cooldown"])) < warmup:
+            raise Infeasible(f"{point['size']}: its cooldown would begin in the warm-up")
+        if len(points) == 1:
+            return [alone]
+        branches.append(_cell(config, point, packed, about, sequences, warmup=warmup, start=start))
+    last = branches[-1]["start"]
+    trunk = _cell(
+        config,
+        {**points[0], "budget": None, "passes": None},
+        packed,
+        about,
+        sequences,
+        steps=last,
+        cooldown=0,
+        warmup=warmup,
+    )
+    trunk["phase"], trunk["marks"] = "hot", [branch["start"] for branch in branches]
+    trunk = named(trunk)
+    return [trunk, *({**branch, "trunk": trunk["id"], "unit": trunk["unit"]} for branch in branches)]
 
 
 def grid(
-    config: ConfigDict, points: list[dict[str, Any]], packed: dict[str, Any], about: dict[str, Any]
+    config: ConfigDict, points: list[Point], packed: Mapping[float, dict[str, Any]], about: dict[str, Any]
 ) -> tuple[list[Cell], list[str]]:
-    """All feasible cells, and a line for each point that is not. Raises UserError when none is feasible."""
-    cells, refused = [], []
-    for point in points:
+    """All feasible cells, and a line for each point that is not.
+
+    Args: packed, the record of the packed data of each fraction that the points name.
+    Raises: UserError when none is feasible.
+    """
+    check(config, points)
+    found: list[Cell] = []
+    refused: list[str] = []
+    for group in _groups(config, points):
         try:
-            cells.append(solve(config, point, packed, about))
+            record = packed[group[0].get("fraction", 1.0)]
+            own = (
+                family(config, group, record, about)
+                if config.training.trunk
+                else [solve(config, group[0], record, about)]
+            )
+            found += own
         except Infeasible as e:
             refused.append(str(e))
-    if not cells:
+    if not found:
         reason = refused[0] if refused else "it has no point"
         raise UserError(
             f"the grid has no feasible cell ({reason}): change --config.grid.budgets, .sizes or .seeds, "
             "or lower --config.training.min_steps"
         )
-    if len({cell["id"] for cell in cells}) < len(cells):
+    if len({cell["id"] for cell in found}) < len(found):
         raise UserError("the grid holds the same cell twice: look for a repeated budget, size or seed in --config.grid")
-    return cells, refused
+    return _together(found, config.training.together), refused
 
 
-def table(cells: list[Cell]) -> str:
-    """The grid as a text table, one line for each budget and size: what it costs before anything runs."""
-    lines = [f"{'budget':>9} {'size':>6} {'N body':>9} {'tokens D':>12} {'passes':>7} {'steps':>7} {'batch':>6} seeds"]
-    seeds: dict[tuple[float, str], list[int]] = {}
+def _groups(config: ConfigDict, points: list[Point]) -> Iterable[list[Point]]:
+    """Points of one trunk together; each by itself, where there are no trunks."""
+    if not config.training.trunk:
+        return [[point] for point in points]
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        key = fingerprint({name: value for name, value in point.items() if name not in ("budget", "passes")})
+        groups.setdefault(key, []).append(point)
+    return groups.values()
+
+
+def _together(cells: list[Cell], most: int) -> list[Cell]:
+    """The cells, with units of up to `most` members: families alike in all but seed, rate and weight decay."""
+    if most < 2:
+        return cells
+    families = units(cells)
+    alike: dict[str, list[Unit]] = {}
+    for unit in families:
+        key = fingerprint([{n: v for n, v in cell.items() if n not in _OF_MEMBERS} for cell in unit])
+        alike.setdefault(key, []).append(unit)
+    joined = {}
+    for own in alike.values():
+        for i in range(0, len(own), most):
+            name = own[i][0]["unit"]
+            joined.update({cell["id"]: name for unit in own[i : i + most] for cell in unit})
+    return [{**cell, "unit": joined[cell["id"]]} for cell in cells]
+
+
+def units(cells: list[Cell]) -> list[Unit]:
+    """Cells that are trained by one job, trunks before their branches; units in the order of their first cells."""
+    found: dict[str, Unit] = {}
     for cell in cells:
-        seeds.setdefault((cell["budget"], cell["size"]), []).append(cell["seed"])
-    for cell in cells:
-        if (own := seeds.pop((cell["budget"], cell["size"]), None)) is not None:
-            lines.append(
-                f"{cell['budget']:9.2e} {cell['size']:>6} {cell['N_body']:9,} {cell['tokens']:12,} "
-                f"{cell['tokens'] / cell['unique_tokens']:7.2f} {cell['steps']:7,} {cell['batch_tokens']:6,} "
-                f"{','.join(map(str, own))}"
-            )
-    lines.append(f"{len(cells)} cells, {sum(cell['flops'] for cell in cells):.3g} FLOPs of training in all")
-    return "\n".join(lines)
+        found.setdefault(cell["unit"], []).append(cell)
+    return [sorted(unit, key=lambda cell: (cell["phase"] != "hot", cell["start"])) for unit in found.values()]
+
+
+def ensembles(unit: Unit) -> list[list[Cell]]:
+    """The parts of a unit, in order: members that are trained together from the same step to the same step."""
+    parts: dict[tuple[str, int, int], list[Cell]] = {}
+    for cell in unit:
+        parts.setdefault((cell["phase"], cell["start"], cell["steps"]), []).append(cell)
+    return list(parts.values())

@@ -1,6 +1,7 @@
 """`grid/manifest.jsonl`: the cells of a study, one a line, fixed before any of them runs."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,42 @@ MANIFEST = "manifest.jsonl"
 
 
 def build(
-    config: ConfigDict, points: list[dict[str, Any]], packed: dict[str, Any], about: dict[str, Any], out: Path
+    config: ConfigDict,
+    points: list[dict[str, Any]],
+    packed: Mapping[float, dict[str, Any]],
+    about: dict[str, Any],
+    out: Path,
 ) -> dict[str, Any]:
-    """Solve the grid and write it to the folder `out`; see `artifacts.build` for what is returned and raised."""
+    """Solve the grid and write it to the folder `out`; see `artifacts.build` for what is returned and raised.
+
+    How cells are trained (kernels, mesh, checkpoints) is no input: it may change between one call and the next, and is
+    then that of the last.
+    """
 
     def make(folder: Path) -> dict[str, Any]:
         solved, refused = cells.grid(config, points, packed, about)
-        (folder / MANIFEST).write_text("".join(json.dumps(cell) + "\n" for cell in solved), encoding="utf-8")
+        write(folder / MANIFEST, solved)
         return {"cells": len(solved), "infeasible": refused}
 
+    how = (*cells.engine(config), "together", "explored")
     inputs = {
-        "packed": packed["fingerprint"],
+        "packed": {f"{fraction:g}": record["fingerprint"] for fraction, record in packed.items()},
         "points": points,
-        "model": config.model.to_dict(),
-        "training": {k: v for k, v in config.training.to_dict().items() if k != "checkpoint_seconds"},
+        "model": {k: v for k, v in config.model.to_dict().items() if k not in how},
+        "training": {k: v for k, v in config.training.to_dict().items() if k not in how},
         "validation": config.validation.to_dict(),
     }
-    return artifacts.build(out, inputs, make)
+    record = artifacts.build(out, inputs, make)
+    planned, before = cells.grid(config, points, packed, about)[0], read(out)
+    if {cell["id"] for cell in planned} != {cell["id"] for cell in before}:
+        raise UserError(f"{out} was planned by another version of this program: take another --workdir, or delete it")
+    if planned != before:
+        write(out / MANIFEST, planned)
+    return record
+
+
+def write(path: Path, planned: list[cells.Cell]) -> None:
+    artifacts.write_text(path, "".join(json.dumps(cell) + "\n" for cell in planned))
 
 
 def read(grid: Path) -> list[cells.Cell]:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +13,10 @@ import pyarrow.parquet as pq
 from ehr_scaling import artifacts
 from ehr_scaling.data import timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import baselines, estimators, metrics, simulate, tasks
-from ehr_scaling.training import checkpoint, loop, sharding
-from ehr_scaling.training.step import init
+from ehr_scaling.training.run import folder_of
+from ehr_scaling.training.setup import restored_params
 
 Cell = dict[str, Any]
 SAMPLES, BASELINE = "samples.npz", "baseline.json"
@@ -155,24 +155,28 @@ def prepared(workdir: Path) -> list[Path]:
 
 
 def cells(workdir: Path, grid: list[Cell]) -> list[Cell]:
-    """The cells of a grid with `tokens` and `flops` of scoring instead of training, so that a progress bar is right."""
+    """The cells of a grid whose own tokens and FLOPs are those of scoring, for the progress bar."""
     tokens = 0
     for folder in prepared(workdir):
         record = artifacts.read_json(folder / artifacts.RECORD)
         tokens += record["summary"]["stays"] * record["inputs"]["copies"] * record["inputs"]["new_tokens"]
-    return [{**c, "tokens": tokens, "flops": 2.0 * (c["N_body"] + c["N_head"]) * tokens} for c in grid]
+    return [{**c, "own_tokens": tokens, "own_flops": 2.0 * (c["N_body"] + c["N_head"]) * tokens} for c in grid]
 
 
-def job(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
-    """Score one finished cell on every prepared task of the study in `workdir`; for `grid.executors.run`.
+def job(unit: list[Cell], workdir: Path, report: Callable[[int], None]) -> list[dict[str, dict[str, Any]]]:
+    """Score finished cells on every prepared task of the study in `workdir`; for `grid.executors.run`.
 
     Writes `outcomes/<task>/<cell>.parquet`, predictions in the MEDS schema, and `<cell>.json`, its score; a score
     that is there, from the same samples, is not made again.
 
-    Returns: the score of each task, as in its JSON.
-    Raises: UserError when the cell is not finished, or was trained on other timelines or a shorter context.
+    Returns: of each cell, the score of each task, as in its JSON.
+    Raises: UserError when a cell is not finished, or was trained on other timelines or a shorter context.
     """
-    scores, params = {}, None
+    return [_score_cell(cell, workdir, report) for cell in unit]
+
+
+def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
+    scores, trained = {}, None
     for folder in prepared(workdir):
         record = artifacts.read_json(folder / artifacts.RECORD)
         inputs = {"samples": record["fingerprint"], "cell": cell["id"], "version": VERSION}
@@ -183,9 +187,9 @@ def job(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, d
                 scores[folder.name] = score
                 continue
         _check(cell, workdir, record, folder)
-        if params is None:
-            params = parameters(cell, workdir)
-        score = _score(cell, params, folder, record["inputs"], report)
+        if trained is None:
+            trained = restored_params(cell, folder_of(workdir, cell))
+        score = _score(cell, *trained, folder, record["inputs"], report)
         scores[folder.name] = {**score, "fingerprint": artifacts.fingerprint(inputs)}
         artifacts.write_json(path, scores[folder.name])
     return scores
@@ -209,25 +213,12 @@ def _check(cell: Cell, workdir: Path, record: dict[str, Any], folder: Path) -> N
         )
 
 
-def parameters(cell: Cell, workdir: Path) -> Any:
-    """Parameters of a finished run. Raises UserError when it is not finished."""
-    folder = workdir / "runs" / cell["id"]
-    if checkpoint.result(folder) is None:
-        raise UserError(f"{folder} holds no finished run: train cell {cell['id']} ({cell['size']}) first")
-    model = loop.model_of(cell)
-    # Shapes are all that a restore needs: nothing is initialised or compiled for them.
-    state = jax.eval_shape(lambda: init(model, cell["seed"], cell["clip"], cell["b1"], cell["b2"]))
-    place = sharding.replicated()
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
-    return checkpoint.restore_params(folder, state)
-
-
 def _score(
-    cell: Cell, params: Any, folder: Path, options: dict[str, Any], report: Callable[[int], None]
+    cell: Cell, model: Transformer, params: Any, folder: Path, options: dict[str, Any], report: Callable[[int], None]
 ) -> dict[str, Any]:
     samples, started = load(folder), time.monotonic()
     futures = simulate.simulate(
-        loop.model_of(cell),
+        model,
         params,
         samples.prompts,
         samples.stops,

@@ -1,68 +1,104 @@
-"""Orbax checkpoints of a run: the newest is where it goes on, the last one is its result."""
+"""Orbax checkpoints of runs: the newest is where a run goes on, a finished run's last one is its result.
+
+A member's checkpoint is its own (no member axis), so that whoever reads a run need not know with whom it was trained.
+"""
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
-from ehr_scaling.errors import DISK_FULL, UserError
+from ehr_scaling import artifacts
+from ehr_scaling.errors import DISK_FULL, UserError, first_line, is_disk_full
+from ehr_scaling.grid.cells import HOW
+
+# Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
+_KEPT = 2
 
 
-def open_run(folder: Path) -> ocp.CheckpointManager:
-    """The checkpoint manager of one run. Only the newest checkpoint is kept: a finished run's result is its newest.
+class Saver:
+    """The checkpoints of one run, in `folder`.
 
-    Metrics are an item of their own: `CheckpointManager.save(metrics=…)` writes nothing unless `best_fn` is set.
+    Metrics are an item of their own: `CheckpointManager.save(metrics=…)` writes nothing unless `best_fn` is set. The
+    position in the data is the step, so that it needs no item.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "data", "metrics"))
+
+    def __init__(self, folder: Path, marks: Iterable[int] = ()) -> None:
+        """Args: marks, steps whose checkpoints are kept for ever: of a trunk, where its branches begin."""
+        self._marks = set(marks)
+        policies = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(_KEPT), policies.CustomSteps(sorted(self._marks))]
+            ),
+            # Saving in the background pays where a state is large; a small one is written in the time that takes.
+            enable_async_checkpointing=jax.default_backend() != "cpu",
+        )
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metrics"))
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, metrics: dict[str, Any]) -> None:
+        """Save state and metrics (JSON) as one checkpoint; whole or not at all.
+
+        Raises: UserError when the disk has no room for it. Asked beforehand, because a write that fails inside Orbax
+          prints a page of traces from its threads.
+        """
+        need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
+        if shutil.disk_usage(self.folder).free < need:
+            raise UserError(DISK_FULL)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(metrics))
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as e:
+            if is_disk_full(e):
+                raise UserError(DISK_FULL) from None
+            raise
+
+    def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        """State and metrics saved at `step`. Args: abstract, shapes, dtypes and shardings of the state, on any mesh."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), metrics=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=items)
+        return restored.state, restored.metrics
+
+    def finish(self, step: int) -> None:
+        """Delete the recovery checkpoints: the run is finished, and that of `step` its result."""
+        self._manager.wait_until_finished()
+        for old in self.steps():
+            if old != step and old not in self._marks:
+                self._manager.delete(old)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.close()
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any, data: Any, metrics: dict[str, Any]) -> None:
-    """Save state, position in the data, and metrics (JSON) as one checkpoint; whole or not at all.
-
-    Raises: UserError when the disk has no room for it. Asked beforehand, because a write that fails inside Orbax prints
-      a page of traces from its threads.
-    """
-    need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
-    if shutil.disk_usage(manager.directory).free < need:
-        raise UserError(DISK_FULL)
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=grain.checkpoint.CheckpointSave(data),
-            metrics=ocp.args.JsonSave(metrics),
-        ),
-        force=True,
-    )
+def newest_common(savers: list[Saver]) -> list[int]:
+    """Steps at which every one of the runs has a checkpoint, newest first."""
+    return sorted(set.intersection(*(set(saver.steps()) for saver in savers)), reverse=True)
 
 
-def _abstract(state: Any) -> Any:
-    """Shapes, dtypes and shardings, which is all that Orbax needs to know of what it fills."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+def check_config(saved: dict[str, Any], cell: dict[str, Any], folder: Path) -> None:
+    """Raises UserError, which names the fields that differ, when a checkpoint's metrics are of another cell."""
+    learnt = {name: value for name, value in cell.items() if name not in HOW}
+    if changed := artifacts.differences({name: saved.get(name) for name in learnt}, learnt):
+        raise UserError(
+            f"{folder} holds a checkpoint of another config ({'; '.join(changed[:4])}): take another --workdir, or "
+            f"delete that folder to train the cell anew"
+        )
 
 
-def restore(manager: ocp.CheckpointManager, state: Any, data: Any) -> tuple[Any, dict[str, Any]] | None:
-    """The newest checkpoint's state and metrics, or None when there is none; sets the position of `data`.
-
-    Args: state, a State of the right shapes and shardings (its values are not used); data, the grain iterator.
-    """
-    step = manager.latest_step()
-    if step is None:
-        return None
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(_abstract(state)),
-            data=grain.checkpoint.CheckpointRestore(data),
-            metrics=ocp.args.JsonRestore(),
-        ),
-    )
-    return restored.state, restored.metrics
+def passed_over(folder: Path, step: int, error: BaseException) -> None:
+    """Say that a checkpoint cannot be read, and is passed over."""
+    logging.warning("%s/%d is damaged (%s): passed over", folder, step, first_line(error))
 
 
 def result(folder: Path) -> dict[str, Any] | None:
@@ -80,12 +116,10 @@ def result(folder: Path) -> dict[str, Any] | None:
     return metrics if metrics["finished"] else None
 
 
-def restore_params(folder: Path, state: Any) -> Any:
-    """Parameters of a finished run, for evaluation. Args: state, as in `restore`."""
-    manager = open_run(folder)
-    step = manager.latest_step()
-    if step is None:
-        raise UserError(f"{folder} holds no checkpoint: train the cell first")
-    restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(state))))
-    manager.close()
-    return restored.state.params
+def restore_last(folder: Path, abstract: Any) -> Any:
+    """The state of a run's newest checkpoint. Args: abstract, as of `Saver.restore`."""
+    saver = Saver(folder)
+    try:
+        return saver.restore(saver.steps()[-1], abstract)[0]
+    finally:
+        saver.close()

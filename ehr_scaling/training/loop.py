@@ -1,147 +1,243 @@
-"""One run: a cell of the grid trained from its seed, or from where it was interrupted, to its result."""
+"""The loop: cells trained together, from where they are to their results, without the host ever waiting."""
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ehr_scaling.data import loader
-from ehr_scaling.errors import UserError
-from ehr_scaling.models import sizes
-from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.training import checkpoint, sharding
-from ehr_scaling.training.step import Hyper, State, eval_losses, init, train_chunk
+from ehr_scaling.data import packed as packed_data
+from ehr_scaling.errors import Preempted
+from ehr_scaling.grid import cells as grid
+from ehr_scaling.training import checkpoint, preemption, sharding, tracking
+from ehr_scaling.training.evaluation import evaluate
+from ehr_scaling.training.run import PARTS, Run, begin, folder_of
+from ehr_scaling.training.setup import Cell, Setup, member, setup
+from ehr_scaling.training.step import Hyper, train_chunk
 
-Cell = dict[str, Any]
-
-
-def model_of(cell: Cell) -> Transformer:
-    """The decoder a cell trains."""
-    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cell["dtype"]]
-    return Transformer(sizes.get(cell["size"]), cell["vocab"], cell["padded_vocab"], cell["tied"], dtype)
-
-
-def initial_state(cell: Cell) -> State:
-    """Parameters and optimizer state of a cell at step 0, replicated over the mesh."""
-    state = init(model_of(cell), cell["seed"], cell["clip"], cell["b1"], cell["b2"])
-    return jax.device_put(state, sharding.replicated())
+Report = Callable[..., None]
+# XLA says so wherever no result has the shape of a donated array; a batch is donated to be freed early.
+warnings.filterwarnings("ignore", "Some donated buffers were not usable")
 
 
-def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int) -> dict[str, float]:
-    """Loss on the first `limit` packed sequences of `split`, nats a token.
-
-    The standard error is that of a ratio of sums over patients, Σ loss / Σ tokens (Cochran 1977, eq. 6.4): tokens of
-    one patient are not independent.
-
-    Returns: loss, loss_se, tokens, patients.
-    """
-    model = model_of(cell)
-    losses, tokens = np.zeros(0), np.zeros(0)
-    for batch in loader.eval_batches(packed, split, sequences=cell["eval_sequences"], limit_sequences=limit):
-        segments = batch["segments"][:, 1:].ravel()
-        values = eval_losses(model, params, sharding.shard(batch))
-        size = max(len(losses), int(segments.max()) + 1)
-        weights = np.asarray(values, np.float64).ravel()
-        losses = np.pad(losses, (0, size - len(losses))) + np.bincount(segments, weights, size)
-        tokens = np.pad(tokens, (0, size - len(tokens))) + np.bincount(segments, batch["mask"].ravel(), size)
-    seen = tokens > 0
-    losses, tokens, patients = losses[seen], tokens[seen], int(seen.sum())
-    if patients < 2:
-        raise UserError(f"{packed} has {patients} patients in its {split} split: a loss needs at least 2")
-    loss = losses.sum() / tokens.sum()
-    residuals = losses - loss * tokens
-    se = np.sqrt(patients / (patients - 1) * np.sum(residuals**2)) / tokens.sum()
-    return {"loss": float(loss), "loss_se": float(se), "tokens": int(tokens.sum()), "patients": patients}
-
-
-def train(
-    cell: Cell, packed: Path, folder: Path, report: Callable[[int], None] = lambda tokens: None
-) -> dict[str, Any]:
-    """Train one cell and return its metrics; at once when it is already finished.
+def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:
+    """Train cells that are members of one ensemble, and return their metrics; at once when they are finished.
 
     Args:
-      cell: from `grid.cells.solve`.
-      packed: folder of the packed data.
-      folder: of this run's checkpoints, `runs/<cell>`.
-      report: called now and then with the tokens processed since the last call.
-    Raises: UserError when the loss is not finite; the broken state is not saved.
+      cells: of `grid.cells.ensembles`.
+      workdir: of the study, with `packed/` and `runs/`.
+      report: called now and then with the tokens processed since the last call, of all members together; with
+        before=True for those of an earlier process.
+    Raises: UserError for what cannot be trained, or when loss or gradient stay not finite: the broken state is not
+      saved. Preempted after SIGTERM, with all saved.
     """
-    if (metrics := checkpoint.result(folder)) is not None:
-        report(cell["tokens"])
-        return metrics
-    started = time.monotonic()
-    model, hyper = model_of(cell), Hyper(*(np.float32(cell[name]) for name in Hyper._fields))
-    fixed = (cell["schedule"], cell["clip"], cell["b1"], cell["b2"])
-    chunk, steps = cell["steps_per_dispatch"], cell["steps"]
-    data = iter(loader.train_batches(packed, sequences=chunk * cell["batch_sequences"], seed=cell["seed"]))
-    manager = checkpoint.open_run(folder)
-    state = initial_state(cell)
-    done, seconds, real, curve = 0, 0.0, 0.0, []
-    if (restored := checkpoint.restore(manager, state, data)) is not None:
-        state, saved = restored
-        done, seconds, real, curve = saved["step"], saved["wall_seconds"], saved["real_tokens"], saved["curve"]
-        report(done * cell["batch_tokens"])
+    folders = [folder_of(workdir, cell) for cell in cells]
+    finished = [result for folder in folders if (result := checkpoint.result(folder)) is not None]
+    if len(finished) == len(cells):
+        return finished
+    parts = setup(cells)
+    with ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(parts.mesh))
+        runs = [Run(cell, folder) for cell, folder in zip(cells, folders, strict=True)]
+        for run in runs:
+            stack.callback(run.saver.close)
+        return _train(parts, runs, workdir, report, stack)
 
-    def progress() -> dict[str, Any]:
-        # `curve` holds (step, mean loss of the chunk that ended there); it goes on exactly after a restart.
-        elapsed = seconds + time.monotonic() - started
-        return {"step": done, "wall_seconds": elapsed, "real_tokens": real, "curve": curve}
 
-    def account(step: int, sums: dict[str, jax.Array]) -> None:
-        nonlocal real
-        targets, loss_sum = float(sums["targets"]), float(sums["loss_sum"])
-        if not np.isfinite(loss_sum) or not np.isfinite(float(sums["gradient_norm"])):
-            raise UserError(
-                f"cell {cell['id']} ({cell['size']}, seed {cell['seed']}): the loss is not finite by step {step} of "
-                f"{steps}: lower --config.training.rate.peak (here {cell['learning_rate']:.3g})"
-            )
-        real += targets
-        curve.append([step, loss_sum / max(targets, 1.0)])
-
+def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: ExitStack) -> list[dict[str, Any]]:
+    clock = _Clock()
+    cells = [run.cell for run in runs]
+    cell, engine, members = cells[0], cells[0]["engine"], len(cells)
+    packed = packed_data.folder(workdir, cell["context"], cell["fraction"])
+    with clock.part("start"):
+        state, spent = begin(parts, runs, workdir)
+        streams = _streams(parts, cells, packed, runs[0].step, stack)
+    clock.add(spent)
+    done, steps = runs[0].step, cell["steps"]
+    report(members * (done - cell["start"]) * cell["batch_tokens"], before=True)
+    trackers = [stack.enter_context(tracking.open_run(run.folder, run.cell, engine["tracking"], done)) for run in runs]
+    trace = tracking.Profile(runs[0].folder, active=engine["tracking"]["profile"])
+    stack.callback(trace.close)
+    whole = sharding.replicated(parts.mesh)
+    hyper = Hyper(*(np.array([own[name] for own in cells], np.float32) for name in Hyper._fields))
+    seeds = np.array([own["seed"] for own in cells], np.int32)
+    hyper, seeds, pieces = jax.device_put((hyper, seeds, np.int32(parts.pieces)), whole)
+    stops = sorted({*cell.get("marks", ()), steps})
+    due = _Due(engine["checkpoint_seconds"])
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    saved_at = time.monotonic()
+    read_at = time.monotonic()
+
+    def read_back() -> list[dict[str, Any]]:
+        """Log the sums of the dispatch that is pending; waits until it is done."""
+        nonlocal pending, read_at
+        assert pending is not None
+        (step, sums), pending = pending, None
+        host = jax.device_get(sums)
+        read_at, before = time.monotonic(), read_at
+        return [
+            {**run.account(step, {k: float(x[m]) for k, x in host.items()}, read_at - before), "time": clock.wall()}
+            for m, run in enumerate(runs)
+        ]
+
+    def log(lines: list[dict[str, Any]]) -> None:
+        for tracker, line in zip(trackers, lines, strict=True):
+            tracker.log(line)
+
     while done < steps:
-        updates = min(chunk, steps - done)
-        batch = {name: x.reshape(chunk, -1, x.shape[-1]) for name, x in next(data).items()}
-        state, sums = train_chunk(model, *fixed, state, sharding.shard(batch, axis=1), hyper, np.int32(updates))
-        # Read the previous chunk's sums only now: the device already has the next one to work on.
+        updates = min(parts.updates, next(stop for stop in stops if stop > done) - done)
+        with clock.part("data"):
+            batch = _next_batch(parts, cells, streams)
+        many = jax.device_put(np.int32(updates), whole)
+        with jax.transfer_guard("disallow"), clock.dispatch((parts, members)):
+            state, sums = train_chunk(parts.program, state, batch, hyper, seeds, many, pieces)
+        trace.after(sums)
+        # Read the previous dispatch's sums only now: the device already has the next one to work on.
         if pending is not None:
-            account(*pending)
+            log(read_back())
         done += updates
         pending = (done, sums)
-        report(updates * cell["batch_tokens"])
-        if time.monotonic() - saved_at > cell["checkpoint_seconds"] and done < steps:
-            account(*pending)
-            pending = None
-            checkpoint.save(manager, done, state, data, {"finished": False, **cell, **progress()})
-            saved_at = time.monotonic()
-    if pending is not None:
-        account(*pending)
-    held_out = evaluate(cell, state.params, packed, "validation", cell["validation_sequences"])
-    facts = progress()
-    tail = [loss for step, loss in curve if step > 0.9 * steps]
-    metrics = {
-        "finished": True,
-        **cell,
-        **facts,
-        "tokens_seen": cell["tokens"],
-        "passes": real / cell["unique_tokens"],
-        "train_loss": float(np.mean(tail)),
-        **{f"validation_{name}": value for name, value in held_out.items()},
-        "tokens_per_second": cell["tokens"] / facts["wall_seconds"],
-        "phase": "cooled",
+        report(members * updates * cell["batch_tokens"])
+        stopping = preemption.requested_anywhere()
+        if done < steps and (stopping or done in stops or due(clock.dispatches)):
+            log(read_back())
+            with clock.part("checkpoint"):
+                for m, run in enumerate(runs):
+                    run.saver.save(done, member(state, m), run.saved(clock.now()))
+            due.saved()
+            read_at = time.monotonic()
+            if stopping:
+                raise Preempted(preemption.SAVED)
+        if updates < parts.updates and done < steps:
+            for stream in streams.values():
+                stream.seek(done)
+    lines = read_back()
+    with clock.part("evaluate"):
+        held_out = evaluate(cell, state.params, packed, "validation", cell["validation_sequences"], parts)
+    log(
+        [
+            {**line, "validation_loss": own["loss"], "validation_loss_se": own["loss_se"]}
+            for line, own in zip(lines, held_out, strict=True)
+        ]
+    )
+    skipped = jax.device_get(state.skipped)
+    results = [run.result(held_out[m], clock.now(), int(skipped[m])) for m, run in enumerate(runs)]
+    for m, run in enumerate(runs):
+        run.saver.save(steps, member(state, m), results[m])
+    for run in runs:
+        run.saver.finish(steps)
+    return results
+
+
+def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: ExitStack) -> dict[int, loader.Batches]:
+    """Batches of each seed from `step` on: members of one seed read the same rows."""
+    engine, count = cells[0]["engine"], jax.process_count()
+    streams = {}
+    for seed in sorted({cell["seed"] for cell in cells}):
+        streams[seed] = loader.train_batches(
+            packed,
+            sequences=parts.updates * cells[0]["batch_sequences"] // count,
+            seed=seed,
+            steps=parts.updates,
+            process_index=jax.process_index(),
+            process_count=count,
+            skip_damaged=engine["skip_damaged"],
+            timeout=engine["read_timeout"],
+        )
+        stack.callback(streams[seed].close)
+        streams[seed].seek(step)
+    return streams
+
+
+def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batches]) -> dict[str, jax.Array]:
+    """(M, P, b, …) of every member's next dispatch, in its place."""
+    read = {seed: next(stream) for seed, stream in streams.items()}
+    rows = (parts.updates * parts.pieces, -1)
+    host = {
+        name: np.stack([read[cell["seed"]][name].reshape(*rows, x.shape[-1]) for cell in cells])
+        for name, x in read[cells[0]["seed"]].items()
     }
-    if not np.isfinite(metrics["validation_loss"]):
-        raise UserError(f"cell {cell['id']}: the validation loss is not finite: lower --config.training.rate.peak")
-    checkpoint.save(manager, steps, state, data, metrics)
-    manager.close()
-    return metrics
+    return sharding.place(parts.mesh, host, axis=2)
 
 
-def job(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, Any]:
-    """Train one cell of the study in `workdir`; for `grid.executors.run`."""
-    return train(cell, workdir / "packed" / f"t{cell['context']}", workdir / "runs" / cell["id"], report)
+class _Clock:
+    """Wall seconds of a run by what they went to, over all the processes that worked on it."""
+
+    compiled: set[Any] = set()  # noqa: RUF012  programs that this process has met
+
+    def __init__(self) -> None:
+        self._started, self._before = time.monotonic(), 0.0
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self.dispatches = 0
+
+    def add(self, spent: dict[str, float]) -> None:
+        """Count what an earlier process, or the trunk, took."""
+        self._before += spent.get("wall", 0.0)
+        for part in PARTS:
+            self._seconds[part] += spent.get(part, 0.0)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._seconds[name] += time.monotonic() - started
+
+    @contextmanager
+    def dispatch(self, program: Any) -> Iterator[None]:
+        """Of a train step: its first call traces and compiles."""
+        self.dispatches += 1
+        if program in self.compiled:
+            yield
+            return
+        with self.part("compile"):
+            yield
+        self.compiled.add(program)
+
+    def wall(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def now(self) -> dict[str, float]:
+        wall = self.wall()
+        return {"wall": wall, "steps": wall - sum(self._seconds.values()), **self._seconds}
+
+
+class _Due:
+    """Whether it is time for a recovery checkpoint: for all processes at the same dispatch."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._every = seconds, 0
+        self._first = self._saved = time.monotonic()
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+
+    def __call__(self, dispatches: int) -> bool:
+        now = time.monotonic()
+        if jax.process_count() == 1:
+            return now - self._saved > self._seconds
+        # Clocks differ: process 0 says once, when the pace is known, how many dispatches the interval is.
+        if dispatches == 1:
+            self._first = now
+        if dispatches == 4:
+            own = np.int32(max(1, self._seconds / max((now - self._first) / 3, 1e-3)))
+            self._every = int(multihost_utils.broadcast_one_to_all(own))
+        return self._every > 0 and dispatches % self._every == 0
+
+
+def job(unit: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:
+    """Train the cells of a unit, part by part; for `grid.executors.run`. Returns their metrics in its order."""
+    found: dict[str, dict[str, Any]] = {}
+    for cells in grid.ensembles(unit):
+        found.update(zip((cell["id"] for cell in cells), train(cells, workdir, report), strict=True))
+    return [found[cell["id"]] for cell in unit]
+
+
+def finished(unit: list[Cell], workdir: Path) -> list[dict[str, Any]] | None:
+    """The metrics of a unit that is finished, else None; costs no JAX."""
+    results = [checkpoint.result(folder_of(workdir, cell)) for cell in unit]
+    return None if None in results else [result for result in results if result is not None]

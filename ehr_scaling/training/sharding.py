@@ -1,27 +1,118 @@
-"""Where arrays live: the batch is split over the mesh's data axis, parameters are on every device."""
+"""Where arrays live: a mesh of data × fsdp × tensor axes, and which axis each array is cut along."""
 
+import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ehr_scaling.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
+# Smaller arrays are on every device: gathering them costs more than the memory they take.
+WHOLE_BELOW = 1 << 20  # elements
+
+# Which axis cuts which dimension of a parameter, by the names in its path; layers are stacked in front in `blocks`.
+# Matrices that read the stream of width D are cut by fsdp along D, those that write it along their other side.
+_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("embedding", ("tensor", "fsdp")),  # (V, D)
+    ("head", ("fsdp", "tensor")),  # (D, V)
+    ("qkv", (None, "fsdp", None, "tensor", None)),  # (L, D, 3, H, K)
+    ("out", (None, "tensor", "fsdp")),  # (L, H·K, D)
+    ("gate_up", (None, "fsdp", None, "tensor")),  # (L, D, 2, F)
+    ("down", (None, "tensor", "fsdp")),  # (L, F, D)
+)
+
+
+def sizes(setting: Mapping[str, int], devices: int) -> tuple[int, int, int]:
+    """Devices along each axis; 0 along data stands for all that the others leave.
+
+    Raises: UserError where they do not make up the devices there are.
+    """
+    data, fsdp, tensor = (int(setting[axis]) for axis in AXES)
+    if fsdp < 1 or tensor < 1 or data < 0 or devices % (fsdp * tensor) or data not in (0, devices // (fsdp * tensor)):
+        raise UserError(
+            f"--config.training.mesh: {data} × {fsdp} × {tensor} (data × fsdp × tensor) does not make up the "
+            f"{devices} devices there are: leave data at 0, and take fsdp and tensor whose product divides {devices}"
+        )
+    return devices // (fsdp * tensor), fsdp, tensor
+
+
+def check(setting: Mapping[str, int], devices: int, *, size: str, heads: int, sequences: int) -> None:
+    """Raises UserError where the mesh does not divide a model's heads, or the sequences a device step takes."""
+    data, fsdp, tensor = sizes(setting, devices)
+    if heads % tensor:
+        raise UserError(
+            f"--config.training.mesh.tensor={tensor} does not divide the {heads} heads of {size}: take a divisor of it"
+        )
+    if sequences % (data * fsdp):
+        raise UserError(
+            f"{size}: the {data * fsdp} devices along data and fsdp do not divide {sequences} sequences at a time: "
+            f"raise --config.training.batch.sequences, or give --config.training.mesh.tensor a part of them"
+        )
 
 
 @cache
-def mesh() -> Mesh:
-    """All devices along `data`. The axes are Auto: Explicit ones turn sharding constraints into assertions."""
-    return jax.make_mesh((jax.device_count(), 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+def mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+    """The axes are Auto: Explicit ones turn sharding constraints into assertions."""
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def replicated() -> NamedSharding:
-    return NamedSharding(mesh(), PartitionSpec())
+def of_setting(setting: Mapping[str, int]) -> Mesh:
+    """The mesh that `--config.training.mesh` asks for, over all devices of all processes."""
+    return mesh(*sizes(setting, jax.device_count()))
 
 
-def shard(batch: dict[str, Any], axis: int = 0) -> dict[str, jax.Array]:
-    """Host arrays to the devices, split along `axis` where the number of devices divides it, else replicated."""
-    devices = mesh().shape["data"]
-    even = all(x.shape[axis] % devices == 0 for x in batch.values())
-    spec = PartitionSpec(*(None,) * axis, "data") if even else PartitionSpec()
-    return jax.device_put(batch, NamedSharding(mesh(), spec))
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def of_state(mesh: Mesh, state: Any) -> Any:
+    """A sharding for every leaf of a `step.State` (or its shapes), members in front.
+
+    Moments of the optimizer have the path of their parameter, and lie where it lies. An axis that does not divide its
+    dimension is left out of that leaf, which is then whole along it.
+    """
+
+    def leaf(path: Any, x: Any) -> NamedSharding:
+        names = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
+        for name, axes in _RULES:
+            if name in names and math.prod(x.shape) >= WHOLE_BELOW and len(x.shape) == 1 + len(axes):
+                fits = (
+                    axis if axis and size % mesh.shape[axis] == 0 else None
+                    for axis, size in zip(axes, x.shape[1:], strict=True)
+                )
+                return NamedSharding(mesh, PartitionSpec(None, *fits))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(leaf, state)
+
+
+def whole(mesh: Mesh, tree: Any) -> Any:
+    """Every leaf on every device."""
+    return jax.tree.map(lambda x: replicated(mesh), tree)
+
+
+def abstract_member(shapes: Any, shardings: Any) -> Any:
+    """Shape, dtype and sharding of one member's leaves: those of (M, …) without the axis in front."""
+
+    def leaf(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        own = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=own)
+
+    return jax.tree.map(leaf, shapes, shardings)
+
+
+def of_batch(mesh: Mesh, axis: int) -> NamedSharding:
+    """Sequences, which lie along `axis`, over the devices of data and fsdp together."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, ("data", "fsdp")))
+
+
+def place(mesh: Mesh, batch: dict[str, Any], axis: int) -> dict[str, jax.Array]:
+    """Host arrays of this process, its share along `axis`, as arrays of all processes."""
+    sharding = of_batch(mesh, axis)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}

@@ -1,5 +1,10 @@
-"""The compiled programs of a run: many optimizer steps in one dispatch, and the held-out loss."""
+"""The compiled programs of a run: many optimizer steps of one or several models in one dispatch, and the held-out loss.
 
+Shapes: M members (models trained together), P pieces of a dispatch, b sequences of a piece, T context.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,20 +13,40 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ehr_scaling.models.transformer import Transformer, token_losses
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.training import optimizer
 from ehr_scaling.training.schedule import learning_rate
 
-Scalar = jax.Array | np.floating | float
+Scalar = jax.Array | np.ndarray | np.floating | float
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled program is made for; everything else is traced, so that cells of one shape share it."""
+
+    model: Transformer
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.95
+
+    def transform(self) -> optax.GradientTransformation:
+        return optimizer.transform(self.optimizer, clip=self.clip, b1=self.b1, b2=self.b2)
 
 
 class State(NamedTuple):
+    """Everything a run needs to go on; every leaf has the members in front, (M, …)."""
+
     params: Any
     optimizer: Any
-    step: jax.Array  # int32, updates done
+    step: jax.Array  # int32, updates done, the skipped ones among them
+    skipped: jax.Array  # int32, updates left out because their gradient was not finite
+    in_a_row: jax.Array  # int32, how many of them were the last ones
 
 
 class Hyper(NamedTuple):
-    """What may differ between runs of one compiled program; float32 scalars."""
+    """What may differ between runs of one compiled program, and between members; float32 (M,)."""
 
     learning_rate: Scalar
     steps: Scalar
@@ -31,87 +56,134 @@ class Hyper(NamedTuple):
     weight_decay: Scalar
 
 
-def _transform(clip: float, b1: float, b2: float) -> optax.GradientTransformation:
-    # AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) without rate and decay: those two are traced, in `_update`.
-    return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8))
+def _members(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`function` for each member of `args`, whose leaves are (M, …). One member needs no batched kernels."""
+    if len(jax.tree.leaves(args)[0]) == 1:
+        alone = function(*jax.tree.map(lambda x: jnp.asarray(x)[0], args))
+        return jax.tree.map(lambda x: x[None], alone)
+    return jax.vmap(function)(*args)
 
 
-def _update(params: Any, direction: Any, rate: jax.Array, weight_decay: Scalar) -> Any:
-    # Decay matrices only: a decayed norm scale or embedding row of a rare token would fade between its updates.
-    def leaf(path, p, u):
-        decay = weight_decay if "kernel" in jax.tree_util.keystr(path) or "head" in jax.tree_util.keystr(path) else 0.0
-        return p - rate * (u + decay * p)
-
-    return jax.tree_util.tree_map_with_path(leaf, params, direction)
-
-
-@partial(jax.jit, static_argnames=("model", "clip", "b1", "b2"))
-def init(model: Transformer, seed: jax.Array, clip: float, b1: float, b2: float) -> State:
-    """Fresh parameters and optimizer state from an integer seed."""
+@partial(jax.jit, static_argnames=("program",))
+def init(program: Program, seeds: jax.Array) -> State:
+    """Fresh parameters and optimizer state from integer seeds (M,)."""
     tokens = jnp.zeros((1, 2), jnp.int32)
-    params = model.init(jax.random.key(seed), tokens, tokens)["params"]
-    return State(params, _transform(clip, b1, b2).init(params), jnp.zeros((), jnp.int32))
+
+    def one(seed: jax.Array) -> State:
+        params = program.model.init(jax.random.key(seed), tokens, tokens)["params"]
+        zero = jnp.zeros((), jnp.int32)
+        return State(params, program.transform().init(params), zero, zero, zero)
+
+    return _members(one, (seeds,))
 
 
-def _losses(model: Transformer, params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
-    logits, _ = model.apply({"params": params}, tokens[:, :-1], segments[:, :-1])
-    return token_losses(logits, tokens[:, 1:])
-
-
-@partial(jax.jit, static_argnames=("model", "schedule", "clip", "b1", "b2"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("program",), donate_argnames=("state", "batch"))
 def train_chunk(
-    model: Transformer,
-    schedule: str,
-    clip: float,
-    b1: float,
-    b2: float,
+    program: Program,
     state: State,
     batch: dict[str, jax.Array],
     hyper: Hyper,
+    seeds: jax.Array,
     updates: jax.Array,
+    pieces: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """Make `updates` optimizer steps, at most K, in one dispatch.
+    """Make `updates` optimizer steps in one dispatch, each from the gradients of `pieces` pieces of the batch.
 
-    A chunk is one dispatch because a step of a small model is shorter than the host's time to launch it; the last
-    chunk of a run passes a smaller `updates` instead of compiling another program.
+    A chunk is one dispatch because a step of a small model is shorter than the host's time to launch it. A step adds
+    up its pieces, weighted by their tokens, so that its gradient is that of the whole batch; both counts are traced, so
+    that one program serves every batch size and the shorter last chunk of a run.
+
+    An update whose gradient is not finite is skipped and counted, member by member; its losses are left out.
 
     Args:
-      batch: tokens and segments int32 (K, B, T+1), mask bool (K, B, T) of the targets that count; B sequences make one
-        update.
-      updates: int32, how many of the K to make.
-    Returns: the new state; over the chunk, sums of losses (nats) and of targets, float32, and the last gradient norm.
+      batch: tokens and segments int32 (M, P, b, T+1), mask bool (M, P, b, T) of the targets that count; donated.
+      seeds: int32 (M,), of dropout.
+      updates, pieces: int32, with updates·pieces ≤ P.
+    Returns: the new state; over the chunk, (M,) each: sums of losses (nats) and of targets, float32, gradient norm and
+      rate of the last update, and the counts `skipped` and `in_a_row` of the state.
     """
+    model, transform = program.model, program.transform()
 
-    def loss_fn(params, tokens, segments, mask):
-        losses = _losses(model, params, tokens, segments)
-        total, count = jnp.sum(losses * mask), jnp.sum(mask)
-        return total / jnp.maximum(count, 1), (total, count)
-
-    def body(i, carry):
-        state, total, count, _ = carry
-        tokens, segments, mask = (
-            jax.lax.dynamic_index_in_dim(batch[name], i, keepdims=False) for name in ("tokens", "segments", "mask")
+    def piece_loss(params: Any, piece: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rngs = {"dropout": key} if model.dropout else None
+        losses = model.apply(
+            {"params": params}, piece["tokens"], piece["segments"], model.dropout == 0, rngs=rngs, method="losses"
         )
-        (_, (t, c)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, tokens, segments, mask)
-        direction, optimizer = _transform(clip, b1, b2).update(grads, state.optimizer, state.params)
-        rate = learning_rate(
-            schedule,
-            state.step,
-            peak=hyper.learning_rate,
-            steps=hyper.steps,
-            warmup=hyper.warmup,
-            cooldown=hyper.cooldown,
-            floor=hyper.floor,
-        )
-        params = _update(state.params, direction, rate, hyper.weight_decay)
-        return State(params, optimizer, state.step + 1), total + t, count + c, optax.global_norm(grads)
+        mask = piece["mask"]
+        return jnp.sum(losses * mask), jnp.sum(mask, dtype=jnp.float32)
 
-    zero = jnp.zeros((), jnp.float32)
-    state, total, count, norm = jax.lax.fori_loop(0, updates, body, (state, zero, zero, zero))
-    return state, {"loss_sum": total, "targets": count, "gradient_norm": norm}
+    def one(state: State, batch: dict[str, jax.Array], hyper: Hyper, seed: jax.Array) -> Any:
+        def update(i: jax.Array, carry: Any) -> Any:
+            state, loss_sum, targets, _, _ = carry
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+            def add(j: jax.Array, sums: Any) -> Any:
+                grads, loss, count = sums
+                piece = {
+                    name: jax.lax.dynamic_index_in_dim(x, i * pieces + j, keepdims=False) for name, x in batch.items()
+                }
+                (own, own_count), own_grads = jax.value_and_grad(piece_loss, has_aux=True)(
+                    state.params, piece, jax.random.fold_in(key, j)
+                )
+                return jax.tree.map(jnp.add, grads, own_grads), loss + own, count + own_count
+
+            start = (jax.tree.map(jnp.zeros_like, state.params), zero, zero)
+            grads, loss, count = jax.lax.fori_loop(0, pieces, add, start)
+            grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
+            norm = optax.global_norm(grads)
+            direction, moments = transform.update(grads, state.optimizer, state.params)
+            rate = learning_rate(
+                program.schedule,
+                state.step,
+                peak=hyper.learning_rate,
+                steps=hyper.steps,
+                warmup=hyper.warmup,
+                cooldown=hyper.cooldown,
+                floor=hyper.floor,
+            )
+            scales = optimizer.scales(program.optimizer, model, state.params)
+            params = optimizer.apply(state.params, direction, rate, hyper.weight_decay, scales)
+            finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+            kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
+            skipped = (~finite).astype(jnp.int32)
+            state = State(
+                kept(params, state.params),
+                kept(moments, state.optimizer),
+                state.step + 1,
+                state.skipped + skipped,
+                skipped * (state.in_a_row + 1),
+            )
+            return (
+                state,
+                loss_sum + jnp.where(finite, loss, 0.0),
+                targets + jnp.where(finite, count, 0.0),
+                jnp.where(finite, norm, jnp.inf),
+                rate,
+            )
+
+        zero = jnp.zeros((), jnp.float32)
+        state, loss_sum, targets, norm, rate = jax.lax.fori_loop(0, updates, update, (state, zero, zero, zero, zero))
+        return state, {
+            "loss_sum": loss_sum,
+            "targets": targets,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "skipped": state.skipped,
+            "in_a_row": state.in_a_row,
+        }
+
+    return _members(one, (state, batch, hyper, seeds))
 
 
 @partial(jax.jit, static_argnames=("model",))
 def eval_losses(model: Transformer, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """Loss in nats of every target, float32 (n, T), 0 where the mask is off."""
-    return _losses(model, params, batch["tokens"], batch["segments"]) * batch["mask"]
+    """Loss in nats of every target of every member, float32 (M, n, T), 0 where the mask is off.
+
+    Args: params, leaves (M, …); batch, as of `loader.eval_batches`, the same for all members.
+    """
+
+    def one(params: Any) -> jax.Array:
+        losses = model.apply({"params": params}, batch["tokens"], batch["segments"], method="losses")
+        return losses * batch["mask"]
+
+    return _members(one, (params,))

@@ -16,9 +16,12 @@ ABOUT = {"data": "made up", "generated": True}
 
 
 def packed(vocab=250, context=128, **changes):
-    train = {"real_tokens": 1_000_000, "patients": 5_000}
+    train = {"real_tokens": 1_000_000, "patients": 5_000, "phases": [{"sequences": 8_000}]}
     summary = {"vocab_size": vocab, "context": context, "splits": {"train": train}}
     return {"fingerprint": "0123456789abcdef", "summary": summary} | changes
+
+
+WHOLE = {1.0: packed()}
 
 
 @settings(max_examples=60, deadline=None)
@@ -75,17 +78,17 @@ def test_the_id_is_of_what_is_learnt():
 def test_a_grid_without_a_feasible_cell_is_refused():
     config = base.get_config()
     with pytest.raises(UserError, match=r"no feasible cell .*min_steps"):
-        cells.grid(config, [{"budget": 1e9, "size": "1b", "seed": 0}], packed(), ABOUT)
+        cells.grid(config, [{"budget": 1e9, "size": "1b", "seed": 0}], WHOLE, ABOUT)
     with pytest.raises(UserError, match="no feasible cell"):
-        cells.grid(config, [], packed(), ABOUT)
+        cells.grid(config, [], WHOLE, ABOUT)
     with pytest.raises(UserError, match="unknown model size '25kk'"):
-        cells.grid(config, [{"budget": 1e11, "size": "25kk", "seed": 0}], packed(), ABOUT)
+        cells.grid(config, [{"budget": 1e11, "size": "25kk", "seed": 0}], WHOLE, ABOUT)
 
 
 def test_infeasible_points_are_listed_not_lost():
     config = base.get_config()
     points = [{"budget": 1e11, "size": size, "seed": 0} for size in ("25k", "1b")]
-    solved, refused = cells.grid(config, points, packed(), ABOUT)
+    solved, refused = cells.grid(config, points, WHOLE, ABOUT)
     assert [cell["size"] for cell in solved] == ["25k"]
     assert len(refused) == 1
     assert "1b" in refused[0]
@@ -95,13 +98,160 @@ def test_the_manifest_is_read_as_it_was_written(tmp_path):
     config = base.get_config()
     config.training.rate.peak = 0.01
     points = list(base.sweep(config))
-    record = manifest.build(config, points, packed(), ABOUT, tmp_path / "grid")
+    record = manifest.build(config, points, WHOLE, ABOUT, tmp_path / "grid")
     assert record["summary"]["cells"] == len(points)
-    assert manifest.read(tmp_path / "grid") == cells.grid(config, points, packed(), ABOUT)[0]
+    assert manifest.read(tmp_path / "grid") == cells.grid(config, points, WHOLE, ABOUT)[0]
     config.training.rate.peak = 0.02
     with pytest.raises(UserError, match=r"training\.rate\.peak was 0\.01, now 0\.02"):
-        manifest.build(config, points, packed(), ABOUT, tmp_path / "grid")
+        manifest.build(config, points, WHOLE, ABOUT, tmp_path / "grid")
     with (tmp_path / "grid" / manifest.MANIFEST).open("a") as f:
         f.write("{half")
     with pytest.raises(UserError, match="line 3 is not JSON"):
         manifest.read(tmp_path / "grid")
+
+
+def test_how_cells_are_trained_may_change_between_calls(tmp_path):
+    """It is no input of the grid: the manifest has it as it was given last, and no id changes."""
+    config, grid = base.get_config(), tmp_path / "grid"
+    points = list(base.sweep(config))
+    manifest.build(config, points, WHOLE, ABOUT, grid)
+    before = manifest.read(grid)
+    config.model.remat, config.training.mesh.fsdp, config.training.together = "full", 2, 2
+    manifest.build(config, points, WHOLE, ABOUT, grid)
+    after = manifest.read(grid)
+    assert [cell["id"] for cell in after] == [cell["id"] for cell in before]
+    assert {(cell["engine"]["remat"], cell["engine"]["mesh"]["fsdp"]) for cell in after} == {("full", 2)}
+    assert len(cells.units(after)) == 1 and len(cells.units(before)) == 2
+
+
+def test_rules_say_where_they_were_found():
+    config = base.get_config()
+    config.training.explored.parameters, config.training.explored.tokens = (1e4, 3e4), (1e5, 1e6)
+    edge = lambda size, budget: cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(), ABOUT)[
+        "edge"
+    ]  # noqa: E731
+    assert edge("25k", 1e11) == ""
+    assert edge("40k", 1e11) == "N"
+    assert edge("25k", 1e13) == "D"
+    assert edge("101k", 1e13) == "N, D"
+
+
+def trunk_config(cooldown=0.2):
+    config = base.get_config()
+    config.training.schedule, config.training.trunk, config.training.cooldown = "wsd", True, cooldown
+    return config
+
+
+def test_a_trunk_serves_the_cells_of_a_size():
+    config = trunk_config()
+    points = [
+        {"budget": b, "size": size, "seed": seed}
+        for b in (4e11, 2e11, 1e11)
+        for size in ("14k", "25k")
+        for seed in (1, 2)
+    ]
+    found, refused = cells.grid(config, points, WHOLE, ABOUT)
+    assert not refused and len(found) == 12 + 4
+    units = cells.units(found)
+    assert [len(unit) for unit in units] == [4] * 4
+    for unit in units:
+        trunk, *branches = unit
+        assert trunk["phase"] == "hot" and trunk["cooldown"] == 0 and trunk["budget"] is None
+        assert trunk["marks"] == [branch["start"] for branch in branches]
+        assert trunk["steps"] == branches[-1]["start"]
+        for branch in branches:
+            assert branch["trunk"] == trunk["id"] and branch["phase"] == "cooled"
+            assert branch["cooldown"] == branch["steps"] - branch["start"] == -(-branch["steps"] // 5)
+            assert abs(branch["flops"] / branch["budget"] - 1) <= 0.01  # the law's C is of the whole way
+            assert branch["own_flops"] / branch["flops"] == pytest.approx(0.2, abs=0.01)
+            for same in ("warmup", "batch_sequences", "learning_rate", "size", "seed"):
+                assert branch[same] == trunk[same]
+    assert len({cell["id"] for cell in found}) == len(found)
+    # A branch is what it learns: that another budget joins the study does not make it another.
+    fewer, _ = cells.grid(config, points[4:], WHOLE, ABOUT)
+    of = lambda grid: {(c["size"], c["seed"], c["steps"], c["batch_sequences"]): c["id"] for c in grid if c["start"]}  # noqa: E731
+    both = set(of(found)) & set(of(fewer))
+    assert all(of(found)[key] == of(fewer)[key] for key in both)
+
+
+def test_trunks_cost_less():
+    """The same (N, D), budgets a factor of 1.5 apart: at most 60 % of the FLOPs of separate runs."""
+    config = trunk_config()
+    points = [{"budget": 1e11 * 1.5**i, "size": size, "seed": 1} for i in range(5) for size in ("14k", "25k", "40k")]
+    found, _ = cells.grid(config, points, WHOLE, ABOUT)
+    separate = sum(cell["flops"] for cell in found if cell["phase"] == "cooled")
+    assert sum(cell["own_flops"] for cell in found) <= 0.6 * separate
+
+
+def test_one_budget_needs_no_trunk():
+    found, _ = cells.grid(trunk_config(), [{"budget": 1e11, "size": "25k", "seed": 1}], WHOLE, ABOUT)
+    assert [(cell["phase"], cell["start"], cell["trunk"]) for cell in found] == [("cooled", 0, "")]
+
+
+def test_cells_that_differ_in_seed_rate_or_decay_are_trained_together():
+    config = base.get_config()
+    config.training.together = 4
+    points = [
+        {"budget": 1e11, "size": size, "seed": seed, "rate": rate, "weight_decay": 0.1}
+        for size in ("14k", "25k")
+        for seed in (1, 2, 3)
+        for rate in (0.5, 1.0)
+    ]
+    found, _ = cells.grid(config, points, WHOLE, ABOUT)
+    units = cells.units(found)
+    assert sorted(len(unit) for unit in units) == [2, 2, 4, 4]
+    for unit in units:
+        assert len({(cell["size"], cell["steps"]) for cell in unit}) == 1
+        assert [len(part) for part in cells.ensembles(unit)] == [len(unit)]
+    config.training.trunk, config.training.schedule, config.training.together = True, "wsd", 2
+    more = [{**point, "budget": budget} for point in points for budget in (1e11, 2e11)]
+    for unit in cells.units(cells.grid(config, more, WHOLE, ABOUT)[0]):
+        assert [len(part) for part in cells.ensembles(unit)] == [2, 2, 2]  # two trunks, then branch by branch
+
+
+def test_passes_and_fractions_take_the_place_of_budgets():
+    config = base.get_config()
+    config.grid.sizes, config.grid.seeds = ("14k", "25k"), (1,)
+    config.grid.passes, config.grid.fractions = (4.0, 1.0), (0.5, 1.0)
+    points = list(base.sweep(config))
+    assert len(points) == 2 * 2 * 2 and all("budget" not in point for point in points)
+    half = packed(fingerprint="of half")
+    train = {"real_tokens": 500_000, "patients": 2_500, "phases": [{"sequences": 4_000}]}
+    half["summary"] = {**half["summary"], "splits": {"train": train}}
+    found, refused = cells.grid(config, points, {**WHOLE, 0.5: half}, ABOUT)
+    assert not refused and len(found) == 8
+    for cell in found:
+        rows = {0.5: 4_000, 1.0: 8_000}[cell["fraction"]]
+        passes = cell["steps"] * cell["batch_sequences"] / rows
+        assert min(abs(passes / wanted - 1) for wanted in (4.0, 1.0)) <= 0.01
+        assert cell["unique_tokens"] == {0.5: 500_000, 1.0: 1_000_000}[cell["fraction"]]
+        assert cell["budget"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"training.optimizer": "adam"}, r"training.optimizer='adam' is unknown: take one of adamw, muon"),
+        ({"training.schedule": "linear"}, "training.schedule='linear'"),
+        ({"model.remat": "some"}, "model.remat='some'"),
+        ({"model.parametrization": "ntk"}, "model.parametrization='ntk'"),
+        ({"model.dtype": "float16"}, "model.dtype='float16'"),
+        ({"model.dropout": 1.0}, "model.dropout=1.0"),
+        ({"training.rate.peak": 0.0}, "learning rate of 0"),
+        ({"training.rate.peak": 1e9}, r"learning rate of 1e\+09"),
+        ({"grid.rates": (0.0,)}, "learning rate of 0"),
+        ({"grid.rates": (-1.0,)}, "learning rate of -"),
+        ({"grid.fractions": (1.5,)}, r"fractions holds 1.5"),
+        ({"grid.budgets": (float("nan"),)}, "budgets or .passes holds nan"),
+        ({"grid.weight_decays": (-0.1,)}, "weight_decays holds -0.1"),
+        ({"training.trunk": True}, "trunk needs --config.training.schedule=wsd"),
+        ({"training.microbatch": -1}, "microbatch=-1"),
+        ({"training.together": 0}, "together=0"),
+        ({"training.max_skipped": 0}, "max_skipped=0"),
+    ],
+)
+def test_senseless_settings_are_refused_before_anything_is_solved(change, match):
+    config = base.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=match):
+        cells.grid(config, list(base.sweep(config)), WHOLE, ABOUT)

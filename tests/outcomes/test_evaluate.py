@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
     packed = study.prepare(small.config(**{"data.patients": 2000}), workdir)
     cell = small.cell(packed)
-    loop.job(cell, workdir, lambda tokens: None)
+    loop.job([cell], workdir, small.silent)
     evaluate.prepare(workdir, TASK, **OPTIONS)
     return workdir, cell
 
@@ -66,10 +66,10 @@ def test_what_is_asked(trained):
 def test_a_score_and_its_predictions(trained, monkeypatch):
     workdir, cell = trained
     grid = evaluate.cells(workdir, [cell])
-    assert grid[0]["tokens"] == 60 * 2 * 24
+    assert grid[0]["own_tokens"] == 60 * 2 * 24
     seen = []
-    score = evaluate.job(grid[0], workdir, seen.append)[TASK.name]
-    assert sum(seen) == grid[0]["tokens"]
+    score = evaluate.job(grid[:1], workdir, seen.append)[0][TASK.name]
+    assert sum(seen) == grid[0]["own_tokens"]
     folder = workdir / "outcomes" / TASK.name
     assert json.loads((folder / f"{cell['id']}.json").read_text()) == score
     assert {"cell", "task", "auroc", "low", "high", "n", "positives", "copies", "undetermined", "generated_tokens",
@@ -95,11 +95,11 @@ def test_a_score_and_its_predictions(trained, monkeypatch):
     assert score["auroc"] == pytest.approx(metrics.auroc(stays.labels, columns[4].astype(float)), abs=1e-6)
 
     # It is not made again, and is the same when it is.
-    monkeypatch.setattr(evaluate, "parameters", lambda *args: pytest.fail("scored again"))
-    assert evaluate.job(cell, workdir, seen.append)[TASK.name] == score
+    monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("scored again"))
+    assert evaluate.job([cell], workdir, seen.append)[0][TASK.name] == score
     monkeypatch.undo()
     (folder / f"{cell['id']}.json").unlink()
-    again = evaluate.job(cell, workdir, seen.append)[TASK.name]
+    again = evaluate.job([cell], workdir, seen.append)[0][TASK.name]
     assert {**again, "seconds": 0} == {**score, "seconds": 0}
 
 
@@ -123,7 +123,7 @@ def test_the_baseline(trained, monkeypatch):
 
 def test_what_does_not_belong_together_is_refused(study_of):
     workdir, cell = study_of
-    score = lambda c: evaluate.job(c, workdir, lambda tokens: None)  # noqa: E731
+    score = lambda c: evaluate.job([c], workdir, small.silent)  # noqa: E731
     with pytest.raises(UserError, match="other timelines"):
         score({**cell, "id": "other", "vocab": cell["vocab"] + 1})
     with pytest.raises(UserError, match="no finished run: train cell other"):

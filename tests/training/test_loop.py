@@ -1,28 +1,50 @@
-"""A run learns, can be broken off anywhere, and says so when it diverges."""
+"""A run learns, can be broken off anywhere, alone or with others, and says so when it diverges."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
 from ehr_scaling.data import loader
-from ehr_scaling.errors import UserError
-from ehr_scaling.training import checkpoint, loop
+from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.grid import cells as grid
+from ehr_scaling.training import checkpoint, loop, preemption, run, setup, tracking
 from ehr_scaling.training.step import eval_losses
 from tests import small
+
+EXACT = ("curve", "validation_loss", "validation_loss_se", "real_tokens", "train_loss", "skipped")
+
+
+def at(prepared, folder):
+    """A work directory of its own on the prepared data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "packed").symlink_to(prepared[0] / "packed")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared, tmp_path_factory):
-    workdir, packed = prepared
-    cell = small.cell(packed)
-    folder = tmp_path_factory.mktemp("runs") / cell["id"]
-    return cell, workdir / "packed" / "t64", folder, loop.train(cell, workdir / "packed" / "t64", folder)
+    """The cell, the work directory it was trained in, and its metrics."""
+    cell = small.cell(prepared[1])
+    workdir = at(prepared, tmp_path_factory.mktemp("runs") / "w")
+    return cell, workdir, loop.job([cell], workdir, small.silent)[0]
+
+
+def log_of(workdir, cell):
+    """Its lines without what depends on the clock."""
+    lines = tracking.read(run.folder_of(workdir, cell))
+    return [{name: value for name, value in line.items() if name not in tracking.CLOCK} for line in lines]
 
 
 def test_it_learns_and_counts(undisturbed):
-    cell, _, folder, metrics = undisturbed
+    cell, workdir, metrics = undisturbed
     losses = [loss for _, loss in metrics["curve"]]
     assert losses[0] == pytest.approx(np.log(cell["vocab"] - 1), abs=0.3)
     assert metrics["validation_loss"] < losses[0] - 1
@@ -30,72 +52,222 @@ def test_it_learns_and_counts(undisturbed):
     assert metrics["tokens_seen"] == cell["steps"] * cell["batch_sequences"] * 64
     assert 0.5 * metrics["tokens_seen"] < metrics["real_tokens"] < metrics["tokens_seen"]
     assert metrics["passes"] == metrics["real_tokens"] / cell["unique_tokens"]
-    assert json.loads(json.dumps(metrics)) == metrics == checkpoint.result(folder)
+    assert json.loads(json.dumps(metrics)) == metrics == checkpoint.result(run.folder_of(workdir, cell))
+    assert sum(v for k, v in metrics["seconds"].items() if k != "wall") == pytest.approx(metrics["seconds"]["wall"])
+    lines = tracking.read(run.folder_of(workdir, cell))
+    assert [(line["step"], line["loss"]) for line in lines] == [tuple(point) for point in metrics["curve"]]
+    assert lines[-1]["validation_loss"] == metrics["validation_loss"]
 
 
-def test_a_finished_run_is_not_trained_again(undisturbed):
-    cell, packed, folder, metrics = undisturbed
-    seen = []
-    assert loop.train(cell, packed, folder, seen.append) == metrics
-    assert seen == [cell["tokens"]]
+def test_a_finished_run_is_not_trained_again(undisturbed, monkeypatch):
+    cell, workdir, metrics = undisturbed
+    monkeypatch.setattr(loop, "setup", lambda cells: pytest.fail("trained again"))
+    assert loop.job([cell], workdir, small.silent) == [metrics] == loop.finished([cell], workdir)
 
 
-def test_resumed_is_undisturbed(undisturbed, tmp_path):
-    cell, packed, _, whole = undisturbed
-    cell = {**cell, "checkpoint_seconds": 0.0}  # a recovery checkpoint after every chunk
-    reported = 0
+class Interruption:
+    """A report that breaks a run off when a share of its tokens is done."""
 
-    def stop(tokens):
-        nonlocal reported
-        reported += tokens
-        if reported > cell["tokens"] / 2:
-            raise KeyboardInterrupt
+    def __init__(self, tokens, share=0.5, how=KeyboardInterrupt):
+        self.left, self.how = share * tokens, how
 
+    def __call__(self, tokens, before=False):
+        self.left -= tokens
+        if self.left < 0:
+            raise self.how
+
+
+def saving(cell, seconds=0.0):
+    """The cell, with a recovery checkpoint after every dispatch."""
+    return {**cell, "engine": {**cell["engine"], "checkpoint_seconds": seconds}}
+
+
+def test_resumed_is_undisturbed(undisturbed, prepared, tmp_path):
+    cell, whole, metrics = undisturbed
+    workdir = at(prepared, tmp_path / "w")
     with pytest.raises(KeyboardInterrupt):
-        loop.train(cell, packed, tmp_path / "run", stop)
-    assert checkpoint.result(tmp_path / "run") is None
-    resumed = loop.train(cell, packed, tmp_path / "run")
-    for name in ("curve", "validation_loss", "validation_loss_se", "real_tokens", "train_loss"):
-        assert resumed[name] == whole[name], name  # to the last bit
+        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+    assert loop.finished([cell], workdir) is None
+    before = []
+    resumed = loop.job([cell], workdir, lambda tokens, before_=False, **k: before.append((tokens, k)))[0]
+    assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}  # to the last bit
+    assert before[0] == (resumed["curve"][len(metrics["curve"]) // 2 - 1][0] * 64, {"before": True}) or before[0][1]
+    assert log_of(workdir, cell) == log_of(whole, cell)
 
 
-def test_a_half_written_checkpoint_is_passed_over(undisturbed, tmp_path):
-    cell, packed, folder, whole = undisturbed
-    shutil.copytree(folder, tmp_path / "run")
-    half = tmp_path / "run" / f"{cell['steps'] + 1}.orbax-checkpoint-tmp"
-    (half / "state").mkdir(parents=True)
-    assert loop.train(cell, packed, tmp_path / "run")["validation_loss"] == whole["validation_loss"]
+def test_killed_it_goes_on_bit_by_bit(undisturbed, prepared, tmp_path):
+    """SIGKILL to a process that trains, at a moment nobody chose."""
+    cell, whole, metrics = undisturbed
+    workdir = at(prepared, tmp_path / "w")
+    (tmp_path / "cell.json").write_text(json.dumps(saving(cell)))
+    program = """
+import json, sys
+from pathlib import Path
+from ehr_scaling.training import loop
+loop.job([json.loads(Path(sys.argv[1]).read_text())], Path(sys.argv[2]), lambda tokens, before=False: None)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(workdir)])
+    deadline = time.monotonic() + 120
+    while len(tracking.read(run.folder_of(workdir, cell))) < 8 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    resumed = loop.job([cell], workdir, small.silent)[0]
+    assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
+    assert log_of(workdir, cell) == log_of(whole, cell)
+
+
+def test_sigterm_saves_and_goes_on(undisturbed, prepared, tmp_path):
+    cell, _, metrics = undisturbed
+    workdir, asked = at(prepared, tmp_path / "w"), Interruption(cell["tokens"], how=RuntimeError)
+
+    def report(tokens, before=False):
+        try:
+            asked(tokens)
+        except RuntimeError:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with preemption.deferred(), pytest.raises(Preempted):
+        loop.job([cell], workdir, report)  # its recovery checkpoints are a minute apart: this one is SIGTERM's
+    kept = checkpoint.Saver(run.folder_of(workdir, cell))
+    assert len(kept.steps()) == 1 and cell["steps"] / 3 < kept.steps()[0] < cell["steps"]
+    kept.close()
+    resumed = loop.job([cell], workdir, small.silent)[0]
+    assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
+
+
+@pytest.mark.parametrize("damage", ["half-written", "truncated", "all"])
+def test_a_damaged_checkpoint_is_passed_over(undisturbed, prepared, tmp_path, damage):
+    cell, _, metrics = undisturbed
+    workdir = at(prepared, tmp_path / "w")
+    with pytest.raises(KeyboardInterrupt):
+        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+    folder = run.folder_of(workdir, cell)
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    assert len(steps) == 2
+    if damage == "half-written":
+        (folder / f"{steps[1] + 4}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    for step in {"half-written": (), "truncated": steps[1:], "all": steps}[damage]:
+        for path in (folder / str(step) / "state").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    resumed = loop.job([cell], workdir, small.silent)[0]
+    assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
+
+
+def test_members_are_trained_together_and_resumed_together(undisturbed, prepared, tmp_path):
+    cell, _, metrics = undisturbed
+    other = small.cell(prepared[1], seed=1)
+    slow = small.cell(prepared[1], rate=0.25)
+    members = [{**c, "unit": cell["id"]} for c in (cell, other, slow)]
+    workdir = at(prepared, tmp_path / "w")
+    results = loop.job(members, workdir, small.silent)
+    assert [r["seed"] for r in results] == [0, 1, 0]
+    # Batched kernels add up in another order: alone and together agree as far as float32 training does.
+    assert results[0]["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=0.02)
+    assert len({r["validation_loss"] for r in results}) == 3
+
+    again = at(prepared, tmp_path / "again")
+    with pytest.raises(KeyboardInterrupt):
+        loop.job([saving(c) for c in members], again, Interruption(3 * cell["tokens"]))
+    last = max((run.folder_of(again, other)).glob("[0-9]*"), key=lambda p: int(p.name))
+    shutil.rmtree(last)  # as a kill between two members' saves leaves it
+    resumed = loop.job(members, again, small.silent)
+    for a, b in zip(resumed, results, strict=True):
+        assert {name: a[name] for name in EXACT} == {name: b[name] for name in EXACT}
+
+
+def test_a_branch_is_its_trunk_cooled(prepared, tmp_path):
+    """A branch equals a run that was never broken off: the same rates, the same rows."""
+    config = small.config(**{"training.schedule": "wsd", "training.trunk": True})
+    points = [{"budget": b, "size": "3.5k", "seed": 0} for b in (1.2e9, 0.6e9)]
+    cells, _ = grid.grid(config, points, {1.0: prepared[1]}, small.ABOUT)
+    assert [c["phase"] for c in cells] == ["hot", "cooled", "cooled"]
+    trunk, *branches = cells
+    workdir = at(prepared, tmp_path / "w")
+    results = {m["id"]: m for m in loop.job(grid.units(cells)[0], workdir, small.silent)}
+    assert results[trunk["id"]]["phase"] == "hot"
+    for branch in branches:
+        alone = {**branch, "id": f"alone-{branch['id']}", "start": 0, "trunk": ""}
+        whole = loop.job([alone], workdir, small.silent)[0]
+        own = results[branch["id"]]
+        for name in ("validation_loss", "validation_loss_se", "real_tokens", "tokens_seen", "flops"):
+            assert own[name] == whole[name], name
+        assert own["validation_loss"] < results[trunk["id"]]["validation_loss"] + 0.5
+    assert loop.finished(cells, workdir) is not None
+    assert {int(p.name) for p in run.folder_of(workdir, trunk).glob("[0-9]*")} == set(trunk["marks"])
+    with pytest.raises(UserError, match=r"no checkpoint at step \d+, where cell .* branches off"):
+        loop.job([{**branches[0], "id": "b", "trunk": "nowhere"}], workdir, small.silent)
 
 
 def test_seeds_differ(undisturbed, prepared, tmp_path):
-    _, packed, _, whole = undisturbed
-    other = loop.train(small.cell(prepared[1], seed=1), packed, tmp_path / "run")
+    _, _, whole = undisturbed
+    other = loop.job([small.cell(prepared[1], seed=1)], at(prepared, tmp_path / "w"), small.silent)[0]
     assert other["validation_loss"] != whole["validation_loss"]
     assert other["validation_tokens"] == whole["validation_tokens"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(prepared, tmp_path):
-    cell = small.cell(prepared[1], {"training.rate.peak": 1e38})
-    with pytest.raises(UserError, match=r"the loss is not finite by step \d+ of .* lower --config.training"):
-        loop.train(cell, prepared[0] / "packed" / "t64", tmp_path / "run")
-    assert checkpoint.result(tmp_path / "run") is None
+    cell = {**small.cell(prepared[1]), "learning_rate": 1e38}
+    workdir = at(prepared, tmp_path / "w")
+    with pytest.raises(UserError, match=r"not finite in the last \d+ updates by step \d+ of .* --config.training"):
+        loop.job([cell], workdir, small.silent)
+    assert loop.finished([cell], workdir) is None
+
+
+def test_what_cannot_be_is_refused_before_anything_is_compiled(undisturbed, prepared, tmp_path, monkeypatch):
+    cell = undisturbed[0]
+    monkeypatch.setattr(loop, "_train", lambda *args: pytest.fail("too late"))
+    devices = jax.device_count()
+
+    def refused(match, engine=(), **changes):
+        changed = {**cell, **changes, "engine": {**cell["engine"], **dict(engine)}}
+        with pytest.raises(UserError, match=match):
+            loop.job([changed], at(prepared, tmp_path / f"w{len(list(tmp_path.iterdir()))}"), small.silent)
+
+    refused(f"16 × 1 × 1 .* does not make up the {devices} devices", {"mesh": {"data": 16, "fsdp": 1, "tensor": 1}})
+    refused("--config.training.mesh", {"mesh": {"data": 0, "fsdp": 3, "tensor": 1}})
+    refused("--config.training.microbatch=3 does not divide", {"microbatch": 3}, batch_sequences=4)
+    refused("--config.model.attention", {"attention": "cudnn"})
+    refused("--config.model.attention", {"attention": "fast"})
+    refused("unknown model size '5k'", size="5k")
+
+
+def test_a_checkpoint_of_another_config_is_refused(undisturbed, prepared, tmp_path):
+    cell = undisturbed[0]
+    workdir = at(prepared, tmp_path / "w")
+    with pytest.raises(KeyboardInterrupt):
+        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+    with pytest.raises(UserError, match=r"another config \(learning_rate was .*, now 0.5; weight_decay was 0.1, now 0"):
+        loop.job([{**cell, "learning_rate": 0.5, "weight_decay": 0.0}], workdir, small.silent)
+
+
+def test_a_full_disk_is_one_line(undisturbed, prepared, tmp_path, monkeypatch):
+    cell = undisturbed[0]
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(UserError, match="the disk is full"):
+        loop.job([saving(cell)], at(prepared, tmp_path / "w"), small.silent)
 
 
 def test_a_damaged_result_names_the_remedy(undisturbed, tmp_path):
-    cell, packed, folder, _ = undisturbed
-    shutil.copytree(folder, tmp_path / "run")
-    (tmp_path / "run" / str(cell["steps"]) / "metrics" / "metrics").write_text("{")
+    cell, workdir, _ = undisturbed
+    shutil.copytree(workdir, tmp_path / "w", symlinks=True)
+    (run.folder_of(tmp_path / "w", cell) / str(cell["steps"]) / "metrics" / "metrics").write_text("{")
     with pytest.raises(UserError, match=r"delete .* to train the cell again"):
-        loop.train(cell, packed, tmp_path / "run")
+        loop.job([cell], tmp_path / "w", small.silent)
 
 
 def test_the_standard_error_is_over_patients(undisturbed):
     """Against the jackknife over patients, which is another way to the same number."""
-    cell, packed, folder, metrics = undisturbed
-    params = checkpoint.restore_params(folder, loop.initial_state(cell))
+    cell, workdir, metrics = undisturbed
+    model, params = setup.restored_params(cell, run.folder_of(workdir, cell))
+    params = jax.tree.map(lambda x: x[None], params)
     losses: dict[int, list[float]] = {}
+    packed = workdir / "packed" / "t64"
     for batch in loader.eval_batches(packed, "validation", sequences=16, limit_sequences=32):
-        values = np.asarray(eval_losses(loop.model_of(cell), params, batch))
+        values = np.asarray(eval_losses(model, params, batch))[0]
         for segment, value, counts in zip(
             batch["segments"][:, 1:].ravel(), values.ravel(), batch["mask"].ravel(), strict=True
         ):

@@ -1,0 +1,51 @@
+"""Batch and learning rate as functions of model and data: one rule for every cell of a study.
+
+A rule found on small runs is an assumption about large ones. The config says on which N and D it was explored; a cell
+outside is marked at the edge, in the table before anything runs and in the run's metrics.
+"""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ehr_scaling.errors import UserError
+from ehr_scaling.models.sizes import Shape
+
+LARGEST_RATE = 10.0  # no optimizer here survives more; a slip of the keyboard does not reach the device
+
+
+def batch_sequences(training: ConfigDict, tokens: float) -> int:
+    """Sequences a step for a run of D = `tokens`: B₀·(D/D₀)^p to the nearest power of two, at least 1."""
+    rule = training.batch
+    return 2 ** max(0, round(math.log2(rule.sequences * (tokens / rule.at_tokens) ** rule.exponent)))
+
+
+def learning_rate(training: ConfigDict, shape: Shape, sequences: int, parametrization: str) -> float:
+    """Peak rate: η₀·(d/d₀)^q·(B/B₀)^r. Under "mup" the factor of width is the parametrization's, leaf by leaf.
+
+    The root of the batch is Adam's (Malladi et al. 2022, arXiv 2205.10287).
+    """
+    rule = training.rate
+    width = 1.0 if parametrization == "mup" else (shape.width / rule.at_width) ** rule.width_exponent
+    return float(rule.peak * width * (sequences / training.batch.sequences) ** rule.batch_exponent)
+
+
+def at_the_edge(training: ConfigDict, body: int, tokens: int) -> str:
+    """Which of N and D lie outside of what the rules were explored on: "", "N", "D" or "N, D"."""
+    explored: Any = training.explored
+    sides = (("N", body, explored.parameters), ("D", tokens, explored.tokens))
+    return ", ".join(name for name, value, (low, high) in sides if not low <= value <= high)
+
+
+def check(training: ConfigDict, rates: tuple[float, ...]) -> None:
+    """Raises UserError, naming the flag, for a rate or batch that no run should start with."""
+    for rate in (training.rate.peak * multiple for multiple in rates):
+        if not 0 < rate <= LARGEST_RATE:
+            raise UserError(
+                f"--config.training.rate.peak times --config.grid.rates gives a learning rate of {rate:g}: take one "
+                f"above 0 and up to {LARGEST_RATE:g}, such as 0.01"
+            )
+    for name, value in (("batch.sequences", training.batch.sequences), ("batch.at_tokens", training.batch.at_tokens)):
+        if not value > 0:
+            raise UserError(f"--config.training.{name}={value:g}: take a number above 0")

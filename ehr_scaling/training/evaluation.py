@@ -1,0 +1,52 @@
+"""The held-out loss of models, with its standard error over patients."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ehr_scaling.data import loader
+from ehr_scaling.errors import UserError
+from ehr_scaling.training import sharding
+from ehr_scaling.training.setup import Cell, Setup
+from ehr_scaling.training.step import eval_losses
+
+
+def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int, setup: Setup) -> list[dict[str, float]]:
+    """Loss of every member on the first `limit` packed sequences of `split`, nats a token.
+
+    The standard error is that of a ratio of sums over patients, Σ loss / Σ tokens (Cochran 1977, eq. 6.4): tokens of
+    one patient are not independent.
+
+    Args: params, leaves (M, …).
+    Returns: of each member: loss, loss_se, tokens, patients.
+    """
+    model, members = setup.program.model, len(jax.tree.leaves(params)[0])
+    share = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    rows = -(-cell["eval_sequences"] // share) * share
+    index, count = jax.process_index(), jax.process_count()
+    losses, tokens = np.zeros((members, 0)), np.zeros(0)
+    for batch in loader.eval_batches(packed, split, sequences=rows, limit_sequences=limit):
+        segments = batch["segments"][:, 1:].ravel()
+        own = {name: x[index * rows // count : (index + 1) * rows // count] for name, x in batch.items()}
+        values = eval_losses(model, params, sharding.place(setup.mesh, own, axis=0))
+        if count > 1:
+            values = multihost_utils.process_allgather(values, tiled=True)
+        weights = np.asarray(jax.device_get(values), np.float64).reshape(members, -1)
+        size = max(len(tokens), int(segments.max()) + 1)
+        more = [(0, size - len(tokens))]
+        losses = np.pad(losses, [(0, 0), *more]) + [np.bincount(segments, own, size) for own in weights]
+        tokens = np.pad(tokens, more) + np.bincount(segments, batch["mask"].ravel(), size)
+    seen = tokens > 0
+    losses, tokens, patients = losses[:, seen], tokens[seen], int(seen.sum())
+    if patients < 2:
+        raise UserError(f"{packed} has {patients} patients in its {split} split: a loss needs at least 2")
+    found = []
+    for own in losses:
+        loss = own.sum() / tokens.sum()
+        residuals = own - loss * tokens
+        se = np.sqrt(patients / (patients - 1) * np.sum(residuals**2)) / tokens.sum()
+        found.append({"loss": float(loss), "loss_se": float(se), "tokens": int(tokens.sum()), "patients": patients})
+    return found

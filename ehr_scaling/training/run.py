@@ -1,0 +1,135 @@
+"""One run: what is known of its way so far, where it is kept, and from where it goes on."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ehr_scaling import hardware
+from ehr_scaling.errors import UserError
+from ehr_scaling.training import checkpoint, sharding
+from ehr_scaling.training.setup import Cell, Setup, initial_state, stacked
+from ehr_scaling.training.step import State, init
+
+PARTS = ("start", "compile", "data", "checkpoint", "evaluate")  # of the wall time; the rest is the steps
+
+
+class Run:
+    """One member's way so far: what is saved beside its state, and goes on exactly after a restart."""
+
+    def __init__(self, cell: Cell, folder: Path) -> None:
+        self.cell, self.folder = cell, folder
+        self.saver = checkpoint.Saver(folder, cell.get("marks", ()))
+        self.step = 0
+        self.real_tokens = 0.0
+        self.curve: list[list[float]] = []  # step, mean loss of the dispatch that ended there
+
+    def take_over(self, saved: dict[str, Any]) -> None:
+        self.step, self.real_tokens, self.curve = saved["step"], saved["real_tokens"], saved["curve"]
+
+    def account(self, step: int, sums: dict[str, float], seconds: float) -> dict[str, Any]:
+        """Take in the sums of a dispatch that ended at `step`; returns a line for the log.
+
+        Raises: UserError when the last updates had no finite gradient; the broken state is not saved.
+        """
+        cell = self.cell
+        if sums["in_a_row"] >= cell["engine"]["max_skipped"]:
+            raise UserError(
+                f"cell {cell['id']} ({cell['size']}, seed {cell['seed']}): the loss or its gradient was not finite in "
+                f"the last {int(sums['in_a_row'])} updates by step {step} of {cell['steps']}: lower "
+                f"--config.training.rate.peak (here {cell['learning_rate']:.3g})"
+            )
+        self.real_tokens += sums["targets"]
+        loss = sums["loss_sum"] / sums["targets"] if sums["targets"] else None
+        if loss is not None:
+            self.curve.append([step, loss])
+        rate = (step - self.step) * cell["batch_tokens"] / max(seconds, 1e-9)
+        speed = rate * cell["flops"] / cell["tokens"]
+        self.step = step
+        return {
+            "step": step,
+            "tokens": step * cell["batch_tokens"],
+            "loss": loss,
+            "gradient_norm": sums["gradient_norm"],
+            "learning_rate": sums["learning_rate"],
+            "skipped": int(sums["skipped"]),
+            "tokens_per_second": rate,
+            "mfu": hardware.mfu(speed, jax.device_count(), jax.devices()[0].device_kind, cell["dtype"]),
+        }
+
+    def result(self, held_out: dict[str, float], seconds: dict[str, float], skipped: int) -> dict[str, Any]:
+        """The metrics of the finished run."""
+        cell = self.cell
+        if not np.isfinite(held_out["loss"]):
+            raise UserError(f"cell {cell['id']}: the validation loss is not finite: lower --config.training.rate.peak")
+        tail = [loss for step, loss in self.curve if step > 0.9 * cell["steps"]]
+        return {
+            **self.saved(seconds),
+            "finished": True,
+            "tokens_seen": cell["tokens"],
+            "passes": self.real_tokens / cell["unique_tokens"],
+            "skipped": skipped,
+            "train_loss": float(np.mean(tail)) if tail else None,
+            **{f"validation_{name}": value for name, value in held_out.items()},
+            "tokens_per_second": cell["tokens"] / seconds["wall"],
+        }
+
+    def saved(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """What stands beside the state in a checkpoint."""
+        return {
+            **self.cell,
+            "finished": False,
+            "step": self.step,
+            "real_tokens": self.real_tokens,
+            "curve": self.curve,
+            "seconds": dict(seconds),
+            "wall_seconds": seconds["wall"],
+        }
+
+
+def folder_of(workdir: Path, cell: Cell) -> Path:
+    """`runs/<cell>`, of a run's checkpoints and its log."""
+    return workdir / "runs" / cell["id"]
+
+
+def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
+    """The state to go on from, and the seconds spent so far: own checkpoints, the trunk's, or fresh parameters.
+
+    A checkpoint that cannot be read is named and passed over; one of another config is refused.
+    """
+    shapes = jax.eval_shape(partial(init, setup.program), np.zeros(len(runs), np.int32))
+    where = sharding.of_state(setup.mesh, shapes)
+    member = sharding.abstract_member(shapes, where)
+    savers = [run.saver for run in runs]
+    found = [(step, savers) for step in checkpoint.newest_common(savers)]
+    trunks: list[checkpoint.Saver] = []
+    if (start := runs[0].cell["start"]) and not found:
+        trunks = [checkpoint.Saver(workdir / "runs" / run.cell["trunk"]) for run in runs]
+        if not all(start in saver.steps() for saver in trunks):
+            raise UserError(
+                f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell['id']} branches off: "
+                "delete that folder and run launch.sweep again"
+            )
+        found = [(start, trunks)]
+    try:
+        for step, sources in found:
+            try:
+                parts = [source.restore(step, member) for source in sources]
+            except Exception as e:
+                checkpoint.passed_over(sources[0].folder, step, e)
+                continue
+            for run, (_, saved) in zip(runs, parts, strict=True):
+                if not trunks:
+                    checkpoint.check_config(saved, run.cell, run.folder)
+                run.take_over(saved)
+            return stacked([state for state, _ in parts], where), parts[0][1]["seconds"]
+    finally:
+        for saver in trunks:
+            saver.close()
+    if start:
+        raise UserError(
+            f"the trunk's checkpoint at step {start} is damaged: delete {workdir / 'runs'}/{runs[0].cell['trunk']}"
+        )
+    return initial_state(setup, [run.cell for run in runs]), dict.fromkeys(("wall", *PARTS), 0.0)

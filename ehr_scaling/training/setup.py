@@ -1,0 +1,123 @@
+"""How cells are trained on the machine at hand: kernels, mesh, sizes of pieces, and states in their places."""
+
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ehr_scaling.errors import UserError
+from ehr_scaling.models import attention, sizes
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.training import checkpoint, sharding
+from ehr_scaling.training.step import Program, State, init
+
+Cell = dict[str, Any]
+# Activations of so many tokens stay in the caches of a CPU core: pieces of that size are 1.2 to 2 times as fast there.
+CPU_TOKENS = 1024
+
+
+class Setup(NamedTuple):
+    """How an ensemble of M cells is trained here."""
+
+    program: Program
+    mesh: Mesh
+    microbatch: int  # b, sequences of a piece, over all devices
+    pieces: int  # of an update
+    updates: int  # K, of a dispatch at most
+
+
+def model_of(cell: Cell, members: int = 1) -> Transformer:
+    """The decoder a cell trains, with the kernels of this machine."""
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cell["dtype"]]
+    shape = sizes.get(cell["size"])
+    kernel = attention.choose(
+        cell["engine"]["attention"],
+        platform=jax.default_backend(),
+        dtype=dtype,
+        head=shape.width // shape.heads,
+        context=cell["context"],
+        members=members,
+    )
+    return Transformer(
+        shape,
+        cell["vocab"],
+        cell["padded_vocab"],
+        cell["tied"],
+        dtype,
+        attention=kernel,
+        remat=cell["engine"]["remat"],
+        dropout=cell["dropout"],
+        parametrization=cell["parametrization"],
+    )
+
+
+def program_of(cell: Cell, model: Transformer) -> Program:
+    return Program(model, cell["optimizer"], cell["schedule"], cell["clip"], cell["b1"], cell["b2"])
+
+
+def setup(cells: list[Cell]) -> Setup:
+    """Kernels, mesh and sizes for cells that differ in seed, rate and weight decay alone.
+
+    Raises: UserError, before anything is compiled, for what cannot be: a mesh that does not divide the batch or the
+      heads, a kernel of another platform.
+    """
+    cell, engine = cells[0], cells[0]["engine"]
+    mesh = sharding.of_setting(engine["mesh"])
+    batch = cell["batch_sequences"]
+    whole = batch if jax.default_backend() != "cpu" else max(1, CPU_TOKENS // cell["context"])
+    microbatch = min(engine["microbatch"] or max(whole, mesh.shape["data"] * mesh.shape["fsdp"]), batch)
+    if batch % microbatch:
+        raise UserError(f"--config.training.microbatch={microbatch} does not divide a batch of {batch} sequences")
+    sharding.check(engine["mesh"], jax.device_count(), size=cell["size"], heads=cell["heads"], sequences=microbatch)
+    model = model_of(cell, len(cells))
+    if jax.default_backend() != "cpu":
+        _check_kernel(model.attention, model.dtype, model.shape.width // model.shape.heads, cell["context"])
+    return Setup(
+        program_of(cell, model), mesh, microbatch, batch // microbatch, max(1, engine["dispatch_sequences"] // batch)
+    )
+
+
+@cache
+def _check_kernel(kernel: str, dtype: Any, head: int, context: int) -> None:
+    # Some fused kernels take segment ids and leave them out in one version or another: patients would see each other.
+    if not (deviation := attention.honours_segments(kernel, dtype, head, context)) <= 1:
+        raise UserError(
+            f"the {kernel} attention of this device mixes the patients of a row ({deviation:.3g} times the tolerance): "
+            "take --config.model.attention=blocked"
+        )
+
+
+def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
+    """The model of a finished run and its parameters (no member axis), on every device of this process.
+
+    Raises: UserError where the run is not finished.
+    """
+    if checkpoint.result(folder) is None:
+        raise UserError(f"{folder} holds no finished run: train cell {cell['id']} ({cell['size']}) first")
+    model = model_of(cell)
+    program = program_of(cell, model)
+    # Shapes are all that a restore needs: nothing is initialised or compiled for them.
+    shapes = jax.eval_shape(partial(init, program), np.zeros(1, np.int32))
+    mesh = sharding.of_setting({"data": 0, "fsdp": 1, "tensor": 1})
+    return model, checkpoint.restore_last(folder, sharding.abstract_member(shapes, sharding.whole(mesh, shapes))).params
+
+
+def initial_state(setup: Setup, cells: list[Cell]) -> State:
+    """Parameters and optimizer state at step 0, where the mesh has them."""
+    seeds = jax.device_put(np.array([cell["seed"] for cell in cells], np.int32))
+    build = partial(init, setup.program)
+    where = sharding.of_state(setup.mesh, jax.eval_shape(build, seeds))
+    return jax.jit(build, out_shardings=where)(seeds)
+
+
+def stacked(states: list[State], where: Any) -> State:
+    return jax.jit(lambda parts: jax.tree.map(lambda *x: jnp.stack(x), *parts), out_shardings=where)(states)
+
+
+@jax.jit
+def member(state: State, number: jax.Array) -> State:
+    return jax.tree.map(lambda x: x[number], state)

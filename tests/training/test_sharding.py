@@ -1,0 +1,102 @@
+"""One model on any mesh of devices is one model; a mesh that cannot be is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ehr_scaling.errors import UserError
+from ehr_scaling.training import sharding
+
+# Every way to share 8 devices out between the three axes
+MESHES = [(d, f, 8 // d // f) for d in (8, 4, 2, 1) for f in (8, 4, 2, 1) if d * f <= 8]
+# XLA simulates the devices; what it is asked for is the same program on each mesh, not a fast one
+FLAGS = "--xla_force_host_platform_device_count={} --xla_backend_optimization_level=0"
+
+LOSSES = """
+import json, sys
+import jax, numpy as np
+from ehr_scaling.models.sizes import Shape
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.training import sharding
+from ehr_scaling.training.step import Hyper, Program, init, train_chunk
+from functools import partial
+
+sharding.WHOLE_BELOW = 0  # cut everything, small as it is
+program = Program(Transformer(Shape("test", 32, 2, 8, 48), 60, 64), sys.argv[2])
+rng = np.random.default_rng(0)
+host = {
+    "tokens": rng.integers(1, 60, (1, 4, 16, 13)).astype(np.int32),
+    "segments": np.repeat(rng.integers(1, 4, (1, 4, 16, 1)), 13, axis=-1).astype(np.int32),
+    "mask": rng.random((1, 4, 16, 12)) < 0.8,
+}
+hyper = Hyper(*(np.full(1, x, np.float32) for x in (0.01, 100, 2, 0, 0.1, 0.1)))
+seeds = np.array([3], np.int32)
+found = {}
+for shape in json.loads(sys.argv[1]):
+    mesh = sharding.mesh(*shape)
+    with jax.set_mesh(mesh):
+        build = partial(init, program)
+        where = sharding.of_state(mesh, jax.eval_shape(build, seeds))
+        state = jax.jit(build, out_shardings=where)(seeds)
+        kernel = state.params["blocks"]["qkv"]["kernel"]
+        parts = len({str(s.index) for s in kernel.addressable_shards})
+        losses = []
+        for _ in range(3):
+            batch = sharding.place(mesh, host, axis=2)
+            state, sums = train_chunk(program, state, batch, hyper, seeds, np.int32(2), np.int32(2))
+            losses.append(float(sums["loss_sum"][0] / sums["targets"][0]))
+        norm = sum(float((x.astype(float) ** 2).sum()) for x in jax.tree.leaves(state.params))
+        still = all(x.sharding == s for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(where), strict=True))
+        found[str(tuple(shape))] = {"losses": losses, "norm": norm, "parts": parts, "still": still}
+print(json.dumps(found))
+"""
+
+
+def losses(meshes, devices, optimizer="adamw"):
+    environment = {**os.environ, "XLA_FLAGS": FLAGS.format(devices)}
+    command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_mesh_of_eight_devices_gives_the_same_losses():
+    (alone,) = losses([(1, 1, 1)], 1).values()
+    found = losses(MESHES, 8)
+    assert len(found) == 10
+    for shape, own in found.items():
+        assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5), shape
+        assert own["norm"] == pytest.approx(alone["norm"], rel=1e-5), shape
+        _, fsdp, tensor = eval(shape)
+        assert own["parts"] == fsdp * tensor, shape  # the matrix really is cut
+        assert own["still"], shape  # and stays so from step to step
+
+
+def test_muon_too():
+    (alone,) = losses([(1, 1, 1)], 1, "muon").values()
+    for own in losses([(2, 2, 2)], 8, "muon").values():
+        assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "devices", "match"),
+    [
+        ((0, 3, 1), 8, "0 × 3 × 1 .* does not make up the 8 devices there are"),
+        ((8, 1, 1), 4, "8 × 1 × 1 .* does not make up the 4 devices"),
+        ((0, 0, 1), 8, "does not make up"),
+        ((0, 1, 8), 8, "mesh.tensor=8 does not divide the 4 heads of 0.8m"),
+        ((0, 1, 1), 8, "the 8 devices along data and fsdp do not divide 6 sequences"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(setting, devices, match):
+    setting = dict(zip(sharding.AXES, setting, strict=True))
+    with pytest.raises(UserError, match=match):
+        sharding.check(setting, devices, size="0.8m", heads=4, sequences=6)
+
+
+def test_data_takes_the_devices_that_are_left():
+    assert sharding.sizes({"data": 0, "fsdp": 2, "tensor": 2}, 8) == (2, 2, 2)
+    assert sharding.sizes({"data": 0, "fsdp": 1, "tensor": 1}, 1) == (1, 1, 1)
