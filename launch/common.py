@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling.errors import DISK_FULL, Preempted, UserError, is_disk_full
+from ehr_scaling.errors import DISK_FULL, Preempted, UserError, first_line, is_disk_full
 from ehr_scaling.training import preemption
 
 CONFIGS = Path(configs.__file__).parent
@@ -83,6 +83,31 @@ def define_config_flags() -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
+def define_process_flags() -> None:
+    """`--distributed`, or `--coordinator`, `--processes` and `--process`: several processes that train as one."""
+    about = "One of several processes, of a TPU pod, Slurm or MPI, which JAX knows how to find."
+    flags.DEFINE_bool("distributed", False, about)
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, for processes that are started by hand.")
+    flags.DEFINE_integer("processes", None, "How many there are, with --coordinator.", lower_bound=1)
+    flags.DEFINE_integer("process", None, "Number of this one, from 0, with --coordinator.", lower_bound=0)
+
+
+def join_processes() -> None:
+    """Connect to the other processes that the flags name; before anything asks JAX for a device."""
+    values = flags.FLAGS
+    own = (values.coordinator, values.processes, values.process)
+    if own == (None, None, None) and not values.distributed:
+        return
+    if any(value is None for value in own) and not values.distributed:
+        raise UserError("--coordinator, --processes and --process go together: give all three, or --distributed")
+    import jax
+
+    try:
+        jax.distributed.initialize(*own)
+    except (ValueError, RuntimeError) as e:
+        raise UserError(f"the processes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
+
+
 def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     """The config with the short-cut flags applied, the points of its sweep, and the work directory."""
     values = flags.FLAGS
@@ -143,8 +168,8 @@ def run(main: Callable[[], None]) -> None:
                 main()
         except UserError as e:
             fail(e)
-        except Preempted as e:
-            fail(e, Preempted.status)
+        except Preempted:
+            fail(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
             fail("interrupted: finished work is kept, run the same command again to go on", 130)
         except Exception as e:

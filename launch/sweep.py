@@ -2,25 +2,138 @@
 
   python -m launch.sweep --config=configs/mimic_iv.py --workdir=W --dry_run     what it will cost
   python -m launch.sweep --config=configs/mimic_iv.py --workdir=W               train; finished cells are skipped
+  python -m launch.sweep --workdir=W --status [--watch]                         where it is
+  python -m launch.sweep … --executor=slurm --slurm_partition=gpu --slurm_time=4:00:00 --slurm_gpus=1
 
-Cells that were broken off go on from their last checkpoint.
+Cells that were broken off go on from their last checkpoint. The same command on several machines that share W shares
+the work. --executor=tpu-pod and gke print a command and run nothing. docs/clusters.md has more.
 """
+
+import sys
+import time
+from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling import study
-from ehr_scaling.grid import cells
+from ehr_scaling.errors import UserError
 from launch import common
 
 common.define_config_flags()
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and its cost, and train nothing.")
+common.define_process_flags()
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and what it will cost, and train nothing.")
+STATUS = flags.DEFINE_bool("status", False, "Print where each unit of the grid is, and train nothing.")
+WATCH = flags.DEFINE_bool("watch", False, "With --status: again every two seconds, until all are finished.")
+EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "tpu-pod", "gke"], "Who trains.")
+
+TIME = flags.DEFINE_string("slurm_time", None, "Limit of a task: minutes, HH:MM:SS or D-HH:MM:SS; it goes on after it.")
+PARALLEL = flags.DEFINE_integer("slurm_parallel", 256, "Tasks at once, at most.")
+GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a task.", lower_bound=0)
+CPUS = flags.DEFINE_integer("slurm_cpus", 1, "Cores of a task.", lower_bound=1)
+MEMORY = flags.DEFINE_float("slurm_memory_gb", None, "Memory of a task.")
+SETUP = flags.DEFINE_multi_string("slurm_setup", [], "A shell command before a task, such as 'module load cuda'.")
+OPTIONS = {
+    name: flags.DEFINE_string(f"slurm_{name}", None, f"Slurm's --{name}.")
+    for name in ("partition", "account", "qos", "constraint")
+}
+
+POD_NAME = flags.DEFINE_string("pod_name", None, "tpu-pod: the TPU VM.")
+POD_ZONE = flags.DEFINE_string("pod_zone", None, "tpu-pod: its zone.")
+POD_PROJECT = flags.DEFINE_string("pod_project", None, "tpu-pod: its project [default: gcloud's].")
+POD_FOLDER = flags.DEFINE_string("pod_folder", None, "tpu-pod: the folder of this repository on its hosts.")
+GKE_NAME = flags.DEFINE_string("gke_name", "sweep", "gke: name of the job.")
+GKE_IMAGE = flags.DEFINE_string("gke_image", None, "gke: image that holds this repository with its packages.")
+GKE_VOLUME = flags.DEFINE_string("gke_volume", None, "gke: PersistentVolumeClaim that is mounted at --workdir.")
+GKE_ACCELERATOR = flags.DEFINE_string("gke_accelerator", None, "gke: such as tpu-v5-lite-podslice, nvidia-h100-80gb.")
+GKE_TOPOLOGY = flags.DEFINE_string("gke_topology", None, "gke: of TPUs, such as 4x4.")
+GKE_HOSTS = flags.DEFINE_integer("gke_hosts", 1, "gke: machines that train as one.")
+GKE_CHIPS = flags.DEFINE_integer("gke_chips", 1, "gke: devices of a machine.")
+
+
+def needed(flag: "flags.FlagHolder[str | None]") -> str:
+    if not flag.value:
+        raise UserError(f"--executor={EXECUTOR.value} needs --{flag.name}: {flags.FLAGS[flag.name].help}")
+    return flag.value
+
+
+def show_status(workdir: Path) -> None:
+    from ehr_scaling.grid import status
+
+    watching = WATCH.value and sys.stdout.isatty()
+    while True:
+        text, finished = status.text(workdir)
+        print(f"\033[H\033[J{text}" if watching else text, flush=True)
+        if finished or not watching:
+            return
+        time.sleep(2)
+
+
+def print_command() -> None:
+    from ehr_scaling.grid.executors import pods
+
+    if EXECUTOR.value == "tpu-pod":
+        where = {"name": needed(POD_NAME), "zone": needed(POD_ZONE), "folder": needed(POD_FOLDER)}
+        print(pods.tpu_pod(sys.argv[1:], project=POD_PROJECT.value, **where))
+        return
+    if flags.FLAGS.workdir is None:
+        raise UserError("--executor=gke needs --workdir: the folder in the container where --gke_volume is mounted")
+    manifest = pods.gke(
+        sys.argv[1:],
+        name=GKE_NAME.value,
+        image=needed(GKE_IMAGE),
+        workdir=Path(flags.FLAGS.workdir),
+        volume=needed(GKE_VOLUME),
+        accelerator=needed(GKE_ACCELERATOR),
+        topology=GKE_TOPOLOGY.value,
+        hosts=GKE_HOSTS.value,
+        chips=GKE_CHIPS.value,
+    )
+    print(manifest)
 
 
 def main() -> None:
+    if EXECUTOR.value in ("tpu-pod", "gke"):
+        print_command()
+        return
     config, points, workdir = common.read_flags()
-    print(cells.table(study.plan(config, points, workdir)))
-    if not DRY_RUN.value:
+    if STATUS.value:
+        show_status(workdir)
+        return
+    if EXECUTOR.value == "slurm":
+        needed(TIME)
+    common.join_processes()
+    # Not above: --status needs no JAX.
+    from ehr_scaling import study
+    from ehr_scaling.grid import cells, cost, executors
+
+    grid = study.plan(config, points, workdir)
+    print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
+    if DRY_RUN.value:
+        return
+    if EXECUTOR.value == "local":
         study.train(config, workdir)
+        return
+    from ehr_scaling.grid.executors import slurm
+    from ehr_scaling.training import loop
+
+    jobs = slurm.submit(
+        loop.job,
+        cells.units(grid),
+        workdir,
+        title="training",
+        done=loop.finished,
+        time=needed(TIME),
+        parallel=PARALLEL.value,
+        cpus=CPUS.value,
+        gpus=GPUS.value,
+        memory_gb=MEMORY.value,
+        setup=tuple(SETUP.value),
+        options={name: flag.value for name, flag in OPTIONS.items()},
+    )
+    if not jobs:
+        print("every cell is finished")
+        return
+    print(f"job {jobs[0].job_id.split('_')[0]}, {len(jobs)} tasks; logs are in {workdir / 'slurm'}")
+    print(f"python -m launch.sweep --workdir={workdir} --status")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train one cell of a planned grid, as a scheduler's job would: grid/ and packed/ → runs/<cell>/.
+"""Train one cell of a planned grid, and those it is trained together with: grid/ and packed/ → runs/<cell>/.
 
   python -m launch.train --workdir=W --cell=0123456789abcdef
 
@@ -10,20 +10,24 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import executors, manifest
+from ehr_scaling.grid import cells, executors, manifest
 from ehr_scaling.training import loop
 from launch import common
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the cell.", required=True)
+common.define_process_flags()
 
 
 def main() -> None:
     workdir = Path(WORKDIR.value).absolute()
-    chosen = [cell for cell in manifest.read(workdir / "grid") if cell["id"] == CELL.value]
+    common.join_processes()
+    units = cells.units(manifest.read(workdir / "grid"))
+    chosen = [unit for unit in units if any(cell["id"] == CELL.value for cell in unit)]
     if not chosen:
         raise UserError(f"--cell={CELL.value} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
-    (metrics,) = executors.run(loop.job, chosen, workdir, workers=1, title="training")
+    (done,) = executors.run(loop.job, chosen, workdir, workers=1, title="training", done=loop.finished)
+    metrics = next(metrics for metrics in done if metrics["id"] == CELL.value)
     print(f"validation loss {metrics['validation_loss']:.4f} ± {metrics['validation_loss_se']:.4f} nats a token")
 
 

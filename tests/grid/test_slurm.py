@@ -121,7 +121,9 @@ def test_slurm_runs_requeues_and_refuses(tmp_path):
     assert (tmp_path / "counts" / "saved").exists()
     assert len(set(steps(tmp_path)["cell0"])) == 2
     with pytest.raises(UserError, match=r"Slurm refused the job: .*Invalid partition"):
-        slurm.submit(count, [[{**todo[0][0], "id": "other"}]], tmp_path / "b", partition="nowhere", **SUBMIT)
+        slurm.submit(
+            count, [[{**todo[0][0], "id": "other"}]], tmp_path / "b", options={"partition": "nowhere"}, **SUBMIT
+        )
     until(lambda: not queued(jobs[0]), jobs)
 
 

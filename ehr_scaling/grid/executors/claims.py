@@ -34,7 +34,8 @@ def own_tokens(cell: Cell) -> float:
 
 
 def _path(workdir: Path, unit: Unit) -> Path:
-    return workdir / "runs" / ".claims" / f"{unit[0]['id']}.lock"
+    """Named by one of its cells, so that the order of cells does not matter, nor what else they are grouped by."""
+    return workdir / "runs" / ".claims" / f"{min(cell['id'] for cell in unit)}.lock"
 
 
 def _lock(handle: int, kind: int, path: Path) -> bool:

@@ -42,8 +42,8 @@ class Task:
         except UserError as e:
             print(f"error: {e}", file=sys.stderr, flush=True)
             sys.exit(1)
-        except Preempted as e:
-            print(f"{e}", file=sys.stderr, flush=True)
+        except Preempted:
+            print(preemption.SAVED, file=sys.stderr, flush=True)
             if _is_ours_to_requeue() and callable(requeue):
                 requeue(signal.SIGUSR2, None)
             sys.exit(Preempted.status)
@@ -87,8 +87,8 @@ def submit(
     memory_gb: float | None = None,
     setup: tuple[str, ...] = (),
     save_seconds: int = 90,
+    options: dict[str, str | None] | None = None,
     cluster: str = "slurm",
-    **options: str | None,
 ) -> list[Any]:
     """Put every unit that is not finished into the queue, as one job array; logs go to `workdir`/slurm.
 
@@ -97,7 +97,7 @@ def submit(
       parallel: tasks that may run at once.
       cpus, gpus, memory_gb: of a task.
       setup: shell commands before it starts, such as "module load cuda".
-      options: partition, account, qos, constraint, where not None.
+      options: more of sbatch, such as {"partition": "gpu"}; None: as Slurm has it.
       cluster: "slurm"; submitit's "local" or "debug" run the same tasks without one.
     Returns: submitit's jobs, in the order of the units that are not finished.
     Raises: UserError when submitit or sbatch is missing, when tasks of this folder are queued already, and with what
@@ -130,7 +130,7 @@ def submit(
         slurm_signal_delay_s=save_seconds,
         slurm_additional_parameters={"requeue": True},
         **({"mem_gb": memory_gb} if memory_gb else {}),
-        **{f"slurm_{key}": value for key, value in options.items() if value is not None},
+        **{f"slurm_{key}": value for key, value in (options or {}).items() if value is not None},
     )
     try:
         with executor.batch():
