@@ -61,7 +61,6 @@ def get_config() -> ConfigDict:
     c.model.dropout = 0.0  # of each residual branch; a lever where patients are passed over often
     c.model.parametrization = "standard"  # "mup": rates found on a narrow, shallow model hold for a large one
 
-
     c.training = ConfigDict()
     c.training.optimizer = "adamw"  # or "muon", for the matrices of the body
     c.training.schedule = "cosine"  # matched to each run's length; "wsd": constant, then cooldown
@@ -87,7 +86,7 @@ def get_config() -> ConfigDict:
     c.training.b1 = 0.9
     c.training.b2 = 0.95
     c.training.min_steps = 50  # fewer cannot meet the budget within 1 %, nor learn
-    # Handed to the device at once, K = that / batch steps: a step of a small model is shorter than the time to launch it
+    # Handed to the device at once, K = that / batch steps: a small model's step is shorter than the time to launch it
     c.training.dispatch_sequences = 64
     c.training.microbatch = 0  # sequences at a time, gradients added up; 0: the batch, on a CPU what stays in its cache
     c.training.together = 1  # runs that differ in seed, rate or weight decay alone, trained as one program, at most
@@ -110,6 +109,7 @@ def get_config() -> ConfigDict:
     c.grid.passes = ()  # over the data; instead of budgets: every size is trained for so many
     c.grid.rates = (1.0,)  # multiples of the peak rate that the rule gives
     c.grid.weight_decays = ()  # none: training.weight_decay
+    c.grid.schedules = ()  # none: training.schedule; ("wsd", "cosine"): both, to compare
 
     c.outcome = ConfigDict()
     c.outcome.hours = 24.0  # after admission: where the prompt ends
@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
-    """The points of the grid: every budget × size × fraction × rate × weight decay × seed, the largest budgets first.
+    """The points of the grid: every budget × size × (axes of config.grid) × seed, the largest budgets first.
 
     Sizes for each budget let the grid follow the optimum: a size far from it costs as much as one beside it. With
     grid.passes, these take the place of budgets, and every size is trained for each of them.
@@ -151,12 +151,18 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
             "one tuple of names for all"
         )
     for length, own in sorted(zip(lengths, sizes, strict=True), reverse=True):
-        for size, fraction, rate, decay, seed in product(own, g.fractions, g.rates, g.weight_decays or (None,), g.seeds):
+        decays, schedules = (
+            g.weight_decays or (config.training.weight_decay,),
+            g.schedules or (config.training.schedule,),
+        )
+        axes = product(own, g.fractions, g.rates, decays, schedules, g.seeds)
+        for size, fraction, rate, decay, schedule, seed in axes:
             yield {
                 name: float(length),
                 "size": size,
                 "fraction": float(fraction),
                 "rate": float(rate),
-                "weight_decay": decay,
+                "weight_decay": float(decay),
+                "schedule": schedule,
                 "seed": int(seed),
             }

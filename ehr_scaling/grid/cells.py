@@ -120,13 +120,13 @@ def _cell(
         "batch_sequences": sequences,
         "batch_tokens": sequences * context,
         "optimizer": t.optimizer,
-        "schedule": t.schedule,
+        "schedule": point.get("schedule", t.schedule),
         "learning_rate": multiple * rules.learning_rate(t, shape, sequences, config.model.parametrization),
         "rate_multiple": multiple,
         "warmup": float(schedule.get("warmup", math.ceil(t.warmup * steps))),
         "cooldown": float(schedule.get("cooldown", math.ceil(t.cooldown * steps))),
         "floor": t.floor,
-        "weight_decay": float(t.weight_decay if point.get("weight_decay") is None else point["weight_decay"]),
+        "weight_decay": float(point.get("weight_decay", t.weight_decay)),
         "clip": t.clip,
         "b1": t.b1,
         "b2": t.b2,
@@ -174,8 +174,7 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
     the warm-up the share of the shortest. Branches go on from the trunk's checkpoints (Hägele et al. 2024, arXiv
     2405.18392).
 
-    Returns: the trunk, phase "hot", then the branches in the order of their beginnings; or the one cell on its own,
-      where there is one point.
+    Returns: the trunk, phase "hot", then the branches in the order of their beginnings.
     Raises: Infeasible, as `solve`.
     """
     t = config.training
@@ -189,8 +188,6 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
         alone = _cell(config, point, packed, about, sequences, warmup=warmup)
         if (start := alone["steps"] - int(alone["cooldown"])) < warmup:
             raise Infeasible(f"{point['size']}: its cooldown would begin in the warm-up")
-        if len(points) == 1:
-            return [alone]
         branches.append(_cell(config, point, packed, about, sequences, warmup=warmup, start=start))
     last = branches[-1]["start"]
     trunk = _cell(
@@ -222,12 +219,10 @@ def grid(
     for group in _groups(config, points):
         try:
             record = packed[group[0].get("fraction", 1.0)]
-            own = (
-                family(config, group, record, about)
-                if config.training.trunk
-                else [solve(config, group[0], record, about)]
-            )
-            found += own
+            if len(group) == 1:
+                found.append(solve(config, group[0], record, about))
+            else:
+                found += family(config, group, record, about)
         except Infeasible as e:
             refused.append(str(e))
     if not found:
@@ -242,13 +237,12 @@ def grid(
 
 
 def _groups(config: ConfigDict, points: list[Point]) -> Iterable[list[Point]]:
-    """Points of one trunk together; each by itself, where there are no trunks."""
-    if not config.training.trunk:
-        return [[point] for point in points]
+    """Points of one trunk together; each by itself, where it has none."""
     groups: dict[str, list[Point]] = {}
-    for point in points:
-        key = fingerprint({name: value for name, value in point.items() if name not in ("budget", "passes")})
-        groups.setdefault(key, []).append(point)
+    for number, point in enumerate(points):
+        shared = {name: value for name, value in point.items() if name not in ("budget", "passes")}
+        trunk = config.training.trunk and point.get("schedule", config.training.schedule) == "wsd"
+        groups.setdefault(fingerprint(shared if trunk else number), []).append(point)
     return groups.values()
 
 

@@ -19,6 +19,7 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
         ("model.parametrization", model.parametrization, transformer.PARAMETRIZATIONS),
         ("training.optimizer", t.optimizer, optimizer.OPTIMIZERS),
         ("training.schedule", t.schedule, schedule.SCHEDULES),
+        *(("grid.schedules", point.get("schedule", t.schedule), schedule.SCHEDULES) for point in points),
     )
     for name, value, known in choices:
         if value not in known:
@@ -36,7 +37,7 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
     for name, value, right, remedy in numbers:
         if not right:
             raise UserError(f"--config.{name}={value}: take {remedy}")
-    if t.trunk and t.schedule != "wsd":
+    if t.trunk and not any(point.get("schedule", t.schedule) == "wsd" for point in points):
         raise UserError(f"--config.training.trunk needs --config.training.schedule=wsd, not {t.schedule}")
     for point in points:
         sizes.get(point["size"])
@@ -45,6 +46,6 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
         wanted = point.get("passes") or point.get("budget") or 0
         if not 0 < wanted < float("inf"):
             raise UserError(f"--config.grid.budgets or .passes holds {wanted}: take numbers above 0")
-        if (decay := point.get("weight_decay")) is not None and not decay >= 0:
-            raise UserError(f"--config.grid.weight_decays holds {decay}: take numbers from 0 up")
+        if not (decay := point.get("weight_decay", t.weight_decay)) >= 0:
+            raise UserError(f"--config.grid.weight_decays or --config.training.weight_decay: {decay}: take 0 or more")
     rules.check(t, tuple(point.get("rate", 1.0) for point in points))

@@ -71,6 +71,7 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     stops = sorted({*cell.get("marks", ()), steps})
     due = _Due(engine["checkpoint_seconds"])
     pending: tuple[int, dict[str, jax.Array]] | None = None
+    asked: bool | jax.Array = False
     read_at = time.monotonic()
 
     def read_back() -> list[dict[str, Any]]:
@@ -103,7 +104,9 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
         done += updates
         pending = (done, sums)
         report(members * updates * cell["batch_tokens"])
-        stopping = preemption.requested_anywhere()
+        # Of several processes all learn of it at the same dispatch, one later.
+        asked, before = sharding.anywhere(parts.mesh, preemption.requested()), asked
+        stopping = bool(asked if isinstance(asked, bool) else jax.device_get(before))
         if done < steps and (stopping or done in stops or due(clock.dispatches)):
             log(read_back())
             with clock.part("checkpoint"):

@@ -6,6 +6,8 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ehr_scaling.errors import UserError
@@ -108,6 +110,19 @@ def abstract_member(shapes: Any, shardings: Any) -> Any:
 def of_batch(mesh: Mesh, axis: int) -> NamedSharding:
     """Sequences, which lie along `axis`, over the devices of data and fsdp together."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, ("data", "fsdp")))
+
+
+@jax.jit
+def _any(flags: jax.Array) -> jax.Array:
+    return jnp.any(flags)
+
+
+def anywhere(mesh: Mesh, flag: bool) -> bool | jax.Array:
+    """Whether `flag` is set in any process, as an array that nobody waits for; all processes have to ask alike."""
+    if jax.process_count() == 1:
+        return flag
+    flags = np.full(len(mesh.local_devices), flag)
+    return _any(jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXES)), flags))
 
 
 def place(mesh: Mesh, batch: dict[str, Any], axis: int) -> dict[str, jax.Array]:

@@ -127,9 +127,10 @@ def test_how_cells_are_trained_may_change_between_calls(tmp_path):
 def test_rules_say_where_they_were_found():
     config = base.get_config()
     config.training.explored.parameters, config.training.explored.tokens = (1e4, 3e4), (1e5, 1e6)
-    edge = lambda size, budget: cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(), ABOUT)[
-        "edge"
-    ]  # noqa: E731
+
+    def edge(size, budget):
+        return cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(), ABOUT)["edge"]
+
     assert edge("25k", 1e11) == ""
     assert edge("40k", 1e11) == "N"
     assert edge("25k", 1e13) == "D"
@@ -243,7 +244,7 @@ def test_passes_and_fractions_take_the_place_of_budgets():
         ({"grid.rates": (-1.0,)}, "learning rate of -"),
         ({"grid.fractions": (1.5,)}, r"fractions holds 1.5"),
         ({"grid.budgets": (float("nan"),)}, "budgets or .passes holds nan"),
-        ({"grid.weight_decays": (-0.1,)}, "weight_decays holds -0.1"),
+        ({"grid.weight_decays": (-0.1,)}, "weight_decay: -0.1"),
         ({"training.trunk": True}, "trunk needs --config.training.schedule=wsd"),
         ({"training.microbatch": -1}, "microbatch=-1"),
         ({"training.together": 0}, "together=0"),
