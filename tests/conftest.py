@@ -1,9 +1,16 @@
 """Fixtures that more than one package's tests use."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# A program that one test has compiled, no other has to, nor its subprocesses
+_programs = tempfile.TemporaryDirectory()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """One run: what is known of its way so far, where it is kept, and from where it goes on."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import numpy as np
 
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
-from ehr_scaling.training import checkpoint, sharding
-from ehr_scaling.training.setup import Cell, Setup, initial_state, stacked
-from ehr_scaling.training.step import State, init
+from ehr_scaling.training import checkpoint
+from ehr_scaling.training.setup import Cell, Setup, states
+from ehr_scaling.training.step import State
 
 PARTS = ("start", "compile", "data", "checkpoint", "evaluate")  # of the wall time; the rest is the steps
 
@@ -99,9 +98,7 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
 
     A checkpoint that cannot be read is named and passed over; one of another config is refused.
     """
-    shapes = jax.eval_shape(partial(init, setup.program), np.zeros(len(runs), np.int32))
-    where = sharding.of_state(setup.mesh, shapes)
-    member = sharding.abstract_member(shapes, where)
+    made = states(setup.program, setup.mesh, len(runs))
     savers = [run.saver for run in runs]
     found = [(step, savers) for step in checkpoint.newest_common(savers)]
     trunks: list[checkpoint.Saver] = []
@@ -116,7 +113,7 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
     try:
         for step, sources in found:
             try:
-                parts = [source.restore(step, member) for source in sources]
+                parts = [source.restore(step, made.member) for source in sources]
             except Exception as e:
                 checkpoint.passed_over(sources[0].folder, step, e)
                 continue
@@ -124,7 +121,7 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
                 if not trunks:
                     checkpoint.check_config(saved, run.cell, run.folder)
                 run.take_over(saved)
-            return stacked([state for state, _ in parts], where), parts[0][1]["seconds"]
+            return made.stack([state for state, _ in parts]), parts[0][1]["seconds"]
     finally:
         for saver in trunks:
             saver.close()
@@ -132,4 +129,5 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
         raise UserError(
             f"the trunk's checkpoint at step {start} is damaged: delete {workdir / 'runs'}/{runs[0].cell['trunk']}"
         )
-    return initial_state(setup, [run.cell for run in runs]), dict.fromkeys(("wall", *PARTS), 0.0)
+    seeds = jax.device_put(np.array([run.cell["seed"] for run in runs], np.int32))
+    return made.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)

@@ -1,5 +1,6 @@
 """How cells are trained on the machine at hand: kernels, mesh, sizes of pieces, and states in their places."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,23 +100,32 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
     if checkpoint.result(folder) is None:
         raise UserError(f"{folder} holds no finished run: train cell {cell['id']} ({cell['size']}) first")
     model = model_of(cell)
-    program = program_of(cell, model)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
-    shapes = jax.eval_shape(partial(init, program), np.zeros(1, np.int32))
-    mesh = sharding.of_setting({"data": 0, "fsdp": 1, "tensor": 1})
-    return model, checkpoint.restore_last(folder, sharding.abstract_member(shapes, sharding.whole(mesh, shapes))).params
+    one = states(program_of(cell, model), sharding.of_setting({"data": 0, "fsdp": 1, "tensor": 1}), 1).member
+    return model, checkpoint.restore_last(folder, one).params
 
 
-def initial_state(setup: Setup, cells: list[Cell]) -> State:
-    """Parameters and optimizer state at step 0, where the mesh has them."""
-    seeds = jax.device_put(np.array([cell["seed"] for cell in cells], np.int32))
-    build = partial(init, setup.program)
-    where = sharding.of_state(setup.mesh, jax.eval_shape(build, seeds))
-    return jax.jit(build, out_shardings=where)(seeds)
+class States(NamedTuple):
+    """How states of one program come to be on one mesh."""
+
+    member: Any  # shapes, dtypes and shardings of one member's, without the axis of members
+    fresh: Callable[[jax.Array], State]  # of seeds (M,): step 0
+    stack: Callable[[list[State]], State]  # of members' states
 
 
-def stacked(states: list[State], where: Any) -> State:
-    return jax.jit(lambda parts: jax.tree.map(lambda *x: jnp.stack(x), *parts), out_shardings=where)(states)
+@cache
+def states(program: Program, mesh: Mesh, members: int) -> States:
+    """Made once for all cells of a shape, so that nothing is traced twice."""
+    build = partial(init, program)
+    shapes = jax.eval_shape(build, np.zeros(members, np.int32))
+    where = sharding.of_state(mesh, shapes)
+    # It runs once: what LLVM could do for it takes longer than it does.
+    fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return States(
+        sharding.abstract_member(shapes, where),
+        jax.jit(build, out_shardings=where, compiler_options=fast),
+        jax.jit(lambda parts: jax.tree.map(lambda *x: jnp.stack(x), *parts), out_shardings=where),
+    )
 
 
 @jax.jit

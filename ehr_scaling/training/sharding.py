@@ -92,11 +92,6 @@ def of_state(mesh: Mesh, state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, state)
 
 
-def whole(mesh: Mesh, tree: Any) -> Any:
-    """Every leaf on every device."""
-    return jax.tree.map(lambda x: replicated(mesh), tree)
-
-
 def abstract_member(shapes: Any, shardings: Any) -> Any:
     """Shape, dtype and sharding of one member's leaves: those of (M, …) without the axis in front."""
 
