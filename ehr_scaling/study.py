@@ -10,7 +10,7 @@ from ehr_scaling.analysis import report
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import cells, executors, manifest
+from ehr_scaling.grid import cells, cost, executors, manifest
 from ehr_scaling.outcomes import evaluate, tasks
 from ehr_scaling.training import loop
 
@@ -117,6 +117,7 @@ def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any
 def run(config: ConfigDict, points: Points, workdir: Path) -> dict[str, Any]:
     """All stages. Returns laws.json as a dict."""
     prepare(config, workdir)
-    print(cells.table(plan(config, points, workdir)))
+    planned = plan(config, points, workdir)
+    print(cost.table(planned, workdir=workdir, workers=executors.workers_for(config.workers)))
     train(config, workdir)
     return write_report(config, workdir, score(config, workdir))

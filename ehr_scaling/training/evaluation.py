@@ -30,14 +30,14 @@ def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int, setu
     losses, tokens = np.zeros((members, 0)), np.zeros(0)
     for batch in loader.eval_batches(packed, split, sequences=rows, limit_sequences=limit):
         segments = batch["segments"][:, 1:].ravel()
-        own = {name: x[index * rows // count : (index + 1) * rows // count] for name, x in batch.items()}
-        values = eval_losses(model, params, sharding.place(setup.mesh, own, axis=0))
+        here = {name: x[index * rows // count : (index + 1) * rows // count] for name, x in batch.items()}
+        values = eval_losses(model, params, sharding.place(setup.mesh, here, axis=0))
         if count > 1:
             values = multihost_utils.process_allgather(values, tiled=True)
         weights = np.asarray(jax.device_get(values), np.float64).reshape(members, -1)
         size = max(len(tokens), int(segments.max()) + 1)
         more = [(0, size - len(tokens))]
-        losses = np.pad(losses, [(0, 0), *more]) + [np.bincount(segments, own, size) for own in weights]
+        losses = np.pad(losses, [(0, 0), *more]) + [np.bincount(segments, member, size) for member in weights]
         tokens = np.pad(tokens, more) + np.bincount(segments, batch["mask"].ravel(), size)
     seen = tokens > 0
     losses, tokens, patients = losses[:, seen], tokens[seen], int(seen.sum())

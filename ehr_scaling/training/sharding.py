@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ehr_scaling.errors import UserError
 
@@ -67,11 +67,19 @@ def of_setting(setting: Mapping[str, int]) -> Mesh:
     return mesh(*sizes(setting, jax.device_count()))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def of_state(mesh: Mesh, state: Any) -> Any:
+def held(state: Any) -> Any:
+    """Inside a program: the state where `of_state` has it, on the mesh that is set; as it is, where none is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return state
+    return jax.tree.map(jax.lax.with_sharding_constraint, state, of_state(mesh, state))
+
+
+def of_state(mesh: Mesh | AbstractMesh, state: Any) -> Any:
     """A sharding for every leaf of a `step.State` (or its shapes), members in front.
 
     Moments of the optimizer have the path of their parameter, and lie where it lies. An axis that does not divide its

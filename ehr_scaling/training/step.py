@@ -14,10 +14,10 @@ import numpy as np
 import optax
 
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.training import optimizer
+from ehr_scaling.training import optimizer, sharding
 from ehr_scaling.training.schedule import learning_rate
 
-Scalar = jax.Array | np.ndarray | np.floating | float
+Scalar = Any  # float32 array, of NumPy or of JAX
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,14 @@ def train_chunk(
 
     def piece_loss(params: Any, piece: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         rngs = {"dropout": key} if model.dropout else None
-        losses = model.apply(
-            {"params": params}, piece["tokens"], piece["segments"], model.dropout == 0, rngs=rngs, method="losses"
+        deterministic = model.dropout == 0
+        losses: Any = model.apply(
+            {"params": params},
+            piece["tokens"],
+            piece["segments"],
+            deterministic=deterministic,
+            rngs=rngs,
+            method="losses",
         )
         mask = piece["mask"]
         return jnp.sum(losses * mask), jnp.sum(mask, dtype=jnp.float32)
@@ -172,7 +178,9 @@ def train_chunk(
             "in_a_row": state.in_a_row,
         }
 
-    return _members(one, (state, batch, hyper, seeds))
+    state, sums = _members(one, (state, batch, hyper, seeds))
+    # Where it came from: else the next dispatch would find it elsewhere, and be compiled anew.
+    return sharding.held(state), sums
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -183,7 +191,7 @@ def eval_losses(model: Transformer, params: Any, batch: dict[str, jax.Array]) ->
     """
 
     def one(params: Any) -> jax.Array:
-        losses = model.apply({"params": params}, batch["tokens"], batch["segments"], method="losses")
+        losses: Any = model.apply({"params": params}, batch["tokens"], batch["segments"], method="losses")
         return losses * batch["mask"]
 
     return _members(one, (params,))
