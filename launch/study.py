@@ -23,13 +23,14 @@ def main() -> None:
     # Not above: the processes that prepare data import this module again, and need no JAX.
     from ehr_scaling import study
     from ehr_scaling.analysis.summary import summary
-    from ehr_scaling.grid import cells
+    from ehr_scaling.grid import cost, executors
 
     started = time.monotonic()
     config, points, workdir = common.read_flags()
     if DRY_RUN.value:
         study.prepare(config, workdir)
-        print(cells.table(study.plan(config, points, workdir)))
+        grid = study.plan(config, points, workdir)
+        print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
         return
     laws = study.run(config, points, workdir)
     print(summary(laws))

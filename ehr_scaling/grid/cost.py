@@ -232,7 +232,9 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
         f"about {status.duration(total)} ({low} to {high}) in {workers} process{'es' * (workers > 1)}{done}. "
         f"Speed: {speed.basis}."
     )
-    lines.append("memory: of one device and process, predicted within a factor of 2.")
+    lines.append(
+        "memory: of the arrays on one device, predicted within a factor of 2; Python and JAX add about 0.5 GB."
+    )
     return "\n".join(lines)
 
 

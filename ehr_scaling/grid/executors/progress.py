@@ -57,9 +57,9 @@ class Progress:
             self._show()
 
     def eta(self) -> float | None:
-        """Seconds left, None while nothing has been done."""
-        own = self.flops - self.before
-        return (time.monotonic() - self.started) * (self.total - self.flops) / own if own > 0 else None
+        """Seconds left; None while next to nothing is done: that took as long as the first program to compile."""
+        own, left = self.flops - self.before, self.total - self.flops
+        return (time.monotonic() - self.started) * left / own if own > 0.01 * left else None
 
     def _show(self) -> None:
         now = time.monotonic()
