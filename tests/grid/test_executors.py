@@ -222,7 +222,7 @@ def test_what_was_there_before_does_not_count_towards_the_rate(monkeypatch):
 
 def test_a_branch_counts_what_it_adds():
     trunk = {"id": "t", "size": "s", "flops": 100.0, "tokens": 1000}
-    branch = {"id": "b", "size": "s", "flops": 80.0, "own_flops": 16.0, "tokens": 800}
+    branch = {"id": "b", "size": "s", "flops": 80.0, "own_flops": 16.0, "tokens": 800, "own_tokens": 160}
     bar = Progress("test", [[trunk, branch]])
     assert (bar.total, bar.tokens_of) == (116.0, [1160.0])
     bar.close()

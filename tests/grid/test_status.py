@@ -25,6 +25,7 @@ def cell(name, unit=None, start=0, steps=STEPS):
         "tokens": TOKENS * share,
         "flops": 1e9 * share,
         "own_flops": 1e9 * (steps - start) / STEPS,
+        "own_tokens": TOKENS * (steps - start) / STEPS,
     }
 
 

@@ -30,7 +30,8 @@ def own_flops(cell: Cell) -> float:
 
 
 def own_tokens(cell: Cell) -> float:
-    return float(cell["tokens"]) * own_flops(cell) / float(cell["flops"])
+    """Tokens that training this cell adds."""
+    return float(cell["own_tokens"] if "own_tokens" in cell else cell["tokens"])
 
 
 def _path(workdir: Path, unit: Unit) -> Path:
