@@ -18,7 +18,7 @@ from ehr_scaling.grid import status
 from ehr_scaling.grid.cells import Cell
 from ehr_scaling.grid.executors.claims import own_flops
 from ehr_scaling.models import attention
-from ehr_scaling.training.setup import CPU_TOKENS
+from ehr_scaling.training.setup import sequences_at_a_time
 
 COMPILE = 4.0  # seconds a size and process, where nothing has been measured
 # Factors by which the time may be off: runs of this size are there; of another size; none at all
@@ -65,8 +65,7 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
     parts, rows = axes["fsdp"] * axes["tensor"], axes["data"] * axes["fsdp"]
     # Muon keeps one moment of a matrix, AdamW two of everything.
     moments = 8 * (body + outside) if cell["optimizer"] == "adamw" else 4 * body + 8 * outside
-    whole = max(1, CPU_TOKENS // cell["context"]) if machine.platform == "cpu" else cell["batch_sequences"]
-    micro = min(engine["microbatch"] or max(whole, rows), cell["batch_sequences"])
+    micro = sequences_at_a_time(cell, rows, machine.platform == "cpu")
     tokens = m * cell["context"] * max(1.0, micro / rows)
     # A CPU computes bfloat16 in float32.
     item = 2 if cell["dtype"] == "bfloat16" and machine.platform != "cpu" else 4

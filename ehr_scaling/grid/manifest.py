@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import cells
 
+Cell = dict[str, Any]
 MANIFEST = "manifest.jsonl"
 
 
@@ -26,6 +26,8 @@ def build(
     How cells are trained (kernels, mesh, checkpoints) is no input: it may change between one call and the next, and is
     then that of the last.
     """
+
+    from ehr_scaling.grid import cells  # needs JAX, which reading a manifest does not
 
     def make(folder: Path) -> dict[str, Any]:
         solved, refused = cells.grid(config, points, packed, about)
@@ -49,11 +51,11 @@ def build(
     return record
 
 
-def write(path: Path, planned: list[cells.Cell]) -> None:
+def write(path: Path, planned: list[Cell]) -> None:
     artifacts.write_text(path, "".join(json.dumps(cell) + "\n" for cell in planned))
 
 
-def read(grid: Path) -> list[cells.Cell]:
+def read(grid: Path) -> list[Cell]:
     """The cells of a manifest. Raises UserError, with the line's number, when it is damaged."""
     path = grid / MANIFEST
     if not path.exists():

@@ -1,7 +1,7 @@
 """Where arrays live: a mesh of data × fsdp × tensor axes, and which axis each array is cut along."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -42,33 +42,53 @@ def sizes(setting: Mapping[str, int], devices: int) -> tuple[int, int, int]:
     return devices // (fsdp * tensor), fsdp, tensor
 
 
-def check(setting: Mapping[str, int], devices: int, *, size: str, heads: int, sequences: int) -> None:
-    """Raises UserError where the mesh does not divide a model's heads, or the sequences a device step takes."""
-    data, fsdp, tensor = sizes(setting, devices)
+def check(rows: int, tensor: int, *, size: str, heads: int, sequences: int) -> None:
+    """Raises UserError where a mesh does not divide a model's heads, or the sequences that are processed at a time.
+
+    Args: rows, devices along data and fsdp; tensor, devices along tensor.
+    """
     if heads % tensor:
         raise UserError(
             f"--config.training.mesh.tensor={tensor} does not divide the {heads} heads of {size}: take a divisor of it"
         )
-    if sequences % (data * fsdp):
+    if sequences % rows:
         raise UserError(
-            f"{size}: the {data * fsdp} devices along data and fsdp do not divide {sequences} sequences at a time: "
-            f"raise --config.training.batch.sequences, or give --config.training.mesh.tensor a part of them"
+            f"{size}: the {rows} devices along data and fsdp do not divide {sequences} sequences at a time: raise "
+            "--config.training.batch.sequences, or give --config.training.mesh.tensor a part of them"
         )
 
 
 @cache
 def mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-    """The axes are Auto: Explicit ones turn sharding constraints into assertions."""
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def of_setting(setting: Mapping[str, int]) -> Mesh:
-    """The mesh that `--config.training.mesh` asks for, over all devices of all processes."""
-    return mesh(*sizes(setting, jax.device_count()))
+    """The first so many devices. The axes are Auto: Explicit ones turn sharding constraints into assertions."""
+    devices = jax.devices()[: data * fsdp * tensor]
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
+    """Inside a program: `sums_of(params, batch, key, …)`, each device along `data` for its share of the sequences.
+
+    Left to itself, XLA would add up the gradients of all devices after every piece; so they meet once an update. The
+    axes fsdp and tensor stay XLA's. Sequences are axis 1 of the batch's arrays.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["data"] == 1:
+        return sums_of
+
+    def local(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
+        own = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        return jax.lax.psum(sums_of(params, batch, own, *rest), "data")
+
+    def apply(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
+        specs = (PartitionSpec(), PartitionSpec(None, "data"), *(PartitionSpec(),) * (1 + len(rest)))
+        share = jax.shard_map(local, in_specs=specs, out_specs=PartitionSpec(), axis_names={"data"}, check_vma=False)
+        return share(params, batch, key, *rest)
+
+    return apply
 
 
 def held(state: Any) -> Any:

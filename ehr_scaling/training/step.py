@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ehr_scaling.models.transformer import Transformer
@@ -33,6 +32,9 @@ class Program:
 
     def transform(self) -> optax.GradientTransformation:
         return optimizer.transform(self.optimizer, clip=self.clip, b1=self.b1, b2=self.b2)
+
+
+PIECE = ("tokens", "segments", "mask")  # in the order of `Transformer.loss_sum`
 
 
 class State(NamedTuple):
@@ -104,37 +106,29 @@ def train_chunk(
     """
     model, transform = program.model, program.transform()
 
-    def piece_loss(params: Any, piece: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def piece_loss(params: Any, piece: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         rngs = {"dropout": key} if model.dropout else None
-        deterministic = model.dropout == 0
-        losses: Any = model.apply(
-            {"params": params},
-            piece["tokens"],
-            piece["segments"],
-            deterministic=deterministic,
-            rngs=rngs,
-            method="losses",
+        loss: Any = model.apply(
+            {"params": params}, *piece.values(), deterministic=not model.dropout, rngs=rngs, method="loss_sum"
         )
-        mask = piece["mask"]
-        return jnp.sum(losses * mask), jnp.sum(mask, dtype=jnp.float32)
+        return loss
+
+    def sums_of(params: Any, batch: dict[str, jax.Array], key: jax.Array, first: jax.Array, pieces: jax.Array) -> Any:
+        """Gradient, loss and targets of some pieces, added up."""
+
+        def add(j: jax.Array, sums: Any) -> Any:
+            piece = {name: jax.lax.dynamic_index_in_dim(batch[name], first + j, keepdims=False) for name in PIECE}
+            loss, grads = jax.value_and_grad(piece_loss)(params, piece, jax.random.fold_in(key, j))
+            return jax.tree.map(jnp.add, sums, (grads, loss, jnp.sum(piece["mask"], dtype=jnp.float32)))
+
+        zero = jnp.zeros((), jnp.float32)
+        return jax.lax.fori_loop(0, pieces, add, (jax.tree.map(jnp.zeros_like, params), zero, zero))
 
     def one(state: State, batch: dict[str, jax.Array], hyper: Hyper, seed: jax.Array) -> Any:
         def update(i: jax.Array, carry: Any) -> Any:
             state, loss_sum, targets, _, _ = carry
             key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-            def add(j: jax.Array, sums: Any) -> Any:
-                grads, loss, count = sums
-                piece = {
-                    name: jax.lax.dynamic_index_in_dim(x, i * pieces + j, keepdims=False) for name, x in batch.items()
-                }
-                (own, own_count), own_grads = jax.value_and_grad(piece_loss, has_aux=True)(
-                    state.params, piece, jax.random.fold_in(key, j)
-                )
-                return jax.tree.map(jnp.add, grads, own_grads), loss + own, count + own_count
-
-            start = (jax.tree.map(jnp.zeros_like, state.params), zero, zero)
-            grads, loss, count = jax.lax.fori_loop(0, pieces, add, start)
+            grads, loss, count = sharding.summed_over_data(sums_of)(state.params, batch, key, i * pieces, pieces)
             grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
             norm = optax.global_norm(grads)
             direction, moments = transform.update(grads, state.optimizer, state.params)

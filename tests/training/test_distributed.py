@@ -64,7 +64,7 @@ def wait_for(lines, workdir, cell, processes):
 @pytest.fixture(scope="module")
 def alone(prepared, tmp_path_factory):
     """A cell of batches that 8 devices can share, and its metrics on one device."""
-    cell = small.cell(prepared[1], {"training.batch.sequences": 8, "training.batch.exponent": 0.0})
+    cell = small.cell(prepared[1], {"training.batch.sequences": 8, "training.batch.exponent": 0.0}, budget=2.4e9)
     cell["engine"]["microbatch"] = 8
     tmp = tmp_path_factory.mktemp("alone")
     (tmp / "packed").symlink_to(prepared[0] / "packed")

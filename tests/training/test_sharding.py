@@ -90,12 +90,13 @@ def test_muon_too():
         ((0, 0, 1), 8, "does not make up"),
         ((0, 1, 8), 8, "mesh.tensor=8 does not divide the 4 heads of 0.8m"),
         ((0, 1, 1), 8, "the 8 devices along data and fsdp do not divide 6 sequences"),
+        ((2, 4, 1), 8, "the 8 devices along data and fsdp do not divide 6 sequences"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(setting, devices, match):
-    setting = dict(zip(sharding.AXES, setting, strict=True))
     with pytest.raises(UserError, match=match):
-        sharding.check(setting, devices, size="0.8m", heads=4, sequences=6)
+        data, fsdp, tensor = sharding.sizes(dict(zip(sharding.AXES, setting, strict=True)), devices)
+        sharding.check(data * fsdp, tensor, size="0.8m", heads=4, sequences=6)
 
 
 def test_data_takes_the_devices_that_are_left():
