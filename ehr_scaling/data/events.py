@@ -37,10 +37,10 @@ def assign_splits(
     Args: subject_ids, int64 (P,); seed; fractions of train, tuning and held_out, which sum to 1.
     Returns: int8 (P,), an index into SPLITS.
     """
-    return np.searchsorted(np.cumsum(fractions)[:2], _uniform(subject_ids, seed), side="right").astype(np.int8)
+    return np.searchsorted(np.cumsum(fractions)[:2], uniform(subject_ids, seed), side="right").astype(np.int8)
 
 
-def _uniform(subject_ids: np.ndarray, seed: int) -> np.ndarray:
+def uniform(subject_ids: np.ndarray, seed: int) -> np.ndarray:
     """A number in [0, 1) for each patient: the hash splitmix64 of its id and the seed."""
     with np.errstate(over="ignore"):  # it is defined modulo 2^64
         x = subject_ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
@@ -64,7 +64,7 @@ def assign(subject_ids: np.ndarray, seed: int, splits: tuple[float, float, float
 def assign_shards(subject_ids: np.ndarray, split: np.ndarray, seed: int) -> np.ndarray:
     """Shard of each patient within its split, see `assign`; for patients whose split is given."""
     shard = np.zeros(len(subject_ids), np.int64)
-    draw = _uniform(subject_ids, seed + _SHARDS_SEED)
+    draw = uniform(subject_ids, seed + _SHARDS_SEED)
     for i in range(len(SPLITS)):
         at = np.flatnonzero(split == i)
         rank = np.argsort(np.argsort(draw[at], kind="stable"), kind="stable")

@@ -3,16 +3,18 @@
 import bisect
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 
 from ehr_scaling.artifacts import read_json
-from ehr_scaling.data.packing import FILE, run_dtype
+from ehr_scaling.data.deadline import Deadline
+from ehr_scaling.data.packed import FILE, run_dtype
 from ehr_scaling.errors import UserError, first_line
 
 Batch = dict[str, np.ndarray]
@@ -42,10 +44,23 @@ class _Piece(NamedTuple):
     last: int
 
 
-class _Rows:
-    """Random access to the rows of a split, by block. Several threads may use it at once."""
+class _Block(NamedTuple):
+    """n rows, and their runs of equal segment id."""
 
-    def __init__(self, packed: Path, split: str) -> None:
+    tokens: np.ndarray  # (n, T+1) of the token dtype
+    ids: np.ndarray  # int64 (R,)
+    lengths: np.ndarray  # int64 (R,)
+    ends: np.ndarray  # int64 (R,), their running sum
+
+
+class _Rows:
+    """Random access to the rows of a split, by block. Several threads may use it at once.
+
+    skip: whether a block that cannot be read counts as empty rows, its file named in a warning, instead of an error;
+      None where that is no choice.
+    """
+
+    def __init__(self, packed: Path, split: str, skip: bool | None = None) -> None:
         facts = read_json(packed / FILE)
         if "phases" not in facts:
             raise UserError(f"{packed} was packed by an older version: {_again(packed / FILE)}")
@@ -57,9 +72,6 @@ class _Rows:
         self.width, self.prefix = facts["context"] + 1, facts["context_tokens"]
         self._dtype = np.dtype(facts["token_dtype"]).newbyteorder("<")
         self._paths = [packed / name for files in phases for name in files]
-        for path in self._paths:
-            if not path.is_file():
-                raise UserError(f"{path} is missing: {_again(path)}")
         rows = np.array([count for files in phases for count in files.values()])
         many = -(-rows // facts["block"])
         self._file = np.repeat(np.arange(len(rows)), many)
@@ -71,19 +83,23 @@ class _Rows:
             for own in np.split(np.arange(len(self._file)), np.searchsorted(self._file, last[:-1]))
         ]
         self._open = functools.lru_cache(_OPEN)(_reader)
+        self._skip, self._skipped, self._named = skip, set[int](), set[int]()
+        for file, path in enumerate(self._paths):
+            if not path.exists():
+                self._damaged(file, np.flatnonzero(self._file == file), f"{path} is missing")
 
     def batch(self, pieces: list[_Piece]) -> Batch:
         """The rows of `pieces`, one piece after another."""
-        records = {block: self._read(block) for block in {piece.block for piece in pieces}}
+        blocks = {block: self._block(block) for block in {piece.block for piece in pieces}}
         # One allocation for both: the C library gives large ones back to the system and pays for every page again.
         tokens, segments = np.empty((2, sum(p.last - p.first for p in pieces), self.width), np.int32)
         runs, done = [], 0
         for piece in pieces:
-            record, rows = records[piece.block], piece.last - piece.first
-            runs.append(self._runs(piece, record))
-            begin = piece.first * self.width * self._dtype.itemsize
-            part = np.frombuffer(record, self._dtype, rows * self.width, begin)
-            tokens[done : done + rows] = part.reshape(rows, self.width)
+            block, rows = blocks[piece.block], piece.last - piece.first
+            # A run ends with its row at the latest, so that whole rows are whole runs.
+            first, last = block.ends.searchsorted((piece.first * self.width, piece.last * self.width), side="right")
+            runs.append((block.ids[first:last], block.lengths[first:last]))
+            tokens[done : done + rows] = block.tokens[piece.first : piece.last]
             done += rows
         ids, lengths = (np.concatenate(part) for part in zip(*runs, strict=True))
         segments.reshape(-1)[:] = np.repeat(ids.astype(np.int32), lengths)
@@ -95,28 +111,56 @@ class _Rows:
         mask = np.repeat(np.tile([False, True], len(ids)), spans.ravel()).reshape(done, self.width - 1)
         return {"tokens": tokens, "segments": segments, "mask": mask}
 
-    def _read(self, block: int) -> bytes:
-        path = self._paths[self._file[block]]
-        try:
-            return self._open(str(path)).read([int(self._nth[block])])[0]
-        except Exception as e:  # the reader raises what its C++ side throws, of several types
-            raise UserError(f"{path} is damaged ({first_line(e)}): {_again(path)}") from None
+    def _block(self, block: int) -> _Block:
+        """A block of the split; empty rows where it is one to skip. Raises: UserError for a damaged file."""
+        file = int(self._file[block])
+        path = self._paths[file]
+        if block not in self._skipped:
+            reader = None
+            try:
+                reader = self._open(str(path))
+                record = reader.read([int(self._nth[block])])[0]
+            except Exception as e:  # the reader raises what its C++ side throws, of several types
+                lost = [block] if reader else np.flatnonzero(self._file == file)
+                self._damaged(file, lost, f"{path} is damaged ({first_line(e)})")
+            else:
+                if (found := self._decode(record, int(self.sizes[block]))) is not None:
+                    return found
+                self._damaged(file, [block], f"{path} holds a block of another size than {FILE} says")
+        return _empty(int(self.sizes[block]), self.width, self._dtype)
 
-    def _runs(self, piece: _Piece, record: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Segment ids and lengths of the runs in a piece, int64. Raises: UserError for a block of another size."""
-        rows, kind = int(self.sizes[piece.block]), run_dtype(self.width)
+    def _decode(self, record: bytes, rows: int) -> _Block | None:
+        """What a record of `packing` holds; None where it is not `rows` rows."""
+        kind = run_dtype(self.width)
         begin = rows * self.width * self._dtype.itemsize
         count, rest = divmod(len(record) - begin, 4 + kind.itemsize)
-        lengths = ends = np.zeros(1, np.int64)
-        if rest == 0 and count > 0:
-            lengths = np.frombuffer(record, kind, count, begin + 4 * count).astype(np.int64)
-            ends = lengths.cumsum()
+        if rest or count <= 0:
+            return None
+        lengths = np.frombuffer(record, kind, count, begin + 4 * count).astype(np.int64)
+        ends = lengths.cumsum()
         if ends[-1] != rows * self.width:
-            path = self._paths[self._file[piece.block]]
-            raise UserError(f"{path} holds a block of another size than {FILE} says: {_again(path)}")
-        # A run ends with its row at the latest, so that whole rows are whole runs.
-        first, last = ends.searchsorted((piece.first * self.width, piece.last * self.width), side="right")
-        return np.frombuffer(record, "<u4", count, begin)[first:last].astype(np.int64), lengths[first:last]
+            return None
+        tokens = np.frombuffer(record, self._dtype, rows * self.width).reshape(rows, self.width)
+        return _Block(tokens, np.frombuffer(record, "<u4", count, begin).astype(np.int64), lengths, ends)
+
+    def _damaged(self, file: int, blocks: Iterable[int], what: str) -> None:
+        """Raise UserError that says `what`, or count `blocks` among those to skip and warn, once for a file."""
+        path = self._paths[file]
+        if not self._skip:
+            instead = ", or train without its rows: --config.data.skip_damaged" if self._skip is False else ""
+            raise UserError(f"{what}: {_again(path)}{instead}")
+        self._skipped.update(map(int, blocks))
+        if 2 * len(self._skipped) > len(self._file):
+            raise UserError(f"over half of the data to train on in {path.parent} cannot be read: {_again(path)}")
+        if file not in self._named:
+            self._named.add(file)
+            logging.warning("%s: training goes on without the rows that cannot be read", what)
+
+
+def _empty(rows: int, width: int, dtype: np.dtype) -> _Block:
+    """Rows of padding."""
+    lengths = np.full(rows, width)
+    return _Block(np.zeros((rows, width), dtype), np.zeros(rows, np.int64), lengths, lengths.cumsum())
 
 
 def _reader(path: str) -> Any:
@@ -139,13 +183,11 @@ def _pieces(order: np.ndarray, ends: np.ndarray, first: int, last: int) -> list[
 
 
 class _Steps:
-    """The batches of one process by their number: the source that grain iterates over."""
+    """The rows of `steps` optimizer steps of one process, by the number of the first: what grain iterates over."""
 
     def __init__(self, rows: _Rows, sequences: int, seed: int, steps: int, index: int, count: int) -> None:
         self._rows, self._seed = rows, seed
-        # A process alone has the steps of a batch side by side, which are fewer pieces.
-        self._steps = steps if count > 1 else 1
-        self._share = sequences // self._steps  # rows of a step of this process
+        self._steps, self._share = steps, sequences // steps  # rows of a step of this process
         self._index, self._count = index, count
         self._ends = np.cumsum([int(rows.sizes[blocks].sum()) for blocks in rows.phases]).tolist()
         self._order = functools.lru_cache(4)(self._shuffled)
@@ -157,7 +199,9 @@ class _Steps:
         return f"_Steps({len(self._rows.sizes)} blocks)"
 
     def __getitem__(self, number: int) -> Batch:
-        first = (number * self._steps * self._count + self._index) * self._share
+        first = (number * self._count + self._index) * self._share
+        if self._count == 1:  # the steps lie side by side, which are fewer pieces
+            return self._rows.batch(self._between(first, first + self._steps * self._share))
         pieces: list[_Piece] = []
         for step in range(self._steps):
             begin = first + step * self._count * self._share
@@ -184,28 +228,92 @@ class _Steps:
         return order, np.cumsum(self._rows.sizes[order])
 
 
+class _Source:
+    """_Steps whose every access has a deadline. It is opened within one, too: a dead mount blocks any access."""
+
+    def __init__(self, deadline: Deadline, make: Callable[[], _Steps]) -> None:
+        self._deadline, self._steps = deadline, deadline(make)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __repr__(self) -> str:  # grain logs it
+        return repr(self._steps)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._deadline(self._steps.__getitem__, number)
+
+
+class Batches(Iterator[Batch]):
+    """Endless batches of `train_batches`, read ahead by grain.
+
+    position: optimizer steps taken. It is the whole state: `seek` to it, in any process, and the stream goes on.
+    """
+
+    def __init__(self, source: Any, steps: int) -> None:
+        self._source, self._steps = source, steps
+        self.position = 0
+        self._iterator = self._from(0)
+
+    def _from(self, step: int) -> grain.DatasetIterator[Batch]:
+        return iter(grain.MapDataset.source(self._source)[step :: self._steps].to_iter_dataset(_READ))
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self.position += self._steps
+        return batch
+
+    def seek(self, step: int) -> None:
+        """Go on from optimizer step `step`, whether or not a batch began there so far."""
+        self.close()
+        self._iterator, self.position = self._from(step), step
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._iterator.close()
+
+
 def train_batches(
-    packed: Path, *, sequences: int, seed: int, steps: int = 1, process_index: int = 0, process_count: int = 1
-) -> grain.IterDataset:
+    packed: Path,
+    *,
+    sequences: int,
+    seed: int,
+    steps: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+    skip_damaged: bool = False,
+    timeout: float | None = None,
+) -> Batches:
     """Endless batches of the train split: every row once a pass, its blocks in a new order each pass.
 
-    Pass i reads phase i mod P of the packed data; a batch may begin in one pass and end in the next. Batch s of all
-    processes together holds the same rows whatever their number, as long as sequences × process_count is the same:
-    process p has the p-th share of each of the `steps` steps, so that shares joined along the batch axis, step by
-    step, are the steps of one process. The iterator's state (`get_state`, `set_state`) is the number of batches
-    taken: it resumes exactly, and holds for every process of any process_count.
+    Pass i reads phase i mod P of the packed data; a batch may begin in one pass and end in the next. The rows of
+    optimizer step s, of all processes together, depend on the data, the seed and the rows of a step alone: not on the
+    number of processes, nor on how many steps share a batch, nor on where reading began. Of each step process p has
+    the p-th share, so that shares joined along the batch axis, step by step, are the steps of one process.
 
     Args: packed, a folder of `packing.build`; sequences, rows in a batch of this process; seed, of the order; steps,
-      optimizer steps that share a batch.
-    Returns: a grain data set of {"tokens": (sequences, T+1) int32, "segments": (sequences, T+1) int32, "mask":
-      (sequences, T) bool, of `targets_mask`}.
-    Raises: UserError for a batch that cannot be, an empty split, a missing or, while iterating, damaged file.
+      optimizer steps that share a batch; skip_damaged, whether rows that cannot be read become empty rows (PAD,
+      segment 0, mask False), so that all others keep their place, and each file with such rows is named once in a
+      warning; timeout, seconds that a batch may take to be read, none: any number.
+    Returns: batches {"tokens": (sequences, T+1) int32, "segments": (sequences, T+1) int32, "mask": (sequences, T)
+      bool, of `targets_mask`}.
+    Raises: UserError for a batch that cannot be, an empty split, a missing or, while iterating, damaged file (with
+      skip_damaged: when over half of the blocks are), and when the timeout is over.
     """
     if sequences < 1 or steps < 1 or sequences % steps:
         raise UserError(f"a batch of {sequences} sequences for {steps} steps: take a positive multiple of the steps")
-    rows = _Rows(Path(packed), "train")
-    source = _Steps(rows, sequences, seed, steps, process_index, process_count)
-    return grain.MapDataset.source(source).to_iter_dataset(_READ)
+
+    def make() -> _Steps:
+        rows = _Rows(Path(packed), "train", skip_damaged)
+        return _Steps(rows, sequences, seed, steps, process_index, process_count)
+
+    if not timeout:
+        return Batches(make(), steps)
+    hung = (
+        f"{packed}: nothing could be read for {timeout:g} s: see that its disk or network mount answers and run again, "
+        "or give it longer by --config.data.read_timeout"
+    )
+    return Batches(_Source(Deadline(timeout, hung), make), steps)
 
 
 def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: int | None = None) -> Iterator[Batch]:

@@ -8,14 +8,14 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from ehr_scaling.artifacts import write_json, writing
 from ehr_scaling.data import events, shards, static_context, timelines
+from ehr_scaling.data.packed import FILE, run_dtype
 from ehr_scaling.data.timelines import SPLITS
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 
-FILE = "packed.json"
 SAMPLING = ("token", "patient")
 _FILL = 0.985  # below it, windows of the emptiest rows are cut; a little above the 0.98 that is promised
-_WIDE = 1 << 16  # rows this wide need 32 bits for the length of a segment
+_FRACTION_SEED = 0xF7  # so that a fraction is not drawn by the number that drew the split, nor by the shard's
 
 
 class Windows(NamedTuple):
@@ -46,6 +46,7 @@ def build(
     seed: int,
     phases: int = 1,
     sampling: str = "token",
+    fraction: float = 1.0,
     runner: shards.Runner | None = None,
 ) -> dict[str, Any]:
     """Pack the timelines in `folder` into the folder `out`, file by file, as units of `shards`.
@@ -64,12 +65,14 @@ def build(
       several begin elsewhere, so that pass i over the data, which reads phase i mod P, does not repeat those of the
       pass before; it takes P times the disk. sampling, of the train split: "token", every timeline token is a target
       once a pass; "patient", every patient gives one window a pass, drawn from its windows of that phase with equal
-      probability, so that long records weigh no more than short ones.
+      probability, so that long records weigh no more than short ones; fraction, share of the patients of the train
+      split who are packed, nested (`sampled`); the other splits are whole, and the same whatever it is.
     Returns: the summary that is also `packed.json`; of each split: patients, real_tokens (timeline tokens that are a
       target in at least one phase), phases (none where there are no patients); of each phase: sequences (rows),
       segments, real_tokens (targets of a pass), context_real (prefix tokens), fill (share of the rows' positions in
       use), bytes (of its files), files {name: rows}.
-    Raises: UserError when T has no room for the prefix or a setting is not one, or as `timelines.read_file` does.
+    Raises: UserError when T has no room for the prefix, a setting is not one, or nobody is in the fraction, or as
+      `timelines.read_file` does.
     """
     vocabulary = timelines.vocabulary(folder)
     prefix = vocabulary.context_tokens
@@ -83,7 +86,15 @@ def build(
             raise UserError(f"--config.data.{name}={value}: take a whole number from 1 up")
     if sampling not in SAMPLING:
         raise UserError(f"--config.data.sampling={sampling!r}: take one of {', '.join(SAMPLING)}")
-    settings = {"context": context, "block": block, "seed": seed, "phases": phases, "sampling": sampling}
+    check_fraction(fraction)
+    settings = {
+        "context": context,
+        "block": block,
+        "seed": seed,
+        "phases": phases,
+        "sampling": sampling,
+        "fraction": float(fraction),
+    }
     units: list[tuple[str, int, int]] = []  # split, file, patients of the split in the files before
     for split in SPLITS:
         counts = timelines.files(folder, split)
@@ -101,14 +112,28 @@ def build(
             for split in SPLITS
         },
     }
-    summary["unique_tokens"] = summary["splits"]["train"]["real_tokens"]
+    train = summary["splits"]["train"]
+    if fraction < 1 and not train["patients"]:
+        raise UserError(f"--config.grid.fractions: {fraction} of the training patients are none, take more")
+    summary["unique_tokens"] = train["real_tokens"]
     write_json(out / FILE, summary)
     return summary
 
 
-def run_dtype(width: int) -> np.dtype:
-    """Of the lengths of segments in rows of `width` tokens."""
-    return np.dtype("<u2" if width < _WIDE else "<u4")
+def check_fraction(fraction: float) -> None:
+    """Raises: UserError for what is no share of the patients."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"--config.grid.fractions={fraction}: take shares of the patients, over 0 and up to 1")
+
+
+def sampled(subject_ids: np.ndarray, seed: int, fraction: float) -> np.ndarray:
+    """Which patients are in a sample of this fraction: bool (P,), by a hash of their ids and the seed.
+
+    Samples of one seed are nested: who is in one is in every larger one, whatever the number of files.
+    """
+    if fraction == 1:
+        return np.ones(len(subject_ids), bool)
+    return events.uniform(subject_ids, seed + _FRACTION_SEED) < fraction
 
 
 def _record(out: Path, split: str, i: int) -> Path:
@@ -117,6 +142,7 @@ def _record(out: Path, split: str, i: int) -> Path:
 
 def _total(parts: list[dict[str, Any]], width: int) -> dict[str, Any]:
     """Facts of a split from those of its files."""
+    parts = [part for part in parts if part["patients"]]
     phases = []
     for own in zip(*(part["phases"] for part in parts), strict=True):
         phase: dict[str, Any] = {key: sum(p[key] for p in own) for key in _COUNTS}
@@ -142,13 +168,16 @@ def pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict
 def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> dict[str, Any]:
     vocabulary, part = timelines.vocabulary(folder), timelines.read_file(folder, split, i)
     if split != "train":  # a loss is measured on every token, in windows that are always the same
-        settings = {**settings, "phases": 1, "sampling": "token"}
+        settings = {**settings, "phases": 1, "sampling": "token", "fraction": 1.0}
+    kept = sampled(part.subject_ids, settings["seed"], settings["fraction"])
+    if not kept.any():
+        return {"patients": 0, "real_tokens": 0, "phases": []}
     seen = np.zeros(len(part.tokens) + 1, np.int64)
     phases = []
     for phase in range(settings["phases"]):
         # Random numbers of its own for each file and phase: nothing depends on what was packed before.
         rng = np.random.default_rng([settings["seed"], list(SPLITS).index(split), i, phase])
-        windows, rows = assemble(vocabulary, part, phase, settings, rng)
+        windows, rows = assemble(vocabulary, part, phase, settings, rng, kept)
         seen[windows.starts] += 1
         seen[windows.starts + windows.lengths] -= 1
         name = f"{split}-{phase}-{i:05d}.array_record"
@@ -163,18 +192,29 @@ def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dic
             }
         )
     real = int(np.count_nonzero(np.cumsum(seen)))
-    return {"patients": len(part.subject_ids), "real_tokens": real, "phases": phases}
+    return {"patients": int(kept.sum()), "real_tokens": real, "phases": phases}
 
 
 def assemble(
-    vocabulary: Vocabulary, part: timelines.Timelines, phase: int, settings: dict[str, Any], rng: np.random.Generator
+    vocabulary: Vocabulary,
+    part: timelines.Timelines,
+    phase: int,
+    settings: dict[str, Any],
+    rng: np.random.Generator,
+    kept: np.ndarray | None = None,
 ) -> tuple[Windows, Rows]:
-    """The windows of some patients in one phase, and the rows they make, shuffled. Args: settings, as `build` has."""
+    """The windows of some patients in one phase, and the rows they make, shuffled.
+
+    Args: settings, as `build` has; kept, bool (P,), whose windows are packed, by default everybody's. A patient's are
+      the same whoever else is kept, until some are cut again to fill the rows.
+    """
     width, prefix = settings["context"] + 1, vocabulary.context_tokens
     shifts = starting_shifts(len(part.subject_ids), width - prefix, phase, settings["phases"], rng)
     windows = cut(part.offsets, width - prefix, shifts)
     if settings["sampling"] == "patient":
         windows = one_each(windows, rng)
+    if kept is not None:
+        windows = windows.take(kept[windows.owners])
     rows, columns = arrange(windows.lengths + prefix, windows.owners, width, rng)
     windows, rows, columns = pour(windows, rows, columns, prefix, width, rng)
     rows = rng.permutation(rows.max() + 1)[rows]

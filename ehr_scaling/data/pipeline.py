@@ -1,12 +1,13 @@
 """Raw records → events/ → timelines/ → packed/t<T>/: the stages of the data in order, each skipped when it is there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import card, packing, sources, timelines, tokenizer
+from ehr_scaling.data import card, packed, packing, sources, timelines, tokenizer
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.errors import UserError
@@ -14,15 +15,25 @@ from ehr_scaling.errors import UserError
 STAGES = ("raw", "events", "timelines", "packed")
 
 
-def prepare(data: ConfigDict, workdir: Path, *, workers: int = 0, until: str = "packed") -> dict[str, Any]:
+def prepare(
+    data: ConfigDict,
+    workdir: Path,
+    *,
+    workers: int = 0,
+    until: str = "packed",
+    fractions: Sequence[float] = (),
+) -> dict[str, Any]:
     """Make what is missing of the artifacts in `workdir`, up to the stage `until`. Returns the last one's record.
 
-    Args: data, the config's `data` (configs/base.py has its fields); workers, processes, 0 for one a core.
+    Args: data, the config's `data` (configs/base.py has its fields); workers, processes, 0 for one a core; fractions,
+      of the training patients, to pack beside the whole, whose record is returned.
     Raises: UserError for records that are missing or damaged, an option that no stage knows, and where an artifact was
       made from others.
     """
     if until not in STAGES:
         raise UserError(f"there is no stage {until!r}: take one of {', '.join(STAGES)}")
+    for fraction in fractions:
+        packing.check_fraction(fraction)
     artifacts.work_directory(workdir)
     runner = Runner(workers or cores(), tuple(data.beam))
     codes = maps.load(Path(data.code_maps) if data.code_maps else None)  # before hours of work: is it all there?
@@ -66,21 +77,44 @@ def prepare(data: ConfigDict, workdir: Path, *, workers: int = 0, until: str = "
     if until == "timelines":
         return tokens
     shape = {name: data[name] for name in ("context", "block", "seed", "phases", "sampling")}
-    packed = artifacts.build(
-        packed_folder(data, workdir),
-        {"timelines": tokens["fingerprint"], **shape},
-        lambda out: packing.build(workdir / "timelines", out, **shape, runner=small),
-        resume=True,
-    )
-    train = packed["summary"]["splits"]["train"]
-    say(
-        f"packed: {train['real_tokens']:,} tokens of {train['patients']:,} patients to train on, context {data.context}"
-    )
-    return packed
+
+    def pack(fraction: float) -> dict[str, Any]:
+        own = {**shape, "fraction": fraction} if fraction < 1 else shape
+        record = artifacts.build(
+            packed_folder(data, workdir, fraction),
+            {"timelines": tokens["fingerprint"], **own},
+            lambda out: packing.build(workdir / "timelines", out, **own, runner=small),
+            resume=True,
+        )
+        train, part = record["summary"]["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
+        say(
+            f"packed: {part}{train['real_tokens']:,} tokens of {train['patients']:,} patients to train on, "
+            f"context {data.context}"
+        )
+        return record
+
+    whole = pack(1.0)
+    for fraction in sorted({float(f) for f in fractions} - {1.0}, reverse=True):
+        pack(fraction)
+    return whole
 
 
-def packed_folder(data: ConfigDict, workdir: Path) -> Path:
-    return workdir / "packed" / f"t{data.context}"
+def packed_folder(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> Path:
+    """Where `prepare` packs this fraction of the training patients."""
+    return packed.folder(workdir, data.context, fraction)
+
+
+def packed_record(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> dict[str, Any]:
+    """The record of what `prepare` packed. Raises: UserError where it did not, naming what there is instead."""
+    folder = packed_folder(data, workdir, fraction)
+    if not folder.is_dir():
+        there = sorted(path.name for path in folder.parent.glob("t*"))
+        raise UserError(
+            f"{folder} is not there ({folder.parent} holds {', '.join(there) or 'nothing'}): prepare the data with "
+            f"--config.data.context={data.context}"
+            + (f" and {fraction:g} among --config.grid.fractions" if fraction < 1 else "")
+        )
+    return artifacts.read_json(folder / artifacts.RECORD)
 
 
 def _settings(data: ConfigDict, *, generated: bool) -> dict[str, Any]:

@@ -1,6 +1,14 @@
+import gc
 import itertools
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import made_up
 import numpy as np
@@ -56,7 +64,7 @@ def same(a, b):
 
 
 def train(packed, sequences, seed=0, **options):
-    return iter(loader.train_batches(packed, sequences=sequences, seed=seed, **options))
+    return loader.train_batches(packed, sequences=sequences, seed=seed, **options)
 
 
 @pytest.mark.parametrize("sequences", [1, 3 * K, 3 * K + 1])
@@ -95,48 +103,42 @@ def test_order_comes_from_the_seed(packed):
     assert not all(same(x, y) for x, y in zip(a, c, strict=True))
 
 
-@pytest.mark.parametrize("done", [0, 1, 7, 100])
-def test_resumes_exactly(packed, done):
-    iterator = train(packed, 2 * K + 1, seed=1)
-    take(iterator, done)
-    state = json.loads(json.dumps(iterator.get_state()))
-    expect = take(iterator, 9)
-    again = train(packed, 2 * K + 1, seed=1)
-    take(again, 3)
-    again.set_state(state)
-    assert all(same(x, y) for x, y in zip(expect, take(again, 9), strict=True))
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4])
-@pytest.mark.parametrize("processes", [2, 4])
-def test_any_number_of_processes_reads_the_same_steps_in_the_same_order(packed, processes, steps):
-    whole = take(train(packed, 16, seed=1, steps=steps), 30)
-    parts = [
-        take(
-            train(packed, 16 // processes, seed=1, steps=steps, process_index=p, process_count=processes),
-            30,
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 60), st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 4]), st.integers(0, 9))
+def test_the_rows_of_a_step_depend_on_its_number_alone(packed, begin, steps, processes, seed):
+    """Whoever reads it, wherever reading began, however many steps share a batch: the only state is the number."""
+    count, rows = 3, 8
+    alone = train(packed, rows, seed=seed)
+    alone.seek(begin)
+    expect = join(take(alone, count * steps))
+    assert alone.position == begin + count * steps
+    parts = []
+    for p in range(processes):
+        data = train(
+            packed, steps * rows // processes, seed=seed, steps=steps, process_index=p, process_count=processes
         )
-        for p in range(processes)
-    ]
-    for s, batch in enumerate(whole):
-        for key, value in batch.items():
-            shares = [part[s][key].reshape(steps, -1, value.shape[-1]) for part in parts]
-            np.testing.assert_array_equal(np.concatenate(shares, axis=1).reshape(value.shape), value)
+        take(data, 2)
+        assert data.position == 2 * steps
+        data.seek(begin)
+        parts.append(join(take(data, count)))
+        data.close()
+    for key, value in expect.items():
+        shares = [part[key].reshape(count * steps, -1, value.shape[-1]) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(shares, axis=1).reshape(value.shape), value)
 
 
-def test_a_state_holds_for_another_number_of_processes(packed):
-    iterator = train(packed, 8, process_index=1, process_count=2)
-    take(iterator, 5)
-    alone = train(packed, 16)
-    expect = take(alone, 9)[5:]
-    other = train(packed, 16)
-    other.set_state(iterator.get_state())
-    assert all(same(x, y) for x, y in zip(expect, take(other, 4), strict=True))
+def test_sought_is_what_reading_on_gives(packed):
+    whole = take(train(packed, 2 * K + 1, seed=1), 120)
+    for step in (0, 1, 7, 100):
+        data = train(packed, 2 * K + 1, seed=1)
+        take(data, 3)
+        data.seek(step)
+        assert all(same(x, y) for x, y in zip(whole[step : step + 9], take(data, 9), strict=True))
 
 
 def test_mask_is_the_contract_word_for_word(packed):
     prefix = json.loads((packed / "packed.json").read_text())["context_tokens"]
-    for batch in take(iter(loader.train_batches(packed, sequences=K, seed=0)), 5):
+    for batch in take(train(packed, K), 5):
         segments, tokens = batch["segments"], batch["tokens"]
         for i in range(K):
             for j in range(1, T + 1):
@@ -162,7 +164,7 @@ def test_mask_from_runs_is_that_from_segments(prefix, rows):
     record += np.array([i for i, _ in flat], "<u4").tobytes() + np.array([n for _, n in flat], "<u2").tobytes()
     source = object.__new__(loader._Rows)
     source.width, source.prefix, source._dtype = width, prefix, np.dtype("<u2")
-    source.sizes, source._read = np.array([len(rows)]), lambda block: record
+    source._block = lambda block: source._decode(record, len(rows))
     whole = source.batch([loader._Piece(0, 0, len(rows))])
     np.testing.assert_array_equal(whole["mask"], loader.targets_mask(whole["segments"], prefix))
     np.testing.assert_array_equal(whole["tokens"].ravel(), np.arange(len(rows) * width))
@@ -250,3 +252,135 @@ def test_damaged_files_are_named(copy):
     path.unlink()
     with pytest.raises(UserError, match=r"train-0-00000.*missing"):
         read()
+
+
+def flip(path, share):
+    """Change a byte of a file, about this share of what is no filling from its begin."""
+    whole = path.read_bytes()
+    used = np.flatnonzero(np.frombuffer(whole, np.uint8))
+    at = int(used[int(share * len(used))])
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("harm", [lambda path: flip(path, 0.3), truncate, Path.unlink])
+def test_rows_of_a_damaged_file_are_left_out_where_they_stood(copy, packed, harm, caplog):
+    steps, name = 60, "train-0-00001"
+    whole = join(take(train(packed, 2 * K, seed=1), steps))
+    (all_rows,) = loader.eval_batches(packed, "train", sequences=rows_of(packed))
+    last = len(list(timelines.read(packed.parent, "train"))) // 2  # of the patients of the first file
+    harm(copy / f"{name}.array_record")
+    with pytest.raises(UserError, match=rf"{name}.*again, or train without its rows: --config.data.skip_damaged"):
+        take(train(copy, 2 * K, seed=1), steps)
+    with pytest.raises(UserError, match=rf"{name}.*again$"):
+        list(loader.eval_batches(copy, "train", sequences=K))
+    part = join(take(train(copy, 2 * K, seed=1, skip_damaged=True), steps))
+    lost = ~part["mask"].any(1)
+    assert lost.any()
+    for key, value in whole.items():
+        assert not part[key][lost].any()
+        np.testing.assert_array_equal(part[key][~lost], value[~lost])
+    gone = set(keys({key: value[lost] for key, value in whole.items()}))
+    assert gone < set(keys(all_rows)), "only rows of its phase, and not all of them"
+    assert whole["segments"][lost].max(1).min() > last or harm is not truncate
+    assert [record.levelname for record in caplog.records if name in record.message] == ["WARNING"]
+    # Resumed, and read by two processes, it is the same.
+    other = [
+        train(copy, K, seed=1, skip_damaged=True, process_index=p, process_count=2, timeout=60.0) for p in range(2)
+    ]
+    for data in other:
+        data.seek(20)
+    shares = [take(data, 40) for data in other]
+    again = join([join(pair) for pair in zip(*shares, strict=True)])
+    assert all((again[key] == part[key][20 * 2 * K :]).all() for key in part)
+
+
+def test_of_a_file_with_a_damaged_block_the_others_are_read(copy, packed):
+    flip(copy / "train-0-00000.array_record", 0.5)
+    rows = rows_of(packed)
+    mask = join(take(train(copy, 1, skip_damaged=True), rows))["mask"]
+    assert K >= int((~mask.any(1)).sum()) > 0
+
+
+def test_data_that_is_mostly_damaged_is_not_trained_on(copy):
+    for path in copy.glob("train-*"):
+        truncate(path)
+    with pytest.raises(UserError, match=r"over half of the data to train on in .* cannot be read"):
+        take(train(copy, K, skip_damaged=True), 2 * rows_of(copy))
+    for path in copy.glob("train-*"):
+        path.unlink()
+    with pytest.raises(UserError, match="over half"):
+        train(copy, K, skip_damaged=True)
+
+
+HUNG = """
+import sys, time
+from pathlib import Path
+from ehr_scaling.data import loader
+from ehr_scaling.errors import UserError
+data = loader.train_batches(Path(sys.argv[1]), sequences=4, seed=0, timeout=0.5)
+started = time.monotonic()
+try:
+    while True:
+        next(data)
+except UserError as e:
+    print(e)
+assert 0.4 < time.monotonic() - started < 30
+try:
+    next(data)
+except UserError:
+    pass
+"""
+
+
+def test_a_reader_that_hangs_is_given_up_and_does_not_keep_the_process(copy):
+    """A pipe that nobody writes to hangs as a dead mount does: in open(2), for ever."""
+    path = copy / "train-0-00001.array_record"
+    path.unlink()
+    os.mkfifo(path)
+    run = subprocess.run([sys.executable, "-c", HUNG, str(copy)], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.fullmatch(rf"{copy}: nothing could be read for 0.5 s: .* --config\.data\.read_timeout\n", run.stdout)
+
+
+def test_opening_that_hangs_is_given_up(copy):
+    (copy / "packed.json").unlink()
+    os.mkfifo(copy / "packed.json")
+    with pytest.raises(UserError, match=r"nothing could be read for 0\.2 s"):
+        train(copy, K, timeout=0.2)
+
+
+def test_slow_is_not_hung(packed, monkeypatch):
+    expect = take(train(packed, K), 4)
+    block = loader._Rows._block
+
+    def slow(self, number):
+        time.sleep(0.05)
+        return block(self, number)
+
+    monkeypatch.setattr(loader._Rows, "_block", slow)
+    assert all(same(x, y) for x, y in zip(expect, take(train(packed, K, timeout=2.0), 4), strict=True))
+
+
+def test_no_thread_is_left_behind(packed):
+    before = set(threading.enumerate())
+    for _ in range(3):
+        data = train(packed, K, timeout=60.0)
+        next(data)
+        data.seek(7)
+        next(data)
+        data.close()
+        del data
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+
+
+def test_what_is_not_packed_is_named(packed):
+    with pytest.raises(UserError, match=r"t64/packed\.json is missing"):
+        loader.train_batches(packed / "t64", sequences=K, seed=0, timeout=9.0)

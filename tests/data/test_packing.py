@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import shutil
@@ -9,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import loader, packing, static_context, timelines
+from ehr_scaling.data import events, loader, packing, static_context, timelines
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, YEAR, Vocabulary
@@ -312,6 +313,98 @@ def test_every_patient_gives_one_window_a_pass(work, tmp_path):
     assert max(phase["real_tokens"] for phase in facts["phases"]) < facts["real_tokens"] < total
     held_out = summary["splits"]["validation"]
     assert held_out["real_tokens"] == sum(len(p["tokens"]) for p in timelines.read(work, "validation"))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**40), st.lists(st.floats(1e-3, 1), min_size=2, max_size=5), st.integers(1, 9), st.booleans())
+def test_samples_are_nested_and_of_the_size_asked_for(seed, fractions, pieces, shuffled):
+    """By the id alone: whoever else is there, in whatever order and number of files."""
+    count = 4000
+    ids = np.arange(10_000_000, 10_000_000 + 7 * count, 7)
+    if shuffled:
+        ids = np.random.default_rng(seed).permutation(ids)
+    kept = [packing.sampled(ids, seed, fraction) for fraction in sorted([*fractions, 1])]
+    assert kept[-1].all()
+    for fraction, small, large in zip(sorted(fractions), kept, kept[1:], strict=False):
+        assert (large | ~small).all()
+        assert abs(small.sum() - fraction * count) < 6 * np.sqrt(fraction * (1 - fraction) * count) + 1
+    parts = [packing.sampled(part, seed, fractions[0]) for part in np.array_split(ids, pieces)]
+    np.testing.assert_array_equal(np.concatenate(parts), packing.sampled(ids, seed, fractions[0]))
+
+
+def test_samples_are_none_of_the_splits_nor_of_the_shards():
+    ids = np.arange(40_000)
+    kept = packing.sampled(ids, 3, 0.25)
+    assert (kept != packing.sampled(ids, 4, 0.25)).any()
+    split, shard = events.assign(ids, 3, (0.5, 0.25, 0.25))
+    for i in range(3):
+        assert kept[split == i].mean() == pytest.approx(0.25, abs=0.02)
+    first = (split == 0) & (shard == 0)
+    assert kept[first].mean() == pytest.approx(0.25, abs=0.06)
+
+
+@pytest.mark.parametrize("sampling", packing.SAMPLING)
+def test_a_fraction_packs_its_patients_whole_and_no_others(work, tmp_path, sampling):
+    vocabulary = timelines.vocabulary(work)
+    patients = list(timelines.read(work, "train"))
+    ids = np.array([patient["subject_id"] for patient in patients])
+    whole = files(pack_into(work, tmp_path / "1", seed=1, phases=2, sampling=sampling))
+    held_out = {name for name in whole if name.startswith(("validation", "test"))}
+    for fraction in (0.5, 0.25, 0.1):
+        out = pack_into(work, tmp_path / str(fraction), seed=1, phases=2, sampling=sampling, fraction=fraction)
+        summary = json.loads((out / "packed.json").read_text())
+        train, kept = summary["splits"]["train"], np.flatnonzero(packing.sampled(ids, 1, fraction))
+        assert summary["fraction"] == fraction
+        assert train["patients"] == len(kept) < len(ids)
+        tokens = sum(len(patients[p]["tokens"]) for p in kept)
+        assert summary["unique_tokens"] == train["real_tokens"] <= tokens
+        assert sampling == "patient" or train["real_tokens"] == tokens
+        stream = loader.train_batches(out, sequences=1, seed=0)
+        for phase in train["phases"]:
+            batch = {
+                key: np.concatenate(v) for key, v in _columns(itertools.islice(stream, phase["sequences"])).items()
+            }
+            found: dict[int, list] = {}
+            for _, segment, content in segments_of(batch["tokens"], batch["segments"]):
+                found.setdefault(segment - 1, []).append(content.tolist())
+            assert sorted(found) == kept.tolist(), "a segment id is the ordinal in the whole split"
+            if sampling == "token":
+                assert all(tile(vocabulary, patients[p], pieces) for p, pieces in found.items())
+        made = files(out)
+        assert {name: made[name] for name in held_out} == {name: whole[name] for name in held_out}
+    again = pack_into(work, tmp_path / "again", seed=1, phases=2, sampling=sampling, fraction=1)
+    assert files(again) == whole
+
+
+def test_what_is_packed_of_everybody_stays_as_it_was(work, tmp_path):
+    """Runs of an earlier version go on: rows, their order and their ids. The digest is from before fractions."""
+    out = pack_into(work, tmp_path / "p", seed=1, phases=2)
+    digest = hashlib.sha256()
+    for path in sorted(out.glob("*.array_record")):
+        for record in ArrayRecordReader(str(path)).read_all():
+            digest.update(record)
+    assert digest.hexdigest() == "634a73e3d26e1c1f9fc901b564b13f64bcc546d853183d1a06e9216b8dfb3080"
+
+
+def pack_into(work, out, **options):
+    pack(work, out, **options)
+    return out
+
+
+def test_a_fraction_may_leave_a_file_without_anybody(work, tmp_path):
+    ids = np.array([patient["subject_id"] for patient in timelines.read(work, "train")])
+    lowest = events.uniform(ids, packing._FRACTION_SEED).min()
+    train = pack(work, tmp_path / "p", fraction=lowest + 1e-9)["splits"]["train"]
+    assert train["patients"] == len(train["phases"][0]["files"]) == 1
+    assert next(loader.train_batches(tmp_path / "p", sequences=4, seed=0))["mask"].any()
+
+
+def test_a_fraction_of_nobody_is_told(work, tmp_path):
+    for i, fraction in enumerate((0, -0.5, 1.5, float("nan"))):
+        with pytest.raises(UserError, match=r"config\.grid\.fractions="):
+            pack(work, tmp_path / str(i), fraction=fraction)
+    with pytest.raises(UserError, match=r"config\.grid\.fractions: 1e-06 of the training patients are none"):
+        pack(work, tmp_path / "few", fraction=1e-6)
 
 
 def test_bad_settings_are_named(work, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -102,6 +103,34 @@ def test_all_patients_may_train(tmp_path):
     record = pipeline.prepare(config(**changes).data, tmp_path / "w")
     assert record["summary"]["splits"]["train"]["patients"] == 100
     assert record["summary"]["splits"]["test"]["phases"] == []
+
+
+def test_fractions_lie_beside_the_whole(undisturbed, tmp_path):
+    data = config().data
+    workdir = shutil.copytree(undisturbed, tmp_path / "w")
+    whole = pipeline.packed_record(data, workdir)
+    assert pipeline.prepare(data, workdir, fractions=(0.5, 1, 0.125, 0.5)) == whole
+    assert sorted(path.name for path in (workdir / "packed").iterdir()) == ["t64", "t64-f0.125", "t64-f0.5"]
+    records = [pipeline.packed_record(data, workdir, fraction) for fraction in (0.125, 0.5, 1)]
+    assert len({record["fingerprint"] for record in records}) == 3
+    patients = [record["summary"]["splits"]["train"]["patients"] for record in records]
+    assert patients[0] / patients[2] == pytest.approx(0.125, abs=0.02)
+    assert patients[1] / patients[2] == pytest.approx(0.5, abs=0.03)
+    assert len({record["summary"]["splits"]["validation"]["real_tokens"] for record in records}) == 1
+    assert digest(workdir).items() >= digest(undisturbed).items()
+
+
+def test_what_is_not_packed_is_told_beside_what_is(undisturbed):
+    with pytest.raises(UserError, match=r"t64-f0\.25 is not there \(.* holds t64\).*0\.25 among --config\.grid"):
+        pipeline.packed_record(config().data, undisturbed, 0.25)
+    with pytest.raises(UserError, match=r"t128 is not there \(.* holds t64\): prepare.*--config\.data\.context=128$"):
+        pipeline.packed_record(config(**{"data.context": 128}).data, undisturbed)
+
+
+def test_a_bad_fraction_is_told_before_any_work(tmp_path):
+    with pytest.raises(UserError, match=r"--config\.grid\.fractions=2"):
+        pipeline.prepare(config().data, tmp_path / "w", fractions=(0.5, 2))
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(
