@@ -70,13 +70,14 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
-    """Inside a program: `sums_of(params, batch, key, …)`, each device along `data` for its share of the sequences.
+    """Inside a program: `sums_of(params, batch, key, …)`, each device for its share of the sequences.
 
-    Left to itself, XLA would add up the gradients of all devices after every piece; so they meet once an update. The
-    axes fsdp and tensor stay XLA's. Sequences are axis 1 of the batch's arrays.
+    Left to itself, XLA would add up the gradients of all devices after every piece; here they meet once an update. On
+    meshes that cut parameters it is left to itself: they have to be gathered for every piece anyway. Sequences are axis
+    1 of the batch's arrays.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["data"] == 1:
+    if mesh.empty or mesh.size == 1 or mesh.size > mesh.shape["data"]:
         return sums_of
 
     def local(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
@@ -85,7 +86,7 @@ def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
 
     def apply(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
         specs = (PartitionSpec(), PartitionSpec(None, "data"), *(PartitionSpec(),) * (1 + len(rest)))
-        share = jax.shard_map(local, in_specs=specs, out_specs=PartitionSpec(), axis_names={"data"}, check_vma=False)
+        share = jax.shard_map(local, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
         return share(params, batch, key, *rest)
 
     return apply
