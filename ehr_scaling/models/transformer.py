@@ -4,6 +4,7 @@ Shapes: B batch, T queries, S keys, D width, H heads, K head width, F inner widt
 (padded).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,9 +14,11 @@ import jax.numpy as jnp
 from jax.nn.initializers import constant, normal, variance_scaling, zeros
 
 from ehr_scaling.models.attention import attend, attention, rotate, visible
+from ehr_scaling.models.products import PAD as PAD
+from ehr_scaling.models.products import dense, loss_sum, token_losses
+from ehr_scaling.models.products import logits as logits_of
 from ehr_scaling.models.sizes import Shape, head_width
 
-PAD = 0
 PARAMETRIZATIONS = ("standard", "mup")
 # What the backward pass finds ready of a layer beside its input; the rest it computes again.
 REMATS: dict[str, Callable[..., Any] | None] = {
@@ -62,6 +65,21 @@ class RMSNorm(nn.Module):
         return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
 
 
+class Dense(nn.Module):
+    """A product with a kernel (D, …), to be seen as D × their product."""
+
+    out: tuple[int, ...]
+    dtype: jnp.dtype
+    start: Callable[..., jax.Array]
+
+    @nn.compact
+    def __call__(self, x_BxTxD):
+        width, out = x_BxTxD.shape[-1], math.prod(self.out)
+        kernel = self.param("kernel", lambda key: self.start(key, (width, out)).reshape(width, *self.out))
+        y_BxTxE = dense(x_BxTxD, kernel.astype(self.dtype).reshape(width, out))
+        return y_BxTxE.reshape(*y_BxTxE.shape[:-1], *self.out)
+
+
 class Block(nn.Module):
     shape: Shape
     dtype: jnp.dtype
@@ -77,17 +95,17 @@ class Block(nn.Module):
         # Residual branches start smaller with depth, so that the stream's variance does not grow with L (GPT-2).
         residual = variance_scaling(0.5 / self.base_layers * self.multipliers.residual**2, "fan_in", "normal")
 
-        def qkv_init(key, shape, dtype):
-            factor_3 = jnp.array((self.multipliers.query, 1.0, 1.0), dtype)
-            return fan_in(key, shape, dtype) * jnp.repeat(factor_3, s.width)
+        def queries_first(key, shape):
+            factor_3 = jnp.array((self.multipliers.query, 1.0, 1.0))
+            return fan_in(key, shape) * jnp.repeat(factor_3, s.width)
 
-        def dense(name, out, init):
-            return nn.DenseGeneral(out, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)
+        def into(name, out, start):
+            return Dense(out, self.dtype, start, name=name)
 
         def branch(y_BxTxD):
             return nn.Dropout(self.dropout, deterministic=False)(y_BxTxD) if self.dropout else y_BxTxD
 
-        qkv = dense("qkv", (3, s.heads, s.width // s.heads), qkv_init)(RMSNorm(name="attention_norm")(x_BxTxD))
+        qkv = into("qkv", (3, s.heads, s.width // s.heads), queries_first)(RMSNorm(name="attention_norm")(x_BxTxD))
         q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = rotate(q, positions_T), rotate(k, positions_T)
         if kv is None:
@@ -98,10 +116,10 @@ class Block(nn.Module):
                 for old, new in zip(kv, (k, v), strict=True)
             )
             mixed = attend(q, k, v, visible_Bx1xTxS)
-        x_BxTxD += branch(dense("out", s.width, residual)(mixed.reshape(x_BxTxD.shape)))
+        x_BxTxD += branch(into("out", (s.width,), residual)(mixed.reshape(x_BxTxD.shape)))
 
-        gate_up = dense("gate_up", (2, s.ff), fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD))
-        x_BxTxD += branch(dense("down", s.width, residual)(nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]))
+        gate_up = into("gate_up", (2, s.ff), fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD))
+        x_BxTxD += branch(into("down", (s.width,), residual)(nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]))
         return x_BxTxD, kv
 
 
@@ -162,7 +180,7 @@ class Transformer(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[jax.Array, jax.Array, Cache | None]:
-        """What the logits are the product of: the stream after the last norm (B, T, D), and the head (D, V) in float32.
+        """What the logits are the product of: the stream after the last norm (B, T, D), and the head (D, V).
 
         Args and the cache returned: as of `__call__`.
         """
@@ -196,14 +214,7 @@ class Transformer(nn.Module):
         x_BxTxD = RMSNorm(self.multipliers.output, name="final_norm")(x_BxTxD)
         # A head of zeros makes the first prediction uniform, whatever the size: runs start from the same loss, log V.
         head = embedding.T if self.tied else self.param("head", zeros, (width, self.padded))
-        return x_BxTxD, head, None if kv is None else Cache(kv[0], kv[1], keys_BxS)
-
-    def logits(self, x_BxTxD: jax.Array, head_DxV: jax.Array) -> jax.Array:
-        """Float32 (B, T, V), -1e9 for PAD and for ids past the vocabulary."""
-        head_DxV = head_DxV.astype(self.dtype)
-        logits = jnp.einsum("btd,dv->btv", x_BxTxD, head_DxV, preferred_element_type=jnp.float32)
-        ids = jnp.arange(self.padded)
-        return jnp.where((ids == PAD) | (ids >= self.vocab), -1e9, logits)
+        return x_BxTxD, head.astype(self.dtype), None if kv is None else Cache(kv[0], kv[1], keys_BxS)
 
     def __call__(
         self,
@@ -220,15 +231,16 @@ class Transformer(nn.Module):
         Returns: logits, as of `logits`; the cache with these T added.
         """
         x_BxTxD, head, cache = self.hidden(tokens_BxT, segments_BxT, cache, index, deterministic=deterministic)
-        return self.logits(x_BxTxD, head), cache
+        return logits_of(x_BxTxD, head, self.vocab), cache
 
     def losses(self, tokens_BxT1: jax.Array, segments_BxT1: jax.Array, deterministic: bool = True) -> jax.Array:
         """Negative log-likelihood in nats of each token after the first, float32 (B, T). Args: int32 (B, T+1)."""
+        logits, _ = self(tokens_BxT1[:, :-1], segments_BxT1[:, :-1], deterministic=deterministic)
+        return token_losses(logits, tokens_BxT1[:, 1:])
+
+    def loss_sum(
+        self, tokens_BxT1: jax.Array, segments_BxT1: jax.Array, mask_BxT: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Sum of `losses` where the mask is on, to be trained on: made without holding the logits of all positions."""
         x_BxTxD, head, _ = self.hidden(tokens_BxT1[:, :-1], segments_BxT1[:, :-1], deterministic=deterministic)
-        return token_losses(self.logits(x_BxTxD, head), tokens_BxT1[:, 1:])
-
-
-def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
-    """Negative log-likelihood in nats, float32 (B, T), from integer targets (no one-hot)."""
-    at_target = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BxTxV, axis=-1) - at_target
+        return loss_sum(x_BxTxD, head, tokens_BxT1[:, 1:], mask_BxT.astype(jnp.float32), self.vocab)

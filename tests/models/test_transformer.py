@@ -109,8 +109,11 @@ def test_losses_are_those_of_the_logits(setting):
     tokens, segments = random_tokens(2, 13), np.repeat([[1, 2]], [4, 9], axis=1).repeat(2, axis=0)
     logits, _ = apply(params, tokens[:, :-1], segments[:, :-1])
     expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[:, 1:, None], axis=-1)[..., 0]
-    losses = Transformer(shape, VOCAB, PADDED).apply(params, tokens, segments, method="losses")
+    model, mask = Transformer(shape, VOCAB, PADDED), np.arange(24).reshape(2, 12) % 3 > 0
+    losses = model.apply(params, tokens, segments, method="losses")
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    total = model.apply(params, tokens, segments, mask, method="loss_sum")
+    assert float(total) == pytest.approx(expected[mask].sum(), rel=1e-5)
 
 
 def test_what_is_computed_again_is_the_same():

@@ -1,0 +1,110 @@
+"""Matrix products and the loss, with gradients written by hand for the kernels they reach.
+
+XLA's CPU backend has a fast kernel for products, at the core's peak, but not for those that sum over the first axis of
+their left factor, as `jax.grad` writes the gradient of every weight: these ran at half the speed.
+
+Shapes: B batch, T positions, D in, E out, V vocabulary (padded), C positions at a time.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+PAD = 0
+_WIDE = 1000  # columns of a product from which on a transposed copy of its left factor is worth its time
+_CHUNK = 256  # tokens whose logits stay in a core's cache, at a vocabulary of some thousands
+
+
+def _turned(x_NxD: jax.Array) -> jax.Array:
+    """Transposed; on a CPU in memory, since a product that only looks at it the other way round is a slow one."""
+    return jax.lax.optimization_barrier(x_NxD.T) if jax.default_backend() == "cpu" else x_NxD.T
+
+
+@jax.custom_vjp
+def dense(x_BxTxD: jax.Array, kernel_DxE: jax.Array) -> jax.Array:
+    """x @ kernel, both of one dtype."""
+    return x_BxTxD @ kernel_DxE
+
+
+def _dense_forward(x_BxTxD, kernel_DxE):
+    return x_BxTxD @ kernel_DxE, (x_BxTxD, kernel_DxE)
+
+
+def _dense_backward(saved, slope_BxTxE):
+    x_BxTxD, kernel_DxE = saved
+    x_NxD, slope_NxE = (y.reshape(-1, y.shape[-1]) for y in (x_BxTxD, slope_BxTxE))
+    x_DxN = _turned(x_NxD) if kernel_DxE.shape[1] >= _WIDE else x_NxD.T
+    return (slope_NxE @ kernel_DxE.T).reshape(x_BxTxD.shape), x_DxN @ slope_NxE
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+def logits(x_BxTxD: jax.Array, head_DxV: jax.Array, vocab: int) -> jax.Array:
+    """Float32 (B, T, V), -1e9 for PAD and for ids from `vocab` on. Args: stream and head of one dtype."""
+    found = jnp.einsum("btd,dv->btv", x_BxTxD, head_DxV, preferred_element_type=jnp.float32)
+    ids = jnp.arange(head_DxV.shape[1])
+    return jnp.where((ids == PAD) | (ids >= vocab), -1e9, found)
+
+
+def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+    """Negative log-likelihood in nats, float32 (B, T), from integer targets (no one-hot)."""
+    at_target = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_BxTxV, axis=-1) - at_target
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def loss_sum(
+    x_BxTxD: jax.Array, head_DxV: jax.Array, targets_BxT: jax.Array, weights_BxT: jax.Array, vocab: int
+) -> jax.Array:
+    """Σ weights · negative log-likelihood of the targets, nats; of the logits of `logits`, which are never all there.
+
+    Where a gradient is asked for it is made with the loss, while the logits are at hand. Not of the weights.
+    Args: stream and head of one dtype, targets int32, weights float32.
+    """
+    return jnp.sum(weights_BxT * token_losses(logits(x_BxTxD, head_DxV, vocab), targets_BxT))
+
+
+def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
+    batch, positions = targets_BxT.shape
+    at_a_time = max(1, _CHUNK // batch) if jax.default_backend() == "cpu" else positions
+    # Positions are cut, not rows, which may lie on several devices.
+    at_a_time = at_a_time if positions % at_a_time == 0 else positions
+
+    def add(sums, chunk):
+        loss, head_slope_DxV = sums
+        x_BxCxD, targets_BxC, weights_BxC = chunk
+        logits_BxCxV = logits(x_BxCxD, head_DxV, vocab)
+        top_BxCx1 = logits_BxCxV.max(axis=-1, keepdims=True)
+        exp_BxCxV = jnp.exp(logits_BxCxV - top_BxCx1)
+        total_BxCx1 = exp_BxCxV.sum(axis=-1, keepdims=True)
+        at_target_BxCx1 = jnp.take_along_axis(logits_BxCxV, targets_BxC[..., None], axis=-1)
+        losses_BxC = (jnp.log(total_BxCx1) + top_BxCx1 - at_target_BxCx1)[..., 0]
+        weights_BxCx1 = weights_BxC[..., None]
+        hit_BxCxV = jnp.arange(head_DxV.shape[1]) == targets_BxC[..., None]
+        slope = exp_BxCxV * (weights_BxCx1 / total_BxCx1) - jnp.where(hit_BxCxV, weights_BxCx1, 0.0)
+        # Once, in the dtype of the products: else each of the two would compute it again.
+        slope_BxCxV = jax.lax.optimization_barrier(slope.astype(x_BxCxD.dtype))
+        x_slope_BxCxD = slope_BxCxV @ head_DxV.T
+        x_DxN = _turned(x_BxCxD.reshape(-1, x_BxCxD.shape[-1]))
+        own_DxV = jnp.matmul(x_DxN, slope_BxCxV.reshape(-1, slope_BxCxV.shape[-1]), preferred_element_type=jnp.float32)
+        return (loss + jnp.sum(weights_BxC * losses_BxC), head_slope_DxV + own_DxV), x_slope_BxCxD
+
+    start = (jnp.zeros((), jnp.float32), jnp.zeros(head_DxV.shape, jnp.float32))
+    everything = (x_BxTxD, targets_BxT, weights_BxT)
+    if at_a_time == positions:
+        (loss, head_slope_DxV), x_slope_BxTxD = add(start, everything)
+    else:
+        cut = lambda y: y.reshape(batch, -1, at_a_time, *y.shape[2:]).swapaxes(0, 1)  # noqa: E731
+        (loss, head_slope_DxV), x_slope = jax.lax.scan(add, start, jax.tree.map(cut, everything))
+        x_slope_BxTxD = x_slope.swapaxes(0, 1).reshape(x_BxTxD.shape)
+    return loss, (x_slope_BxTxD, head_slope_DxV.astype(head_DxV.dtype))
+
+
+def _loss_backward(vocab, saved, slope):
+    x_slope, head_slope = ((y * slope).astype(y.dtype) for y in saved)
+    return x_slope, head_slope, None, None
+
+
+loss_sum.defvjp(_loss_forward, _loss_backward)

@@ -1,0 +1,68 @@
+"""Gradients written by hand are those that JAX would write."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ehr_scaling.models import products
+
+VOCAB, PADDED, WIDTH = 40, 48, 8
+
+
+def random(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_same(got, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
+
+
+@pytest.mark.parametrize("out", [5, 1200])  # the second is wide enough for a transposed copy
+def test_a_product_has_its_gradient(out):
+    x, kernel, weights = random(2, 7, WIDTH), random(WIDTH, out, seed=1), random(2, 7, out, seed=2)
+    got, expected = (
+        jax.jit(jax.value_and_grad(lambda x, w, f=f: jnp.sum(f(x, w) * weights), (0, 1)))(x, kernel)
+        for f in (products.dense, jnp.matmul)
+    )
+    assert_same(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def plain(x, head, targets, weights):
+    return jnp.sum(weights * products.token_losses(products.logits(x, head, VOCAB), targets))
+
+
+def total(x, head, targets, weights):
+    return products.loss_sum(x, head, targets, weights, VOCAB)
+
+
+# Whole; in pieces of 16 positions; whole, as pieces would not come out even
+@pytest.mark.parametrize(("rows", "positions"), [(2, 9), (16, 64), (30, 11)])
+def test_the_loss_has_its_gradient(rows, positions):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(1, VOCAB, (rows, positions)).astype(np.int32)
+    weights = (rng.random((rows, positions)) < 0.7).astype(np.float32)
+    x, head = random(rows, positions, WIDTH), random(WIDTH, PADDED, seed=1)
+    # A factor behind the sum, which the gradient made with the loss does not know yet
+    got, expected = (
+        jax.jit(jax.value_and_grad(lambda x, h, f=f: f(x, h, targets, weights) / 7, (0, 1)))(x, head)
+        for f in (total, plain)
+    )
+    assert_same(got, expected, rtol=1e-5, atol=1e-6)
+    assert float(jax.jit(total)(x, head, targets, weights)) == pytest.approx(7 * float(got[0]), rel=1e-6)
+    assert (np.asarray(got[1][1])[:, [0, *range(VOCAB, PADDED)]] == 0).all()  # what cannot be drawn learns nothing
+
+    members = jax.jit(jax.vmap(jax.grad(lambda x, h: total(x, h, targets, weights) / 7, (0, 1))))
+    together = members(jnp.stack([x, 2 * x]), jnp.stack([head, -head]))
+    assert_same(jax.tree.map(lambda g: g[0], together), expected[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_has_the_type_of_its_argument():
+    x, head = random(2, 9, WIDTH).astype(jnp.bfloat16), random(WIDTH, PADDED, seed=1).astype(jnp.bfloat16)
+    targets, weights = np.ones((2, 9), np.int32), np.ones((2, 9), np.float32)
+    loss, slopes = jax.jit(jax.value_and_grad(total, (0, 1)))(x, head, targets, weights)
+    assert loss.dtype == jnp.float32 and {s.dtype for s in slopes} == {jnp.dtype(jnp.bfloat16)}
+    _, exact = jax.jit(jax.value_and_grad(plain, (0, 1)))(
+        x.astype(jnp.float32), head.astype(jnp.float32), targets, weights
+    )
+    assert_same([s.astype(jnp.float32) for s in slopes], list(exact), rtol=0.03, atol=0.03)
