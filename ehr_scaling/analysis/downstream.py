@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from ehr_scaling.analysis.run_table import RunTable
@@ -33,18 +34,19 @@ class Outcome:
     unknown: list[str] = field(default_factory=list)
 
 
-def read(folder: Path, table: RunTable, options: Options) -> list[Outcome]:
+def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> list[Outcome]:
     """Reads `<folder>/<task>/<cell>.json`, `baseline.json` and `task.json`, joined to the runs by cell.
 
+    finished: cells of all runs, also of those that are in no fit and whose scores are passed over.
     Raises: UserError naming the file when a score is damaged or incomplete.
     """
     if not folder.is_dir():
         raise UserError(f"--outcomes={folder}: no such directory; run launch.evaluate first or leave the flag out")
     tasks = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [outcome for task in tasks if (outcome := _read_task(task, table, options))]
+    return [outcome for task in tasks if (outcome := _read_task(task, table, options, finished))]
 
 
-def _read_task(folder: Path, table: RunTable, options: Options) -> Outcome | None:
+def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> Outcome | None:
     about = folder / "task.json"
     described = read_json(about) if about.is_file() else {}
     text = str(described.get("description") or described.get("text") or "") if isinstance(described, dict) else ""
@@ -58,7 +60,7 @@ def _read_task(folder: Path, table: RunTable, options: Options) -> Outcome | Non
         score = _score(path)
         i = at.get(path.stem)
         if i is None:
-            unknown.append(path.stem)
+            unknown += [] if (finished == path.stem).any() else [path.stem]
             continue
         run = {name: _plain(getattr(table, name)[i]) for name in ("N", "D", "C", "seed", "loss", "loss_se")}
         rows.append({"cell": path.stem, "size": str(table.size[i]), **run, **score})

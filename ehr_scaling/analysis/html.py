@@ -83,6 +83,9 @@ def chip(word: str) -> Raw:
     kinds = {
         "supported": "good",
         "bracketed": "good",
+        "stays put": "good",
+        "within seed noise": "good",
+        "moves": "warn",
         "extrapolated": "warn",
         "edge": "warn",
         "flat": "warn",

@@ -64,18 +64,29 @@ def _tuning(r: Results) -> list[str]:
             f"Batch size is not the same in all cells ({', '.join(count(v) for v in values[:6])} tokens a step): "
             "part of the difference between them may be the batch's."
         )
-    lr = r.table.lr[np.isfinite(r.table.lr)]
-    if len(lr):
+    searched = [cell for cell in r.tuning if "lr" in cell["tried"]]
+    if searched:
+        edges = sum("lr" in cell["edge"] for cell in searched)
+        out.append(
+            f"{plural(len(searched), 'cell')} had several learning rates, of which the best stands in the fits; in "
+            f"{edges} of them it is the smallest or largest tried, so that a better one may lie beyond."
+        )
+    elif np.isfinite(r.table.lr).any():
         out.append(
             "Learning rates follow one rule and were not searched in every cell. Cells that the rule suits badly "
             "bend the profiles."
+        )
+    if outside := int((r.table.edge != "").sum()):
+        out.append(
+            f"{plural(outside, 'run')} of {len(r.table)} lie outside of the sizes and lengths on which the study's "
+            "rules for batch and learning rate were explored."
         )
     return out
 
 
 def _noise(r: Results) -> list[str]:
     out = []
-    known = [f for f in r.budgets if np.isfinite(f.seed_noise) and np.isfinite(f.scatter)]
+    known = [f for f in r.budgets if np.isfinite(f.seed_noise)]
     if not known:
         return [
             "No size was run with two seeds, so the noise between seeds is not known; scatter about the parabola "

@@ -7,6 +7,7 @@ import numpy as np
 
 from ehr_scaling.analysis.html import Raw, bullets, figure, join, paragraph, section, table
 from ehr_scaling.analysis.results import Results
+from ehr_scaling.analysis.selection import kind_names
 from ehr_scaling.analysis.wording import DASH, count, decimal, known, percent, plural, power, significant, span, title
 
 
@@ -59,20 +60,24 @@ def cells(r: Results) -> Raw:
     left_out = {note.run: note for note in t.notes}
     scores = {m["cell"]: m["auroc"] for task in r.outcomes[:1] for m in task.rows}
     name = f"AUROC {title(r.outcomes[0].task)}" if r.outcomes else ""
+    kinds = kind_names(t)
+    several = any(kinds)
     rows = []
     for i in np.lexsort((t.seed, t.N, t.C if not np.isfinite(t.budget).all() else t.budget)):
         se = f" ± {significant(t.loss_se[i], 2)}" if known(t.loss_se[i]) else ""
         note = left_out.get(str(t.run[i]))
         rows.append(
             [
-                t.size[i] or DASH, count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
+                t.size[i] or DASH, *([kinds[i]] if several else []),
+                count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
                 power(t.C[i]), power(t.C_6nd[i]), _whole(t.seed[i]), decimal(t.loss[i]) + se,
-                *([decimal(scores.get(str(t.cell[i])))] if scores else []), note.code if note else "used",
+                *([decimal(scores.get(str(t.cell[i])))] if scores else []), title(note.code) if note else "used",
                 significant(t.lr[i]), count(t.batch[i]), count(t.unique_tokens[i]), t.run[i],
             ]
         )  # fmt: skip
     header = [
-        "Size", "N body", "N head", "D tokens", "Passes", "C counted", "6ND", "Seed", "Loss ± s.e.",
+        "Size", *(["Kind"] if several else []),
+        "N body", "N head", "D tokens", "Passes", "C counted", "6ND", "Seed", "Loss ± s.e.",
         *([name] if scores else []), "In the fits", "Peak LR", "Batch (tokens)", "Unique tokens", "Run",
     ]  # fmt: skip
     # Tables of thousands of runs would make the page unreadable; laws are in laws.json, rows in the user's own file.
@@ -87,7 +92,7 @@ def cells(r: Results) -> Raw:
         if unfinished
         else ""
     )
-    body = table(header, shown, words=(0, len(header) - 5, len(header) - 1))
+    body = table(header, shown, words=(0, *([1] if several else []), len(header) - 5, len(header) - 1))
     if len(rows) > 60:
         body = Raw(f"<details><summary>{plural(len(rows), 'run')}</summary>{body}</details>")
     legend = (

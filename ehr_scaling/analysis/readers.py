@@ -31,7 +31,16 @@ METRICS = {
     "loss_se": "validation_loss_se",
     "lr": "learning_rate",
     "batch": "batch_tokens",
+    "rate_multiple": "rate_multiple",
     "weight_decay": "weight_decay",
+    "dropout": "dropout",
+    "optimizer": "optimizer",
+    "parametrization": "parametrization",
+    "schedule": "schedule",
+    "trunk": "trunk",
+    "own_flops": "own_flops",
+    "fraction": "fraction",
+    "edge": "edge",
 }
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling.analysis import listings, plots, readers, sections
+from ehr_scaling.analysis import listings, plots, readers, sections, sweep_plots, sweep_sections
 from ehr_scaling.analysis.html import bullets, page, section
 from ehr_scaling.analysis.limits import limits
 from ehr_scaling.analysis.results import Results, fit, to_json
@@ -73,6 +73,10 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         svg["joint"] = plots.render(plots.joint_fit, figures, "joint_law", results)
     if results.holdout and any(row["low"] is not None for row in results.holdout["rows"]):
         svg["sealed"] = plots.render(plots.sealed, figures, "sealed_forecast", results)
+    if results.rates:
+        svg["rates"] = plots.render(sweep_plots.learning_rates, figures, "learning_rates", results)
+    if results.repeats:
+        svg["repeats"] = plots.render(sweep_plots.passes, figures, "passes", results)
     scored = {
         task.task: plots.render(plots.outcome, figures, f"outcome_{task.task}", results, task)
         for task in results.outcomes
@@ -89,13 +93,17 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         sections.power_laws(results, svg["laws"], svg["loss"]),
         sections.joint(results, svg.get("joint")),
         sections.sealed(results, svg.get("sealed")),
+        sweep_sections.learning_rates(results, svg.get("rates")),
+        sweep_sections.repeated(results, svg.get("repeats")),
+        sweep_sections.branches(results),
         listings.outcomes(results, scored),
         listings.cells(results),
         listings.provenance(provenance or {"analysis": {"source": results.table.source}}),
         section("limits", "Limits", bullets(limits(results))),
     ]
     title = TABLE_TITLE if results.table.generated is None else TITLE
-    return page(title, f"{describe(results.all_runs)}.", lead, sections.HEADINGS, body)
+    headings = [(name, label) for name, label in sections.HEADINGS if any(f'<section id="{name}">' in p for p in body)]
+    return page(title, f"{describe(results.all_runs)}.", lead, headings, body)
 
 
 def _swap(partial: Path, out: Path) -> None:

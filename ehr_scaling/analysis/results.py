@@ -7,8 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import downstream, holdout, isoflop, joint_laws, parabola, power_laws
-from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss, settled
+from ehr_scaling.analysis import (
+    downstream,
+    holdout,
+    isoflop,
+    joint_laws,
+    parabola,
+    power_laws,
+    rates,
+    repeats,
+    schedules,
+    selection,
+)
+from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
 from ehr_scaling.analysis.wording import percent
 
@@ -17,7 +28,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Results:
-    """table: the runs in the fits. all_runs: also those that were dropped. lines: "N", "D", "L"."""
+    """table: the runs in the fits. all_runs: also those that were dropped. lines: "N", "D", "L".
+
+    tuning: of every cell run at several settings. saved: see `schedules.saving`.
+    """
 
     table: RunTable
     all_runs: RunTable
@@ -28,6 +42,11 @@ class Results:
     forecast: dict[str, Any] | None
     holdout: dict[str, Any] | None
     outcomes: list[downstream.Outcome]
+    tuning: list[dict[str, Any]]
+    rates: rates.Rates | None
+    repeats: list[dict[str, Any]]
+    schedules: schedules.Comparison | None
+    saved: dict[str, float] | None
 
 
 def fit(
@@ -37,19 +56,28 @@ def fit(
     on_forecast: Callable[[dict[str, Any]], None] = lambda forecast: None,
 ) -> Results:
     """The whole analysis. The sealed budget is forecast, and handed to `on_forecast`, before its losses are used."""
-    clean = settled(runs)
+    cooled = selection.cooled(runs)
+    alike = selection.on_all_patients(selection.of_one_kind(cooled))
     forecast = sealed = None
-    if parts := holdout.seal(clean, options.hold_out_above):
+    if parts := holdout.seal(alike, options.hold_out_above):
         known, sealed = parts
-        # The highest losses are sought among the open runs only, so that the forecast owes nothing to the sealed.
+        # Settings and highest losses are sought among the open runs only, so that the forecast owes nothing to the
+        # sealed ones.
+        known = known.take(selection.tuned(known).keep)
         known = drop_highest_loss(known, min(options.drop_highest_loss, len(known) - 1))
         forecast = holdout.forecast(known, holdout.design(sealed), options)
         on_forecast(forecast)
-    table = drop_highest_loss(clean, options.drop_highest_loss)
+    tuning = selection.tuned(alike)
+    table = alike.take(tuning.keep, tuning.notes) if tuning.cells else alike
+    table = drop_highest_loss(table, options.drop_highest_loss)
     budgets = isoflop.fit(table, options)
     compared = None
     if forecast is not None and sealed is not None:
-        compared = holdout.compare(forecast, sealed, _fits_of(sealed, table, budgets, options))
+        best = selection.tuned(sealed).keep
+        made = {**forecast, "cells": [cell for cell, keep in zip(forecast["cells"], best, strict=False) if keep]}
+        sealed = sealed.take(best)
+        compared = holdout.compare(made, sealed, _fits_of(sealed, table, budgets, options))
+    best_of_all = cooled.take(selection.tuned(cooled).keep)
     return Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
@@ -59,7 +87,12 @@ def fit(
         joint=joint_laws.fit_chinchilla(table.N, table.D, table.loss, table.clusters, options),
         forecast=forecast,
         holdout=compared,
-        outcomes=downstream.read(outcomes, table, options) if outcomes else [],
+        outcomes=downstream.read(outcomes, table, options, runs.cell) if outcomes else [],
+        tuning=tuning.cells,
+        rates=rates.fit(cooled, options),
+        repeats=repeats.fit(selection.of_one_kind(best_of_all)),
+        schedules=schedules.compare(best_of_all, options),
+        saved=schedules.saving(runs),
     )
 
 
@@ -113,7 +146,9 @@ def to_json(results: Results) -> dict[str, Any]:
     holdout: {error_percent, median_error_percent, bias_percent, coverage, same_sign, rows: [{run, N, D, C, loss,
     forecast, low, high, word}], optima: [forecast and result of N*, D*, L*]}, null with a single budget.
     outcomes: one each, {task, models, baseline, spearman, ...}. verdicts: {a, b, loss, <law>: {word, reason}}.
-    left_out: [{run, code, text}]. Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
+    left_out: [{run, code, text}]. tuning: the cells run at several settings, with the one chosen and whether it is at
+    the edge. rates, repeats, schedules: null or empty where the study did not vary them.
+    Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
     table, lines, joint = results.table, results.lines, results.joint
     laws = {}
@@ -165,6 +200,10 @@ def to_json(results: Results) -> dict[str, Any]:
         ],
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],
+        "tuning": results.tuning,
+        "rates": rates.to_json(results.rates),
+        "repeats": results.repeats,
+        "schedules": schedules.to_json(results.schedules, results.saved),
     }
     return _clean(record)
 

@@ -14,9 +14,9 @@ Floats = NDArray[np.float64]
 REQUIRED = ("N", "D", "C", "loss")
 OPTIONAL = (
     "seed", "budget", "N_head", "N_embedding", "real_tokens", "unique_tokens", "patients", "passes", "C_6nd",
-    "loss_se", "lr", "batch", "weight_decay",
+    "loss_se", "lr", "rate_multiple", "batch", "weight_decay", "dropout", "fraction", "own_flops",
 )  # fmt: skip
-TEXT = ("run", "cell", "size", "phase")
+TEXT = ("run", "cell", "size", "phase", "schedule", "trunk", "optimizer", "parametrization", "edge")
 COLUMNS = TEXT + REQUIRED + OPTIONAL
 
 # Runs of one IsoFLOP budget differ in counted C by their integer steps, about 1 %; budgets lie a factor apart.
@@ -27,7 +27,7 @@ class Note(NamedTuple):
     """Why a run is not in the fits, or is doubtful: a code for machines and a line for people."""
 
     run: str
-    code: str  # unfinished | hot | highest_loss
+    code: str  # unfinished | hot | other_kind | fewer_patients | other_setting | highest_loss
     text: str
 
 
@@ -38,7 +38,10 @@ class RunTable:
     run: what the bootstrap resamples; rows that share it (checkpoints of one run) are resampled together.
     N: body parameters. N_head, N_embedding: the others. C: counted FLOPs; C_6nd: 6 N D beside it.
     D: positions processed; real_tokens: targets without padding; unique_tokens: U of the training split;
-    passes: real_tokens / U. loss, loss_se: nats a token on held-out patients. lr: peak. batch: tokens a step.
+    passes: real_tokens / U. loss, loss_se: nats a token on held-out patients. batch: tokens a step.
+    lr: peak; rate_multiple: of the rate that the study's rule gives. fraction: of the training patients.
+    own_flops: what this run itself cost (a branch: its cooldown only). trunk: the cell a branch began from, or "".
+    edge: which of N and D lie outside of what the study's rules for batch and rate were explored on.
     group: index of the row's compute budget in `budgets` (FLOPs, ascending, geometric mean of the counted C).
     """
 
@@ -46,6 +49,11 @@ class RunTable:
     cell: NDArray[np.str_]
     size: NDArray[np.str_]
     phase: NDArray[np.str_]
+    schedule: NDArray[np.str_]
+    trunk: NDArray[np.str_]
+    optimizer: NDArray[np.str_]
+    parametrization: NDArray[np.str_]
+    edge: NDArray[np.str_]
     N: Floats
     D: Floats
     C: Floats
@@ -61,8 +69,12 @@ class RunTable:
     C_6nd: Floats
     loss_se: Floats
     lr: Floats
+    rate_multiple: Floats
     batch: Floats
     weight_decay: Floats
+    dropout: Floats
+    fraction: Floats
+    own_flops: Floats
     group: NDArray[np.int64]
     budgets: Floats
     notes: tuple[Note, ...] = ()
@@ -180,15 +192,6 @@ def _number(value: Any, name: str, where: str) -> float:
     if number < 0 or (number == 0 and name in REQUIRED):
         raise UserError(f"{where}: {name} is {number:g}; it must be positive")
     return number
-
-
-def settled(table: RunTable) -> RunTable:
-    """Without the points of a hot (not cooled) learning rate where cooled ones exist: one law cannot hold both."""
-    hot = table.phase == "hot"
-    if not hot.any() or hot.all():
-        return table
-    text = "the learning rate had not been cooled; cooled runs are in the same table"
-    return table.take(~hot, [Note(str(run), "hot", text) for run in table.run[hot]])
 
 
 def drop_highest_loss(table: RunTable, count: int) -> RunTable:

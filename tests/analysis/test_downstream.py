@@ -38,7 +38,7 @@ def test_scores_are_joined_to_runs_by_cell(tmp_path):
     task = write_scores(tmp_path, table)
     (task / f"{table.cell[0]}.json").unlink()
     (task / "stray.json").write_text(json.dumps({"auroc": 0.5}))
-    (outcome,) = downstream.read(tmp_path, table, FEW)
+    (outcome,) = downstream.read(tmp_path, table, FEW, table.cell)
     assert len(outcome.rows) == len(table) - 1
     assert outcome.missing == [str(table.cell[0])] and outcome.unknown == ["stray"]
     loss = dict(zip(table.cell, table.loss, strict=True))
@@ -49,7 +49,7 @@ def test_scores_are_joined_to_runs_by_cell(tmp_path):
 def test_rank_correlation_and_its_interval(tmp_path):
     table = simulated.table(budgets=3, sizes=5, seeds=2)
     write_scores(tmp_path, table)
-    (perfect,) = downstream.read(tmp_path, table, FEW)
+    (perfect,) = downstream.read(tmp_path, table, FEW, table.cell)
     assert perfect.spearman == pytest.approx(-1) and perfect.spearman_interval == pytest.approx((-1, -1))
     rng = np.random.default_rng(0)
     loss = list(rng.random(30))
@@ -65,6 +65,6 @@ def test_bad_scores_name_their_file(tmp_path):
     for text, message in (('{"auroc": 1.5}', "not a number from 0 to 1"), ("{}", "not a number"), ("{", "is damaged")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
-            downstream.read(tmp_path, table, FEW)
+            downstream.read(tmp_path, table, FEW, table.cell)
     with pytest.raises(UserError, match="no such directory"):
-        downstream.read(tmp_path / "absent", table, FEW)
+        downstream.read(tmp_path / "absent", table, FEW, table.cell)

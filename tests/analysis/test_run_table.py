@@ -5,7 +5,8 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis import readers
-from ehr_scaling.analysis.run_table import budget_groups, describe, drop_highest_loss, from_rows, settled
+from ehr_scaling.analysis.run_table import budget_groups, describe, drop_highest_loss, from_rows
+from ehr_scaling.analysis.selection import cooled
 from ehr_scaling.errors import UserError
 
 HEADER = "N,D,C,loss\n"
@@ -136,10 +137,10 @@ def test_a_large_product_does_not_overflow():
 def test_hot_points_and_the_highest_losses_leave_with_a_reason():
     rows = [{"run": f"r{i}", "N": 10.0, "D": 10.0, "C": 600.0, "loss": 1 + i, "phase": "cooled"} for i in range(4)]
     rows[1]["phase"] = "hot"
-    table = drop_highest_loss(settled(from_rows(rows, source="x")), 1)
+    table = drop_highest_loss(cooled(from_rows(rows, source="x")), 1)
     assert table.run.tolist() == ["r0", "r2"]
     assert [(n.run, n.code) for n in table.notes] == [("r1", "hot"), ("r3", "highest_loss")]
     with pytest.raises(UserError, match="--drop_highest_loss=2"):
         drop_highest_loss(table, 2)
     all_hot = from_rows([{**r, "phase": "hot"} for r in rows], source="x")
-    assert len(settled(all_hot)) == 4
+    assert len(cooled(all_hot)) == 4
