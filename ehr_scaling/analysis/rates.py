@@ -38,7 +38,7 @@ class RateCurve:
 
 @dataclass(frozen=True)
 class Shift:
-    """How far the optimum moves from the smallest to the largest size, in factors of two; NaN without both.
+    """How far the optimum moves from the smallest to the largest size that has one, in factors of two; else NaN.
 
     small, large: the curves, each size's longest run.
     """
@@ -112,15 +112,18 @@ def _shift(curves: list[RateCurve], options: Options) -> Shift | None:
         return None
     good = [c for c in sizes if c.fit.verdict == parabola.BRACKETED]
     unknown = (np.nan, (np.nan, np.nan))
+    reason = f"the optimum is bracketed at {plural(len(good), 'size')} of {len(sizes)}"
     if len(good) < 2:
-        reason = f"the optimum is bracketed at {plural(len(good), 'size')} of {len(sizes)}"
         return Shift(curves[0].kind, sizes[0], sizes[-1], *unknown, Verdict(UNIDENTIFIED, reason))
     small, large = good[0], good[-1]
     assert small.fit.turns is not None and large.fit.turns is not None
     draws = (large.fit.turns[:, 0] - small.fit.turns[:, 0]) / np.log(2)
     value, failed = float(np.log2(large.fit.optimum / small.fit.optimum)), float(np.isnan(draws).mean())
     low, high = interval(draws, options.level)
-    return Shift(small.kind, small, large, value, (low, high), _judge(low, high, failed, options))
+    verdict = _judge(low, high, failed, options)
+    if (small.N, large.N) != (sizes[0].N, sizes[-1].N):  # the sizes tried reach further than what is said of them
+        verdict = verdict._replace(reason=f"{verdict.reason}; {reason}")
+    return Shift(small.kind, small, large, value, (low, high), verdict)
 
 
 def _judge(low: float, high: float, failed: float, options: Options) -> Verdict:

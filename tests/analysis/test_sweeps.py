@@ -124,6 +124,11 @@ def test_a_moving_optimum_moves_by_what_was_put_in():
     assert shift.value == pytest.approx(truth, abs=0.12) and shift.verdict.word == rates.MOVES
 
 
+def test_a_shift_over_part_of_the_sizes_says_so():
+    (shift,) = rates.fit(table(sweeps.rates(lambda N: 1.0 if N < 1e6 else 16.0)), FEW).shifts
+    assert shift.large.N == 3e5 and shift.verdict.reason.endswith("the optimum is bracketed at 3 sizes of 4")
+
+
 def test_intervals_of_the_shift_cover_about_as_often_as_they_say():
     """120 tables of a symmetric curve: the binomial 99.9 % range of a true 95 % is 0.88 to 1."""
     inside = []
