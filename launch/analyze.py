@@ -9,7 +9,8 @@ r"""Fit scaling laws to finished runs and write the report.
   C       training FLOPs
   loss    validation loss, nats a token
 and optionally run, cell, size, phase, seed, budget, N_head, N_embedding, real_tokens, unique_tokens, patients, passes,
-C_6nd, loss_se, lr, batch, weight_decay. Rows that share a `run` are resampled together. Without a `budget` column, runs
+C_6nd, own_flops, loss_se, lr, rate_multiple, batch, weight_decay, dropout, fraction, schedule, trunk, optimizer,
+parametrization, edge. Rows that share a `run` are resampled together. Without a `budget` column, runs
 whose C lies within a factor of 1.2 form one IsoFLOP budget.
 
 --out takes report.html (one page, opens without network), laws.json (every number), forecast.json (the largest budget,

@@ -1,6 +1,9 @@
 """Train one cell of a planned grid, and those it is trained together with: grid/ and packed/ → runs/<cell>/.
 
   python -m launch.train --workdir=W --cell=0123456789abcdef
+  python -m launch.train --workdir=W --cell=0123456789abcdef --profile      and a trace of a few steps
+
+On a CPU one run uses all cores; a sweep gives each core a run of its own, which is faster for a grid.
 
 The ids of the cells are in W/grid/manifest.jsonl.
 """
@@ -16,16 +19,20 @@ from launch import common
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the cell.", required=True)
+PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of a few steps to W/runs/<cell>/profile.")
 common.define_process_flags()
 
 
 def main() -> None:
     workdir = Path(WORKDIR.value).absolute()
+    common.use_all_cores()
     common.join_processes()
     units = cells.units(manifest.read(workdir / "grid"))
     chosen = [unit for unit in units if any(cell["id"] == CELL.value for cell in unit)]
     if not chosen:
         raise UserError(f"--cell={CELL.value} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
+    for cell in chosen[0] if PROFILE.value else ():
+        cell["engine"]["tracking"]["profile"] = True
     (done,) = executors.run(loop.job, chosen, workdir, workers=1, title="training", done=loop.finished)
     metrics = next(metrics for metrics in done if metrics["id"] == CELL.value)
     print(f"validation loss {metrics['validation_loss']:.4f} ± {metrics['validation_loss_se']:.4f} nats a token")
