@@ -186,12 +186,15 @@ def _blocks(context: int, block: int) -> list[tuple[int, int]]:
 
 
 def _logits(q_BxHxTxK, k_BxHxTxK, segments_BxT, start, end):
-    logits = dot("bhtk,bhsk->bhts", q_BxHxTxK[:, :, start:end], k_BxHxTxK[:, :, :end])
-    return jnp.where(visible(segments_BxT[:, start:end], segments_BxT[:, :end], start), logits, MASKED)
+    seen = visible(segments_BxT[:, start:end], segments_BxT[:, :end], start)
+    # Added, and once for all heads: XLA would put comparisons and a select into each of them, slower than the product.
+    bias = jax.lax.optimization_barrier(jnp.where(seen, 0.0, MASKED))
+    return dot("bhtk,bhsk->bhts", q_BxHxTxK[:, :, start:end], k_BxHxTxK[:, :, :end]) + bias
 
 
 def _blocked_forward(q, k, v, segments, block):
-    q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    # Barriers, here and below: XLA would fold a transposition into the products, for which it then has no fast kernel.
+    q, k, v = jax.lax.optimization_barrier([x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v)])
     outs, logsumexps = [], []
     for start, end in _blocks(q.shape[2], block):
         logits = _logits(q, k, segments, start, end)
@@ -207,21 +210,23 @@ def _blocked_forward(q, k, v, segments, block):
 
 def _blocked_backward(block, saved, slope):
     q, k, v, segments, out, logsumexp = saved
-    slope = slope.swapaxes(1, 2)
-    context = q.shape[2]
+    slope = jax.lax.optimization_barrier(slope.swapaxes(1, 2))
+    q_BxHxKxT, slope_BxHxKxT = jax.lax.optimization_barrier([x.swapaxes(2, 3) for x in (q, slope)])
     # Sum over keys of weight × its slope, the term of the softmax's derivative, is that over channels of the output.
     common = jnp.sum(slope.astype(jnp.float32) * out, axis=-1, keepdims=True)
-    dq, dk, dv = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    for start, end in _blocks(context, block):
+    dq, dk_BxHxKxT = [], jnp.zeros(q_BxHxKxT.shape, jnp.float32)
+    dv_BxHxKxT = dk_BxHxKxT
+    for start, end in reversed(_blocks(q.shape[2], block)):
         here = slice(start, end)
         weights = jnp.exp(_logits(q, k, segments, start, end) - logsumexp[:, :, here])
         d_weights = dot("bhtk,bhsk->bhts", slope[:, :, here], v[:, :, :end])
         d_logits = (weights * (d_weights - common[:, :, here])).astype(q.dtype)
         dq.append(dot("bhts,bhsk->bhtk", d_logits, k[:, :, :end]) * q.shape[-1] ** -0.5)
-        rest = ((0, 0), (0, 0), (0, context - end), (0, 0))
-        dk += jnp.pad(dot("bhts,bhtk->bhsk", d_logits, q[:, :, here]), rest)
-        dv += jnp.pad(dot("bhts,bhtk->bhsk", weights.astype(v.dtype), slope[:, :, here]), rest)
-    return *(x.astype(q.dtype).swapaxes(1, 2) for x in (jnp.concatenate(dq, axis=2), dk, dv)), None
+        d_v = dot("bhkt,bhts->bhks", slope_BxHxKxT[..., here], weights.astype(v.dtype))
+        dv_BxHxKxT = dv_BxHxKxT.at[..., :end].add(d_v)
+        dk_BxHxKxT = dk_BxHxKxT.at[..., :end].add(dot("bhkt,bhts->bhks", q_BxHxKxT[..., here], d_logits))
+    slopes = jnp.concatenate(dq[::-1], axis=2), dk_BxHxKxT.swapaxes(2, 3), dv_BxHxKxT.swapaxes(2, 3)
+    return *(x.astype(q.dtype).swapaxes(1, 2) for x in slopes), None
 
 
 _blocked.defvjp(_blocked_forward, _blocked_backward)
@@ -246,7 +251,7 @@ def _check_cudnn(dtype: jax.typing.DTypeLike, head: int, context: int) -> None:
 def _splash(q, k, v, segments):
     """TPU's kernel for each device's rows and heads; elsewhere interpreted, which is slow and for tests."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:  # by hand: the rows are already the device's own
         return _splash_local(q, k, v, segments)
     # XLA cannot split a kernel it does not know: each device is told which rows and heads are its own.
     rows = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
