@@ -76,7 +76,8 @@ def setup(cells: list[Cell]) -> Setup:
     cell, engine = cells[0], cells[0]["engine"]
     batch, devices, on_cpu = cell["batch_sequences"], jax.device_count(), jax.default_backend() == "cpu"
     data, fsdp, tensor = sharding.sizes(engine["mesh"], devices)
-    if on_cpu and engine["mesh"]["data"] == 0:  # cores stand in for devices, and a small batch may leave some idle
+    # Cores stand in for devices, and a small batch may leave some of them idle.
+    if on_cpu and jax.process_count() == 1 and engine["mesh"]["data"] == 0:
         data = math.gcd(data, batch)
     rows = data * fsdp
     microbatch = sequences_at_a_time(cell, rows, on_cpu)
