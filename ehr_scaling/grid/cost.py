@@ -17,7 +17,7 @@ from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid import status
 from ehr_scaling.grid.cells import Cell
 from ehr_scaling.grid.executors.claims import own_flops
-from ehr_scaling.models import attention
+from ehr_scaling.models import attention, products
 from ehr_scaling.training.setup import sequences_at_a_time
 
 COMPILE = 4.0  # seconds a size and process, where nothing has been measured
@@ -67,6 +67,8 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
     moments = 8 * (body + outside) if cell["optimizer"] == "adamw" else 4 * body + 8 * outside
     micro = sequences_at_a_time(cell, rows, machine.platform == "cpu")
     tokens = m * cell["context"] * max(1.0, micro / rows)
+    # On a CPU logits are there for so many tokens of a model at a time.
+    with_logits = min(tokens, m * products.CHUNK) if machine.platform == "cpu" else tokens
     # A CPU computes bfloat16 in float32.
     item = 2 if cell["dtype"] == "bfloat16" and machine.platform != "cpu" else 4
     sent = max(engine["dispatch_sequences"], cell["batch_sequences"])
@@ -76,7 +78,7 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
         "gradients": m * KEPT_GRADIENTS * 4 * (body + outside) / parts,
         "batch": m * sent * (9 * cell["context"] + 8) / rows,
         "activations": tokens * item * _kept(cell, m, machine) / axes["tensor"],
-        "logits": tokens * OF_LOGITS * 4 * cell["padded_vocab"] / axes["tensor"],
+        "logits": with_logits * OF_LOGITS * 4 * cell["padded_vocab"] / axes["tensor"],
     }
 
 

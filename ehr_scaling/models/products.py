@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 PAD = 0
 _WIDE = 1000  # columns of a product from which on a transposed copy of its left factor is worth its time
-_CHUNK = 256  # tokens whose logits stay in a core's cache, at a vocabulary of some thousands
+CHUNK = 256  # tokens whose logits stay in a core's cache, at a vocabulary of some thousands
 
 
 def _turned(x_NxD: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def loss_sum(
 
 def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
     batch, positions = targets_BxT.shape
-    at_a_time = max(1, _CHUNK // batch) if jax.default_backend() == "cpu" else positions
+    at_a_time = max(1, CHUNK // batch) if jax.default_backend() == "cpu" else positions
     # Positions are cut, not rows, which may lie on several devices.
     at_a_time = at_a_time if positions % at_a_time == 0 else positions
 
