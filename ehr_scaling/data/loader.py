@@ -105,10 +105,13 @@ class _Rows:
         segments.reshape(-1)[:] = np.repeat(ids.astype(np.int32), lengths)
         # `targets_mask` made of runs: of each segment S tokens that are no target, then those that are. Column 0,
         # which is no row's target, is the first token of the run that begins there.
-        spans = np.stack([np.where(ids > 0, np.minimum(lengths, self.prefix), lengths), lengths], axis=1)
-        spans[:, 1] -= spans[:, 0]
-        spans[(np.cumsum(lengths) - lengths) % self.width == 0, 0] -= 1
-        mask = np.repeat(np.tile([False, True], len(ids)), spans.ravel()).reshape(done, self.width - 1)
+        spans = np.empty((len(ids), 2), np.int64)
+        spans[:, 0] = np.where(ids > 0, np.minimum(lengths, self.prefix), lengths)
+        spans[:, 1] = lengths - spans[:, 0]
+        spans[(lengths.cumsum() - lengths) % self.width == 0, 0] -= 1
+        counts = np.zeros((len(ids), 2), bool)
+        counts[:, 1] = True
+        mask = counts.repeat(spans.ravel()).reshape(done, self.width - 1)
         return {"tokens": tokens, "segments": segments, "mask": mask}
 
     def _block(self, block: int) -> _Block:
@@ -174,12 +177,12 @@ def _again(path: Path) -> str:
 
 def _pieces(order: np.ndarray, ends: np.ndarray, first: int, last: int) -> list[_Piece]:
     """Rows [first, last) of blocks standing in `order`; `ends`, the number of rows up to the end of each."""
-    low, high = np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last, side="left") + 1
-    begins = ends[low:high] - np.diff(ends[low:high], prepend=ends[low - 1] if low else 0)
-    return [
-        _Piece(block, max(first - begin, 0), min(last, end) - begin)
-        for block, begin, end in zip(order[low:high].tolist(), begins.tolist(), ends[low:high].tolist(), strict=True)
-    ]
+    low, high = int(ends.searchsorted(first, side="right")), int(ends.searchsorted(last, side="left")) + 1
+    begin, pieces = int(ends[low - 1]) if low else 0, []
+    for block, end in zip(order[low:high].tolist(), ends[low:high].tolist(), strict=True):
+        pieces.append(_Piece(block, max(first - begin, 0), min(last, end) - begin))
+        begin = end
+    return pieces
 
 
 class _Steps:
