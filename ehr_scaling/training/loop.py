@@ -165,7 +165,7 @@ def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batch
         name: np.stack([read[cell["seed"]][name].reshape(*rows, x.shape[-1]) for cell in cells])
         for name, x in read[cells[0]["seed"]].items()
     }
-    return sharding.place(parts.mesh, host, axis=2)
+    return sharding.place(parts.mesh, host, axis=2, members=len(cells))
 
 
 class _Clock:

@@ -78,13 +78,13 @@ def setup(cells: list[Cell]) -> Setup:
     data, fsdp, tensor = sharding.sizes(engine["mesh"], devices)
     # Cores stand in for devices, and a small batch may leave some of them idle.
     if on_cpu and jax.process_count() == 1 and engine["mesh"]["data"] == 0:
-        data = math.gcd(data, batch)
-    rows = data * fsdp
+        data = data if len(cells) % data == 0 else math.gcd(data, batch)
+    mesh = sharding.mesh(data, fsdp, tensor)
+    rows = 1 if sharding.apart(mesh, len(cells)) else data * fsdp
     microbatch = sequences_at_a_time(cell, rows, on_cpu)
     if batch % microbatch:
         raise UserError(f"--config.training.microbatch={microbatch} does not divide a batch of {batch} sequences")
     sharding.check(rows, tensor, size=cell["size"], heads=cell["heads"], sequences=microbatch)
-    mesh = sharding.mesh(data, fsdp, tensor)
     model = model_of(cell, len(cells))
     if not on_cpu:
         _check_kernel(model.attention, model.dtype, model.shape.width // model.shape.heads, cell["context"])

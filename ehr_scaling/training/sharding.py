@@ -69,6 +69,25 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def apart(mesh: Mesh | AbstractMesh, members: int) -> bool:
+    """Whether each device trains members of its own, whole batches and all: nothing is then exchanged."""
+    data = mesh.shape["data"]
+    return members > 1 and members % data == 0 and mesh.size == data > 1 and jax.process_count() == 1
+
+
+def members_apart(each: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Inside a program: `each(args, shared)`, on every device for its own members, where they are `apart`."""
+
+    def apply(args: Any, shared: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or not apart(mesh, len(jax.tree.leaves(args)[0])):
+            return each(args, shared)
+        specs = (PartitionSpec("data"), PartitionSpec())
+        return jax.shard_map(each, in_specs=specs, out_specs=PartitionSpec("data"), check_vma=False)(args, shared)
+
+    return apply
+
+
 def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
     """Inside a program: `sums_of(params, batch, key, …)`, each device for its share of the sequences.
 
@@ -77,7 +96,7 @@ def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
     1 of the batch's arrays.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.size > mesh.shape["data"]:
+    if mesh.empty or mesh.manual_axes or mesh.size == 1 or mesh.size > mesh.shape["data"]:
         return sums_of
 
     def local(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
@@ -101,13 +120,15 @@ def held(state: Any) -> Any:
 
 
 def of_state(mesh: Mesh | AbstractMesh, state: Any) -> Any:
-    """A sharding for every leaf of a `step.State` (or its shapes), members in front.
+    """A sharding for every leaf of a `step.State` (or its shapes); members, in front, are on their devices if `apart`.
 
     Moments of the optimizer have the path of their parameter, and lie where it lies. An axis that does not divide its
     dimension is left out of that leaf, which is then whole along it.
     """
 
     def leaf(path: Any, x: Any) -> NamedSharding:
+        if apart(mesh, x.shape[0]):
+            return NamedSharding(mesh, PartitionSpec("data"))
         names = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
         for name, axes in _RULES:
             if name in names and math.prod(x.shape) >= WHOLE_BELOW and len(x.shape) == 1 + len(axes):
@@ -149,9 +170,14 @@ def anywhere(mesh: Mesh, flag: bool) -> bool | jax.Array:
     return _any(jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXES)), flags))
 
 
-def place(mesh: Mesh, batch: dict[str, Any], axis: int) -> dict[str, jax.Array]:
-    """Host arrays of this process, its share along `axis`, as arrays of all processes."""
+def place(mesh: Mesh, batch: dict[str, Any], axis: int, members: int = 1) -> dict[str, jax.Array]:
+    """Host arrays of this process, its share of the sequences along `axis`, as arrays of all processes.
+
+    Args: members, in front of them, if they have devices of their own.
+    """
     sharding = of_batch(mesh, axis)
+    if apart(mesh, members):
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}

@@ -58,12 +58,21 @@ class Hyper(NamedTuple):
     weight_decay: Scalar
 
 
-def _members(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """`function` for each member of `args`, whose leaves are (M, …). One member needs no batched kernels."""
-    if len(jax.tree.leaves(args)[0]) == 1:
-        alone = function(*jax.tree.map(lambda x: jnp.asarray(x)[0], args))
-        return jax.tree.map(lambda x: x[None], alone)
-    return jax.vmap(function)(*args)
+def _members(function: Callable[..., Any], args: tuple[Any, ...], shared: tuple[Any, ...] = ()) -> Any:
+    """`function(*args, *shared)` for each member of `args`, whose leaves are (M, …); devices share the members out.
+
+    Accelerators do all of them at once, in batched kernels. A CPU has none that are fast, and does one after another.
+    """
+
+    def each(args: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+        if len(jax.tree.leaves(args)[0]) == 1:
+            alone = function(*jax.tree.map(lambda x: jnp.asarray(x)[0], args), *shared)
+            return jax.tree.map(lambda x: x[None], alone)
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda own: function(*own, *shared), args)
+        return jax.vmap(lambda own: function(*own, *shared))(args)
+
+    return sharding.members_apart(each)(args, shared)
 
 
 @partial(jax.jit, static_argnames=("program",))
@@ -124,7 +133,14 @@ def train_chunk(
         zero = jnp.zeros((), jnp.float32)
         return jax.lax.fori_loop(0, pieces, add, (jax.tree.map(jnp.zeros_like, params), zero, zero))
 
-    def one(state: State, batch: dict[str, jax.Array], hyper: Hyper, seed: jax.Array) -> Any:
+    def one(
+        state: State,
+        batch: dict[str, jax.Array],
+        hyper: Hyper,
+        seed: jax.Array,
+        updates: jax.Array,
+        pieces: jax.Array,
+    ) -> Any:
         def update(i: jax.Array, carry: Any) -> Any:
             state, loss_sum, targets, _, _ = carry
             key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -172,7 +188,7 @@ def train_chunk(
             "in_a_row": state.in_a_row,
         }
 
-    state, sums = _members(one, (state, batch, hyper, seeds))
+    state, sums = _members(one, (state, batch, hyper, seeds), (updates, pieces))
     # Where it came from: else the next dispatch would find it elsewhere, and be compiled anew.
     return sharding.held(state), sums
 
@@ -184,8 +200,8 @@ def eval_losses(model: Transformer, params: Any, batch: dict[str, jax.Array]) ->
     Args: params, leaves (M, …); batch, as of `loader.eval_batches`, the same for all members.
     """
 
-    def one(params: Any) -> jax.Array:
+    def one(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         losses: Any = model.apply({"params": params}, batch["tokens"], batch["segments"], method="losses")
         return losses * batch["mask"]
 
-    return _members(one, (params,))
+    return _members(one, (params,), (batch,))

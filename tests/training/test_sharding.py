@@ -32,8 +32,10 @@ host = {
     "segments": np.repeat(rng.integers(1, 4, (1, 4, 16, 1)), 13, axis=-1).astype(np.int32),
     "mask": rng.random((1, 4, 16, 12)) < 0.8,
 }
-hyper = Hyper(*(np.full(1, x, np.float32) for x in (0.01, 100, 2, 0, 0.1, 0.1)))
-seeds = np.array([3], np.int32)
+members = int(sys.argv[3])
+host = {name: np.repeat(x, members, axis=0) for name, x in host.items()}
+hyper = Hyper(*(np.full(members, x, np.float32) for x in (0.01, 100, 2, 0, 0.1, 0.1)))
+seeds = np.arange(3, 3 + members, dtype=np.int32)
 build = partial(init, program)
 fresh = jax.device_get(jax.jit(build)(seeds))
 found = {}
@@ -46,9 +48,9 @@ for shape in json.loads(sys.argv[1]):
         parts = len({str(s.index) for s in kernel.addressable_shards})
         losses = []
         for _ in range(3):
-            batch = sharding.place(mesh, host, axis=2)
+            batch = sharding.place(mesh, host, axis=2, members=members)
             state, sums = train_chunk(program, state, batch, hyper, seeds, np.int32(2), np.int32(2))
-            losses.append(float(sums["loss_sum"][0] / sums["targets"][0]))
+            losses += (sums["loss_sum"] / sums["targets"]).tolist()
         norm = sum(float((x.astype(float) ** 2).sum()) for x in jax.tree.leaves(state.params))
         pairs = zip(jax.tree.leaves(state), jax.tree.leaves(where), strict=True)
         still = all(x.sharding.is_equivalent_to(s, x.ndim) for x, s in pairs)
@@ -57,9 +59,9 @@ print(json.dumps(found))
 """
 
 
-def losses(meshes, devices, optimizer="adamw"):
+def losses(meshes, devices, optimizer="adamw", members=1):
     environment = {**os.environ, "XLA_FLAGS": FLAGS.format(devices)}
-    command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer]
+    command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer, str(members)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -75,6 +77,15 @@ def test_every_mesh_of_eight_devices_gives_the_same_losses():
         _, fsdp, tensor = eval(shape)
         assert own["parts"] == fsdp * tensor, shape  # the matrix really is cut
         assert own["still"], shape  # and stays so from step to step
+
+
+def test_members_have_devices_of_their_own():
+    """Four on two devices: each trains two of them, as one device trains all four."""
+    (alone,) = losses([(1, 1, 1)], 1, members=4).values()
+    (own,) = losses([(2, 1, 1)], 2, members=4).values()
+    assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert len(set(alone["losses"][-4:])) == 4  # of four seeds
+    assert own["still"]
 
 
 def test_muon_too():
