@@ -27,7 +27,8 @@ def main() -> None:
     config, _, workdir = common.read_flags()
     if RUNNER.value:
         config.data.beam = (f"--runner={RUNNER.value}", *shlex.split(BEAM.value))
-    pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value)
+    fractions = tuple(config.grid.fractions)
+    pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value, fractions=fractions)
     print(f"made: {workdir}; look at it with python -m launch.inspect --workdir={workdir}")
 
 

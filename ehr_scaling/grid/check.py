@@ -41,8 +41,6 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
         raise UserError(f"--config.training.trunk needs --config.training.schedule=wsd, not {t.schedule}")
     for point in points:
         sizes.get(point["size"])
-        if not 0 < point.get("fraction", 1.0) <= 1:
-            raise UserError(f"--config.grid.fractions holds {point['fraction']}: take shares above 0, up to 1")
         wanted = point.get("passes") or point.get("budget") or 0
         if not 0 < wanted < float("inf"):
             raise UserError(f"--config.grid.budgets or .passes holds {wanted}: take numbers above 0")

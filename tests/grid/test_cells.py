@@ -242,7 +242,6 @@ def test_passes_and_fractions_take_the_place_of_budgets():
         ({"training.rate.peak": 1e9}, r"learning rate of 1e\+09"),
         ({"grid.rates": (0.0,)}, "learning rate of 0"),
         ({"grid.rates": (-1.0,)}, "learning rate of -"),
-        ({"grid.fractions": (1.5,)}, r"fractions holds 1.5"),
         ({"grid.budgets": (float("nan"),)}, "budgets or .passes holds nan"),
         ({"grid.weight_decays": (-0.1,)}, "weight_decay: -0.1"),
         ({"training.trunk": True}, "trunk needs --config.training.schedule=wsd"),
