@@ -151,6 +151,15 @@ def test_splash_on_a_mesh():
     np.testing.assert_allclose(split, expected, atol=2e-5)
 
 
+def test_splash_compiles_for_tpu(monkeypatch):
+    """As far as the kernels handed to the TPU's own compiler: shapes and blocks that it refuses are found here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    x = jax.ShapeDtypeStruct((4, 1, 1000, 2, 64), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((1, 1000), jnp.int32)
+    traced = jax.jit(lambda x, s: results(x, s, by("splash"))).trace(x, segments)
+    assert traced.lower(lowering_platforms=("tpu",)).as_text().count("tpu_custom_call") >= 3
+
+
 def squares(implementation, context):
     """Arrays of the compiled forward and backward pass that have two axes of T."""
     x, segments = arrays(2, context, 3, 16), np.ones((2, context), np.int32)
