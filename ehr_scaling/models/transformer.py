@@ -233,9 +233,9 @@ class Transformer(nn.Module):
         x_BxTxD, head, cache = self.hidden(tokens_BxT, segments_BxT, cache, index, deterministic=deterministic)
         return logits_of(x_BxTxD, head, self.vocab), cache
 
-    def losses(self, tokens_BxT1: jax.Array, segments_BxT1: jax.Array, deterministic: bool = True) -> jax.Array:
+    def losses(self, tokens_BxT1: jax.Array, segments_BxT1: jax.Array) -> jax.Array:
         """Negative log-likelihood in nats of each token after the first, float32 (B, T). Args: int32 (B, T+1)."""
-        logits, _ = self(tokens_BxT1[:, :-1], segments_BxT1[:, :-1], deterministic=deterministic)
+        logits, _ = self(tokens_BxT1[:, :-1], segments_BxT1[:, :-1])
         return token_losses(logits, tokens_BxT1[:, 1:])
 
     def loss_sum(
