@@ -6,16 +6,14 @@ depends on the machine and on what else it does: trust ratios before absolutes.
 
 import json
 import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from launch import bench_data, common
+from launch import bench_data, bench_training, common
 from launch.rows import REPEATS, Row, row, seconds
 
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
@@ -36,52 +34,8 @@ def data() -> Iterator[Row]:
 
 
 def training() -> Iterator[Row]:
-    """The compiled step, in this process on all devices or cores: one step a dispatch, and many."""
-    import jax
-    import numpy as np
-
-    from ehr_scaling import flops
-    from ehr_scaling.models.sizes import SHAPES
-    from ehr_scaling.models.transformer import Transformer
-    from ehr_scaling.training import sharding
-    from ehr_scaling.training.step import Hyper, init, train_chunk
-
-    context, vocab, sequences, steps = 128, 320, 4, 16
-    rng = np.random.default_rng(0)
-    for name in ("3.5k", "25k", "151k"):
-        shape = SHAPES[name]
-        model = Transformer(shape, vocab - 5, vocab)
-        hyper = Hyper(*map(np.float32, (1e-3, 1e6, 10, 0, 0.1, 0.1)))
-        rates = {}
-        for chunk in (1, steps):
-            host = {
-                "tokens": rng.integers(1, vocab - 5, (chunk, sequences, context + 1)).astype(np.int32),
-                "segments": np.ones((chunk, sequences, context + 1), np.int32),
-                "mask": np.ones((chunk, sequences, context), bool),
-            }
-            state = jax.device_put(init(model, 0, 1.0, 0.9, 0.95), sharding.replicated())
-
-            def run(
-                state: Any, host: Any = host, chunk: int = chunk, model: Transformer = model, hyper: Hyper = hyper
-            ) -> Any:
-                for _ in range(4 * steps // chunk):
-                    batch = sharding.shard(host, axis=1)
-                    state, _ = train_chunk(model, "cosine", 1.0, 0.9, 0.95, state, batch, hyper, np.int32(chunk))
-                return jax.block_until_ready(state)
-
-            state = run(state)  # compile
-            times = []
-            for _ in range(REPEATS.value):
-                start = time.perf_counter()
-                state = run(state)
-                times.append(time.perf_counter() - start)
-            rates[chunk] = 4 * steps * sequences * context / statistics.median(times)
-        cost = (
-            flops.training(width=shape.width, layers=shape.layers, ff=shape.ff, vocab=vocab, context=context) / context
-        )
-        yield row(f"{name}: {steps} steps a dispatch", rates[steps] / 1e3, "ktok/s")
-        yield row(f"{name}: the same", rates[steps] * cost / 1e9, "GFLOP/s")
-        yield row(f"{name}: compare: 1 step a dispatch", rates[1] / 1e3, "ktok/s")
+    """The engine beside PyTorch, models together, an interruption, and where a grid's wall time goes."""
+    yield from bench_training.rows()
 
 
 def outcomes() -> Iterator[Row]:

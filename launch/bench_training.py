@@ -1,0 +1,268 @@
+"""The training engine: tokens/s beside PyTorch, models together, and where the wall time of a grid goes.
+
+Each side of a comparison is a process of its own, with the allocator's setting in its environment; they take turns, so
+that what else the machine does meets both.
+"""
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from ehr_scaling import artifacts, flops
+from ehr_scaling.models import sizes
+from ehr_scaling.training import tracking
+from launch.rows import REPEATS, Row, row
+
+TORCH = flags.DEFINE_string("torch_python", sys.executable, "An interpreter with torch (extra bench), to compare with.")
+SIZES = flags.DEFINE_list("bench_sizes", ["101k", "1.2m", "2.7m"], "Sizes to compare.")
+CONTEXTS = flags.DEFINE_list("bench_contexts", ["256", "1024"], "T of the comparison.")
+SECONDS = flags.DEFINE_float("bench_seconds", 3.0, "Of one turn of a side of a comparison.")
+GRID = flags.DEFINE_bool("grid", True, "Train the quickstart's grid, to see where its wall time goes (3 minutes).")
+
+VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# What was best for PyTorch at one size or another, of the settings that were tried: see BENCHMARKS.md
+TORCH_SETTINGS = (
+    {"processes": 1, "threads": 2, "pieces": 1},
+    {"processes": 1, "threads": 2, "pieces": 4},
+    {"processes": 2, "threads": 1, "pieces": 1},
+    {"processes": 2, "threads": 1, "pieces": 4},
+)
+
+
+class Peer:
+    """A process that compiles, and then answers every line, a number of seconds, by its rate over so long a run."""
+
+    def __init__(self, command: list[str], spec: dict[str, Any], huge_pages: bool) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        if huge_pages:
+            environment["GLIBC_TUNABLES"] = HUGE_PAGES
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([*command, json.dumps(spec)], env=environment, **pipes)
+        self.ready = float(json.loads(self._line())["ready"])
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError(f"a side of the comparison ended with status {self._process.wait()}")
+        return line
+
+    def rate(self, seconds: float) -> float:
+        """Tokens a second."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return float(json.loads(self._line())["tokens_per_second"])
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def rates(peers: list[Peer]) -> list[float]:
+    """Median rates, tokens a second, of --repeats turns each."""
+    turns = [[peer.rate(SECONDS.value) for peer in peers] for _ in range(REPEATS.value)]
+    return [statistics.median(own) for own in zip(*turns, strict=True)]
+
+
+def rows() -> Iterator[Row]:
+    yield from _beside_torch()
+    yield from _together()
+    yield from _interrupted()
+    if GRID.value:
+        yield from _grid()
+
+
+OURS = [sys.executable, "-m", "launch.bench_training"]
+
+
+def _beside_torch() -> Iterator[Row]:
+    has_torch = subprocess.run([TORCH.value, "-c", "import torch"], capture_output=True, check=False).returncode == 0
+    if not has_torch:
+        yield row(f"compare: left out, for {TORCH.value} has no torch: see --torch_python", float("nan"), "")
+    peer = str(Path(__file__).with_name("torch_peer.py"))
+    for context in map(int, CONTEXTS.value):
+        for size in SIZES.value:
+            shape = sizes.get(size)
+            spec = {"size": size, "context": context, "padded": PADDED, "vocab": VOCAB, "batch_tokens": BATCH_TOKENS}
+            spec |= {"width": shape.width, "layers": shape.layers, "heads": shape.heads, "ff": shape.ff}
+            cost = flops.training(width=shape.width, layers=shape.layers, ff=shape.ff, vocab=PADDED, context=context)
+            for huge in (True, False):
+                theirs = [{**spec, "mask": "causal", "compile": "default", **own} for own in TORCH_SETTINGS]
+                peers = [Peer(OURS, spec, huge)]
+                peers += [Peer([TORCH.value, "-P", peer], own, huge) for own in theirs if has_torch]
+                found = rates(peers)
+                for each in peers:
+                    each.close()
+                name = f"{size}, T = {context}, {'huge pages' if huge else 'default malloc'}"
+                yield row(name, found[0] / 1e3, "ktok/s")
+                yield row("  the same", found[0] * cost / context / 1e9, "GFLOP/s")
+                yield row("  to the first steps done", peers[0].ready, "s")
+                if has_torch:
+                    best = max(range(1, len(found)), key=lambda i: found[i])
+                    setting = ", ".join(f"{k} {v}" for k, v in TORCH_SETTINGS[best - 1].items())
+                    yield row(
+                        f"  compare: PyTorch compiled, best of {len(found) - 1} ({setting})",
+                        found[best] / 1e3,
+                        "ktok/s",
+                    )
+                    yield row("  ratio", found[0] / found[best], "×", 1.0)
+
+
+def _together() -> Iterator[Row]:
+    """Four seeds of 0.1 M parameters as one program, and one of them, both on all cores; batches of the quickstart."""
+    spec = {"size": "101k", "context": 128, "padded": 320, "vocab": 315, "batch_tokens": 512}
+    peers = [Peer(OURS, {**spec, "members": members}, True) for members in (1, 4)]
+    one, four = rates(peers)
+    for each in peers:
+        each.close()
+    yield row("101k, one seed, 512 tokens a step", one / 1e3, "ktok/s")
+    yield row("  four seeds together", four / 1e3, "ktok/s")
+    yield row("  their cost", 4 * one / four, "× one seed", 3.0, False)
+
+
+def serve(spec: dict[str, Any]) -> None:
+    """Our side: the training program of this project on one device a core."""
+    cores = len(os.sched_getaffinity(0))
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
+    import jax
+    import numpy as np
+
+    from configs import base
+    from ehr_scaling.grid import cells
+    from ehr_scaling.training import sharding
+    from ehr_scaling.training.setup import setup, states
+    from ehr_scaling.training.step import Hyper, train_chunk
+
+    jax.config.update("jax_num_cpu_devices", cores)
+    config = base.get_config()
+    config.model.tied, config.model.vocab_multiple = True, spec["padded"]
+    config.training.batch.sequences = spec["batch_tokens"] // spec["context"]
+    config.training.batch.exponent, config.training.min_steps = 0.0, 1
+    config.training.dispatch_sequences = max(64, 2 * config.training.batch.sequences)
+    train = {"real_tokens": 1, "patients": 1, "phases": [{"sequences": 1000 * config.training.batch.sequences}]}
+    summary = {"vocab_size": spec["vocab"], "context": spec["context"], "splits": {"train": train}}
+    members = spec.get("members", 1)
+    same = [
+        cells.solve(
+            config,
+            {"passes": 1.0, "size": spec["size"], "seed": seed},
+            {"fingerprint": "", "summary": summary},
+            {"data": "random tokens", "generated": True},
+        )
+        for seed in range(members)
+    ]
+    parts = setup(same)
+    rng = np.random.default_rng(0)
+    shape = (members, parts.updates * parts.pieces, parts.microbatch, spec["context"])
+    host = {
+        "tokens": rng.integers(1, spec["vocab"], (*shape[:3], shape[3] + 1)).astype(np.int32),
+        "segments": np.ones((*shape[:3], shape[3] + 1), np.int32),
+        "mask": np.ones(shape, bool),
+    }
+    hyper = Hyper(*(np.array([cell[name] for cell in same], np.float32) for name in Hyper._fields))
+    counts = np.int32(parts.updates), np.int32(parts.pieces)
+    seeds: Any = np.arange(members, dtype=np.int32)
+    with jax.set_mesh(parts.mesh):
+        state = states(parts.program, parts.mesh, members).fresh(seeds)
+
+        def run(dispatches: int) -> tuple[float, float]:
+            nonlocal state
+            started, sums = time.perf_counter(), {}
+            for _ in range(dispatches):
+                batch = sharding.place(parts.mesh, host, axis=2, members=members)
+                state, sums = train_chunk(parts.program, state, batch, hyper, seeds, *counts)
+            loss = float(jax.block_until_ready(sums["loss_sum"])[0] / sums["targets"][0])
+            return time.perf_counter() - started, loss
+
+        started = time.perf_counter()
+        run(1)
+        print(json.dumps({"ready": time.perf_counter() - started}), flush=True)
+        one, _ = run(1)
+        for line in sys.stdin:
+            dispatches = max(1, round(float(line) / one))
+            taken, loss = run(dispatches)
+            one = taken / dispatches
+            tokens = members * parts.updates * spec["batch_tokens"]
+            print(json.dumps({"tokens_per_second": tokens / one, "loss": loss}), flush=True)
+
+
+def _launch(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"launch.{script}", *arguments]
+
+
+def _interrupted() -> Iterator[Row]:
+    """A cell of some 30 s, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "w"
+        settings = (
+            f"--workdir={work}",
+            "--config.data.patients=3000",
+            "--config.grid.budgets=(4e11,)",
+            "--config.grid.sizes=('25k',)",
+            "--config.grid.seeds=(1,)",
+            "--config.training.checkpoint_seconds=5.0",
+        )
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        for script in ("prepare", "sweep"):
+            plan = ("--dry_run",) if script == "sweep" else ()
+            subprocess.run(_launch(script, *settings, *plan), check=True, **quiet)
+        cell = json.loads((work / "grid" / "manifest.jsonl").read_text().splitlines()[0])
+        command, run = _launch("train", f"--workdir={work}", f"--cell={cell['id']}"), work / "runs" / cell["id"]
+        subprocess.run(command, check=True, **quiet)  # compiles
+        shutil.rmtree(work / "runs")
+        started = time.perf_counter()
+        subprocess.run(command, check=True, **quiet)
+        whole = time.perf_counter() - started
+        seconds = artifacts.read_json(run / str(cell["steps"]) / "metrics" / "metrics")["seconds"]
+        shutil.rmtree(work / "runs")
+        started = time.perf_counter()
+        process = subprocess.Popen(command, start_new_session=True, **quiet)
+        while not (lines := tracking.read(run)) or lines[-1]["step"] < cell["steps"] / 2:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        reached = tracking.read(run)[-1]["step"]
+        kept = max((int(path.name) for path in run.glob("[0-9]*")), default=0)
+        subprocess.run(command, check=True, **quiet)
+        killed = time.perf_counter() - started
+        again = (reached - kept) / cell["steps"] * seconds["steps"]
+        yield row("a run of 25k, undisturbed", whole, "s")
+        yield row("  killed half-way and resumed, beyond the steps done again", killed - whole - again, "s", 5.0, False)
+        yield row("  checkpoints every 5 s", seconds["checkpoint"] / seconds["wall"], "of the wall time", 0.03, False)
+
+
+def _grid() -> Iterator[Row]:
+    """The quickstart's grid with nothing compiled before: worker seconds in training steps, of all that there were."""
+    with tempfile.TemporaryDirectory() as folder:
+        work, cores = Path(folder) / "w", len(os.sched_getaffinity(0))
+        environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache"}
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(_launch("prepare", f"--workdir={work}"), check=True, **quiet)
+        started = time.perf_counter()
+        subprocess.run(_launch("sweep", f"--workdir={work}"), check=True, env=environment, **quiet)
+        wall = time.perf_counter() - started
+        spent: dict[str, float] = {}
+        for path in (work / "runs").glob("*/*/metrics/metrics"):
+            for part, seconds in json.loads(path.read_text())["seconds"].items():
+                spent[part] = spent.get(part, 0.0) + seconds
+        yield row("the quickstart's grid, wall", wall, "s")
+        yield row("  in training steps", spent["steps"] / (wall * cores), "of the wall time", 0.7)
+        for part in ("start", "compile", "data", "checkpoint", "evaluate"):
+            yield row(f"  {part}", spent[part] / (wall * cores), "of the wall time")
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]))
