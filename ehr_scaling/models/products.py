@@ -13,12 +13,27 @@ import jax.numpy as jnp
 
 PAD = 0
 _WIDE = 1000  # columns of a product from which on a transposed copy of its left factor is worth its time
-CHUNK = 256  # tokens whose logits stay in a core's cache, at a vocabulary of some thousands
+# Tokens whose logits stay in a core's cache, at a vocabulary of 4,096; where it is smaller, more of them
+CHUNK = 256
+_LOGITS = CHUNK * 4096
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _turned(x_NxD: jax.Array) -> jax.Array:
     """Transposed; on a CPU in memory, since a product that only looks at it the other way round is a slow one."""
-    return jax.lax.optimization_barrier(x_NxD.T) if jax.default_backend() == "cpu" else x_NxD.T
+    return jax.lax.optimization_barrier(x_NxD.T) if _on_cpu() else x_NxD.T
+
+
+def _minus_target(p_BxCxV: jax.Array, targets_BxC: jax.Array, weights_BxC: jax.Array) -> jax.Array:
+    """p, less the weight at each target; on accelerators, which do not like to scatter, as part of what makes p."""
+    if _on_cpu():
+        batch, positions = jnp.indices(targets_BxC.shape, sparse=True)
+        return p_BxCxV.at[batch, positions, targets_BxC].add(-weights_BxC)
+    hit_BxCxV = jnp.arange(p_BxCxV.shape[-1]) == targets_BxC[..., None]
+    return p_BxCxV - jnp.where(hit_BxCxV, weights_BxC[..., None], 0.0)
 
 
 @jax.custom_vjp
@@ -68,9 +83,9 @@ def loss_sum(
 
 def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
     batch, positions = targets_BxT.shape
-    at_a_time = max(1, CHUNK // batch) if jax.default_backend() == "cpu" else positions
     # Positions are cut, not rows, which may lie on several devices.
-    at_a_time = at_a_time if positions % at_a_time == 0 else positions
+    most = max(1, max(CHUNK, _LOGITS // head_DxV.shape[1]) // batch) if _on_cpu() else positions
+    at_a_time = max(c for c in range(1, min(most, positions) + 1) if positions % c == 0)
 
     def add(sums, chunk):
         loss, head_slope_DxV = sums
@@ -81,9 +96,7 @@ def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
         total_BxCx1 = exp_BxCxV.sum(axis=-1, keepdims=True)
         at_target_BxCx1 = jnp.take_along_axis(logits_BxCxV, targets_BxC[..., None], axis=-1)
         losses_BxC = (jnp.log(total_BxCx1) + top_BxCx1 - at_target_BxCx1)[..., 0]
-        weights_BxCx1 = weights_BxC[..., None]
-        hit_BxCxV = jnp.arange(head_DxV.shape[1]) == targets_BxC[..., None]
-        slope = exp_BxCxV * (weights_BxCx1 / total_BxCx1) - jnp.where(hit_BxCxV, weights_BxCx1, 0.0)
+        slope = _minus_target(exp_BxCxV * (weights_BxC[..., None] / total_BxCx1), targets_BxC, weights_BxC)
         # Once, in the dtype of the products: else each of the two would compute it again.
         slope_BxCxV = jax.lax.optimization_barrier(slope.astype(x_BxCxD.dtype))
         x_slope_BxCxD = slope_BxCxV @ head_DxV.T

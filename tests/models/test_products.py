@@ -36,9 +36,13 @@ def total(x, head, targets, weights):
     return products.loss_sum(x, head, targets, weights, VOCAB)
 
 
-# Whole; in pieces of 16 positions; whole, as pieces would not come out even
-@pytest.mark.parametrize(("rows", "positions"), [(2, 9), (16, 64), (30, 11)])
-def test_the_loss_has_its_gradient(rows, positions):
+# Whole, in pieces, position by position, and as on an accelerator
+@pytest.mark.parametrize("tokens, cpu", [(10_000, True), (5 * 16, True), (1, True), (1, False)])
+def test_the_loss_has_its_gradient(monkeypatch, tokens, cpu):
+    monkeypatch.setattr(products, "CHUNK", tokens)
+    monkeypatch.setattr(products, "_LOGITS", tokens * PADDED)
+    monkeypatch.setattr(products, "_on_cpu", lambda: cpu)
+    rows, positions = 16, 12
     rng = np.random.default_rng(0)
     targets = rng.integers(1, VOCAB, (rows, positions)).astype(np.int32)
     weights = (rng.random((rows, positions)) < 0.7).astype(np.float32)
