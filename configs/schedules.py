@@ -1,6 +1,6 @@
 """Do WSD branches end where separate cosine runs do? Challenge 2012, equal (N, D), both schedules, 3 seeds.
 
-3 sizes of 6.7 k to 25 k body parameters, 4 budgets a factor of 1.5 apart, D 0.3 to 3 M tokens; the trunk of a size and
+2 sizes, 14 k and 25 k body parameters, 4 budgets a factor of 1.5 apart, D 0.7 to 4 M tokens; the trunk of a size and
 seed serves its four branches, for a little over half of the FLOPs of separate runs. Batch and rate are constant, so
 that both kinds learn from the same steps. The report sets the two kinds side by side, against the scatter of seeds.
 """
@@ -21,6 +21,6 @@ def get_config() -> ConfigDict:
     c.training.batch.exponent = 0.0  # a trunk has one batch for all of its branches
     c.grid.schedules = ("wsd", "cosine")
     c.grid.budgets = tuple(2e11 * 1.5**i for i in range(4))
-    c.grid.sizes = ("6.7k", "14k", "25k")
+    c.grid.sizes = ("14k", "25k")
     c.grid.seeds = (41, 42, 43)
     return c

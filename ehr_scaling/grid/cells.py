@@ -100,6 +100,7 @@ def _cell(
         "dtype": config.model.dtype,
         "dropout": config.model.dropout,
         "parametrization": config.model.parametrization,
+        "base_width": t.rate.at_width,  # at which "mup" is the standard parametrization
         "vocab": data["vocab_size"],
         "padded_vocab": dims["vocab"],
         "context": context,

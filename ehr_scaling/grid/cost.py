@@ -68,7 +68,8 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
     micro = sequences_at_a_time(cell, rows, machine.platform == "cpu")
     tokens = m * cell["context"] * max(1.0, micro / rows)
     # On a CPU logits are there for so many tokens of a model at a time.
-    with_logits = min(tokens, m * products.CHUNK) if machine.platform == "cpu" else tokens
+    few = m * products.with_logits(cell["padded_vocab"])
+    with_logits = min(tokens, few) if machine.platform == "cpu" else tokens
     # A CPU computes bfloat16 in float32.
     item = 2 if cell["dtype"] == "bfloat16" and machine.platform != "cpu" else 4
     sent = max(engine["dispatch_sequences"], cell["batch_sequences"])

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 
 PAD = 0
 _WIDE = 1000  # columns of a product from which on a transposed copy of its left factor is worth its time
-# Tokens whose logits stay in a core's cache, at a vocabulary of 4,096; where it is smaller, more of them
-CHUNK = 256
-_LOGITS = CHUNK * 4096
+_LOGITS = 256 * 4096  # so many stay in a core's cache
+
+
+def with_logits(vocab: int) -> int:
+    """Tokens whose logits are there at a time on a CPU. Args: vocab, padded."""
+    return max(256, _LOGITS // vocab)
 
 
 def _on_cpu() -> bool:
@@ -84,7 +87,7 @@ def loss_sum(
 def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
     batch, positions = targets_BxT.shape
     # Positions are cut, not rows, which may lie on several devices.
-    most = max(1, max(CHUNK, _LOGITS // head_DxV.shape[1]) // batch) if _on_cpu() else positions
+    most = max(1, with_logits(head_DxV.shape[1]) // batch) if _on_cpu() else positions
     at_a_time = max(c for c in range(1, min(most, positions) + 1) if positions % c == 0)
 
     def add(sums, chunk):

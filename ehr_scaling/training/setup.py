@@ -54,6 +54,7 @@ def model_of(cell: Cell, members: int = 1) -> Transformer:
         remat=cell["engine"]["remat"],
         dropout=cell["dropout"],
         parametrization=cell["parametrization"],
+        base=(cell["base_width"], 2),
     )
 
 
