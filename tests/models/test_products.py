@@ -39,8 +39,7 @@ def total(x, head, targets, weights):
 # Whole, in pieces, position by position, and as on an accelerator
 @pytest.mark.parametrize("tokens, cpu", [(10_000, True), (5 * 16, True), (1, True), (1, False)])
 def test_the_loss_has_its_gradient(monkeypatch, tokens, cpu):
-    monkeypatch.setattr(products, "CHUNK", tokens)
-    monkeypatch.setattr(products, "_LOGITS", tokens * PADDED)
+    monkeypatch.setattr(products, "with_logits", lambda vocab: tokens)
     monkeypatch.setattr(products, "_on_cpu", lambda: cpu)
     rows, positions = 16, 12
     rng = np.random.default_rng(0)
