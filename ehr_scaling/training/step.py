@@ -34,9 +34,6 @@ class Program:
         return optimizer.transform(self.optimizer, clip=self.clip, b1=self.b1, b2=self.b2)
 
 
-PIECE = ("tokens", "segments", "mask")  # in the order of `Transformer.loss_sum`
-
-
 class State(NamedTuple):
     """Everything a run needs to go on; every leaf has the members in front, (M, …)."""
 
@@ -117,8 +114,9 @@ def train_chunk(
 
     def piece_loss(params: Any, piece: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         rngs = {"dropout": key} if model.dropout else None
+        rows = (piece["tokens"], piece["segments"], piece["mask"])
         loss: Any = model.apply(
-            {"params": params}, *piece.values(), deterministic=not model.dropout, rngs=rngs, method="loss_sum"
+            {"params": params}, *rows, deterministic=not model.dropout, rngs=rngs, method="loss_sum"
         )
         return loss
 
@@ -126,7 +124,7 @@ def train_chunk(
         """Gradient, loss and targets of some pieces, added up."""
 
         def add(j: jax.Array, sums: Any) -> Any:
-            piece = {name: jax.lax.dynamic_index_in_dim(batch[name], first + j, keepdims=False) for name in PIECE}
+            piece = {name: jax.lax.dynamic_index_in_dim(x, first + j, keepdims=False) for name, x in batch.items()}
             loss, grads = jax.value_and_grad(piece_loss)(params, piece, jax.random.fold_in(key, j))
             return jax.tree.map(jnp.add, sums, (grads, loss, jnp.sum(piece["mask"], dtype=jnp.float32)))
 
