@@ -5,6 +5,7 @@ depends on the machine and on what else it does: trust ratios before absolutes.
 """
 
 import json
+import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -110,8 +111,12 @@ def analysis() -> Iterator[Row]:
 def machine() -> str:
     import jax
 
-    devices = jax.devices()
-    return f"{platform.machine()}, Python {platform.python_version()}, JAX {jax.__version__}, {devices}"
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    processor = f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    kinds = sorted({device.device_kind for device in jax.devices()} - {"cpu"})
+    devices = f", {jax.device_count()} × {', '.join(kinds)}" if kinds else ", no accelerator"
+    return f"{processor}{devices}; Python {platform.python_version()}, JAX {jax.__version__}"
 
 
 PARTS = {"data": data, "training": training, "outcomes": outcomes, "analysis": analysis}

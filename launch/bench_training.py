@@ -91,7 +91,9 @@ OURS = [sys.executable, "-m", "launch.bench_training"]
 
 
 def _beside_torch() -> Iterator[Row]:
-    has_torch = subprocess.run([TORCH.value, "-c", "import torch"], capture_output=True, check=False).returncode == 0
+    asked = [TORCH.value, "-c", "import torch; print(torch.__version__)"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    has_torch = bool(version)
     if not has_torch:
         yield row(f"compare: left out, for {TORCH.value} has no torch: see --torch_python", float("nan"), "")
     peer = str(Path(__file__).with_name("torch_peer.py"))
@@ -119,7 +121,7 @@ def _beside_torch() -> Iterator[Row]:
                     best = max(range(1, len(found)), key=lambda i: found[i])
                     setting = ", ".join(f"{k} {v}" for k, v in TORCH_SETTINGS[best - 1].items())
                     yield row(
-                        f"  compare: PyTorch compiled, best of {len(found) - 1} ({setting})",
+                        f"  compare: PyTorch {version} compiled, best of {len(found) - 1} ({setting})",
                         found[best] / 1e3,
                         "ktok/s",
                     )
