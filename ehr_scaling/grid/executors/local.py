@@ -183,6 +183,8 @@ def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[i
 
 
 def _in_processes(work: _Work, results: list[Any], workers: int, bar: Progress) -> None:
+    import jax
+
     context = mp.get_context("spawn")
     owners = context.Array("i", [NOBODY] * len(results))
     finished = context.Array("i", [int(result is not None) for result in results])
