@@ -32,7 +32,7 @@ GRID = flags.DEFINE_bool("grid", True, "Train the quickstart's grid, to see wher
 
 VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
-# What was best for PyTorch at one size or another, of the settings that were tried: see BENCHMARKS.md
+# Of PyTorch: fused AdamW, torch.compile as it comes, SDPA with is_causal, which needs no mask of patients
 TORCH_SETTINGS = (
     {"processes": 1, "threads": 2, "pieces": 1},
     {"processes": 1, "threads": 2, "pieces": 4},
