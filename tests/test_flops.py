@@ -6,7 +6,7 @@ import pytest
 
 from ehr_scaling import flops
 from ehr_scaling.models.sizes import SHAPES, Shape
-from ehr_scaling.models.transformer import Block, Transformer
+from ehr_scaling.models.transformer import Block, Multipliers, Transformer
 
 
 def dims(shape: Shape, vocab: int) -> dict[str, int]:
@@ -30,9 +30,9 @@ def test_parameters_are_those_of_the_model(name, tied):
 def test_a_block_costs_what_xla_says(width, heads, ff, context):
     """Matmuls dominate at these widths, so XLA's count (which adds norms and softmax) is a little above ours."""
     shape = Shape("test", width, 1, heads, ff)
-    block = Block(shape, jnp.float32)
+    block = Block(shape, jnp.float32, "xla", 0.0, 1, Multipliers())
     x = jnp.ones((1, context, width))
-    arguments = (x, None, jnp.ones((1, 1, context, context), bool), jnp.arange(context), 0)
+    arguments = (x, None, jnp.ones((1, context), jnp.int32), None, jnp.arange(context), 0)
     params = block.init(jax.random.key(0), *arguments)
     compiled = jax.jit(lambda p, x: block.apply(p, x, *arguments[1:])[0]).lower(params, x).compile()
     ours = flops.forward(width=width, layers=1, ff=ff, vocab=0, context=context, causal=False)
