@@ -91,7 +91,8 @@ def test_resumed_is_undisturbed(undisturbed, prepared, tmp_path):
     before = []
     resumed = loop.job([cell], workdir, lambda tokens, before_=False, **k: before.append((tokens, k)))[0]
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}  # to the last bit
-    assert before[0] == (resumed["curve"][len(metrics["curve"]) // 2 - 1][0] * 64, {"before": True}) or before[0][1]
+    tokens, how = before[0]  # what the broken-off run had done is no progress of this one
+    assert how == {"before": True} and cell["tokens"] / 3 < tokens < cell["tokens"]
     assert log_of(workdir, cell) == log_of(whole, cell)
 
 
