@@ -1,4 +1,4 @@
-"""Matrix products and the loss, with gradients written by hand for the kernels they reach.
+"""What a layer and the loss compute, with gradients written by hand for the kernels they reach.
 
 XLA's CPU backend has a fast kernel for products, at the core's peak, but not for those that sum over the first axis of
 their left factor, as `jax.grad` writes the gradient of every weight: these ran at half the speed.
@@ -39,24 +39,80 @@ def _minus_target(p_BxCxV: jax.Array, targets_BxC: jax.Array, weights_BxC: jax.A
     return p_BxCxV - jnp.where(hit_BxCxV, weights_BxC[..., None], 0.0)
 
 
+def _flat(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, x.shape[-1])
+
+
 @jax.custom_vjp
-def dense(x_BxTxD: jax.Array, kernel_DxE: jax.Array) -> jax.Array:
-    """x @ kernel, both of one dtype."""
-    return x_BxTxD @ kernel_DxE
+def dense(x_BxTxD: jax.Array, kernel_DxNxE: jax.Array) -> tuple[jax.Array, ...]:
+    """The N products x @ kernel[:, n], (B, T, E) each, made as one; all of one dtype.
+
+    Left to itself, `jax.grad` would pad the slope of each to the size of them all, and add them up.
+    """
+    return _dense_forward(x_BxTxD, kernel_DxNxE)[0]
 
 
-def _dense_forward(x_BxTxD, kernel_DxE):
-    return x_BxTxD @ kernel_DxE, (x_BxTxD, kernel_DxE)
+def _dense_forward(x_BxTxD, kernel_DxNxE):
+    # Not a call of `dense`: policies of what to keep for the backward pass do not look into one.
+    width, parts, _ = kernel_DxNxE.shape
+    found = jnp.split(x_BxTxD @ kernel_DxNxE.reshape(width, -1), parts, axis=-1)
+    return tuple(found), (x_BxTxD, kernel_DxNxE)
 
 
-def _dense_backward(saved, slope_BxTxE):
-    x_BxTxD, kernel_DxE = saved
-    x_NxD, slope_NxE = (y.reshape(-1, y.shape[-1]) for y in (x_BxTxD, slope_BxTxE))
-    x_DxN = _turned(x_NxD) if kernel_DxE.shape[1] >= _WIDE else x_NxD.T
-    return (slope_NxE @ kernel_DxE.T).reshape(x_BxTxD.shape), x_DxN @ slope_NxE
+def _dense_backward(saved, slopes_BxTxE):
+    x_BxTxD, kernel_DxNxE = saved
+    # A barrier, for else each of the two products would paste them together for itself.
+    slope_BxTxNE = jax.lax.optimization_barrier(jnp.concatenate(slopes_BxTxE, axis=-1))
+    columns = slope_BxTxNE.shape[-1]
+    x_DxBT = _turned(_flat(x_BxTxD)) if columns >= _WIDE else _flat(x_BxTxD).T
+    x_slope_BxTxD = slope_BxTxNE @ kernel_DxNxE.reshape(-1, columns).T
+    return x_slope_BxTxD, (x_DxBT @ _flat(slope_BxTxNE)).reshape(kernel_DxNxE.shape)
 
 
 dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) · up, of one shape and dtype (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+    return _swiglu_forward(gate, up)[0]
+
+
+def _swiglu_forward(gate, up):
+    return jax.nn.silu(gate) * up, (gate, up)
+
+
+def _swiglu_backward(saved, slope):
+    gate, up = saved
+    open_ = jax.nn.sigmoid(gate)
+    silu = gate * open_
+    return slope * up * (open_ + silu * (1 - open_)), slope * silu
+
+
+swiglu.defvjp(_swiglu_forward, _swiglu_backward)
+
+
+@jax.custom_vjp
+def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """x / rms(x) · scale over the last axis, in float32, returned in the dtype of x (Zhang & Sennrich 2019, eq. 4)."""
+    return _rms_norm_forward(x, scale)[0]
+
+
+def _rms_norm_forward(x, scale):
+    y = x.astype(jnp.float32)
+    over_rms = jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6)
+    return (y * over_rms * scale).astype(x.dtype), (x, over_rms, scale)
+
+
+def _rms_norm_backward(saved, slope):
+    x, over_rms, scale = saved
+    y, slope = x.astype(jnp.float32) * over_rms, slope.astype(jnp.float32)
+    inner = slope * scale
+    x_slope = over_rms * (inner - y * jnp.mean(inner * y, axis=-1, keepdims=True))
+    return x_slope.astype(x.dtype), jnp.sum(slope * y, axis=tuple(range(x.ndim - 1)))
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def logits(x_BxTxD: jax.Array, head_DxV: jax.Array, vocab: int) -> jax.Array:
@@ -103,8 +159,8 @@ def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
         # Once, in the dtype of the products: else each of the two would compute it again.
         slope_BxCxV = jax.lax.optimization_barrier(slope.astype(x_BxCxD.dtype))
         x_slope_BxCxD = slope_BxCxV @ head_DxV.T
-        x_DxN = _turned(x_BxCxD.reshape(-1, x_BxCxD.shape[-1]))
-        own_DxV = jnp.matmul(x_DxN, slope_BxCxV.reshape(-1, slope_BxCxV.shape[-1]), preferred_element_type=jnp.float32)
+        x_DxN = _turned(_flat(x_BxCxD))
+        own_DxV = jnp.matmul(x_DxN, _flat(slope_BxCxV), preferred_element_type=jnp.float32)
         return (loss + jnp.sum(weights_BxC * losses_BxC), head_slope_DxV + own_DxV), x_slope_BxCxD
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros(head_DxV.shape, jnp.float32))

@@ -15,7 +15,7 @@ from jax.nn.initializers import constant, normal, variance_scaling, zeros
 
 from ehr_scaling.models.attention import attend, attention, rotate, visible
 from ehr_scaling.models.products import PAD as PAD
-from ehr_scaling.models.products import dense, loss_sum, token_losses
+from ehr_scaling.models.products import dense, loss_sum, rms_norm, swiglu, token_losses
 from ehr_scaling.models.products import logits as logits_of
 from ehr_scaling.models.sizes import Shape, head_width
 
@@ -61,23 +61,25 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         scale = self.param("scale", constant(self.start), (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
+        return rms_norm(x, scale)
 
 
 class Dense(nn.Module):
-    """A product with a kernel (D, …), to be seen as D × their product."""
+    """The products of the stream with the parts of a kernel (D, parts, …)."""
 
+    parts: int
     out: tuple[int, ...]
     dtype: jnp.dtype
     start: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, x_BxTxD):
-        width, out = x_BxTxD.shape[-1], math.prod(self.out)
-        kernel = self.param("kernel", lambda key: self.start(key, (width, out)).reshape(width, *self.out))
-        y_BxTxE = dense(x_BxTxD, kernel.astype(self.dtype).reshape(width, out))
-        return y_BxTxE.reshape(*y_BxTxE.shape[:-1], *self.out)
+    def __call__(self, x_BxTxD) -> tuple[jax.Array, ...]:
+        width = x_BxTxD.shape[-1]
+        columns = self.parts * math.prod(self.out)
+        shape = (width, self.parts, *self.out) if self.parts > 1 else (width, *self.out)
+        kernel = self.param("kernel", lambda key: self.start(key, (width, columns)).reshape(shape))
+        found = dense(x_BxTxD, kernel.astype(self.dtype).reshape(width, self.parts, -1))
+        return tuple(y.reshape(*y.shape[:-1], *self.out) for y in found)
 
 
 class Block(nn.Module):
@@ -99,14 +101,13 @@ class Block(nn.Module):
             factor_3 = jnp.array((self.multipliers.query, 1.0, 1.0))
             return fan_in(key, shape) * jnp.repeat(factor_3, s.width)
 
-        def into(name, out, start):
-            return Dense(out, self.dtype, start, name=name)
+        def into(name, parts, out, start):
+            return Dense(parts, out, self.dtype, start, name=name)
 
         def branch(y_BxTxD):
             return nn.Dropout(self.dropout, deterministic=False)(y_BxTxD) if self.dropout else y_BxTxD
 
-        qkv = into("qkv", (3, s.heads, s.width // s.heads), queries_first)(RMSNorm(name="attention_norm")(x_BxTxD))
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        q, k, v = into("qkv", 3, (s.heads, s.width // s.heads), queries_first)(RMSNorm(name="attention_norm")(x_BxTxD))
         q, k = rotate(q, positions_T), rotate(k, positions_T)
         if kv is None:
             mixed = attention(q, k, v, segments_BxT, self.attention)
@@ -116,10 +117,12 @@ class Block(nn.Module):
                 for old, new in zip(kv, (k, v), strict=True)
             )
             mixed = attend(q, k, v, visible_Bx1xTxS)
-        x_BxTxD += branch(into("out", (s.width,), residual)(mixed.reshape(x_BxTxD.shape)))
+        (written,) = into("out", 1, (s.width,), residual)(mixed.reshape(x_BxTxD.shape))
+        x_BxTxD += branch(written)
 
-        gate_up = into("gate_up", (2, s.ff), fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD))
-        x_BxTxD += branch(into("down", (s.width,), residual)(nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]))
+        gate, up = into("gate_up", 2, (s.ff,), fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD))
+        (written,) = into("down", 1, (s.width,), residual)(swiglu(gate, up))
+        x_BxTxD += branch(written)
         return x_BxTxD, kv
 
 

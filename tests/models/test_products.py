@@ -18,14 +18,44 @@ def assert_same(got, expected, **tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
 
 
-@pytest.mark.parametrize("out", [5, 1200])  # the second is wide enough for a transposed copy
-def test_a_product_has_its_gradient(out):
-    x, kernel, weights = random(2, 7, WIDTH), random(WIDTH, out, seed=1), random(2, 7, out, seed=2)
-    got, expected = (
-        jax.jit(jax.value_and_grad(lambda x, w, f=f: jnp.sum(f(x, w) * weights), (0, 1)))(x, kernel)
-        for f in (products.dense, jnp.matmul)
-    )
-    assert_same(got, expected, rtol=1e-4, atol=1e-4)
+def assert_gradients_as_of(plain, function, *args, **tolerance):
+    """Of a sum with random weights of all that comes out, for every argument, with and without vmap."""
+
+    def scored(f):
+        def score(*args):
+            out = jnp.stack(jax.tree.leaves(f(*args)))
+            return jnp.sum(out * random(*out.shape, seed=9))
+
+        return jax.value_and_grad(score, tuple(range(len(args))))
+
+    got, expected = (jax.jit(scored(f))(*args) for f in (function, plain))
+    assert_same(got, expected, **tolerance)
+    members = tuple(jnp.stack([x, 2 * x]) for x in args)
+    together = jax.jit(jax.vmap(scored(function)))(*members)
+    assert_same(jax.tree.map(lambda y: y[0], together), expected, **tolerance)
+
+
+@pytest.mark.parametrize("parts, out", [(1, 5), (3, 4), (2, 600)])  # the last is wide enough for a transposed copy
+def test_a_product_has_its_gradient(parts, out):
+    def plain(x, kernel):
+        return tuple(x @ kernel[:, n] for n in range(parts))
+
+    x, kernel = random(2, 7, WIDTH), random(WIDTH, parts, out, seed=1)
+    assert_gradients_as_of(plain, products.dense, x, kernel, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gate_has_its_gradient():
+    gate, up = 3 * random(2, 7, WIDTH), random(2, 7, WIDTH, seed=1)
+    assert_gradients_as_of(lambda g, u: jax.nn.silu(g) * u, products.swiglu, gate, up, rtol=1e-5, atol=1e-5)
+
+
+def test_the_norm_has_its_gradient():
+    def plain(x, scale):
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale
+
+    # Where the stream is as small as epsilon's root, epsilon has its part in the slope.
+    x = jnp.array([[1.0], [1e-3], [100.0]]) * random(2, 3, WIDTH)
+    assert_gradients_as_of(plain, products.rms_norm, x, random(WIDTH, seed=1), rtol=1e-4, atol=1e-4)
 
 
 def plain(x, head, targets, weights):

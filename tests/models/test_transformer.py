@@ -151,7 +151,7 @@ def test_dropout_is_of_the_output_of_a_branch():
             capture_intermediates=True,
         )
         stream, branch = seen["intermediates"]["blocks"], seen["intermediates"]["blocks"]["down"]
-        return np.diff(stream["__call__"][0][0], axis=0)[0], branch["__call__"][0][1]
+        return np.diff(stream["__call__"][0][0], axis=0)[0], branch["__call__"][0][0][1]
 
     difference, branch = added(0)
     kept = np.abs(difference) > 1e-6
