@@ -90,8 +90,7 @@ class Trainer:
         kept = [p for name, p in named if p.ndim == 1 or name == "embedding"]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": kept, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
-        mode = spec["compile"]
-        self.loss = model if mode == "eager" else torch.compile(model, mode=None if mode == "default" else mode)
+        self.loss = torch.compile(model)
         draw = torch.Generator().manual_seed(rank)
         tokens = torch.randint(1, spec["vocab"], (rows, context + 1), generator=draw)
         batch = tokens, torch.ones_like(tokens), torch.ones(rows, context)
