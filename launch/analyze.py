@@ -22,7 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from ehr_scaling.analysis import readers, report
+from ehr_scaling.analysis import extrapolation, readers, report
+from ehr_scaling.analysis.joint_laws import FORMS
 from ehr_scaling.analysis.run_table import describe
 from ehr_scaling.analysis.summary import summary
 from ehr_scaling.analysis.uncertainty import Options
@@ -37,6 +38,9 @@ COLUMNS = flags.DEFINE_string("columns", "", "Names in the table for ours: N=par
 OUTCOMES = flags.DEFINE_string("outcomes", None, "Folder outcomes/ with a folder a task; none by default.")
 DROP = flags.DEFINE_integer("drop_highest_loss", 0, "Leave out this many runs of highest loss.", lower_bound=0)
 ABOVE = flags.DEFINE_float("hold_out_above", None, "Seal the runs above this many FLOPs; default: the largest budget.")
+LAW = flags.DEFINE_enum(
+    "law", extrapolation.AUTO, [extrapolation.AUTO, *FORMS], "The joint law; auto: what rolling hold-outs select."
+)
 DRAWS = flags.DEFINE_integer("draws", DEFAULTS.draws, "Bootstrap draws.", lower_bound=20)
 SEED = flags.DEFINE_integer("bootstrap_seed", DEFAULTS.seed, "Seed of the draws: the same seed, the same report.")
 WINDOW = flags.DEFINE_float("window", DEFAULTS.window, "Parabolas see sizes within this factor of the best.", 1.0)
@@ -49,6 +53,7 @@ def main() -> None:
         draws=DRAWS.value,
         seed=SEED.value,
         window=WINDOW.value,
+        law=LAW.value,
         drop_highest_loss=DROP.value,
         hold_out_above=ABOVE.value,
     )

@@ -83,7 +83,7 @@ def analysis() -> Iterator[Row]:
     import numpy as np
     from scipy.optimize import minimize
 
-    from ehr_scaling.analysis.joint_laws import fit_chinchilla
+    from ehr_scaling.analysis.joint_laws import fit
     from ehr_scaling.analysis.uncertainty import Options
 
     rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def analysis() -> Iterator[Row]:
     loss = (1.8 + 480 / n**0.35 + 2100 / d**0.37) * np.exp(0.01 * rng.standard_normal(240))
     laws = []
     yield row(
-        "fit and 1,000 bootstrap draws", seconds(lambda: laws.append(fit_chinchilla(n, d, loss))), "s", 2.0, False
+        "fit and 1,000 bootstrap draws", seconds(lambda: laws.append(fit("chinchilla", n, d, loss))), "s", 2.0, False
     )
     x, z, y, delta = np.log(n), np.log(d), np.log(loss), Options().delta
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis import isoflop, joint_laws, power_laws
+from ehr_scaling.analysis import extrapolation, isoflop, power_laws
 from ehr_scaling.analysis.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Floats, Options, interval
+from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Floats, Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
@@ -55,13 +55,12 @@ def design(sealed: RunTable) -> Design:
 def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]:
     """Forecasts every sealed cell from the joint law and every sealed optimum from the IsoFLOP laws of `known`.
 
-    The interval of a cell holds the bootstrap of the law and the noise of a single run (resampled residuals of the
-    fit, scaled for the five parameters). It does not hold what the law itself gets wrong beyond its data.
+    The law is the one that rolling hold-outs among `known` select; intervals are those of `extrapolation.Forecaster`.
 
     Returns: JSON, with "cells" [{run, N, D, C, forecast, low, high}] and "optima" [{C, N, L, ... , word}]; the
     field "reason" says what could not be forecast.
     """
-    law = joint_laws.fit_chinchilla(known.N, known.D, known.loss, known.clusters, options)
+    found = extrapolation.forecaster(known, options)
     lines = power_laws.fit(isoflop.fit(known, options), options)
     rows = [[float(v) for v in row] for row in zip(known.N, known.D, known.C, known.loss, strict=True)]
     result: dict[str, Any] = {
@@ -70,38 +69,38 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
             "budgets": [float(C) for C in known.budgets],
             "fingerprint": fingerprint(rows),
         },
-        "law": None if law is None else {"name": law.name, "parameters": law.parameters, "word": law.verdict.word},
-        "reason": "" if law else "too few runs below the sealed budget for a joint law",
-        "cells": [] if law is None else _cells(law, ahead, options),
+        "law": None,
+        "reason": "too few runs below the sealed budget for a joint law",
+        "cells": [],
         "optima": [_optimum(lines, float(C), options) for C in ahead.budgets],
     }
+    if found is not None:
+        law = found.law
+        result |= {
+            "law": {"name": law.name, "parameters": law.parameters, "word": law.verdict.word},
+            "reason": "",
+            "drift_percent_a_decade": _known(100 * found.rolling.drift),
+            "cells": _cells(found, ahead),
+        }
     return result
 
 
-def _cells(law: joint_laws.JointLaw, ahead: Design, options: Options) -> list[dict[str, Any]]:
-    rng = np.random.default_rng([options.seed, 3])
-    central = law(ahead.N, ahead.D)
-    draws = law.sample(ahead.N, ahead.D)
-    n = len(law.residuals)
-    residuals = (law.residuals - np.median(law.residuals)) * np.sqrt(n / max(n - 5, 1))
-    noisy = draws * np.exp(rng.choice(residuals, draws.shape))
-    word = EXTRAPOLATED if law.verdict.word != UNIDENTIFIED else UNIDENTIFIED
-    cells = []
-    for i in range(len(ahead.N)):
-        low, high = interval(noisy[:, i], options.level)
-        cells.append(
-            {
-                "run": str(ahead.run[i]),
-                "N": float(ahead.N[i]),
-                "D": float(ahead.D[i]),
-                "C": float(ahead.C[i]),
-                "forecast": float(central[i]),
-                "low": _known(low),
-                "high": _known(high),
-                "word": word,
-            }
-        )
-    return cells
+def _cells(found: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any]]:
+    word = EXTRAPOLATED if found.law.verdict.word != UNIDENTIFIED else UNIDENTIFIED
+    columns = zip(ahead.run, ahead.N, ahead.D, ahead.C, *found(ahead.N, ahead.D, ahead.C), strict=True)
+    return [
+        {
+            "run": str(run),
+            "N": float(N),
+            "D": float(D),
+            "C": float(C),
+            "forecast": float(central),
+            "low": _known(low),
+            "high": _known(high),
+            "word": word,
+        }
+        for run, N, D, C, central, low, high in columns
+    ]
 
 
 def _optimum(lines: dict[str, power_laws.PowerLaw], C: float, options: Options) -> dict[str, Any]:

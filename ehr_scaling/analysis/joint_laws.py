@@ -1,16 +1,17 @@
 """Laws of loss in N and D together, fitted to all runs at once.
 
-Chinchilla (Hoffmann et al. 2022, arXiv 2203.15556, eq. 10): L = E + A N^-α + B D^-β, fitted by the sum of Huber losses
-of the residuals of log L, the law written as a log-sum-exp (their appendix D.3; Besiroglu et al. 2024, arXiv
-2404.10102, for the sum instead of the mean).
+All are L = E + (A N^-α + B D^-β)^k with some parameters fixed: Chinchilla's has k = 1 (Hoffmann et al. 2022, arXiv
+2203.15556, eq. 10), Kaplan's E = 0 and β = 1 (Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5, whose α_D is k here and
+whose α_N is α k), the coupled law none. They are fitted by the sum of Huber losses of the residuals of log L, the law
+written as a log-sum-exp (Hoffmann's appendix D.3; Besiroglu et al. 2024, arXiv 2404.10102, for the sum instead of the
+mean).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from ehr_scaling.analysis.uncertainty import (
     SUPPORTED,
@@ -23,18 +24,44 @@ from ehr_scaling.analysis.uncertainty import (
 )
 from ehr_scaling.analysis.wording import percent
 
-GRID = np.geomspace(0.03, 2.0, 26)
 STARTS = 6
 LEAST_RUNS = 8  # five parameters and something to judge them by
 TRUSTED = (0.01, 4.0)  # a draw with an exponent outside has lost that term
 
+# Columns of theta
+LOG_E, LOG_A, LOG_B, ALPHA, BETA, LOG_K = range(6)
+_LOWEST = np.array([-60.0, -60.0, -60.0, 1e-3, 1e-3, -3.0])
+_HIGHEST = np.array([60.0, 60.0, 60.0, 10.0, 10.0, 3.0])
+# What starts are sought on: exponents, E as a share of the lowest loss, k
+_EXPONENTS = np.geomspace(0.03, 2.0, 26)
+_FLOORS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.8, 0.88, 0.95)
+_POWERS = (0.3, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)
+
+
+class Form(NamedTuple):
+    """A law: its formula, and the parameters that are not fitted, by their column of theta."""
+
+    formula: str
+    fixed: dict[int, float]
+
+    @property
+    def free(self) -> NDArray[np.int64]:
+        return np.array([k for k in range(6) if k not in self.fixed], np.int64)
+
+
+FORMS = {
+    "chinchilla": Form("E + A N^-alpha + B D^-beta", {LOG_K: 0.0}),
+    "coupled": Form("E + (A N^-alpha + B D^-beta)^k", {}),
+    "kaplan": Form("(A N^-alpha + B / D)^k", {LOG_E: -np.inf, BETA: 1.0}),
+}
+
 
 @dataclass(frozen=True)
 class JointLaw:
-    """L = E + A N^-α + B D^-β.
+    """One of FORMS, fitted.
 
-    theta: [5] log E, log A, log B, α, β; A and B belong to N and D divided by `scale`, which keeps them tame.
-    draws: [draws, 5] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
+    theta: [6] log E, log A, log B, α, β, log k; A and B belong to N and D divided by `scale`, which keeps them tame.
+    draws: [draws, 6] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
     objective: the Huber sum at the optimum. residuals: [n] log predicted - log observed.
     lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many.
     """
@@ -58,18 +85,27 @@ class JointLaw:
 
     def sample(self, N: Floats, D: Floats) -> Floats:
         """[good draws, ...] losses at N, D [...] under the draws that did not fail."""
-        good = self.draws[np.isfinite(self.draws).all(1)]
+        good = self.draws[~np.isnan(self.draws).any(1)]
         return _predict(good, np.asarray(N) / self.scale[0], np.asarray(D) / self.scale[1])
 
+    @property
+    def form(self) -> Form:
+        return FORMS[self.name]
+
     def named(self, theta: Floats) -> dict[str, Floats]:
-        """[..., 5] -> E, A, B in the units of N and D, alpha, beta, and a, b of N_opt ∝ C^a, D_opt ∝ C^b."""
-        E, A, B, alpha, beta = np.moveaxis(theta, -1, 0)
+        """[..., 6] -> what was fitted of E, A, B (in the units of N and D), alpha, beta, k, and a, b of
+        N_opt ∝ C^a, D_opt ∝ C^b at C ∝ N D, which do not depend on E and k."""
+        E, A, B, alpha, beta, k = np.moveaxis(theta, -1, 0)
+        fitted = {
+            LOG_E: ("E", np.exp(E)),
+            LOG_A: ("A", np.exp(A + alpha * np.log(self.scale[0]))),
+            LOG_B: ("B", np.exp(B + beta * np.log(self.scale[1]))),
+            ALPHA: ("alpha", alpha),
+            BETA: ("beta", beta),
+            LOG_K: ("k", np.exp(k)),
+        }
         return {
-            "E": np.exp(E),
-            "A": np.exp(A + alpha * np.log(self.scale[0])),
-            "B": np.exp(B + beta * np.log(self.scale[1])),
-            "alpha": alpha,
-            "beta": beta,
+            **dict(value for column, value in fitted.items() if column not in self.form.fixed),
             "a": beta / (alpha + beta),
             "b": alpha / (alpha + beta),
         }
@@ -84,10 +120,10 @@ class JointLaw:
 
     def words(self, options: Options) -> dict[str, Verdict]:
         """A word for each parameter. Exponents: by the width of their interval. E: not told from zero when the interval
-        reaches under 1 % of the lowest loss. A, B: when the interval spans more than a factor of ten."""
+        reaches under 1 % of the lowest loss. A, B, k: when the interval spans more than a factor of ten."""
         words = {}
         for name, (low, high) in self.intervals.items():
-            if name in ("A", "B"):
+            if name in ("A", "B", "k"):
                 bad, why = not high <= 10 * low, "known to no better than a factor of ten"
             elif name == "E":
                 bad, why = not low > 0.01 * self.lowest, "not told from zero"
@@ -101,39 +137,46 @@ class JointLaw:
 
 
 def _predict(theta: Floats, N: Floats, D: Floats) -> Floats:
-    E, A, B, alpha, beta = (theta[:, k].reshape((-1,) + (1,) * np.ndim(N)) for k in range(5))
-    return np.exp(E) + np.exp(A - alpha * np.log(N)) + np.exp(B - beta * np.log(D))
+    E, A, B, alpha, beta, k = (theta[:, j].reshape((-1,) + (1,) * np.ndim(N)) for j in range(6))
+    return np.exp(E) + np.exp(np.exp(k) * np.logaddexp(A - alpha * np.log(N), B - beta * np.log(D)))
 
 
-def fit_chinchilla(
-    N: Floats, D: Floats, loss: Floats, clusters: NDArray[np.int64] | None = None, options: Options | None = None
+def fit(
+    name: str,
+    N: Floats,
+    D: Floats,
+    loss: Floats,
+    clusters: NDArray[np.int64] | None = None,
+    options: Options | None = None,
 ) -> JointLaw | None:
-    """Fits the law and its run bootstrap.
+    """Fits the law of that name in FORMS, and its run bootstrap (none where options.draws is 0).
 
     N, D, loss: [n] positive. clusters: [n] index of each row's run; None when every row is its own.
     Returns: None with fewer than 8 runs, or when N or D does not vary: five parameters cannot be asked of that.
     """
     options = options or Options()
+    form, free = FORMS[name], FORMS[name].free
     clusters = np.arange(len(N)) if clusters is None else clusters
     if len(np.unique(clusters)) < LEAST_RUNS or len(np.unique(N)) < 2 or len(np.unique(D)) < 2:
         return None
     scale = (float(np.exp(np.log(N).mean())), float(np.exp(np.log(D).mean())))
     x, z, y = np.log(N / scale[0]), np.log(D / scale[1]), np.log(loss)
-    starts = grid_starts(x, z, loss)
-    ones = np.ones((len(starts), len(N)))
-    theta, objective = starts, np.zeros(len(starts))
+    theta = starts(form, x, z, loss)
+    ones, objective = np.ones((len(theta), len(N))), np.zeros(len(theta))
     for delta in (0.1, 0.01, options.delta):  # a wide Huber has one valley, and leads into the right narrow one
-        theta, objective = minimise(theta, x, z, y, ones, max(delta, options.delta))
+        theta, objective = minimise(theta, x, z, y, ones, max(delta, options.delta), free)
     best = int(objective.argmin())
     same = int((objective <= objective[best] * (1 + 1e-6)).sum())
 
-    rng = np.random.default_rng([options.seed, 2])
-    counts = resampling_counts(clusters, options.draws, rng)
-    draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, counts, options.delta)
-    lost = ~((draws[:, 3:] > TRUSTED[0]) & (draws[:, 3:] < TRUSTED[1])).all(1)
-    draws[lost] = np.nan
+    draws = np.full((0, 6), np.nan)
+    if options.draws:
+        counts = resampling_counts(clusters, options.draws, np.random.default_rng([options.seed, 2]))
+        draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, counts, options.delta, free)
+    exponents = draws[:, ALPHA : BETA + 1]
+    kept = np.all((exponents > TRUSTED[0]) & (exponents < TRUSTED[1]), axis=1)
+    draws[~kept] = np.nan
     law = JointLaw(
-        name="chinchilla",
+        name=name,
         theta=theta[best],
         scale=scale,
         objective=float(objective[best]),
@@ -141,8 +184,8 @@ def fit_chinchilla(
         lowest=float(loss.min()),
         residuals=np.log(_predict(theta[best][None], N / scale[0], D / scale[1])[0]) - y,
         draws=draws,
-        failed=float(lost.mean()),
-        optima=(same, len(starts)),
+        failed=float((~kept).mean()) if options.draws else np.nan,
+        optima=(same, len(theta)),
         level=options.level,
         verdict=Verdict("", ""),
     )
@@ -151,76 +194,100 @@ def fit_chinchilla(
 
 def _judged(law: JointLaw, options: Options) -> JointLaw:
     words, bounds = law.words(options), law.intervals
-    wide = [n for n in ("alpha", "beta", "a") if words[n].word == UNIDENTIFIED]
+    # Where k is fitted it takes up what α and β would say; their ratio is told all the same.
+    telling = ("a",) if LOG_K not in law.form.fixed else ("alpha", "beta", "a")
+    wide = [n for n in telling if n in words and words[n].word == UNIDENTIFIED]
     if law.failed > options.failed:
-        verdict = words["E"]
+        verdict = words["a"]
     elif wide:
         spans = ", ".join(f"{n} {bounds[n][0]:.2f} to {bounds[n][1]:.2f}" for n in wide)
         verdict = Verdict(UNIDENTIFIED, f"intervals wider than {options.wide:g}: {spans}")
     else:
-        floor = "" if words["E"].word == SUPPORTED else "; the floor E is not told from zero"
+        told = "E" not in words or words["E"].word == SUPPORTED
+        floor = "" if told else "; the floor E is not told from zero"
         verdict = Verdict(SUPPORTED, f"exponents within intervals narrower than {options.wide:g}{floor}")
     return replace(law, verdict=verdict)
 
 
-def grid_starts(x: Floats, z: Floats, loss: Floats) -> Floats:
-    """[starts, 5] by variable projection: E, A, B >= 0 in closed form (relative least squares) on a grid of (α, β).
+def starts(form: Form, x: Floats, z: Floats, loss: Floats) -> Floats:
+    """[starts, 6] by variable projection: for each E and k of a grid the best α and β of another, with A and B >= 0 in
+    closed form (least squares of (L - E)^(1/k), weighted to be relative in L). Of these the best six.
 
-    The local minima of that grid, best first: each valley of the projected objective gets a start of its own.
+    x, z: [n] centred log N and log D. loss: [n].
     """
-    columns = np.exp(-GRID[:, None] * x), np.exp(-GRID[:, None] * z)
-    cost: Any = np.empty((len(GRID), len(GRID)))
-    linear: Any = np.empty((len(GRID), len(GRID), 3))
-    system = np.ones((len(x), 4))
-    system[:, 0] = 1 / loss
-    for row, by_N in enumerate(columns[0]):
-        for column, by_D in enumerate(columns[1]):
-            system[:, 1], system[:, 2] = by_N / loss, by_D / loss
-            R: Any = np.linalg.qr(system, mode="r")  # nnls on 4 rows instead of n
-            linear[row, column], cost[row, column] = nnls(R[:, :3], R[:, 3])
-    around: Any = np.pad(cost, 1, constant_values=np.inf)
-    n = len(GRID)
-    shifts = [(a, b) for a in range(3) for b in range(3)]
-    lowest = np.min([around[a : a + n, b : b + n] for a, b in shifts], axis=0)
-    valleys = np.flatnonzero((cost <= lowest).ravel())
-    rest = np.argsort(cost.ravel(), kind="stable")
-    chosen: list[int] = list(valleys[np.argsort(cost.ravel()[valleys], kind="stable")][:STARTS])
-    chosen += [k for k in rest[:STARTS] if k not in chosen]
-    i, j = np.divmod(np.array(chosen[:STARTS]), n)
-    scale = np.maximum(linear[i, j], 1e-3 * loss.min())  # a coefficient of zero has no logarithm, and no gradient
-    return np.column_stack([np.log(scale), GRID[i], GRID[j]])
+    floors = [0.0] if LOG_E in form.fixed else [share * float(loss.min()) for share in _FLOORS]
+    powers = [1.0] if LOG_K in form.fixed else list(_POWERS)
+    betas = np.array([form.fixed[BETA]]) if BETA in form.fixed else _EXPONENTS
+    by_N, by_D = np.exp(-_EXPONENTS[:, None] * x), np.exp(-betas[:, None] * z)
+    found, costs = [], []
+    for k in powers:
+        for floor in floors:
+            target = (loss - floor) ** (1 / k)
+            weight = k * target ** (k - 1) / loss
+            (A, B), cost = _non_negative(by_N * weight, by_D * weight, target * weight)
+            i, j = np.unravel_index(int(cost.argmin()), cost.shape)
+            least = 1e-3 * float(target.min())  # a coefficient of zero has no logarithm, and no gradient
+            # So has E; the start is then elsewhere than where it was found, and is judged there.
+            log_E = form.fixed.get(LOG_E, float(np.log(max(floor, 1e-3 * loss.min()))))
+            terms = np.log([max(A[i, j], least), max(B[i, j], least)])
+            found.append([log_E, *terms, _EXPONENTS[i], betas[j], np.log(k)])
+            costs.append(cost[i, j])
+    return np.array(found)[np.argsort(costs, kind="stable")[:STARTS]]
+
+
+def _non_negative(by_N: Floats, by_D: Floats, target: Floats) -> tuple[tuple[Floats, Floats], Floats]:
+    """Least squares of a by_N[i] + b by_D[j] with a, b >= 0 for every i and j. Returns: a, b [i, j], and the costs."""
+    nn, dd, nd = (by_N**2).sum(1)[:, None], (by_D**2).sum(1)[None], by_N @ by_D.T
+    n, d = (by_N @ target)[:, None], (by_D @ target)[None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = nn * dd - nd**2
+        a, b = (n * dd - d * nd) / determinant, (d * nn - n * nd) / determinant
+    inside = (a >= 0) & (b >= 0) & (determinant > 1e-12 * nn * dd)
+    alone_N, alone_D = np.broadcast_to(n / nn, nd.shape), np.broadcast_to(d / dd, nd.shape)
+    by_size = n**2 / nn > d**2 / dd  # of the two terms alone, the one that explains more
+    a = np.where(inside, a, np.where(by_size, alone_N, 0.0))
+    b = np.where(inside, b, np.where(by_size, 0.0, alone_D))
+    return (a, b), a * a * nn + b * b * dd + 2 * a * b * nd - 2 * (a * n + b * d) + float(target @ target)
 
 
 def minimise(
-    theta: Floats, x: Floats, z: Floats, y: Floats, weight: Floats, delta: float, steps: int = 200
+    theta: Floats,
+    x: Floats,
+    z: Floats,
+    y: Floats,
+    weight: Floats,
+    delta: float,
+    free: NDArray[np.int64],
+    steps: int = 200,
 ) -> tuple[Floats, Floats]:
     """Damped Newton on the Huber sum with the exact Hessian, many problems at once.
 
-    theta: [b, 5] starts. x, z, y: [n] centred log N, log D, and log L. weight: [b, n] row weights.
+    theta: [b, 6] starts. x, z, y: [n] centred log N, log D, and log L. weight: [b, n] row weights. free: the columns
+    of theta that are fitted.
     Negative curvature is turned positive (saddle-free), so every accepted step descends; a problem leaves the batch
     when its objective no longer falls by more than 1e-10 of itself.
-    Returns: theta [b, 5] and objective [b].
+    Returns: theta [b, 6] and objective [b].
     """
     theta = theta.copy()
     damping = np.full(len(theta), 1e-3)
-    objective, residual, share = _evaluate(theta, x, z, y, weight, delta)
+    objective, residual, parts = _evaluate(theta, x, z, y, weight, delta)
     active = np.arange(len(theta))
     for _ in range(steps):
-        gradient, hessian = _derivatives(share[active], residual[active], x, z, weight[active], delta)
+        gradient, hessian = _derivatives(parts[active], residual[active], x, z, weight[active], delta, free)
         values, vectors = np.linalg.eigh(hessian)
         values = np.abs(values)
         top = values[:, -1:]
         values = np.maximum(values, 1e-10 * top) + damping[active, None] * top + 1e-300
         along = np.einsum("bij,bi->bj", vectors, gradient) / values
-        trial = theta[active] - np.einsum("bij,bj->bi", vectors, along)
-        trial[:, 3:] = np.clip(trial[:, 3:], 1e-3, 10)
-        trial[:, :3] = np.clip(trial[:, :3], -60, 60)
-        reached, new_residual, new_share = _evaluate(trial, x, z, y, weight[active], delta)
+        trial = theta[active]
+        trial[:, free] -= np.einsum("bij,bj->bi", vectors, along)
+        trial[:, free] = np.clip(trial[:, free], _LOWEST[free], _HIGHEST[free])
+        reached, new_residual, new_parts = _evaluate(trial, x, z, y, weight[active], delta)
         better = reached < objective[active]
         gain = np.where(better, objective[active] - reached, 0.0)
         moved = active[better]
         theta[moved], objective[moved] = trial[better], reached[better]
-        residual[moved], share[moved] = new_residual[better], new_share[better]
+        residual[moved], parts[moved] = new_residual[better], new_parts[better]
         damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 6)
         done = (better & (gain < 1e-10 * reached)) | (damping[active] > 1e3)
         active = active[~done]
@@ -232,37 +299,52 @@ def minimise(
 def _evaluate(
     theta: Floats, x: Floats, z: Floats, y: Floats, weight: Floats, delta: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Huber sum [b], residuals [b, n] of log L, and each term's share of the predicted loss [b, 3, n]."""
-    E, A, B, alpha, beta = (theta[:, k, None] for k in range(5))
-    terms = np.stack([np.broadcast_to(E, (len(theta), len(x))), A - alpha * x, B - beta * z], 1)
-    top = terms.max(1)
-    share = np.exp(terms - top[:, None])
-    total = share.sum(1)
-    share /= total[:, None]
-    residual = top + np.log(total) - y
+    """Huber sum [b], residuals [b, n] of log L, and what derivatives need [b, 4, n]: the share of the sum of terms in
+    the predicted loss, that of A's term in the sum, k times the log of the sum, and k."""
+    E, A, B, alpha, beta, log_k = (theta[:, j, None] for j in range(6))
+    k = np.exp(log_k)
+    u, v = A - alpha * x, B - beta * z
+    sum_ = np.logaddexp(u, v)
+    t = k * sum_
+    f = np.logaddexp(E, t)
+    residual = f - y
     size = np.abs(residual)
     huber = np.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
-    return (weight * huber).sum(1), residual, share
+    parts = np.stack([np.exp(t - f), np.exp(u - sum_), t, np.broadcast_to(k, t.shape)], 1)
+    return (weight * huber).sum(1), residual, parts
 
 
 def _derivatives(
-    share: Floats, residual: Floats, x: Floats, z: Floats, weight: Floats, delta: float
+    parts: Floats,
+    residual: Floats,
+    x: Floats,
+    z: Floats,
+    weight: Floats,
+    delta: float,
+    free: NDArray[np.int64],
 ) -> tuple[Floats, Floats]:
-    """Gradient [b, 5] and Hessian [b, 5, 5] of the Huber sum.
+    """Gradient [b, free] and Hessian [b, free, free] of the Huber sum.
 
-    With f = log-sum-exp of linear forms l_j, ∂f = Σ p_j ∂l_j and ∂²f = Σ p_j ∂l_j ∂l_jᵀ - ∂f ∂fᵀ.
+    f = log(e^E + e^t), t = k log(e^u + e^v), with u and v linear in the parameters, has
+    ∂f = (1 - p) ∂E + p ∂t and ∂²f = p (1 - p) (∂t - ∂E)(∂t - ∂E)ᵀ + p ∂²t, where p is the share of e^t, and
+    ∂²t = k w (1 - w) (∂u - ∂v)(∂u - ∂v)ᵀ, where w is the share of e^u, and for log k: ∂²t/∂log k ∂θ = ∂t/∂θ.
     """
+    p, w, t, k = parts[:, 0], parts[:, 1], parts[:, 2], parts[:, 3]
+    zero, one = np.zeros_like(p), np.ones_like(p)
+    dt = np.stack([zero, k * w, k * (1 - w), -k * w * x, -k * (1 - w) * z, t], 1)[:, free]
+    dE = np.stack([one, zero, zero, zero, zero, zero], 1)[:, free]
+    apart = np.stack([zero, one, -one, -one * x, one * z, zero], 1)[:, free]
     slope = np.clip(residual, -delta, delta) * weight
-    J = np.stack([share[:, 0], share[:, 1], share[:, 2], -share[:, 1] * x, -share[:, 2] * z], 1)
+    J = (1 - p)[:, None] * dE + p[:, None] * dt
     gradient = np.einsum("bkn,bn->bk", J, slope)
-    outer = weight * (np.abs(residual) <= delta) - slope
-    hessian = np.matmul(J * outer[:, None], J.transpose(0, 2, 1))
-    q = share * slope[:, None]
-    hessian[:, 0, 0] += q[:, 0].sum(1)
-    for level, exponent, v in ((1, 3, x), (2, 4, z)):
-        hessian[:, level, level] += q[:, level].sum(1)
-        mixed = -(q[:, level] * v).sum(1)
-        hessian[:, level, exponent] += mixed
-        hessian[:, exponent, level] += mixed
-        hessian[:, exponent, exponent] += (q[:, level] * v * v).sum(1)
+    hessian = np.matmul(J * (weight * (np.abs(residual) <= delta))[:, None], J.transpose(0, 2, 1))
+    across = dt - dE
+    hessian += np.matmul(across * (slope * p * (1 - p))[:, None], across.transpose(0, 2, 1))
+    hessian += np.matmul(apart * (slope * p * k * w * (1 - w))[:, None], apart.transpose(0, 2, 1))
+    if LOG_K in free:
+        own = int(np.flatnonzero(free == LOG_K)[0])
+        mixed = np.einsum("bkn,bn->bk", dt, slope * p)
+        hessian[:, own] += mixed
+        hessian[:, :, own] += mixed
+        hessian[:, own, own] -= mixed[:, own]
     return gradient, hessian

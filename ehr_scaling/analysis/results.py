@@ -9,6 +9,7 @@ import numpy as np
 
 from ehr_scaling.analysis import (
     downstream,
+    extrapolation,
     holdout,
     isoflop,
     joint_laws,
@@ -38,7 +39,8 @@ class Results:
     options: Options
     budgets: list[isoflop.BudgetFit]
     lines: dict[str, power_laws.PowerLaw]
-    joint: joint_laws.JointLaw | None
+    laws: dict[str, joint_laws.JointLaw]
+    rolling: extrapolation.Rolling
     forecast: dict[str, Any] | None
     holdout: dict[str, Any] | None
     outcomes: list[downstream.Outcome]
@@ -47,6 +49,11 @@ class Results:
     repeats: list[dict[str, Any]]
     schedules: schedules.Comparison | None
     saved: dict[str, float] | None
+
+    @property
+    def joint(self) -> joint_laws.JointLaw | None:
+        """The law that rolling hold-outs select."""
+        return self.laws.get(self.rolling.selected)
 
 
 def fit(
@@ -84,7 +91,8 @@ def fit(
         options=options,
         budgets=budgets,
         lines=power_laws.fit(budgets, options),
-        joint=joint_laws.fit_chinchilla(table.N, table.D, table.loss, table.clusters, options),
+        laws={name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None},
+        rolling=extrapolation.rolling(table, options),
         forecast=forecast,
         holdout=compared,
         outcomes=downstream.read(outcomes, table, options, runs.cell) if outcomes else [],
@@ -94,6 +102,10 @@ def fit(
         schedules=schedules.compare(best_of_all, options),
         saved=schedules.saving(runs),
     )
+
+
+def _law(name: str, table: RunTable, options: Options) -> joint_laws.JointLaw | None:
+    return joint_laws.fit(name, table.N, table.D, table.loss, table.clusters, options)
 
 
 def _fits_of(
@@ -127,13 +139,12 @@ def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
-    joint = results.joint
-    missing = Verdict(UNIDENTIFIED, f"{len(results.table)} runs; the joint law needs at least {joint_laws.LEAST_RUNS}")
+    missing = Verdict(UNIDENTIFIED, f"{len(results.table)} runs; a joint law needs at least {joint_laws.LEAST_RUNS}")
     return {
         "a": results.lines["N"].verdict,
         "b": results.lines["D"].verdict,
         "loss": results.lines["L"].verdict,
-        "chinchilla": joint.verdict if joint else missing,
+        **{name: results.laws[name].verdict if name in results.laws else missing for name in joint_laws.FORMS},
     }
 
 
@@ -141,7 +152,9 @@ def to_json(results: Results) -> dict[str, Any]:
     """laws.json: plain JSON; unknown numbers are null.
 
     data: what the laws rest on. options: every choice of the analysis.
-    laws.<name>: {formula, parameters, objective, delta, intervals, failed_draws, words, runs}. selected: one of them.
+    laws.<name>: {formula, parameters, objective, delta, intervals, failed_draws, optima, words, runs}, of
+    joint_laws.FORMS. selected: the one of least error in rolling: {error_percent: {law: mean over folds},
+    drift_percent_a_decade, folds: [{above, decades, runs, bias_percent, error_percent}]}, or that of --law.
     isoflop: {a, b, intervals: {a, b, loss}, failed_draws, lines: {N, D, L}, budgets: [one each, with verdict], rule}.
     holdout: {error_percent, median_error_percent, bias_percent, coverage, same_sign, rows: [{run, N, D, C, loss,
     forecast, low, high, word}], optima: [forecast and result of N*, D*, L*]}, null with a single budget.
@@ -150,19 +163,21 @@ def to_json(results: Results) -> dict[str, Any]:
     the edge. rates, repeats, schedules: null or empty where the study did not vary them.
     Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
-    table, lines, joint = results.table, results.lines, results.joint
-    laws = {}
-    if joint:
-        laws[joint.name] = {
-            "formula": "E + A N^-alpha + B D^-beta",
-            "parameters": joint.parameters,
-            "objective": joint.objective,
-            "delta": joint.delta,
-            "intervals": joint.intervals,
-            "failed_draws": joint.failed,
-            "words": {name: v._asdict() for name, v in joint.words(results.options).items()},
+    table, lines = results.table, results.lines
+    laws = {
+        name: {
+            "formula": law.form.formula,
+            "parameters": law.parameters,
+            "objective": law.objective,
+            "delta": law.delta,
+            "intervals": law.intervals,
+            "failed_draws": law.failed,
+            "optima": {"starts": law.optima[1], "in_the_best": law.optima[0]},
+            "words": {parameter: v._asdict() for parameter, v in law.words(results.options).items()},
             "runs": len(table),
         }
+        for name, law in results.laws.items()
+    }
     record = {
         "schema": SCHEMA,
         "data": {
@@ -175,7 +190,12 @@ def to_json(results: Results) -> dict[str, Any]:
         },
         "options": asdict(results.options),
         "laws": laws,
-        "selected": joint.name if joint else None,
+        "selected": results.rolling.selected if results.laws else None,
+        "rolling": {
+            "error_percent": results.rolling.error_percent,
+            "drift_percent_a_decade": 100 * results.rolling.drift,
+            "folds": results.rolling.folds,
+        },
         "isoflop": {
             "a": lines["N"].exponent,
             "b": lines["D"].exponent,

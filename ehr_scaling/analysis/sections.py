@@ -178,12 +178,12 @@ def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
 def joint(r: Results, svg: str | None) -> Raw:
     law = r.joint
     if law is None:
-        return section("joint", "Joint law", paragraph(_sentence(verdicts(r)["chinchilla"].reason)))
-    names = {"E": "E", "A": "A", "B": "B", "alpha": "α", "beta": "β", "a": "a = β/(α+β)", "b": "b = α/(α+β)"}
+        return section("joint", "Joint law", paragraph(_sentence(verdicts(r)[r.rolling.selected].reason)))
+    names = {"alpha": "α", "beta": "β", "a": "a = β/(α+β)", "b": "b = α/(α+β)"}
     bounds = law.intervals
     words = law.words(r.options)
     rows = [
-        [names[n], significant(v, 4), span(bounds[n], lambda x: significant(x, 4)),
+        [names.get(n, n), significant(v, 4), span(bounds[n], lambda x: significant(x, 4)),
          join(chip(words[n].word), Raw("<small>"), words[n].reason, Raw("</small>"))]
         for n, v in law.parameters.items()
     ]  # fmt: skip
@@ -193,11 +193,45 @@ def joint(r: Results, svg: str | None) -> Raw:
         f"{_sentence(law.verdict.reason)}"
     )
     return section(
-        "joint", "Joint law", join(Raw("<p>"), chip(law.verdict.word), " ", formula("L = E + A N^{−α} + B "
-        "D^{−β}"), text, Raw("</p>")),
+        "joint", "Joint law",
+        join(Raw("<p>"), chip(law.verdict.word), f" {law.name.capitalize()}: ", FORMULAS[law.name], text, Raw("</p>")),
         table(["Parameter", "Value", f"{percent(r.options.level)} interval", "Word"], rows, words=(0,), long=(3,)),
+        _laws(r),
         figure(svg, "What the joint law leaves unexplained.", "Residuals of the joint law against size") if svg else "",
         _disagreement(r),
+    )  # fmt: skip
+
+
+FORMULAS = {
+    "chinchilla": formula("L = E + A N^{−α} + B D^{−β}"),
+    "coupled": formula("L = E + (A N^{−α} + B D^{−β})^{k}"),
+    "kaplan": formula("L = (A N^{−α} + B D^{−1})^{k}"),
+}
+
+
+def _laws(r: Results) -> Raw:
+    """How each law forecasts what lies above the runs it is fitted to."""
+    found = r.rolling
+    if not found.folds:
+        text = "There are too few budgets to hold any out, so no law was selected, nor is known how far off it is."
+        return paragraph(text, "muted")
+    rows = [
+        [name.capitalize(), FORMULAS[name], significant(law.objective, 4), decimal(law.parameters["a"]),
+         span(law.intervals["a"]), decimal(found.error_percent[name], 2), chip(law.verdict.word),
+         "selected" if name == found.selected else ""]
+        for name, law in r.laws.items()
+    ]  # fmt: skip
+    header = ["Law", "Formula", "Objective", "a", "Interval", "Hold-out error (%)", "Word", ""]
+    reach = max(fold["decades"] for fold in found.folds)
+    text = (
+        f"Hold-out error: mean over {plural(len(found.folds), 'fold')} in each of which the runs below one budget "
+        f"forecast all above it, {decimal(reach, 1)} decades away at most. The selected law was off by "
+        f"{significant(100 * found.drift, 2)} % for each decade of compute; forecasts widen by that, and by what laws "
+        "nearly as good say otherwise."
+    )
+    return join(
+        Raw("<h3>Laws compared by what they forecast</h3>"), table(header, rows, words=(0, 1, 6, 7)),
+        paragraph(text, "muted"),
     )  # fmt: skip
 
 

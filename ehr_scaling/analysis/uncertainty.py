@@ -21,6 +21,7 @@ class Options:
     window: the parabola sees sizes within this factor of the best one, and at least the five nearest.
     wide: an exponent whose interval is wider is called unidentified. failed: the largest share of draws that may
     lose the optimum before the word is unidentified. delta: where the Huber loss of log residuals turns linear.
+    law: "auto", or the joint law that is taken whatever rolling hold-outs say.
     drop_highest_loss: runs left out of every fit. hold_out_above: FLOPs; None seals the largest budget.
     """
 
@@ -31,6 +32,7 @@ class Options:
     wide: float = 0.3
     failed: float = 0.1
     delta: float = 1e-3
+    law: str = "auto"
     drop_highest_loss: int = 0
     hold_out_above: float | None = None
 
