@@ -27,8 +27,8 @@ def limits(r: Results) -> list[str]:
     sizes = f"{count(t.N.min())} to {count(t.N.max())} body parameters"
     out.append(
         f"Sizes: {sizes}; compute {power(t.C.min())} to {power(t.C.max())} FLOPs, {reach:.1f} decades. A law over "
-        "so short a range describes it; predictions beyond it are marked extrapolated, and their intervals hold "
-        "the noise of the runs, not a change of the law."
+        "so short a range describes it; predictions beyond it are marked extrapolated. Their intervals hold the "
+        "noise of the runs and how far off the law was in hold-outs among these runs, not what is new beyond them."
     )
     passes = t.passes[np.isfinite(t.passes)]
     if len(passes):

@@ -23,10 +23,11 @@ def summary(laws: dict[str, Any]) -> str:
         lines.append(f"{name}: {value}  {verdict['word']}: {verdict['reason']}")
     chosen = laws["laws"].get(laws["selected"])
     if chosen:
-        p, verdict = chosen["parameters"], laws["verdicts"][laws["selected"]]
+        verdict = laws["verdicts"][laws["selected"]]
+        parameters = ", ".join(f"{name} {value:.4g}" for name, value in chosen["parameters"].items())
         lines.append(
-            f"joint law: E {p['E']:.4g}, A {p['A']:.4g}, B {p['B']:.4g}, alpha {p['alpha']:.4f}, beta {p['beta']:.4f}, "
-            f"a {p['a']:.4f}, objective {chosen['objective']:.7g}  {verdict['word']}: {verdict['reason']}"
+            f"joint law ({laws['selected']}): {parameters}, objective {chosen['objective']:.7g}  {verdict['word']}: "
+            f"{verdict['reason']}"
         )
     sealed = laws["holdout"]
     if sealed and sealed["rows"]:

@@ -4,8 +4,9 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import extrapolation, joint_laws
+from ehr_scaling.analysis import extrapolation, joint_laws, results, sections
 from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.summary import summary
 from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=100)
@@ -65,6 +66,19 @@ def test_without_folds_nothing_is_selected_and_the_drift_is_unknown():
     found = extrapolation.rolling(table, FEW)
     assert found.folds == [] and found.selected == extrapolation.DEFAULT and np.isnan(found.drift)
     assert extrapolation.forecaster(simulated.table(budgets=2, sizes=3, seeds=1), FEW) is None
+
+
+@pytest.mark.parametrize("law", joint_laws.FORMS)
+def test_every_law_stands_in_the_report_and_on_the_terminal(law):
+    table = table_of(coupled, budgets=6, decades=2.0)
+    found = results.fit(table, Options(draws=40, law=law))
+    made = results.to_json(found)
+    assert set(made["laws"]) == set(joint_laws.FORMS) and made["selected"] == law
+    line = next(line for line in summary(made).splitlines() if line.startswith(f"joint law ({law})"))
+    assert all(name in line for name in made["laws"][law]["parameters"])
+    page = str(sections.joint(found, None))
+    assert law.capitalize() in page and "selected" in page and "for each decade" in page
+    assert found.forecast["law"]["name"] == law and found.forecast["drift_percent_a_decade"] > 0
 
 
 BASE = simulated.rows(budgets=6, decades=2.0, sizes=5, seeds=1, noise=0.01)
