@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from launch import bench_data, bench_training, common
+from launch import bench_analysis, bench_data, bench_training, common
 from launch.rows import REPEATS, Row, row, seconds
 
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
@@ -79,33 +79,8 @@ def outcomes() -> Iterator[Row]:
 
 
 def analysis() -> Iterator[Row]:
-    """The joint law on 240 simulated runs: fit and 1,000 draws, beside a grid of L-BFGS starts for the fit alone."""
-    import numpy as np
-    from scipy.optimize import minimize
-
-    from ehr_scaling.analysis.joint_laws import fit
-    from ehr_scaling.analysis.uncertainty import Options
-
-    rng = np.random.default_rng(0)
-    n, d = 10 ** rng.uniform(7.5, 10, 240), 10 ** rng.uniform(9, 11.5, 240)
-    loss = (1.8 + 480 / n**0.35 + 2100 / d**0.37) * np.exp(0.01 * rng.standard_normal(240))
-    laws = []
-    yield row(
-        "fit and 1,000 bootstrap draws", seconds(lambda: laws.append(fit("chinchilla", n, d, loss))), "s", 2.0, False
-    )
-    x, z, y, delta = np.log(n), np.log(d), np.log(loss), Options().delta
-
-    def objective(p: Any) -> float:
-        r = np.abs(np.logaddexp.reduce([np.full(240, p[0]), p[1] - p[3] * x, p[2] - p[4] * z]) - y)
-        return float(np.sum(np.where(r < delta, r * r / 2, delta * (r - delta / 2))))
-
-    starts = [
-        (e, a, b, i, j) for e in (0.0, 1.0) for a in (0, 10) for b in (0, 10) for i in (0.3, 0.8) for j in (0.3, 0.8)
-    ]
-    best = []
-    s = seconds(lambda: best.append(min(minimize(objective, start, method="L-BFGS-B").fun for start in starts)))
-    yield row(f"  compare: {len(starts)} starts of L-BFGS, fit alone", s, "s")
-    yield row("objective, ours", laws[-1].objective if laws[-1] else float("nan"), "", best[-1] * (1 + 1e-6), False)
+    """Joint laws against published fits of public run tables, their speed, and what they forecast."""
+    yield from bench_analysis.rows()
 
 
 def machine() -> str:

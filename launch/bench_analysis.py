@@ -1,0 +1,140 @@
+"""The laws against published fits of public run tables, and what they forecast beyond the runs they saw."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from scipy.optimize import minimize
+
+from ehr_scaling.analysis import effective_data, extrapolation, joint_laws, readers
+from ehr_scaling.analysis.run_table import RunTable, drop_highest_loss, from_rows
+from ehr_scaling.analysis.uncertainty import Floats, Options
+from launch.rows import Row, row, seconds
+
+TABLES = flags.DEFINE_string(
+    "tables",
+    str(Path(os.environ.get("EHR_SCALING_TEST_DATA", "")) / "laws"),
+    "Folder with chinchilla_epoch_245.csv, muennighoff_182.csv and porian_isoflop_long.csv; by default laws/ in "
+    "$EHR_SCALING_TEST_DATA.",
+)
+OPTIONS = Options()
+HELD_OUT = 0.25  # of the range of log C, at its top
+# Of unrepeated C4 (Muennighoff et al. 2023, appendix A)
+C4 = {"E": np.exp(0.6254804), "A": np.exp(6.255414), "B": np.exp(7.3049974), "alpha": 0.3526596, "beta": 0.3526596}
+
+
+def rows() -> Iterator[Row]:
+    folder = Path(TABLES.value)
+    if not folder.is_dir():
+        yield row(f"public tables: left out, for there is no {folder}: see --tables", float("nan"), "")
+        yield from _speed(*_made_up())
+        return
+    chinchilla = drop_highest_loss(readers.read(folder / "chinchilla_epoch_245.csv"), 5)
+    yield from _speed(chinchilla.N, chinchilla.C / (6 * chinchilla.N), chinchilla.loss)
+    yield from _published(chinchilla)
+    yield from _repeated(folder / "muennighoff_182.csv")
+    yield from _held_out(_tables(folder, chinchilla))
+
+
+def _made_up() -> tuple[Floats, Floats, Floats]:
+    rng = np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(7.5, 10, 240), 10 ** rng.uniform(9, 11.5, 240)
+    return N, D, (1.8 + 480 / N**0.35 + 2100 / D**0.37) * np.exp(0.01 * rng.standard_normal(240))
+
+
+def _speed(N: Floats, D: Floats, loss: Floats) -> Iterator[Row]:
+    laws = []
+    for name in joint_laws.FORMS:
+        taken = seconds(lambda name=name: laws.append(joint_laws.fit(name, N, D, loss, None, OPTIONS)))  # type: ignore[misc]
+        target = 2.0 if name == "chinchilla" else None
+        yield row(f"{name}: fit and 1,000 bootstrap draws, {len(N)} runs", taken, "s", target, False)
+    x, z, y, delta = np.log(N), np.log(D), np.log(loss), OPTIONS.delta
+
+    def objective(p: Any) -> float:
+        r = np.abs(np.logaddexp.reduce([np.full(len(x), p[0]), p[1] - p[3] * x, p[2] - p[4] * z]) - y)
+        return float(np.sum(np.where(r < delta, r * r / 2, delta * (r - delta / 2))))
+
+    starts = [
+        (e, a, b, i, j) for e in (0.0, 1.0) for a in (0, 10) for b in (0, 10) for i in (0.3, 0.8) for j in (0.3, 0.8)
+    ]
+    best = []
+    s = seconds(lambda: best.append(min(minimize(objective, start, method="L-BFGS-B").fun for start in starts)))
+    yield row(f"  compare: {len(starts)} starts of L-BFGS, Chinchilla's law alone, no draws", s, "s")
+    ours = next(law.objective for law in laws if law is not None and law.name == "chinchilla")
+    yield row("  Chinchilla's objective, ours", ours, "", best[-1] * (1 + 1e-6), False)
+
+
+def _within(name: str, value: float, published: float, tolerance: float) -> Row:
+    """`tolerance` is absolute, in the value's own unit."""
+    found = row(f"{name} (published {published:g}, ± {tolerance:.3g})", value, "")
+    return {**found, "target": published, "ok": bool(abs(value - published) <= tolerance)}
+
+
+def _published(table: RunTable) -> Iterator[Row]:
+    """Besiroglu et al. 2024, arXiv 2404.10102."""
+    law = joint_laws.fit("chinchilla", table.N, table.C / (6 * table.N), table.loss, table.clusters, OPTIONS)
+    assert law is not None
+    yield row("Chinchilla's runs: objective", law.objective, "", 1.018275e-3, False)
+    expected = {
+        "E": (1.81722, 5e-4), "A": (477.83, 4.7783), "B": (2143.4, 64.3), "alpha": (0.34731, 5e-4),
+        "beta": (0.36717, 1e-3), "a": (0.51390, 5e-4),
+    }  # fmt: skip
+    for name, (value, tolerance) in expected.items():
+        yield _within(f"  {name}", law.parameters[name], value, tolerance)
+    draws = law.named(law.draws)
+    for name, published in (("E", 0.0257), ("alpha", 0.0154), ("beta", 0.0206)):
+        yield _within(f"  standard error of {name}", float(np.nanstd(draws[name])), published, 0.12 * published)
+
+
+def _repeated(path: Path) -> Iterator[Row]:
+    table = list(csv.DictReader(path.open()))
+    N, D, U, loss = (np.array([float(r[name]) for r in table]) for name in ("N", "D", "U", "loss"))
+    published = float(effective_data.objective(N, D, U, loss, C4, 15.39, 5.31, OPTIONS.delta).sum())
+    yield _within("Repeated data: objective at the published R*", published, 0.0158259, 5e-8)
+    found = effective_data.fit(N, D, U, loss, C4, None, OPTIONS)
+    assert found is not None
+    yield row("  objective, ours", found.objective, "", 0.0158047 + 2e-8, False)
+    yield row("  R_D*, low end of its interval", found.intervals["R_D"][0], "repeats")
+    yield row("  R_D*, high end: a flat ridge", found.intervals["R_D"][1], "repeats", 1e5)
+
+
+def _tables(folder: Path, chinchilla: RunTable) -> dict[str, RunTable]:
+    isoflop = list(csv.DictReader((folder / "porian_isoflop_long.csv").open()))
+    tables = {"chinchilla": chinchilla}
+    for config in dict.fromkeys(r["config"] for r in isoflop):
+        own = [{**r, "budget": r["C"]} for r in isoflop if r["config"] == config]
+        tables[config] = from_rows(own, source=config)
+    return tables
+
+
+def _held_out(tables: dict[str, RunTable]) -> Iterator[Row]:
+    """Every table's top quarter of the range of log C, forecast from what lies below."""
+    errors, inside, widths = [], [], []
+    fixed: dict[str, list[float]] = {name: [] for name in joint_laws.FORMS}
+    for table in tables.values():
+        level = np.log(table.C)
+        above = level > level.max() - HELD_OUT * np.ptp(level)
+        known, ahead = table.take(~above), table.take(above)
+        found = extrapolation.forecaster(known, OPTIONS)
+        assert found is not None
+        central, low, high = found(ahead.N, ahead.D, ahead.C)
+        errors.append(100 * float(np.abs(central / ahead.loss - 1).mean()))
+        inside.append(float(np.mean((low <= ahead.loss) & (ahead.loss <= high))))
+        widths.append(100 * float(np.median((high - low) / central)))
+        for name, values in fixed.items():
+            quick = replace(OPTIONS, draws=0)
+            law = joint_laws.fit(name, known.N, known.D, known.loss, known.clusters, quick)
+            assert law is not None
+            values.append(100 * float(np.abs(law(ahead.N, ahead.D) / ahead.loss - 1).mean()))
+    what = f"Top {HELD_OUT:.0%} of log C held out, {len(tables)} tables"
+    yield row(f"{what}: mean error", float(np.mean(errors)), "%", 2.5, False)
+    yield row("  median error", float(np.median(errors)), "%", 1.8, False)
+    yield row("  95 % intervals that hold the result", 100 * float(np.mean(inside)), "%", 80)
+    yield row("  median width", float(np.median(widths)), "%", 12, False)
+    for name, values in fixed.items():
+        yield row(f"  compare: always {name}, mean error", float(np.mean(values)), "%")
