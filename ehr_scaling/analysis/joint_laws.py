@@ -60,7 +60,8 @@ FORMS = {
 class JointLaw:
     """One of FORMS, fitted.
 
-    theta: [6] log E, log A, log B, α, β, log k; A and B belong to N and D divided by `scale`, which keeps them tame.
+    theta: [6] log E, log A, log B, α, β, log k, which belong to N, D and L divided by `scale`: that keeps them tame,
+    and makes the fit the same in all units.
     draws: [draws, 6] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
     objective: the Huber sum at the optimum. residuals: [n] log predicted - log observed.
     lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many.
@@ -68,7 +69,7 @@ class JointLaw:
 
     name: str
     theta: Floats
-    scale: tuple[float, float]
+    scale: tuple[float, float, float]
     objective: float
     delta: float
     lowest: float
@@ -81,12 +82,15 @@ class JointLaw:
 
     def __call__(self, N: Floats, D: Floats) -> Floats:
         """Loss in nats a token at N parameters and D tokens, broadcast together."""
-        return _predict(self.theta[None], np.asarray(N) / self.scale[0], np.asarray(D) / self.scale[1])[0]
+        return self._losses(self.theta[None], N, D)[0]
 
     def sample(self, N: Floats, D: Floats) -> Floats:
         """[good draws, ...] losses at N, D [...] under the draws that did not fail."""
-        good = self.draws[~np.isnan(self.draws).any(1)]
-        return _predict(good, np.asarray(N) / self.scale[0], np.asarray(D) / self.scale[1])
+        return self._losses(self.draws[~np.isnan(self.draws).any(1)], N, D)
+
+    def _losses(self, theta: Floats, N: Floats, D: Floats) -> Floats:
+        by_N, by_D, by_loss = self.scale
+        return by_loss * _predict(theta, np.asarray(N) / by_N, np.asarray(D) / by_D)
 
     @property
     def form(self) -> Form:
@@ -96,10 +100,11 @@ class JointLaw:
         """[..., 6] -> what was fitted of E, A, B (in the units of N and D), alpha, beta, k, and a, b of
         N_opt ∝ C^a, D_opt ∝ C^b at C ∝ N D, which do not depend on E and k."""
         E, A, B, alpha, beta, k = np.moveaxis(theta, -1, 0)
+        by_N, by_D, by_loss = np.log(self.scale)
         fitted = {
-            LOG_E: ("E", np.exp(E)),
-            LOG_A: ("A", np.exp(A + alpha * np.log(self.scale[0]))),
-            LOG_B: ("B", np.exp(B + beta * np.log(self.scale[1]))),
+            LOG_E: ("E", np.exp(E + by_loss)),
+            LOG_A: ("A", np.exp(A + alpha * by_N + by_loss / np.exp(k))),
+            LOG_B: ("B", np.exp(B + beta * by_D + by_loss / np.exp(k))),
             ALPHA: ("alpha", alpha),
             BETA: ("beta", beta),
             LOG_K: ("k", np.exp(k)),
@@ -159,9 +164,9 @@ def fit(
     clusters = np.arange(len(N)) if clusters is None else clusters
     if len(np.unique(clusters)) < LEAST_RUNS or len(np.unique(N)) < 2 or len(np.unique(D)) < 2:
         return None
-    scale = (float(np.exp(np.log(N).mean())), float(np.exp(np.log(D).mean())))
-    x, z, y = np.log(N / scale[0]), np.log(D / scale[1]), np.log(loss)
-    theta = starts(form, x, z, loss)
+    by_N, by_D, by_loss = (float(np.exp(np.log(v).mean())) for v in (N, D, loss))
+    x, z, y = np.log(N / by_N), np.log(D / by_D), np.log(loss / by_loss)
+    theta = starts(form, x, z, loss / by_loss)
     ones, objective = np.ones((len(theta), len(N))), np.zeros(len(theta))
     for delta in (0.1, 0.01, options.delta):  # a wide Huber has one valley, and leads into the right narrow one
         theta, objective = minimise(theta, x, z, y, ones, max(delta, options.delta), free)
@@ -178,11 +183,11 @@ def fit(
     law = JointLaw(
         name=name,
         theta=theta[best],
-        scale=scale,
+        scale=(by_N, by_D, by_loss),
         objective=float(objective[best]),
         delta=options.delta,
         lowest=float(loss.min()),
-        residuals=np.log(_predict(theta[best][None], N / scale[0], D / scale[1])[0]) - y,
+        residuals=_evaluate(theta[best][None], x, z, y, ones[:1], options.delta)[1][0],
         draws=draws,
         failed=float((~kept).mean()) if options.draws else np.nan,
         optima=(same, len(theta)),

@@ -129,12 +129,12 @@ def test_a_known_kaplan_law_is_recovered():
 def test_no_better_optimum_is_found_by_a_simplex_from_elsewhere(noise):
     table = simulated.table(noise=noise, seed=4)
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, Options(draws=20))
-    x, z = np.log(table.N / law.scale[0]), np.log(table.D / law.scale[1])
+    x, z, y = (np.log(v / s) for v, s in zip((table.N, table.D, table.loss), law.scale, strict=True))
     rng, ones = np.random.default_rng(1), np.ones((1, len(x)))
     for _ in range(4):
         start = law.theta[:5] + 0.3 * rng.standard_normal(5)
         found = minimize(
-            lambda t: joint_laws._evaluate(np.append(t, 0)[None], x, z, np.log(table.loss), ones, 1e-3)[0][0],
+            lambda t: joint_laws._evaluate(np.append(t, 0)[None], x, z, y, ones, 1e-3)[0][0],
             start, method="Nelder-Mead", options={"maxfev": 4000, "xatol": 1e-10, "fatol": 1e-14},
         )  # fmt: skip
         assert law.objective <= found.fun * (1 + 1e-6)
