@@ -210,16 +210,16 @@ def _launch(script: str, *arguments: str) -> list[str]:
 
 
 def _interrupted() -> Iterator[Row]:
-    """A cell of some 40 s, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
+    """A cell of some 20 s, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "w"
         settings = (
             f"--workdir={work}",
             "--config.data.patients=3000",
-            "--config.grid.budgets=(8e11,)",
+            "--config.grid.budgets=(4e11,)",
             "--config.grid.sizes=('25k',)",
             "--config.grid.seeds=(1,)",
-            "--config.training.checkpoint_seconds=15.0",
+            "--config.training.checkpoint_seconds=5.0",
         )
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         for script in ("prepare", "sweep"):
@@ -247,7 +247,7 @@ def _interrupted() -> Iterator[Row]:
         again = (reached - kept) / cell["steps"] * seconds["steps"]
         yield row("a run of 25k, undisturbed", whole, "s")
         yield row("  killed half-way and resumed, beyond the steps done again", killed - whole - again, "s", 5.0, False)
-        yield row("  checkpoints every 15 s", seconds["checkpoint"] / seconds["wall"], "of the wall time", 0.03, False)
+        yield row("  checkpoints every 5 s", seconds["checkpoint"] / seconds["wall"], "of the wall time", 0.03, False)
 
 
 def _grid() -> Iterator[Row]:
