@@ -95,6 +95,7 @@ def _repeated(path: Path) -> Iterator[Row]:
     table = list(csv.DictReader(path.open()))
     N, D, U, loss = (np.array([float(r[name]) for r in table]) for name in ("N", "D", "U", "loss"))
     published = float(effective_data.objective(N, D, U, loss, C4, 15.39, 5.31, OPTIONS.delta).sum())
+    # Published to seven digits
     yield _within("Repeated data: objective at the published R*", published, 0.0158259, 5e-8)
     found = effective_data.fit(N, D, U, loss, C4, None, OPTIONS)
     assert found is not None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from ehr_scaling.analysis.joint_laws import huber
 from ehr_scaling.analysis.uncertainty import (
     SUPPORTED,
     UNIDENTIFIED,
@@ -68,8 +69,7 @@ def objective(
     N: Floats, D: Floats, U: Floats, loss: Floats, base: dict[str, float], R_D: float, R_N: float, delta: float
 ) -> Floats:
     """[n] Huber losses of the residuals of log L; the fit minimises their sum."""
-    size = np.abs(_log_loss(base, N, D, U, R_D, R_N) - np.log(loss))
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+    return huber(_log_loss(base, N, D, U, R_D, R_N) - np.log(loss), delta)
 
 
 def fit(

@@ -20,7 +20,7 @@ DEFAULT = "chinchilla"
 FOLDS = 6
 LEAST_SHARE = 0.35  # of the runs, below the first fold: less than that is another study
 CLOSE = 1.25  # laws whose error is within this factor of the best one's are in the running
-NOISE_OF_DRIFT = 1.0  # decades of compute over which a drift is seen at least: nearer, it is the noise of a few runs
+NEAREST = 1 / 3  # decades of compute over which a drift is seen at least: nearer, it is the noise of a few runs
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def rolling(table: RunTable, options: Options) -> Rolling:
     close = [name for name in mean if name != selected and mean[name] <= CLOSE * mean[best]]
     drift = np.nan
     if biases:
-        squares = [(b[selected] ** 2, max(decades, NOISE_OF_DRIFT / 3) ** 2) for decades, b in biases]
+        squares = [(b[selected] ** 2, max(decades, NEAREST) ** 2) for decades, b in biases]
         drift = float(np.sqrt(sum(b for b, _ in squares) / sum(d for _, d in squares)))
     return Rolling(folds, mean, selected, (selected, *close), drift)
 
@@ -124,7 +124,7 @@ class Forecaster:
         drift = 0.0 if np.isnan(self.rolling.drift) else self.rolling.drift
         apart = [np.abs(np.log(law(N, D) / self.law(N, D))) for law in self.laws[1:]]
         spread = np.max(apart, axis=0) / 2 if apart else np.zeros(len(N))
-        return np.where(decades > 0, np.hypot(drift * np.maximum(decades, NOISE_OF_DRIFT / 3), spread), 0.0)
+        return np.where(decades > 0, np.hypot(drift * np.maximum(decades, NEAREST), spread), 0.0)
 
 
 def forecaster(table: RunTable, options: Options) -> Forecaster | None:

@@ -301,6 +301,12 @@ def minimise(
     return theta, objective
 
 
+def huber(residual: Floats, delta: float) -> Floats:
+    """Half the square up to `delta`, linear beyond (Huber 1964); any shape."""
+    size = np.abs(residual)
+    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+
+
 def _evaluate(
     theta: Floats, x: Floats, z: Floats, y: Floats, weight: Floats, delta: float
 ) -> tuple[Floats, Floats, Floats]:
@@ -313,10 +319,8 @@ def _evaluate(
     t = k * sum_
     f = np.logaddexp(E, t)
     residual = f - y
-    size = np.abs(residual)
-    huber = np.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
     parts = np.stack([np.exp(t - f), np.exp(u - sum_), t, np.broadcast_to(k, t.shape)], 1)
-    return (weight * huber).sum(1), residual, parts
+    return (weight * huber(residual, delta)).sum(1), residual, parts
 
 
 def _derivatives(

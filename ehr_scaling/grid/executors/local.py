@@ -183,14 +183,12 @@ def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[i
 
 
 def _in_processes(work: _Work, results: list[Any], workers: int, bar: Progress) -> None:
-    import jax
-
     context = mp.get_context("spawn")
     owners = context.Array("i", [NOBODY] * len(results))
     finished = context.Array("i", [int(result is not None) for result in results])
     # glibc reads this before Python starts, so only a new process can have it: huge pages are 20 to 60 % on CPU.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    if jax.default_backend() == "cpu":
+    if not (gpus := _gpus()):
         # A quarter off the time to compile, which is a fifth of a small grid's; its programs are as fast.
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     processes: dict[Connection, Any] = {}
@@ -201,7 +199,7 @@ def _in_processes(work: _Work, results: list[Any], workers: int, bar: Progress) 
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        for w, (cores, environment) in enumerate(_places(workers, sorted(os.sched_getaffinity(0)), _gpus())):
+        for w, (cores, environment) in enumerate(_places(workers, sorted(os.sched_getaffinity(0)), gpus)):
             pipe, child = context.Pipe()
             process = context.Process(
                 target=_work,
