@@ -1,4 +1,4 @@
-"""Measure a part of the project: `python -m launch.bench data|training|outcomes|analysis [--json=FILE]`.
+"""Measure a part of the project: `python -m launch.bench data|training|accelerator|outcomes|analysis [--json=FILE]`.
 
 Prints a table, each figure the median of --repeats runs, with something to compare it with from the same run. A figure
 depends on the machine and on what else it does: trust ratios before absolutes.
@@ -14,7 +14,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from launch import bench_analysis, bench_data, bench_training, common
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
+
+from launch import bench_accelerator, bench_analysis, bench_data, bench_training, common
 from launch.rows import REPEATS, Row, row, seconds
 
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
@@ -37,6 +39,11 @@ def data() -> Iterator[Row]:
 def training() -> Iterator[Row]:
     """The engine beside PyTorch, models together, an interruption, and where a grid's wall time goes."""
     yield from bench_training.rows()
+
+
+def accelerator() -> Iterator[Row]:
+    """The engine on a GPU or TPU: MFU, and beside PyTorch on the same one."""
+    yield from bench_accelerator.rows()
 
 
 def outcomes() -> Iterator[Row]:
@@ -94,7 +101,7 @@ def machine() -> str:
     return f"{processor}{devices}; Python {platform.python_version()}, JAX {jax.__version__}"
 
 
-PARTS = {"data": data, "training": training, "outcomes": outcomes, "analysis": analysis}
+PARTS = {"data": data, "training": training, "accelerator": accelerator, "outcomes": outcomes, "analysis": analysis}
 
 
 def main(argv: list[str]) -> None:

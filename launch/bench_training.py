@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ SECONDS = flags.DEFINE_float("bench_seconds", 3.0, "Of one turn of a side of a c
 GRID = flags.DEFINE_bool("grid", True, "Train the quickstart's grid, to see where its wall time goes (3 minutes).")
 
 VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
+UPDATES = 2  # of a dispatch
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 # Of PyTorch: fused AdamW, torch.compile as it comes, SDPA. Whole batches are never the best of it.
 TORCH_SETTINGS = ({"processes": 1, "threads": 2, "pieces": 4}, {"processes": 2, "threads": 1, "pieces": 4})
@@ -45,6 +46,7 @@ class Peer:
         environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
         if huge_pages:
             environment["GLIBC_TUNABLES"] = HUGE_PAGES
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU is shared by the sides
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen([*command, json.dumps(spec)], env=environment, **pipes)
 
@@ -88,13 +90,21 @@ def rows() -> Iterator[Row]:
 OURS = [sys.executable, "-m", "launch.bench_training"]
 
 
-def _beside_torch() -> Iterator[Row]:
+def torch_version() -> str:
+    """Of the interpreter --torch_python; "" where it has none."""
     asked = [TORCH.value, "-c", "import torch; print(torch.__version__)"]
-    version = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def torch_command() -> list[str]:
+    return [TORCH.value, "-P", str(Path(__file__).with_name("torch_peer.py"))]
+
+
+def _beside_torch() -> Iterator[Row]:
+    version = torch_version()
     has_torch = bool(version)
     if not has_torch:
         yield row(f"compare: left out, for {TORCH.value} has no torch: see --torch_python", float("nan"), "")
-    peer = str(Path(__file__).with_name("torch_peer.py"))
     for context in map(int, CONTEXTS.value):
         for size in SIZES.value:
             shape = sizes.get(size)
@@ -106,7 +116,7 @@ def _beside_torch() -> Iterator[Row]:
                 peers = [Peer(OURS, spec, huge)]
                 compiled = peers[0].ready()
                 if has_torch:
-                    peers += [Peer([TORCH.value, "-P", peer], own, huge) for specs in theirs.values() for own in specs]
+                    peers += [Peer(torch_command(), own, huge) for specs in theirs.values() for own in specs]
                     for each in peers[1:]:
                         each.ready()
                 own, *others = rates(peers)
@@ -139,9 +149,11 @@ def _together() -> Iterator[Row]:
     yield row("  their cost", 4 * one / four, "× one seed", 3.0, False)
 
 
-def serve(spec: dict[str, Any]) -> None:
-    """Our side: the training program of this project on one device a core."""
-    cores = len(os.sched_getaffinity(0))
+def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
+    """Our side: the training program of this project on a CPU's cores, a device each, or on an accelerator.
+
+    Returns: what makes so many dispatches of UPDATES updates, and says (seconds, loss of the last).
+    """
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
     import jax
     import numpy as np
@@ -152,12 +164,15 @@ def serve(spec: dict[str, Any]) -> None:
     from ehr_scaling.training.setup import setup, states
     from ehr_scaling.training.step import Hyper, train_chunk
 
-    jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     config = base.get_config()
     config.model.tied, config.model.vocab_multiple = True, spec["padded"]
+    config.model.dtype = spec.get("dtype", "float32")
+    config.model.attention = spec.get("attention", "auto")
     config.training.batch.sequences = spec["batch_tokens"] // spec["context"]
+    config.training.microbatch = spec.get("microbatch", 0)
     config.training.batch.exponent, config.training.min_steps = 0.0, 1
-    config.training.dispatch_sequences = 2 * config.training.batch.sequences
+    config.training.dispatch_sequences = UPDATES * config.training.batch.sequences
     train = {"real_tokens": 1, "patients": 1, "phases": [{"sequences": 1000 * config.training.batch.sequences}]}
     summary = {"vocab_size": spec["vocab"], "context": spec["context"], "splits": {"train": train}}
     members = spec.get("members", 1)
@@ -184,8 +199,9 @@ def serve(spec: dict[str, Any]) -> None:
     with jax.set_mesh(parts.mesh):
         state = states(parts.program, parts.mesh, members).fresh(seeds)
 
-        def run(dispatches: int) -> tuple[float, float]:
-            nonlocal state
+    def run(dispatches: int) -> tuple[float, float]:
+        nonlocal state
+        with jax.set_mesh(parts.mesh):
             started, sums = time.perf_counter(), {}
             for _ in range(dispatches):
                 batch = sharding.place(parts.mesh, host, axis=2, members=members)
@@ -193,16 +209,21 @@ def serve(spec: dict[str, Any]) -> None:
             loss = float(jax.block_until_ready(sums["loss_sum"])[0] / sums["targets"][0])
             return time.perf_counter() - started, loss
 
-        started = time.perf_counter()
-        run(1)
-        print(json.dumps({"ready": time.perf_counter() - started}), flush=True)
-        one, _ = run(1)
-        for line in sys.stdin:
-            dispatches = max(1, round(float(line) / one))
-            taken, loss = run(dispatches)
-            one = taken / dispatches
-            tokens = members * parts.updates * spec["batch_tokens"]
-            print(json.dumps({"tokens_per_second": tokens / one, "loss": loss}), flush=True)
+    return run
+
+
+def serve(spec: dict[str, Any]) -> None:
+    """Answers the lines of `Peer`."""
+    started, run = time.perf_counter(), engine(spec)
+    run(1)
+    print(json.dumps({"ready": time.perf_counter() - started}), flush=True)
+    one, _ = run(1)
+    for line in sys.stdin:
+        dispatches = max(1, round(float(line) / one))
+        taken, loss = run(dispatches)
+        one = taken / dispatches
+        tokens = spec.get("members", 1) * UPDATES * spec["batch_tokens"]
+        print(json.dumps({"tokens_per_second": tokens / one, "loss": loss}), flush=True)
 
 
 def _launch(script: str, *arguments: str) -> list[str]:

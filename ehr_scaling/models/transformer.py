@@ -142,6 +142,8 @@ class Transformer(nn.Module):
         rate at one width and depth is the best at others (Yang et al. 2022, arXiv 2203.03466; for depth CompleteP,
         Dey et al. 2025, arXiv 2505.01618).
       base: width and layers at which "mup" is the standard parametrization.
+      unroll: layers one after another in the program, instead of a loop over them that copies what each leaves for the
+        backward pass into arrays of all and out again; takes longer to compile.
     """
 
     shape: Shape
@@ -154,6 +156,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     parametrization: str = "standard"
     base: tuple[int, int] = (32, 2)
+    unroll: bool = False
 
     @property
     def multipliers(self) -> Multipliers:
@@ -204,6 +207,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.shape.layers,
+            unroll=self.shape.layers if self.unroll and kv is None else 1,
         )
         x_BxTxD, kv = blocks(
             self.shape,

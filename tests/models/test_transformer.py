@@ -135,6 +135,23 @@ def test_what_is_computed_again_is_the_same():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), plain, again)
 
 
+def test_layers_in_a_row_are_layers_in_a_loop():
+    shape, tokens = SHAPES["151k"], random_tokens(2, 17)
+    segments, mask = np.ones_like(tokens), np.ones((2, 16), bool)
+    model = Transformer(shape, VOCAB, PADDED, tied=True, dropout=0.1)
+    params = jax.jit(model.init)(jax.random.key(0), tokens, segments)
+
+    def program(unroll):
+        how = {"rngs": {"dropout": jax.random.key(1)}, "deterministic": False, "method": "loss_sum"}
+        loss = lambda p: model.clone(unroll=unroll).apply(p, tokens, segments, mask, **how)  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss)).lower(params)
+
+    loop, row = program(False), program(True)
+    assert loop.as_text().count("stablehlo.while") > row.as_text().count("stablehlo.while")
+    for a, b in zip(*(jax.tree.leaves(one.compile()(params)) for one in (loop, row)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_dropout_is_of_the_output_of_a_branch():
     rate, tokens = 0.3, random_tokens(4, 16)
     model = Transformer(SHAPES["14k"], VOCAB, PADDED, dropout=rate)
