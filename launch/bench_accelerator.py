@@ -46,6 +46,10 @@ def rows() -> Iterator[Row]:
         for name in failed:
             yield row(f"{size}: left out, for it ended: {name}; see above", float("nan"), "")
             del peers[name]
+        if "ours" not in peers:
+            for peer in peers.values():
+                peer.close()
+            continue
         turns = [
             {name: peer.rate(bench_training.SECONDS.value) for name, peer in peers.items()}
             for _ in range(REPEATS.value)

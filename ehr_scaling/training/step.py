@@ -3,6 +3,7 @@
 Shapes: M members (models trained together), P pieces of a dispatch, b sequences of a piece, T context.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -84,6 +85,10 @@ def init(program: Program, seeds: jax.Array) -> State:
         return State(params, program.transform().init(params), zero, zero, zero)
 
     return _members(one, (seeds,))
+
+
+# Of a batch no result has the shape, so that one device has no use for its memory; several reuse it.
+warnings.filterwarnings("ignore", "Some donated buffers were not usable")
 
 
 @partial(jax.jit, static_argnames=("program",), donate_argnames=("state", "batch"))
