@@ -1,7 +1,6 @@
 """The loop: cells trained together, from where they are to their results, without the host ever waiting."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,8 +21,6 @@ from ehr_scaling.training.setup import Cell, Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
-# XLA says so wherever no result has the shape of a donated array; a batch is donated to be freed early.
-warnings.filterwarnings("ignore", "Some donated buffers were not usable")
 
 
 def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def init(program: Program, seeds: jax.Array) -> State:
     return _members(one, (seeds,))
 
 
-# Of a batch no result has the shape, so that one device has no use for its memory; several reuse it.
+# XLA says so wherever no result has the shape of a donated array; a batch is donated to be freed early.
 warnings.filterwarnings("ignore", "Some donated buffers were not usable")
 
 
