@@ -82,13 +82,14 @@ class JointLaw:
 
     def __call__(self, N: Floats, D: Floats) -> Floats:
         """Loss in nats a token at N parameters and D tokens, broadcast together."""
-        return self._losses(self.theta[None], N, D)[0]
+        return self.losses_of(self.theta[None], N, D)[0]
 
     def sample(self, N: Floats, D: Floats) -> Floats:
         """[good draws, ...] losses at N, D [...] under the draws that did not fail."""
-        return self._losses(self.draws[~np.isnan(self.draws).any(1)], N, D)
+        return self.losses_of(self.draws[~np.isnan(self.draws).any(1)], N, D)
 
-    def _losses(self, theta: Floats, N: Floats, D: Floats) -> Floats:
+    def losses_of(self, theta: Floats, N: Floats, D: Floats) -> Floats:
+        """[b, ...] losses at N, D [...] of parameters [b, 6] in the units of theta."""
         by_N, by_D, by_loss = self.scale
         return by_loss * _predict(theta, np.asarray(N) / by_N, np.asarray(D) / by_D)
 
