@@ -34,19 +34,24 @@ class Optimum:
 def optimum(law: JointLaw, C: float, flops: float = SIX) -> Optimum:
     """Args: C in FLOPs; flops, operations for each parameter and token, by which C = flops N D (`flops_of`)."""
     draws = law.draws[~np.isnan(law.draws).any(1)]
-    N, D = _sizes(law, np.vstack([law.theta[None], draws]), C / flops)
+    N, D = best_sizes(law, np.vstack([law.theta[None], draws]), C / flops)
     at_draws = np.array([law.losses_of(draws[i : i + 1], N[i + 1], D[i + 1])[0] for i in range(len(draws))])
     return Optimum(C, float(N[0]), float(D[0]), float(law(N[0], D[0])), np.column_stack([N[1:], D[1:], at_draws]))
 
 
-def _sizes(law: JointLaw, theta: Floats, product: float) -> tuple[Floats, Floats]:
+def best_sizes(law: JointLaw, theta: Floats, product: float) -> tuple[Floats, Floats]:
     """[b] N* and D* of theta [b, 6] at N D = `product`."""
+    N = np.exp(best_log_size(law, theta, product))
+    return N, product / N
+
+
+def best_log_size(law: JointLaw, theta: Floats, product: float) -> Floats:
+    """[b] log N* of theta [b, 6] at N D = `product`."""
     by_N, by_D, _ = law.scale
     alpha, beta = theta[:, ALPHA], theta[:, BETA]
     lean = np.log(alpha / beta) + theta[:, LOG_A] - theta[:, LOG_B]
-    log_N = (lean + beta * np.log(product / by_N / by_D)) / (alpha + beta)
-    N = np.exp(log_N) * by_N
-    return N, product / N
+    found: Floats = (lean + beta * np.log(product / by_N / by_D)) / (alpha + beta) + np.log(by_N)
+    return found
 
 
 def flops_of(table: RunTable) -> tuple[Floats, Floats]:

@@ -77,7 +77,12 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
     if found is not None:
         law = found.law
         result |= {
-            "law": {"name": law.name, "parameters": law.parameters, "word": law.verdict.word},
+            "law": {
+                "name": law.name,
+                "fit": found.rolling.chosen,
+                "parameters": law.parameters,
+                "word": law.verdict.word,
+            },
             "reason": "",
             "drift_percent_a_decade": _known(100 * found.rolling.drift),
             "cells": _cells(found, ahead),

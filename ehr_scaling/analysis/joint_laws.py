@@ -7,6 +7,7 @@ written as a log-sum-exp (Hoffmann's appendix D.3; Besiroglu et al. 2024, arXiv 
 mean).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from ehr_scaling.analysis.wording import percent
 
 STARTS = 6
 LEAST_RUNS = 8  # five parameters and something to judge them by
+SAME = 1e-6  # objectives no further apart, as a share, are those of one optimum
 TRUSTED = (0.01, 4.0)  # a draw with an exponent outside has lost that term
 
 # Columns of theta
@@ -36,6 +38,11 @@ _HIGHEST = np.array([60.0, 60.0, 60.0, 10.0, 10.0, 3.0])
 _EXPONENTS = np.geomspace(0.03, 2.0, 26)
 _FLOORS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.8, 0.88, 0.95)
 _POWERS = (0.3, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)
+
+
+# (theta [b, 6], which problems those are [b], damping [b] or None) -> what is added to their sums [b] and, unless None,
+# its gradients [b, free] and damped Hessians [b, free, free]
+Penalty = Callable[[Floats, NDArray[np.int64], Floats | None], tuple[Floats, Floats, Floats]]
 
 
 class Form(NamedTuple):
@@ -64,7 +71,8 @@ class JointLaw:
     and makes the fit the same in all units.
     draws: [draws, 6] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
     objective: the Huber sum at the optimum. residuals: [n] log predicted - log observed.
-    lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many.
+    lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many. basins: in
+    how many different objectives the starts ended.
     """
 
     name: str
@@ -77,6 +85,7 @@ class JointLaw:
     draws: Floats
     failed: float
     optima: tuple[int, int]
+    basins: int
     level: float
     verdict: Verdict
 
@@ -154,10 +163,12 @@ def fit(
     loss: Floats,
     clusters: NDArray[np.int64] | None = None,
     options: Options | None = None,
+    weight: Floats | None = None,
 ) -> JointLaw | None:
     """Fits the law of that name in FORMS, and its run bootstrap (none where options.draws is 0).
 
-    N, D, loss: [n] positive. clusters: [n] index of each row's run; None when every row is its own.
+    N, D, loss: [n] positive. clusters: [n] index of each row's run; None when every row is its own. weight: [n] of each
+    row's Huber loss in the sum; None for 1.
     Returns: None with fewer than 8 runs, or when N or D does not vary: five parameters cannot be asked of that.
     """
     options = options or Options()
@@ -168,16 +179,21 @@ def fit(
     by_N, by_D, by_loss = (float(np.exp(np.log(v).mean())) for v in (N, D, loss))
     x, z, y = np.log(N / by_N), np.log(D / by_D), np.log(loss / by_loss)
     theta = starts(form, x, z, loss / by_loss)
-    ones, objective = np.ones((len(theta), len(N))), np.zeros(len(theta))
-    for delta in (0.1, 0.01, options.delta):  # a wide Huber has one valley, and leads into the right narrow one
-        theta, objective = minimise(theta, x, z, y, ones, max(delta, options.delta), free)
+    weight = np.ones(len(N)) if weight is None else weight
+    each, objective = np.tile(weight, (len(theta), 1)), np.zeros(len(theta))
+    # A wide Huber has one valley, and leads into the right narrow one: it need not be walked to its end.
+    # Nor a law without draws, which is one of many that are compared by what they forecast.
+    for delta, least in ((0.1, 1e-3), (0.01, 1e-4), (options.delta, 1e-10 if options.draws else 1e-6)):
+        theta, objective = minimise(theta, x, z, y, each, max(delta, options.delta), free, least=least)
     best = int(objective.argmin())
-    same = int((objective <= objective[best] * (1 + 1e-6)).sum())
+    ranked = np.sort(objective)
+    same = int((ranked <= ranked[0] * (1 + SAME)).sum())
+    basins = 1 + int((ranked[1:] > ranked[:-1] * (1 + SAME)).sum())
 
     draws = np.full((0, 6), np.nan)
     if options.draws:
         counts = resampling_counts(clusters, options.draws, np.random.default_rng([options.seed, 2]))
-        draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, counts, options.delta, free)
+        draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, counts * weight, options.delta, free)
     exponents = draws[:, ALPHA : BETA + 1]
     kept = np.all((exponents > TRUSTED[0]) & (exponents < TRUSTED[1]), axis=1)
     draws[~kept] = np.nan
@@ -188,10 +204,11 @@ def fit(
         objective=float(objective[best]),
         delta=options.delta,
         lowest=float(loss.min()),
-        residuals=_evaluate(theta[best][None], x, z, y, ones[:1], options.delta)[1][0],
+        residuals=_evaluate(theta[best][None], x, z, y, each[:1], options.delta)[1][0],
         draws=draws,
         failed=float((~kept).mean()) if options.draws else np.nan,
         optima=(same, len(theta)),
+        basins=basins,
         level=options.level,
         verdict=Verdict("", ""),
     )
@@ -265,41 +282,60 @@ def minimise(
     delta: float,
     free: NDArray[np.int64],
     steps: int = 200,
+    penalty: Penalty | None = None,
+    least: float = 1e-10,
 ) -> tuple[Floats, Floats]:
     """Damped Newton on the Huber sum with the exact Hessian, many problems at once.
 
     theta: [b, 6] starts. x, z, y: [n] centred log N, log D, and log L. weight: [b, n] row weights. free: the columns
-    of theta that are fitted.
+    of theta that are fitted. penalty: added to each problem's sum, see `Penalty`; the objective holds it.
     Negative curvature is turned positive (saddle-free), so every accepted step descends; a problem leaves the batch
-    when its objective no longer falls by more than 1e-10 of itself.
+    when its objective no longer falls by more than `least` of itself. Where most residuals are beyond delta the Hessian
+    knows of few rows; steps are damped by the curvature of parabolas that touch the Huber losses from above (Huber &
+    Ronchetti 2009, section 7.8), because damped by multiples of the identity they stall, starts and draws alike.
     Returns: theta [b, 6] and objective [b].
     """
     theta = theta.copy()
+    theta[:, free] = np.clip(theta[:, free], _LOWEST[free], _HIGHEST[free])
     damping = np.full(len(theta), 1e-3)
     objective, residual, parts = _evaluate(theta, x, z, y, weight, delta)
     active = np.arange(len(theta))
+    if penalty:
+        objective += penalty(theta, active, None)[0]
     for _ in range(steps):
-        gradient, hessian = _derivatives(parts[active], residual[active], x, z, weight[active], delta, free)
+        now = parts[active], residual[active], x, z, weight[active]
+        gradient, hessian = _derivatives(*now, delta, free, damping[active])
+        if penalty:
+            _, slope, curvature = penalty(theta[active], active, damping[active])
+            gradient, hessian = gradient + slope, hessian + curvature
         values, vectors = np.linalg.eigh(hessian)
         values = np.abs(values)
-        top = values[:, -1:]
-        values = np.maximum(values, 1e-10 * top) + damping[active, None] * top + 1e-300
+        values = np.maximum(values, 1e-10 * values.max(1, keepdims=True)) + 1e-300
         along = np.einsum("bij,bi->bj", vectors, gradient) / values
         trial = theta[active]
         trial[:, free] -= np.einsum("bij,bj->bi", vectors, along)
         trial[:, free] = np.clip(trial[:, free], _LOWEST[free], _HIGHEST[free])
         reached, new_residual, new_parts = _evaluate(trial, x, z, y, weight[active], delta)
+        if penalty:
+            reached += penalty(trial, active, None)[0]
         better = reached < objective[active]
         gain = np.where(better, objective[active] - reached, 0.0)
         moved = active[better]
         theta[moved], objective[moved] = trial[better], reached[better]
         residual[moved], parts[moved] = new_residual[better], new_parts[better]
         damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 6)
-        done = (better & (gain < 1e-10 * reached)) | (damping[active] > 1e3)
+        done = (better & (gain < least * reached)) | (damping[active] > 1e3)
         active = active[~done]
         if not len(active):
             break
     return theta, objective
+
+
+def objective_of(
+    theta: Floats, x: Floats, z: Floats, y: Floats, weight: Floats, delta: float, penalty: Penalty
+) -> Floats:
+    """[b] what `minimise` minimises, at theta [b, 6]."""
+    return _evaluate(theta, x, z, y, weight, delta)[0] + penalty(theta, np.arange(len(theta)), None)[0]
 
 
 def huber(residual: Floats, delta: float) -> Floats:
@@ -332,22 +368,24 @@ def _derivatives(
     weight: Floats,
     delta: float,
     free: NDArray[np.int64],
+    damping: Floats | float = 0.0,
 ) -> tuple[Floats, Floats]:
-    """Gradient [b, free] and Hessian [b, free, free] of the Huber sum.
+    """Gradient [b, free] and Hessian [b, free, free] of the Huber sum; see `minimise` for damping [b].
 
     f = log(e^E + e^t), t = k log(e^u + e^v), with u and v linear in the parameters, has
     ∂f = (1 - p) ∂E + p ∂t and ∂²f = p (1 - p) (∂t - ∂E)(∂t - ∂E)ᵀ + p ∂²t, where p is the share of e^t, and
     ∂²t = k w (1 - w) (∂u - ∂v)(∂u - ∂v)ᵀ, where w is the share of e^u, and for log k: ∂²t/∂log k ∂θ = ∂t/∂θ.
     """
-    p, w, t, k = parts[:, 0], parts[:, 1], parts[:, 2], parts[:, 3]
+    p, w, k = parts[:, 0], parts[:, 1], parts[:, 3]
     zero, one = np.zeros_like(p), np.ones_like(p)
-    dt = np.stack([zero, k * w, k * (1 - w), -k * w * x, -k * (1 - w) * z, t], 1)[:, free]
-    dE = np.stack([one, zero, zero, zero, zero, zero], 1)[:, free]
+    dt, dE = _slopes(parts, x, z, free)
     apart = np.stack([zero, one, -one, -one * x, one * z, zero], 1)[:, free]
     slope = np.clip(residual, -delta, delta) * weight
     J = (1 - p)[:, None] * dE + p[:, None] * dt
     gradient = np.einsum("bkn,bn->bk", J, slope)
-    hessian = np.matmul(J * (weight * (np.abs(residual) <= delta))[:, None], J.transpose(0, 2, 1))
+    size = np.abs(residual)
+    bend = (size <= delta) + np.reshape(damping, (-1, 1)) * delta / np.maximum(size, delta)
+    hessian = np.matmul(J * (weight * bend)[:, None], J.transpose(0, 2, 1))
     across = dt - dE
     hessian += np.matmul(across * (slope * p * (1 - p))[:, None], across.transpose(0, 2, 1))
     hessian += np.matmul(apart * (slope * p * k * w * (1 - w))[:, None], apart.transpose(0, 2, 1))
@@ -358,3 +396,19 @@ def _derivatives(
         hessian[:, :, own] += mixed
         hessian[:, own, own] -= mixed[:, own]
     return gradient, hessian
+
+
+def _slopes(parts: Floats, x: Floats, z: Floats, free: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """∂t and ∂E [b, free, n] by the free columns of theta."""
+    w, t, k = parts[:, 1], parts[:, 2], parts[:, 3]
+    zero, one = np.zeros_like(w), np.ones_like(w)
+    dt = np.stack([zero, k * w, k * (1 - w), -k * w * x, -k * (1 - w) * z, t], 1)[:, free]
+    return dt, np.stack([one, zero, zero, zero, zero, zero], 1)[:, free]
+
+
+def jacobian(theta: Floats, x: Floats, z: Floats, free: NDArray[np.int64]) -> Floats:
+    """[n, free] derivatives of log L at centred log N and log D [n] by the free columns of theta [6]."""
+    parts = _evaluate(theta[None], x, z, np.zeros_like(x), np.ones((1, len(x))), 1.0)[2]
+    dt, dE = _slopes(parts, x, z, free)
+    p = parts[:, :1]
+    return ((1 - p) * dE + p * dt)[0].T

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from ehr_scaling.analysis.wording import percent
 
@@ -18,9 +19,12 @@ class Options:
     """The choices of an analysis; every one is written into laws.json.
 
     draws: bootstrap draws. seed: of the draws; the same seed gives the same report. level: of the intervals.
+    isoflop: the curve of a budget, one of isoflop.METHODS.
     window: the parabola sees sizes within this factor of the best one, and at least the five nearest.
+    near: how far above the lowest a fitted loss may be, as a share of it, to count as near-optimal.
     wide: an exponent whose interval is wider is called unidentified. failed: the largest share of draws that may
-    lose the optimum before the word is unidentified. delta: where the Huber loss of log residuals turns linear.
+    lose the optimum, and of budgets whose runs contradict their parabola, before the word is unidentified.
+    delta: where the Huber loss of log residuals turns linear.
     law: "auto", or the joint law that is taken whatever rolling hold-outs say.
     drop_highest_loss: runs left out of every fit. hold_out_above: FLOPs; None seals the largest budget.
     """
@@ -28,7 +32,9 @@ class Options:
     draws: int = 1000
     seed: int = 0
     level: float = 0.95
+    isoflop: str = "parabola"
     window: float = 5.0
+    near: float = 0.005
     wide: float = 0.3
     failed: float = 0.1
     delta: float = 1e-3
@@ -49,6 +55,17 @@ def interval(samples: NDArray[Any], level: float) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def ends(samples: Floats, level: float) -> Floats:
+    """[n, ...] -> [2, ...], the quantiles between which a share `level` of the samples lies."""
+    found: Floats = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return found
+
+
+def normal_quantile(level: float) -> float:
+    """1.96 for a level of 0.95."""
+    return float(special.ndtri((1 + level) / 2))
 
 
 def multipliers(clusters: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
