@@ -29,6 +29,8 @@ _PEAKS: dict[str, tuple[float | None, float | None]] = {
     "TPU v6e": (918e12, 918e12),
 }
 
+DEVICES = tuple(_PEAKS)
+
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
     """Peak FLOP/s of one device for matrix products of `dtype`; None where it is not known, as for a CPU.

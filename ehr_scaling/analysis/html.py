@@ -1,4 +1,4 @@
-"""The pieces of a page that stands alone: no script, no network, readable on a laptop and on a phone."""
+"""The pieces of a page that stands alone: no network, readable on a laptop and on a phone, and without its script."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -48,6 +48,10 @@ figure { margin: 1rem 0; } figcaption { color: var(--muted); font-size: .92rem; 
 .plot { display: block; width: 100%; min-width: 40rem; height: auto; }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 code { font-size: .88em; overflow-wrap: anywhere; }
+.slide { display: grid; grid-template-columns: 13rem minmax(8rem, 26rem) 9rem; gap: .8rem; align-items: center;
+  margin: .5rem 0; } .slide output { font-weight: 650; font-variant-numeric: tabular-nums; }
+#panel svg { width: 100%; max-width: 46rem; height: auto; }
+@media (max-width: 40rem) { .slide { grid-template-columns: 1fr 7rem; } .slide label { grid-column: 1 / -1; } }
 @media print { details > * { display: block; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """
 

@@ -1,0 +1,124 @@
+// The sliders of the report's panel, and what they show.
+(function () {
+  const K = JSON.parse(document.getElementById("planner-data").textContent), P = K.panel;
+  const panel = document.getElementById("panel");
+  const REASONS = [
+    "the law is unidentified: " + K.laws[0].reason,
+    "laws that forecast the held-out runs about equally well disagree here by more than " + 100 * K.tolerance + " %",
+    "beyond the runs nothing tells how far off the law is: too few budgets to hold any out",
+    "the loss has no interval", "the best size lies further from the runs than a law can be asked",
+    "the size is not told: its interval spans more than a factor of " + K.wide,
+  ];
+
+  function count(x) {
+    for (const [size, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
+      if (x >= 0.9995 * size) return Number((x / size).toPrecision(3)) + "\u00a0" + unit;
+    return String(Number(x.toPrecision(3)));
+  }
+  function power(x) {
+    const [mantissa, exponent] = x.toExponential(2).split("e");
+    const raised = String(Number(exponent)).replace(/[-0-9]/g, c => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+    return Number(mantissa) + "\u00a0×\u00a010" + raised;
+  }
+  const span = ([low, high], text) => text(low) + " to " + text(high);
+  const loss3 = x => x.toFixed(3);
+
+  function element(name, attributes, ...children) {
+    const made = document.createElement(name);
+    Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+    made.append(...children);
+    return made;
+  }
+
+  function slider(id, label, [low, start, high], text) {
+    const input = element("input", {
+      type: "range", id, min: Math.log(low), max: Math.log(high), step: "any", value: Math.log(start),
+    });
+    const shown = element("output", {for: id});
+    const value = () => Math.exp(Number(input.value));
+    const show = () => { shown.textContent = text(value()); };
+    input.addEventListener("input", () => { show(); update(); });
+    show();
+    return {value, row: element("div", {class: "slide"}, element("label", {for: id}, label), input, shown)};
+  }
+
+  function card(name, value, note) {
+    return element("div", {class: "card"}, element("div", {class: "name"}, name), element("div", {class: "value"}, value),
+      element("div", {class: "note"}, note));
+  }
+
+  function curve(found) {
+    const svgNS = "http://www.w3.org/2000/svg", wide = 720, high = 220, pad = {l: 56, r: 12, t: 10, b: 34};
+    const svg = document.createElementNS(svgNS, "svg");
+    svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", "Loss of every size at this compute");
+    const keep = found.curve.N.map((N, i) => [Math.log10(N), found.curve.losses[i]])
+      .filter(([x]) => Math.abs(x - Math.log10(found.N)) <= 1.5);
+    const top = found.loss * 1.12, bottom = found.loss * 0.985;
+    const x0 = keep[0][0], x1 = keep[keep.length - 1][0];
+    const X = x => pad.l + (x - x0) / (x1 - x0) * (wide - pad.l - pad.r);
+    const Y = y => pad.t + (top - y) / (top - bottom) * (high - pad.t - pad.b);
+    function add(name, attributes, text) {
+      const made = document.createElementNS(svgNS, name);
+      Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+      if (text !== undefined) made.textContent = text;
+      svg.append(made);
+    }
+    const band = found.band.map(N => X(Math.min(Math.max(Math.log10(N), x0), x1)));
+    add("rect", {x: band[0], y: pad.t, width: Math.max(band[1] - band[0], 1), height: high - pad.t - pad.b,
+      fill: "#e3f2ec"});
+    for (let e = Math.ceil(x0); e <= x1; e++) {
+      add("line", {x1: X(e), x2: X(e), y1: pad.t, y2: high - pad.b, stroke: "#e1e5ea"});
+      add("text", {x: X(e), y: high - pad.b + 16, "text-anchor": "middle", "font-size": 12, fill: "#5b6672"},
+        count(10 ** e));
+    }
+    for (const y of [found.loss, found.loss * 1.05, found.loss * 1.1]) {
+      add("line", {x1: pad.l, x2: wide - pad.r, y1: Y(y), y2: Y(y), stroke: "#e1e5ea"});
+      add("text", {x: pad.l - 6, y: Y(y) + 4, "text-anchor": "end", "font-size": 12, fill: "#5b6672"}, loss3(y));
+    }
+    const drawn = keep.filter(([, y]) => y <= top).map(([x, y]) => X(x).toFixed(1) + "," + Y(y).toFixed(1));
+    add("polyline", {points: drawn.join(" "), fill: "none", stroke: "#1d4f91", "stroke-width": 2});
+    add("circle", {cx: X(Math.log10(found.N)), cy: Y(found.loss), r: 5, fill: "#c2410c"});
+    add("text", {x: wide - pad.r, y: high - 4, "text-anchor": "end", "font-size": 12, fill: "#5b6672"},
+      "body parameters; shaded: within " + 100 * K.band + " % of the lowest loss");
+    return svg;
+  }
+
+  const compute = slider("plan-compute", "Compute (FLOPs)", P.C, power);
+  const data = slider("plan-data", P.patients ? "Patients" : "Unique tokens",
+    P.patients ? P.tokens.map(x => x / P.tokens[1] * P.patients) : P.tokens, count);
+  const passes = slider("plan-passes", "Passes over them at most", P.passes, x => x.toPrecision(2));
+  const outcome = element("div", {"aria-live": "polite"});
+
+  function update() {
+    const tokens = P.patients ? data.value() / P.patients * P.tokens[1] : data.value();
+    const found = plan(K, compute.value(), tokens, passes.value());
+    const refused = REASONS.filter((_, i) => found.refused[i]);
+    if (refused.length) {
+      outcome.replaceChildren(element("p", {}, element("span", {class: "chip bad"}, "refused"), " " +
+        refused.join("; ") + "."));
+      return;
+    }
+    const word = found.extrapolated ? "extrapolated" : "supported";
+    let exchange = "More patients would not help at this compute.";
+    if (isFinite(found.feeds.C)) exchange += ` They feed ${count(found.feeds.N)} parameters at ${power(found.feeds.C)} FLOPs.`;
+    if (found.limited) exchange = isFinite(found.patients_are_worth)
+      ? `The patients limit this plan: twice as many are worth ${found.patients_are_worth.toPrecision(3)} times the compute.`
+      : "The patients limit this plan: twice as many reach what no compute does with these.";
+    const cards = [
+      card("Size N*", count(found.N), `${span(found.N_interval, count)}; within ${100 * K.band} % of the lowest loss: ` +
+        `${span(found.band, count)}`),
+      card("Tokens D", count(found.D), `${found.passes.toPrecision(3)} passes`),
+      card("Loss, nats a token", loss3(found.loss), `${span(found.loss_interval, loss3)}`),
+    ];
+    if (!isNaN(found.batch)) cards.push(card("Batch, peak rate", `${count(found.batch)} tokens`,
+      `rate ${found.rate.toPrecision(3)}, as the runs had`));
+    outcome.replaceChildren(
+      element("p", {}, element("span", {class: `chip ${found.extrapolated ? "warn" : "good"}`}, word), " " + exchange),
+      element("div", {class: "cards"}, ...cards), curve(found));
+  }
+
+  panel.append(compute.row, data.row, passes.row, outcome);
+  update();
+})();

@@ -1,0 +1,121 @@
+// Plans from the `planner` record of laws.json, as planner.py computes them. No library, no network.
+"use strict";
+
+function loss(law, theta, N, D) {
+  const [E, A, B, alpha, beta, logK] = theta;
+  const u = A - alpha * Math.log(N / law.scale[0]), v = B - beta * Math.log(D / law.scale[1]);
+  const top = Math.max(u, v);
+  const sum = top + Math.log(Math.exp(u - top) + Math.exp(v - top));
+  return law.scale[2] * (Math.exp(E) + Math.exp(Math.exp(logK) * sum));
+}
+
+function interpolate(x, xs, ys) {
+  if (x <= xs[0]) return ys[0];
+  for (let i = 1; i < xs.length; i++)
+    if (x <= xs[i]) return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1]);
+  return ys[ys.length - 1];
+}
+
+function quantile(values, share) {
+  const sorted = Float64Array.from(values).sort(), at = share * (sorted.length - 1), low = Math.floor(at);
+  return low + 1 < sorted.length ? sorted[low] + (at - low) * (sorted[low + 1] - sorted[low]) : sorted[low];
+}
+
+function lowestOf(values) {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] < values[best]) best = i;
+  return best;
+}
+
+function gridOf(K) {
+  const low = Math.log(K.seen.N[0] * K.reach[0]), high = Math.log(K.seen.N[1] * K.reach[1]);
+  const N = Array.from({length: K.grid}, (_, i) => Math.exp(low + (high - low) * i / (K.grid - 1)));
+  const xs = K.sizes.map(Math.log), ys = K.flops.map(Math.log);
+  return {N, cost: N.map(n => n * Math.exp(interpolate(Math.log(n), xs, ys)))};
+}
+
+function bestOf(K, grid, C, cap) {
+  const D = grid.cost.map(cost => Math.min(C / cost, cap));
+  const losses = grid.N.map((N, i) => loss(K.laws[0], K.laws[0].theta, N, D[i]));
+  return {D, losses, at: lowestOf(losses)};
+}
+
+// As near as the steps of the grid allow.
+function allTaken(D, cap, grid) {
+  return D >= cap * grid.N[0] / grid.N[1];
+}
+
+function bisect(enough, most) {
+  if (!enough(most)) return Infinity;
+  let low = 0, high = Math.log(most);
+  while (high - low > 1e-3) {
+    const middle = (low + high) / 2;
+    if (enough(Math.exp(middle))) high = middle; else low = middle;
+  }
+  return Math.exp(high);
+}
+
+function worth(K, grid, C, cap) {
+  const lowest = (C, cap) => { const found = bestOf(K, grid, C, cap); return found.losses[found.at]; };
+  const target = lowest(C, 2 * cap);
+  if (target >= lowest(C, cap) * (1 - 1e-9)) return 1;
+  return bisect(factor => lowest(C * factor, cap) <= target, 1e6);
+}
+
+function feeds(K, grid, cap) {
+  const least = Math.min(...K.flops) * grid.N[0];
+  const takesAll = factor => {
+    const found = bestOf(K, grid, least * factor, cap);
+    return found.at > 0 && allTaken(found.D[found.at], cap, grid);
+  };
+  const C = least * bisect(takesAll, Math.max(...K.flops) * grid.N[K.grid - 1] * cap / least);
+  return isFinite(C) ? {N: grid.N[bestOf(K, grid, C, cap).at], C} : {N: NaN, C: NaN};
+}
+
+function powerLaw(coefficients, ...of) {
+  if (!coefficients) return NaN;
+  return Math.exp(of.reduce((sum, x, i) => sum + coefficients[i + 1] * Math.log(x), coefficients[0]));
+}
+
+// C in FLOPs, unique tokens, passes over them; everything that planner.Plan has but sentences.
+function plan(K, C, uniqueTokens, mostPasses) {
+  const cap = uniqueTokens * mostPasses, grid = gridOf(K), first = K.laws[0];
+  const {D, losses, at} = bestOf(K, grid, C, cap), best = losses[at];
+  const tails = [(1 - K.level) / 2, (1 + K.level) / 2];
+
+  const logs = first.draws.map(theta => Math.log(loss(first, theta, grid.N[at], D[at])));
+  const decades = Math.max(Math.log10(C / K.top), 0);
+  const apart = K.laws.slice(1).map(law => Math.abs(Math.log(loss(law, law.theta, grid.N[at], D[at]) / best)));
+  const spread = apart.length ? Math.max(...apart) / 2 : 0;
+  const beyond = decades > 0 ? K.z * Math.hypot((K.drift || 0) * Math.max(decades, K.nearest), spread) : 0;
+  const reach = tails.map(share => Math.hypot(quantile(logs, share) - Math.log(best), beyond));
+
+  const sizes = first.draws.map(theta => {
+    let lowest = Infinity, which = 0;
+    for (let i = 0; i < grid.N.length; i++) {
+      const value = loss(first, theta, grid.N[i], D[i]);
+      if (value < lowest) { lowest = value; which = i; }
+    }
+    return Math.log(grid.N[which]);
+  });
+  const near = grid.N.filter((_, i) => losses[i] <= best * (1 + K.band));
+  const batch = powerLaw(K.batch, D[at]);
+  const largest = Math.max(0, ...apart), interval = tails.map(share => Math.exp(quantile(sizes, share)));
+  return {
+    N: grid.N[at], D: D[at], passes: D[at] / uniqueTokens, loss: best,
+    loss_interval: [best * Math.exp(-reach[0]), best * Math.exp(reach[1])],
+    N_interval: interval, band: [near[0], near[near.length - 1]],
+    limited: allTaken(D[at], cap, grid), patients_are_worth: worth(K, grid, C, cap), feeds: feeds(K, grid, cap),
+    batch, rate: powerLaw(K.rate, grid.N[at], batch),
+    extrapolated: C > K.top * 1.01 || [["N", grid.N[at]], ["D", D[at]], ["passes", D[at] / uniqueTokens]].some(
+      ([name, value]) => value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99)),
+    // In the order of planner.py's reasons.
+    refused: [
+      first.word === "unidentified", largest > K.tolerance, C > K.top * 1.01 && K.drift === null,
+      !(isFinite(reach[0]) && isFinite(reach[1])), at === 0 || at === K.grid - 1, !(interval[1] <= K.wide * interval[0]),
+    ],
+    curve: {N: grid.N, losses},
+  };
+}
+
+if (typeof module !== "undefined") module.exports = {plan};
