@@ -3,7 +3,7 @@ r"""Fit scaling laws to finished runs and write the report.
     python -m launch.analyze --runs=W/runs --out=W/report
     python -m launch.analyze --runs=table.csv --columns=N=params,D=tokens --out=report
 
---runs is a directory of runs (as launch.sweep leaves it), or a .csv or .jsonl table with a row a run and the columns
+--runs is a directory of runs (as launch.sweep leaves it), or a .csv, .jsonl or .parquet table of a row a run with
   N       parameters of the body (without embedding and head)
   D       tokens seen in training, repeats included
   C       training FLOPs
@@ -11,7 +11,8 @@ r"""Fit scaling laws to finished runs and write the report.
 and optionally run, cell, size, phase, seed, budget, N_head, N_embedding, real_tokens, unique_tokens, patients, passes,
 C_6nd, own_flops, loss_se, lr, rate_multiple, batch, weight_decay, dropout, fraction, schedule, trunk, optimizer,
 parametrization, edge. Rows that share a `run` are resampled together. Without a `budget` column, runs
-whose C lies within a factor of 1.2 form one IsoFLOP budget.
+whose C lies within a factor of 1.2 form one IsoFLOP budget. Of N, D and C one may be left out where C = 6 N D:
+--columns=D=C/6N, N=C/6D or C=6ND.
 
 --out takes report.html (one page, opens without network), laws.json (every number), forecast.json (the largest budget,
 forecast before it was looked at) and figures/*.png. A report that is already there is replaced.
@@ -22,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from ehr_scaling.analysis import extrapolation, readers, report
+from ehr_scaling.analysis import extrapolation, isoflop, readers, report
 from ehr_scaling.analysis.joint_laws import FORMS
 from ehr_scaling.analysis.run_table import describe
 from ehr_scaling.analysis.summary import summary
@@ -32,9 +33,12 @@ from ehr_scaling.provenance import versions
 from launch.common import run
 
 DEFAULTS = Options()
-RUNS = flags.DEFINE_string("runs", None, "Directory of runs, or a .csv or .jsonl table of them.", required=True)
+RUNS = flags.DEFINE_string(
+    "runs", None, "Directory of runs, or a .csv, .jsonl or .parquet table of them.", required=True
+)
 OUT = flags.DEFINE_string("out", None, "Folder of the report.", required=True)
 COLUMNS = flags.DEFINE_string("columns", "", "Names in the table for ours: N=params,D=tokens,loss=val_loss.")
+BAD = flags.DEFINE_bool("drop_bad_rows", False, "Leave out rows that are no numbers, with a reason, instead of ending.")
 OUTCOMES = flags.DEFINE_string("outcomes", None, "Folder outcomes/ with a folder a task; none by default.")
 DROP = flags.DEFINE_integer("drop_highest_loss", 0, "Leave out this many runs of highest loss.", lower_bound=0)
 ABOVE = flags.DEFINE_float("hold_out_above", None, "Seal the runs above this many FLOPs; default: the largest budget.")
@@ -43,16 +47,22 @@ LAW = flags.DEFINE_enum(
 )
 DRAWS = flags.DEFINE_integer("draws", DEFAULTS.draws, "Bootstrap draws.", lower_bound=20)
 SEED = flags.DEFINE_integer("bootstrap_seed", DEFAULTS.seed, "Seed of the draws: the same seed, the same report.")
+ISOFLOP = flags.DEFINE_enum(
+    "isoflop", DEFAULTS.isoflop, isoflop.METHODS, "The curve of a budget; akima follows lopsided profiles, and noise."
+)
+NEAR = flags.DEFINE_float("near", DEFAULTS.near, "Sizes within this share of the lowest loss are near-optimal.", 0.0)
 WINDOW = flags.DEFINE_float("window", DEFAULTS.window, "Parabolas see sizes within this factor of the best.", 1.0)
 
 
 def main() -> None:
     runs = Path(RUNS.value)
-    table = readers.read(runs, readers.parse_columns(COLUMNS.value))
+    table = readers.read(runs, readers.parse_columns(COLUMNS.value), drop_bad_rows=BAD.value)
     options = Options(
         draws=DRAWS.value,
         seed=SEED.value,
+        isoflop=ISOFLOP.value,
         window=WINDOW.value,
+        near=NEAR.value,
         law=LAW.value,
         drop_highest_loss=DROP.value,
         hold_out_above=ABOVE.value,

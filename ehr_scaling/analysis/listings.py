@@ -5,10 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.html import Raw, bullets, figure, join, paragraph, section, table
+from ehr_scaling.analysis import downstream, quality
+from ehr_scaling.analysis.html import Raw, bullets, chip, figure, join, paragraph, section, table
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.selection import kind_names
-from ehr_scaling.analysis.wording import DASH, count, decimal, known, percent, plural, power, significant, span, title
+from ehr_scaling.analysis.wording import (
+    DASH,
+    count,
+    decimal,
+    known,
+    percent,
+    plural,
+    power,
+    signed,
+    significant,
+    span,
+    title,
+)
 
 
 def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
@@ -33,18 +46,20 @@ def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
                     "always ranks patients better."
                 )
             )
+        parts += _curve(task)
         rows = [
             [m["size"] or m["cell"], count(m["N"]), power(m["C"]), _whole(m["seed"]), decimal(m["loss"]),
-             decimal(m["auroc"]), span((m["low"], m["high"])), _whole(m["n"]), _whole(m["positives"]),
-             percent(m.get("undetermined"), 1)]
+             decimal(m["auroc"]), span((m["low"], m["high"])), decimal(m.get("auroc_at_most")),
+             decimal(m.get("task_loss")), _whole(m["n"]), _whole(m["positives"]), percent(m.get("undetermined"), 1)]
             for m in task.rows
         ]  # fmt: skip
         if task.baseline:
             base = task.baseline
             rows.append([base.get("name", "baseline"), DASH, DASH, DASH, DASH, decimal(base["auroc"]),
-                         span((base["low"], base["high"])), _whole(base["n"]), _whole(base["positives"]),
+                         span((base["low"], base["high"])), DASH, DASH, _whole(base["n"]), _whole(base["positives"]),
                          DASH])  # fmt: skip
-        header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "Stays", "With outcome", "Undetermined"]
+        header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "At most", "Task loss", "Stays",
+                  "With outcome", "Undetermined"]  # fmt: skip
         parts.append(Raw("<details><summary>All models</summary>" + table(header, rows, words=(0,)) + "</details>"))
         if task.missing:
             parts.append(paragraph(f"{plural(len(task.missing), 'run')} without a score.", "muted"))
@@ -55,9 +70,31 @@ def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
     return section("outcomes", "Outcomes", *parts)
 
 
+def _curve(task: downstream.Outcome) -> list[Any]:
+    """What the law of AUROC in loss says, with its verdict."""
+    parts: list[Any] = [paragraph(join(chip(task.verdict.word), f" {task.pattern}: {task.verdict.reason}."))]
+    if task.curve is None:
+        return parts
+    known_lead = known(task.lead_interval[0])
+    lead = f" Against the baseline, the curve at the lowest loss stands at {signed(task.lead, 3)} AUROC "
+    lead += f"({span(task.lead_interval, lambda v: signed(v, 3))})." if known_lead else "(no interval)."
+    seeds = f" Seeds of a cell differ by {decimal(task.seed_noise)} AUROC." if known(task.seed_noise) else ""
+    ranks = (
+        f" Task loss, the nats a stay of what came true, has rank correlation {decimal(task.spearman_task_loss, 2)} "
+        "with loss." if known(task.spearman_task_loss) else ""
+    )  # fmt: skip
+    text = (
+        f"AUROC = {task.curve.formula}, the form that predicts left-out cells best. A single model scatters by "
+        f"{decimal(task.curve.noise)} about it beyond what patients explain.{seeds}{lead if task.baseline else ''}"
+        f"{ranks} At most: what endlessly many simulated futures could give, as their noise blurs ranks."
+    )
+    return [*parts, paragraph(text, "muted")]
+
+
 def cells(r: Results) -> Raw:
     t = r.all_runs
     left_out = {note.run: note for note in t.notes}
+    doubts = quality.by_run(r.doubts)
     scores = {m["cell"]: m["auroc"] for task in r.outcomes[:1] for m in task.rows}
     name = f"AUROC {title(r.outcomes[0].task)}" if r.outcomes else ""
     kinds = kind_names(t)
@@ -71,7 +108,8 @@ def cells(r: Results) -> Raw:
                 t.size[i] or DASH, *([kinds[i]] if several else []),
                 count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
                 power(t.C[i]), power(t.C_6nd[i]), _whole(t.seed[i]), decimal(t.loss[i]) + se,
-                *([decimal(scores.get(str(t.cell[i])))] if scores else []), title(note.code) if note else "used",
+                *([decimal(scores.get(str(t.cell[i])))] if scores else []),
+                title(note.code) if note else _used(doubts.get(str(t.run[i]))),
                 significant(t.lr[i]), count(t.batch[i]), count(t.unique_tokens[i]), t.run[i],
             ]
         )  # fmt: skip
@@ -101,6 +139,10 @@ def cells(r: Results) -> Raw:
         "mean loss over held-out patients, the same patients for every run."
     )
     return section("cells", "All cells", body, cut, listing, paragraph(legend, "muted"))
+
+
+def _used(doubts: str | None) -> str:
+    return f"used; {title(doubts)}" if doubts else "used"
 
 
 def _whole(value: float | None) -> str:

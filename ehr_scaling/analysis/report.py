@@ -5,7 +5,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling.analysis import listings, plots, readers, sections, sweep_plots, sweep_sections
+from ehr_scaling.analysis import (
+    checklist,
+    conventions,
+    listings,
+    plan_section,
+    plots,
+    quality,
+    readers,
+    sections,
+    sweep_plots,
+    sweep_sections,
+)
 from ehr_scaling.analysis.html import bullets, page, section
 from ehr_scaling.analysis.limits import limits
 from ehr_scaling.analysis.results import Results, fit, to_json
@@ -89,6 +100,7 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
     )
     body = [
         sections.answer(results),
+        plan_section.plan(results.planner),
         sections.profiles(results, svg["fan"]),
         sections.power_laws(results, svg["laws"], svg["loss"]),
         sections.joint(results, svg.get("joint")),
@@ -97,7 +109,10 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         sweep_sections.repeated(results, svg.get("repeats")),
         sweep_sections.branches(results),
         listings.outcomes(results, scored),
+        conventions.conventions(results.conventions),
+        quality.doubtful(results.doubts),
         listings.cells(results),
+        checklist.checklist(results),
         listings.provenance(provenance or {"analysis": {"source": results.table.source}}),
         section("limits", "Limits", bullets(limits(results))),
     ]

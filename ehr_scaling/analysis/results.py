@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling.analysis import (
+    conventions,
     downstream,
     extrapolation,
     holdout,
     isoflop,
     joint_laws,
     parabola,
+    planner,
     power_laws,
+    quality,
     rates,
     repeats,
     schedules,
     selection,
 )
-from ehr_scaling.analysis.run_table import Floats, RunTable, describe, drop_highest_loss
+from ehr_scaling.analysis.run_table import Floats, Note, RunTable, describe, drop_highest_loss
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
 from ehr_scaling.analysis.wording import percent
 
@@ -29,7 +32,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Results:
-    """table: the runs in the fits. all_runs: also those that were dropped. lines: "N", "D", "L".
+    """table: the runs in the fits. all_runs: also those that were dropped. lines: "N", "D", "L". doubts: of `quality`.
 
     tuning: of every cell run at several settings. saved: see `schedules.saving`.
     """
@@ -41,6 +44,9 @@ class Results:
     lines: dict[str, power_laws.PowerLaw]
     laws: dict[str, joint_laws.JointLaw]
     rolling: extrapolation.Rolling
+    planner: planner.Planner | None
+    conventions: list[conventions.Convention]
+    doubts: tuple[Note, ...]
     forecast: dict[str, Any] | None
     holdout: dict[str, Any] | None
     outcomes: list[downstream.Outcome]
@@ -65,6 +71,7 @@ def fit(
     """The whole analysis. The sealed budget is forecast, and handed to `on_forecast`, before its losses are used."""
     cooled = selection.cooled(runs)
     alike = selection.on_all_patients(selection.of_one_kind(cooled))
+    doubts = quality.check(alike, options)
     forecast = sealed = None
     if parts := holdout.seal(alike, options.hold_out_above):
         known, sealed = parts
@@ -85,6 +92,7 @@ def fit(
         sealed = sealed.take(best)
         compared = holdout.compare(made, sealed, _fits_of(sealed, table, budgets, options))
     best_of_all = cooled.take(selection.tuned(cooled).keep)
+    forecaster = extrapolation.forecaster(table, options)
     return Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
@@ -92,7 +100,10 @@ def fit(
         budgets=budgets,
         lines=power_laws.fit(budgets, options),
         laws={name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None},
-        rolling=extrapolation.rolling(table, options),
+        rolling=forecaster.rolling if forecaster else extrapolation.rolling(table, options),
+        planner=planner.planner(forecaster, table) if forecaster else None,
+        conventions=conventions.fit(table, options),
+        doubts=doubts,
         forecast=forecast,
         holdout=compared,
         outcomes=downstream.read(outcomes, table, options, runs.cell) if outcomes else [],
@@ -153,14 +164,18 @@ def to_json(results: Results) -> dict[str, Any]:
 
     data: what the laws rest on. options: every choice of the analysis.
     laws.<name>: {formula, parameters, objective, delta, intervals, failed_draws, optima, words, runs}, of
-    joint_laws.FORMS. selected: the one of least error in rolling: {error_percent: {law: mean over folds},
+    joint_laws.FORMS. selected: the one of least error in rolling: {chosen, error_percent: {candidate: mean over folds},
     drift_percent_a_decade, folds: [{above, decades, runs, bias_percent, error_percent}]}, or that of --law.
-    isoflop: {a, b, intervals: {a, b, loss}, failed_draws, lines: {N, D, L}, budgets: [one each, with verdict], rule}.
+    isoflop: {a, b, intervals: {a, b, loss}, failed_draws, lines: {N, D, L}, budgets: [one each, with verdict, and
+    near: {within, low, high, low_interval, high_interval, open_low, open_high}, the sizes whose fitted loss is at most
+    that share above the lowest, and whether they run out of the sizes that the curve saw], method, rule}.
     holdout: {error_percent, median_error_percent, bias_percent, coverage, same_sign, rows: [{run, N, D, C, loss,
     forecast, low, high, word}], optima: [forecast and result of N*, D*, L*]}, null with a single budget.
     outcomes: one each, {task, models, baseline, spearman, ...}. verdicts: {a, b, loss, <law>: {word, reason}}.
-    left_out: [{run, code, text}]. tuning: the cells run at several settings, with the one chosen and whether it is at
-    the edge. rates, repeats, schedules: null or empty where the study did not vary them.
+    left_out: [{run, code, text}]. doubts: the same, of runs that are in the fits. conventions: exponents by what is
+    called N, C and D. tuning: the cells run at several settings, with the one chosen and whether it is at
+    the edge. rates, repeats, schedules: null or empty where the study did not vary them. planner: what `launch.plan`
+    computes plans from, see `planner.to_json`; null without a law.
     Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
     table, lines = results.table, results.lines
@@ -192,6 +207,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "laws": laws,
         "selected": results.rolling.selected if results.laws else None,
         "rolling": {
+            "chosen": results.rolling.chosen,
             "error_percent": results.rolling.error_percent,
             "drift_percent_a_decade": 100 * results.rolling.drift,
             "folds": results.rolling.folds,
@@ -203,6 +219,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "failed_draws": lines["N"].failed,
             "lines": {name: _line(law, results.options.level) for name, law in lines.items()},
             "budgets": [_budget(results, b) for b in results.budgets],
+            "method": results.options.isoflop,
             "rule": isoflop.rule(results.options),
         },
         "holdout": results.holdout,
@@ -220,12 +237,15 @@ def to_json(results: Results) -> dict[str, Any]:
         ],
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],
+        "doubts": [note._asdict() for note in results.doubts],
+        "conventions": conventions.to_json(results.conventions),
         "tuning": results.tuning,
         "rates": rates.to_json(results.rates),
         "repeats": results.repeats,
         "schedules": schedules.to_json(results.schedules, results.saved),
+        "planner": planner.to_json(results.planner),
     }
-    return _clean(record)
+    return plain(record)
 
 
 def _line(law: power_laws.PowerLaw, level: float) -> dict[str, Any]:
@@ -256,13 +276,19 @@ def _budget(results: Results, b: isoflop.BudgetFit) -> dict[str, Any]:
         "D": b.D,
         "L": b.L,
         "intervals": {"N": b.N_interval, "D": b.D_interval, "L": b.L_interval},
+        "near": _near(b.near, results.options),
         "vertex": b.vertex,
         "failed_draws": b.failed,
         "depth": b.depth,
         "scatter": b.scatter,
         "seed_noise": b.seed_noise,
+        "lopsided_p": b.lopsided,
         "joint_law_N": joint_optimum(results, b),
     }
+
+
+def _near(band: parabola.Near | None, options: Options) -> dict[str, Any] | None:
+    return band and {"within": options.near, **band._asdict()}
 
 
 def _largest(column: Floats) -> float | None:
@@ -270,12 +296,12 @@ def _largest(column: Floats) -> float | None:
     return float(column.max()) if len(column) else None
 
 
-def _clean(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Plain JSON: arrays and tuples as lists, NaN and infinity as null."""
     if isinstance(value, dict):
-        return {str(k): _clean(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_clean(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, int | np.integer):

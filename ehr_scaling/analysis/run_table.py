@@ -1,15 +1,15 @@
 """One typed row a run: what was trained, what it cost, what it reached."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis.raw_columns import BadRows, Floats, mixed_units, numbers
 from ehr_scaling.errors import UserError
-
-Floats = NDArray[np.float64]
 
 REQUIRED = ("N", "D", "C", "loss")
 OPTIONAL = (
@@ -27,7 +27,9 @@ class Note(NamedTuple):
     """Why a run is not in the fits, or is doubtful: a code for machines and a line for people."""
 
     run: str
-    code: str  # unfinished | hot | other_kind | fewer_patients | other_setting | highest_loss
+    # left out: unfinished | nonfinite | not_positive | units | hot | other_kind | fewer_patients | other_setting |
+    # highest_loss; doubtful: those of `quality`
+    code: str
     text: str
 
 
@@ -91,7 +93,7 @@ class RunTable:
         group, budgets = budget_groups(columns["C"], columns["budget"])
         return replace(self, **columns, group=group, budgets=budgets, notes=self.notes + tuple(notes))
 
-    @property
+    @cached_property
     def clusters(self) -> NDArray[np.int64]:
         """[n] index of each row's run: the unit of every bootstrap."""
         return np.unique(self.run, return_inverse=True)[1].astype(np.int64)
@@ -120,56 +122,78 @@ def budget_groups(C: Floats, budget: Floats) -> tuple[NDArray[np.int64], Floats]
     if np.isfinite(budget).all():
         group = np.unique(budget, return_inverse=True)[1]
     else:
-        group = np.zeros(len(C), np.int64)
-        order = np.argsort(C, kind="stable")
-        first, current = C[order[0]], 0
-        for i in order:
-            if C[i] > SPAN * first:
-                first, current = C[i], current + 1
-            group[i] = current
+        ascending = np.sort(C)
+        first = [0]
+        while (beyond := int(np.searchsorted(ascending, SPAN * ascending[first[-1]], side="right"))) < len(C):
+            first.append(beyond)
+        group = np.searchsorted(ascending[first], C, side="right") - 1
     total = np.bincount(group)
     budgets = np.exp(np.bincount(group, weights=np.log(C)) / total)
     order = np.argsort(budgets, kind="stable")
     return np.argsort(order)[group].astype(np.int64), budgets[order]
 
 
-def from_rows(
-    rows: list[dict[str, Any]],
+def from_rows(rows: list[dict[str, Any]], *, source: str, where: list[str] | None = None, **facts: Any) -> RunTable:
+    """`from_columns` of dicts keyed by `COLUMNS`; missing values are None. where: a name for each row."""
+    columns = {name: [row.get(name) for row in rows] for name in REQUIRED}
+    columns |= {n: [row.get(n) for row in rows] for n in TEXT + OPTIONAL if any(n in row for row in rows)}
+    return from_columns(columns, source=source, where=where.__getitem__ if where else None, **facts)
+
+
+def from_columns(
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]],
     *,
     source: str,
-    where: list[str] | None = None,
+    where: Callable[[int], str] | None = None,
+    six_nd: str = "",
+    drop_bad_rows: bool = False,
     notes: Iterable[Note] = (),
     data: str = "",
     generated: bool | None = None,
 ) -> RunTable:
-    """Builds the table from dicts keyed by `COLUMNS`; missing optional values are None.
+    """Builds the table from columns [n] by their names in `COLUMNS`; None and "" are unknown.
 
-    where: how to name each row to the user ("runs.csv row 7").
-    Raises: UserError for a missing column, a cell that is no number, or one that is not finite and positive.
+    where: how to name row i to the user ("runs.csv row 7"). six_nd: the one of N, D and C that follows from the other
+    two by C = 6 N D. drop_bad_rows: leave a row out, with a note, instead of refusing the table for it.
+    Raises: UserError for a cell that is no number, or one that is not finite and positive, and for rows in other units
+    than most (`raw_columns.mixed_units`).
     """
-    where = where or [f"{source} row {i + 1}" for i in range(len(rows))]
-    columns: dict[str, Any] = {name: np.full(len(rows), np.nan) for name in REQUIRED + OPTIONAL}
-    for i, row in enumerate(rows):
-        for name in REQUIRED + OPTIONAL:
-            value = row.get(name)
-            if value is None or value == "":
-                if name in REQUIRED:
-                    raise UserError(f"{where[i]}: {name} is empty; every run needs N, D, C and loss")
-                continue
-            columns[name][i] = _number(value, name, where[i])
+    n = len(next(iter(columns.values())))
+    place = where or (lambda i: f"{source} row {i + 1}")
+    found: dict[str, Any] = {}
+    bad = BadRows(place, drop_bad_rows)
+    for name in REQUIRED + OPTIONAL:
+        found[name] = np.full(n, np.nan)
+        if name in columns and name != six_nd:
+            found[name] = numbers(columns[name], name, name in REQUIRED, bad)
     for name in TEXT:
-        columns[name] = np.array([str(row.get(name) or "") for row in rows], dtype=np.str_)
-    columns["run"] = _named(columns["run"], columns["cell"])
-    tokens = np.where(np.isfinite(columns["real_tokens"]), columns["real_tokens"], columns["D"])
-    columns["passes"] = np.where(np.isfinite(columns["passes"]), columns["passes"], tokens / columns["unique_tokens"])
-    product = 6.0 * columns["N"] * columns["D"]  # in float64: the integer product passes 2^63 at 9.2e18
-    columns["C_6nd"] = np.where(np.isfinite(columns["C_6nd"]), columns["C_6nd"], product)
-    group, budgets = budget_groups(columns["C"], columns["budget"])
+        found[name] = np.zeros(n, "<U1")
+        if name in columns:
+            found[name] = np.array(["" if v is None else str(v) for v in columns[name]], dtype=np.str_)
+    found["run"] = _named(found["run"], found["cell"])
+    bad.check()
+    N, D, C = found["N"], found["D"], found["C"]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of rows that will be dropped
+        if six_nd:
+            found[six_nd] = 6.0 * N * D if six_nd == "C" else C / 6.0 / (N if six_nd == "D" else D)
+        mixed_units(found["C"] / found["N"] / found["D"], bad)
+    bad.check()
+    left_out = [Note(str(found["run"][i]), *bad.rows[i]) for i in sorted(bad.rows)]
+    if left_out:
+        keep = ~np.isin(np.arange(n), list(bad.rows))
+        if not keep.any():
+            raise UserError(f"{source}: no row can be used; of the first, {left_out[0].text}")
+        found = {name: values[keep] for name, values in found.items()}
+    tokens = np.where(np.isfinite(found["real_tokens"]), found["real_tokens"], found["D"])
+    found["passes"] = np.where(np.isfinite(found["passes"]), found["passes"], tokens / found["unique_tokens"])
+    product = 6.0 * found["N"] * found["D"]  # in float64: the integer product passes 2^63 at 9.2e18
+    found["C_6nd"] = np.where(np.isfinite(found["C_6nd"]), found["C_6nd"], product)
+    group, budgets = budget_groups(found["C"], found["budget"])
     return RunTable(
-        **columns,
+        **found,
         group=group,
         budgets=budgets,
-        notes=tuple(notes),
+        notes=(*notes, *left_out),
         source=source,
         data=data,
         generated=generated,
@@ -178,20 +202,10 @@ def from_rows(
 
 def _named(run: NDArray[np.str_], cell: NDArray[np.str_]) -> NDArray[np.str_]:
     """A name for every run: the run column, else the cell's, else the row number (each row its own run)."""
-    names = [r or c or f"row {i + 1}" for i, (r, c) in enumerate(zip(run, cell, strict=True))]
-    return np.array(names, dtype=np.str_)
-
-
-def _number(value: Any, name: str, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: {name} is not a number") from None
-    if not np.isfinite(number):
-        raise UserError(f"{where}: {name} is not finite; leave out runs that diverged or mend the value")
-    if number < 0 or (number == 0 and name in REQUIRED):
-        raise UserError(f"{where}: {name} is {number:g}; it must be positive")
-    return number
+    names = np.where(run != "", run, cell)
+    if not (names == "").any():
+        return names
+    return np.where(names == "", np.array([f"row {i + 1}" for i in range(len(names))], dtype=np.str_), names)
 
 
 def drop_highest_loss(table: RunTable, count: int) -> RunTable:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import downstream, isoflop, parabola, plots
+from ehr_scaling.analysis import downstream, extrapolation, isoflop, parabola, plots
 from ehr_scaling.analysis.html import (
     Raw,
     card,
@@ -22,6 +22,7 @@ from ehr_scaling.analysis.wording import DASH, count, decimal, percent, plural, 
 
 HEADINGS = [
     ("answer", "Answer"),
+    ("plan", "Plan"),
     ("isoflop", "IsoFLOP profiles"),
     ("laws", "Power laws"),
     ("joint", "Joint law"),
@@ -30,7 +31,10 @@ HEADINGS = [
     ("repeats", "Repeated data"),
     ("branches", "Trunk and branches"),
     ("outcomes", "Outcomes"),
+    ("conventions", "Conventions"),
+    ("quality", "Doubtful runs"),
     ("cells", "All cells"),
+    ("checklist", "Checklist"),
     ("provenance", "Data and provenance"),
     ("limits", "Limits"),
 ]
@@ -110,24 +114,28 @@ def profiles(r: Results, svg: str) -> Raw:
         why = join(chip(b.verdict), Raw("<small>"), word.reason, Raw("</small>"))
         rows.append(
             [
-                power(b.C), why, count(b.N), span(b.N_interval, count), chip(word.word), count(b.D), decimal(b.L),
+                power(b.C), why, count(b.N), span(b.N_interval, count), chip(word.word), _band(b.near), count(b.D),
+                decimal(b.L),
                 f"{len(b.rows)} ({b.sizes})", decimal(b.depth), f"{decimal(b.scatter, 4)} / {decimal(b.seed_noise, 4)}",
                 percent(b.failed), count(joint_optimum(r, b)),
             ]
         )  # fmt: skip
     header = [
-        "C (FLOPs)", "Verdict", "N*", f"{percent(r.options.level)} interval", "Word", "D*", "L*", "Runs (sizes)",
-        "Depth", "Scatter / seed noise", "Failed draws", "N* by joint law",
+        "C (FLOPs)", "Verdict", "N*", f"{percent(r.options.level)} interval", "Word",
+        f"N within {percent(r.options.near, 1)}", "D*", "L*", "Runs (sizes)", "Depth",
+        "Scatter / seed noise", "Failed draws", "N* by joint law",
     ]  # fmt: skip
     caption = (
-        "Validation loss against body parameters at each compute budget. Filled marks were seen by the parabola, "
-        "hollow ones lie outside its window; dashed parabolas belong to budgets that enter no law."
+        "Validation loss against body parameters at each compute budget. Filled marks lie in the window of the best "
+        "size, hollow ones outside it; dashed curves belong to budgets that enter no law."
     )
     legend = (
-        "Depth: rise of the parabola over its window. Scatter: residual standard deviation of single runs about "
-        "it. Seed noise: standard deviation between seeds of one size; scatter well above it means that the "
-        "profile is not a parabola or that some cells are badly tuned. Failed draws: bootstrap draws whose vertex "
-        "left the grid. Losses in nats a token."
+        f"N within {percent(r.options.near, 1)}: the sizes whose fitted loss is at most that much above the lowest, so "
+        "how little it costs to be off; below each end its interval, and an arrow where the loss is still as good at "
+        "the last size that the curve saw. Depth: rise of the curve over its window. Scatter: standard deviation of "
+        "single runs about a smooth curve. Seed noise: standard deviation between seeds of one size; scatter well "
+        "above it means that the profile is not of the curve's shape or that some cells are badly tuned. Failed "
+        "draws: bootstrap draws whose minimum left the grid. Losses in nats a token."
     )
     return section(
         "isoflop", "IsoFLOP profiles",
@@ -135,6 +143,15 @@ def profiles(r: Results, svg: str) -> Raw:
         table(header, rows, words=(4,), long=(1,)), paragraph(legend, "muted"),
         paragraph(isoflop.rule(r.options), "muted"),
     )  # fmt: skip
+
+
+def _band(near: parabola.Near | None) -> Raw:
+    """The near-optimal sizes: an arrow at an end that runs out of the grid, which is no bound then."""
+    if near is None:
+        return Raw(DASH)
+    low, high = ("← " if near.open_low else "") + count(near.low), count(near.high) + (" →" if near.open_high else "")
+    bounds = f"{span(near.low_interval, count)}; {span(near.high_interval, count)}"
+    return join(f"{low} to {high}", Raw("<small>"), bounds, Raw("</small>"))
 
 
 def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
@@ -217,22 +234,29 @@ def _laws(r: Results) -> Raw:
         return paragraph(text, "muted")
     rows = [
         [name.capitalize(), FORMULAS[name], significant(law.objective, 4), decimal(law.parameters["a"]),
-         span(law.intervals["a"]), decimal(found.error_percent[name], 2), chip(law.verdict.word),
-         "selected" if name == found.selected else ""]
+         span(law.intervals["a"]), decimal(found.error_percent[name], 2),
+         decimal(found.error_percent[name + extrapolation.LOCAL], 2), chip(law.verdict.word),
+         _chosen(name, found)]
         for name, law in r.laws.items()
     ]  # fmt: skip
-    header = ["Law", "Formula", "Objective", "a", "Interval", "Hold-out error (%)", "Word", ""]
+    header = ["Law", "Formula", "Objective", "a", "Interval", "Hold-out error (%)", "Fitted locally (%)", "Word", ""]
     reach = max(fold["decades"] for fold in found.folds)
     text = (
         f"Hold-out error: mean over {plural(len(found.folds), 'fold')} in each of which the runs below one budget "
-        f"forecast all above it, {decimal(reach, 1)} decades away at most. The selected law was off by "
+        f"forecast all above it, {decimal(reach, 1)} decades away at most; fitted locally, runs count less the further "
+        "they lie below the largest compute and above the best loss. The chosen law was off by "
         f"{significant(100 * found.drift, 2)} % for each decade of compute; forecasts widen by that, and by what laws "
         "nearly as good say otherwise."
     )
     return join(
-        Raw("<h3>Laws compared by what they forecast</h3>"), table(header, rows, words=(0, 1, 6, 7)),
+        Raw("<h3>Laws compared by what they forecast</h3>"), table(header, rows, words=(0, 1, 7, 8)),
         paragraph(text, "muted"),
     )  # fmt: skip
+
+
+def _chosen(name: str, found: extrapolation.Rolling) -> str:
+    how = " (local)" if found.chosen.endswith(extrapolation.LOCAL) else ""
+    return f"selected{how}" if name == found.selected else ""
 
 
 def _disagreement(r: Results) -> Raw:
@@ -242,9 +266,9 @@ def _disagreement(r: Results) -> Raw:
         return Raw("")
     C, worst = max(ratios, key=lambda pair: abs(np.log(pair[1])))
     return paragraph(
-        f"Cross-check: the joint law puts the optimum at {significant(worst, 2)} × the parabola's where they differ "
-        f"most ({power(C)} FLOPs). A parabola is biased where the profile is lopsided or the grid off centre; a "
-        "factor near 1 says that this matters little here.",
+        f"Cross-check: the joint law puts the optimum at {significant(worst, 2)} × the {r.options.isoflop}'s where "
+        f"they differ most ({power(C)} FLOPs). A parabola is biased where the profile is lopsided or the grid off "
+        "centre; a factor near 1 says that this matters little here.",
         "muted",
     )
 

@@ -1,6 +1,11 @@
 import json
+import time
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import simulated
 
@@ -98,6 +103,13 @@ def test_csv_and_jsonl_with_renamed_columns_agree(tmp_path):
         (HEADER + "0,2e6,1e11,3\n", r"row 2: N is 0; it must be positive"),
         (HEADER + "1e4,2e6,1e11,3,9\n", r"row 2: more cells than"),
         (HEADER, r"holds no runs"),
+        ("", r"holds no runs"),
+        ("N,N,D,C,loss\n1e4,1e4,2e6,1e11,3\n", r"header has 'N' twice"),
+        (HEADER + "1e4,2e6,1e11\n", r"row 2: loss is empty"),
+        (
+            HEADER + "1e4,2e6,1.2e11,3\n2e4,1e6,1.2e11,3\n0.04,5e5,1.2e11,3\n",
+            r"row 4: C / \(N D\) is 6e\+06, 6 in most",
+        ),
     ],
 )
 def test_bad_csv_is_named_by_file_row_and_column(tmp_path, text, message):
@@ -110,7 +122,7 @@ def test_other_bad_input(tmp_path):
         readers.read(write(tmp_path, '{"N":1,"D":1,"C":1,"loss":1}\n{"N":\n', "runs.jsonl"))
     with pytest.raises(UserError, match="no such file"):
         readers.read(tmp_path / "absent.csv")
-    with pytest.raises(UserError, match=r"expected a directory of runs, a \.csv or a \.jsonl"):
+    with pytest.raises(UserError, match=r"expected a directory of runs, a \.csv, a \.jsonl or a \.parquet"):
         readers.read(write(tmp_path, "x", "runs.txt"))
     with pytest.raises(UserError, match="should read ours=theirs"):
         readers.parse_columns("N")
@@ -144,3 +156,126 @@ def test_hot_points_and_the_highest_losses_leave_with_a_reason():
         drop_highest_loss(table, 2)
     all_hot = from_rows([{**r, "phase": "hot"} for r in rows], source="x")
     assert len(cooled(all_hot)) == 4
+
+
+def same(a, b):
+    for name in ("run", "N", "D", "C", "loss", "seed", "lr", "size", "group"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_parquet_csv_and_jsonl_hold_the_same_table(tmp_path):
+    rows = [
+        {"run": "a", "N": 10**4, "D": 2e6, "C": 1.2e11, "val": 3.5, "seed": 0, "lr": None, "size": "S", "note": [1]},
+        {"run": "b", "N": 20000, "D": 1e6, "C": 1.2e11, "val": 3.25, "seed": 1, "lr": 0.01, "size": None, "note": []},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "runs.parquet")
+    columns = {"loss": "val"}
+    parquet = readers.read(tmp_path / "runs.parquet", columns)
+    assert parquet.size.tolist() == ["S", ""] and np.isnan(parquet.lr[0]) and parquet.seed.tolist() == [0, 1]
+    same(parquet, readers.read(write(tmp_path, "\n".join(map(json.dumps, rows)), "runs.jsonl"), columns))
+    header = [name for name in rows[0] if name != "note"]
+    lines = [",".join("" if row[name] is None else str(row[name]) for name in header) for row in rows]
+    same(parquet, readers.read(write(tmp_path, "\n".join([",".join(header), *lines])), columns))
+
+
+def test_bad_parquet_is_named_by_file_row_and_column(tmp_path):
+    path = tmp_path / "runs.parquet"
+    with pytest.raises(UserError, match=r"runs\.parquet is not a Parquet table"):
+        readers.read(write(tmp_path, "N,D,C,loss", "runs.parquet"))
+    good = {"N": [1e4, 2e4], "D": [2e6, 1e6], "C": [1.2e11, 1.2e11]}
+    pq.write_table(pa.table(good), path)
+    with pytest.raises(UserError, match=r"runs\.parquet: no column 'loss' for loss; the table has N, D, C"):
+        readers.read(path)
+    for loss, message in (
+        ([3.0, None], "loss is empty"),
+        ([3.0, np.nan], "not finite"),
+        (["3", "x"], "is not a number"),
+    ):
+        pq.write_table(pa.table({**good, "loss": loss}), path)
+        with pytest.raises(UserError, match=rf"runs\.parquet row 2: .*{message}"):
+            readers.read(path)
+    pq.write_table(pa.table({**good, "loss": [[3.0], [3.1]]}), path)
+    with pytest.raises(UserError, match=r"row 1: loss is not a number"):
+        readers.read(path)
+
+
+def test_a_later_line_may_have_other_columns(tmp_path):
+    lines = [{"N": 1e4, "D": 2e6, "C": 1.2e11, "loss": 3}, {"N": 1e4, "D": 2e6, "C": 1.2e11, "loss": 3, "lr": 0.5}]
+    table = readers.read(write(tmp_path, "\n".join(map(json.dumps, lines)), "runs.jsonl"))
+    assert np.isnan(table.lr[0]) and table.lr[1] == 0.5
+
+
+@pytest.mark.parametrize(("left_out", "rule"), [("D", "C/6N"), ("C", "6ND"), ("N", "C/6D")])
+def test_one_of_three_follows_from_six_nd(tmp_path, left_out, rule):
+    whole = {"N": 2e4, "D": 1e6, "C": 1.2e11, "loss": 3.25}
+    path = write(tmp_path, json.dumps({k: v for k, v in whole.items() if k != left_out}), "runs.jsonl")
+    with pytest.raises(UserError, match=f"no column '{left_out}'.*if C = 6ND, --columns={left_out}={rule}"):
+        readers.read(path)
+    table = readers.read(path, readers.parse_columns(f"{left_out}={rule}"))
+    assert getattr(table, left_out)[0] == pytest.approx(whole[left_out], rel=1e-12)
+    with pytest.raises(UserError, match="cannot both follow"):
+        readers.read(path, {"D": "C/6N", "C": "6ND"})
+
+
+def test_bad_rows_leave_with_a_reason_by_flag_alone(tmp_path):
+    good = "".join(f"r{i},{1e4 * 2**i},{2e6 / 2**i},1.2e11,3.{i}\n" for i in range(4))
+    bad = "a,1e4,2e6,1.2e11,nan\nb,1e4,many,1.2e11,3\nc,1e4,2e6,,3\nd,-1e4,2e6,1.2e11,3\ne,0.01,2e6,1.2e11,3\n"
+    path = write(tmp_path, "run," + HEADER + good + bad)
+    with pytest.raises(UserError, match=r"row 6: loss is not finite; .*--drop_bad_rows"):
+        readers.read(path)
+    table = readers.read(path, drop_bad_rows=True)
+    assert table.run.tolist() == ["r0", "r1", "r2", "r3"]
+    assert [(n.run, n.code) for n in table.notes] == [
+        ("a", "nonfinite"), ("b", "nonfinite"), ("c", "nonfinite"), ("d", "not_positive"), ("e", "units"),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="no row can be used; of the first, loss is not finite"):
+        readers.read(write(tmp_path, "run," + HEADER + bad.splitlines()[0]), drop_bad_rows=True)
+
+
+@hypothesis.given(st.floats(-12, 12), st.floats(-12, 12), st.floats(-12, 12))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_units_that_all_rows_share_are_no_mixture(n, d, c):
+    """Thousands of parameters or PF-days: the same for all rows, and so no error, whatever C / (N D) becomes."""
+    rows = [
+        {**row, "N": row["N"] * 10**n, "D": row["D"] * 10**d, "C": row["C"] * 10**c * (1 + 40 / (1 + row["N"] / 1e4))}
+        for row in simulated.rows(budgets=3, seeds=1)
+    ]
+    assert len(from_rows(rows, source="x")) == len(rows)
+    rows[5]["N"] /= 1e6
+    ratio = rows[5]["C"] / rows[5]["N"] / rows[5]["D"]
+    others = [r["C"] / r["N"] / r["D"] for r in rows]
+    if ratio > 1e4 or max(others) < 1:
+        with pytest.raises(UserError, match=r"x row 6: C / \(N D\) is"):
+            from_rows(rows, source="x")
+
+
+def by_steps(C):
+    """The definition of budget groups, one run after another."""
+    group, order = np.zeros(len(C), int), np.argsort(C, kind="stable")
+    first, current = C[order[0]], 0
+    for i in order:
+        if C[i] > 1.2 * first:
+            first, current = C[i], current + 1
+        group[i] = current
+    return group
+
+
+@hypothesis.given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_budget_groups_are_those_of_the_definition(C):
+    group, budgets = budget_groups(np.array(C), np.full(len(C), np.nan))
+    np.testing.assert_array_equal(group, by_steps(np.array(C)))
+    assert (np.diff(budgets) > 0).all()
+
+
+def test_a_large_table_is_read_by_columns(tmp_path):
+    """100,000 rows. The bound is loose, for busy machines; a pass over rows in Python would break it."""
+    n, rng = 100_000, np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(6, 9, n), 10 ** rng.uniform(8, 11, n)
+    run = np.repeat([f"run-{i}" for i in range(n // 100)], 100)
+    pq.write_table(pa.table({"run": run, "N": N, "D": D, "C": 6 * N * D, "loss": 2 + 1 / D}), tmp_path / "t.parquet")
+    begun = time.process_time()
+    table = readers.read(tmp_path / "t.parquet")
+    assert time.process_time() - begun < 2
+    assert len(table) == n and table.clusters.max() == n // 100 - 1
+    np.testing.assert_array_equal(table.N, N)

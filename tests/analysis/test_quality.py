@@ -1,0 +1,125 @@
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import simulated
+
+from ehr_scaling.analysis import quality, readers
+from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.errors import UserError
+
+FEW = Options(draws=60)
+
+
+def notes(rows, code=None):
+    found = quality.check(from_rows(rows, source="x"), FEW)
+    return [n for n in found if code in (None, n.code)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_clean_study_has_no_doubtful_run(seed):
+    assert notes(simulated.rows(seed=seed, extra={"batch": 512, "lr": 0.01, "loss_se": 0.01})) == []
+
+
+@pytest.mark.parametrize("table", [[3.0], [3.0, 2.9], [3.0] * 6], ids=["one run", "two runs", "all equal"])
+def test_poor_tables_are_checked_too(table):
+    assert quality.check(simulated.profile(table), FEW) == ()
+
+
+def test_copies_and_shared_names_are_found():
+    rows = simulated.rows(budgets=2, seeds=1)
+    copy = {**rows[0], "run": "again", "cell": "again"}
+    found = notes([*rows, copy], "duplicate")
+    assert [n.run for n in found] == ["again"] and "2 rows are equal in every column" in found[0].text
+
+    named = [{**row, "run": f"r{i // 2}"} for i, row in enumerate(rows)]  # two sizes under each name
+    found = notes(named, "duplicate")
+    assert [n.run for n in found] == [f"r{i}" for i in range(len(rows) // 2)] and "another size, N" in found[0].text
+
+    checkpoints = [{**rows[0], "D": rows[0]["D"] * k, "C": rows[0]["C"] * k, "loss": 3 - 0.1 * k} for k in (1, 2, 3)]
+    assert notes(checkpoints, "duplicate") == []
+    twice = {**checkpoints[0], "loss": 2.5}
+    assert [n.text for n in notes([*checkpoints, twice], "duplicate")] == ["the run has two losses at one D"]
+
+
+def test_runs_off_the_budget_they_name_are_found():
+    rows = simulated.rows(budgets=3, extra={"batch": 512})
+    rows = [{**row, "budget": row["C"]} for row in rows]
+    assert notes(rows, "off_budget") == []
+    rows[4] = {**rows[4], "C": rows[4]["C"] * 1.3}
+    assert [n.run for n in notes(rows, "off_budget")] == [rows[4]["run"]]
+
+
+def test_few_steps_imprecise_losses_edges_and_units_are_found():
+    rows = simulated.rows(budgets=2, seeds=1, extra={"batch": 512, "loss_se": 0.01})
+    rows[3] = {**rows[3], "batch": rows[3]["D"] / 60}
+    rows[5] = {**rows[5], "loss_se": 0.05}
+    rows[7] = {**rows[7], "edge": "D"}
+    assert [(n.run, n.code) for n in notes(rows)] == [
+        (rows[3]["run"], "few_steps"), (rows[7]["run"], "at_edge"), (rows[5]["run"], "loss_se"),
+    ]  # fmt: skip
+    days = [{**row, "C": row["C"] / 8.64e19} for row in rows]
+    assert len(notes(days, "units")) == len(rows)
+
+
+def test_a_cell_whose_best_setting_is_the_last_one_tried_is_found():
+    rows = []
+    for row in simulated.rows(budgets=2, seeds=1):
+        first = row["run"] == rows[0]["run"] if rows else True
+        for k, lr in enumerate((0.01, 0.02, 0.04)):
+            loss = row["loss"] + (0.1 * k if first else 0.1 * abs(k - 1))  # best at the end, or in the middle
+            rows.append({**row, "lr": lr, "loss": loss, "run": row["run"] if k == 0 else f"{row['run']}-{k}"})
+    found = notes(rows, "at_edge")
+    assert [n.run for n in found] == [rows[0]["run"]] and "learning rate" in found[0].text
+
+
+@hypothesis.given(
+    st.integers(0, 47), st.floats(0.12, 2.0), st.floats(-3, 3), st.floats(-3, 3), st.floats(-2, 2), st.integers(0, 5)
+)
+@hypothesis.settings(max_examples=12, deadline=None)
+def test_a_high_outlier_is_found_in_all_units_and_no_other_run_is(which, height, n, d, unit, seed):
+    rows = simulated.rows(seed=seed, noise=0.005)
+    rows[which]["loss"] *= 1 + height
+    n, d, unit = 10**n, 10**d, 10**unit
+    by = {"N": n, "D": d, "C": n * d, "loss": unit}
+    scaled = [{**row, **{name: row[name] * factor for name, factor in by.items()}} for row in rows]
+    assert [x.run for x in notes(scaled, "high_outlier")] == [rows[which]["run"]]
+
+
+def test_a_low_loss_is_no_outlier():
+    rows = simulated.rows(noise=0.005)
+    rows[7]["loss"] *= 0.8
+    assert notes(rows, "high_outlier") == []
+
+
+def test_more_rows_than_memory_holds_are_refused_with_what_to_do():
+    table = simulated.table(budgets=2)
+    many = table.take(np.zeros(15_000, int))
+    with pytest.raises(
+        UserError, match=r"15,000 rows.* need 8 GB; 8,000 rows .*keep one checkpoint a run.*--draws=533$"
+    ):
+        quality.check(many, Options(draws=1000))
+    quality.affordable(many, Options(draws=533))
+    with pytest.raises(
+        UserError, match=r"30,000 rows.*; 20,000 rows can be fitted: keep one checkpoint a run, or fewer$"
+    ):
+        quality.affordable(table.take(np.zeros(30_000, int)), Options(draws=20))
+
+
+def test_codes_by_run_and_the_section():
+    rows = simulated.rows(budgets=2, extra={"batch": 512})
+    rows[3] = {**rows[3], "batch": rows[3]["D"] / 60, "edge": "N"}
+    found = tuple(notes(rows))
+    assert quality.by_run(found) == {rows[3]["run"]: "few_steps, at_edge"}
+    page = quality.doubtful(found)
+    assert "1 run with a doubt" in page and "60 steps" in page and quality.CODES["few_steps"] in page
+    assert "None of 7 checks" in quality.doubtful(())
+
+
+def test_the_known_outliers_of_a_published_table(real_data):
+    """Of the five highest losses that Besiroglu et al. 2024 leave out, four lie 6 to 28 % above any law."""
+    table = readers.read(real_data / "laws" / "chinchilla_epoch_245.csv", {"D": "C/6N"})
+    found = [n.run for n in quality.check(table, FEW) if n.code == "high_outlier"]
+    highest = np.argsort(table.loss)[-5:]
+    assert set(found) <= set(table.run[highest]) and len(found) == 4

@@ -1,0 +1,146 @@
+"""docs/laws.md says what stands in laws.json: every key that is written, and no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+import simulated
+import sweeps
+from test_downstream import write_scores
+
+from ehr_scaling.analysis import quality, readers, results
+from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.uncertainty import Options
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "laws.md"
+
+
+def number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+TYPES = {
+    "text": lambda v: isinstance(v, str),
+    "number": number,
+    "whole": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "yes/no": lambda v: isinstance(v, bool),
+    "interval": lambda v: isinstance(v, list) and len(v) == 2 and all(x is None or number(x) for x in v),
+    "numbers": lambda v: isinstance(v, list) and all(map(number, v)),
+    "rows": lambda v: isinstance(v, list) and all(map(TYPES["numbers"], v)),
+    "texts": lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    "object": lambda v: isinstance(v, dict),
+}
+
+
+def pattern(key):
+    return re.compile("".join("[^.]+" if part[:1] == "<" else re.escape(part) for part in re.split(r"(<\w+>)", key)))
+
+
+def documented(text):
+    """{key: (pattern, type, whether it may be null)} of all rows of the tables of keys."""
+    section = text[text.index("## laws.json") :]
+    keys = {}
+    for line in section.splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.removesuffix("|").split("|")[1:]]
+            assert len(cells) == 4, f"docs/laws.md: not a row of key, type, meaning and null: {line}"
+            key, kind, _, null = cells
+            key = key.strip("`")
+            assert kind in TYPES, f"docs/laws.md: {key} is of the unknown type {kind}"
+            assert key not in keys, f"docs/laws.md: {key} stands twice"
+            keys[key] = (pattern(key), kind, bool(null))
+    return keys
+
+
+def paths(value, path=""):
+    """(path, value) of everything under a JSON value, objects among it; "[]" stands for each element of a list."""
+    if isinstance(value, dict):
+        if path:
+            yield path, value
+        for key, below in value.items():
+            yield from paths(below, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(x, dict) for x in value):
+        for below in value:
+            yield from paths(below, f"{path}[]")
+    else:
+        yield path, value
+
+
+def above(path):
+    """Whether a documented key lies under `path`."""
+    return lambda key: any(
+        pattern(key[: end.start()]).fullmatch(path) for end in re.finditer(r"\.|\[\]", key) if end.start()
+    )
+
+
+def problems(keys, written):
+    """What the document says otherwise than a laws.json; where a name and a wildcard both fit, the name counts."""
+    found = set()
+    for path, value in paths(written):
+        fits = [key for key, (form, _, _) in keys.items() if form.fullmatch(path)]
+        if not fits:
+            # What a full object holds comes by itself; an empty one, or an empty list, must be able to hold something.
+            if not ((isinstance(value, dict) and value) or (value in ({}, []) and any(map(above(path), keys)))):
+                found.add(f"{path} is not documented")
+            continue
+        _, kind, null = keys[min(fits, key=lambda key: key.count("<"))]
+        if value is None:
+            found |= set() if null else {f"{path} is null, and the document does not say when"}
+        elif not TYPES[kind](value):
+            found.add(f"{path} is {value!r}, documented as {kind}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """laws.json of studies that between them have everything: outcomes, rates, repeats, branches, too little."""
+    work = tmp_path_factory.mktemp("study")
+    simulated.write_runs(work / "runs", simulated.rows(budgets=3, sizes=5))
+    (work / "runs" / "unborn").mkdir()
+    table, options = readers.read(work / "runs"), Options(draws=20)
+    write_scores(work / "outcomes", table, noise=0.01)
+    found = [results.fit(table, options, work / "outcomes")]
+    poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
+    rates, repeated = (
+        sweeps.rates(sizes=(3e4, 3e5)),
+        sweeps.repeated(sizes=(3e4,), fractions=(0.5, 1.0), passes=(1, 4, 16)),
+    )
+    branches = sweeps.both_ways(sizes=(3e4, 3e5), seeds=2)
+    exact = simulated.rows(budgets=3, seeds=1, noise=0.0, shift=1)
+    for rows in (rates, repeated, branches, exact, poor):
+        found.append(results.fit(from_rows(rows, source="x"), options))
+    return [results.to_json(f) for f in found]
+
+
+def test_every_key_that_is_written_is_documented_with_its_type(written):
+    keys = documented(DOCUMENT.read_text(encoding="utf-8"))
+    found = set().union(*(problems(keys, laws) for laws in written))
+    assert not found, "docs/laws.md:\n" + "\n".join(sorted(found))
+
+
+def test_every_key_that_is_documented_is_written(written):
+    keys = documented(DOCUMENT.read_text(encoding="utf-8"))
+    seen = {path for laws in written for path, _ in paths(laws)}
+    assert not [key for key, (form, _, _) in keys.items() if not any(map(form.fullmatch, seen))]
+
+
+def test_an_undocumented_key_a_wrong_type_and_an_unexplained_null_are_told():
+    keys = documented(
+        "## laws.json\n| `a.<name>` | number | x | |\n| `b` | text | x | never run |\n| `c[].d` | interval | x | |\n"
+    )
+    assert not problems(keys, {"a": {"x": 1.5, "y": 2}, "b": None, "c": [{"d": [1, None]}]})
+    assert not problems(keys, {"a": {}, "c": []})
+    assert problems(keys, {"new": 1}) == {"new is not documented"}
+    assert problems(keys, {"a": None}) == {"a is not documented"}
+    assert problems(keys, {"c": [{"d": [1, 2], "e": {"f": 1}}]}) == {"c[].e.f is not documented"}
+    assert problems(keys, {"c": [{"e": {}}]}) == {"c[].e is not documented"}
+    assert problems(keys, {"a": {"x": "1"}}) == {"a.x is '1', documented as number"}
+    assert problems(keys, {"a": {"x": None}}) == {"a.x is null, and the document does not say when"}
+    with pytest.raises(AssertionError, match="unknown type"):
+        documented("## laws.json\n| `a` | float | x | |\n")
+
+
+def test_the_codes_of_the_document_are_those_of_the_checks():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    section = text[text.index("## Why a run") : text.index("## laws.json")]
+    assert re.findall(r"^\| `(\w+)` \|", section, flags=re.M) == list(quality.CODES)
