@@ -1,4 +1,4 @@
-"""Measure a part of the project: `python -m launch.bench data|training|accelerator|outcomes|analysis [--json=FILE]`.
+"""Measure a part of the project: `python -m launch.bench data|training|accelerator|outcomes|analysis|coverage`.
 
 Prints a table, each figure the median of --repeats runs, with something to compare it with from the same run. A figure
 depends on the machine and on what else it does: trust ratios before absolutes.
@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
 
-from launch import bench_accelerator, bench_analysis, bench_data, bench_training, common
+from launch import bench_accelerator, bench_analysis, bench_coverage, bench_data, bench_training, common
 from launch.rows import REPEATS, Row, row, seconds
 
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
@@ -90,6 +90,11 @@ def analysis() -> Iterator[Row]:
     yield from bench_analysis.rows()
 
 
+def coverage() -> Iterator[Row]:
+    """How often 95 % intervals hold a known truth, on simulated runs."""
+    yield from bench_coverage.rows()
+
+
 def machine() -> str:
     import jax
 
@@ -101,7 +106,14 @@ def machine() -> str:
     return f"{processor}{devices}; Python {platform.python_version()}, JAX {jax.__version__}"
 
 
-PARTS = {"data": data, "training": training, "accelerator": accelerator, "outcomes": outcomes, "analysis": analysis}
+PARTS = {
+    "data": data,
+    "training": training,
+    "accelerator": accelerator,
+    "outcomes": outcomes,
+    "analysis": analysis,
+    "coverage": coverage,
+}
 
 
 def main(argv: list[str]) -> None:

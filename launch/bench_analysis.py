@@ -11,9 +11,9 @@ import numpy as np
 from absl import flags
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis import effective_data, extrapolation, joint_laws, readers
+from ehr_scaling.analysis import effective_data, extrapolation, isoflop, joint_laws, power_laws, readers
 from ehr_scaling.analysis.run_table import RunTable, drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import Floats, Options
+from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options
 from launch.rows import Row, row, seconds
 
 TABLES = flags.DEFINE_string(
@@ -23,6 +23,14 @@ TABLES = flags.DEFINE_string(
     "$EHR_SCALING_TEST_DATA.",
 )
 OPTIONS = Options()
+# Exponents of N*, from the configuration of Kaplan et al. to a tuned one (Porian et al. 2024, arXiv 2406.19146)
+LADDER = {
+    "rw/base/long/kaplan/kaplan/train": ("as Kaplan et al.", 0.835),
+    "rw/base/long/kaplan/standard/val": ("the last layer's FLOPs counted", 0.706),
+    "rw/base/short/kaplan/standard/val": ("warm-up scaled to the model", 0.602),
+    "rw/base/short/chinchilla/standard/val": ("cosine matched to the length", 0.571),
+    "rw/tuned/short/const/standard/val": ("optimizer tuned", 0.497),
+}
 HELD_OUT = 0.25  # of the range of log C, at its top
 # Of unrepeated C4 (Muennighoff et al. 2023, appendix A)
 C4 = {"E": np.exp(0.6254804), "A": np.exp(6.255414), "B": np.exp(7.3049974), "alpha": 0.3526596, "beta": 0.3526596}
@@ -37,6 +45,7 @@ def rows() -> Iterator[Row]:
     chinchilla = drop_highest_loss(readers.read(folder / "chinchilla_epoch_245.csv"), 5)
     yield from _speed(chinchilla.N, chinchilla.C / (6 * chinchilla.N), chinchilla.loss)
     yield from _published(chinchilla)
+    yield from _isoflop_ladder(folder)
     yield from _repeated(folder / "muennighoff_182.csv")
     yield from _held_out(_tables(folder, chinchilla))
 
@@ -104,13 +113,33 @@ def _repeated(path: Path) -> Iterator[Row]:
     yield row("  R_D*, high end: a flat ridge", found.intervals["R_D"][1], "repeats", 1e5)
 
 
+def _isoflop_ladder(folder: Path) -> Iterator[Row]:
+    tables, akima, wide = _configurations(folder), replace(OPTIONS, isoflop="akima"), replace(OPTIONS, window=np.inf)
+
+    def law(config: str) -> power_laws.PowerLaw:
+        return power_laws.fit(isoflop.fit(tables[config], akima), akima)["N"]
+
+    for config, (what, published) in LADDER.items():
+        yield _within(f"IsoFLOP ladder, {what}: exponent of N*", law(config).exponent, published, 0.012)
+    taken = seconds(lambda: law(next(iter(LADDER))))
+    yield row("  the first of these: curves, laws and 1,000 bootstrap draws", taken, "s", 2.0, False)
+    first = isoflop.fit(tables[next(iter(LADDER))], wide)
+    slope = np.polyfit(np.log([b.C for b in first]), np.log([b.vertex for b in first]), 1)[0]
+    yield row("  compare: parabolas through all sizes, every vertex taken, as Kaplan et al.", float(slope), "")
+    flagged = power_laws.fit(first, wide)["N"].verdict.word == UNIDENTIFIED
+    yield row("  and our word for the law of these: 1 where it is unidentified", float(flagged), "", 1.0)
+
+
+def _configurations(folder: Path) -> dict[str, RunTable]:
+    rows = list(csv.DictReader((folder / "porian_isoflop_long.csv").open()))
+    return {
+        config: from_rows([{**r, "budget": r["C"]} for r in rows if r["config"] == config], source=config)
+        for config in dict.fromkeys(r["config"] for r in rows)
+    }
+
+
 def _tables(folder: Path, chinchilla: RunTable) -> dict[str, RunTable]:
-    isoflop = list(csv.DictReader((folder / "porian_isoflop_long.csv").open()))
-    tables = {"chinchilla": chinchilla}
-    for config in dict.fromkeys(r["config"] for r in isoflop):
-        own = [{**r, "budget": r["C"]} for r in isoflop if r["config"] == config]
-        tables[config] = from_rows(own, source=config)
-    return tables
+    return {"chinchilla": chinchilla, **_configurations(folder)}
 
 
 def _held_out(tables: dict[str, RunTable]) -> Iterator[Row]:

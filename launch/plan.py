@@ -25,7 +25,7 @@ from ehr_scaling import hardware
 from ehr_scaling.analysis import next_runs, planner
 from ehr_scaling.analysis.report import MARK
 from ehr_scaling.analysis.results import plain
-from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span
+from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span, title
 from ehr_scaling.artifacts import read_json, write_json
 from ehr_scaling.errors import UserError
 from launch.common import run
@@ -144,6 +144,10 @@ def words(known: planner.Planner, made: planner.Plan) -> str:
     ]
     if made.words["loss"].reason:
         lines.append(f"          {made.words['loss'].reason}")
+    lines += [
+        f"  AUROC   {title(task)}: {decimal(o['auroc'])} ({level}: {span(o['interval'])}), {o['word']}"
+        for task, o in made.outcomes.items()
+    ]
     if np.isfinite(made.batch):
         lines.append(
             f"  batch   {count(made.batch)} tokens a step, peak rate {significant(made.rate)}, as the runs had"

@@ -5,12 +5,13 @@ R_D = D / U - 1 repeats; likewise N' from the N that suits U, beyond which param
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis.joint_laws import huber
+from ehr_scaling.analysis.joint_fit import huber
 from ehr_scaling.analysis.uncertainty import (
     SUPPORTED,
     UNIDENTIFIED,
@@ -25,6 +26,7 @@ from ehr_scaling.analysis.wording import significant
 LEAST_RUNS = 6
 # Of both constants. Above its end a run of any length here is worth as much as one of new data.
 GRID = np.geomspace(0.05, 1e6, 80)
+_FARTHEST = 200.0  # log of how many times too large a model is counted; the powers of more overflow
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,45 @@ class EffectiveData:
 
 def effective(N: Floats, D: Floats, U: Floats, base: dict[str, float], R_D: float, R_N: float) -> tuple[Floats, Floats]:
     """N' and D', float64, in the units of N and D, broadcast together; N and D themselves where nothing is repeated."""
-    U = np.minimum(U, D)
+    found = worth(np.log(N), np.log(D), np.log(np.minimum(U, D)), *_logs(base), np.log(R_D), np.log(R_N))
+    return np.exp(found.N), np.exp(found.D)
+
+
+def _logs(base: dict[str, float]) -> tuple[float, float, float, float]:
+    return float(np.log(base["A"])), float(np.log(base["B"])), base["alpha"], base["beta"]
+
+
+class Worth(NamedTuple):
+    """Logs of N', of D', of the N that suits U, and slopes: of N' by the log of what suits and of R_N*, of D' by that
+    of R_D*."""
+
+    N: Floats
+    D: Floats
+    suits: Floats
+    by_suits: Floats
+    by_R_N: Floats
+    by_R_D: Floats
+
+
+def worth(
+    N: Floats, D: Floats, U: Floats, A: Floats | float, B: Floats | float, alpha: Floats | float, beta: Floats | float,
+    R_D: Floats | float, R_N: Floats | float,
+) -> Worth:  # fmt: skip
+    """Logs of N' and D' from logs of N, D, U <= D, A, B, R_D*, R_N*; all broadcast together."""
+    suits = (np.log(alpha / beta) + A - B + beta * U) / alpha
+    held = np.clip(suits, N - _FARTHEST, N)
+    more_D, _, by_R_D = _saturating(D - U, R_D)
+    more_N, by_times, by_R_N = _saturating(N - held, R_N)
+    by_suits = np.where((suits < N) & (suits > N - _FARTHEST), 1 - by_times, 0.0)
+    return Worth(held + more_N, U + more_D, suits, by_suits, by_R_N, by_R_D)
+
+
+def _saturating(times: Floats, R: Floats | float) -> tuple[Floats, Floats, Floats]:
+    """log of 1 + R (1 - exp(-q / R)), where 1 + q = e^times, and its slopes by `times` and by log R; R is a log."""
+    repeats, R = np.expm1(times), np.exp(R)
     # expm1: with 1 - exp the sum would lose all digits where R* is large, and find an optimum that is none.
-    effective_D = U - U * R_D * np.expm1(-(D / U - 1) / R_D)
-    alpha, beta = base["alpha"], base["beta"]
-    G = (alpha * base["A"] / (beta * base["B"])) ** (1 / (alpha + beta))
-    suits = np.minimum(N, G * (U * G) ** (beta / alpha))
-    return suits - suits * R_N * np.expm1(-(N / suits - 1) / R_N), effective_D
+    more, left = -R * np.expm1(-repeats / R), np.exp(-repeats / R)
+    return np.log1p(more), left * (1 + repeats) / (1 + more), (more - left * repeats) / (1 + more)
 
 
 def _log_loss(base: dict[str, float], N: Floats, D: Floats, U: Floats, R_D: float, R_N: float) -> Floats:

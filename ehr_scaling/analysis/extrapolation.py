@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ehr_scaling.analysis import joint_laws
 from ehr_scaling.analysis.joint_laws import FORMS, JointLaw
@@ -77,16 +78,20 @@ def rolling(table: RunTable, options: Options) -> Rolling:
     folds (two budgets, or too few runs below) Chinchilla's law stands, and `drift` is NaN: nothing tells how far off it
     is.
     """
-    quick = replace(options, draws=0)
     folds: list[dict[str, Any]] = []
     biases: list[tuple[float, dict[str, float]]] = []
-    for above in _thresholds(table):
-        high, low = table.take(above < table.C), table.take(above >= table.C)
-        laws = {name: fit(name, low, quick) for name in CANDIDATES}
-        errors = {name: np.log(law(high.N, high.D) / high.loss) for name, law in laws.items() if law is not None}
-        if len(errors) < len(CANDIDATES):
-            continue
-        decades = float(np.log10(high.C / low.C.max()).mean())
+    thresholds = [above for above in _thresholds(table) if _enough(table, above)]
+    below = [above >= table.C for above in thresholds]
+    weights = [where * weight for where in below for weight in (np.ones(len(table)), _within(table, where))]
+    laws = {name: joint_laws.fit_many(name, *_data(table), np.array(weights), options.delta) for name in FORMS if below}
+    for k, above in enumerate(thresholds):
+        high = table.take(above < table.C)
+        errors = {
+            name + how: np.log(law(2 * k + i, high.N, high.D) / high.loss)
+            for name, law in laws.items()
+            for i, how in enumerate(("", LOCAL))
+        }
+        decades = float(np.log10(high.C / table.C[below[k]].max()).mean())
         biases.append((decades, {name: float(e.mean()) for name, e in errors.items()}))
         folds.append(
             {
@@ -108,6 +113,24 @@ def rolling(table: RunTable, options: Options) -> Rolling:
         squares = [(b[chosen] ** 2, max(decades, NEAREST) ** 2) for decades, b in biases]
         drift = float(np.sqrt(sum(b for b, _ in squares) / sum(d for _, d in squares)))
     return Rolling(folds, mean, chosen, (chosen, *close), drift)
+
+
+def _within(table: RunTable, where: NDArray[np.bool_]) -> Floats:
+    """[n] local weights among the rows of a mask, 0 elsewhere."""
+    out = np.zeros(len(table))
+    out[where] = local_weights(table.take(where))
+    return out
+
+
+def _data(table: RunTable) -> tuple[Floats, Floats, Floats]:
+    return table.N, table.D, table.loss
+
+
+def _enough(table: RunTable, above: float) -> bool:
+    """Whether a law can be fitted below."""
+    low = table.take(above >= table.C)
+    varied = len(np.unique(low.N)) > 1 and len(np.unique(low.D)) > 1
+    return varied and len(np.unique(low.run)) >= joint_laws.LEAST_RUNS
 
 
 def _thresholds(table: RunTable) -> list[float]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -124,16 +125,27 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+def dated(made: dict[str, Any]) -> dict[str, Any]:
+    """A forecast as it is filed: with the time (UTC) and its own fingerprint, which laws.json repeats."""
+    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "fingerprint": fingerprint(made), **made}
+
+
 def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit]) -> dict[str, Any]:
     """Puts the results beside a forecast that was already made.
 
     fits: the IsoFLOP fits of the sealed budgets themselves, in the order of `made["optima"]`.
     Returns: JSON, {"error_percent": mean |error| of the cells, "median_error_percent", "bias_percent",
-    "coverage": share inside the interval, "same_sign": all misses on one side, "rows", "optima"}.
+    "coverage": share inside the interval, "same_sign": all misses on one side, "rows", "optima",
+    "forecast_fingerprint": of the forecast as it was made}.
     """
-    made = json.loads(json.dumps(made))
+    digest, made = fingerprint(made), json.loads(json.dumps(made))
     rows = [{**cell, "loss": float(loss)} for cell, loss in zip(made["cells"], sealed.loss, strict=False)]
-    result: dict[str, Any] = {"rows": rows, "made_from": made["made_from"], "reason": made["reason"]}
+    result: dict[str, Any] = {
+        "rows": rows,
+        "made_from": made["made_from"],
+        "reason": made["reason"],
+        "forecast_fingerprint": digest,
+    }
     if rows:
         error = np.array([100 * (r["forecast"] / r["loss"] - 1) for r in rows])
         inside = [r["low"] is not None and r["low"] <= r["loss"] <= r["high"] for r in rows]

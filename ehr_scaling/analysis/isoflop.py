@@ -2,40 +2,58 @@
 
 Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556): loss against log N at fixed C is fitted by a parabola, whose
 vertex is the optimal size. Here the parabola is local, every budget gets a verdict, and only bracketed ones go on.
+Instead of it a local cubic may be fitted, or an interpolation of all sizes (`Options.isoflop`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis import parabola
+from ehr_scaling.analysis import interpolation, parabola
 from ehr_scaling.analysis.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers
+from ehr_scaling.errors import UserError
+
+PARABOLA, AKIMA, CUBIC = "parabola", "akima", "cubic"
+METHODS = (PARABOLA, AKIMA, CUBIC)
 
 
 def rule(options: Options) -> str:
     """How a budget is judged, for the report."""
-    return (
-        f"In each budget a parabola of loss in log N is {parabola.rule('size', options.window)} Only bracketed "
-        "budgets enter a law."
-    )
+    window = options.window
+    how = {
+        PARABOLA: f"a parabola of loss in log N is {parabola.rule('size', window)}",
+        AKIMA: f"Akima's interpolation of log loss in log N is {interpolation.rule('size', window)}",
+        CUBIC: f"a cubic of loss in log N, judged as a parabola would be, is {parabola.rule('size', window, degree=3)}",
+    }[options.isoflop]
+    return f"In each budget {how} Only bracketed budgets enter a law."
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetFit(parabola.Parabola):
-    """One budget: the parabola of loss in log N. Sizes in parameters.
+class BudgetFit(parabola.Profile):
+    """One budget: the curve of loss in log N. Sizes in parameters.
 
-    C: FLOPs. rows: [n] index into the table.
+    shape: the curve. C: FLOPs. rows: [n] index into the table.
     D, D_interval: tokens at the optimum. log_D: [draws] of the bootstrap.
     """
 
+    shape: parabola.Parabola | interpolation.Interpolation
     C: float
     rows: NDArray[np.int64]
     D: float = np.nan
     D_interval: tuple[float, float] = (np.nan, np.nan)
     log_D: Floats | None = None
+
+    @property
+    def centre(self) -> float:
+        """Middle of log N; NaN where no curve was fitted."""
+        return self.shape.centre
+
+    def curve(self, N: Floats) -> Floats:
+        """Loss of the curve at N, any shape."""
+        return self.shape.curve(N)
 
     @property
     def N(self) -> float:
@@ -66,21 +84,38 @@ class BudgetFit(parabola.Parabola):
 
 
 def fit(table: RunTable, options: Options) -> list[BudgetFit]:
-    """One `BudgetFit` for every budget of the table, ascending in C."""
+    """One `BudgetFit` for every budget of the table, ascending in C.
+
+    Raises: UserError for an unknown method.
+    """
+    if options.isoflop not in METHODS:
+        raise UserError(f"isoflop={options.isoflop}: no such method, choose one of {', '.join(METHODS)}")
     rng = np.random.default_rng([options.seed, 1])
     factors = multipliers(table.clusters, options.draws, rng)
     groups = [np.flatnonzero(table.group == g) for g in range(len(table.budgets))]
-    return [fit_budget(table, rows, factors[:, rows], options) for rows in groups]
+    sd = np.full(len(groups), np.nan)
+    if options.isoflop == AKIMA:
+        noise = interpolation.noise(table.budgets, [(table.N[g], table.loss[g]) for g in groups], options.window)
+        sd, factors = noise.sd, noise.uncertain(factors, rng)
+    return [fit_budget(table, g, factors[:, g], options, float(s)) for g, s in zip(groups, sd, strict=True)]
 
 
-def fit_budget(table: RunTable, rows: NDArray[np.int64], factors: Floats, options: Options) -> BudgetFit:
+def fit_budget(
+    table: RunTable, rows: NDArray[np.int64], factors: Floats, options: Options, sd: float = np.nan
+) -> BudgetFit:
     """Fits one budget.
 
-    rows: [n] the budget's rows. factors: [draws, n] of `uncertainty.multipliers`.
+    rows: [n] the budget's rows. factors: [draws, n] of `uncertainty.multipliers`, for Akima's interpolation of
+    `interpolation.Noise.uncertain`. sd: of log loss of one run, needed by that alone.
     """
     C = float(np.exp(np.log(table.C[rows]).mean()))
-    N = table.N[rows]
-    found = parabola.fit(N, table.loss[rows], factors, reach=options.window, level=options.level, what="size")
+    N, loss = table.N[rows], table.loss[rows]
+    shared: Any = {"reach": options.window, "level": options.level, "what": "size", "near": options.near}
+    found: parabola.Parabola | interpolation.Interpolation
+    if options.isoflop == AKIMA:
+        found = interpolation.fit(N, loss, factors, sd, **shared)
+    else:
+        found = parabola.fit(N, loss, factors, degree=3 if options.isoflop == CUBIC else 2, **shared)
     tokens: dict[str, Any] = {}
     if found.turns is not None:
         sizes, at = np.unique(np.log(N), return_inverse=True)
@@ -92,4 +127,5 @@ def fit_budget(table: RunTable, rows: NDArray[np.int64], factors: Floats, option
             "D": float(np.exp(np.interp(np.log(found.optimum), sizes, mean_log_D))),
             "D_interval": (float(np.exp(low)), float(np.exp(high))),
         }
-    return BudgetFit(**vars(found), C=C, rows=rows, **tokens)
+    profile = {field.name: getattr(found, field.name) for field in fields(parabola.Profile)}
+    return BudgetFit(**profile, shape=found, C=C, rows=rows, **tokens)

@@ -14,6 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis.joint_fit import (
+    ALPHA,
+    BETA,
+    LOG_A,
+    LOG_B,
+    LOG_E,
+    LOG_K,
+    evaluate,
+    minimise,
+)
 from ehr_scaling.analysis.uncertainty import (
     SUPPORTED,
     UNIDENTIFIED,
@@ -30,19 +40,10 @@ LEAST_RUNS = 8  # five parameters and something to judge them by
 SAME = 1e-6  # objectives no further apart, as a share, are those of one optimum
 TRUSTED = (0.01, 4.0)  # a draw with an exponent outside has lost that term
 
-# Columns of theta
-LOG_E, LOG_A, LOG_B, ALPHA, BETA, LOG_K = range(6)
-_LOWEST = np.array([-60.0, -60.0, -60.0, 1e-3, 1e-3, -3.0])
-_HIGHEST = np.array([60.0, 60.0, 60.0, 10.0, 10.0, 3.0])
 # What starts are sought on: exponents, E as a share of the lowest loss, k
 _EXPONENTS = np.geomspace(0.03, 2.0, 26)
 _FLOORS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.8, 0.88, 0.95)
 _POWERS = (0.3, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)
-
-
-# (theta [b, 6], which problems those are [b], damping [b] or None) -> what is added to their sums [b] and, unless None,
-# its gradients [b, free] and damped Hessians [b, free, free]
-Penalty = Callable[[Floats, NDArray[np.int64], Floats | None], tuple[Floats, Floats, Floats]]
 
 
 class Form(NamedTuple):
@@ -182,8 +183,7 @@ def fit(
     weight = np.ones(len(N)) if weight is None else weight
     each, objective = np.tile(weight, (len(theta), 1)), np.zeros(len(theta))
     # A wide Huber has one valley, and leads into the right narrow one: it need not be walked to its end.
-    # Nor a law without draws, which is one of many that are compared by what they forecast.
-    for delta, least in ((0.1, 1e-3), (0.01, 1e-4), (options.delta, 1e-10 if options.draws else 1e-6)):
+    for delta, least in ((0.1, 1e-3), (0.01, 1e-4), (options.delta, 1e-10)):
         theta, objective = minimise(theta, x, z, y, each, max(delta, options.delta), free, least=least)
     best = int(objective.argmin())
     ranked = np.sort(objective)
@@ -204,7 +204,7 @@ def fit(
         objective=float(objective[best]),
         delta=options.delta,
         lowest=float(loss.min()),
-        residuals=_evaluate(theta[best][None], x, z, y, each[:1], options.delta)[1][0],
+        residuals=evaluate(theta[best][None], x, z, y, each[:1], options.delta)[1][0],
         draws=draws,
         failed=float((~kept).mean()) if options.draws else np.nan,
         optima=(same, len(theta)),
@@ -213,6 +213,26 @@ def fit(
         verdict=Verdict("", ""),
     )
     return _judged(law, options)
+
+
+def fit_many(
+    name: str, N: Floats, D: Floats, loss: Floats, weights: Floats, delta: float
+) -> Callable[[int, Floats, Floats], Floats]:
+    """Fits one law to many weightings of the same runs at once, without draws, to the accuracy that forecasts need.
+
+    N, D, loss: [n] positive. weights: [b, n]; of each, the runs that weigh anything are at least LEAST_RUNS.
+    Returns: (which of the b, N, D) -> loss.
+    """
+    form, free = FORMS[name], FORMS[name].free
+    scale = by_N, by_D, by_loss = tuple(float(np.exp(np.log(v).mean())) for v in (N, D, loss))
+    x, z, y = np.log(N / by_N), np.log(D / by_D), np.log(loss / by_loss)
+    kept = [w > 0 for w in weights]
+    theta = np.concatenate([starts(form, x[k], z[k], loss[k] / by_loss) for k in kept])
+    each = np.repeat(weights, STARTS, axis=0)
+    for wide, least in ((0.1, 1e-3), (0.01, 1e-3), (delta, 1e-5)):
+        theta, objective = minimise(theta, x, z, y, each, max(wide, delta), free, least=least)
+    best = objective.reshape(-1, STARTS).argmin(1) + STARTS * np.arange(len(weights))
+    return lambda k, N, D: scale[2] * _predict(theta[best[k]][None], N / scale[0], D / scale[1])[0]
 
 
 def _judged(law: JointLaw, options: Options) -> JointLaw:
@@ -271,144 +291,3 @@ def _non_negative(by_N: Floats, by_D: Floats, target: Floats) -> tuple[tuple[Flo
     a = np.where(inside, a, np.where(by_size, alone_N, 0.0))
     b = np.where(inside, b, np.where(by_size, 0.0, alone_D))
     return (a, b), a * a * nn + b * b * dd + 2 * a * b * nd - 2 * (a * n + b * d) + float(target @ target)
-
-
-def minimise(
-    theta: Floats,
-    x: Floats,
-    z: Floats,
-    y: Floats,
-    weight: Floats,
-    delta: float,
-    free: NDArray[np.int64],
-    steps: int = 200,
-    penalty: Penalty | None = None,
-    least: float = 1e-10,
-) -> tuple[Floats, Floats]:
-    """Damped Newton on the Huber sum with the exact Hessian, many problems at once.
-
-    theta: [b, 6] starts. x, z, y: [n] centred log N, log D, and log L. weight: [b, n] row weights. free: the columns
-    of theta that are fitted. penalty: added to each problem's sum, see `Penalty`; the objective holds it.
-    Negative curvature is turned positive (saddle-free), so every accepted step descends; a problem leaves the batch
-    when its objective no longer falls by more than `least` of itself. Where most residuals are beyond delta the Hessian
-    knows of few rows; steps are damped by the curvature of parabolas that touch the Huber losses from above (Huber &
-    Ronchetti 2009, section 7.8), because damped by multiples of the identity they stall, starts and draws alike.
-    Returns: theta [b, 6] and objective [b].
-    """
-    theta = theta.copy()
-    theta[:, free] = np.clip(theta[:, free], _LOWEST[free], _HIGHEST[free])
-    damping = np.full(len(theta), 1e-3)
-    objective, residual, parts = _evaluate(theta, x, z, y, weight, delta)
-    active = np.arange(len(theta))
-    if penalty:
-        objective += penalty(theta, active, None)[0]
-    for _ in range(steps):
-        now = parts[active], residual[active], x, z, weight[active]
-        gradient, hessian = _derivatives(*now, delta, free, damping[active])
-        if penalty:
-            _, slope, curvature = penalty(theta[active], active, damping[active])
-            gradient, hessian = gradient + slope, hessian + curvature
-        values, vectors = np.linalg.eigh(hessian)
-        values = np.abs(values)
-        values = np.maximum(values, 1e-10 * values.max(1, keepdims=True)) + 1e-300
-        along = np.einsum("bij,bi->bj", vectors, gradient) / values
-        trial = theta[active]
-        trial[:, free] -= np.einsum("bij,bj->bi", vectors, along)
-        trial[:, free] = np.clip(trial[:, free], _LOWEST[free], _HIGHEST[free])
-        reached, new_residual, new_parts = _evaluate(trial, x, z, y, weight[active], delta)
-        if penalty:
-            reached += penalty(trial, active, None)[0]
-        better = reached < objective[active]
-        gain = np.where(better, objective[active] - reached, 0.0)
-        moved = active[better]
-        theta[moved], objective[moved] = trial[better], reached[better]
-        residual[moved], parts[moved] = new_residual[better], new_parts[better]
-        damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 6)
-        done = (better & (gain < least * reached)) | (damping[active] > 1e3)
-        active = active[~done]
-        if not len(active):
-            break
-    return theta, objective
-
-
-def objective_of(
-    theta: Floats, x: Floats, z: Floats, y: Floats, weight: Floats, delta: float, penalty: Penalty
-) -> Floats:
-    """[b] what `minimise` minimises, at theta [b, 6]."""
-    return _evaluate(theta, x, z, y, weight, delta)[0] + penalty(theta, np.arange(len(theta)), None)[0]
-
-
-def huber(residual: Floats, delta: float) -> Floats:
-    """Half the square up to `delta`, linear beyond (Huber 1964); any shape."""
-    size = np.abs(residual)
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
-
-
-def _evaluate(
-    theta: Floats, x: Floats, z: Floats, y: Floats, weight: Floats, delta: float
-) -> tuple[Floats, Floats, Floats]:
-    """Huber sum [b], residuals [b, n] of log L, and what derivatives need [b, 4, n]: the share of the sum of terms in
-    the predicted loss, that of A's term in the sum, k times the log of the sum, and k."""
-    E, A, B, alpha, beta, log_k = (theta[:, j, None] for j in range(6))
-    k = np.exp(log_k)
-    u, v = A - alpha * x, B - beta * z
-    sum_ = np.logaddexp(u, v)
-    t = k * sum_
-    f = np.logaddexp(E, t)
-    residual = f - y
-    parts = np.stack([np.exp(t - f), np.exp(u - sum_), t, np.broadcast_to(k, t.shape)], 1)
-    return (weight * huber(residual, delta)).sum(1), residual, parts
-
-
-def _derivatives(
-    parts: Floats,
-    residual: Floats,
-    x: Floats,
-    z: Floats,
-    weight: Floats,
-    delta: float,
-    free: NDArray[np.int64],
-    damping: Floats | float = 0.0,
-) -> tuple[Floats, Floats]:
-    """Gradient [b, free] and Hessian [b, free, free] of the Huber sum; see `minimise` for damping [b].
-
-    f = log(e^E + e^t), t = k log(e^u + e^v), with u and v linear in the parameters, has
-    ∂f = (1 - p) ∂E + p ∂t and ∂²f = p (1 - p) (∂t - ∂E)(∂t - ∂E)ᵀ + p ∂²t, where p is the share of e^t, and
-    ∂²t = k w (1 - w) (∂u - ∂v)(∂u - ∂v)ᵀ, where w is the share of e^u, and for log k: ∂²t/∂log k ∂θ = ∂t/∂θ.
-    """
-    p, w, k = parts[:, 0], parts[:, 1], parts[:, 3]
-    zero, one = np.zeros_like(p), np.ones_like(p)
-    dt, dE = _slopes(parts, x, z, free)
-    apart = np.stack([zero, one, -one, -one * x, one * z, zero], 1)[:, free]
-    slope = np.clip(residual, -delta, delta) * weight
-    J = (1 - p)[:, None] * dE + p[:, None] * dt
-    gradient = np.einsum("bkn,bn->bk", J, slope)
-    size = np.abs(residual)
-    bend = (size <= delta) + np.reshape(damping, (-1, 1)) * delta / np.maximum(size, delta)
-    hessian = np.matmul(J * (weight * bend)[:, None], J.transpose(0, 2, 1))
-    across = dt - dE
-    hessian += np.matmul(across * (slope * p * (1 - p))[:, None], across.transpose(0, 2, 1))
-    hessian += np.matmul(apart * (slope * p * k * w * (1 - w))[:, None], apart.transpose(0, 2, 1))
-    if LOG_K in free:
-        own = int(np.flatnonzero(free == LOG_K)[0])
-        mixed = np.einsum("bkn,bn->bk", dt, slope * p)
-        hessian[:, own] += mixed
-        hessian[:, :, own] += mixed
-        hessian[:, own, own] -= mixed[:, own]
-    return gradient, hessian
-
-
-def _slopes(parts: Floats, x: Floats, z: Floats, free: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """∂t and ∂E [b, free, n] by the free columns of theta."""
-    w, t, k = parts[:, 1], parts[:, 2], parts[:, 3]
-    zero, one = np.zeros_like(w), np.ones_like(w)
-    dt = np.stack([zero, k * w, k * (1 - w), -k * w * x, -k * (1 - w) * z, t], 1)[:, free]
-    return dt, np.stack([one, zero, zero, zero, zero, zero], 1)[:, free]
-
-
-def jacobian(theta: Floats, x: Floats, z: Floats, free: NDArray[np.int64]) -> Floats:
-    """[n, free] derivatives of log L at centred log N and log D [n] by the free columns of theta [6]."""
-    parts = _evaluate(theta[None], x, z, np.zeros_like(x), np.ones((1, len(x))), 1.0)[2]
-    dt, dE = _slopes(parts, x, z, free)
-    p = parts[:, :1]
-    return ((1 - p) * dE + p * dt)[0].T

@@ -47,42 +47,41 @@
       element("div", {class: "note"}, note));
   }
 
+  // Loss of every size at this compute. Only numbers go into the markup.
   function curve(found) {
-    const svgNS = "http://www.w3.org/2000/svg", wide = 720, high = 220, pad = {l: 56, r: 12, t: 10, b: 34};
-    const svg = document.createElementNS(svgNS, "svg");
-    svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
-    svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", "Loss of every size at this compute");
+    const wide = 720, high = 220, pad = {l: 56, r: 12, t: 10, b: 34};
     const keep = found.curve.N.map((N, i) => [Math.log10(N), found.curve.losses[i]])
       .filter(([x]) => Math.abs(x - Math.log10(found.N)) <= 1.5);
     const top = found.loss * 1.12, bottom = found.loss * 0.985;
     const x0 = keep[0][0], x1 = keep[keep.length - 1][0];
     const X = x => pad.l + (x - x0) / (x1 - x0) * (wide - pad.l - pad.r);
     const Y = y => pad.t + (top - y) / (top - bottom) * (high - pad.t - pad.b);
-    function add(name, attributes, text) {
-      const made = document.createElementNS(svgNS, name);
-      Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
-      if (text !== undefined) made.textContent = text;
-      svg.append(made);
-    }
+    const parts = [];
+    const add = (name, attributes, text = "") => {
+      const written = Object.entries(attributes).map(([key, value]) => `${key}="${value}"`).join(" ");
+      parts.push(`<${name} ${written}>${text}</${name}>`);
+    };
+    const words = {"font-size": 12, fill: "#5b6672"};
     const band = found.band.map(N => X(Math.min(Math.max(Math.log10(N), x0), x1)));
     add("rect", {x: band[0], y: pad.t, width: Math.max(band[1] - band[0], 1), height: high - pad.t - pad.b,
       fill: "#e3f2ec"});
     for (let e = Math.ceil(x0); e <= x1; e++) {
       add("line", {x1: X(e), x2: X(e), y1: pad.t, y2: high - pad.b, stroke: "#e1e5ea"});
-      add("text", {x: X(e), y: high - pad.b + 16, "text-anchor": "middle", "font-size": 12, fill: "#5b6672"},
-        count(10 ** e));
+      add("text", {x: X(e), y: high - pad.b + 16, "text-anchor": "middle", ...words}, count(10 ** e));
     }
     for (const y of [found.loss, found.loss * 1.05, found.loss * 1.1]) {
       add("line", {x1: pad.l, x2: wide - pad.r, y1: Y(y), y2: Y(y), stroke: "#e1e5ea"});
-      add("text", {x: pad.l - 6, y: Y(y) + 4, "text-anchor": "end", "font-size": 12, fill: "#5b6672"}, loss3(y));
+      add("text", {x: pad.l - 6, y: Y(y) + 4, "text-anchor": "end", ...words}, loss3(y));
     }
     const drawn = keep.filter(([, y]) => y <= top).map(([x, y]) => X(x).toFixed(1) + "," + Y(y).toFixed(1));
     add("polyline", {points: drawn.join(" "), fill: "none", stroke: "#1d4f91", "stroke-width": 2});
     add("circle", {cx: X(Math.log10(found.N)), cy: Y(found.loss), r: 5, fill: "#c2410c"});
-    add("text", {x: wide - pad.r, y: high - 4, "text-anchor": "end", "font-size": 12, fill: "#5b6672"},
-      "body parameters; shaded: within " + 100 * K.band + " % of the lowest loss");
-    return svg;
+    add("text", {x: wide - pad.r, y: high - 4, "text-anchor": "end", ...words},
+      `body parameters; shaded: within ${100 * K.band} % of the lowest loss`);
+    const made = element("div", {});
+    made.innerHTML = `<svg viewBox="0 0 ${wide} ${high}" role="img" aria-label="Loss of every size at this compute">` +
+      `${parts.join("")}</svg>`;
+    return made;
   }
 
   const compute = slider("plan-compute", "Compute (FLOPs)", P.C, power);
@@ -112,6 +111,8 @@
       card("Tokens D", count(found.D), `${found.passes.toPrecision(3)} passes`),
       card("Loss, nats a token", loss3(found.loss), `${span(found.loss_interval, loss3)}`),
     ];
+    for (const [task, {auroc, interval, word}] of Object.entries(found.outcomes))
+      cards.push(card(`AUROC, ${task.replace(/[_-]/g, " ")}`, loss3(auroc), `${span(interval, loss3)}, ${word}`));
     if (!isNaN(found.batch)) cards.push(card("Batch, peak rate", `${count(found.batch)} tokens`,
       `rate ${found.rate.toPrecision(3)}, as the runs had`));
     outcome.replaceChildren(

@@ -1,9 +1,11 @@
 """Where does a loss turn? A local parabola in the logarithm of a quantity, with a verdict on whether it tells.
 
-For model sizes at one budget (`isoflop`) and for learning rates at one size (`rates`).
+For model sizes at one budget (`isoflop`) and for learning rates at one size (`rates`). A cubic, and what curves of
+other kinds share with these (`interpolation`), are here too.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,44 +20,63 @@ FLAT = "flat"
 INVERTED = "inverted"
 OUTSIDE = "vertex outside the grid"
 TOO_FEW = "too few"
+MISFIT = "no parabola"
 
 LEAST = 4  # a parabola has three coefficients; with three values of x nothing is left to judge it by
 NEAREST = 5
 SIGNIFICANCE = 0.05
+LOPSIDED = 0.01  # asked of every bracketed profile, so that 5 % would call many a sound one lopsided
+LINE = 201  # points of a drawn curve
 
 RULE = (
     "fitted to the {what}s within a factor {reach:g} of the best one (at least the {nearest} nearest), every seed a "
     "point. Too few: under {least} {what}s. Flat: the losses in the window are told from a constant by no F-test at "
     "5 %, or the curvature from zero by no t-test at 5 %, both against the scatter of the runs about the parabola. "
     "Inverted: the curvature is significantly negative. Vertex outside the grid: the minimum lies beyond the smallest "
-    "or largest {what} run. Edge: the best {what} is the smallest or largest run. Bracketed: none of these."
+    "or largest {what} run. No parabola: so does it, but the best {what} is neither the smallest nor the largest and a "
+    "cubic term is told from none by a t-test at 1 %. Edge: the best {what} is the smallest or largest run. Bracketed: "
+    "none of these."
 )
 
 
-def rule(what: str, reach: float) -> str:
+def rule(what: str, reach: float, degree: int = 2) -> str:
     """How `fit` judges, for the report: the end of a sentence that says which parabola is fitted."""
-    return RULE.format(what=what, reach=reach, nearest=NEAREST, least=LEAST)
+    return RULE.format(what=what, reach=reach, nearest=NEAREST + degree - 2, least=LEAST + degree - 2)
+
+
+class Near(NamedTuple):
+    """All x whose fitted loss is at most a given share above the lowest.
+
+    low, high: in x, each with its interval. open_low, open_high: there the loss is still as good at the last x that
+    the curve saw, so that the band may reach further.
+    """
+
+    low: float
+    high: float
+    low_interval: tuple[float, float]
+    high_interval: tuple[float, float]
+    open_low: bool
+    open_high: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parabola:
-    """Loss y (nats a token) against log x; NaN where the verdict leaves a number undefined.
+class Profile:
+    """Loss y (nats a token) against log x under some curve; NaN where the verdict leaves a number undefined.
 
-    window: [n] bool, which of the runs the parabola saw. values: number of different x.
-    coefficients: (c0, c1, c2) of c0 + c1 u + c2 u^2, u = log x - centre; NaN when too few.
-    vertex: x at the parabola's minimum wherever it lies (NaN when it opens downwards).
-    optimum, lowest: x and y there, only when bracketed. depth: rise of the parabola over its window.
-    scatter: residual standard deviation about the parabola. seed_noise: standard deviation between runs of one x.
+    window: [n] bool, which of the runs decide. values: number of different x.
+    vertex: x at the curve's minimum wherever it lies (NaN when there is none).
+    optimum, lowest: x and y there, only when bracketed. depth: rise of the curve over its window.
+    scatter: standard deviation of single runs about a smooth curve. seed_noise: that between runs of one x.
+    lopsided: p-value of a cubic term beside the parabola, NaN where it was not asked.
+    resolution: in log x, below which the curve cannot place an optimum; 0 for curves fitted to many runs.
     turns: [draws, 2] log x and y at the minimum of each bootstrap draw, NaN where it left the grid.
-    failed: the share of those.
+    failed: the share of those. near: only when bracketed and asked for.
     """
 
     verdict: str
     reason: str
     window: NDArray[np.bool_]
     values: int
-    coefficients: tuple[float, float, float] = (np.nan, np.nan, np.nan)
-    centre: float = np.nan
     vertex: float = np.nan
     optimum: float = np.nan
     optimum_interval: tuple[float, float] = (np.nan, np.nan)
@@ -64,133 +85,268 @@ class Parabola:
     depth: float = np.nan
     scatter: float = np.nan
     seed_noise: float = np.nan
+    lopsided: float = np.nan
+    resolution: float = 0.0
     turns: Floats | None = None
     failed: float = np.nan
+    near: Near | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parabola(Profile):
+    """coefficients: (c0, c1, c2) of c0 + c1 u + c2 u^2, u = log x - centre, and c3 for a cubic; NaN when too few."""
+
+    coefficients: tuple[float, ...] = (np.nan, np.nan, np.nan)
+    centre: float = np.nan
 
     def curve(self, x: Floats) -> Floats:
         """Loss of the parabola at x, any shape."""
-        c0, c1, c2 = self.coefficients
         u = np.log(x) - self.centre
-        return c0 + c1 * u + c2 * u * u
+        return sum((c * u**k for k, c in enumerate(self.coefficients)), np.zeros_like(u))
 
 
-def fit(x: Floats, y: Floats, factors: Floats, *, reach: float, level: float, what: str) -> Parabola:
-    """Fits [n] losses y at [n] positive x, runs of one x being repeats.
+class Sizes(NamedTuple):
+    """The different x of n runs: log x ascending [values], each run's index among them [n], runs and mean y of each
+    [values], and the deviations of the runs from that mean [n]."""
 
-    factors: [draws, n] of `uncertainty.multipliers`. reach: the parabola sees x within this factor of the best one.
-    level: of the intervals. what: the name of x in reasons.
-    """
-    x = np.log(x)
+    x: Floats
+    at: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    means: Floats
+    deviation: Floats
+
+    @property
+    def best(self) -> int:
+        return int(self.means.argmin())
+
+    @property
+    def noise(self) -> float:
+        """Pooled standard deviation of runs of one x; NaN when none was run twice."""
+        freedom = len(self.deviation) - len(self.counts)
+        return float(np.sqrt((self.deviation**2).sum() / freedom)) if freedom else np.nan
+
+
+def sizes(x: Floats, y: Floats) -> Sizes:
+    """x: [n] logarithms. y: [n] losses."""
     levels, at = np.unique(x, return_inverse=True)
     counts = np.bincount(at)
     means = np.bincount(at, weights=y) / counts
-    noise = _seed_noise(y - means[at], counts)
-    window = np.zeros(len(x), bool)
-    if len(levels) < LEAST:
-        reason = f"{plural(len(levels), what)}; at least {LEAST} are needed"
-        return Parabola(verdict=TOO_FEW, reason=reason, window=window, values=len(levels), seed_noise=noise)
+    return Sizes(levels, at, counts, means, y - means[at])
 
-    best = int(means.argmin())
-    window = _window(levels, best, np.log(reach))[at]
+
+def too_few(seen: Sizes, least: int, what: str) -> dict[str, Any]:
+    """The fields of a Profile with too few different x."""
+    return {
+        "verdict": TOO_FEW,
+        "reason": f"{plural(len(seen.x), what)}; at least {least} are needed",
+        "window": np.zeros(len(seen.at), bool),
+        "values": len(seen.x),
+        "seed_noise": seen.noise,
+    }
+
+
+def fit(
+    x: Floats,
+    y: Floats,
+    factors: Floats,
+    *,
+    reach: float,
+    level: float,
+    what: str,
+    degree: int = 2,
+    near: float | None = None,
+) -> Parabola:
+    """Fits [n] losses y at [n] positive x, runs of one x being repeats.
+
+    factors: [draws, n] of `uncertainty.multipliers`. reach: the parabola sees x within this factor of the best one.
+    level: of the intervals. what: the name of x in reasons. degree: 3 for a cubic. near: the share of `Near`.
+    """
+    x = np.log(x)
+    seen = sizes(x, y)
+    least = LEAST + degree - 2
+    if len(seen.x) < least:
+        return Parabola(**too_few(seen, least, what))
+
+    window = nearest(seen.x, seen.best, np.log(reach), NEAREST + degree - 2)[seen.at]
     xs, ys = x[window], y[window]
     centre = float(xs.mean())
-    X = np.vander(xs - centre, 3, increasing=True)
-    solve = np.linalg.pinv(X)
-    c0, c1, c2 = (float(c) for c in solve @ ys)
-    fitted = X @ (c0, c1, c2)
-    residual = ys - fitted
-    freedom = len(ys) - 3
+    polynomial = _solve(xs - centre, ys, degree)
+    coefficients, residual, freedom = polynomial.coefficients, polynomial.residual, len(ys) - degree - 1
     scatter = float(np.sqrt((residual**2).sum() / freedom))
-    turn = float(centre - c1 / (2 * c2)) if c2 > 0 else np.nan
-    line = np.linspace(xs.min(), xs.max(), 101) - centre
-    swing = c0 + c1 * line + c2 * line**2
+    turn, lowest = (float(v[0]) for v in _minima(coefficients[None]))
+    line = np.linspace(xs.min(), xs.max(), LINE)
+    powers = np.vander(line - centre, degree + 1, increasing=True)
 
     # Rounding of exact tables must not look like signal.
-    floor = (1e-12 * np.abs(ys).max()) ** 2
-    variance = max(scatter**2, floor)
+    variance = max(scatter**2, (1e-12 * np.abs(ys).max()) ** 2)
     explained = max(float(((ys - ys.mean()) ** 2).sum() - (residual**2).sum()), 0.0)
-    depth_p = float(stats.f.sf(explained / 2 / variance, 2, freedom))
-    curvature_p = float(2 * stats.t.sf(abs(c2) / np.sqrt(variance * (solve[2] ** 2).sum()), freedom))
-    verdict, reason = _judge(levels, best, c2, turn, depth_p, curvature_p, what)
+    depth_p = float(stats.f.sf(explained / degree / variance, degree, freedom))
+    # Half the second derivative, at the minimum where that lies in the window, else in the middle.
+    bend = np.array([0.0, 0.0, 1.0, 3 * turn if line[0] < turn + centre < line[-1] else 0.0])[: degree + 1]
+    curvature = float(bend @ coefficients)
+    curvature_p = two_sided(curvature, bend @ polynomial.solve, variance, freedom)
+    beyond = int(turn + centre >= seen.x[-1]) - int(turn + centre <= seen.x[0]) if curvature > 0 else 0
+    verdict, reason = judge(seen, curvature, beyond, depth_p, curvature_p, what)
+    if verdict == BRACKETED and not seen.x[0] < turn + centre < seen.x[-1]:
+        verdict, reason = OUTSIDE, f"the cubic has no minimum between the smallest and the largest {what} run"
+    lopsided, elsewhere = _lopsided(xs - centre, ys) if degree == 2 else (np.nan, np.nan)
+    if lopsided <= LOPSIDED and verdict == OUTSIDE and 0 < seen.best < len(seen.x) - 1:
+        verdict = MISFIT
+        reason += f", yet the best run does not: no parabola fits this window (cubic term, {p_value(lopsided)})"
+    elif lopsided <= LOPSIDED and verdict == BRACKETED:
+        where = f"it at {np.exp(elsewhere - turn):.2f} times that {what}" if np.isfinite(elsewhere) else "none there"
+        reason += f"; lopsided: a cubic has {where} ({p_value(lopsided)})"
 
     partial = Parabola(
         verdict=verdict,
         reason=reason,
         window=window,
-        values=len(levels),
-        coefficients=(c0, c1, c2),
+        values=len(seen.x),
+        coefficients=tuple(float(c) for c in coefficients),
         centre=centre,
-        vertex=_exp(turn),
-        depth=float(np.ptp(swing)),
+        vertex=exp(turn + centre),
+        depth=float(np.ptp(powers @ coefficients)),
         scatter=scatter,
-        seed_noise=noise,
+        seed_noise=seen.noise,
+        lopsided=lopsided,
     )
     if verdict != BRACKETED:
         return partial
 
     # HC3: a residual is divided by 1 - leverage, because the parabola bends towards every point.
-    leverage = np.einsum("ij,ji->i", X, solve)
-    wild = fitted + factors[:, window] * (residual / np.maximum(1 - leverage, 0.05))
-    turns = _vertices(wild @ solve.T, centre, levels)
+    leverage = np.einsum("ij,ji->i", polynomial.X, polynomial.solve)
+    wild = polynomial.X @ coefficients + factors[:, window] * (residual / np.maximum(1 - leverage, 0.05))
+    drawn = wild @ polynomial.solve.T
+    turns = np.stack(_minima(drawn), 1) + np.array([centre, 0.0])
+    turns[~((turns[:, 0] > seen.x[0]) & (turns[:, 0] < seen.x[-1]))] = np.nan
+    found = replace(partial, optimum=exp(turn + centre), lowest=lowest, **spread(turns, level))
+    if near is None:
+        return found
+    return replace(found, near=near_band(line, powers @ coefficients, drawn @ powers.T, near, level))
+
+
+class _Polynomial(NamedTuple):
+    coefficients: Floats
+    residual: Floats
+    X: Floats
+    solve: Floats
+
+
+def _solve(u: Floats, y: Floats, degree: int) -> _Polynomial:
+    X = np.vander(u, degree + 1, increasing=True)
+    solve = np.asarray(np.linalg.pinv(X), np.float64)
+    coefficients = solve @ y
+    return _Polynomial(coefficients, y - X @ coefficients, X, solve)
+
+
+def _minima(coefficients: Floats) -> tuple[Floats, Floats]:
+    """[b, 3 or 4] -> u [b] at the local minimum of a parabola or cubic, and its y; NaN where there is none."""
+    c0, c1, c2 = coefficients[:, :3].T
+    c3 = coefficients[:, 3] if coefficients.shape[1] == 4 else np.zeros(len(coefficients))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # The root of the derivative with positive curvature, in the form that stays exact as c3 goes to 0.
+        turn = -c1 / (c2 + np.sqrt(c2 * c2 - 3 * c1 * c3))
+        turn = np.where(np.isfinite(turn) & (c2 + 3 * c3 * turn > 0), turn, np.nan)
+    return turn, c0 + turn * (c1 + turn * (c2 + turn * c3))
+
+
+def _lopsided(u: Floats, y: Floats) -> tuple[float, float]:
+    """p-value of the cubic term in the parabola's own window, and u at the cubic's minimum; NaN without the runs."""
+    freedom = len(u) - 4
+    if freedom < 1:
+        return np.nan, np.nan
+    cubic = _solve(u, y, 3)
+    variance = max(float((cubic.residual**2).sum()) / freedom, (1e-12 * np.abs(y).max()) ** 2)
+    turn = float(_minima(cubic.coefficients[None])[0][0])
+    inside = u.min() < turn < u.max()
+    return two_sided(cubic.coefficients[3], cubic.solve[3], variance, freedom), turn if inside else np.nan
+
+
+def two_sided(value: float, weights: Floats, variance: float, freedom: int) -> float:
+    """p-value of a weighted sum of runs against zero, by a t-test; weights: [n], variance: of one run."""
+    return float(2 * stats.t.sf(abs(value) / np.sqrt(variance * (weights**2).sum()), freedom))
+
+
+def spread(turns: Floats, level: float) -> dict[str, Any]:
+    """The fields of a Profile that come from the draws' turns [draws, 2]."""
     bounds = [interval(turns[:, k], level) for k in range(2)]
-    return replace(
-        partial,
-        turns=turns,
-        failed=float(np.isnan(turns[:, 0]).mean()),
-        optimum=_exp(turn),
-        lowest=c0 - c1**2 / (4 * c2),
-        optimum_interval=(_exp(bounds[0][0]), _exp(bounds[0][1])),
-        lowest_interval=bounds[1],
+    return {
+        "turns": turns,
+        "failed": float(np.isnan(turns[:, 0]).mean()),
+        "optimum_interval": (exp(bounds[0][0]), exp(bounds[0][1])),
+        "lowest_interval": bounds[1],
+    }
+
+
+def near_band(line: Floats, curve: Floats, draws: Floats, share: float, level: float) -> Near:
+    """The band about the minimum where a curve is within `share` of its lowest loss.
+
+    line: [points] log x. curve: [points] losses there, draws: [draws, points] those of bootstrap draws.
+    """
+    low, high = _within(line, curve[None], share)
+    low_end, high_end = (interval(ends, level) for ends in _within(line, draws, share))
+    return Near(
+        low=exp(low[0]),
+        high=exp(high[0]),
+        low_interval=(exp(low_end[0]), exp(low_end[1])),
+        high_interval=(exp(high_end[0]), exp(high_end[1])),
+        open_low=bool(low[0] == line[0]),
+        open_high=bool(high[0] == line[-1]),
     )
 
 
-def _judge(
-    xs: Floats, best: int, curvature: float, turn: float, depth_p: float, curvature_p: float, what: str
-) -> tuple[str, str]:
-    """The verdict and its reason; the order of the questions is the order in which they make the next one idle."""
-    end = best in (0, len(xs) - 1)
-    which = "smallest" if best == 0 else "largest"
+def _within(line: Floats, curves: Floats, share: float) -> tuple[Floats, Floats]:
+    """Where curves [b, points] leave the stretch about their minimum that is within `share` of it: log x below and
+    above [b], straight between points; the ends of `line` where they do not."""
+    best = curves.argmin(1)[:, None]
+    over = curves - (1 + share) * np.take_along_axis(curves, best, 1)
+    points, row = np.arange(len(line)), np.arange(len(curves))
+    low = np.where((over > 0) & (points < best), points, -1).max(1)  # the last point outside
+    high = np.where((over > 0) & (points > best), points, len(line)).min(1)
+
+    def crossing(outside: NDArray[np.int64], inside: NDArray[np.int64]) -> Floats:
+        outside = np.clip(outside, 0, len(line) - 1)
+        there, here = over[row, outside], over[row, inside]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part = np.where(outside == inside, 0.0, here / (here - there))
+        return np.asarray(line[inside] + part * (line[outside] - line[inside]))
+
+    return crossing(low, low + 1), crossing(high, high - 1)
+
+
+def judge(seen: Sizes, curvature: float, beyond: int, depth_p: float, curvature_p: float, what: str) -> tuple[str, str]:
+    """The verdict and its reason; the order of the questions is the order in which they make the next one idle.
+
+    beyond: -1 or 1 where the curve's minimum lies beyond the smallest or largest x, else 0. depth_p, curvature_p:
+    p-values of a constant and of no curvature.
+    """
+    end = seen.best in (0, len(seen.x) - 1)
+    which = "smallest" if seen.best == 0 else "largest"
     if depth_p > SIGNIFICANCE:
-        return FLAT, f"a constant explains the losses as well ({_p(depth_p)})"
+        return FLAT, f"a constant explains the losses as well ({p_value(depth_p)})"
     if curvature <= 0 and curvature_p <= SIGNIFICANCE:
-        return INVERTED, f"the profile curves downwards ({_p(curvature_p)}): there is no minimum inside"
-    if curvature > 0 and not xs[0] < turn < xs[-1] and (end or curvature_p <= SIGNIFICANCE):
-        side = "smallest" if turn <= xs[0] else "largest"
+        return INVERTED, f"the profile curves downwards ({p_value(curvature_p)}): there is no minimum inside"
+    if beyond and (end or curvature_p <= SIGNIFICANCE):
+        side = "smallest" if beyond < 0 else "largest"
         return OUTSIDE, f"the minimum of the parabola lies beyond the {side} {what} run"
     if end:
         return EDGE, f"the {which} {what} is the best: the other side was not run"
     if curvature_p > SIGNIFICANCE:
-        return FLAT, f"the curvature is not told from zero by the scatter of the runs ({_p(curvature_p)})"
-    return BRACKETED, f"worse on both sides of the minimum (curvature {_p(curvature_p)})"
+        return FLAT, f"the curvature is not told from zero by the scatter of the runs ({p_value(curvature_p)})"
+    return BRACKETED, f"worse on both sides of the minimum (curvature {p_value(curvature_p)})"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
-def _window(xs: Floats, best: int, reach: float) -> NDArray[np.bool_]:
-    """[values] bool: those within `reach` of the best in log x, and the five nearest to it at least."""
+def nearest(xs: Floats, best: int, reach: float, least: int = NEAREST) -> NDArray[np.bool_]:
+    """[values] bool: those within `reach` of the best in log x, and the `least` nearest to it."""
     distance = np.abs(xs - xs[best])
     inside = distance <= reach + 1e-9
-    inside[np.argsort(distance, kind="stable")[:NEAREST]] = True
+    inside[np.argsort(distance, kind="stable")[:least]] = True
     return inside
 
 
-def _vertices(coefficients: Floats, centre: float, xs: Floats) -> Floats:
-    """[draws, 3] coefficients -> [draws, 2] of log x and y at the minimum; NaN rows where it is not inside the grid."""
-    c0, c1, c2 = coefficients.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        turn = centre - c1 / (2 * c2)
-        low = c0 - c1**2 / (4 * c2)
-    inside = (c2 > 0) & (turn > xs[0]) & (turn < xs[-1])
-    return np.where(inside[:, None], np.stack([turn, low], 1), np.nan)
-
-
-def _seed_noise(deviation: Floats, counts: NDArray[np.int64]) -> float:
-    """Pooled standard deviation of runs of one x; NaN when none was run twice."""
-    freedom = len(deviation) - len(counts)
-    return float(np.sqrt((deviation**2).sum() / freedom)) if freedom else np.nan
-
-
-def _exp(value: float) -> float:
-    return float(np.exp(value)) if value < 700 else np.inf
+def exp(value: float) -> float:
+    return float(np.exp(value)) if not value >= 700 else np.inf

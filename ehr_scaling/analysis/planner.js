@@ -77,6 +77,24 @@ function powerLaw(coefficients, ...of) {
   return Math.exp(of.reduce((sum, x, i) => sum + coefficients[i + 1] * Math.log(x), coefficients[0]));
 }
 
+function sigmoid(curve, [a, b, c], loss) {
+  const u = (loss - curve.centre) / curve.spread;
+  return curve.floor + (c - curve.floor) / (1 + Math.exp(b * u - a));
+}
+
+function outcomeOf(curve, loss, interval, K, extrapolated) {
+  const central = sigmoid(curve, curve.theta, loss);
+  const byLoss = interval.map(end => sigmoid(curve, curve.theta, end) - central).sort((x, y) => x - y);
+  const drawn = curve.draws.map(theta => sigmoid(curve, theta, loss));
+  const reach = [(1 - K.level) / 2, (1 + K.level) / 2].map((share, k) =>
+    Math.hypot(byLoss[k], quantile(drawn, share) - central, K.z * curve.noise));
+  const inside = !extrapolated && curve.losses[0] <= loss && loss <= curve.losses[1];
+  return {
+    auroc: central, interval: [Math.max(central - reach[0], 0), Math.min(central + reach[1], 1)],
+    word: inside ? "supported" : "extrapolated",
+  };
+}
+
 // C in FLOPs, unique tokens, passes over them; everything that planner.Plan has but sentences.
 function plan(K, C, uniqueTokens, mostPasses) {
   const cap = uniqueTokens * mostPasses, grid = gridOf(K), first = K.laws[0];
@@ -100,15 +118,19 @@ function plan(K, C, uniqueTokens, mostPasses) {
   });
   const near = grid.N.filter((_, i) => losses[i] <= best * (1 + K.band));
   const batch = powerLaw(K.batch, D[at]);
+  const extrapolated = C > K.top * 1.01 ||
+    [["N", grid.N[at]], ["D", D[at]], ["passes", D[at] / uniqueTokens]].some(([name, value]) =>
+      value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99));
+  const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];
+  const outcomes = Object.fromEntries(K.outcomes.map(curve =>
+    [curve.task, outcomeOf(curve, best, lossInterval, K, extrapolated)]));
   const largest = Math.max(0, ...apart), interval = tails.map(share => Math.exp(quantile(sizes, share)));
   return {
     N: grid.N[at], D: D[at], passes: D[at] / uniqueTokens, loss: best,
-    loss_interval: [best * Math.exp(-reach[0]), best * Math.exp(reach[1])],
+    loss_interval: lossInterval, outcomes, extrapolated,
     N_interval: interval, band: [near[0], near[near.length - 1]],
     limited: allTaken(D[at], cap, grid), patients_are_worth: worth(K, grid, C, cap), feeds: feeds(K, grid, cap),
     batch, rate: powerLaw(K.rate, grid.N[at], batch),
-    extrapolated: C > K.top * 1.01 || [["N", grid.N[at]], ["D", D[at]], ["passes", D[at] / uniqueTokens]].some(
-      ([name, value]) => value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99)),
     // In the order of planner.py's reasons.
     refused: [
       first.word === "unidentified", largest > K.tolerance, C > K.top * 1.01 && K.drift === null,

@@ -5,15 +5,16 @@ a patient has. It is written into laws.json, so that `launch.plan` and the panel
 computes the same) answer without the runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import compute_optimal, extrapolation
+from ehr_scaling.analysis import compute_optimal, downstream, extrapolation, sigmoid
 from ehr_scaling.analysis.extrapolation import Forecaster, Rolling
 from ehr_scaling.analysis.joint_laws import JointLaw
+from ehr_scaling.analysis.outcome_curve import Curve
 from ehr_scaling.analysis.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
@@ -42,6 +43,8 @@ class Planner:
 
     sizes, flops: [s] body parameters of the runs, and operations for each parameter and token at them (C / (N D)).
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
+    outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
+    draws of it, noise: standard deviation of a model about the curve, losses: ends of those seen}.
     batch: tokens a step = exp(c0) D^c1. rate: peak learning rate = exp(c0) N^c1 batch^c2. Both None where not recorded.
     """
 
@@ -53,6 +56,7 @@ class Planner:
     unique_tokens: float
     batch: list[float] | None
     rate: list[float] | None
+    outcomes: list[dict[str, Any]]
 
     @property
     def tokens_a_patient(self) -> float:
@@ -71,6 +75,7 @@ class Plan:
     is within BAND of the lowest. laws: {candidate: loss} of those in the running. limited: whether more patients would
     allow a better use of this compute. patients_are_worth: the factor of compute that lowers the loss as much as twice
     the patients do (inf: none does; 1: nothing). feeds: size and compute at which these data suffice for the best use.
+    outcomes: {task: {auroc, interval, word}}.
     """
 
     C: float
@@ -88,6 +93,7 @@ class Plan:
     feeds: dict[str, float]
     batch: float
     rate: float
+    outcomes: dict[str, dict[str, Any]]
     words: dict[str, Verdict]
     refused: list[str] = field(default_factory=list)
 
@@ -96,8 +102,8 @@ class Plan:
         return self.D / self.unique_tokens
 
 
-def planner(found: Forecaster, table: RunTable) -> Planner:
-    """Of the table that the forecaster was fitted to."""
+def planner(found: Forecaster, table: RunTable, outcomes: Sequence[downstream.Outcome] = ()) -> Planner:
+    """Of the table that the forecaster was fitted to, and the outcomes scored for its runs."""
     sizes, flops = compute_optimal.flops_of(table)
     passes = table.passes[np.isfinite(table.passes)]
     return Planner(
@@ -114,7 +120,22 @@ def planner(found: Forecaster, table: RunTable) -> Planner:
         unique_tokens=_largest(table.unique_tokens),
         batch=_power_law(table.batch, table.D),
         rate=_power_law(table.lr, table.N, table.batch),
+        outcomes=[_curve(o.task, o.curve) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED],
     )
+
+
+def _curve(task: str, curve: Curve) -> dict[str, Any]:
+    good = curve.draws[np.isfinite(curve.draws).all(1)][:KEPT]
+    return {
+        "task": task,
+        "floor": sigmoid.FORMS[curve.form][0],
+        "centre": curve.centre,
+        "spread": curve.spread,
+        "theta": curve.theta.tolist(),
+        "draws": good.tolist(),
+        "noise": curve.noise,
+        "losses": list(curve.losses),
+    }
 
 
 def _largest(column: Floats) -> float:
@@ -148,9 +169,12 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         C=C, unique_tokens=unique_tokens, most_passes=most_passes, N=float(N[best]), D=float(D[best]), loss=loss,
         loss_interval=(low, high), N_interval=sizes, band=(float(near[0]), float(near[-1])), laws=at, limited=limited,
         patients_are_worth=_worth(known, C, cap, N), feeds=_feeds(known, cap, N), batch=batch,
-        rate=_at(known.rate, N[best], batch), words={},
+        rate=_at(known.rate, N[best], batch), outcomes={}, words={},
     )  # fmt: skip
     made = replace(made, words=_words(known, made))
+    made = replace(
+        made, outcomes={o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
+    )
     return replace(made, refused=_refusals(known, made, best in (0, GRID - 1), tolerance))
 
 
@@ -219,6 +243,28 @@ def _feeds(known: Planner, cap: float, N: Floats) -> dict[str, float]:
     if not np.isfinite(C):
         return {"N": np.nan, "C": np.nan}
     return {"N": float(N[_best(known, C, cap, N)[0]]), "C": float(C)}
+
+
+def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
+    """AUROC at the plan's loss. Its interval holds what the loss may be, the curve's own draws and the noise of a model
+    about it, each its own, so that the reaches add up as squares."""
+
+    def auroc(theta: Any, loss: float) -> Floats:
+        a, b, c = np.atleast_2d(np.asarray(theta, np.float64)).T
+        return sigmoid.at(np.array((loss - curve["centre"]) / curve["spread"]), a, b, c, curve["floor"])
+
+    central = float(auroc(curve["theta"], made.loss)[0])
+    by_loss = sorted(float(auroc(curve["theta"], loss)[0]) - central for loss in made.loss_interval)
+    by_draws = ends(auroc(curve["draws"], made.loss), level) - central
+    noise = normal_quantile(level) * curve["noise"]
+    reach = [float(np.sqrt(by_loss[k] ** 2 + by_draws[k] ** 2 + noise**2)) for k in range(2)]
+    low, high = curve["losses"]
+    inside = made.words["loss"].word == SUPPORTED and low <= made.loss <= high
+    return {
+        "auroc": central,
+        "interval": (max(central - reach[0], 0.0), min(central + reach[1], 1.0)),
+        "word": SUPPORTED if inside else EXTRAPOLATED,
+    }
 
 
 def _at(coefficients: list[float] | None, *of: float) -> float:
@@ -298,6 +344,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "unique_tokens": known.unique_tokens,
         "batch": known.batch,
         "rate": known.rate,
+        "outcomes": known.outcomes,
         "grid": GRID,
         "reach": REACH,
         "band": BAND,
@@ -329,6 +376,7 @@ def from_json(record: dict[str, Any]) -> Planner:
     return Planner(
         forecaster, _floats(record["sizes"]), _floats(record["flops"]), seen, float(_floats(record["patients"])),
         float(_floats(record["unique_tokens"])), record["batch"], record["rate"],
+        record["outcomes"],
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ STYLE: Any = {
 
 
 def render(draw: Callable[..., Figure], folder: Path, name: str, *args: Any) -> str:
-    """Draws a figure, writes `<folder>/<name>.png`, and returns it as SVG that can stand inside HTML."""
+    """Draws a figure, writes `<folder>/<name>.png` and `.svg`, and returns it as SVG that can stand inside HTML."""
     with mpl.rc_context(STYLE):
         figure = draw(*args)
         FigureCanvasAgg(figure)
@@ -66,6 +66,7 @@ def render(draw: Callable[..., Figure], folder: Path, name: str, *args: Any) -> 
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]  # the XML prologue names a DTD on the network
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     # Marks and clips are referenced by id, which must differ between figures of one page.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return re.sub(
@@ -244,6 +245,12 @@ def outcome(results: Results, task: downstream.Outcome) -> Figure:
         Line2D([], [], ls="", marker="o", color=colours[g], label=f"{power(results.budgets[g].C)} FLOPs")
         for g in sorted({int(group[r["cell"]]) for r in task.rows}, reverse=True)
     ][:MANY]
+    if task.curve:
+        colour = MUTED if task.verdict.word == UNIDENTIFIED else INK
+        line = np.linspace(*task.curve.losses, 100)
+        axes.fill_between(line, *task.curve.band(line), color=colour, alpha=0.13, lw=0, zorder=1)
+        axes.plot(line, task.curve(line), color=colour, lw=1.6, zorder=2)
+        handles.append(Line2D([], [], color=colour, lw=1.6, label=f"law and band ({task.verdict.word})"))
     if task.baseline:
         base = task.baseline
         axes.axhline(base["auroc"], color=ACCENT, lw=1.6, zorder=1)

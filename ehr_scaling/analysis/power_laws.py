@@ -1,11 +1,11 @@
 """Lines through the optima of the bracketed budgets: N_opt(C), D_opt(C) and L(C)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ehr_scaling.analysis.isoflop import BudgetFit
-from ehr_scaling.analysis.parabola import BRACKETED
+from ehr_scaling.analysis.parabola import BRACKETED, LOPSIDED, MISFIT
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
     SUPPORTED,
@@ -69,7 +69,8 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
 
     With fewer than two the laws hold NaN and the verdict says why; nothing is left out silently.
     In a bootstrap draw a budget that lost its vertex is left out of that draw's line; a draw left with fewer than
-    `needed` of them has failed, for all three laws.
+    `needed` of them has failed, for all three laws. Where more than options.failed of the budgets contradict their
+    parabola the laws are unidentified: what is left of them was found by the same too wide a curve.
     """
     used = [b for b in budgets if b.verdict == BRACKETED]
     C = np.array([b.C for b in used])
@@ -81,12 +82,25 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     cube[np.isfinite(cube[:, :, 0]).sum(1) < needed(len(used))] = np.nan
     failed = float(np.isnan(cube[:, :, 0]).all(1).mean())
     laws = {}
-    weight = weights(cube[:, :, 0])  # the same for N and D, so that a + b keeps its meaning
+    # The same for N and D, so that a + b keeps its meaning
+    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]))
     for k, name in enumerate(("N", "D")):
         y = np.log([getattr(b, name) for b in used])
         laws[name] = _line(name, C, y, cube[:, :, k], weight, failed, options)
     laws["L"] = _loss_law(C, np.array([b.L for b in used]), cube[:, :, 2], failed, options)
-    return laws
+    return {name: replace(law, verdict=_shaped(law.verdict, budgets, used, options)) for name, law in laws.items()}
+
+
+def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], options: Options) -> Verdict:
+    """The verdict again, seen what shapes the profiles have."""
+    misfits, lopsided = sum(b.verdict == MISFIT for b in budgets), sum(b.lopsided <= LOPSIDED for b in used)
+    if misfits > options.failed * len(budgets):
+        reason = f"at {misfits} of {len(budgets)} budgets no parabola fits the runs in its window: take a narrower one"
+        return Verdict(UNIDENTIFIED, reason)
+    if 2 * lopsided < len(used):
+        return verdict
+    note = f"; {lopsided} of {len(used)} profiles are lopsided, which moves a parabola's vertex: compare isoflop=akima"
+    return Verdict(verdict.word, verdict.reason + note)
 
 
 def needed(points: int) -> int:
@@ -94,8 +108,10 @@ def needed(points: int) -> int:
     return max(min(points, 3), int(np.ceil(0.75 * points)))
 
 
-def weights(draws: Floats) -> Floats:
+def weights(draws: Floats, resolution: Floats | float = 0.0) -> Floats:
     """1 / variance of each point [points] from its draws [draws, points].
+
+    resolution: [points] the least standard deviation of each, known beforehand.
 
     From the central 68 %, which outlying draws do not move; no point counts as more than four times as sharp as the
     median one, because a spread read off a handful of runs is itself uncertain.
@@ -103,7 +119,8 @@ def weights(draws: Floats) -> Floats:
     if np.isfinite(draws).sum(0).min() < 20:
         return np.ones(draws.shape[1])
     spread = np.diff(np.nanquantile(draws, [0.16, 0.84], axis=0), axis=0)[0] / 2
-    return np.maximum(spread, max(float(np.median(spread)) / 4, 1e-12)) ** -2.0
+    least = np.maximum(resolution, max(float(np.median(spread)) / 4, 1e-12))
+    return np.maximum(spread, least) ** -2.0
 
 
 def _line(name: str, C: Floats, y: Floats, draws: Floats, weight: Floats, failed: float, options: Options) -> PowerLaw:
@@ -157,7 +174,8 @@ def _birge(residual: Floats, weight: Floats, freedom: int) -> float:
 def _loss_law(C: Floats, y: Floats, draws: Floats, failed: float, options: Options) -> PowerLaw:
     """L(C) = k C^-γ, or E + k C^-γ where at least four budgets tell the floor from none (chi-square, 5 %)."""
     weight = weights(draws)
-    floorless = _line("L", C, np.log(y), np.log(draws), weights(np.log(draws)), failed, options)
+    logs = np.log(np.where(draws > 0, draws, np.nan))
+    floorless = _line("L", C, np.log(y), logs, weights(logs), failed, options)
     if len(C) < 4:
         return floorless
     C0 = float(np.exp(np.log(C).mean()))
@@ -183,21 +201,30 @@ def floored(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
 
     u: [points]. y: [fits, points]. Returns: [fits, 3] of log k, -γ, E; and chi2 [fits].
     """
-    out = np.full((len(y), 3), np.nan)
-    lowest = np.full(len(y), np.inf)
+    g = np.exp(-GAMMAS[:, None] * u)
     total = weight.sum()
-    for gamma in GAMMAS:
-        g = np.exp(-gamma * u)
-        mean = (weight * g).sum() / total
-        k = (y @ (weight * (g - mean))) / (weight * (g - mean) ** 2).sum()
-        floor = (y @ weight) / total - k * mean
-        bare = (y @ (weight * g)) / (weight * g * g).sum()
-        k, floor = np.where(floor > 0, k, bare), np.maximum(floor, 0)
-        chi2 = (weight * (y - floor[:, None] - k[:, None] * g) ** 2).sum(1)
-        better = (k > 0) & (chi2 < lowest)
-        lowest[better] = chi2[better]
-        out[better] = np.stack([np.log(k[better]), np.full(better.sum(), -gamma), floor[better]], 1)
-    return out, lowest
+    mean, level = g @ weight / total, y @ weight / total
+    centred, apart = g - mean[:, None], y - level[:, None]
+    k = (apart @ (weight * centred).T) / (centred**2 @ weight)
+    floor = level[:, None] - k * mean
+    bare = (y @ (weight * g).T) / (g**2 @ weight)
+    held = floor > 0
+    # What the squares of a line through the mean, or through zero, leave over.
+    chi2 = np.where(
+        held,
+        (apart**2 @ weight)[:, None] - k**2 * (centred**2 @ weight),
+        (y**2 @ weight)[:, None] - bare**2 * (g**2 @ weight),
+    )
+    k, floor = np.where(held, k, bare), np.where(held, floor, 0.0)
+    best = np.where(k > 0, chi2, np.inf).argmin(1)[:, None]
+    k, floor, gamma = (np.take_along_axis(v, best, 1)[:, 0] for v in (k, floor, np.broadcast_to(GAMMAS, k.shape)))
+    lost = ~(k > 0)
+    # Once more from the residuals, which keep the digits that differences of sums lose.
+    left = (weight * (y - floor[:, None] - k[:, None] * g[best[:, 0]]) ** 2).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out = np.stack([np.log(k), -gamma, floor], 1)
+    out[lost] = np.nan
+    return out, np.where(lost, np.inf, left)
 
 
 def _nothing(name: str, C: Floats, verdict: Verdict) -> PowerLaw:

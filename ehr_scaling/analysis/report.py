@@ -8,16 +8,20 @@ from typing import Any
 from ehr_scaling.analysis import (
     checklist,
     conventions,
+    holdout,
+    identifiability,
     listings,
     plan_section,
     plots,
     quality,
     readers,
+    repeated_plots,
+    repeated_sections,
     sections,
     sweep_plots,
     sweep_sections,
 )
-from ehr_scaling.analysis.html import bullets, page, section
+from ehr_scaling.analysis.html import Raw, bullets, page, section
 from ehr_scaling.analysis.limits import limits
 from ehr_scaling.analysis.results import Results, fit, to_json
 from ehr_scaling.analysis.run_table import RunTable, describe
@@ -60,7 +64,10 @@ def analyze(
     (partial / "figures").mkdir(parents=True)
     try:
         results = fit(
-            table, options, outcomes, on_forecast=lambda forecast: write_json(partial / "forecast.json", forecast)
+            table,
+            options,
+            outcomes,
+            on_forecast=lambda forecast: write_json(partial / "forecast.json", holdout.dated(forecast)),
         )
         laws = to_json(results)
         laws["provenance"] = provenance or {}
@@ -88,6 +95,8 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         svg["rates"] = plots.render(sweep_plots.learning_rates, figures, "learning_rates", results)
     if results.repeats:
         svg["repeats"] = plots.render(sweep_plots.passes, figures, "passes", results)
+    if results.repeated:
+        svg["repeated"] = plots.render(repeated_plots.passes, figures, "repeated_data", results.repeated)
     scored = {
         task.task: plots.render(plots.outcome, figures, f"outcome_{task.task}", results, task)
         for task in results.outcomes
@@ -104,9 +113,11 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         sections.profiles(results, svg["fan"]),
         sections.power_laws(results, svg["laws"], svg["loss"]),
         sections.joint(results, svg.get("joint")),
+        identifiability.section(results.identifiability) if results.identifiability else Raw(""),
         sections.sealed(results, svg.get("sealed")),
         sweep_sections.learning_rates(results, svg.get("rates")),
         sweep_sections.repeated(results, svg.get("repeats")),
+        repeated_sections.section(results.repeated, svg.get("repeated")),
         sweep_sections.branches(results),
         listings.outcomes(results, scored),
         conventions.conventions(results.conventions),

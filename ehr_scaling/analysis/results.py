@@ -12,6 +12,7 @@ from ehr_scaling.analysis import (
     downstream,
     extrapolation,
     holdout,
+    identifiability,
     isoflop,
     joint_laws,
     parabola,
@@ -19,9 +20,11 @@ from ehr_scaling.analysis import (
     power_laws,
     quality,
     rates,
+    repeated_data,
     repeats,
     schedules,
     selection,
+    worth_of_passes,
 )
 from ehr_scaling.analysis.run_table import Floats, Note, RunTable, describe, drop_highest_loss
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
@@ -43,6 +46,7 @@ class Results:
     budgets: list[isoflop.BudgetFit]
     lines: dict[str, power_laws.PowerLaw]
     laws: dict[str, joint_laws.JointLaw]
+    identifiability: identifiability.Identifiability | None
     rolling: extrapolation.Rolling
     planner: planner.Planner | None
     conventions: list[conventions.Convention]
@@ -53,6 +57,7 @@ class Results:
     tuning: list[dict[str, Any]]
     rates: rates.Rates | None
     repeats: list[dict[str, Any]]
+    repeated: repeated_data.Repeated | None
     schedules: schedules.Comparison | None
     saved: dict[str, float] | None
 
@@ -92,27 +97,49 @@ def fit(
         sealed = sealed.take(best)
         compared = holdout.compare(made, sealed, _fits_of(sealed, table, budgets, options))
     best_of_all = cooled.take(selection.tuned(cooled).keep)
+    of_a_kind = selection.of_one_kind(best_of_all)
     forecaster = extrapolation.forecaster(table, options)
+    scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
+    laws = {name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None}
+    rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
     return Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
         options=options,
         budgets=budgets,
         lines=power_laws.fit(budgets, options),
-        laws={name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None},
-        rolling=forecaster.rolling if forecaster else extrapolation.rolling(table, options),
-        planner=planner.planner(forecaster, table) if forecaster else None,
+        laws=laws,
+        identifiability=_identify(laws.get(rolling.selected), table, options),
+        rolling=rolling,
+        planner=planner.planner(forecaster, table, scored) if forecaster else None,
         conventions=conventions.fit(table, options),
         doubts=doubts,
         forecast=forecast,
         holdout=compared,
-        outcomes=downstream.read(outcomes, table, options, runs.cell) if outcomes else [],
+        outcomes=scored,
         tuning=tuning.cells,
         rates=rates.fit(cooled, options),
-        repeats=repeats.fit(selection.of_one_kind(best_of_all)),
+        repeats=repeats.fit(of_a_kind),
+        repeated=_repeated(of_a_kind, options),
         schedules=schedules.compare(best_of_all, options),
         saved=schedules.saving(runs),
     )
+
+
+def _identify(
+    law: joint_laws.JointLaw | None, table: RunTable, options: Options
+) -> identifiability.Identifiability | None:
+    """At the largest compute of the runs and ten times it; of a law without draws there is nothing to compare with."""
+    if law is None or not options.draws:
+        return None
+    top, flops = float(table.C.max()), float(np.median(table.C / (table.N * table.D)))
+    return identifiability.identify(law, table, (top, 10 * top), options, flops)
+
+
+def _repeated(table: RunTable, options: Options) -> repeated_data.Repeated | None:
+    """None where all runs draw on the same tokens: passes are then as good as D, and no law tells the two apart."""
+    unique = table.unique_tokens[np.isfinite(table.unique_tokens)]
+    return repeated_data.compare(table, options) if len(np.unique(unique)) > 1 else None
 
 
 def _law(name: str, table: RunTable, options: Options) -> joint_laws.JointLaw | None:
@@ -164,7 +191,8 @@ def to_json(results: Results) -> dict[str, Any]:
 
     data: what the laws rest on. options: every choice of the analysis.
     laws.<name>: {formula, parameters, objective, delta, intervals, failed_draws, optima, words, runs}, of
-    joint_laws.FORMS. selected: the one of least error in rolling: {chosen, error_percent: {candidate: mean over folds},
+    joint_laws.FORMS. identifiability: of the selected law.
+    selected: the one of least error in rolling: {chosen, error_percent: {candidate: mean over folds},
     drift_percent_a_decade, folds: [{above, decades, runs, bias_percent, error_percent}]}, or that of --law.
     isoflop: {a, b, intervals: {a, b, loss}, failed_draws, lines: {N, D, L}, budgets: [one each, with verdict, and
     near: {within, low, high, low_interval, high_interval, open_low, open_high}, the sizes whose fitted loss is at most
@@ -174,8 +202,8 @@ def to_json(results: Results) -> dict[str, Any]:
     outcomes: one each, {task, models, baseline, spearman, ...}. verdicts: {a, b, loss, <law>: {word, reason}}.
     left_out: [{run, code, text}]. doubts: the same, of runs that are in the fits. conventions: exponents by what is
     called N, C and D. tuning: the cells run at several settings, with the one chosen and whether it is at
-    the edge. rates, repeats, schedules: null or empty where the study did not vary them. planner: what `launch.plan`
-    computes plans from, see `planner.to_json`; null without a law.
+    the edge. rates, repeats, repeated, schedules: null or empty where the study did not vary them.
+    planner: what `launch.plan` computes plans from, see `planner.to_json`; null without a law.
     Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
     table, lines = results.table, results.lines
@@ -206,6 +234,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "options": asdict(results.options),
         "laws": laws,
         "selected": results.rolling.selected if results.laws else None,
+        "identifiability": results.identifiability and identifiability.to_json(results.identifiability),
         "rolling": {
             "chosen": results.rolling.chosen,
             "error_percent": results.rolling.error_percent,
@@ -223,18 +252,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "rule": isoflop.rule(results.options),
         },
         "holdout": results.holdout,
-        "outcomes": [
-            {
-                "task": o.task,
-                "models": o.rows,
-                "baseline": o.baseline,
-                "spearman": o.spearman,
-                "spearman_interval": o.spearman_interval,
-                "cells_without_score": o.missing,
-                "scores_without_run": o.unknown,
-            }
-            for o in results.outcomes
-        ],
+        "outcomes": [downstream.to_json(o) for o in results.outcomes],
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],
         "doubts": [note._asdict() for note in results.doubts],
@@ -242,6 +260,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "tuning": results.tuning,
         "rates": rates.to_json(results.rates),
         "repeats": results.repeats,
+        "repeated": worth_of_passes.to_json(results.repeated),
         "schedules": schedules.to_json(results.schedules, results.saved),
         "planner": planner.to_json(results.planner),
     }

@@ -26,9 +26,11 @@ HEADINGS = [
     ("isoflop", "IsoFLOP profiles"),
     ("laws", "Power laws"),
     ("joint", "Joint law"),
+    ("identifiability", "What is told"),
     ("sealed", "Sealed forecast"),
     ("rates", "Learning rates"),
     ("repeats", "Repeated data"),
+    ("repeated", "Worth of passes"),
     ("branches", "Trunk and branches"),
     ("outcomes", "Outcomes"),
     ("conventions", "Conventions"),
@@ -283,8 +285,9 @@ def sealed(r: Results, svg: str | None) -> Raw:
     parts: list[Any] = [
         paragraph(
             f"The runs above the seal were forecast from {plural(made['runs'], 'run')} at "
-            f"{plural(len(made['budgets']), 'smaller budget')} and written to forecast.json before their losses "
-            "were used; only then were they compared and added to the fits above."
+            f"{plural(len(made['budgets']), 'smaller budget')} and written to forecast.json, with the time and the "
+            f"fingerprint {h['forecast_fingerprint']}, before their losses were used; only then were they compared and "
+            "added to the fits above."
         )
     ]
     if not h["rows"]:

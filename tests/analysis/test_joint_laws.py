@@ -5,7 +5,7 @@ import pytest
 import simulated
 from scipy.optimize import approx_fprime, minimize
 
-from ehr_scaling.analysis import joint_laws, readers
+from ehr_scaling.analysis import joint_fit, joint_laws, readers
 from ehr_scaling.analysis.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 
@@ -80,15 +80,15 @@ def test_gradient_and_hessian_agree_with_finite_differences(name):
         return full[None]
 
     def objective(t):
-        return joint_laws._evaluate(theta(t), x, z, y, weight, delta)[0][0]
+        return joint_fit.evaluate(theta(t), x, z, y, weight, delta)[0][0]
 
     def derivatives(t):
-        _, residual, parts = joint_laws._evaluate(theta(t), x, z, y, weight, delta)
-        gradient, hessian = joint_laws._derivatives(parts, residual, x, z, weight, delta, form.free)
+        _, residual, parts = joint_fit.evaluate(theta(t), x, z, y, weight, delta)
+        gradient, hessian = joint_fit.derivatives(parts, residual, x, z, weight, delta, form.free)
         return gradient[0], hessian[0]
 
     at = whole[form.free]
-    residual = joint_laws._evaluate(theta(at), x, z, y, weight, delta)[1]
+    residual = joint_fit.evaluate(theta(at), x, z, y, weight, delta)[1]
     assert 0 < (np.abs(residual) <= delta).sum() < 40
     gradient, hessian = derivatives(at)
     np.testing.assert_allclose(gradient, approx_fprime(at, objective, 1e-7), rtol=1e-4, atol=1e-6)
@@ -134,7 +134,7 @@ def test_no_better_optimum_is_found_by_a_simplex_from_elsewhere(noise):
     for _ in range(4):
         start = law.theta[:5] + 0.3 * rng.standard_normal(5)
         found = minimize(
-            lambda t: joint_laws._evaluate(np.append(t, 0)[None], x, z, y, ones, 1e-3)[0][0],
+            lambda t: joint_fit.evaluate(np.append(t, 0)[None], x, z, y, ones, 1e-3)[0][0],
             start, method="Nelder-Mead", options={"maxfev": 4000, "xatol": 1e-10, "fatol": 1e-14},
         )  # fmt: skip
         assert law.objective <= found.fun * (1 + 1e-6)

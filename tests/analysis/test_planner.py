@@ -18,6 +18,11 @@ from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options
 SCRIPT = Path(planner.__file__).with_suffix(".js")
 RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
 
+DEATH = {
+    "task": "death", "floor": 0.5, "centre": 3.0, "spread": 1.0, "theta": [1.0, 2.0, 0.95], "noise": 0.01,
+    "draws": [[1.0 + 0.1 * k, 2.0, 0.95 - 0.002 * k] for k in range(-10, 11)], "losses": [2.0, 6.0],
+}  # fmt: skip
+
 
 def known_of(table, options=None):
     return planner.planner(extrapolation.forecaster(table, options or Options(draws=120)), table)
@@ -86,6 +91,17 @@ def test_tokens_and_loss_units_carry_over():
     assert other.loss / one.loss == pytest.approx(np.log2(np.e), rel=1e-4)
 
 
+def test_an_outcome_follows_the_loss(known):
+    known = replace(known, outcomes=[DEATH])
+    small, large = (planner.plan(known, C, 1e12, 1) for C in (1e12, 1e15))
+    for made in (small, large):
+        (found,) = made.outcomes.values()
+        assert found["auroc"] == pytest.approx(0.5 + 0.45 / (1 + np.exp(2 * (made.loss - 3) - 1)))
+        assert found["interval"][0] < found["auroc"] - 0.0196 and found["interval"][1] > found["auroc"] + 0.0196
+    assert small.outcomes["death"]["word"] == "supported" and large.outcomes["death"]["word"] == "extrapolated"
+    assert small.outcomes["death"]["auroc"] < large.outcomes["death"]["auroc"]
+
+
 def test_a_record_gives_the_plan_again(known):
     again = planner.from_json(json.loads(json.dumps(plain(planner.to_json(known)))))
     for C, tokens, passes in ((1e13, 1e9, 1), (1e15, 1e7, 4)):
@@ -97,7 +113,7 @@ def test_a_record_gives_the_plan_again(known):
 @pytest.mark.parametrize("law", ["auto", "kaplan"])
 def test_the_page_computes_the_same(law, tmp_path):
     table = simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2, extra=RECORDED)
-    known = known_of(table, Options(draws=60, law=law))
+    known = replace(known_of(table, Options(draws=60, law=law)), outcomes=[DEATH])
     record = tmp_path / "planner.json"
     record.write_text(json.dumps(plain(planner.to_json(known))))
     for C, tokens, passes in ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1)):
@@ -113,5 +129,9 @@ def test_the_page_computes_the_same(law, tmp_path):
         assert found["limited"] == made.limited
         assert (found["patients_are_worth"] or np.inf) == pytest.approx(made.patients_are_worth, rel=1e-9)
         assert found["feeds"]["C"] == pytest.approx(made.feeds["C"], rel=1e-9)
+        assert found["outcomes"].keys() == made.outcomes.keys() == {"death"}
+        for name in ("auroc", "interval"):
+            np.testing.assert_allclose(found["outcomes"]["death"][name], made.outcomes["death"][name], rtol=1e-9)
+        assert found["outcomes"]["death"]["word"] == made.outcomes["death"]["word"]
         assert any(found["refused"]) == bool(made.refused)
         assert found["extrapolated"] == (made.words["loss"].word == "extrapolated")

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_downstream import write_scores
 
 from ehr_scaling.analysis import plots, report
 from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
 FEW = Options(draws=60)
@@ -72,7 +74,7 @@ def test_the_page_loads_nothing_and_is_well_formed(made):
     work, _, page = made
     text = (work / "report" / "report.html").read_text()
     assert page.loads == ["data:,"]  # the empty icon that keeps browsers from asking for one
-    assert "script" not in page.tags and page.open == []
+    assert page.open == [] and "<script src" not in text
     assert not re.search(r"@import|url\((?!#)", text)
     assert not re.search(r"https?://", text)
     assert len(page.ids) == len(set(page.ids))
@@ -124,6 +126,10 @@ def test_forecast_and_figures_are_there(made):
     folder = made[0] / "report"
     forecast = json.loads((folder / "forecast.json").read_text())
     assert len(forecast["cells"]) == 12 and "loss" not in forecast["cells"][0]
+    made_at, digest = forecast.pop("made"), forecast.pop("fingerprint")
+    assert datetime.fromisoformat(made_at) <= datetime.now(UTC)
+    laws = json.loads((folder / "laws.json").read_text())
+    assert digest == fingerprint(forecast) == laws["holdout"]["forecast_fingerprint"]
     names = {p.name for p in (folder / "figures").glob("*.png")}
     assert {"isoflop.png", "power_laws.png", "sealed_forecast.png", "outcome_made_up_task.png"} <= names
     assert sorted(p.name for p in folder.iterdir()) == ["figures", "forecast.json", "laws.json", "report.html"]
@@ -133,8 +139,10 @@ def test_the_same_runs_give_the_same_bytes(made, tmp_path):
     work, _, _ = made
     facts = {"versions": {"numpy": "2", "deep": {"er": "<b>x</b> & y"}}, "config": {"path": "a/b"}}
     report.analyze(work / "runs", tmp_path / "r", provenance=facts, outcomes=work / "outcomes", options=FEW)
-    for name in ("laws.json", "forecast.json", "report.html"):
+    for name in ("laws.json", "report.html"):
         assert (tmp_path / "r" / name).read_bytes() == (work / "report" / name).read_bytes()
+    one, other = (json.loads((p / "forecast.json").read_text()) for p in (tmp_path / "r", work / "report"))
+    assert {**one, "made": other["made"]} == other
 
 
 def test_a_broken_run_leaves_the_old_report_and_nothing_half_written(tmp_path, monkeypatch):

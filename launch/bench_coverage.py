@@ -1,0 +1,103 @@
+"""Do 95 % intervals hold the truth 95 times in a hundred? On simulated runs of a known law, refitted many times."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from absl import flags
+
+from ehr_scaling.analysis import identifiability, isoflop, joint_laws, power_laws
+from ehr_scaling.analysis.run_table import RunTable, from_rows
+from ehr_scaling.analysis.uncertainty import Floats, Options, ends
+from launch.rows import Row, row, seconds
+
+REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)
+OPTIONS = Options(draws=400)
+LEAST, MOST = 90.0, 98.0  # percent of 200 tables: two standard errors and more about 95
+TRUTH = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34, "a": 0.5}
+NOISE = 0.005
+NOISES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "heavy tails": lambda rng, n: rng.standard_t(3, n),
+}
+BUDGETS = np.geomspace(1e11, 10**13.5, 8)
+
+
+def loss(N: Floats, D: Floats) -> Floats:
+    return TRUTH["E"] + TRUTH["A"] * N ** -TRUTH["alpha"] + TRUTH["B"] * D ** -TRUTH["beta"]
+
+
+def optimum(C: Floats) -> Floats:
+    """N* at C = 6 N D, for alpha = beta."""
+    return (TRUTH["A"] / TRUTH["B"]) ** (0.5 / TRUTH["alpha"]) * (C / 6) ** 0.5
+
+
+def table(noise: Floats, sizes: int, seeds: int) -> RunTable:
+    """Sizes a factor 1.9 apart about the optimum of every budget. noise: [budgets * sizes * seeds], in NOISE."""
+    steps = 1.9 ** (np.arange(sizes) - (sizes - 1) / 2)
+    C = np.repeat(BUDGETS, sizes * seeds)
+    N = np.repeat((optimum(BUDGETS)[:, None] * steps).ravel(), seeds)
+    D = C / (6 * N)
+    reached = loss(N, D) * np.exp(NOISE * noise)
+    columns = zip(N, D, C, reached, strict=True)
+    return from_rows([dict(zip(("N", "D", "C", "loss"), values, strict=True)) for values in columns], source="made up")
+
+
+def rows() -> Iterator[Row]:
+    runs = table(np.random.default_rng(0).standard_normal(len(BUDGETS) * 30), 6, 5)
+    law = joint_laws.fit("chinchilla", runs.N, runs.D, runs.loss, runs.clusters, OPTIONS)
+    assert law is not None
+    taken = seconds(lambda: identifiability.identify(law, runs, tuple(BUDGETS[-2:]), OPTIONS))
+    yield row(f"profiles of 14 quantities, {len(runs)} runs", taken, "s", 2.0, False)
+    yield from _grid(6, 2)
+    yield from _grid(5, 1)
+
+
+def _grid(sizes: int, seeds: int) -> Iterator[Row]:
+    for kind, draw in NOISES.items():
+        rng = np.random.default_rng([sizes, seeds, list(NOISES).index(kind)])
+        held: dict[str, list[float]] = defaultdict(list)
+        for replicate in range(REPLICATES.value):
+            runs = table(draw(rng, len(BUDGETS) * sizes * seeds), sizes, seeds)
+            for name, value in covered(runs, replace(OPTIONS, seed=replicate)).items():
+                held[name].append(value)
+        label = f"{len(BUDGETS)} budgets × {sizes} sizes × {seeds}, {kind}"
+        for name, values in held.items():
+            yield _share(f"{label}: {name}", 100 * float(np.mean(values)))
+
+
+def covered(runs: RunTable, options: Options) -> dict[str, float]:
+    """Whether each interval holds the truth, 0 or 1; of predictions, the share that do."""
+    law = joint_laws.fit("chinchilla", runs.N, runs.D, runs.loss, runs.clusters, options)
+    assert law is not None
+    middle, top = float(np.sqrt(BUDGETS[3] * BUDGETS[4])), float(BUDGETS[-1])
+    found = identifiability.identify(law, runs, (middle, top), options)
+    asked: dict[str, tuple[identifiability.Profile, float]] = {n: (found.of(n), v) for n, v in TRUTH.items()}
+    for where, C in (("middle", middle), ("largest budget", top)):
+        N = float(optimum(np.array(C)))
+        asked[f"N* at the {where}"] = (found.of("N", C), N)
+        asked[f"L* at the {where}"] = (found.of("L", C), float(loss(np.array(N), np.array(C / (6 * N)))))
+    shares = {f"bootstrap, {name}": _holds(p.bootstrap, truth) for name, (p, truth) in asked.items()}
+    shares |= {f"profile, {name}": _holds(p.interval, truth) for name, (p, truth) in asked.items()}
+    between = np.sqrt(BUDGETS[1:] * BUDGETS[:-1])
+    places = {"loss at the runs": (runs.N, runs.C), "loss between budgets": (optimum(between), between)}
+    for name, (sizes, flops) in places.items():
+        expected, drawn = loss(sizes, flops / (6 * sizes)), law.sample(sizes, flops / (6 * sizes))
+        low, high = ends(drawn, options.level)
+        shares[f"bootstrap, {name}"] = float(np.mean((low <= expected) & (expected <= high)))
+    budgets = isoflop.fit(runs, options)
+    lines = power_laws.fit(budgets, options)
+    shares["IsoFLOP, a"] = _holds(lines["N"].interval, TRUTH["a"])
+    at = [_holds(b.N_interval, float(optimum(np.array(b.C)))) for b in budgets if np.isfinite(b.N)]
+    return shares | ({"IsoFLOP, N* of a budget": float(np.mean(at))} if at else {})
+
+
+def _holds(bounds: tuple[float, float], truth: float) -> float:
+    """An open end holds everything on its side; an interval open on both sides is none."""
+    low, high = bounds
+    return float(not (np.isnan(low) and np.isnan(high)) and not truth < low and not truth > high)
+
+
+def _share(name: str, percent: float) -> Row:
+    return {**row(name, percent, "%"), "target": LEAST, "ok": LEAST <= percent <= MOST}

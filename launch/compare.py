@@ -1,0 +1,51 @@
+r"""Compare two tokenizations or two recipes: which reaches a lower loss, and how much compute that is worth.
+
+    python -m launch.compare --runs=W1/runs --runs=W2/runs --out=compare.json
+    python -m launch.compare --runs=a.csv --runs=b.csv --unit=event --out=compare.json
+
+The first --runs is A, the second B: each a directory of runs, or a table as launch.analyze takes it. Losses a token of
+two vocabularies do not compare. Runs on the same timelines are compared a token; those on two tokenizations of the same
+events a patient, by the timelines/ beside runs/; tables a unit of which both have a column loss_per_event or
+tokens_per_event (or _day, _patient). --unit=token says that two tables are of one vocabulary.
+
+Told are: the difference of losses at cells of equal N and D (else equal N and C), the factor of compute by which A
+reaches B's loss, by the optima of their budgets or a law fitted to each, and the law that leads from A's losses to B's,
+each with an interval and supported or unidentified. For the same models on two data sets the last is what to read.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ehr_scaling.analysis import comparable, comparison, readers
+from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.artifacts import write_json
+from ehr_scaling.errors import UserError
+from launch.common import run
+
+DEFAULTS = Options()
+RUNS = flags.DEFINE_multi_string("runs", [], "Directory of runs, or a .csv, .jsonl or .parquet table; give it twice.")
+OUT = flags.DEFINE_string("out", None, "File for the comparison, such as compare.json.", required=True)
+UNIT = flags.DEFINE_enum(
+    "unit", comparable.AUTO, [comparable.AUTO, comparable.TOKEN, *comparable.UNITS], "What losses are counted by."
+)
+COLUMNS = flags.DEFINE_string("columns", "", "Names in both tables for ours: N=params,D=tokens,loss=val_loss.")
+DRAWS = flags.DEFINE_integer("draws", DEFAULTS.draws, "Bootstrap draws.", lower_bound=20)
+SEED = flags.DEFINE_integer("bootstrap_seed", DEFAULTS.seed, "Seed of the draws: the same seed, the same numbers.")
+
+
+def main() -> None:
+    if len(RUNS.value) != 2:
+        raise UserError(f"--runs is given {len(RUNS.value)} times: give it twice, once for A and once for B")
+    out = Path(OUT.value)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UserError(f"--out={out} is no file in a folder that is there: name one, such as compare.json")
+    first, second = RUNS.value
+    a, b, unit = comparable.read((Path(first), Path(second)), UNIT.value, readers.parse_columns(COLUMNS.value))
+    found = comparison.compare(a, b, unit, Options(draws=DRAWS.value, seed=SEED.value))
+    write_json(out, comparison.to_json(found))
+    print(f"{comparison.summary(found)}\ncomparison: {out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,236 @@
+import csv
+import json
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import simulated
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ehr_scaling.analysis import comparable, comparison, frontiers
+from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.errors import UserError
+
+FEW = Options(draws=100)
+
+
+def table(multiple=1.0, seed=0, noise=0.005, budgets=5, sizes=6, **changes):
+    """Runs of which each is as good as one of the known law with 1 / multiple of the compute, sqrt in N and in D.
+
+    sizes: of each budget; with three none is bracketed.
+    """
+    rng = np.random.default_rng(seed)
+    rows = simulated.rows(budgets=budgets, sizes=sizes, seeds=12 // sizes, noise=0)
+    for r in rows:
+        r["loss"] = simulated.loss(r["N"] / multiple**0.5, r["D"] / multiple**0.5)
+        r["loss"] *= np.exp(noise * rng.standard_normal())
+        r.update(changes)
+    return from_rows(rows, source="made up")
+
+
+@pytest.mark.parametrize(("sizes", "kind"), [(6, frontiers.OPTIMA), (3, "joint law")])
+def test_a_known_multiplier_is_recovered_by_optima_and_by_a_joint_law(sizes, kind):
+    held = []
+    for seed in range(2):
+        m = comparison.multiplier(table(0.5, seed, sizes=sizes), table(1, 50 + seed, sizes=sizes), FEW)
+        assert m.kind.startswith(kind) and m.verdict.word == SUPPORTED
+        assert m.value == pytest.approx(0.5, rel=0.12) and m.interval[1] < 1
+        assert "A needs less compute" in m.verdict.reason
+        held += [row["low"] <= 0.5 <= row["high"] for row in m.rows]
+    assert np.mean(held) >= 0.8
+
+
+def test_the_same_recipe_is_worth_the_same():
+    found = comparison.compare(table(1, 0), table(1, 1), "token", FEW)
+    low, high = found.multiplier.interval
+    assert low < 1 < high and "not told from equal" in found.multiplier.verdict.reason
+    low, high = found.paired.interval
+    assert low < 0 < high and "which is lower is not told" in found.paired.verdict.reason
+    same = comparison.compare(table(1, 0), table(1, 0), "token", FEW)
+    assert same.paired.percent == 0 and same.multiplier.value == pytest.approx(1)
+
+
+def test_swapping_the_sides_inverts_the_numbers():
+    a, b = table(0.5, 0), table(1, 1)
+    one, other = comparison.compare(a, b, "token", FEW), comparison.compare(b, a, "token", FEW)
+    assert one.multiplier.value * other.multiplier.value == pytest.approx(1)
+    assert (1 + one.paired.percent / 100) * (1 + other.paired.percent / 100) == pytest.approx(1)
+    assert one.paired.lower + other.paired.lower == one.paired.cells == 60
+
+
+@given(st.floats(0.01, 100), st.floats(0.01, 100))
+@settings(max_examples=2, deadline=None)
+def test_units_of_loss_and_compute_do_not_matter(by_loss, by_C):
+    few = Options(draws=40)
+    a, b = (t.take(t.seed == 0) for t in (table(0.5, 0, budgets=3), table(1, 1, budgets=3)))
+    one = comparison.multiplier(a, b, few)
+    a, b = (replace(t, loss=by_loss * t.loss, C=by_C * t.C, budgets=by_C * t.budgets) for t in (a, b))
+    other = comparison.multiplier(a, b, few)
+    assert other.value == pytest.approx(one.value, rel=1e-3) and other.verdict.word == one.verdict.word
+    assert other.interval == pytest.approx(one.interval, rel=1e-2)
+
+
+def test_a_paired_difference_counts_runs_and_not_checkpoints():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"run": f"r{k // 10}", "N": 1e5 * (1 + k // 10), "D": 1e7 * (1 + k), "C": 6e12 * (1 + k), "loss": 3.0}
+        for k in range(40)
+    ]
+    a = from_rows(rows, source="a")
+    of_run = np.repeat(0.02 * rng.standard_normal(4), 10)
+    b = replace(a, loss=a.loss * np.exp(0.05 + of_run))
+    found = comparison.compare(a, b, "token", FEW).paired
+    mean, se = of_run[::10].mean() + 0.05, of_run[::10].std(ddof=1) / 2
+    assert found.percent == pytest.approx(100 * np.expm1(-mean))
+    assert found.interval == pytest.approx([100 * np.expm1(-mean - side * 3.1824 * se) for side in (1, -1)], rel=1e-3)
+    few = comparison.compare(a.take(a.run == "r0"), b, "token", FEW)
+    assert few.paired.verdict.word == UNIDENTIFIED and np.isnan(few.paired.interval[0])
+
+
+def test_equal_compute_pairs_what_equal_tokens_do_not():
+    a, b = table(1, 0), table(1, 1)
+    found = comparison.compare(replace(a, D=1.7 * a.D), b, "patient", FEW)
+    assert found.paired.at == "N and C" and found.paired.cells == len(a)
+
+
+def test_what_cannot_be_told_is_unidentified():
+    better = replace(table(1, 0), loss=table(1, 0).loss / 10)
+    apart = comparison.compare(better, table(1, 1), "token", FEW)
+    assert apart.multiplier.verdict.word == UNIDENTIFIED and "do not overlap" in apart.multiplier.verdict.reason
+    assert apart.paired.percent < -85  # what is told at equal cells stays told
+    small = table(1, 0).take(np.arange(4))
+    few = comparison.compare(small, table(1, 1), "token", FEW)
+    assert few.multiplier.verdict.word == UNIDENTIFIED and "too few" in few.multiplier.verdict.reason
+    alone = comparison.compare(replace(small, N=3 * small.N), table(1, 1), "token", FEW)
+    assert alone.paired.cells == 0 and alone.paired.verdict.word == UNIDENTIFIED
+    equal = replace(table(1, 0), loss=np.full(60, 3.0))
+    for found in (apart, few, alone, comparison.compare(equal, equal, "token", FEW)):
+        record = json.dumps(comparison.to_json(found), allow_nan=False)
+        assert json.loads(record)["multiplier"]["verdict"]["word"] == UNIDENTIFIED
+        assert "unidentified" in comparison.summary(found)
+
+
+def test_only_runs_that_a_law_is_fitted_to_are_compared():
+    rows = table(1, 0).rows()
+    hot = [{**r, "run": f"hot {r['run']}", "phase": "hot", "loss": 9.0} for r in rows[:5]]
+    mixed = from_rows([{**r, "phase": "cooled"} for r in rows] + hot, source="mixed")
+    found = comparison.compare(mixed, table(1, 0), "token", FEW)
+    assert found.paired.percent == pytest.approx(0) and len(found.tables[0]) == 60
+    assert {note["code"] for note in comparison.to_json(found)["a"]["left_out"]} == {"hot"}
+
+
+# Units
+
+
+def write(path, rows):
+    with path.open("w", newline="") as f:
+        writer = csv.DictWriter(f, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+ROWS = [{"N": 1e5 * (1 + k), "D": 1e7, "C": 6e12 * (1 + k), "loss": 3.0 - 0.1 * k} for k in range(4)]
+
+
+def test_tables_are_compared_by_a_column_that_both_have(tmp_path):
+    a = write(
+        tmp_path / "a.csv", [{**r, "tokens_per_event": 2.0, "tokens_per_day": 30 + k} for k, r in enumerate(ROWS)]
+    )
+    b = write(tmp_path / "b.csv", [{**r, "loss_per_event": 5.0, "tokens_per_day": 10.0} for r in ROWS])
+    one, other, unit = comparable.read((a, b))
+    assert unit == "event"
+    np.testing.assert_allclose(one.loss, 2 * (3.0 - 0.1 * np.arange(4)))
+    np.testing.assert_allclose(other.loss, 5.0)
+    one, other, unit = comparable.read((a, b), "day")
+    np.testing.assert_allclose(one.loss, (30 + np.arange(4)) * (3.0 - 0.1 * np.arange(4)))
+    np.testing.assert_allclose(other.loss, 10 * (3.0 - 0.1 * np.arange(4)))
+    one, _, _ = comparable.read((a, b), "token")
+    np.testing.assert_allclose(one.loss, 3.0 - 0.1 * np.arange(4))
+    with pytest.raises(UserError, match="--unit=patient: not known for both"):
+        comparable.read((a, b), "patient")
+    lines = tmp_path / "c.jsonl"
+    lines.write_text("\n".join(json.dumps({**r, "loss_per_event": 4.0}) for r in ROWS))
+    assert comparable.read((a, lines))[2] == "event"
+    bad = write(tmp_path / "bad.csv", [{**r, "tokens_per_event": -1} for r in ROWS])
+    with pytest.raises(UserError, match=r"bad\.csv row 2"):
+        comparable.read((a, bad))
+
+
+def test_losses_a_token_are_not_compared_blindly(tmp_path):
+    a, b = write(tmp_path / "a.csv", ROWS), write(tmp_path / "b.csv", ROWS)
+    with pytest.raises(UserError, match="losses a token of two vocabularies do not compare") as error:
+        comparable.read((a, b))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"--runs=.*absent\.csv: no such file"):
+        comparable.read((a, tmp_path / "absent.csv"), "token")
+
+
+def study(folder, vocabulary, tokens, events="e"):
+    rows = [{**r, "cell": f"c{k}", "size": "s", "seed": 0} for k, r in enumerate(ROWS)]
+    simulated.write_runs(folder / "runs", rows)
+    (folder / "timelines").mkdir()
+    record = {
+        "inputs": {"events": events},
+        "fingerprint": vocabulary,
+        "summary": {"validation": {"patients": 50, "tokens": 50 * tokens}},
+    }
+    (folder / "timelines" / "artifact.json").write_text(json.dumps(record))
+    return folder / "runs"
+
+
+def test_directories_are_compared_by_the_timelines_beside_them(tmp_path):
+    a, b = study(tmp_path / "a", "one", 200), study(tmp_path / "b", "two", 300)
+    one, other, unit = comparable.read((a, b))
+    assert unit == "patient"
+    np.testing.assert_allclose(one.loss / 200, other.loss / 300)
+    again = study(tmp_path / "c", "one", 200)
+    one, _, unit = comparable.read((a, again))
+    assert unit == "token" and one.loss.max() == 3.0
+    elsewhere = study(tmp_path / "d", "three", 200, events="others")
+    with pytest.raises(UserError, match="nothing tells another unit"):
+        comparable.read((a, elsewhere))
+    with pytest.raises(UserError, match="--unit=patient: not known for both"):
+        comparable.read((a, elsewhere), "patient")
+    with pytest.raises(UserError, match="--unit=token: the timelines beside"):
+        comparable.read((a, b), "token")
+
+
+@pytest.fixture(scope="module")
+def porian(real_data):
+    path = real_data / "laws" / "porian_isoflop_long.csv"
+    if not path.is_file():
+        pytest.skip(f"no table of real runs at {path}: set EHR_SCALING_TEST_DATA")
+    found = defaultdict(list)
+    for row in csv.DictReader(path.open()):
+        if row["file"] == "summary_df":
+            found[row["config"]].append({name: float(row[name]) for name in ("N", "D", "C", "loss")})
+    return {name: from_rows([{**r, "budget": r["C"]} for r in rows], source=name) for name, rows in found.items()}
+
+
+def best(table):
+    """Compute at which the best runs of the budgets reach a loss, no law between."""
+    lowest = [table.loss[table.group == g].min() for g in range(len(table.budgets))]
+    return lambda loss: np.exp(np.interp(-loss, -np.array(lowest), np.log(table.budgets)))
+
+
+@pytest.mark.parametrize(
+    ("a", "reason"),
+    [
+        ("rw/base/short/chinchilla/standard/val", "A needs less compute"),  # decay matched to the run's length
+        ("rw/tuned/short/const/standard/val", "grows with compute"),  # tuning helps small models most
+        ("rw/base/long/kaplan/standard/val", "falls with compute"),  # a long warm-up hurts short runs most
+    ],
+)
+def test_real_recipes_stand_as_their_best_runs_do(porian, a, reason):
+    a, b = porian[a], porian["rw/base/short/kaplan/standard/val"]
+    m = comparison.multiplier(a, b, FEW)
+    assert m.kind == frontiers.OPTIMA and m.verdict.word == SUPPORTED and reason in m.verdict.reason
+    off = []
+    for row in m.rows[1:]:  # at the highest loss the smallest budgets' best runs are far apart
+        off.append(np.log(row["multiplier"] * best(b)(row["loss"]) / best(a)(row["loss"])))
+        assert row["low"] < best(a)(row["loss"]) / best(b)(row["loss"]) < row["high"]
+    assert np.abs(off).max() < 0.17 and np.abs(off[-1]) < 0.03
