@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from ehr_scaling import hardware
-from ehr_scaling.analysis import next_runs, planner
+from ehr_scaling.analysis import next_runs, plan_basis, planner
 from ehr_scaling.analysis.report import MARK
 from ehr_scaling.analysis.results import plain
 from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span, title
@@ -65,7 +65,7 @@ def main() -> None:
         raise UserError("the runs do not say how many passes they made over their patients: give --most_passes")
     made = planner.plan(known, C, tokens, max(most, 1.0) if PASSES.value is None else most, TOLERANCE.value)
     print(f"{laws['data']['description']}\n{words(known, made)}")
-    write({"plan": {**vars(made), "passes": made.passes}})
+    write({"plan": vars(made)})
     if made.refused:
         sys.exit(REFUSED)
 
@@ -78,7 +78,7 @@ def known_of(laws: dict[str, Any]) -> planner.Planner:
             "version: run launch.analyze again, on more runs"
         )
     try:
-        return planner.from_json(record)
+        return plan_basis.from_json(record)
     except (KeyError, TypeError, ValueError, IndexError):
         raise UserError(f"{REPORT.value}/{MARK} is damaged: run launch.analyze again") from None
 

@@ -5,7 +5,7 @@ from importlib import resources
 
 import numpy as np
 
-from ehr_scaling.analysis import planner
+from ehr_scaling.analysis import plan_basis, planner
 from ehr_scaling.analysis.html import Raw, join, paragraph, section
 from ehr_scaling.analysis.results import plain
 from ehr_scaling.analysis.wording import count, decimal, percent, power, span
@@ -27,7 +27,7 @@ def plan(known: planner.Planner | None) -> Raw:
     passes = float(min(max(passes, 1.0), MOST_PASSES)) if np.isfinite(passes) else 1.0
     C = 10 * known.forecaster.top
     record = {
-        **plain(planner.to_json(known)),
+        **plain(plan_basis.to_json(known)),
         "panel": {
             "C": [known.forecaster.top * 10 ** -DECADES[0], C, known.forecaster.top * 10 ** DECADES[1]],
             "tokens": [tokens * DATA[0], tokens, tokens * DATA[1]],

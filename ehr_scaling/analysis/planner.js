@@ -34,10 +34,29 @@ function gridOf(K) {
   return {N, cost: N.map(n => n * Math.exp(interpolate(Math.log(n), xs, ys)))};
 }
 
-function bestOf(K, grid, C, cap) {
-  const D = grid.cost.map(cost => Math.min(C / cost, cap));
-  const losses = grid.N.map((N, i) => loss(K.laws[0], K.laws[0].theta, N, D[i]));
-  return {D, losses, at: lowestOf(losses)};
+// Loss by a law of repeated data at N and D positions, U of them unique: arXiv 2305.16264, 2605.01640.
+function repeatedLoss(p, N, D, U) {
+  if ("R_D" in p) {
+    const G = Math.pow(p.alpha * p.A / (p.beta * p.B), 1 / (p.alpha + p.beta)), own = Math.min(U, D);
+    const suits = Math.min(N, G * Math.pow(own * G, p.beta / p.alpha));
+    D = own - own * p.R_D * Math.expm1(-(D / own - 1) / p.R_D);
+    N = suits - suits * p.R_N * Math.expm1(-(N / suits - 1) / p.R_N);
+    return p.E + p.A * Math.pow(N, -p.alpha) + p.B * Math.pow(D, -p.beta);
+  }
+  const penalty = p.P * Math.pow(Math.max(D / U - 1, 0), p.delta) * Math.pow(N / U, p.kappa);
+  return p.E + p.A * Math.pow(N, -p.alpha) + p.B * Math.pow(D, -p.beta) + penalty;
+}
+
+// What the loss is with `unique` positions a pass, over that with those of the runs.
+function factorOf(K, p, N, D, unique) {
+  return K.repeats ? repeatedLoss(p, N, D, unique) / repeatedLoss(p, N, D, K.repeats.unique) : 1;
+}
+
+function bestOf(K, grid, C, data) {
+  const p = K.repeats && K.repeats.parameters, D = grid.cost.map(cost => Math.min(C / cost, data.unique * data.most));
+  const factors = grid.N.map((N, i) => factorOf(K, p, N, D[i], data.unique));
+  const losses = grid.N.map((N, i) => loss(K.laws[0], K.laws[0].theta, N, D[i]) * factors[i]);
+  return {D, factors, losses, at: lowestOf(losses)};
 }
 
 // As near as the steps of the grid allow.
@@ -55,21 +74,22 @@ function bisect(enough, most) {
   return Math.exp(high);
 }
 
-function worth(K, grid, C, cap) {
-  const lowest = (C, cap) => { const found = bestOf(K, grid, C, cap); return found.losses[found.at]; };
-  const target = lowest(C, 2 * cap);
-  if (target >= lowest(C, cap) * (1 - 1e-9)) return 1;
-  return bisect(factor => lowest(C * factor, cap) <= target, 1e6);
+function worth(K, grid, C, data) {
+  const lowest = (C, data) => { const found = bestOf(K, grid, C, data); return found.losses[found.at]; };
+  const target = lowest(C, {...data, unique: 2 * data.unique});
+  if (target >= lowest(C, data) * (1 - 1e-9)) return 1;
+  return bisect(factor => lowest(C * factor, data) <= target, 1e6);
 }
 
-function feeds(K, grid, cap) {
+function feeds(K, grid, data) {
+  const cap = data.unique * data.most;
   const least = Math.min(...K.flops) * grid.N[0];
   const takesAll = factor => {
-    const found = bestOf(K, grid, least * factor, cap);
+    const found = bestOf(K, grid, least * factor, data);
     return found.at > 0 && allTaken(found.D[found.at], cap, grid);
   };
   const C = least * bisect(takesAll, Math.max(...K.flops) * grid.N[K.grid - 1] * cap / least);
-  return isFinite(C) ? {N: grid.N[bestOf(K, grid, C, cap).at], C} : {N: NaN, C: NaN};
+  return isFinite(C) ? {N: grid.N[bestOf(K, grid, C, data).at], C} : {N: NaN, C: NaN};
 }
 
 function powerLaw(coefficients, ...of) {
@@ -97,21 +117,25 @@ function outcomeOf(curve, loss, interval, K, extrapolated) {
 
 // C in FLOPs, unique tokens, passes over them; everything that planner.Plan has but sentences.
 function plan(K, C, uniqueTokens, mostPasses) {
-  const cap = uniqueTokens * mostPasses, grid = gridOf(K), first = K.laws[0];
-  const {D, losses, at} = bestOf(K, grid, C, cap), best = losses[at];
+  const data = {unique: uniqueTokens * K.positions, most: mostPasses}, cap = data.unique * data.most;
+  const grid = gridOf(K), first = K.laws[0];
+  const {D, factors, losses, at} = bestOf(K, grid, C, data), best = losses[at], passes = D[at] / data.unique;
   const tails = [(1 - K.level) / 2, (1 + K.level) / 2];
 
   const logs = first.draws.map(theta => Math.log(loss(first, theta, grid.N[at], D[at])));
   const decades = Math.max(Math.log10(C / K.top), 0);
-  const apart = K.laws.slice(1).map(law => Math.abs(Math.log(loss(law, law.theta, grid.N[at], D[at]) / best)));
+  const own = best / factors[at];  // by the law alone
+  const apart = K.laws.slice(1).map(law => Math.abs(Math.log(loss(law, law.theta, grid.N[at], D[at]) / own)));
   const spread = apart.length ? Math.max(...apart) / 2 : 0;
   const beyond = decades > 0 ? K.z * Math.hypot((K.drift || 0) * Math.max(decades, K.nearest), spread) : 0;
-  const reach = tails.map(share => Math.hypot(quantile(logs, share) - Math.log(best), beyond));
+  const drawn = K.repeats ? K.repeats.draws.map(p => Math.log(factorOf(K, p, grid.N[at], D[at], data.unique))) : [0];
+  const reach = tails.map(share => Math.hypot(
+    quantile(logs, share) - Math.log(own), beyond, quantile(drawn, share) - Math.log(factors[at])));
 
   const sizes = first.draws.map(theta => {
     let lowest = Infinity, which = 0;
     for (let i = 0; i < grid.N.length; i++) {
-      const value = loss(first, theta, grid.N[i], D[i]);
+      const value = loss(first, theta, grid.N[i], D[i]) * factors[i];
       if (value < lowest) { lowest = value; which = i; }
     }
     return Math.log(grid.N[which]);
@@ -119,17 +143,17 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const near = grid.N.filter((_, i) => losses[i] <= best * (1 + K.band));
   const batch = powerLaw(K.batch, D[at]);
   const extrapolated = C > K.top * 1.01 ||
-    [["N", grid.N[at]], ["D", D[at]], ["passes", D[at] / uniqueTokens]].some(([name, value]) =>
+    [["N", grid.N[at]], ["D", D[at]], ["passes", passes]].some(([name, value]) =>
       value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99));
   const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];
   const outcomes = Object.fromEntries(K.outcomes.map(curve =>
     [curve.task, outcomeOf(curve, best, lossInterval, K, extrapolated)]));
   const largest = Math.max(0, ...apart), interval = tails.map(share => Math.exp(quantile(sizes, share)));
   return {
-    N: grid.N[at], D: D[at], passes: D[at] / uniqueTokens, loss: best,
+    N: grid.N[at], D: D[at], passes, loss: best,
     loss_interval: lossInterval, outcomes, extrapolated,
     N_interval: interval, band: [near[0], near[near.length - 1]],
-    limited: allTaken(D[at], cap, grid), patients_are_worth: worth(K, grid, C, cap), feeds: feeds(K, grid, cap),
+    limited: allTaken(D[at], cap, grid), patients_are_worth: worth(K, grid, C, data), feeds: feeds(K, grid, data),
     batch, rate: powerLaw(K.rate, grid.N[at], batch),
     // In the order of planner.py's reasons.
     refused: [

@@ -1,39 +1,33 @@
 """Which model to train with the patients and the compute there are, and what it will reach.
 
 A planner is what a report knows for that: the forecaster of its table, what a parameter and token cost, how many tokens
-a patient has. It is written into laws.json, so that `launch.plan` and the panel of the report (planner.js, which
-computes the same) answer without the runs.
+a patient has. It is written into laws.json (`plan_basis`), so that `launch.plan` and the panel of the report
+(planner.js, which computes the same) answer without the runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling.analysis import compute_optimal, downstream, extrapolation, sigmoid
-from ehr_scaling.analysis.extrapolation import Forecaster, Rolling
-from ehr_scaling.analysis.joint_laws import JointLaw
-from ehr_scaling.analysis.outcome_curve import Curve
-from ehr_scaling.analysis.run_table import RunTable
+from ehr_scaling.analysis import effective_data, sigmoid
+from ehr_scaling.analysis.extrapolation import Forecaster
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
     SUPPORTED,
     UNIDENTIFIED,
     Floats,
-    Options,
     Verdict,
     ends,
     normal_quantile,
 )
 from ehr_scaling.analysis.wording import count, decimal, percent, significant
 
-KEPT = 200  # bootstrap draws that go into laws.json
 GRID = 3000  # sizes among which a plan is sought
 REACH = (0.1, 1e4)  # of the sizes of the runs, smallest and largest
 BAND = 0.005  # of the lowest loss: what a plan calls near-optimal
 TOLERANCE = 0.02  # by which laws nearly as good may disagree about the loss
-_NOTHING = -1e3  # the logarithm of zero, which JSON lacks
 WIDE = 10.0  # a size whose interval spans more than this factor is not told
 
 
@@ -45,6 +39,9 @@ class Planner:
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise: standard deviation of a model about the curve, losses: ends of those seen}.
+    positions: processed for each unique token of a pass (padding), so that D positions are D / (U positions) passes.
+    repeats: JSON, the law of repeated data where one is told: {law, parameters, draws: of them, unique: positions of a
+    pass of the runs}; None where passes count as new tokens, as far as the runs made passes.
     batch: tokens a step = exp(c0) D^c1. rate: peak learning rate = exp(c0) N^c1 batch^c2. Both None where not recorded.
     """
 
@@ -54,13 +51,22 @@ class Planner:
     seen: dict[str, tuple[float, float]]
     patients: float
     unique_tokens: float
+    positions: float
     batch: list[float] | None
     rate: list[float] | None
     outcomes: list[dict[str, Any]]
+    repeats: dict[str, Any] | None = None
 
     @property
     def tokens_a_patient(self) -> float:
         return self.unique_tokens / self.patients
+
+    def factor(self, N: Floats, D: Floats, unique: float) -> Floats:
+        """What the loss at N and D is with data of so many positions a pass, over that with those of the runs."""
+        if self.repeats is None:
+            return np.ones(np.broadcast_shapes(np.shape(N), np.shape(D)))
+        own = self.repeats["parameters"]
+        return repeated_loss(own, N, D, unique) / repeated_loss(own, N, D, self.repeats["unique"])
 
     def flops_at(self, N: Floats) -> Floats:
         """Operations for each parameter and token at N, interpolated in log N; beyond the runs as at their end."""
@@ -90,6 +96,7 @@ class Plan:
     laws: dict[str, float]
     limited: bool
     patients_are_worth: float
+    passes: float
     feeds: dict[str, float]
     batch: float
     rate: float
@@ -97,80 +104,61 @@ class Plan:
     words: dict[str, Verdict]
     refused: list[str] = field(default_factory=list)
 
+
+class Data(NamedTuple):
+    """What a plan may draw on: positions of one pass, and how many passes at most."""
+
+    unique: float
+    most: float
+
     @property
-    def passes(self) -> float:
-        return self.D / self.unique_tokens
+    def cap(self) -> float:
+        return self.unique * self.most
 
 
-def planner(found: Forecaster, table: RunTable, outcomes: Sequence[downstream.Outcome] = ()) -> Planner:
-    """Of the table that the forecaster was fitted to, and the outcomes scored for its runs."""
-    sizes, flops = compute_optimal.flops_of(table)
-    passes = table.passes[np.isfinite(table.passes)]
-    return Planner(
-        forecaster=found,
-        sizes=sizes,
-        flops=flops,
-        seen={
-            "N": (float(table.N.min()), float(table.N.max())),
-            "D": (float(table.D.min()), float(table.D.max())),
-            "C": (float(table.C.min()), float(table.C.max())),
-            "passes": (float(passes.min()), float(passes.max())) if len(passes) else (np.nan, np.nan),
-        },
-        patients=_largest(table.patients),
-        unique_tokens=_largest(table.unique_tokens),
-        batch=_power_law(table.batch, table.D),
-        rate=_power_law(table.lr, table.N, table.batch),
-        outcomes=[_curve(o.task, o.curve) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED],
-    )
+def repeated_loss(p: dict[str, float], N: Any, D: Any, U: float) -> Floats:
+    """Loss at N and D positions over U unique ones by the parameters of a law of repeated data, in natural units.
 
-
-def _curve(task: str, curve: Curve) -> dict[str, Any]:
-    good = curve.draws[np.isfinite(curve.draws).all(1)][:KEPT]
-    return {
-        "task": task,
-        "floor": sigmoid.FORMS[curve.form][0],
-        "centre": curve.centre,
-        "spread": curve.spread,
-        "theta": curve.theta.tolist(),
-        "draws": good.tolist(),
-        "noise": curve.noise,
-        "losses": list(curve.losses),
-    }
-
-
-def _largest(column: Floats) -> float:
-    return float(np.nanmax(column)) if np.isfinite(column).any() else np.nan
-
-
-def _power_law(y: Floats, *of: Floats) -> list[float] | None:
-    """Coefficients of log y in 1 and the logs of `of`, by least squares; None where a column is not recorded."""
-    if not all(np.isfinite(column).all() and (column > 0).all() for column in (y, *of)):
-        return None
-    X = np.column_stack([np.ones(len(y)), *(np.log(column) for column in of)])
-    # The least change that explains what was done: a quantity that did not vary gets the exponent 0.
-    middle = X[:, 1:].mean(0)
-    slopes = np.linalg.pinv(X[:, 1:] - middle, rcond=1e-8) @ (np.log(y) - np.log(y).mean())
-    return [float(np.log(y).mean() - middle @ slopes), *map(float, slopes)]
+    With R_D, R_N that of effective data (`effective_data.effective`), else with the over-fit penalty P R^δ (N/U)^κ of
+    arXiv 2605.01640.
+    """
+    if "R_D" in p:
+        N, D = effective_data.effective(N, D, np.asarray(U), p, p["R_D"], p["R_N"])
+        return np.asarray(p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"])
+    repeats = np.maximum(np.asarray(D) / U - 1, 0.0)
+    penalty = p["P"] * repeats ** p["delta"] * (np.asarray(N) / U) ** p["kappa"]
+    return np.asarray(p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"] + penalty)
 
 
 def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tolerance: float = TOLERANCE) -> Plan:
     """Args: C, FLOPs; unique_tokens of the patients there are; most_passes over them that are allowed (> 0)."""
-    cap = unique_tokens * most_passes
+    data = Data(unique_tokens * known.positions, most_passes)
     N = _grid(known)
-    best, losses, D = _best(known, C, cap, N)
-    loss, low, high = (float(v[0]) for v in known.forecaster(N[[best]], D[[best]], np.array([C]), noise=False))
-    near = N[losses <= losses[best] * (1 + BAND)]
-    sizes = _optima(known, C, cap, N)
-    in_running = zip(known.forecaster.rolling.close, known.forecaster.laws, strict=True)
-    at = {name: float(law(N[best], D[best])) for name, law in in_running}
-    limited = _takes_all(D[best], cap, N)
+    best, losses, D = _best(known, C, data, N)
     batch = _at(known.batch, D[best])
+    factor = known.factor(N[best], D[best], data.unique)
+    in_running = zip(known.forecaster.rolling.close, known.forecaster.laws, strict=True)
+    near = N[losses <= losses[best] * (1 + BAND)]
     made = Plan(
-        C=C, unique_tokens=unique_tokens, most_passes=most_passes, N=float(N[best]), D=float(D[best]), loss=loss,
-        loss_interval=(low, high), N_interval=sizes, band=(float(near[0]), float(near[-1])), laws=at, limited=limited,
-        patients_are_worth=_worth(known, C, cap, N), feeds=_feeds(known, cap, N), batch=batch,
-        rate=_at(known.rate, N[best], batch), outcomes={}, words={},
-    )  # fmt: skip
+        C=C,
+        unique_tokens=unique_tokens,
+        most_passes=most_passes,
+        N=float(N[best]),
+        D=float(D[best]),
+        loss=float(losses[best]),
+        loss_interval=_interval(known, N[best], D[best], C, data.unique),
+        N_interval=_optima(known, C, data, N),
+        band=(float(near[0]), float(near[-1])),
+        laws={name: float(law(N[best], D[best]) * factor) for name, law in in_running},
+        limited=_takes_all(D[best], data.cap, N),
+        patients_are_worth=_worth(known, C, data, N),
+        passes=float(D[best] / data.unique),
+        feeds=_feeds(known, data, N),
+        batch=batch,
+        rate=_at(known.rate, N[best], batch),
+        outcomes={},
+        words={},
+    )
     made = replace(made, words=_words(known, made))
     made = replace(
         made, outcomes={o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
@@ -192,32 +180,49 @@ def _takes_all(tokens: float, cap: float, N: Floats) -> bool:
     return bool(tokens >= cap * N[0] / N[1])
 
 
-def _best(known: Planner, C: float, cap: float, N: Floats) -> tuple[int, Floats, Floats]:
+def _best(known: Planner, C: float, data: Data, N: Floats) -> tuple[int, Floats, Floats]:
     """Index of the best size of the grid, losses [GRID] and tokens [GRID] at all."""
-    D = _tokens(known, C, cap, N)
-    losses = known.forecaster.law(N, D)
+    D = _tokens(known, C, data.cap, N)
+    losses = known.forecaster.law(N, D) * known.factor(N, D, data.unique)
     return int(losses.argmin()), losses, D
 
 
-def _optima(known: Planner, C: float, cap: float, N: Floats) -> tuple[float, float]:
+def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tuple[float, float]:
+    """Of the loss: the forecaster's, and what the draws of the law of repeats say otherwise, added up as squares."""
+    point = np.array([N]), np.array([D])
+    found = known.forecaster(*point, np.array([C]), noise=False)
+    loss, low, high = (float(v[0]) for v in found)
+    factor, reach = float(known.factor(*point, unique)[0]), np.zeros(2)
+    if known.repeats is not None:
+        own = known.repeats["unique"]
+        drawn = [
+            float(np.log(repeated_loss(p, N, D, unique) / repeated_loss(p, N, D, own))) for p in known.repeats["draws"]
+        ]
+        reach = ends(np.array(drawn), known.forecaster.options.level) - np.log(factor)
+    below, above = np.hypot(np.log(loss / low), reach[0]), np.hypot(np.log(high / loss), reach[1])
+    return float(loss * factor * np.exp(-below)), float(loss * factor * np.exp(above))
+
+
+def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, float]:
     """Interval of the best size over the draws of the law."""
-    losses = known.forecaster.law.sample(N, _tokens(known, C, cap, N))
+    D = _tokens(known, C, data.cap, N)
+    losses = known.forecaster.law.sample(N, D) * known.factor(N, D, data.unique)
     if len(losses) < 20:
         return np.nan, np.nan
     low, high = ends(np.log(N[losses.argmin(1)]), known.forecaster.options.level)
     return float(np.exp(low)), float(np.exp(high))
 
 
-def _lowest(known: Planner, C: float, cap: float, N: Floats) -> float:
-    return float(known.forecaster.law(N, _tokens(known, C, cap, N)).min())
+def _lowest(known: Planner, C: float, data: Data, N: Floats) -> float:
+    return float(_best(known, C, data, N)[1].min())
 
 
-def _worth(known: Planner, C: float, cap: float, N: Floats) -> float:
+def _worth(known: Planner, C: float, data: Data, N: Floats) -> float:
     """The factor of compute that lowers the loss as much as twice the data at the same compute."""
-    target = _lowest(known, C, 2 * cap, N)
-    if target >= _lowest(known, C, cap, N) * (1 - 1e-9):
+    target = _lowest(known, C, data._replace(unique=2 * data.unique), N)
+    if target >= _lowest(known, C, data, N) * (1 - 1e-9):
         return 1.0
-    return _bisect(lambda factor: _lowest(known, C * factor, cap, N) <= target, 1e6)
+    return _bisect(lambda factor: _lowest(known, C * factor, data, N) <= target, 1e6)
 
 
 def _bisect(enough: Callable[[float], bool], most: float) -> float:
@@ -231,18 +236,18 @@ def _bisect(enough: Callable[[float], bool], most: float) -> float:
     return float(np.exp(high))
 
 
-def _feeds(known: Planner, cap: float, N: Floats) -> dict[str, float]:
+def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
     """The least compute whose best use takes all the data, and the size that goes with it."""
     least = known.flops.min() * N[0]  # one token through the smallest
 
     def takes_all(factor: float) -> bool:
-        best, _, D = _best(known, least * factor, cap, N)
-        return best > 0 and _takes_all(D[best], cap, N)
+        best, _, D = _best(known, least * factor, data, N)
+        return best > 0 and _takes_all(D[best], data.cap, N)
 
-    C = least * _bisect(takes_all, known.flops.max() * N[-1] * cap / least)
+    C = least * _bisect(takes_all, known.flops.max() * N[-1] * data.cap / least)
     if not np.isfinite(C):
         return {"N": np.nan, "C": np.nan}
-    return {"N": float(N[_best(known, C, cap, N)[0]]), "C": float(C)}
+    return {"N": float(N[_best(known, C, data, N)[0]]), "C": float(C)}
 
 
 def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
@@ -310,76 +315,3 @@ def _refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) ->
     if made.words["N"].word == UNIDENTIFIED:
         reasons.append(f"the size is not told: {made.words['N'].reason}")
     return reasons
-
-
-def to_json(known: Planner | None) -> dict[str, Any] | None:
-    """The planner as laws.json has it: what `from_json` and planner.js compute plans from."""
-    if known is None:
-        return None
-    found = known.forecaster
-    laws = [
-        {
-            "name": law.name,
-            "theta": np.maximum(law.theta, _NOTHING),
-            "scale": law.scale,
-            "draws": np.maximum(law.draws[~np.isnan(law.draws).any(1)][:KEPT], _NOTHING),
-            "word": law.verdict.word,
-            "reason": law.verdict.reason,
-        }
-        for law in found.laws
-    ]
-    return {
-        "laws": laws,
-        "candidates": found.rolling.close,
-        "drift": found.rolling.drift,
-        "nearest": extrapolation.NEAREST,
-        "noise": found.noise,
-        "top": found.top,
-        "level": found.options.level,
-        "z": normal_quantile(found.options.level),
-        "sizes": known.sizes,
-        "flops": known.flops,
-        "seen": known.seen,
-        "patients": known.patients,
-        "unique_tokens": known.unique_tokens,
-        "batch": known.batch,
-        "rate": known.rate,
-        "outcomes": known.outcomes,
-        "grid": GRID,
-        "reach": REACH,
-        "band": BAND,
-        "tolerance": TOLERANCE,
-        "wide": WIDE,
-    }
-
-
-def from_json(record: dict[str, Any]) -> Planner:
-    """What `to_json` wrote, after its way through JSON; the laws keep what a forecast needs, and no residuals.
-
-    Raises: KeyError, TypeError or ValueError for a record that is none.
-    """
-    level = float(record["level"])
-    laws = tuple(
-        JointLaw(
-            name=law["name"], theta=_floats(law["theta"]), scale=tuple(law["scale"]), objective=np.nan, delta=np.nan,
-            lowest=np.nan, residuals=np.empty(0), draws=_floats(law["draws"]).reshape(-1, 6), failed=np.nan,
-            optima=(0, 0), basins=0, level=level, verdict=Verdict(law["word"], law["reason"]),
-        )
-        for law in record["laws"]
-    )  # fmt: skip
-    close = tuple(record["candidates"])
-    rolling = Rolling([], {}, close[0], close, float(_floats(record["drift"])))
-    forecaster = Forecaster(laws, rolling, float(record["top"]), _floats(record["noise"]), Options(level=level))
-    seen = {
-        name: (float(low), float(high)) for name, (low, high) in ((k, _floats(v)) for k, v in record["seen"].items())
-    }
-    return Planner(
-        forecaster, _floats(record["sizes"]), _floats(record["flops"]), seen, float(_floats(record["patients"])),
-        float(_floats(record["unique_tokens"])), record["batch"], record["rate"],
-        record["outcomes"],
-    )  # fmt: skip
-
-
-def _floats(value: Any) -> Floats:
-    """JSON's null is NaN."""
-    return np.array(value, np.float64)

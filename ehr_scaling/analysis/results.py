@@ -16,6 +16,7 @@ from ehr_scaling.analysis import (
     isoflop,
     joint_laws,
     parabola,
+    plan_basis,
     planner,
     power_laws,
     quality,
@@ -99,6 +100,7 @@ def fit(
     best_of_all = cooled.take(selection.tuned(cooled).keep)
     of_a_kind = selection.of_one_kind(best_of_all)
     forecaster = extrapolation.forecaster(table, options)
+    repeated = _repeated(of_a_kind, options)
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     laws = {name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None}
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
@@ -111,7 +113,7 @@ def fit(
         laws=laws,
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
-        planner=planner.planner(forecaster, table, scored) if forecaster else None,
+        planner=plan_basis.planner(forecaster, table, scored, repeated) if forecaster else None,
         conventions=conventions.fit(table, options),
         doubts=doubts,
         forecast=forecast,
@@ -120,7 +122,7 @@ def fit(
         tuning=tuning.cells,
         rates=rates.fit(cooled, options),
         repeats=repeats.fit(of_a_kind),
-        repeated=_repeated(of_a_kind, options),
+        repeated=repeated,
         schedules=schedules.compare(best_of_all, options),
         saved=schedules.saving(runs),
     )
@@ -203,7 +205,7 @@ def to_json(results: Results) -> dict[str, Any]:
     left_out: [{run, code, text}]. doubts: the same, of runs that are in the fits. conventions: exponents by what is
     called N, C and D. tuning: the cells run at several settings, with the one chosen and whether it is at
     the edge. rates, repeats, repeated, schedules: null or empty where the study did not vary them.
-    planner: what `launch.plan` computes plans from, see `planner.to_json`; null without a law.
+    planner: what `launch.plan` computes plans from, see `plan_basis.to_json`; null without a law.
     Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
     table, lines = results.table, results.lines
@@ -262,7 +264,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "repeats": results.repeats,
         "repeated": worth_of_passes.to_json(results.repeated),
         "schedules": schedules.to_json(results.schedules, results.saved),
-        "planner": planner.to_json(results.planner),
+        "planner": plan_basis.to_json(results.planner),
     }
     return plain(record)
 

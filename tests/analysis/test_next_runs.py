@@ -19,7 +19,7 @@ def known_of(rows):
     noise = np.quantile(law.residuals, [0.025, 0.975])
     found = extrapolation.Forecaster((law,), rolling, table.C.max(), noise, OPTIONS)
     seen = {name: (getattr(table, name).min(), getattr(table, name).max()) for name in ("N", "D", "C")}
-    return planner.Planner(found, *compute_optimal.flops_of(table), seen, np.nan, np.nan, None, None, [])
+    return planner.Planner(found, *compute_optimal.flops_of(table), seen, np.nan, np.nan, 1.0, None, None, [])
 
 
 def width(known, target):

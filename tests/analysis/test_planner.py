@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis import extrapolation, planner
+from ehr_scaling.analysis import effective_data, extrapolation, plan_basis, planner
 from ehr_scaling.analysis.results import plain
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options
@@ -22,10 +22,23 @@ DEATH = {
     "task": "death", "floor": 0.5, "centre": 3.0, "spread": 1.0, "theta": [1.0, 2.0, 0.95], "noise": 0.01,
     "draws": [[1.0 + 0.1 * k, 2.0, 0.95 - 0.002 * k] for k in range(-10, 11)], "losses": [2.0, 6.0],
 }  # fmt: skip
+BASE = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}
+PENALTY, EFFECTIVE = (
+    {
+        "law": name,
+        "parameters": {**BASE, **more},
+        "draws": [{**BASE, **more, "E": 1.0 + 0.002 * k} for k in range(-10, 11)],
+        "unique": 2e6,
+    }
+    for name, more in (
+        ("penalty", {"P": 0.1, "delta": 0.5, "kappa": 0.4}),
+        ("effective", {"R_D": 8.0, "R_N": 5.0}),
+    )
+)
 
 
 def known_of(table, options=None):
-    return planner.planner(extrapolation.forecaster(table, options or Options(draws=120)), table)
+    return plan_basis.planner(extrapolation.forecaster(table, options or Options(draws=120)), table)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +104,29 @@ def test_tokens_and_loss_units_carry_over():
     assert other.loss / one.loss == pytest.approx(np.log2(np.e), rel=1e-4)
 
 
+@pytest.mark.parametrize("repeats", [PENALTY, EFFECTIVE])
+def test_passes_are_worth_what_the_law_of_repeats_says(known, repeats):
+    told = replace(known, repeats=repeats)
+    C, own = 1e13, 2e6
+    # With the data of the runs the plan is as it was; more patients lower the loss at the same passes, fewer raise it.
+    same, before = planner.plan(told, C, own, 8), planner.plan(known, C, own, 8)
+    assert (same.N, same.loss) == (before.N, before.loss) and same.loss_interval == before.loss_interval
+    losses = [planner.plan(told, C, own * share, 8 / share).loss for share in (0.25, 1, 4)]
+    assert losses == sorted(losses, reverse=True) and losses[0] > losses[2] * 1.01
+    # The factor is that of the law, at the plan's own N and D.
+    made = planner.plan(told, C, own / 4, 32)
+    ratio = planner.repeated_loss(repeats["parameters"], made.N, made.D, own / 4) / planner.repeated_loss(
+        repeats["parameters"], made.N, made.D, own
+    )
+    assert made.loss == pytest.approx(float(known.forecaster.law(made.N, made.D)) * float(ratio))
+
+
+def test_effective_data_are_those_of_the_law():
+    law = effective_data.EffectiveData(8.0, 5.0, BASE, 0.0, np.empty((0, 2)), {}, {})
+    N, D, U = 1e6, np.array([1e6, 4e6, 1e8]), 2e6
+    np.testing.assert_allclose(planner.repeated_loss(EFFECTIVE["parameters"], N, D, U), law(N, D, U))
+
+
 def test_an_outcome_follows_the_loss(known):
     known = replace(known, outcomes=[DEATH])
     small, large = (planner.plan(known, C, 1e12, 1) for C in (1e12, 1e15))
@@ -103,19 +139,21 @@ def test_an_outcome_follows_the_loss(known):
 
 
 def test_a_record_gives_the_plan_again(known):
-    again = planner.from_json(json.loads(json.dumps(plain(planner.to_json(known)))))
+    again = plan_basis.from_json(json.loads(json.dumps(plain(plan_basis.to_json(known)))))
     for C, tokens, passes in ((1e13, 1e9, 1), (1e15, 1e7, 4)):
         one, other = planner.plan(known, C, tokens, passes), planner.plan(again, C, tokens, passes)
         assert one == other
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the page's script")
-@pytest.mark.parametrize("law", ["auto", "kaplan"])
-def test_the_page_computes_the_same(law, tmp_path):
+@pytest.mark.parametrize(
+    ("law", "repeats"), [("auto", None), ("kaplan", None), ("chinchilla", PENALTY), ("chinchilla", EFFECTIVE)]
+)
+def test_the_page_computes_the_same(law, repeats, tmp_path):
     table = simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2, extra=RECORDED)
-    known = replace(known_of(table, Options(draws=60, law=law)), outcomes=[DEATH])
+    known = replace(known_of(table, Options(draws=60, law=law)), outcomes=[DEATH], positions=1.1, repeats=repeats)
     record = tmp_path / "planner.json"
-    record.write_text(json.dumps(plain(planner.to_json(known))))
+    record.write_text(json.dumps(plain(plan_basis.to_json(known))))
     for C, tokens, passes in ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1)):
         made = planner.plan(known, C, tokens, passes)
         code = (

@@ -1,12 +1,13 @@
 """docs/laws.md says what stands in laws.json: every key that is written, and no other."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import simulated
 import sweeps
-from test_downstream import write_scores
+from test_downstream import study, write_scores
 
 from ehr_scaling.analysis import quality, readers, results
 from ehr_scaling.analysis.run_table import from_rows
@@ -100,13 +101,16 @@ def written(tmp_path_factory):
     table, options = readers.read(work / "runs"), Options(draws=20)
     write_scores(work / "outcomes", table, noise=0.01)
     found = [results.fit(table, options, work / "outcomes")]
+    predicted = study(work / "predicted")
+    score = next((work / "predicted").glob("*/r0.json"))
+    score.write_text(json.dumps({**json.loads(score.read_text()), "method": "of copies"}))
+    found.append(results.fit(predicted, options, work / "predicted"))
     poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
-    rates, repeated = (
-        sweeps.rates(sizes=(3e4, 3e5)),
-        sweeps.repeated(sizes=(3e4,), fractions=(0.5, 1.0), passes=(1, 4, 16)),
-    )
-    branches = sweeps.both_ways(sizes=(3e4, 3e5), seeds=2)
-    exact = simulated.rows(budgets=3, seeds=1, noise=0.0, shift=1)
+    rates = sweeps.rates(sizes=(3e4, 3e5))
+    repeated = sweeps.repeated(fractions=(0.25, 1.0), passes=(1, 4, 16, 64), seeds=1)
+    branches = sweeps.both_ways(sizes=(3e4,), lengths=(1e6, 4e6), seeds=2)
+    # Without noise, off the optimum and without a budget to hold out: what is not bracketed, and nothing to drift by.
+    exact = simulated.rows(budgets=2, sizes=5, seeds=1, noise=0.0, shift=1)
     for rows in (rates, repeated, branches, exact, poor):
         found.append(results.fit(from_rows(rows, source="x"), options))
     return [results.to_json(f) for f in found]
