@@ -2,14 +2,19 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import simulated
 import sweeps
-from test_downstream import study, write_scores
+from pyarrow import parquet
+from scipy.special import expit
 
 from ehr_scaling.analysis import quality, readers, results
+from ehr_scaling.analysis.predictions import COLUMNS, Predictions
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
@@ -77,9 +82,9 @@ def above(path):
 def problems(keys, written):
     """What the document says otherwise than a laws.json; where a name and a wildcard both fit, the name counts."""
     found = set()
+    fitting = cache(lambda path: [key for key, (form, _, _) in keys.items() if form.fullmatch(path)])
     for path, value in paths(written):
-        fits = [key for key, (form, _, _) in keys.items() if form.fullmatch(path)]
-        if not fits:
+        if not (fits := fitting(path)):
             # What a full object holds comes by itself; an empty one, or an empty list, must be able to hold something.
             if not ((isinstance(value, dict) and value) or (value in ({}, []) and any(map(above(path), keys)))):
                 found.add(f"{path} is not documented")
@@ -92,6 +97,23 @@ def problems(keys, written):
     return found
 
 
+def write_outcome(task, table, stays=200):
+    """Scores and predictions of a task that a lower loss tells better, as launch.evaluate leaves them."""
+    task.mkdir(parents=True)
+    rng, patients = np.random.default_rng(0), np.arange(stays)
+    labels, own = rng.random(stays) < 0.3, rng.standard_normal((len(table), stays))
+    told = 1.5 - (table.loss - table.loss.mean()) / table.loss.std()
+    said = Predictions(labels, patients, expit(told[:, None] * labels + own[0] + 0.3 * own - 1))
+    for cell, probability, auroc in zip(table.cell, said.probability, said.auroc, strict=True):
+        score = {"auroc": auroc, "low": auroc - 0.03, "high": auroc + 0.03, "n": stays, "positives": int(labels.sum())}
+        score |= {"copies": 20, "undetermined": 0.01, "method": "of copies"}
+        (task / f"{cell}.json").write_text(json.dumps(score))
+        columns = (patients, patients, labels, probability)
+        parquet.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True))), task / f"{cell}.parquet")
+    baseline = {"name": "logistic regression", "auroc": 0.8, "low": 0.77, "high": 0.83}
+    (task / "baseline.json").write_text(json.dumps(baseline))
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """laws.json of studies that between them have everything: outcomes, rates, repeats, branches, too little."""
@@ -99,18 +121,15 @@ def written(tmp_path_factory):
     simulated.write_runs(work / "runs", simulated.rows(budgets=3, sizes=5))
     (work / "runs" / "unborn").mkdir()
     table, options = readers.read(work / "runs"), Options(draws=20)
-    write_scores(work / "outcomes", table, noise=0.01)
+    write_outcome(work / "outcomes" / "made_up_task", table)
     found = [results.fit(table, options, work / "outcomes")]
-    predicted = study(work / "predicted")
-    score = next((work / "predicted").glob("*/r0.json"))
-    score.write_text(json.dumps({**json.loads(score.read_text()), "method": "of copies"}))
-    found.append(results.fit(predicted, options, work / "predicted"))
     poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
+    poor.append(poor[0])  # a doubt
     rates = sweeps.rates(sizes=(3e4, 3e5))
-    repeated = sweeps.repeated(fractions=(0.25, 1.0), passes=(1, 4, 16, 64), seeds=1)
+    repeated = sweeps.repeated(fractions=(0.25, 1.0), passes=(1, 2, 8, 16), seeds=1, noise=0.001)
     branches = sweeps.both_ways(sizes=(3e4,), lengths=(1e6, 4e6), seeds=2)
-    # Without noise, off the optimum and without a budget to hold out: what is not bracketed, and nothing to drift by.
-    exact = simulated.rows(budgets=2, sizes=5, seeds=1, noise=0.0, shift=1)
+    # Off the optimum, and too few budgets for rolling hold-outs: nothing is bracketed, and no drift is known.
+    exact = simulated.rows(budgets=2, sizes=4, seeds=1, noise=0.0, shift=1)
     for rows in (rates, repeated, branches, exact, poor):
         found.append(results.fit(from_rows(rows, source="x"), options))
     return [results.to_json(f) for f in found]
