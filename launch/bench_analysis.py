@@ -11,7 +11,8 @@ import numpy as np
 from absl import flags
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis import effective_data, extrapolation, isoflop, joint_laws, power_laws, readers
+from ehr_scaling.analysis import effective_data, extrapolation, isoflop, joint_laws, power_laws, readers, repeated_laws
+from ehr_scaling.analysis.compute_optimal import optimum
 from ehr_scaling.analysis.run_table import RunTable, drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options
 from launch.rows import Row, row, seconds
@@ -98,6 +99,12 @@ def _published(table: RunTable) -> Iterator[Row]:
     draws = law.named(law.draws)
     for name, published in (("E", 0.0257), ("alpha", 0.0154), ("beta", 0.0206)):
         yield _within(f"  standard error of {name}", float(np.nanstd(draws[name])), published, 0.12 * published)
+    best = optimum(law, 5.76e23)
+    low, high = best.interval("D/N", 0.8)
+    yield _within("  best size at 5.76e23 FLOPs, 10⁹ parameters", best.N / 1e9, 73.2, 0.3)
+    yield _within("  tokens a parameter there", best.D / best.N, 17.9, 0.3)
+    yield row("    low end of its 80 % interval (published about 10.4)", low, "")
+    yield row("    high end (published about 28.7)", high, "")
 
 
 def _repeated(path: Path) -> Iterator[Row]:
@@ -111,6 +118,13 @@ def _repeated(path: Path) -> Iterator[Row]:
     yield row("  objective, ours", found.objective, "", 0.0158047 + 2e-8, False)
     yield row("  R_D*, low end of its interval", found.intervals["R_D"][0], "repeats")
     yield row("  R_D*, high end: a flat ridge", found.intervals["R_D"][1], "repeats", 1e5)
+    # One split is published, and not given: means of ten here
+    for name, error in (("penalty", 2.98), ("effective", 3.65), ("chinchilla", 4.83)):
+        law = repeated_laws.fit(name, N, D, U, loss, None, replace(OPTIONS, draws=0))
+        folds = [np.random.default_rng(seed).permutation(len(N)) % 10 for seed in range(10)]
+        missed = [repeated_laws.held_out(law, N, D, U, loss, fold, OPTIONS.delta) for fold in folds]
+        mean = float(np.mean([100 * np.abs(np.expm1(m)).mean() for m in missed]))
+        yield row(f"  {name}: error of 10-fold cross-validation (published {error})", mean, "%")
 
 
 def _isoflop_ladder(folder: Path) -> Iterator[Row]:
