@@ -121,6 +121,7 @@ def _repeated(path: Path) -> Iterator[Row]:
     # One split is published, and not given: means of ten here
     for name, error in (("penalty", 2.98), ("effective", 3.65), ("chinchilla", 4.83)):
         law = repeated_laws.fit(name, N, D, U, loss, None, replace(OPTIONS, draws=0))
+        assert law is not None
         folds = [np.random.default_rng(seed).permutation(len(N)) % 10 for seed in range(10)]
         missed = [repeated_laws.held_out(law, N, D, U, loss, fold, OPTIONS.delta) for fold in folds]
         mean = float(np.mean([100 * np.abs(np.expm1(m)).mean() for m in missed]))
