@@ -129,7 +129,7 @@ def words(known: planner.Planner, made: planner.Plan) -> str:
     who = f"{count(patients)} patients, " if np.isfinite(patients) else ""
     head = (
         f"with {power(made.C)} FLOPs and {who}{count(made.unique_tokens)} unique tokens, at most "
-        f"{significant(made.most_passes, 2)} passes:"
+        f"{significant(made.most_passes, 2)} {'pass' if made.most_passes == 1 else 'passes'}:"
     )
     if made.refused:
         ask = "--next_runs says which runs would tell more"
