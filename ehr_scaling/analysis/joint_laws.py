@@ -31,6 +31,7 @@ from ehr_scaling.analysis.uncertainty import (
     Options,
     Verdict,
     interval,
+    parameter_verdict,
     resampling_counts,
 )
 from ehr_scaling.analysis.wording import percent
@@ -135,17 +136,9 @@ class JointLaw:
         return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
 
     def words(self, options: Options) -> dict[str, Verdict]:
-        """A word for each parameter. Exponents: by the width of their interval. E: not told from zero when the interval
-        reaches under 1 % of the lowest loss. A, B, k: when the interval spans more than a factor of ten."""
-        words = {}
-        for name, (low, high) in self.intervals.items():
-            if name in ("A", "B", "k"):
-                bad, why = not high <= 10 * low, "known to no better than a factor of ten"
-            elif name == "E":
-                bad, why = not low > 0.01 * self.lowest, "not told from zero"
-            else:
-                bad, why = not high - low <= options.wide, f"interval wider than {options.wide:g}"
-            words[name] = Verdict(UNIDENTIFIED, why) if bad else Verdict(SUPPORTED, "")
+        """A word for each parameter, by `parameter_verdict`; where too many draws fail, for all of them."""
+        bounds = self.intervals.items()
+        words = {name: parameter_verdict(name, ends, self.lowest, options.wide) for name, ends in bounds}
         if self.failed > options.failed:
             lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
             words = dict.fromkeys(words, Verdict(UNIDENTIFIED, lost))

@@ -30,7 +30,7 @@ def planner(
     """
     sizes, flops = compute_optimal.flops_of(table)
     passes = table.passes[np.isfinite(table.passes)]
-    unique = _largest(table.unique_tokens)
+    unique = table.largest("unique_tokens")
     positions = table.D / (table.passes * table.unique_tokens)
     padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
     return Planner(
@@ -43,7 +43,7 @@ def planner(
             "C": (float(table.C.min()), float(table.C.max())),
             "passes": (float(passes.min()), float(passes.max())) if len(passes) else (np.nan, np.nan),
         },
-        patients=_largest(table.patients),
+        patients=table.largest("patients"),
         unique_tokens=unique,
         positions=padding,
         batch=_power_law(table.batch, table.D),
@@ -73,10 +73,6 @@ def _curve(task: str, curve: Curve) -> dict[str, Any]:
         "noise": curve.noise,
         "losses": list(curve.losses),
     }
-
-
-def _largest(column: Floats) -> float:
-    return float(np.nanmax(column)) if np.isfinite(column).any() else np.nan
 
 
 def _power_law(y: Floats, *of: Floats) -> list[float] | None:

@@ -21,12 +21,12 @@ from ehr_scaling.analysis import joint_laws, newton
 from ehr_scaling.analysis.effective_data import worth
 from ehr_scaling.analysis.joint_laws import TRUSTED
 from ehr_scaling.analysis.uncertainty import (
-    SUPPORTED,
     UNIDENTIFIED,
     Floats,
     Options,
     Verdict,
     interval,
+    parameter_verdict,
     resampling_counts,
 )
 from ehr_scaling.analysis.wording import percent, significant
@@ -193,7 +193,7 @@ class RepeatLaw:
         return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
 
     def words(self, options: Options) -> dict[str, Verdict]:
-        """A word for each parameter, by the rules of `JointLaw.words`; δ and κ are exponents, P, R_D*, R_N* factors."""
+        """A word for each parameter, by `parameter_verdict` but for what these runs cannot tell at all."""
         if self.failed > options.failed:
             lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
             return dict.fromkeys(self.parameters, Verdict(UNIDENTIFIED, lost))
@@ -202,15 +202,9 @@ class RepeatLaw:
     def _word(self, name: str, low: float, high: float, options: Options) -> Verdict:
         if name in self.blurred:
             return Verdict(UNIDENTIFIED, "other parameters make up for it: these runs do not vary what it stands for")
-        if name == "E" and not low > 0.01 * self.lowest:
-            return Verdict(UNIDENTIFIED, "not told from zero")
         if name in ("R_D", "R_N") and high >= 0.999 * np.exp(_R[1]):
             return Verdict(UNIDENTIFIED, f"the runs say no more than that it is above {significant(low, 2)}")
-        if name in ("A", "B", "P", "R_D", "R_N") and not high <= 10 * low:
-            return Verdict(UNIDENTIFIED, "known to no better than a factor of ten")
-        if name in ("alpha", "beta", "delta", "kappa") and not high - low <= options.wide:
-            return Verdict(UNIDENTIFIED, f"interval wider than {options.wide:g}")
-        return Verdict(SUPPORTED, "")
+        return parameter_verdict(name, (low, high), self.lowest, options.wide)
 
 
 def _logs(N: Floats, D: Floats, U: Floats, scale: tuple[float, float, float]) -> tuple[Floats, Floats, Floats]:

@@ -27,7 +27,7 @@ from ehr_scaling.analysis import (
     selection,
     worth_of_passes,
 )
-from ehr_scaling.analysis.run_table import Floats, Note, RunTable, describe, drop_highest_loss
+from ehr_scaling.analysis.run_table import Note, RunTable, describe, drop_highest_loss
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
 from ehr_scaling.analysis.wording import percent
 
@@ -230,8 +230,8 @@ def to_json(results: Results) -> dict[str, Any]:
             "generated": table.generated,
             "source": table.source,
             "runs": len(table),
-            "patients": _largest(table.patients),
-            "unique_tokens": _largest(table.unique_tokens),
+            "patients": table.largest("patients"),
+            "unique_tokens": table.largest("unique_tokens"),
         },
         "options": asdict(results.options),
         "laws": laws,
@@ -310,11 +310,6 @@ def _budget(results: Results, b: isoflop.BudgetFit) -> dict[str, Any]:
 
 def _near(band: parabola.Near | None, options: Options) -> dict[str, Any] | None:
     return band and {"within": options.near, **band._asdict()}
-
-
-def _largest(column: Floats) -> float | None:
-    column = column[np.isfinite(column)]
-    return float(column.max()) if len(column) else None
 
 
 def plain(value: Any) -> Any:

@@ -87,6 +87,11 @@ class RunTable:
     def __len__(self) -> int:
         return len(self.N)
 
+    def largest(self, column: str) -> float:
+        """NaN where no run knows it."""
+        values = getattr(self, column)
+        return float(np.nanmax(values)) if np.isfinite(values).any() else np.nan
+
     def take(self, keep: NDArray[Any], notes: Iterable[Note] = ()) -> "RunTable":
         """The rows of a mask or index, budgets counted anew; `notes` say where the others went."""
         columns = {name: getattr(self, name)[keep] for name in COLUMNS}

@@ -13,6 +13,8 @@ Floats = NDArray[np.float64]
 
 SUPPORTED, EXTRAPOLATED, UNIDENTIFIED = "supported", "extrapolated", "unidentified"
 
+FACTORS = ("A", "B", "P", "k", "R_D", "R_N")  # parameters of laws of loss that are neither exponents nor the floor
+
 
 @dataclass(frozen=True)
 class Options:
@@ -83,6 +85,19 @@ def resampling_counts(clusters: NDArray[np.int64], draws: int, rng: np.random.Ge
     runs = int(clusters.max()) + 1
     picks = rng.integers(0, runs, (draws, runs)) + runs * np.arange(draws)[:, None]
     return np.bincount(picks.ravel(), minlength=draws * runs).reshape(draws, runs)[:, clusters].astype(np.float64)
+
+
+def parameter_verdict(name: str, bounds: tuple[float, float], lowest: float, wide: float) -> Verdict:
+    """The word for a parameter of a law of loss, from its interval: exponents by its width, the floor E by whether it
+    reaches under 1 % of the lowest loss, factors by whether it spans more than a factor of ten."""
+    low, high = bounds
+    if name in FACTORS:
+        bad, why = not high <= 10 * low, "known to no better than a factor of ten"
+    elif name == "E":
+        bad, why = not low > 0.01 * lowest, "not told from zero"
+    else:
+        bad, why = not high - low <= wide, f"interval wider than {wide:g}"
+    return Verdict(UNIDENTIFIED, why) if bad else Verdict(SUPPORTED, "")
 
 
 def exponent_verdict(low: float, high: float, failed: float, points: int, what: str, options: Options) -> Verdict:
