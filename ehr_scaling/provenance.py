@@ -8,12 +8,19 @@ from pathlib import Path
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of Python and of installed packages, and the commit of the code."""
+    """Versions of Python and of packages, and the commit of the code; "not installed" for one on the path alone."""
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("ehr_scaling", *packages)},
+        **{name: _version(name) for name in ("ehr_scaling", *packages)},
         "commit": commit(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # as a checkout on PYTHONPATH: no reason to lose a study at its end
+        return "not installed"
 
 
 def machine() -> dict[str, str]:

@@ -12,12 +12,12 @@ from launch.bench_training import OURS, PADDED, TORCH_MASKS, VOCAB, Peer
 from launch.rows import REPEATS, Row, row
 
 # Share of the peak rate that an H200 is to reach, at T = 2,048.
-TARGETS = {"1.2m": 0.10, "7.6m": 0.20, "26m": 0.30, "85m": 0.40, "396m": 0.45}
+TARGETS = {"1.2m": 0.10, "7.6m": 0.20, "26m": 0.30, "85m": 0.40, "127m": 0.40, "396m": 0.45}
 SIZES = flags.DEFINE_list("accelerator_sizes", list(TARGETS), "Sizes of the part accelerator.")
 CONTEXT = flags.DEFINE_integer("accelerator_context", 2048, "T of the part accelerator.")
 BATCH = 131_072  # tokens a step
 # Tokens at a time, of which what a layer leaves for the backward pass fits into 16 GB, of each side
-PIECE = {"1.2m": 131_072, "7.6m": 65_536, "26m": 65_536, "85m": 32_768, "396m": 16_384}
+PIECE = {"1.2m": 131_072, "7.6m": 65_536, "26m": 65_536, "85m": 32_768, "127m": 32_768, "396m": 16_384}
 
 
 def rows() -> Iterator[Row]:
