@@ -112,11 +112,13 @@ def get_config() -> ConfigDict:
     c.grid.schedules = ()  # none: training.schedule; ("wsd", "cosine"): both, to compare
 
     c.outcome = ConfigDict()
-    c.outcome.hours = 24.0  # after admission: where the prompt ends
-    c.outcome.anchor = "HOSPITAL_ADMISSION"
-    c.outcome.silence = 0.0  # hours after the prompt of which these records are known to say nothing
+    c.outcome.tasks = ("in_hospital_death_24h",)  # of ehr_scaling/outcomes/tasks.yaml, which says what each one asks
+    c.outcome.file = config_dict.placeholder(str)  # a YAML file with tasks of your own, of the same form
+    c.outcome.method = "scope"  # of the probability: or monte_carlo (counting), or reach (a simulation for each task)
     c.outcome.copies = 4  # simulated futures a patient
     c.outcome.new_tokens = 64  # longest future
+    # Of the context, for the future, and tokens that make way when that is full; 0: new_tokens, at most half of it
+    c.outcome.room = 0
     c.outcome.samples = config_dict.placeholder(int)  # stays of the test split; none: all
     # Of the samples; AUROC does not depend on it, its interval does; none: as it comes
     c.outcome.positive_share = config_dict.placeholder(float)

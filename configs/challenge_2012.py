@@ -30,9 +30,7 @@ def get_config() -> ConfigDict:
     c.model.vocab_multiple = 16  # at this vocabulary 128 would be wasted on a CPU
     c.data.context = 256
     c.training.batch.at_tokens = 4.8e6
-    c.outcome.anchor = "ICU_ADMISSION"
-    c.outcome.hours = 48.0
-    c.outcome.silence = 24.0  # the release stops at 48 hours; who leaves later does so after days
+    c.outcome.tasks = ("challenge_2012_death",)
     c.outcome.copies = 16
     c.outcome.new_tokens = 16
     c.grid.budgets = (3e11, 7e11, 1.6e12)

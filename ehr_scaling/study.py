@@ -11,7 +11,7 @@ from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, cost, executors, manifest
-from ehr_scaling.outcomes import evaluate, tasks
+from ehr_scaling.outcomes import evaluate, questions, tasks
 from ehr_scaling.training import loop
 
 Points = list[dict[str, Any]]
@@ -42,37 +42,51 @@ def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     return [metrics for unit in done for metrics in unit]
 
 
+def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
+    """The tasks of `config.outcome.tasks`, of the package or of the user's own file."""
+    o = config.outcome
+    known = tasks.load() | (tasks.load(Path(o.file)) if o.file else {})
+    if unknown := [name for name in o.tasks if name not in known]:
+        raise UserError(f"--config.outcome.tasks: {unknown[0]} is none: take some of {', '.join(known)}")
+    return [known[name] for name in o.tasks]
+
+
 def score(config: ConfigDict, workdir: Path) -> str:
-    """timelines/ and runs/ → outcomes/. Returns a line that says what was asked, or why nothing was.
+    """timelines/ and runs/ → outcomes/. Returns lines that say what was asked, or why nothing was.
 
     Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
     ends this stage and not the study.
     """
-    o = config.outcome
-    task = tasks.in_hospital_death(o.anchor, o.hours, o.silence)
-    try:
-        evaluate.prepare(
-            workdir,
-            task,
-            context=config.data.context,
-            copies=o.copies,
-            new_tokens=o.new_tokens,
-            max_samples=o.samples,
-            positive_share=o.positive_share,
-            draws=config.analysis.draws,
-            seed=config.analysis.seed,
+    o, lines, asked = config.outcome, [], 0
+    for task in asked_tasks(config):
+        try:
+            questions.prepare(
+                workdir,
+                task,
+                context=config.data.context,
+                copies=o.copies,
+                new_tokens=o.new_tokens,
+                room=o.room,
+                max_samples=o.samples,
+                positive_share=o.positive_share,
+                method=o.method,
+                draws=config.analysis.draws,
+                seed=config.analysis.seed,
+            )
+            evaluate.baseline(workdir, task)
+        except tasks.Unanswerable as e:
+            lines.append(f"no outcome is scored: {e}")
+            print(lines[-1])
+            continue
+        asked += 1
+        lines.append(artifacts.read_json(workdir / "outcomes" / task.name / "task.json")["description"])
+    if asked:
+        cooled = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
+        units = [[cell] for cell in evaluate.cells(workdir, cooled)]
+        executors.run(
+            evaluate.job, units, workdir, workers=executors.workers_for(config.workers), title="simulating futures"
         )
-        evaluate.baseline(workdir, task)
-    except tasks.Unanswerable as e:
-        line = f"no outcome is scored: {e}"
-        print(line)
-        return line
-    cooled = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
-    units = [[cell] for cell in evaluate.cells(workdir, cooled)]
-    executors.run(
-        evaluate.job, units, workdir, workers=executors.workers_for(config.workers), title="simulating futures"
-    )
-    return artifacts.read_json(workdir / "outcomes" / task.name / "task.json")["description"]
+    return "\n".join(lines)
 
 
 def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any]:

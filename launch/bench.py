@@ -10,13 +10,20 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
 
-from launch import bench_accelerator, bench_analysis, bench_coverage, bench_data, bench_training, common
+from launch import (
+    bench_accelerator,
+    bench_analysis,
+    bench_coverage,
+    bench_data,
+    bench_outcomes,
+    bench_training,
+    common,
+)
 from launch.rows import REPEATS, Row, row, seconds
 
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
@@ -47,42 +54,8 @@ def accelerator() -> Iterator[Row]:
 
 
 def outcomes() -> Iterator[Row]:
-    """Tokens drawn a second by the cached sampler, and by one that reads the whole prompt anew for each of them."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from ehr_scaling.models.sizes import SHAPES
-    from ehr_scaling.models.transformer import Transformer
-    from ehr_scaling.outcomes.simulate import Stops, simulate
-
-    context, vocab, samples, copies, new = 128, 320, 64, 4, 32
-    never = np.zeros(vocab, bool)  # no token stops a copy, so that every one draws `new` of them
-    prompts = np.random.default_rng(0).integers(1, vocab - 5, (samples, context - new)).astype(np.int32)
-    for name in ("3.5k", "25k", "151k"):
-        model = Transformer(SHAPES[name], vocab - 5, vocab)
-        params = jax.jit(model.init)(jax.random.key(0), prompts[:1], prompts[:1])["params"]
-
-        def cached(model: Transformer = model, params: Any = params) -> None:
-            stops = Stops(never, never, never)
-            simulate(model, params, prompts, stops, copies=copies, new_tokens=new, context=context, seed=0)
-
-        @jax.jit
-        def full(tokens: jax.Array, length: jax.Array, model: Transformer = model, params: Any = params) -> jax.Array:
-            seen = (jnp.arange(context) < length).astype(jnp.int32)
-            logits, _ = model.apply({"params": params}, tokens, jnp.broadcast_to(seen, tokens.shape))
-            drawn = jax.random.categorical(jax.random.key(length), logits[:, length - 1])
-            return tokens.at[:, length].set(drawn)
-
-        def uncached(full: Any = full) -> None:
-            tokens = jnp.pad(np.repeat(prompts, copies, axis=0), ((0, 0), (0, new)))
-            for length in range(context - new, context):
-                tokens = full(tokens, length)
-            jax.block_until_ready(tokens)
-
-        for label, work in (("cached", cached), ("  compare: whole prompt for every token", uncached)):
-            work()  # compile
-            yield row(f"{name}: {label}", samples * copies * new / seconds(work) / 1e3, "ktok/s")
+    """Tokens drawn a second, what a shared prompt is worth, and the variance of the estimators."""
+    yield from bench_outcomes.rows()
 
 
 def analysis() -> Iterator[Row]:

@@ -27,7 +27,6 @@ SMALL = (
     "--config.outcome.new_tokens=24",
     "--config.outcome.samples=40",
     "--config.outcome.positive_share=0.3",
-    "--config.outcome.hours=1.0",
     "--config.analysis.draws=50",
     "--config.workers=1",
 )

@@ -78,7 +78,10 @@ def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.s
 def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> Outcome | None:
     about = folder / "task.json"
     described = read_json(about) if about.is_file() else {}
-    text = str(described.get("description") or described.get("text") or "") if isinstance(described, dict) else ""
+    described = described if isinstance(described, dict) else {}
+    if described.get("kind", "binary") != "binary":  # numbers and classes have no AUROC that could follow a loss
+        return None
+    text = str(described.get("description") or described.get("text") or "")
     baseline = folder / "baseline.json"
     base = _score(baseline) if baseline.is_file() else None
     at = {str(cell): i for i, cell in enumerate(table.cell)}

@@ -1,11 +1,13 @@
 """The decoder of `models/transformer`, one position at a time, laid out for the memory traffic of simulation.
 
-Drawing a token of a small model costs little arithmetic: what takes time is moving keys and values. The model's own
-cache goes in and out of its scan over layers, a copy of all of it at each token, and is transposed for each product;
-here every layer has its own arrays, with positions next to each other in a head, updated in place. Five to nine times
-faster on a CPU from 38 k parameters up. Tests hold it to the model's logits.
+Drawing a token of a small model costs little arithmetic: what takes time is moving keys and values. Those of a prompt
+are read once for all copies of it that are under way, as two attentions whose softmaxes are joined ("shared prefix",
+"bifurcated": Athiwaratkun et al. 2024, arXiv 2403.08845); those of a copy's own tokens lie in a ring that every row
+writes at the same place, whatever its age. Every layer has its own arrays, with positions next to each other in a head,
+updated in place. Tests hold it to the model's logits.
 
-Shapes: R rows, L layers, H heads, S positions (prompt and future), K head width, D width, V vocabulary (padded).
+Shapes: M prompts in store, G groups, S slots of a group, R = G·S rows, L layers, H heads, P positions of a prompt, W of
+the ring, K head width, D width, V vocabulary (padded).
 """
 
 from typing import Any, NamedTuple
@@ -13,36 +15,62 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ehr_scaling.models.attention import rotate
+from ehr_scaling.models.attention import MASKED, dot, rotate
+from ehr_scaling.models.products import logits
 from ehr_scaling.models.transformer import PAD, RMSNorm, Transformer, empty_cache
 
+_SCORES_AT_ONCE = {"cpu": 1 << 24}  # of a batch of prompts that is read together: 64 MB
+_ON_ACCELERATORS = 1 << 28
 
-class Cache(NamedTuple):
-    """Keys and values of the past, one array (R, H, S, K) a layer, and which positions count, bool (R, S)."""
+
+class Prefix(NamedTuple):
+    """What groups attend to of their prompts: keys and values, (G, H, P, K) of each layer, and which count (G, P)."""
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
     seen: jax.Array
 
+    def take(self, rows: jax.Array) -> "Prefix":
+        return jax.tree.map(lambda x: x[rows], self)
 
-def prefill(model: Transformer, params: Any, prompts_BxP: jax.Array, copies: int, room: int) -> tuple[jax.Array, Cache]:
-    """Read each prompt once, and lay its cache out for `copies` rows with `room` more positions.
 
-    Args: prompts, int32, padded on the left with PAD.
-    Returns: logits of the next token, float32 (R, V) with R = B·copies, rows of one prompt together; the cache.
+class Ring(NamedTuple):
+    """Keys and values of the tokens that rows have drawn, one array (R, H, W, K) a layer."""
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+def empty_ring(model: Transformer, rows: int, positions: int) -> Ring:
+    head = model.shape.width // model.shape.heads
+    zeros = jnp.zeros((rows, model.shape.heads, positions, head), model.dtype)
+    return Ring((zeros,) * model.shape.layers, (zeros,) * model.shape.layers)
+
+
+def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.Array, Prefix]:
+    """Read prompts, int32, padded on the left with PAD: logits of the next token, float32 (M, V), and what to
+    attend to.
+
+    Some prompts at a time, so that the scores of one such batch fit into memory.
     """
-    segments = (prompts_BxP != PAD).astype(jnp.int32)
-    empty = empty_cache(model.shape, prompts_BxP.shape[0], prompts_BxP.shape[1], model.dtype)
-    logits: jax.Array
-    full: Any
-    logits, full = model.apply({"params": params}, prompts_BxP, segments, empty, 0)
+    prompts, width = prompts_MxP.shape
+    most = _SCORES_AT_ONCE.get(jax.default_backend(), _ON_ACCELERATORS)
+    together = max(1, min(prompts, most // (model.shape.heads * width * width)))
 
-    def lay_out(x_LxBxPxHxK: jax.Array) -> tuple[jax.Array, ...]:
-        x = jnp.repeat(x_LxBxPxHxK.transpose(0, 1, 3, 2, 4), copies, axis=1)
-        return tuple(jnp.pad(layer, ((0, 0), (0, 0), (0, room), (0, 0))) for layer in x)
+    def some(prompts_BxP: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        segments = (prompts_BxP != PAD).astype(jnp.int32)
+        empty = empty_cache(model.shape, together, width, model.dtype)
+        # Only the last position's logits are wanted, and the head may be most of a small model
+        found: Any = model.apply({"params": params}, prompts_BxP, segments, empty, 0, method="hidden")
+        x_BxPxD, head, full = found
+        keys, values = (x.transpose(1, 0, 3, 2, 4) for x in (full.keys, full.values))  # (B, L, H, P, K)
+        return logits(x_BxPxD[:, -1:], head, model.vocab)[:, 0], keys, values
 
-    seen = jnp.pad(jnp.repeat(segments == 1, copies, axis=0), ((0, 0), (0, room)))
-    return jnp.repeat(logits[:, -1], copies, axis=0), Cache(lay_out(full.keys), lay_out(full.values), seen)
+    filled = jnp.pad(prompts_MxP, ((0, -prompts % together), (0, 0)))
+    found = jax.lax.map(some, filled.reshape(-1, together, width))
+    next_MxV, keys, values = (x.reshape(-1, *x.shape[2:])[:prompts] for x in found)
+    layers = range(model.shape.layers)
+    return next_MxV, Prefix(tuple(keys[:, i] for i in layers), tuple(values[:, i] for i in layers), prompts_MxP != PAD)
 
 
 class Weights(NamedTuple):
@@ -71,33 +99,53 @@ def weights(model: Transformer, params: Any) -> Weights:
 
 
 def step(
-    model: Transformer, weights: Weights, cache: Cache, tokens_R: jax.Array, index: jax.Array
-) -> tuple[jax.Array, Cache]:
-    """Logits, float32 (R, V), after one more token a row, and the cache with it. Args: index, its position."""
-    heads, rows = model.shape.heads, len(tokens_R)
-    seen = jax.lax.dynamic_update_slice_in_dim(cache.seen, jnp.ones((rows, 1), bool), index, axis=1)
-    position = index + jnp.arange(1)
+    model: Transformer,
+    weights: Weights,
+    prefix: Prefix,
+    ring: Ring,
+    tokens_R: jax.Array,
+    ages_R: jax.Array,
+    at: jax.Array,
+) -> tuple[jax.Array, Ring]:
+    """Logits, float32 (R, V), after one more token a row, and the ring with it.
+
+    Args: ages, tokens of each row that are in the ring already, fewer than W, written at the places before `at`; at,
+      the place, the same of all rows.
+    """
+    heads, rows, groups = model.shape.heads, len(tokens_R), prefix.seen.shape[0]
+    width = ring.keys[0].shape[2]
+    own_Rx1xW = ((at - jnp.arange(width)) % width <= ages_R[:, None])[:, None]
+    position_R = prefix.seen.shape[1] + ages_R
     x_RxD = weights.embedding[tokens_R]
     keys, values = [], []
-    for layer, k_RxHxSxK, v_RxHxSxK in zip(weights.layers, cache.keys, cache.values, strict=True):
+    for layer, k_GxHxPxK, v_GxHxPxK, k_RxHxWxK, v_RxHxWxK in zip(
+        weights.layers, prefix.keys, prefix.values, ring.keys, ring.values, strict=True
+    ):
         qkv = _norm(layer["attention_norm"], x_RxD) @ layer["qkv"]["kernel"]
-        q, k, v = (y.reshape(rows, 1, heads, -1) for y in jnp.split(qkv, 3, axis=-1))
-        q, k = rotate(q, position)[:, 0], rotate(k, position)
-        k_RxHxSxK = jax.lax.dynamic_update_slice_in_dim(k_RxHxSxK, k.transpose(0, 2, 1, 3), index, axis=2)
-        v_RxHxSxK = jax.lax.dynamic_update_slice_in_dim(v_RxHxSxK, v.transpose(0, 2, 1, 3), index, axis=2)
-        keys.append(k_RxHxSxK)
-        values.append(v_RxHxSxK)
-        q = q * q.shape[-1] ** -0.5
-        scores = jnp.einsum("rhk,rhsk->rhs", q, k_RxHxSxK, preferred_element_type=jnp.float32)
-        mix = jax.nn.softmax(jnp.where(seen[:, None], scores, -1e9), axis=-1).astype(model.dtype)
-        x_RxD += jnp.einsum("rhs,rhsk->rhk", mix, v_RxHxSxK).reshape(x_RxD.shape) @ layer["out"]["kernel"]
+        q, k, v = (y.reshape(1, rows, heads, -1) for y in jnp.split(qkv, 3, axis=-1))
+        # rows stand where positions of one sequence would: each is rotated by its own
+        q_RxHxK, k_RxHxK, v_RxHxK = rotate(q, position_R)[0], rotate(k, position_R)[0], v[0]
+        k_RxHxWxK = jax.lax.dynamic_update_slice_in_dim(k_RxHxWxK, k_RxHxK[:, :, None], at, axis=2)
+        v_RxHxWxK = jax.lax.dynamic_update_slice_in_dim(v_RxHxWxK, v_RxHxK[:, :, None], at, axis=2)
+        keys.append(k_RxHxWxK)
+        values.append(v_RxHxWxK)
+        q_RxHxK = q_RxHxK * q_RxHxK.shape[-1] ** -0.5
+        q_GxHxSxK = q_RxHxK.reshape(groups, -1, *q_RxHxK.shape[1:]).transpose(0, 2, 1, 3)
+        shared = jnp.where(prefix.seen[:, None, None], dot("ghsk,ghpk->ghsp", q_GxHxSxK, k_GxHxPxK), MASKED)
+        own = jnp.where(own_Rx1xW, dot("rhk,rhwk->rhw", q_RxHxK, k_RxHxWxK), MASKED)
+        top_GxHxS = jnp.max(shared, axis=-1)
+        top_RxH = jnp.maximum(top_GxHxS.transpose(0, 2, 1).reshape(rows, heads), jnp.max(own, axis=-1))
+        top_GxHxS = top_RxH.reshape(groups, -1, heads).transpose(0, 2, 1)
+        shared, own = jnp.exp(shared - top_GxHxS[..., None]), jnp.exp(own - top_RxH[..., None])
+        total_RxH = jnp.sum(shared, axis=-1).transpose(0, 2, 1).reshape(rows, heads) + jnp.sum(own, axis=-1)
+        of_shared = dot("ghsp,ghpk->ghsk", shared.astype(model.dtype), v_GxHxPxK)
+        of_own = dot("rhw,rhwk->rhk", own.astype(model.dtype), v_RxHxWxK)
+        mixed = (of_shared.transpose(0, 2, 1, 3).reshape(of_own.shape) + of_own) / total_RxH[..., None]
+        x_RxD += mixed.astype(model.dtype).reshape(x_RxD.shape) @ layer["out"]["kernel"]
         gate, up = jnp.split(_norm(layer["mlp_norm"], x_RxD) @ layer["gate_up"]["kernel"], 2, axis=-1)
         x_RxD += (jax.nn.silu(gate) * up) @ layer["down"]["kernel"]
     x_RxD = _norm(weights.final_norm, x_RxD)
-    logits = jnp.matmul(x_RxD, weights.head, preferred_element_type=jnp.float32)
-    ids = jnp.arange(model.padded)
-    logits = jnp.where((ids == PAD) | (ids >= model.vocab), -1e9, logits)
-    return logits, Cache(tuple(keys), tuple(values), seen)
+    return logits(x_RxD[None], weights.head, model.vocab)[0], Ring(tuple(keys), tuple(values))
 
 
 def _norm(params: Any, x: jax.Array) -> Any:

@@ -1,173 +1,112 @@
-"""The `outcomes/<task>/` artifact: questions asked of held-out patients, and what each model of a grid answers."""
+"""What each model of a grid answers to the questions asked of held-out patients: `outcomes/<task>/<cell>.…`."""
 
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts
 from ehr_scaling.data import timelines
+from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes import baselines, estimators, metrics, simulate, tasks
+from ehr_scaling.outcomes import (
+    baselines,
+    cohort,
+    estimators,
+    metrics,
+    paired,
+    predictions,
+    questions,
+    simulate,
+    stays,
+    subgroups,
+    values,
+)
+from ehr_scaling.outcomes.questions import Samples
+from ehr_scaling.outcomes.simulate import Futures, Stops
+from ehr_scaling.outcomes.tasks import KIND_OF, Task
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
 Cell = dict[str, Any]
-SAMPLES, BASELINE = "samples.npz", "baseline.json"
-VERSION = 1  # of how scores are made from samples: raise it, and every model is scored again
-METHOD = (
-    "zero-shot: SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures "
-    "(arXiv 2602.03730); interval: percentile bootstrap of patients"
-)
-# The prediction schema of MEDS: exactly these columns. meds-evaluation 0.0.6 refuses any other, and lacks none.
-PREDICTIONS = pa.schema(
-    [
-        pa.field("subject_id", pa.int64(), nullable=False),
-        pa.field("prediction_time", pa.timestamp("us"), nullable=False),
-        pa.field("boolean_value", pa.bool_()),
-        pa.field("predicted_boolean_value", pa.bool_()),
-        pa.field("predicted_boolean_probability", pa.float32()),
-    ]
-)
+BASELINE = "baseline.json"
+OTHERS = "baselines"  # folder of what the baselines beside that one predict
+VERSION = 2  # of how scores are made from samples: raise it, and every model is scored again
+METHODS = {
+    "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",
+    "reach": "REACH estimate of P(outcome) over simulated futures without the outcome (arXiv 2602.03730)",
+    "monte_carlo": "share of simulated futures with the outcome among those with it or its opposite",
+}
+_AT_ONCE = 1_024  # stays whose futures are drawn between two saves
+_GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 
-class Samples(NamedTuple):
-    """What is asked: n stays and their prompts."""
+class Question(NamedTuple):
+    """A prepared task."""
 
-    stays: tasks.Stays
-    prompts: np.ndarray  # (n, P) of the token dtype, padded on the left
-    stops: simulate.Stops
-    first: np.ndarray  # bool (V,), ids among which the first simulated token is drawn
+    folder: Path
+    record: dict[str, Any]
+    task: Task
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.record["inputs"]
 
-def prepare(
-    workdir: Path,
-    task: tasks.Task,
-    *,
-    context: int,
-    copies: int,
-    new_tokens: int,
-    max_samples: int | None,
-    positive_share: float | None = None,
-    split: str = "test",
-    train_samples: int = 8_000,
-    draws: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Fix which stays are asked about and how, in `outcomes/<task>/`: the same for every model.
-
-    Args:
-      context: T of the models to be asked; a prompt has T − new_tokens tokens, static context included.
-      copies: simulated futures of each stay; new_tokens: the longest future.
-      max_samples, positive_share, seed: see `tasks.subsample`.
-      train_samples: most stays of the train split that the baseline is fitted on.
-      draws: bootstrap draws.
-    Returns: the record, see `artifacts.build`; its summary has stays, positives, and both of all that could be asked.
-    Raises: UserError as `tasks.stays` and `tasks.prompts` do, for senseless options, and when the task was prepared
-      from other timelines or with other options.
-    """
-    for flag, value, least in (("copies", copies, 1), ("new_tokens", new_tokens, 1), ("samples", max_samples, 2)):
-        if value is not None and value < least:
-            raise UserError(f"--config.outcome.{flag}={value}: take {least} or more")
-    if positive_share is not None and not 0 < positive_share < 1:
-        raise UserError(f"--config.outcome.positive_share={positive_share}: take a number between 0 and 1, or none")
-    source = artifacts.read_json(workdir / "timelines" / artifacts.RECORD)
-    inputs = {
-        "timelines": source["fingerprint"],
-        "task": asdict(task),
-        "split": split,
-        "context": context,
-        "copies": copies,
-        "new_tokens": new_tokens,
-        "max_samples": max_samples,
-        "positive_share": positive_share,
-        "train_samples": train_samples,
-        "draws": draws,
-        "seed": seed,
-    }
-
-    def make(folder: Path) -> dict[str, Any]:
-        every = tasks.stays(workdir, split, task)
-        asked = tasks.subsample(every, max_samples, positive_share, seed)
-        vocabulary = timelines.vocabulary(workdir)
-        stops = tasks.stops(vocabulary, task)
-        prompts = tasks.prompts(workdir, split, asked, context - new_tokens)
-        kinds = {f"{name}_ids": which for name, which in stops._asdict().items()}
-        first = tasks.first_ids(vocabulary, task)
-        np.savez(folder / SAMPLES, **asked._asdict(), prompts=prompts, first_ids=first, **kinds)
-        facts = {
-            "stays": len(asked.labels),
-            "positives": int(asked.labels.sum()),
-            "available_stays": len(every.labels),
-            "available_positives": int(every.labels.sum()),
-            "vocabulary": len(vocabulary.tokens),
-        }
-        about = {"task": task.name, "description": _describe(task, split, positive_share, facts), **facts}
-        artifacts.write_json(folder / "task.json", {**about, "inputs": inputs})
-        return facts
-
-    return artifacts.build(workdir / "outcomes" / task.name, inputs, make)
+    @property
+    def simulation(self) -> tuple[Any, ...]:
+        """What its futures depend on beside the model: tasks with the same are answered by the same futures."""
+        own = ("context", "copies", "new_tokens", "room", "seed", "split", "method")
+        alone = (self.task.name,) if self.options["method"] == "reach" else ()
+        return (self.task.spec, *(self.options[name] for name in own), *alone)
 
 
-def _describe(task: tasks.Task, split: str, positive_share: float | None, facts: dict[str, Any]) -> str:
-    n, positives = facts["available_stays"], facts["available_positives"]
-    text = f"{task.description} {n:,} stays of the {split} split can be asked, {positives / n:.1%} with the outcome"
-    if facts["stays"] == n:
-        return f"{text}; all are."
-    text += f"; a seeded sample of {facts['stays']:,} is, {facts['positives']:,} of them with the outcome."
-    if positive_share is not None:
-        text += (
-            " It was drawn by outcome: the AUROC does not depend on that, but probabilities are not calibrated to it."
-        )
-    return text
+def asked_in(workdir: Path) -> list[Question]:
+    records = [(folder, artifacts.read_json(folder / artifacts.RECORD)) for folder in questions.prepared(workdir)]
+    return [Question(folder, record, questions.task_of(record)) for folder, record in records]
 
 
-def load(folder: Path) -> Samples:
-    """The samples of a prepared task. Raises UserError where they are missing or damaged."""
-    path = folder / SAMPLES
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Samples(
-                tasks.Stays(*(file[name] for name in tasks.Stays._fields)),
-                file["prompts"],
-                simulate.Stops(*(file[f"{name}_ids"] for name in simulate.Stops._fields)),
-                file["first_ids"],
-            )
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run launch.evaluate to prepare the task") from None
-    except Exception as e:  # zip, zlib and numpy errors share no base class
-        raise UserError(f"{path} is damaged ({type(e).__name__}): delete {folder} and run again") from None
+def groups(asked: list[Question]) -> list[list[Question]]:
+    found: dict[Any, list[Question]] = {}
+    for question in asked:
+        found.setdefault(question.simulation, []).append(question)
+    return list(found.values())
 
 
-def prepared(workdir: Path) -> list[Path]:
-    """Folders of the prepared tasks, by name. Raises UserError when there is none."""
-    folders = sorted(path.parent for path in (workdir / "outcomes").glob(f"*/{artifacts.RECORD}"))
-    folders = [folder for folder in folders if not folder.name.startswith(".")]
-    if not folders:
-        raise UserError(f"{workdir / 'outcomes'} holds no prepared task: run launch.evaluate")
-    return folders
+class Union(NamedTuple):
+    """The stays of several tasks, each once."""
+
+    samples: list[Samples]
+    first: np.ndarray  # int64 (n,), which of the tasks' samples, one after the other, each stay of the union is
+    rows: list[np.ndarray]  # int64 (n_k,) for each task: its stays in the union
+
+
+def union_of(group: list[Question]) -> Union:
+    samples = [questions.load(question.folder) for question in group]
+    _, first, inverse = np.unique(np.concatenate([s.ids for s in samples]), return_index=True, return_inverse=True)
+    return Union(samples, first, np.split(inverse, np.cumsum([len(s.ids) for s in samples])[:-1]))
 
 
 def cells(workdir: Path, grid: list[Cell]) -> list[Cell]:
     """The cells of a grid whose own tokens and FLOPs are those of scoring, for the progress bar."""
     tokens = 0
-    for folder in prepared(workdir):
-        record = artifacts.read_json(folder / artifacts.RECORD)
-        tokens += record["summary"]["stays"] * record["inputs"]["copies"] * record["inputs"]["new_tokens"]
+    for group in groups(asked_in(workdir)):
+        options = group[0].options
+        each = 1 if group[0].task.kind == "class" else options["copies"] * options["new_tokens"]
+        tokens += len(union_of(group).first) * each
     return [{**c, "own_tokens": tokens, "own_flops": 2.0 * (c["N_body"] + c["N_head"]) * tokens} for c in grid]
 
 
 def job(unit: list[Cell], workdir: Path, report: Callable[[int], None]) -> list[dict[str, dict[str, Any]]]:
     """Score finished cells on every prepared task of the study in `workdir`; for `grid.executors.run`.
 
-    Writes `outcomes/<task>/<cell>.parquet`, predictions in the MEDS schema, and `<cell>.json`, its score; a score
-    that is there, from the same samples, is not made again.
+    Writes `outcomes/<task>/<cell>.parquet`, predictions (see `predictions`), and `<cell>.json`, its score; a score that
+    is there, from the same samples, is not made again. Tasks that share their prompts are answered by the same futures.
+    An interrupted simulation goes on with the stay it had come to.
 
     Returns: of each cell, the score of each task, as in its JSON.
     Raises: UserError when a cell is not finished, or was trained on other timelines or a shorter context.
@@ -176,32 +115,38 @@ def job(unit: list[Cell], workdir: Path, report: Callable[[int], None]) -> list[
 
 
 def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
-    scores, trained = {}, None
-    for folder in prepared(workdir):
-        record = artifacts.read_json(folder / artifacts.RECORD)
-        inputs = {"samples": record["fingerprint"], "cell": cell["id"], "version": VERSION}
-        path = folder / f"{cell['id']}.json"
+    scores, waiting = {}, []
+    for question in asked_in(workdir):
+        path = question.folder / f"{cell['id']}.json"
         if path.exists() and path.with_suffix(".parquet").exists():
             score = artifacts.read_json(path)
-            if score.get("fingerprint") == artifacts.fingerprint(inputs):
-                scores[folder.name] = score
+            if score.get("fingerprint") == _fingerprint(cell, question):
+                scores[question.folder.name] = score
                 continue
-        _check(cell, workdir, record, folder)
-        if trained is None:
-            trained = restored_params(cell, folder_of(workdir, cell))
-        score = _score(cell, *trained, folder, record["inputs"], report)
-        scores[folder.name] = {**score, "fingerprint": artifacts.fingerprint(inputs)}
-        artifacts.write_json(path, scores[folder.name])
+        _check(cell, workdir, question)
+        waiting.append(question)
+    if waiting:
+        trained = restored_params(cell, folder_of(workdir, cell))
+        for group in groups(waiting):
+            score_all = _answer_classes if group[0].task.kind == "class" else _answer_futures
+            for question, score in score_all(cell, workdir, *trained, group, report):
+                score = {"cell": cell["id"], "task": question.folder.name, "kind": question.task.kind, **score}
+                scores[question.folder.name] = {**score, "fingerprint": _fingerprint(cell, question)}
+                artifacts.write_json(question.folder / f"{cell['id']}.json", scores[question.folder.name])
     return scores
 
 
-def _check(cell: Cell, workdir: Path, record: dict[str, Any], folder: Path) -> None:
+def _fingerprint(cell: Cell, question: Question) -> str:
+    return artifacts.fingerprint({"samples": question.record["fingerprint"], "cell": cell["id"], "version": VERSION})
+
+
+def _check(cell: Cell, workdir: Path, question: Question) -> None:
     """A model reads token ids: they must mean what they meant when it was trained."""
-    asked = record["inputs"]
+    asked, folder = question.options, question.folder
     packed = workdir / "packed" / f"t{cell['context']}" / artifacts.RECORD
     # Copied runs may come without their packed data; then the size of the vocabulary must do.
     source = artifacts.read_json(packed)["inputs"].get("timelines") if packed.exists() else asked["timelines"]
-    if cell["vocab"] != record["summary"]["vocabulary"] or source != asked["timelines"]:
+    if cell["vocab"] != question.record["summary"]["vocabulary"] or source != asked["timelines"]:
         raise UserError(
             f"cell {cell['id']} was trained on other timelines than {folder} was made from: take the --workdir it was "
             f"trained in, or delete {folder} and run again"
@@ -213,85 +158,270 @@ def _check(cell: Cell, workdir: Path, record: dict[str, Any], folder: Path) -> N
         )
 
 
-def _score(
-    cell: Cell, model: Transformer, params: Any, folder: Path, options: dict[str, Any], report: Callable[[int], None]
-) -> dict[str, Any]:
-    samples, started = load(folder), time.monotonic()
-    futures = simulate.simulate(
-        model,
-        params,
-        samples.prompts,
-        samples.stops,
-        copies=options["copies"],
-        new_tokens=options["new_tokens"],
-        context=cell["context"],
-        seed=options["seed"],
-        first=samples.first,
-        report=report,
+def _answer_classes(
+    cell: Cell, workdir: Path, model: Transformer, params: Any, group: list[Question], report: Callable[[int], None]
+) -> Iterator[tuple[Question, dict[str, Any]]]:
+    """Of tasks that ask for the next token: nothing is drawn."""
+    vocabulary, started = timelines.vocabulary(workdir), time.monotonic()
+    union = union_of(group)
+    found = simulate.next_token(model, params, np.concatenate([s.prompts for s in union.samples])[union.first])
+    report(len(union.first))
+    for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
+        p, named = estimators.class_probabilities(found[rows], samples.meanings)
+        names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
+        predictions.write_classes(question.folder / f"{cell['id']}.parquet", samples.stays, names, p)
+        seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
+        score = values.evaluate_classes(samples.stays.labels, p, samples.stays.patients, **seeds)
+        if question.task.ordered:
+            steps = np.arange(p.shape[1]) + 1.0
+            truth = steps[samples.stays.labels]
+            mean = estimators.expectation(p, steps).value
+            score["expectation"] = values.evaluate_values(truth, mean, samples.stays.patients, **seeds)
+        yield question, {**score, "names_a_class": float(named.mean()), "seconds": time.monotonic() - started}
+
+
+def _answer_futures(
+    cell: Cell, workdir: Path, model: Transformer, params: Any, group: list[Question], report: Callable[[int], None]
+) -> Iterator[tuple[Question, dict[str, Any]]]:
+    """Of tasks that are answered by simulated futures, the same for all of them."""
+    started, union = time.monotonic(), union_of(group)
+    scratch = workdir / "outcomes" / f".{cell['id']}-{artifacts.fingerprint(repr(group[0].simulation))}"
+    futures = _simulated(cell, workdir, model, params, group, union, scratch, report)
+    seconds = time.monotonic() - started
+    for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
+        own = futures.take(rows)
+        lost = estimators.undetermined(own, k)
+        facts = {
+            "copies": question.options["copies"],
+            "undetermined": lost.open + lost.bounded,
+            "open": lost.open,
+            "bounded": lost.bounded,
+            "stays_undetermined": lost.samples,
+            "generated_tokens": int(own.lengths.sum()),
+            "seconds": seconds,
+        }
+        judge = _judge_days if question.task.kind == "days" else _judge
+        yield question, {**judge(cell, question, samples, own, k), **facts}
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _simulated(
+    cell: Cell,
+    workdir: Path,
+    model: Transformer,
+    params: Any,
+    group: list[Question],
+    union: Union,
+    scratch: Path,
+    report: Callable[[int], None],
+) -> Futures:
+    """Futures of a union, drawn in parts, each of which is kept in `scratch` until all are there."""
+    simulation = simulation_of(workdir, group, union)
+    artifacts.work_directory(scratch)
+    parts = []
+    for begin in range(0, len(union.first), _AT_ONCE):
+        path = scratch / f"{begin}.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as file:
+                parts.append(Futures(*(file[name] for name in Futures._fields)))
+            report(parts[-1].tokens.size)
+            continue
+        futures = simulation.run(model, params, np.arange(begin, min(begin + _AT_ONCE, len(union.first))), report)
+        with artifacts.writing(path) as partial:
+            np.savez(partial, **futures._asdict())
+        parts.append(futures)
+    return simulate.concatenate(parts)
+
+
+class Simulation(NamedTuple):
+    """The questions of a union of n stays, as `simulate` takes them."""
+
+    vocabulary: Vocabulary
+    options: dict[str, Any]
+    prompts: np.ndarray
+    ids: np.ndarray
+    gaps: np.ndarray
+    horizons: np.ndarray
+    stops: Stops
+
+    def run(
+        self,
+        model: Transformer,
+        params: Any,
+        rows: np.ndarray,
+        report: Callable[[int], None] = lambda tokens: None,
+        copies: int | None = None,
+    ) -> Futures:
+        """Futures of some of the stays; copies: other than the options say."""
+        o = self.options
+        return simulate.simulate(
+            *(model, params, self.prompts[rows], self.ids[rows], self.stops, simulate.clock(self.vocabulary)),
+            copies=copies or o["copies"],
+            new_tokens=o["new_tokens"],
+            context=o["context"],
+            gaps=self.gaps[rows],
+            horizons=self.horizons[rows],
+            context_tokens=self.vocabulary.context_tokens,
+            suppress=o["method"] == "reach",
+            seed=o["seed"],
+            report=report,
+        )
+
+
+def simulation_of(workdir: Path, group: list[Question], union: Union) -> Simulation:
+    kinds = np.stack([samples.meanings for samples in union.samples])
+    horizon = [KIND_OF[question.task.at_horizon or "open"] for question in group]
+    sets = {name: kinds == kind for name, kind in KIND_OF.items()}
+    stops = Stops(**sets, at_horizon=np.array(horizon, np.int8))
+    prompts, ids, gaps = (
+        np.concatenate([getattr(s, name) for s in union.samples])[union.first] for name in ("prompts", "ids", "gaps")
     )
-    probability = estimators.scope(futures)
-    write_predictions(folder / f"{cell['id']}.parquet", samples.stays, probability)
-    stays, seeds = samples.stays, {"draws": options["draws"], "seed": options["seed"]}
-    counted = estimators.monte_carlo(futures)
-    known = ~np.isnan(counted)
-    both = 0 < stays.labels[known].sum() < known.sum()
-    return {
-        "cell": cell["id"],
-        "task": folder.name,
-        **metrics.evaluate(stays.labels, probability, stays.patients, **seeds),
-        "copies": options["copies"],
-        "undetermined": estimators.undetermined(futures),
-        "generated_tokens": int(futures.lengths.sum()),
-        "method": METHOD,
-        # By counting copies instead: over the stays of which a copy came to an end.
-        "monte_carlo_auroc": float(metrics.auroc(stays.labels[known], counted[known])) if both else None,
-        "monte_carlo_stays": int(known.sum()),
-        "seconds": time.monotonic() - started,
+    horizons = np.full((len(union.first), len(group)), np.inf, np.float32)
+    for k, (samples, rows) in enumerate(zip(union.samples, union.rows, strict=True)):
+        horizons[rows, k] = samples.horizons
+    return Simulation(timelines.vocabulary(workdir), group[0].options, prompts, ids, gaps, horizons, stops)
+
+
+def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
+    """The score of a yes-or-no task, whose predictions are written."""
+    method, asked = question.options["method"], samples.stays
+    estimate = getattr(estimators, method)(futures, k)
+    known = ~np.isnan(estimate.probability)
+    probability = np.where(known, estimate.probability, 0.5)  # no copy said anything: counted in `stays_undetermined`
+    predictions.write_binary(question.folder / f"{cell['id']}.parquet", asked, probability)
+    errors = estimate.error[np.isfinite(estimate.error)]
+    score = {
+        **_judge_probabilities(question, samples, probability),
+        "method": f"zero-shot: {METHODS[method]}; interval: percentile bootstrap of patients",
+        "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
+    if method == "scope":  # by counting copies instead: over the stays of which a copy came to an end
+        counted = estimators.monte_carlo(futures, k).probability
+        said = ~np.isnan(counted)
+        both = 0 < asked.labels[said].sum() < said.sum()
+        score["monte_carlo_auroc"] = float(metrics.auroc(asked.labels[said], counted[said])) if both else None
+        score["monte_carlo_stays"] = int(said.sum())
+    beside = question.folder / "baseline.parquet"
+    if beside.exists():
+        score["against_baseline"] = paired.compare(
+            _answers(beside),
+            paired.Answers(asked.subject_ids, asked.times, asked.labels, probability.astype(np.float32)),
+            weights=_weights(samples),
+            draws=question.options["draws"],
+            seed=question.options["seed"],
+        )
+    return score
 
 
-def baseline(workdir: Path, task: tasks.Task) -> dict[str, Any]:
-    """Fit the logistic regression on train stays, score it on the task's samples, and write `baseline.json`.
+def _judge_probabilities(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
+    asked, seed = samples.stays, question.options["seed"]
+    weights = _weights(samples)
 
-    Its predictions are beside it, `baseline.parquet`. Both are kept when they are there from the same samples.
+    def judge(rows: np.ndarray, draws: int) -> dict[str, Any]:
+        return metrics.evaluate(
+            asked.labels[rows],
+            probability[rows],
+            asked.patients[rows],
+            weights=None if weights is None else weights[rows],
+            probabilities=True,
+            draws=draws,
+            seed=seed,
+        )
+
+    by_attribute = {
+        name: subgroups.by_group(
+            getattr(samples, name), asked.patients, asked.labels, lambda rows: _short(judge(rows, _GROUP_DRAWS))
+        )
+        for name in ("sex", "age", "race")
+    }
+    return {**judge(np.arange(len(probability)), question.options["draws"]), "subgroups": by_attribute}
+
+
+def _short(score: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a subgroup."""
+    return {name: value for name, value in score.items() if name not in ("calibration_curve", "operating_point")}
+
+
+def _weights(samples: Samples) -> np.ndarray | None:
+    return None if (samples.weights == 1).all() else samples.weights
+
+
+def _answers(path: Path) -> paired.Answers:
+    table = pq.read_table(path, schema=predictions.BINARY)
+    return paired.Answers(
+        table["subject_id"].to_numpy(),
+        table["prediction_time"].to_numpy().astype(np.int64),
+        table["boolean_value"].to_numpy(zero_copy_only=False),
+        table["predicted_boolean_probability"].to_numpy(),
+    )
+
+
+def _judge_days(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
+    """The score of a task that asks for days since the anchor, whose predictions are written."""
+    since = ((question.task.hours or 0.0) + question.task.silence) / 24
+    found = since + estimators.days(futures, k).value
+    # Copies that had not ended when the tokens were used up: the longest of those that did is the least they had.
+    known = np.isfinite(found)
+    found = np.where(known, found, found[known].max() if known.any() else since)
+    predictions.write_values(question.folder / f"{cell['id']}.parquet", samples.stays, found)
+    return values.evaluate_values(
+        samples.stays.labels,
+        found,
+        samples.stays.patients,
+        draws=question.options["draws"],
+        seed=question.options["seed"],
+    )
+
+
+def baseline(workdir: Path, task: Task) -> dict[str, Any]:
+    """Fit the baselines on train stays, score them on the task's samples, and write `baseline.json`.
+
+    The first is that of `baseline.json` (logistic regression; ridge regression or a multinomial one for numbers and
+    classes), with its predictions in `baseline.parquet`; the scores of the others are in its `others`, their
+    predictions in `baselines/`. All are kept when they are there from the same samples.
     Returns: name, auroc, low, high, n, positives and more, as in the JSON.
     """
     folder = workdir / "outcomes" / task.name
     record = artifacts.read_json(folder / artifacts.RECORD)
-    inputs = {"samples": record["fingerprint"], "version": VERSION}
-    path, fingerprint = folder / BASELINE, artifacts.fingerprint(inputs)
+    question = Question(folder, record, task)
+    path = folder / BASELINE
+    fingerprint = artifacts.fingerprint({"samples": record["fingerprint"], "version": VERSION})
     if path.exists() and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
         return score
-    options, samples = record["inputs"], load(folder)
-    train = tasks.subsample(tasks.stays(workdir, "train", task), options["train_samples"], None, options["seed"])
-    x = baselines.features(workdir, "train", train)
-    fitted = baselines.fit(x, train.labels, train.patients, options["seed"])
-    probability = fitted.model.predict_proba(baselines.features(workdir, options["split"], samples.stays))[:, 1]
-    write_predictions(folder / "baseline.parquet", samples.stays, probability)
-    score = {
-        "name": "logistic regression",
-        "task": task.name,
-        **metrics.evaluate(
-            samples.stays.labels, probability, samples.stays.patients, draws=options["draws"], seed=options["seed"]
-        ),
-        "features": baselines.FEATURES,
-        "train_stays": len(train.labels),
-        "train_positives": int(train.labels.sum()),
-        "strength": fitted.strength,
-        "fingerprint": fingerprint,
-    }
+    options, samples = record["inputs"], questions.load(folder)
+    every = cohort.stays(workdir, "train", task)
+    train = stays.subsample(every, options["train_samples"], None, options["seed"])
+    x, asked = baselines.features(workdir, "train", train), baselines.features(workdir, options["split"], samples.stays)
+    classes = int(samples.meanings.max()) + 1 if task.kind == "class" else None
+    fitted = baselines.fit_all(x, train.labels, train.patients, options["seed"], classes)
+    (folder / OTHERS).mkdir(exist_ok=True)
+    main = next(name for name in fitted if "regression" in name)
+    scores = {}
+    for name, method in fitted.items():
+        predicted = method.predict(asked)
+        file = folder / "baseline.parquet" if name == main else folder / OTHERS / f"{name.replace(' ', '_')}.parquet"
+        scores[name] = {"name": name, **_judge_baseline(workdir, question, samples, predicted, file), **method.settings}
+    train_facts = {"features": baselines.FEATURES, "train_stays": len(train.labels)}
+    if train.labels.dtype == bool:
+        train_facts["train_positives"] = int(train.labels.sum())
+    others = {name: score for name, score in scores.items() if name != main}
+    score = {"task": task.name, **scores[main], **train_facts, "others": others, "fingerprint": fingerprint}
     artifacts.write_json(path, score)
     return score
 
 
-def write_predictions(path: Path, stays: tasks.Stays, probability: np.ndarray) -> None:
-    """Predictions in the MEDS schema; `predicted_boolean_value` is a probability of one half or more."""
-    columns = [
-        pa.array(stays.subject_ids, pa.int64()),
-        pa.array(stays.times, pa.int64()).cast(pa.timestamp("us")),
-        pa.array(stays.labels, pa.bool_()),
-        pa.array(probability >= 0.5, pa.bool_()),
-        pa.array(probability.astype(np.float32), pa.float32()),
-    ]
-    with artifacts.writing(path) as partial:
-        pq.write_table(pa.Table.from_arrays(columns, schema=PREDICTIONS), partial)
+def _judge_baseline(
+    workdir: Path, question: Question, samples: Samples, predicted: np.ndarray, file: Path
+) -> dict[str, Any]:
+    asked, kind = samples.stays, question.task.kind
+    seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
+    if kind == "binary":
+        predictions.write_binary(file, asked, predicted)
+        return _judge_probabilities(question, samples, predicted)
+    if kind == "days":
+        predictions.write_values(file, asked, predicted)
+        return values.evaluate_values(asked.labels, predicted, asked.patients, **seeds)
+    vocabulary = timelines.vocabulary(workdir)
+    names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
+    predictions.write_classes(file, asked, names, predicted)
+    return values.evaluate_classes(asked.labels, predicted, asked.patients, **seeds)

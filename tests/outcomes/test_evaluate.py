@@ -1,5 +1,6 @@
 """From a trained cell to its score: written whole, in the schema others read, and never from other data."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,11 +11,11 @@ import pytest
 
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import evaluate, metrics, tasks
+from ehr_scaling.outcomes import cohort, evaluate, metrics, predictions, questions, stays, tasks
 from ehr_scaling.training import loop
 from tests import small
 
-TASK = tasks.in_hospital_death(hours=12)
+TASK = dataclasses.replace(tasks.load()["in_hospital_death_24h"], name="death_12h", hours=12.0)
 OPTIONS = {
     "context": 64,
     "copies": 2,
@@ -33,7 +34,7 @@ def trained(tmp_path_factory):
     packed = study.prepare(small.config(**{"data.patients": 2000}), workdir)
     cell = small.cell(packed)
     loop.job([cell], workdir, small.silent)
-    evaluate.prepare(workdir, TASK, **OPTIONS)
+    questions.prepare(workdir, TASK, **OPTIONS)
     return workdir, cell
 
 
@@ -50,17 +51,17 @@ def study_of(trained, tmp_path):
 def test_what_is_asked(trained):
     workdir, _ = trained
     folder = workdir / "outcomes" / TASK.name
-    samples, about = evaluate.load(folder), artifacts.read_json(folder / "task.json")
+    samples, about = questions.load(folder), artifacts.read_json(folder / "task.json")
     assert samples.prompts.shape == (60, 40)
     assert about["stays"] == 60 and about["positives"] == samples.stays.labels.sum() > 0
-    every = tasks.stays(workdir, "test", TASK)
+    every = cohort.stays(workdir, "test", TASK)
     assert about["available_positives"] == every.labels.sum()
-    assert "12 hours after admission" in about["description"] and "not calibrated" in about["description"]
-    np.testing.assert_array_equal(samples.prompts, tasks.prompts(workdir, "test", samples.stays, 40))
+    assert "drawn by outcome" in about["description"] and about["kind"] == "binary"
+    np.testing.assert_array_equal(samples.prompts, stays.prompts(workdir, "test", samples.stays, 40))
     # Made once; with other options it is another question.
-    assert evaluate.prepare(workdir, TASK, **OPTIONS)["summary"]["stays"] == 60
+    assert questions.prepare(workdir, TASK, **OPTIONS)["summary"]["stays"] == 60
     with pytest.raises(UserError, match="copies was 2, now 3"):
-        evaluate.prepare(workdir, TASK, **{**OPTIONS, "copies": 3})
+        questions.prepare(workdir, TASK, **{**OPTIONS, "copies": 3})
 
 
 def test_a_score_and_its_predictions(trained, monkeypatch):
@@ -85,14 +86,14 @@ def test_a_score_and_its_predictions(trained, monkeypatch):
         ("predicted_boolean_value", pa.bool_()),
         ("predicted_boolean_probability", pa.float32()),
     ]
-    stays = evaluate.load(folder).stays
+    asked = questions.load(folder).stays
     columns = [table[name].to_numpy() for name in table.column_names]
-    np.testing.assert_array_equal(columns[0], stays.subject_ids)
-    np.testing.assert_array_equal(columns[1].astype(np.int64), stays.times)
-    np.testing.assert_array_equal(columns[2], stays.labels)
+    np.testing.assert_array_equal(columns[0], asked.subject_ids)
+    np.testing.assert_array_equal(columns[1].astype(np.int64), asked.times)
+    np.testing.assert_array_equal(columns[2], asked.labels)
     np.testing.assert_array_equal(columns[3], columns[4] >= 0.5)
     assert ((columns[4] > 0) & (columns[4] < 1)).all()
-    assert score["auroc"] == pytest.approx(metrics.auroc(stays.labels, columns[4].astype(float)), abs=1e-6)
+    assert score["auroc"] == pytest.approx(metrics.auroc(asked.labels, columns[4].astype(float)), abs=1e-6)
 
     # It is not made again, and is the same when it is.
     monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("scored again"))
@@ -108,16 +109,18 @@ def test_the_baseline(trained, monkeypatch):
     folder = workdir / "outcomes" / TASK.name
     score = evaluate.baseline(workdir, TASK)
     assert json.loads((folder / "baseline.json").read_text()) == score
-    stays = evaluate.load(folder).stays
+    asked = questions.load(folder).stays
     assert score["name"] == "logistic regression"
-    assert (score["n"], score["positives"]) == (60, stays.labels.sum())
+    assert (score["n"], score["positives"]) == (60, asked.labels.sum())
     assert score["train_stays"] == 400
-    predictions = pq.read_table(folder / "baseline.parquet")
-    assert predictions.schema == evaluate.PREDICTIONS
-    p = predictions["predicted_boolean_probability"].to_numpy()
-    assert score["auroc"] == pytest.approx(metrics.auroc(stays.labels, p.astype(float)), abs=1e-6)
+    table = pq.read_table(folder / "baseline.parquet")
+    assert table.schema == predictions.BINARY
+    p = table["predicted_boolean_probability"].to_numpy()
+    assert score["auroc"] == pytest.approx(metrics.auroc(asked.labels, p.astype(float)), abs=1e-6)
     assert score["auroc"] > 0.6  # sicker patients look sicker
-    monkeypatch.setattr(evaluate, "load", lambda folder: pytest.fail("fitted again"))
+    assert set(score["others"]) == {"prevalence", "gradient-boosted trees"}
+    assert score["others"]["prevalence"]["auroc"] == 0.5
+    monkeypatch.setattr(questions, "load", lambda folder: pytest.fail("fitted again"))
     assert evaluate.baseline(workdir, TASK) == score
 
 
@@ -137,8 +140,8 @@ def test_what_does_not_belong_together_is_refused(study_of):
     with pytest.raises(UserError, match="other timelines"):
         score(cell)
     artifacts.write_json(folder / artifacts.RECORD, record)
-    damaged = (folder / evaluate.SAMPLES).read_bytes()[:-300]
-    (folder / evaluate.SAMPLES).write_bytes(damaged)
+    damaged = (folder / questions.SAMPLES).read_bytes()[:-300]
+    (folder / questions.SAMPLES).write_bytes(damaged)
     with pytest.raises(UserError, match=r"samples\.npz is damaged .*: delete"):
         score(cell)
     assert not list(folder.glob(f"*{cell['id']}*"))
@@ -153,7 +156,9 @@ def test_what_does_not_belong_together_is_refused(study_of):
         ({"copies": 0}, "copies=0: take 1 or more"),
         ({"max_samples": 1}, "samples=1: take 2 or more"),
         ({"positive_share": 1.5}, "positive_share=1.5: take a number between 0 and 1"),
-        ({"new_tokens": 62}, "no room beside"),
+        ({"new_tokens": 62, "room": 62}, "no room beside"),
+        ({"room": 64}, "room=64: take a number from 1 to 63"),
+        ({"method": "guess"}, "method=guess: take scope, monte_carlo or reach"),
     ],
 )
 def test_senseless_options(trained, tmp_path, change, message):
@@ -161,5 +166,5 @@ def test_senseless_options(trained, tmp_path, change, message):
     workdir.mkdir()
     (workdir / "timelines").symlink_to(trained[0] / "timelines")
     with pytest.raises(UserError, match=message):
-        evaluate.prepare(workdir, TASK, **{**OPTIONS, **change})
+        questions.prepare(workdir, TASK, **{**OPTIONS, **change})
     assert not list(workdir.glob("outcomes/*"))

@@ -1,0 +1,198 @@
+"""Predictions for labels of others: one trained model, any label file in the MEDS schema, one parquet file out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import timelines
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.outcomes import (
+    cohort,
+    estimators,
+    labels,
+    predictions,
+    questions,
+    simulate,
+    stays,
+    tasks,
+    trajectories,
+)
+from ehr_scaling.outcomes.tasks import Task
+from ehr_scaling.training import checkpoint
+from ehr_scaling.training.run import folder_of
+from ehr_scaling.training.setup import restored_params
+
+FILE, TRAJECTORIES = "predictions.parquet", "trajectories"
+# Tasks of MEDS-DEV, by their names there, whose outcome is that of a task of ours: who is asked, and when, is said by
+# the labels. Its tasks of abnormal laboratory values need thresholds, which bins of values do not have.
+MEDS_DEV = {
+    "mortality/in_icu/first_24h": "icu_mortality_24h",
+    "readmission/general_hospital/30d": "readmission_30d_alone",
+}
+_AT_ONCE = 1_024  # stays whose futures are in memory
+Cell = dict[str, Any]
+
+
+def outcome(
+    path: Path,
+    name: str | None = None,
+    *,
+    positive: Sequence[str] = (),
+    negative: Sequence[str] = (),
+    open: Sequence[str] = (),
+    horizon_days: float | None = None,
+    at_horizon: str = "negative",
+) -> Task:
+    """The task that is asked of the labels at `path`.
+
+    Args:
+      name: of a task of tasks.yaml, or of MEDS-DEV, whose outcome it is. None: as MEDS-DEV lays labels out, the end of
+        the path names the task; unless positive is given, with the other fields of `Task`.
+    Raises: UserError for an unknown name, one of another kind, or where nothing says what is asked.
+    """
+    if positive:
+        if name:
+            raise UserError("--task and --positive both say what is asked: give one of them")
+        return labels.from_labels(
+            path,
+            name=path.resolve().name,
+            positive=positive,
+            negative=negative,
+            open=open,
+            horizon_days=horizon_days,
+            at_horizon=at_horizon,
+        )
+    known = tasks.load()
+    if name is None:
+        parts = path.resolve().parts
+        found = [alias for alias in MEDS_DEV if parts[-len(Path(alias).parts) :] == Path(alias).parts]
+        found += [parts[-1]] if parts[-1] in known else []
+        if not found:
+            raise UserError(
+                f"--labels={path} does not end with the name of a task ({', '.join(MEDS_DEV)}): name one with --task, "
+                "or its tokens with --positive and --negative"
+            )
+        name = found[0]
+    task = known.get(MEDS_DEV.get(name, name))
+    if task is None:
+        raise UserError(f"--task={name} is none: take one of {', '.join([*MEDS_DEV, *known])}, or give --positive")
+    if task.kind != "binary" or task.horizon_from != "prediction":
+        raise UserError(
+            f"--task={name} cannot be asked of labels: it is of the kind {task.kind}, or counts from an anchor"
+        )
+    return labels.from_labels(
+        path,
+        name=task.name,
+        positive=task.positive,
+        negative=task.negative,
+        open=task.open,
+        horizon_days=task.horizon,
+        at_horizon=task.at_horizon,
+        at_end=task.at_end,
+        description=task.description,
+    )
+
+
+def predict(
+    model: Path,
+    task: Task,
+    out: Path,
+    split: str,
+    *,
+    cell: str | None = None,
+    copies: int = 20,
+    new_tokens: int = 512,
+    seed: int = 0,
+    keep_futures: bool = False,
+) -> dict[str, Any]:
+    """Write `predictions.parquet` into the folder `out`, in the MEDS prediction schema, a row for each label that can
+    be asked.
+
+    Args:
+      model: the work directory of a study, with timelines of the patients that the labels are about.
+      split: of MEDS (train, tuning, held_out) or ours (train, validation, test).
+      cell: id of the trained model; None: of the finished ones that with the least validation loss.
+      copies, new_tokens: simulated futures of each stay, and tokens of the longest.
+      keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
+    Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens).
+    Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
+    """
+    ours = {name: name for name in timelines.SPLITS} | {name: own for own, name in timelines.SPLITS.items()}
+    if split not in ours:
+        raise UserError(f"--split={split} is none: take one of {', '.join(timelines.SPLITS.values())}")
+    for flag, value in (("copies", copies), ("new_tokens", new_tokens)):
+        if value < 1:
+            raise UserError(f"--{flag}={value}: take 1 or more")
+    chosen = best_cell(model, cell)
+    vocabulary = timelines.vocabulary(model)
+    if chosen["vocab"] != len(vocabulary.tokens):
+        raise UserError(
+            f"cell {chosen['id']} was trained on other timelines than those in {model}: take its own folder"
+        )
+    stops = tasks.stops(vocabulary, [task])
+    group = cohort.find(model, ours[split], [task])
+    asked = group.of(0)
+    # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
+    width = chosen["context"] - min(new_tokens, max(1, chosen["context"] // 2))
+    prompts = stays.prompts(model, ours[split], asked, width)
+    gaps = tasks.gaps(model, ours[split], asked, task)
+    horizons, clock = tasks.horizons([task], asked), simulate.clock(vocabulary)
+    transformer, params = restored_params(chosen, folder_of(model, chosen))
+    probability, bounded, kept = np.empty(len(asked.times)), 0.0, []
+    total = len(asked.times) * copies * new_tokens
+    with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
+
+        def advance(tokens: int) -> None:
+            bar.update(tokens)
+
+        for begin in range(0, len(asked.times), _AT_ONCE):
+            rows = slice(begin, begin + _AT_ONCE)
+            futures = simulate.simulate(
+                *(transformer, params, prompts[rows], questions.random_stream(asked)[rows], stops, clock),
+                copies=copies,
+                new_tokens=new_tokens,
+                context=chosen["context"],
+                gaps=gaps[rows],
+                horizons=horizons[rows],
+                context_tokens=vocabulary.context_tokens,
+                seed=seed,
+                report=advance,
+            )
+            probability[rows] = estimators.scope(futures, 0).probability
+            bounded += estimators.undetermined(futures, 0).bounded * len(futures.tokens) / len(asked.times)
+            if keep_futures:
+                kept.append(futures)
+    artifacts.work_directory(out)
+    if keep_futures:
+        every = simulate.concatenate(kept)
+        trajectories.write(out / TRAJECTORIES, split, asked, every, vocabulary, clock, gaps, task.silence)
+    predictions.write_binary(out / FILE, asked, probability)
+    return {
+        "cell": chosen["id"],
+        "size": chosen["size"],
+        "stays": len(asked.times),
+        "left_out": dict(group.left_out[0]),
+        "bounded": bounded,
+    }
+
+
+def best_cell(workdir: Path, name: str | None) -> Cell:
+    """The cell of a study to ask: the one of that id, or the best of the finished ones."""
+    cells = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
+    if name is not None:
+        cells = [cell for cell in cells if cell["id"] == name]
+        if not cells:
+            raise UserError(f"--cell={name} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
+    done: list[tuple[float, Cell]] = []
+    for cell in cells:
+        result: Mapping[str, Any] | None = checkpoint.result(folder_of(workdir, cell))
+        if result is not None:
+            done.append((result["validation_loss"], cell))
+    if not done:
+        raise UserError(f"{workdir / 'runs'} holds no finished run of what is asked for: train first (launch.sweep)")
+    return min(done, key=lambda pair: pair[0])[1]

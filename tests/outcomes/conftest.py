@@ -1,0 +1,3 @@
+from tests.outcomes.admissions import admissions
+
+__all__ = ["admissions"]
