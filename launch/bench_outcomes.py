@@ -1,5 +1,8 @@
 """Simulated futures: tokens drawn a second, what sharing a prompt is worth, and the variance of the estimators."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -7,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.rows import Row, row, seconds
+from launch.rows import REPEATS, Row, row, seconds
 
 VOCAB = 1446  # of the demo of MIMIC-IV in the vocabulary of ETHOS
 TOY = {"width": 128, "layers": 2, "heads": 2, "ff": 352}  # context 256
@@ -61,10 +64,9 @@ def rows() -> Iterator[Row]:
     if jax.default_backend() != "cpu":
         yield from _accelerator()
         return
-    toy = Sampler(Shape("toy", **TOY), VOCAB, 32, 128)
-    toy.run(16, 128, 256, rows=256)
-    spent = seconds(partial(toy.run, 16, 128, 256, rows=256))
-    yield row("2 layers × 128, context 256, 256 live copies, prompts included", 32 * 16 * 128 / spent, "tokens/s", 15e3)
+    toy = "2 layers × 128, context 256, 256 live copies, prompts included"
+    yield row(f"{toy}, a device a core", _a_device_a_core(), "tokens/s", 15e3)
+    yield row("  one device, with threads", _toy(256), "tokens/s")
 
     shape = Shape("ethos", **ETHOS)
     ethos = Sampler(shape, VOCAB, 1, 1000)
@@ -72,9 +74,8 @@ def rows() -> Iterator[Row]:
     yield row("6 layers × 768, prompt of 1,000, 16 copies of a stay: decoding", rate, "tokens/s", 200)
     yield row("  the prompt and first tokens of 16 copies", first, "s")
     apart = Sampler(shape, VOCAB, 16, 1000)
-    apart.prompts[:] = ethos.prompts
     alone, _ = apart.rate(1, 49, 1049)
-    yield row("  compare: each copy with the prompt for itself", alone, "tokens/s")
+    yield row("  compare: 16 copies, each of a prompt of its own", alone, "tokens/s")
     for copies in (1, 32):
         ethos.run(copies, 1, 1001)
         spent = seconds(partial(ethos.run, copies, 1, 1001))
@@ -87,6 +88,26 @@ def rows() -> Iterator[Row]:
         yield row(f"{name}, T = 128", 64 * 4 * 32 / spent / 1e3, "ktokens/s")
         yield row("  compare: whole prompt for every token", 64 * 4 * 32 / _uncached(sampler) / 1e3, "ktokens/s")
     yield from _estimators()
+
+
+def _toy(rows: int) -> float:
+    """Tokens a second of 32 stays with 16 copies and 128 tokens, `rows` copies under way on each device."""
+    from ehr_scaling.models.sizes import Shape
+
+    toy = Sampler(Shape("toy", **TOY), VOCAB, 32, 128)
+    toy.run(16, 128, 256, rows=rows)
+    return 32 * 16 * 128 / seconds(partial(toy.run, 16, 128, 256, rows=rows))
+
+
+def _a_device_a_core() -> float:
+    """In a process of its own, as workers of a study and launch.predict run: before JAX has started."""
+    code = (
+        "import sys; from absl import flags; from launch import bench_outcomes, common; flags.FLAGS(sys.argv); "
+        "common.use_all_cores(); import jax; print(bench_outcomes._toy(256 // jax.local_device_count()))"
+    )
+    command = [sys.executable, "-c", code, f"--repeats={REPEATS.value}"]
+    environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
 def _uncached(sampler: Sampler) -> float:
