@@ -25,7 +25,6 @@ from absl import flags
 
 from ehr_scaling.analysis import extrapolation, isoflop, readers, report
 from ehr_scaling.analysis.joint_laws import FORMS
-from ehr_scaling.analysis.run_table import describe
 from ehr_scaling.analysis.summary import summary
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint_files
@@ -56,7 +55,11 @@ WINDOW = flags.DEFINE_float("window", DEFAULTS.window, "Parabolas see sizes with
 
 def main() -> None:
     runs = Path(RUNS.value)
-    table = readers.read(runs, readers.parse_columns(COLUMNS.value), drop_bad_rows=BAD.value)
+    columns = readers.parse_columns(COLUMNS.value)
+    if runs.is_dir() and columns:
+        readers.read(runs, columns)  # says what is wrong with that
+    # Of a directory report.analyze files its forecast of the sealed runs before it opens their losses.
+    table = runs if runs.is_dir() else readers.read(runs, columns, drop_bad_rows=BAD.value)
     options = Options(
         draws=DRAWS.value,
         seed=SEED.value,
@@ -69,8 +72,15 @@ def main() -> None:
     )
     out = Path(OUT.value)
     outcomes = Path(OUTCOMES.value) if OUTCOMES.value else None
-    laws = report.analyze(table, out, provenance=provenance(runs), outcomes=outcomes, options=options)
-    print(f"{describe(table)}\n{summary(laws)}\nreport: {out / 'report.html'}")
+    laws = report.analyze(
+        table,
+        out,
+        provenance=lambda: provenance(runs),
+        outcomes=outcomes,
+        options=options,
+        drop_bad_rows=BAD.value,
+    )
+    print(f"{laws['data']['description']}\n{summary(laws)}\nreport: {out / 'report.html'}")
 
 
 def provenance(runs: Path) -> dict[str, Any]:

@@ -5,12 +5,14 @@ r"""Compare two tokenizations or two recipes: which reaches a lower loss, and ho
 
 The first --runs is A, the second B: each a directory of runs, or a table as launch.analyze takes it. Losses a token of
 two vocabularies do not compare. Runs on the same timelines are compared a token; those on two tokenizations of the same
-events a patient, by the timelines/ beside runs/; tables a unit of which both have a column loss_per_event or
-tokens_per_event (or _day, _patient). --unit=token says that two tables are of one vocabulary.
+events an event, a patient-day (--unit=day) or a patient, by what they record of the patients they were measured on (or,
+made by an earlier version, by the timelines/ beside runs/, and a patient only); tables a unit of which both have a
+column loss_per_event or tokens_per_event (or _day, _patient). --unit=token says that two tables are of one vocabulary.
 
-Told are: the difference of losses at cells of equal N and D (else equal N and C), the factor of compute by which A
-reaches B's loss, by the optima of their budgets or a law fitted to each, and the law that leads from A's losses to B's,
-each with an interval and supported or unidentified. For the same models on two data sets the last is what to read.
+Told are: the difference of losses at cells of equal N and D (else equal N and C), in every unit that both directories
+know, the factor of compute by which A reaches B's loss, by the optima of their budgets or a law fitted to each, and the
+law that leads from A's losses to B's, each with an interval and supported or unidentified. For the same models on two
+data sets the last is what to read.
 """
 
 from pathlib import Path
@@ -41,8 +43,8 @@ def main() -> None:
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UserError(f"--out={out} is no file in a folder that is there: name one, such as compare.json")
     first, second = RUNS.value
-    a, b, unit = comparable.read((Path(first), Path(second)), UNIT.value, readers.parse_columns(COLUMNS.value))
-    found = comparison.compare(a, b, unit, Options(draws=DRAWS.value, seed=SEED.value))
+    common = comparable.read((Path(first), Path(second)), UNIT.value, readers.parse_columns(COLUMNS.value))
+    found = comparison.compare(common, Options(draws=DRAWS.value, seed=SEED.value))
     write_json(out, comparison.to_json(found))
     print(f"{comparison.summary(found)}\ncomparison: {out}")
 

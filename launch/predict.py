@@ -35,6 +35,7 @@ TRAJECTORIES = flags.DEFINE_bool("trajectories", False, "Write the futures too, 
 
 
 def main() -> None:
+    common.use_all_cores()
     from ehr_scaling.outcomes import predict
 
     labels = Path(LABELS.value)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from ehr_scaling.analysis import frontiers, isoflop, joint_laws, loss_to_loss, selection
+from ehr_scaling.analysis.comparable import Common
 from ehr_scaling.analysis.extrapolation import AUTO
 from ehr_scaling.analysis.frontiers import Frontier
 from ehr_scaling.analysis.joint_laws import JointLaw
@@ -63,7 +64,11 @@ class Multiplier:
 
 @dataclass(frozen=True)
 class Comparison:
-    """tables: the runs compared. loss_to_loss: the loss of B as a law of that of A, over the paired cells."""
+    """tables: the runs compared. loss_to_loss: the loss of B as a law of that of A, over the paired cells.
+
+    in_units: {unit: {tokens_a, tokens_b: tokens a unit, percent: the paired difference in that unit}}, of every unit
+    that both directories of runs know. notes: of `comparable.Common`.
+    """
 
     unit: str
     tables: tuple[RunTable, RunTable]
@@ -71,24 +76,40 @@ class Comparison:
     multiplier: Multiplier
     loss_to_loss: LossToLoss
     options: Options
+    in_units: dict[str, dict[str, float]]
+    notes: tuple[str, ...]
 
 
-def compare(a: RunTable, b: RunTable, unit: str, options: Options | None = None) -> Comparison:
-    """Compares runs whose losses are in nats a `unit`. Of each table the runs that a law is fitted to: cooled, of one
-    kind, on all patients, each cell at its best setting."""
+def compare(common: Common, options: Options | None = None) -> Comparison:
+    """Compares runs whose losses are in one unit. Of each table the runs that a law is fitted to: cooled, of one kind,
+    on all patients, each cell at its best setting."""
     options = options or Options()
-    tables = (_ready(a), _ready(b))
+    tables = (_ready(common.a), _ready(common.b))
     at, pairs = "N and D", loss_to_loss.matched(*tables)
     if not len(pairs):
         at, pairs = "N and C", loss_to_loss.matched(*tables, at="C")
+    difference = paired(pairs, at, options)
     return Comparison(
-        unit,
+        common.unit,
         tables,
-        paired(pairs, at, options),
+        difference,
         multiplier(*tables, options),
         loss_to_loss.fit(pairs.L1, pairs.L2, pairs.cluster, options),
         options,
+        _in_units(difference, common),
+        common.notes,
     )
+
+
+def _in_units(difference: Paired, common: Common) -> dict[str, dict[str, float]]:
+    """Tokens a unit are one number for all runs of a directory, so that a ratio of losses a token is one in any unit
+    but for a factor."""
+    per = common.tokens_per
+    if common.unit not in per:
+        return {}
+    a, b = per[common.unit]
+    ratio = (1 + difference.percent / 100) * b / a  # of the losses a token
+    return {u: {"tokens_a": x, "tokens_b": y, "percent": 100 * (ratio * x / y - 1)} for u, (x, y) in per.items()}
 
 
 def _ready(table: RunTable) -> RunTable:
@@ -225,8 +246,8 @@ def _no_multiplier(kind: str, reason: str) -> Multiplier:
 
 
 def to_json(found: Comparison) -> dict[str, Any]:
-    """compare.json: unit; a, b: {source, runs, left_out}; paired; multiplier (C_A / C_B); loss_to_loss (B of A).
-    Unknown numbers are null. Intervals at `level`."""
+    """compare.json: unit; a, b: {source, runs, left_out}; paired; units {unit: {tokens_a, tokens_b, percent}};
+    multiplier (C_A / C_B); loss_to_loss (B of A); notes. Unknown numbers are null. Intervals at `level`."""
     sides = {
         name: {"source": t.source, "runs": len(t), "left_out": [note._asdict() for note in t.notes]}
         for name, t in zip("ab", found.tables, strict=True)
@@ -239,8 +260,10 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "seed": found.options.seed,
         **sides,
         "paired": {**vars(p), "verdict": p.verdict._asdict()},
+        "units": found.in_units,
         "multiplier": {**vars(m), "verdict": m.verdict._asdict()},
         "loss_to_loss": loss_to_loss.to_json(found.loss_to_loss),
+        "notes": list(found.notes),
     }
     return dict(plain(record))
 
@@ -255,6 +278,7 @@ def summary(found: Comparison) -> str:
         f"nats {article} {found.unit}",
         f"loss of A against B at equal {p.at}: {_signed_percent(p.percent)}  "
         f"[{span(p.interval, _signed_percent)}]  {p.verdict.word}: {p.verdict.reason}",
+        *_units_line(found),
         f"compute of A for the loss of B: x {significant(m.value)}  [{span(m.interval, significant)}]  "
         f"{m.verdict.word}: {m.verdict.reason} ({m.kind})",
     ]
@@ -270,7 +294,16 @@ def summary(found: Comparison) -> str:
         for name, value in law.parameters.items()
     )
     lines.append(f"loss of B by that of A ({law.form}): {fitted}  {law.verdict.word}: {law.verdict.reason}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *found.notes])
+
+
+def _units_line(found: Comparison) -> list[str]:
+    parts = [
+        f"{_signed_percent(own['percent'])} a {unit} ({significant(own['tokens_a'])} tokens of A, "
+        f"{significant(own['tokens_b'])} of B)"
+        for unit, own in found.in_units.items()
+    ]
+    return ["  the same in every unit: " + "; ".join(parts).replace(" a event", " an event")] if parts else []
 
 
 def _signed_percent(value: float | None) -> str:

@@ -1,18 +1,26 @@
-"""The sealed top of the compute range: forecast from the smaller budgets first, compared with its result after."""
+"""The sealed top of the compute range: forecast from the smaller budgets first, compared with its result after.
+
+Of a directory of runs beside its grid, the forecast is filed before any file with a sealed loss is opened
+(`of_directory`). In one table the columns come together: the sealed losses are read, but go into nothing (`of_table`).
+"""
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis import extrapolation, isoflop, power_laws
-from ehr_scaling.analysis.run_table import RunTable
+from ehr_scaling.analysis import extrapolation, isoflop, planned_runs, power_laws, quality, readers, selection
+from ehr_scaling.analysis.run_table import RunTable, drop_highest_loss
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Floats, Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
+
+# When the sealed losses were read, beside the forecast
+AFTER, WITH_THE_TABLE = "after", "with the table"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,39 @@ def seal(table: RunTable, above: float | None) -> tuple[RunTable, RunTable] | No
 def design(sealed: RunTable) -> Design:
     """The sealed runs without their losses."""
     return Design(sealed.run, sealed.N, sealed.D, sealed.C, sealed.group, sealed.budgets)
+
+
+def alike(runs: RunTable) -> RunTable:
+    """The runs that one law can hold, by what is known before their losses."""
+    return selection.on_all_patients(selection.of_one_kind(selection.cooled(runs)))
+
+
+def of_directory(runs: Path, options: Options, *, drop_bad_rows: bool = False) -> dict[str, Any] | None:
+    """The forecast of a directory's sealed runs, whose files stay closed.
+
+    Returns: as `forecast`; None where it cannot be made without them: no grid tells of the runs (`planned_runs`), or
+    there is a single budget.
+    Raises: UserError as `seal`, and `readers.read_directory` for the open runs.
+    """
+    planned = planned_runs.read(runs)
+    if planned is None or not (parts := seal(alike(planned), options.hold_out_above)):
+        return None
+    known, sealed = parts
+    read = readers.read_directory(runs, drop_bad_rows=drop_bad_rows, without=frozenset(sealed.run.tolist()))
+    quality.affordable(read, options)
+    return _of_open(read.take(np.isin(read.run, known.run)), design(sealed), options, AFTER)
+
+
+def of_table(known: RunTable, sealed: RunTable, options: Options) -> dict[str, Any]:
+    """As `of_directory`, of tables that `seal` made from one."""
+    return _of_open(known, design(sealed), options, WITH_THE_TABLE)
+
+
+def _of_open(known: RunTable, ahead: Design, options: Options, losses: str) -> dict[str, Any]:
+    # Settings and highest losses are sought among the open runs only, so that the forecast owes nothing to the sealed.
+    known = known.take(selection.tuned(known).keep)
+    known = drop_highest_loss(known, min(options.drop_highest_loss, len(known) - 1))
+    return {**forecast(known, ahead, options), "sealed_losses_read": losses}
 
 
 def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]:
@@ -133,18 +174,19 @@ def dated(made: dict[str, Any]) -> dict[str, Any]:
 def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit]) -> dict[str, Any]:
     """Puts the results beside a forecast that was already made.
 
-    fits: the IsoFLOP fits of the sealed budgets themselves, in the order of `made["optima"]`.
+    sealed: of the runs with a forecast those to compare. fits: the IsoFLOP fits of the sealed budgets themselves.
     Returns: JSON, {"error_percent": mean |error| of the cells, "median_error_percent", "bias_percent",
     "coverage": share inside the interval, "same_sign": all misses on one side, "rows", "optima",
     "forecast_fingerprint": of the forecast as it was made}.
     """
     digest, made = fingerprint(made), json.loads(json.dumps(made))
-    rows = [{**cell, "loss": float(loss)} for cell, loss in zip(made["cells"], sealed.loss, strict=False)]
+    rows = [{**cell, "loss": loss} for cell, loss in _paired(made["cells"], sealed)]
     result: dict[str, Any] = {
         "rows": rows,
         "made_from": made["made_from"],
         "reason": made["reason"],
         "forecast_fingerprint": digest,
+        "sealed_losses_read": made.get("sealed_losses_read", WITH_THE_TABLE),
     }
     if rows:
         error = np.array([100 * (r["forecast"] / r["loss"] - 1) for r in rows])
@@ -165,6 +207,23 @@ def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit
             "result_N_high": _known(fit.N_interval[1]),
             "result_L": _known(fit.L),
         }
-        for point, fit in zip(made["optima"], fits, strict=True)
+        for point, fit in ((_nearest(made["optima"], fit.C), fit) for fit in fits)
     ]
     return result
+
+
+def _paired(cells: list[dict[str, Any]], sealed: RunTable) -> list[tuple[dict[str, Any], float]]:
+    """Each forecast with the loss of its run; rows of one name (checkpoints) in their order."""
+    losses: dict[tuple[str, float], list[float]] = {}
+    for run, D, loss in zip(sealed.run.tolist(), sealed.D.tolist(), sealed.loss.tolist(), strict=True):
+        losses.setdefault((run, D), []).append(loss)
+    found = []
+    for cell in cells:
+        if own := losses.get((cell["run"], cell["D"])):
+            found.append((cell, own.pop(0)))
+    return found
+
+
+def _nearest(points: list[dict[str, Any]], C: float) -> dict[str, Any]:
+    """A budget's C is a mean over its runs, and moves a little where one of them is not compared."""
+    return min(points, key=lambda point: abs(float(np.log(point["C"] / C))))

@@ -20,6 +20,11 @@ APART = 2.0  # intervals whose widths differ by more disagree
 WIDE = 10.0  # high over low, beyond which a quantity is unidentified as in JointLaw.words
 EXACT = 1e-6  # a narrower interval, relative to its value, is rounding
 COLLINEAR = 30.0
+CAPTION = (
+    "How much worse the fit gets as each number is held away from its estimate, over the rise that ends its {level} "
+    "interval. A dashed side never gets there: the runs do not bound the number on it. Titles in colour: unidentified. "
+    "D* and D*/N* have the curve of N*, since C gives their product."
+)
 SLACK = 1.01  # budgets are counted in whole steps
 
 
@@ -202,8 +207,8 @@ def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def section(found: Identifiability) -> html.Raw:
-    """The part of the report with this name: a row for every quantity."""
+def section(found: Identifiability, svg: str | None = None) -> html.Raw:
+    """The part of the report with this name: its figure, and a row for every quantity."""
     rows = [
         (
             p.name + ("*" if p.C else ""),
@@ -232,6 +237,7 @@ def section(found: Identifiability) -> html.Raw:
             "while all else is fitted again, until the fit is clearly worse; a side on which it never is, is open. The "
             f"bootstrap draws runs anew. Both at {percent(found.level)}."
         ),
+        html.figure(svg, CAPTION.format(level=percent(found.level)), "Profiles of the objective") if svg else "",
         html.table(("", "FLOPs", "estimate", "bootstrap", "profile", "", ""), rows, words=(0, 5), long=(6,)),
         html.paragraph(
             f"Condition number {significant(found.condition, 2)}, {collinear}. {same} of {starts} starts ended in the "

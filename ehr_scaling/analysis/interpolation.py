@@ -72,7 +72,10 @@ def noise(C: Floats, profiles: Sequence[tuple[Floats, Floats]], reach: float) ->
     A power of C by maximum likelihood (the mean squares are chi-square) where a likelihood-ratio test at 5 % tells it
     from a constant.
     """
-    squares, freedom = np.array([_roughness(sizes_of(*profile), reach) for profile in profiles]).reshape(-1, 2).T
+    seen = [sizes_of(*profile) for profile in profiles]
+    windows = [parabola.nearest(own.x, own.best, np.log(reach)) for own in seen]
+    found = [parabola.roughness(own, window) for own, window in zip(seen, windows, strict=True)]
+    squares, freedom = np.array(found).reshape(-1, 2).T
     told = freedom > 0
     if not told.any():
         return Noise(np.full(len(C), np.nan), 0)
@@ -106,26 +109,6 @@ def _deviance(weight: Floats, squares: Floats, X: Floats, coefficients: Floats) 
 def sizes_of(x: Floats, loss: Floats) -> Sizes:
     """Runs of one x together, in log x and log loss."""
     return parabola.sizes(np.log(x), np.log(loss))
-
-
-def _roughness(seen: Sizes, reach: float) -> tuple[float, int]:
-    """Mean square of a single run's deviation from a smooth curve near the best x, and its degrees of freedom.
-
-    From each four neighbouring x, how far the fourth is from the parabola through three, in units of a run's standard
-    deviation (difference-based variance, Gasser, Sroka & Jennen-Steinmetz 1986), and from runs of one x.
-    """
-    near = parabola.nearest(seen.x, seen.best, np.log(reach))
-    x, y, counts = seen.x[near], seen.means[near], seen.counts[near]
-    repeats = seen.deviation[near[seen.at]]
-    squares, freedom = float((repeats**2).sum()), len(repeats) - len(x)
-    if len(x) >= parabola.LEAST:
-        four = np.lib.stride_tricks.sliding_window_view(np.arange(len(x)), 4)
-        gaps = x[four][:, :, None] - x[four][:, None, :] + np.eye(4)
-        weights = 1 / gaps.prod(2)
-        weights /= np.sqrt((weights**2 / counts[four]).sum(1))[:, None]
-        squares += float(((weights * y[four]).sum(1) ** 2).sum())
-        freedom += len(four)
-    return squares / max(freedom, 1), freedom
 
 
 def fit(

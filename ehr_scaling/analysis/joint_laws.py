@@ -32,7 +32,7 @@ from ehr_scaling.analysis.uncertainty import (
     Verdict,
     interval,
     parameter_verdict,
-    resampling_counts,
+    resampling_weights,
 )
 from ehr_scaling.analysis.wording import percent
 
@@ -185,8 +185,8 @@ def fit(
 
     draws = np.full((0, 6), np.nan)
     if options.draws:
-        counts = resampling_counts(clusters, options.draws, np.random.default_rng([options.seed, 2]))
-        draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, counts * weight, options.delta, free)
+        weights = resampling_weights(clusters, options.draws, np.random.default_rng([options.seed, 2]))
+        draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, weights * weight, options.delta, free)
     exponents = draws[:, ALPHA : BETA + 1]
     kept = np.all((exponents > TRUSTED[0]) & (exponents < TRUSTED[1]), axis=1)
     draws[~kept] = np.nan

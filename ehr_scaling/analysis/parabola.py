@@ -4,13 +4,14 @@ For model sizes at one budget (`isoflop`) and for learning rates at one size (`r
 other kinds share with these (`interpolation`), are here too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ehr_scaling.analysis.small_sample import LEAST_LEFT, SmallSample, none, small_sample
 from ehr_scaling.analysis.uncertainty import Floats, interval
 from ehr_scaling.analysis.wording import plural
 
@@ -35,7 +36,8 @@ RULE = (
     "Inverted: the curvature is significantly negative. Vertex outside the grid: the minimum lies beyond the smallest "
     "or largest {what} run. No parabola: so does it, but the best {what} is neither the smallest nor the largest and a "
     "cubic term is told from none by a t-test at 1 %. Edge: the best {what} is the smallest or largest run. Bracketed: "
-    "none of these."
+    "none of these; doubtful, where the runs scatter about a parabola more than about their neighbours by an F-test at "
+    "1 %, and the {nearest} nearest {what}s alone put the minimum outside its interval."
 )
 
 
@@ -68,7 +70,11 @@ class Profile:
     optimum, lowest: x and y there, only when bracketed. depth: rise of the curve over its window.
     scatter: standard deviation of single runs about a smooth curve. seed_noise: that between runs of one x.
     lopsided: p-value of a cubic term beside the parabola, NaN where it was not asked.
+    systematic: p-value of the runs scattering no more about the curve than about their neighbours, NaN where no
+    neighbours tell; a small one says that the curve is not of their shape. doubtful: it is small, and the nearest x
+    alone put the minimum outside its interval.
     resolution: in log x, below which the curve cannot place an optimum; 0 for curves fitted to many runs.
+    small: what a small window does to the spread of the turns.
     turns: [draws, 2] log x and y at the minimum of each bootstrap draw, NaN where it left the grid.
     failed: the share of those. near: only when bracketed and asked for.
     """
@@ -86,7 +92,10 @@ class Profile:
     scatter: float = np.nan
     seed_noise: float = np.nan
     lopsided: float = np.nan
+    systematic: float = np.nan
+    doubtful: bool = False
     resolution: float = 0.0
+    small: SmallSample = field(default_factory=none)
     turns: Floats | None = None
     failed: float = np.nan
     near: Near | None = None
@@ -167,7 +176,8 @@ def fit(
     if len(seen.x) < least:
         return Parabola(**too_few(seen, least, what))
 
-    window = nearest(seen.x, seen.best, np.log(reach), NEAREST + degree - 2)[seen.at]
+    near_x = nearest(seen.x, seen.best, np.log(reach), NEAREST + degree - 2)
+    window = near_x[seen.at]
     xs, ys = x[window], y[window]
     centre = float(xs.mean())
     polynomial = _solve(xs - centre, ys, degree)
@@ -176,7 +186,6 @@ def fit(
     turn, lowest = (float(v[0]) for v in _minima(coefficients[None]))
     line = np.linspace(xs.min(), xs.max(), LINE)
     powers = np.vander(line - centre, degree + 1, increasing=True)
-
     # Rounding of exact tables must not look like signal.
     variance = max(scatter**2, (1e-12 * np.abs(ys).max()) ** 2)
     explained = max(float(((ys - ys.mean()) ** 2).sum() - (residual**2).sum()), 0.0)
@@ -209,17 +218,28 @@ def fit(
         scatter=scatter,
         seed_noise=seen.noise,
         lopsided=lopsided,
+        systematic=_systematic(seen, near_x, variance, freedom),
     )
     if verdict != BRACKETED:
         return partial
-
     # HC3: a residual is divided by 1 - leverage, because the parabola bends towards every point.
     leverage = np.einsum("ij,ji->i", polynomial.X, polynomial.solve)
-    wild = polynomial.X @ coefficients + factors[:, window] * (residual / np.maximum(1 - leverage, 0.05))
+    wild = polynomial.X @ coefficients + factors[:, window] * (residual / np.maximum(1 - leverage, LEAST_LEFT))
     drawn = wild @ polynomial.solve.T
     turns = np.stack(_minima(drawn), 1) + np.array([centre, 0.0])
     turns[~((turns[:, 0] > seen.x[0]) & (turns[:, 0] < seen.x[-1]))] = np.nan
-    found = replace(partial, optimum=exp(turn + centre), lowest=lowest, **spread(turns, level))
+    small = small_sample(polynomial.X, polynomial.solve, coefficients, turn, leverage, factors[:1, window])
+    found = replace(partial, optimum=exp(turn + centre), lowest=lowest, small=small, **spread(turns, level))
+    if degree == 2 and partial.systematic <= LOPSIDED:
+        alone = fit(np.exp(x), y, factors[:0], reach=1.0, level=level, what=what)
+        low, high = found.optimum_interval
+        if alone.verdict == BRACKETED and (alone.optimum < low or high < alone.optimum):
+            doubt = (
+                f"; doubtful: the {NEAREST} nearest {what}s alone have it at {alone.optimum / found.optimum:.2f} times "
+                f"that {what}, and the runs scatter about the parabola more than about their neighbours "
+                f"({p_value(partial.systematic)})"
+            )
+            found = replace(found, doubtful=True, reason=found.reason + doubt)
     if near is None:
         return found
     return replace(found, near=near_band(line, powers @ coefficients, drawn @ powers.T, near, level))
@@ -262,6 +282,13 @@ def _lopsided(u: Floats, y: Floats) -> tuple[float, float]:
     return two_sided(cubic.coefficients[3], cubic.solve[3], variance, freedom), turn if inside else np.nan
 
 
+def _systematic(seen: Sizes, near: NDArray[np.bool_], variance: float, freedom: int) -> float:
+    """variance: of the runs about the curve."""
+    square, others = roughness(seen, near)
+    square = max(square, (1e-12 * float(np.abs(seen.means).max())) ** 2)
+    return float(stats.f.sf(variance / square, freedom, others)) if others else np.nan
+
+
 def two_sided(value: float, weights: Floats, variance: float, freedom: int) -> float:
     """p-value of a weighted sum of runs against zero, by a t-test; weights: [n], variance: of one run."""
     return float(2 * stats.t.sf(abs(value) / np.sqrt(variance * (weights**2).sum()), freedom))
@@ -272,7 +299,7 @@ def spread(turns: Floats, level: float) -> dict[str, Any]:
     bounds = [interval(turns[:, k], level) for k in range(2)]
     return {
         "turns": turns,
-        "failed": float(np.isnan(turns[:, 0]).mean()),
+        "failed": float(np.isnan(turns[:, 0]).mean()) if len(turns) else np.nan,
         "optimum_interval": (exp(bounds[0][0]), exp(bounds[0][1])),
         "lowest_interval": bounds[1],
     }
@@ -334,6 +361,27 @@ def judge(seen: Sizes, curvature: float, beyond: int, depth_p: float, curvature_
     if curvature_p > SIGNIFICANCE:
         return FLAT, f"the curvature is not told from zero by the scatter of the runs ({p_value(curvature_p)})"
     return BRACKETED, f"worse on both sides of the minimum (curvature {p_value(curvature_p)})"
+
+
+def roughness(seen: Sizes, near: NDArray[np.bool_]) -> tuple[float, int]:
+    """Mean square of a single run's deviation from a smooth curve over some x, and its degrees of freedom.
+
+    near: [values] bool, which of the different x.
+
+    From each four neighbouring x, how far the fourth is from the parabola through three, in units of a run's standard
+    deviation (difference-based variance, Gasser, Sroka & Jennen-Steinmetz 1986), and from runs of one x.
+    """
+    x, y, counts = seen.x[near], seen.means[near], seen.counts[near]
+    repeats = seen.deviation[near[seen.at]]
+    squares, freedom = float((repeats**2).sum()), len(repeats) - len(x)
+    if len(x) >= LEAST:
+        four = np.lib.stride_tricks.sliding_window_view(np.arange(len(x)), 4)
+        gaps = x[four][:, :, None] - x[four][:, None, :] + np.eye(4)
+        weights = 1 / gaps.prod(2)
+        weights /= np.sqrt((weights**2 / counts[four]).sum(1))[:, None]
+        squares += float(((weights * y[four]).sum(1) ** 2).sum())
+        freedom += len(four)
+    return squares / max(freedom, 1), freedom
 
 
 def p_value(value: float) -> str:

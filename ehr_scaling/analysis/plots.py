@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ehr_scaling.analysis import downstream, parabola
+from ehr_scaling.analysis import downstream, isoflop, parabola
 from ehr_scaling.analysis.power_laws import PowerLaw
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
@@ -24,6 +24,7 @@ INK, MUTED, RULE, ACCENT = "#1d2733", "#66727f", "#d9dee4", "#c2410c"
 MARKERS = "osD^vPX<>"
 PUBLISHED = {"N": 0.58, "D": 0.44}
 PUBLISHED_SOURCE = "arXiv 2505.22964"
+CURVES = {isoflop.PARABOLA: "parabola", isoflop.CUBIC: "cubic", isoflop.AKIMA: "Akima's interpolation"}
 MANY = 9  # more budgets than this are told apart by a colour bar, not by a legend
 
 STYLE: Any = {
@@ -82,7 +83,7 @@ def budget_colours(results: Results) -> Floats:
 
 
 def fan(results: Results) -> Figure:
-    """Loss against size at each budget: a point a run, the local parabola, the vertex where one is bracketed."""
+    """Loss against size at each budget: a point a run, the fitted curve, its minimum where one is bracketed."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
     table, colours = results.table, budget_colours(results)
@@ -114,8 +115,8 @@ def fan(results: Results) -> Figure:
         ]  # fmt: skip
     else:
         handles = [
-            Line2D([], [], color=MUTED, lw=2, label="parabola, bracketed"),
-            Line2D([], [], color=MUTED, lw=2, ls=(0, (2.2, 1.4)), label="parabola, not bracketed"),
+            Line2D([], [], color=MUTED, lw=2, label=f"{CURVES[results.options.isoflop]}, bracketed"),
+            Line2D([], [], color=MUTED, lw=2, ls=(0, (2.2, 1.4)), label="not bracketed"),
         ]
         _budget_bar(figure, axes, results)
     star = Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="optimum N* and its interval")
@@ -302,7 +303,7 @@ def _compute_axis(axes: Axes, results: Results) -> None:
     C = _reach(results)
     axes.set_xscale("log")
     axes.set(xlim=(C[0], C[-1]), xlabel="Compute C (FLOPs)")
-    _log_ticks(axes.xaxis, power)
+    log_ticks(axes.xaxis, power)
 
 
 def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
@@ -323,10 +324,10 @@ def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
 
 def _counts(axis: Any) -> None:
     """Tick labels as 10 k, 1 M."""
-    _log_ticks(axis, lambda value: count(value, 2))
+    log_ticks(axis, lambda value: count(value, 2))
 
 
-def _log_ticks(axis: Any, text: Callable[[float], str]) -> None:
+def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
     """Labels at powers of ten, with 2 and 5 between them where the axis is short."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     low, high = axis.get_view_interval()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import optimize, special, stats
 
 from ehr_scaling.analysis.isoflop import BudgetFit
 from ehr_scaling.analysis.parabola import BRACKETED, LOPSIDED, MISFIT
@@ -15,6 +16,7 @@ from ehr_scaling.analysis.uncertainty import (
     Verdict,
     exponent_verdict,
     interval,
+    normal_quantile,
 )
 
 GAMMAS = np.geomspace(0.01, 3.0, 400)
@@ -80,20 +82,28 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
         return {name: _nothing(name, C, Verdict(UNIDENTIFIED, reason)) for name in ("N", "D", "L")}
     cube = np.stack([b.draws for b in used if b.draws is not None], 1)  # [draws, points, 3]
     cube[np.isfinite(cube[:, :, 0]).sum(1) < needed(len(used))] = np.nan
-    failed = float(np.isnan(cube[:, :, 0]).all(1).mean())
+    failed = float(np.isnan(cube[:, :, 0]).all(1).mean()) if len(cube) else np.nan
     laws = {}
+    # Of many budgets together the draws are as wide as their own residuals say.
+    centre = np.array([[np.log(b.N), np.log(b.D), b.L] for b in used])
+    inflation = np.array([b.small.inflation[[0, 0, 1]] for b in used])
+    cube = centre + (cube - centre) / np.sqrt(inflation)
+    freedom, of_loss = np.array([b.small.freedom for b in used]).T
     # The same for N and D, so that a + b keeps its meaning
-    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]))
+    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]), freedom)
     for k, name in enumerate(("N", "D")):
         y = np.log([getattr(b, name) for b in used])
-        laws[name] = _line(name, C, y, cube[:, :, k], weight, failed, options)
-    laws["L"] = _loss_law(C, np.array([b.L for b in used]), cube[:, :, 2], failed, options)
+        laws[name] = _line(name, C, y, cube[:, :, k], weight, freedom, failed, options)
+    laws["L"] = _loss_law(C, np.array([b.L for b in used]), cube[:, :, 2], of_loss, failed, options)
     return {name: replace(law, verdict=_shaped(law.verdict, budgets, used, options)) for name, law in laws.items()}
 
 
 def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], options: Options) -> Verdict:
     """The verdict again, seen what shapes the profiles have."""
-    misfits, lopsided = sum(b.verdict == MISFIT for b in budgets), sum(b.lopsided <= LOPSIDED for b in used)
+    misfits, lopsided = (
+        sum(b.verdict == MISFIT or b.doubtful for b in budgets),
+        sum(b.lopsided <= LOPSIDED for b in used),
+    )
     if misfits > options.failed * len(budgets):
         reason = f"at {misfits} of {len(budgets)} budgets no parabola fits the runs in its window: take a narrower one"
         return Verdict(UNIDENTIFIED, reason)
@@ -108,22 +118,53 @@ def needed(points: int) -> int:
     return max(min(points, 3), int(np.ceil(0.75 * points)))
 
 
-def weights(draws: Floats, resolution: Floats | float = 0.0) -> Floats:
+def weights(draws: Floats, resolution: Floats | float = 0.0, freedom: Floats | float = np.inf) -> Floats:
     """1 / variance of each point [points] from its draws [draws, points].
 
-    resolution: [points] the least standard deviation of each, known beforehand.
+    resolution: [points] the least standard deviation of each, known beforehand. freedom: [points] degrees of freedom
+    that each spread was estimated with.
 
-    From the central 68 %, which outlying draws do not move; no point counts as more than four times as sharp as the
-    median one, because a spread read off a handful of runs is itself uncertain.
+    A spread read off a handful of runs is itself uncertain,
+    and a line weighted by such spreads follows whatever points lie smoothly by accident: it scattered more than an
+    unweighted one, and more than its draws, which hold the weights fixed, could know. So spreads are `moderated`, and
+    no point counts as more than four times as sharp as the median one.
     """
     if np.isfinite(draws).sum(0).min() < 20:
         return np.ones(draws.shape[1])
-    spread = np.diff(np.nanquantile(draws, [0.16, 0.84], axis=0), axis=0)[0] / 2
+    spread = np.sqrt(moderated(_spread(draws) ** 2, np.broadcast_to(freedom, draws.shape[1])))
     least = np.maximum(resolution, max(float(np.median(spread)) / 4, 1e-12))
     return np.maximum(spread, least) ** -2.0
 
 
-def _line(name: str, C: Floats, y: Floats, draws: Floats, weight: Floats, failed: float, options: Options) -> PowerLaw:
+def moderated(variance: Floats, freedom: Floats) -> Floats:
+    """Variances [points], each estimated with `freedom` [points], drawn together as far as their differences are those
+    of estimates of one variance: the empirical Bayes of Smyth 2004 (Stat. Appl. Genet. Mol. Biol. 3:3, section 6.2).
+
+    Variances of infinite freedom, or fewer than three, stay as they are.
+    """
+    if len(variance) < 3 or not np.isfinite(freedom).all() or not (variance > 0).all():
+        return variance
+    half = freedom / 2
+    logs = np.log(variance) - special.digamma(half) + np.log(half)
+    beyond = float(logs.var(ddof=1) - special.polygamma(1, half).mean())  # what chance does not explain
+    if beyond <= 0:
+        return np.full(len(variance), np.exp(logs.mean()))
+    prior = float(optimize.brentq(lambda t: special.polygamma(1, np.exp(t)) - beyond, -20, 30))  # log of half of it
+    own = np.exp(prior)
+    middle = np.exp(logs.mean() + special.digamma(own) - prior)
+    return np.asarray((own * middle + half * variance) / (own + half))
+
+
+def _line(
+    name: str,
+    C: Floats,
+    y: Floats,
+    draws: Floats,
+    weight: Floats,
+    freedom: Floats,
+    failed: float,
+    options: Options,
+) -> PowerLaw:
     x = np.log(C)
     centre = float((weight * x).sum() / weight.sum())
     u = x - centre
@@ -131,13 +172,29 @@ def _line(name: str, C: Floats, y: Floats, draws: Floats, weight: Floats, failed
     misfit = _birge(y - log_k - exponent * u, weight, len(C) - 2)
     levels, slopes = _straight(u, draws, weight)
     # Widened about the estimate, which keeps any skew of the draws.
+    # Of a slope, point i has the part (weight u)² variance = weight u².
+    wider = misfit * _student(weight * u * u, freedom, options.level)
     sample = np.column_stack(
-        [log_k + misfit * (levels - log_k), exponent + misfit * (slopes - exponent), np.zeros(len(draws))]
+        [log_k + wider * (levels - log_k), exponent + wider * (slopes - exponent), np.zeros(len(draws))]
     )
     sample[np.isnan(levels)] = np.nan
     bounds = interval(sample[:, 1], options.level)
     verdict = _judge(bounds, failed, len(C), misfit, options)
     return PowerLaw(name, C, float(np.exp(centre)), log_k, exponent, 0.0, sample, bounds, failed, misfit, verdict)
+
+
+def _student(part: Floats, freedom: Floats, level: float) -> float:
+    """How much wider Student's interval is than the normal one, of a sum whose variance has these parts [points], each
+    estimated with `freedom` [points] (Satterthwaite 1946, Biometrics Bulletin 2:110)."""
+    if np.isinf(freedom).all():
+        return 1.0
+    together = float(part.sum() ** 2 / max(float((part**2 / freedom).sum()), 1e-300))
+    return float(stats.t.ppf((1 + level) / 2, together)) / normal_quantile(level)
+
+
+def _spread(draws: Floats) -> Floats:
+    """[points] standard deviation by the central 68 % of the draws [draws, points], which outliers do not move."""
+    return np.asarray(np.diff(np.nanquantile(draws, [0.16, 0.84], axis=0), axis=0)[0] / 2)
 
 
 def _straight(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
@@ -171,11 +228,11 @@ def _birge(residual: Floats, weight: Floats, freedom: int) -> float:
     return max(1.0, float(np.sqrt((weight * residual**2).sum() / freedom)))
 
 
-def _loss_law(C: Floats, y: Floats, draws: Floats, failed: float, options: Options) -> PowerLaw:
+def _loss_law(C: Floats, y: Floats, draws: Floats, freedom: Floats, failed: float, options: Options) -> PowerLaw:
     """L(C) = k C^-γ, or E + k C^-γ where at least four budgets tell the floor from none (chi-square, 5 %)."""
-    weight = weights(draws)
+    weight = weights(draws, freedom=freedom)
     logs = np.log(np.where(draws > 0, draws, np.nan))
-    floorless = _line("L", C, np.log(y), logs, weights(logs), failed, options)
+    floorless = _line("L", C, np.log(y), logs, weights(logs, freedom=freedom), freedom, failed, options)
     if len(C) < 4:
         return floorless
     C0 = float(np.exp(np.log(C).mean()))
@@ -189,7 +246,8 @@ def _loss_law(C: Floats, y: Floats, draws: Floats, failed: float, options: Optio
     kept = np.isfinite(draws).any(1)
     filled = np.where(np.isfinite(draws), draws, y)
     sample = np.full((len(draws), 3), np.nan)
-    sample[kept] = floored(u, y + misfit * (filled[kept] - y), weight)[0]
+    wider = misfit * _student(weight * (u - u @ weight / weight.sum()) ** 2, freedom, options.level)
+    sample[kept] = floored(u, y + wider * (filled[kept] - y), weight)[0]
     bounds = interval(sample[:, 1], options.level)
     verdict = _judge(bounds, failed, len(C), misfit, options)
     log_k, exponent, floor = (float(v) for v in best[0])

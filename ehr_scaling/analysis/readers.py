@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,10 @@ def parse_columns(text: str) -> dict[str, str]:
     return mapping
 
 
-def read_directory(path: Path, *, drop_bad_rows: bool = False) -> RunTable:
+def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collection[str] = ()) -> RunTable:
     """The finished runs under `path`: the newest step of each `<cell>/<step>/metrics/metrics`.
 
+    without: cells whose files are not opened.
     A cell whose newest step is not finished is listed in `notes`, with its folder's name; it is in no fit.
     Raises: UserError for a damaged metrics file, a missing field, or when nothing is finished.
     """
@@ -99,6 +100,8 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False) -> RunTable:
     notes: list[Note] = []
     origin: set[tuple[str, bool | None]] = set()
     for cell in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if cell.name in without:
+            continue
         newest = newest_metrics(cell)
         if newest is None:
             notes.append(Note(cell.name, "unfinished", "no saved step yet"))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ehr_scaling.analysis import (
     listings,
     plan_section,
     plots,
+    profile_plots,
     quality,
     readers,
     repeated_plots,
@@ -39,39 +41,47 @@ def analyze(
     runs: Path | RunTable,
     out: Path,
     *,
-    provenance: dict[str, Any] | None = None,
+    provenance: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
     outcomes: Path | None = None,
     options: Options | None = None,
+    drop_bad_rows: bool = False,
 ) -> dict[str, Any]:
     """Fits everything and writes the report.
 
     runs: a directory of runs, a .csv, a .jsonl, or a table already read. outcomes: the directory of tasks.
-    provenance: dict of dicts shown as tables (versions, commit, fingerprints, config).
-    out: takes laws.json, forecast.json (written before the sealed losses are used), report.html and figures/*.png. The
-    folder is made beside it and swapped in whole; a report that is there already is replaced.
+    provenance: dict of dicts shown as tables (versions, commit, fingerprints, config), or what makes it, called when
+    all runs are read. drop_bad_rows: as `readers.read` takes it.
+    out: takes laws.json, forecast.json (written before the sealed losses are used; of a directory of runs beside its
+    grid, before the files that hold them are opened), report.html and figures/*.png. The folder is made beside it and
+    swapped in whole; a report that is there already is replaced.
 
     Returns: what laws.json holds.
     Raises: UserError for unusable input, or when `out` holds something that is not a report.
     """
     options = options or Options()
     out = Path(os.path.abspath(out))  # noqa: PTH100 - a link stays a link, and "." gets a name
-    table = runs if isinstance(runs, RunTable) else readers.read(runs)
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
         raise UserError(f"--out={out} exists and is not a report: name a new folder, nothing is overwritten")
     _recover(out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "figures").mkdir(parents=True)
+
+    def file(forecast: dict[str, Any]) -> None:
+        write_json(partial / "forecast.json", holdout.dated(forecast))
+
     try:
-        results = fit(
-            table,
-            options,
-            outcomes,
-            on_forecast=lambda forecast: write_json(partial / "forecast.json", holdout.dated(forecast)),
-        )
+        filed = None
+        if isinstance(runs, Path) and runs.is_dir():
+            filed = holdout.of_directory(runs, options, drop_bad_rows=drop_bad_rows)
+        if filed is not None:
+            file(filed)
+        table = runs if isinstance(runs, RunTable) else readers.read(runs, drop_bad_rows=drop_bad_rows)
+        results = fit(table, options, outcomes, on_forecast=file, filed=filed)
         laws = to_json(results)
-        laws["provenance"] = provenance or {}
-        write_text(partial / "report.html", render(results, partial / "figures", provenance or {}))
+        facts = provenance() if callable(provenance) else provenance or {}
+        laws["provenance"] = facts
+        write_text(partial / "report.html", render(results, partial / "figures", facts))
         write_json(partial / MARK, laws)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -89,6 +99,8 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
     }
     if results.joint:
         svg["joint"] = plots.render(plots.joint_fit, figures, "joint_law", results)
+    if results.identifiability:
+        svg["profiles"] = plots.render(profile_plots.profiles, figures, "profiles", results.identifiability)
     if results.holdout and any(row["low"] is not None for row in results.holdout["rows"]):
         svg["sealed"] = plots.render(plots.sealed, figures, "sealed_forecast", results)
     if results.rates:
@@ -113,7 +125,7 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         sections.profiles(results, svg["fan"]),
         sections.power_laws(results, svg["laws"], svg["loss"]),
         sections.joint(results, svg.get("joint")),
-        identifiability.section(results.identifiability) if results.identifiability else Raw(""),
+        identifiability.section(results.identifiability, svg["profiles"]) if results.identifiability else Raw(""),
         sections.sealed(results, svg.get("sealed")),
         sweep_sections.learning_rates(results, svg.get("rates")),
         sweep_sections.repeated(results, svg.get("repeats")),

@@ -73,30 +73,30 @@ def fit(
     options: Options,
     outcomes: Path | None = None,
     on_forecast: Callable[[dict[str, Any]], None] = lambda forecast: None,
+    filed: dict[str, Any] | None = None,
 ) -> Results:
-    """The whole analysis. The sealed budget is forecast, and handed to `on_forecast`, before its losses are used."""
+    """The whole analysis.
+
+    filed: a forecast of the sealed budget made before `runs` was read (`holdout.of_directory`); without one it is made
+    here, and handed to `on_forecast`, before the sealed losses are used.
+    """
     cooled = selection.cooled(runs)
-    alike = selection.on_all_patients(selection.of_one_kind(cooled))
+    alike = holdout.alike(runs)
     doubts = quality.check(alike, options)
-    forecast = sealed = None
+    forecast, sealed = filed, None
     if parts := holdout.seal(alike, options.hold_out_above):
         known, sealed = parts
-        # Settings and highest losses are sought among the open runs only, so that the forecast owes nothing to the
-        # sealed ones.
-        known = known.take(selection.tuned(known).keep)
-        known = drop_highest_loss(known, min(options.drop_highest_loss, len(known) - 1))
-        forecast = holdout.forecast(known, holdout.design(sealed), options)
-        on_forecast(forecast)
+        if forecast is None:
+            forecast = holdout.of_table(known, sealed, options)
+            on_forecast(forecast)
     tuning = selection.tuned(alike)
     table = alike.take(tuning.keep, tuning.notes) if tuning.cells else alike
     table = drop_highest_loss(table, options.drop_highest_loss)
     budgets = isoflop.fit(table, options)
     compared = None
     if forecast is not None and sealed is not None:
-        best = selection.tuned(sealed).keep
-        made = {**forecast, "cells": [cell for cell, keep in zip(forecast["cells"], best, strict=False) if keep]}
-        sealed = sealed.take(best)
-        compared = holdout.compare(made, sealed, _fits_of(sealed, table, budgets, options))
+        sealed = sealed.take(selection.tuned(sealed).keep)
+        compared = holdout.compare(forecast, sealed, _fits_of(sealed, table, budgets, options))
     best_of_all = cooled.take(selection.tuned(cooled).keep)
     of_a_kind = selection.of_one_kind(best_of_all)
     forecaster = extrapolation.forecaster(table, options)
@@ -160,6 +160,8 @@ def _fits_of(
 def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     """The word beside N*, D*, L* of one budget."""
     if budget.verdict != parabola.BRACKETED:
+        return Verdict(UNIDENTIFIED, budget.reason)
+    if budget.doubtful:
         return Verdict(UNIDENTIFIED, budget.reason)
     if budget.failed > options.failed:
         return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
@@ -304,6 +306,8 @@ def _budget(results: Results, b: isoflop.BudgetFit) -> dict[str, Any]:
         "scatter": b.scatter,
         "seed_noise": b.seed_noise,
         "lopsided_p": b.lopsided,
+        "systematic_p": b.systematic,
+        "doubtful": b.doubtful,
         "joint_law_N": joint_optimum(results, b),
     }
 

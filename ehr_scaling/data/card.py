@@ -95,13 +95,19 @@ def _contents(summary: Mapping[str, Any]) -> str:
         s = summary[split]
         p5, p50, p95 = (f"{s['tokens_per_patient'][p]:,.0f}" for p in ("p5", "p50", "p95"))
         shares = _percent(s["unknown_tokens"]), _percent(s["fallback_events"])
-        rows.append((split, of_events, f"{s['patients']:,}", f"{s['tokens']:,}", p5, p50, p95, *shares))
-    header = ("split", "in events/", "patients", "tokens", "p5", "p50", "p95", "unknown", "fell back")
-    note = _paragraph(
-        "A patient is in one split only. p5, p50, p95: tokens a patient. Unknown: share of tokens that are UNK or",
-        "FAMILY//UNK. Fell back: share of events of which a part is not in the vocabulary.",
+        days = f"{s['patient_days']:,.0f}" if "patient_days" in s else "not counted"
+        counts = f"{s['patients']:,}", f"{s['tokens']:,}", p5, p50, p95, f"{s['events']:,}", days
+        rows.append((split, of_events, *counts, *shares))
+    header = (
+        *("split", "in events/", "patients", "tokens", "p5", "p50", "p95", "events", "patient-days"),
+        *("unknown", "fell back"),
     )
-    return f"{_table(header, rows, numbers=7)}\n\n{note}"
+    note = _paragraph(
+        "A patient is in one split only. p5, p50, p95: tokens a patient. Events: those that make tokens; patient-days",
+        "run from the first of them to the last. Unknown: share of tokens that are UNK or FAMILY//UNK. Fell back:",
+        "share of events of which a part is not in the vocabulary.",
+    )
+    return f"{_table(header, rows, numbers=9)}\n\n{note}"
 
 
 def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:

@@ -70,7 +70,7 @@ def build(
     Returns: the summary that is also `packed.json`; of each split: patients, real_tokens (timeline tokens that are a
       target in at least one phase), phases (none where there are no patients); of each phase: sequences (rows),
       segments, real_tokens (targets of a pass), context_real (prefix tokens), fill (share of the rows' positions in
-      use), bytes (of its files), files {name: rows}.
+      use), bytes (of its files), files {name: rows}; measured_on, see `timelines.measured_on`.
     Raises: UserError when T has no room for the prefix, a setting is not one, or nobody is in the fraction, or as
       `timelines.read_file` does.
     """
@@ -116,6 +116,7 @@ def build(
     if fraction < 1 and not train["patients"]:
         raise UserError(f"--config.grid.fractions: {fraction} of the training patients are none, take more")
     summary["unique_tokens"] = train["real_tokens"]
+    summary["measured_on"] = timelines.measured_on(folder)
     write_json(out / FILE, summary)
     return summary
 

@@ -19,10 +19,7 @@ from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import FILE as VOCABULARY
-from ehr_scaling.data.vocabulary import (
-    Vocabulary,
-    load,
-)
+from ehr_scaling.data.vocabulary import Vocabulary, load
 from ehr_scaling.errors import UserError, first_line
 
 NAME = "timelines"
@@ -37,9 +34,10 @@ def build(
     Args: runner, where the shards are worked on; code_maps, folder of ICD and drug tables; options, those of
       `tokenizer.DEFAULTS` that are to differ.
     Returns: a JSON summary: preset, vocabulary (its size), vocabulary_fingerprint, context_slots, and for each split
-      patients, tokens, tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK and FAMILY//UNK),
-      fallback_events (share of events of which a part was not in the vocabulary), silent_events (those that make no
-      token, by family), empty_patients (left out, for want of any event with a time).
+      patients, tokens, events (that make tokens), patient_days (from each patient's first such event to the last;
+      not where units of an earlier version went in), tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK
+      and FAMILY//UNK), fallback_events (share of events of which a part was not in the vocabulary), silent_events
+      (those that make no token, by family), empty_patients (left out, for want of any event with a time).
     Raises: UserError for an unknown option, an empty train split, damaged events or code maps.
     """
     runner = runner or Runner()
@@ -150,6 +148,7 @@ def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None
             "counts": counts.tolist(),
             "sizes": sizes,
             "events": sum(s.events for s in stats),
+            "days": sum(s.days for s in stats),
             "fallbacks": sum(s.fallbacks for s in stats),
             "empty": sum(s.empty for s in stats),
             "silent": dict(silent),
@@ -256,15 +255,34 @@ def _summary(vocabulary: Vocabulary, split: str, records: Sequence[Mapping[str, 
     silent: collections.Counter[str] = collections.Counter()
     for record in records:
         silent.update(record["silent"])
+    of_events = sum(record["events"] for record in records)
+    counted = all("days" in record for record in records)  # units that an earlier version left did not count them
+    days = {"patient_days": float(sum(record["days"] for record in records))} if counted else {}
     return {
         "patients": len(sizes),
         "tokens": int(sizes.sum()),
+        "events": of_events,
+        **days,
         "tokens_per_patient": {f"p{q}": float(np.percentile(sizes, q)) if len(sizes) else 0.0 for q in (5, 50, 95)},
         "unknown_tokens": float(counts[vocabulary.unknown_ids].sum() / max(sizes.sum(), 1)),
-        "fallback_events": sum(r["fallbacks"] for r in records) / max(sum(r["events"] for r in records), 1),
+        "fallback_events": sum(r["fallbacks"] for r in records) / max(of_events, 1),
         "silent_events": dict(sorted(silent.items())),
         "empty_patients": sum(r["empty"] for r in records),
     }
+
+
+def measured_on(folder: Path) -> dict[str, Any] | None:
+    """What tells a loss a token of the validation split a patient, an event and a day: its counts, with fingerprints.
+
+    Returns: patients, tokens, events and patient_days, as far as they were counted; timelines_fingerprint and
+      events_fingerprint, which tell whether two are of one vocabulary, or of the same patients; None for no artifact.
+    """
+    if not (folder / RECORD).is_file():
+        return None
+    record = read_json(folder / RECORD)
+    split = record["summary"]["validation"]
+    prints = {"timelines_fingerprint": record["fingerprint"], "events_fingerprint": record["inputs"].get("events")}
+    return {**prints, **{k: split[k] for k in ("patients", "tokens", "events", "patient_days") if k in split}}
 
 
 def _folder(workdir: Path) -> Path:

@@ -36,6 +36,7 @@ COMMON: dict[str, Any] = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     name: {**COMMON, "preset": name, **preset.options} for name, preset in presets.PRESETS.items()
 }
+DAY = 86_400_000_000  # µs
 _WHOLE = {"bins": (2, 100), "top_labs": (0, None), "code_depth": (0, None), "min_patients": (0, None)}
 _CHOICE = {"value_tokens": ("separate", "fused"), "age": tuple(AGE_STYLES), "context_time": ("past", "single", "last")}
 
@@ -222,6 +223,7 @@ class Stats(NamedTuple):
     """What tokenizing some patients met; sums over parts of a split add up."""
 
     events: int  # that make tokens
+    days: float  # patient-days: from each patient's first such event to the last, summed
     fallbacks: int  # of them, those of which a part was not in the vocabulary
     empty: int  # patients left out because nothing but static facts or birth is known of them
     interval_sums: np.ndarray  # float64 (classes,) seconds between events, by class
@@ -328,6 +330,7 @@ def tokenize_part(part: Columns, table: CodeTable, vocabulary: Vocabulary) -> tu
     classes = interval[interval >= 0]
     return timelines, Stats(
         events=len(rows),
+        days=float((times[ends] - times[starts]).sum(dtype=np.float64) / DAY),
         fallbacks=int(table.fallback[codes].sum()),
         empty=len(subject_ids) - count,
         interval_sums=np.bincount(classes, gap[interval >= 0] / 1e6, minlength=len(bounds)),

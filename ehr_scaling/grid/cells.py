@@ -22,8 +22,9 @@ Cell = dict[str, Any]
 Unit = list[Cell]
 Point = dict[str, Any]
 TOLERANCE = 0.01  # of the budget; beyond it a cell does not belong on its IsoFLOP curve
-# Fields that do not change what a run learns, so that they are no part of its id: how it is trained, and with whom
-HOW = ("engine", "trunk", "marks", "unit", "own_flops", "own_tokens", "edge")
+# Fields that do not change what a run learns, so that they are no part of its id: how it is trained, with whom, and
+# what its loss is counted by
+HOW = ("engine", "trunk", "marks", "unit", "own_flops", "own_tokens", "edge", "measured_on")
 # Fields in which cells trained together as one program may differ
 _OF_MEMBERS = ("id", "seed", "learning_rate", "rate_multiple", "weight_decay", "trunk", "unit", "edge")
 
@@ -140,6 +141,7 @@ def _cell(
     cell["own_tokens"] = (steps - start) * sequences * context
     cell["own_flops"] = float((steps - start) * sequences * per_sequence)
     cell["edge"] = rules.at_the_edge(t, counts.body, tokens)
+    cell["measured_on"] = data.get("measured_on")  # not in data packed by an earlier version
     cell["trunk"] = ""
     cell["engine"] = engine(config)
     return named(cell)

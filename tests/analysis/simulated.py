@@ -66,6 +66,7 @@ def write_runs(folder: Path, records, **facts) -> None:
             "flops": record["C"], "flops_6nd": 6 * record["N"] * record["D"], "tokens_seen": record["D"],
             "real_tokens": 0.9 * record["D"], "unique_tokens": 2e6, "patients": 800, "passes": 0.9 * record["D"] / 2e6,
             "learning_rate": 0.004, "batch_tokens": 2048, "weight_decay": 0.1, "validation_loss": record["loss"],
-            "validation_loss_se": 0.01, "phase": "cooled", "data": "made-up patients", "generated": True, **facts,
+            "validation_loss_se": 0.01, "phase": "cooled", "data": "made-up patients", "generated": True,
+            "measured_on": record.get("measured_on"), **facts,
         }  # fmt: skip
         (step / "metrics").write_text(json.dumps(metrics))

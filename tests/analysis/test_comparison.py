@@ -2,6 +2,7 @@ import csv
 import json
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,14 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import base
 from ehr_scaling.analysis import comparable, comparison, frontiers
+from ehr_scaling.analysis.comparable import Common
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid import cells
+from ehr_scaling.training import checkpoint
 
 FEW = Options(draws=100)
 
@@ -44,18 +49,18 @@ def test_a_known_multiplier_is_recovered_by_optima_and_by_a_joint_law(sizes, kin
 
 
 def test_the_same_recipe_is_worth_the_same():
-    found = comparison.compare(table(1, 0), table(1, 1), "token", FEW)
+    found = comparison.compare(Common(table(1, 0), table(1, 1), "token"), FEW)
     low, high = found.multiplier.interval
     assert low < 1 < high and "not told from equal" in found.multiplier.verdict.reason
     low, high = found.paired.interval
     assert low < 0 < high and "which is lower is not told" in found.paired.verdict.reason
-    same = comparison.compare(table(1, 0), table(1, 0), "token", FEW)
+    same = comparison.compare(Common(table(1, 0), table(1, 0), "token"), FEW)
     assert same.paired.percent == 0 and same.multiplier.value == pytest.approx(1)
 
 
 def test_swapping_the_sides_inverts_the_numbers():
     a, b = table(0.5, 0), table(1, 1)
-    one, other = comparison.compare(a, b, "token", FEW), comparison.compare(b, a, "token", FEW)
+    one, other = comparison.compare(Common(a, b, "token"), FEW), comparison.compare(Common(b, a, "token"), FEW)
     assert one.multiplier.value * other.multiplier.value == pytest.approx(1)
     assert (1 + one.paired.percent / 100) * (1 + other.paired.percent / 100) == pytest.approx(1)
     assert one.paired.lower + other.paired.lower == one.paired.cells == 60
@@ -82,32 +87,32 @@ def test_a_paired_difference_counts_runs_and_not_checkpoints():
     a = from_rows(rows, source="a")
     of_run = np.repeat(0.02 * rng.standard_normal(4), 10)
     b = replace(a, loss=a.loss * np.exp(0.05 + of_run))
-    found = comparison.compare(a, b, "token", FEW).paired
+    found = comparison.compare(Common(a, b, "token"), FEW).paired
     mean, se = of_run[::10].mean() + 0.05, of_run[::10].std(ddof=1) / 2
     assert found.percent == pytest.approx(100 * np.expm1(-mean))
     assert found.interval == pytest.approx([100 * np.expm1(-mean - side * 3.1824 * se) for side in (1, -1)], rel=1e-3)
-    few = comparison.compare(a.take(a.run == "r0"), b, "token", FEW)
+    few = comparison.compare(Common(a.take(a.run == "r0"), b, "token"), FEW)
     assert few.paired.verdict.word == UNIDENTIFIED and np.isnan(few.paired.interval[0])
 
 
 def test_equal_compute_pairs_what_equal_tokens_do_not():
     a, b = table(1, 0), table(1, 1)
-    found = comparison.compare(replace(a, D=1.7 * a.D), b, "patient", FEW)
+    found = comparison.compare(Common(replace(a, D=1.7 * a.D), b, "patient"), FEW)
     assert found.paired.at == "N and C" and found.paired.cells == len(a)
 
 
 def test_what_cannot_be_told_is_unidentified():
     better = replace(table(1, 0), loss=table(1, 0).loss / 10)
-    apart = comparison.compare(better, table(1, 1), "token", FEW)
+    apart = comparison.compare(Common(better, table(1, 1), "token"), FEW)
     assert apart.multiplier.verdict.word == UNIDENTIFIED and "do not overlap" in apart.multiplier.verdict.reason
     assert apart.paired.percent < -85  # what is told at equal cells stays told
     small = table(1, 0).take(np.arange(4))
-    few = comparison.compare(small, table(1, 1), "token", FEW)
+    few = comparison.compare(Common(small, table(1, 1), "token"), FEW)
     assert few.multiplier.verdict.word == UNIDENTIFIED and "too few" in few.multiplier.verdict.reason
-    alone = comparison.compare(replace(small, N=3 * small.N), table(1, 1), "token", FEW)
+    alone = comparison.compare(Common(replace(small, N=3 * small.N), table(1, 1), "token"), FEW)
     assert alone.paired.cells == 0 and alone.paired.verdict.word == UNIDENTIFIED
     equal = replace(table(1, 0), loss=np.full(60, 3.0))
-    for found in (apart, few, alone, comparison.compare(equal, equal, "token", FEW)):
+    for found in (apart, few, alone, comparison.compare(Common(equal, equal, "token"), FEW)):
         record = json.dumps(comparison.to_json(found), allow_nan=False)
         assert json.loads(record)["multiplier"]["verdict"]["word"] == UNIDENTIFIED
         assert "unidentified" in comparison.summary(found)
@@ -117,7 +122,7 @@ def test_only_runs_that_a_law_is_fitted_to_are_compared():
     rows = table(1, 0).rows()
     hot = [{**r, "run": f"hot {r['run']}", "phase": "hot", "loss": 9.0} for r in rows[:5]]
     mixed = from_rows([{**r, "phase": "cooled"} for r in rows] + hot, source="mixed")
-    found = comparison.compare(mixed, table(1, 0), "token", FEW)
+    found = comparison.compare(Common(mixed, table(1, 0), "token"), FEW)
     assert found.paired.percent == pytest.approx(0) and len(found.tables[0]) == 60
     assert {note["code"] for note in comparison.to_json(found)["a"]["left_out"]} == {"hot"}
 
@@ -133,6 +138,11 @@ def write(path, rows):
     return path
 
 
+def read(a, b, *asked):
+    common = comparable.read((a, b), *asked)
+    return common.a, common.b, common.unit
+
+
 ROWS = [{"N": 1e5 * (1 + k), "D": 1e7, "C": 6e12 * (1 + k), "loss": 3.0 - 0.1 * k} for k in range(4)]
 
 
@@ -141,20 +151,20 @@ def test_tables_are_compared_by_a_column_that_both_have(tmp_path):
         tmp_path / "a.csv", [{**r, "tokens_per_event": 2.0, "tokens_per_day": 30 + k} for k, r in enumerate(ROWS)]
     )
     b = write(tmp_path / "b.csv", [{**r, "loss_per_event": 5.0, "tokens_per_day": 10.0} for r in ROWS])
-    one, other, unit = comparable.read((a, b))
+    one, other, unit = read(a, b)
     assert unit == "event"
     np.testing.assert_allclose(one.loss, 2 * (3.0 - 0.1 * np.arange(4)))
     np.testing.assert_allclose(other.loss, 5.0)
-    one, other, unit = comparable.read((a, b), "day")
+    one, other, unit = read(a, b, "day")
     np.testing.assert_allclose(one.loss, (30 + np.arange(4)) * (3.0 - 0.1 * np.arange(4)))
     np.testing.assert_allclose(other.loss, 10 * (3.0 - 0.1 * np.arange(4)))
-    one, _, _ = comparable.read((a, b), "token")
+    one, _, _ = read(a, b, "token")
     np.testing.assert_allclose(one.loss, 3.0 - 0.1 * np.arange(4))
     with pytest.raises(UserError, match="--unit=patient: not known for both"):
         comparable.read((a, b), "patient")
     lines = tmp_path / "c.jsonl"
     lines.write_text("\n".join(json.dumps({**r, "loss_per_event": 4.0}) for r in ROWS))
-    assert comparable.read((a, lines))[2] == "event"
+    assert comparable.read((a, lines)).unit == "event"
     bad = write(tmp_path / "bad.csv", [{**r, "tokens_per_event": -1} for r in ROWS])
     with pytest.raises(UserError, match=r"bad\.csv row 2"):
         comparable.read((a, bad))
@@ -169,34 +179,103 @@ def test_losses_a_token_are_not_compared_blindly(tmp_path):
         comparable.read((a, tmp_path / "absent.csv"), "token")
 
 
-def study(folder, vocabulary, tokens, events="e"):
-    rows = [{**r, "cell": f"c{k}", "size": "s", "seed": 0} for k, r in enumerate(ROWS)]
+COUNTS = {"patients": 50, "tokens": 50 * 200, "events": 50 * 80, "patient_days": 50 * 1000.0}
+
+
+def study(folder, vocabulary, counts=COUNTS, events="e", recorded=True, beside=True):
+    """recorded: whether its runs say themselves what they were measured on."""
+    own = {"timelines_fingerprint": vocabulary, "events_fingerprint": events, **counts} if recorded else None
+    rows = [{**r, "cell": f"c{k}", "size": "s", "seed": 0, "measured_on": own} for k, r in enumerate(ROWS)]
     simulated.write_runs(folder / "runs", rows)
-    (folder / "timelines").mkdir()
-    record = {
-        "inputs": {"events": events},
-        "fingerprint": vocabulary,
-        "summary": {"validation": {"patients": 50, "tokens": 50 * tokens}},
-    }
-    (folder / "timelines" / "artifact.json").write_text(json.dumps(record))
+    if beside:
+        (folder / "timelines").mkdir()
+        record = {"inputs": {"events": events}, "fingerprint": vocabulary, "summary": {"validation": counts}}
+        (folder / "timelines" / "artifact.json").write_text(json.dumps(record))
     return folder / "runs"
 
 
-def test_directories_are_compared_by_the_timelines_beside_them(tmp_path):
-    a, b = study(tmp_path / "a", "one", 200), study(tmp_path / "b", "two", 300)
-    one, other, unit = comparable.read((a, b))
-    assert unit == "patient"
-    np.testing.assert_allclose(one.loss / 200, other.loss / 300)
-    again = study(tmp_path / "c", "one", 200)
-    one, _, unit = comparable.read((a, again))
+OTHER = {**COUNTS, "tokens": 50 * 300}
+OLD = ("patients", "tokens")  # what a version that did not count events and days knew of a split
+
+
+def old(counts):
+    return {name: counts[name] for name in OLD}
+
+
+@pytest.mark.parametrize(("recorded", "beside"), [(True, False), (False, True)], ids=["by the runs", "by timelines"])
+def test_directories_are_compared_by_what_they_were_measured_on(tmp_path, recorded, beside):
+    how = {"recorded": recorded, "beside": beside}
+    a, b = study(tmp_path / "a", "one", COUNTS, **how), study(tmp_path / "b", "two", OTHER, **how)
+    for unit, tokens in (("auto", 2.5), ("event", 2.5), ("day", 0.2), ("patient", 200)):
+        common = comparable.read((a, b), unit)
+        assert common.unit == ("event" if unit == "auto" else unit) and not common.notes
+        np.testing.assert_allclose(common.a.loss, tokens * (3.0 - 0.1 * np.arange(4)))
+        np.testing.assert_allclose(common.b.loss, 1.5 * common.a.loss)
+    again = study(tmp_path / "c", "one", COUNTS, **how)
+    one, _, unit = read(a, again)
     assert unit == "token" and one.loss.max() == 3.0
-    elsewhere = study(tmp_path / "d", "three", 200, events="others")
+    elsewhere = study(tmp_path / "d", "three", COUNTS, events="others", **how)
     with pytest.raises(UserError, match="nothing tells another unit"):
         comparable.read((a, elsewhere))
-    with pytest.raises(UserError, match="--unit=patient: not known for both"):
-        comparable.read((a, elsewhere), "patient")
-    with pytest.raises(UserError, match="--unit=token: the timelines beside"):
+    for unit in comparable.UNITS:
+        with pytest.raises(UserError, match=f"--unit={unit}: not known for both"):
+            comparable.read((a, elsewhere), unit)
+    with pytest.raises(UserError, match="--unit=token: the timelines of"):
         comparable.read((a, b), "token")
+
+
+def test_what_the_runs_say_goes_before_what_lies_beside_them(tmp_path):
+    a, b = study(tmp_path / "a", "one"), study(tmp_path / "b", "two", OTHER)
+    record = {"inputs": {"events": "others"}, "fingerprint": "four", "summary": {}}
+    (tmp_path / "b" / "timelines" / "artifact.json").write_text(json.dumps(record))
+    np.testing.assert_allclose(comparable.read((a, b)).b.loss[0], 9.0 * 50 * 100 / (50 * 80))
+    rows = [
+        {**ROWS[0], "cell": "c9", "size": "s", "seed": 0, "measured_on": {"timelines_fingerprint": "three", **COUNTS}}
+    ]
+    simulated.write_runs(b, rows)
+    with pytest.raises(UserError, match="2 different timelines") as error:
+        comparable.read((a, b))
+    assert "\n" not in str(error.value)
+
+
+def test_old_directories_keep_their_unit_and_say_what_they_lack(tmp_path):
+    a = study(tmp_path / "a", "one", old(COUNTS), recorded=False)
+    b = study(tmp_path / "b", "two", OTHER)
+    common = comparable.read((a, b))
+    assert common.unit == "patient" and list(common.tokens_per) == ["patient"]
+    np.testing.assert_allclose(common.a.loss / 200, common.b.loss / 300)
+    assert len(common.notes) == 1 and "no loss per event or day" in common.notes[0] and str(a) in common.notes[0]
+    assert common.notes[0] in comparison.summary(comparison.compare(common, FEW)).splitlines()
+    with pytest.raises(UserError, match=r"--unit=event: not known for both.*did not count") as error:
+        comparable.read((a, b), "event")
+    assert "\n" not in str(error.value)
+
+
+def test_the_difference_is_told_in_every_unit(tmp_path):
+    counts = {**OTHER, "events": 50 * 100, "patient_days": 50 * 1000.0}
+    a, b = study(tmp_path / "a", "one"), study(tmp_path / "b", "two", counts)
+    each = {unit: comparison.compare(comparable.read((a, b), unit), FEW) for unit in comparable.UNITS}
+    for found in each.values():
+        for unit, own in each.items():
+            assert found.in_units[unit]["percent"] == pytest.approx(own.paired.percent)
+    record = comparison.to_json(each["day"])
+    assert record["units"]["event"] == pytest.approx({"tokens_a": 2.5, "tokens_b": 3.0, "percent": 100 * (2.5 / 3 - 1)})
+    assert "20.0\N{NO-BREAK SPACE}% apart" in record["notes"][0] and "4,000 events" in record["notes"][0]
+    assert "the same in every unit: −16.67 % an event (2.5 tokens of A, 3 of B)" in comparison.summary(each["day"])
+
+
+def test_runs_carry_what_they_were_measured_on_and_keep_their_id():
+    config = base.get_config()
+    train = {"real_tokens": 1_000_000, "patients": 5_000, "phases": [{"sequences": 8_000}]}
+    summary = {"vocab_size": 250, "context": 128, "splits": {"train": train}}
+    before = {"fingerprint": "0123456789abcdef", "summary": summary}
+    after = {**before, "summary": {**summary, "measured_on": {"timelines_fingerprint": "one", **COUNTS}}}
+    point, about = {"budget": 1e11, "size": "25k", "seed": 0}, {"data": "made up", "generated": True}
+    earlier, now = (cells.solve(config, point, packed, about) for packed in (before, after))
+    assert now["measured_on"] == after["summary"]["measured_on"] and earlier["measured_on"] is None
+    assert now["id"] == earlier["id"]
+    saved = {name: value for name, value in earlier.items() if name != "measured_on"}
+    checkpoint.check_config(saved, now, Path("runs"))  # a run that an earlier version began goes on
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from ehr_scaling.analysis.predictions import Predictions
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options, interval
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import evaluate, metrics, tasks
+from ehr_scaling.outcomes import metrics, tasks
+from ehr_scaling.outcomes import predictions as predictions_of
 
 FEW = Options(draws=200)
 
@@ -235,11 +236,11 @@ def study(folder, *, drop=(), baseline=True, prefix="r"):
         score |= {"copies": 20, "undetermined": 0.1}
         (task / f"{row['cell']}.json").write_text(json.dumps(score))
         if row["cell"] not in drop:
-            evaluate.write_predictions(task / f"{row['cell']}.parquet", stays, p)
+            predictions_of.write_binary(task / f"{row['cell']}.parquet", stays, p)
     if baseline:
         score = metrics.evaluate(said.labels, single[8], said.patients, draws=100)
         (task / "baseline.json").write_text(json.dumps({"name": "logistic regression", **score}))
-        evaluate.write_predictions(task / "baseline.parquet", stays, single[8])
+        predictions_of.write_binary(task / "baseline.parquet", stays, single[8])
     return from_rows(rows, source="made up")
 
 
@@ -303,6 +304,6 @@ def test_predictions_that_are_not_of_their_score_are_refused(tmp_path):
     _, said, _ = scored(stays=80)
     ids = np.arange(80)
     stays = tasks.Stays(ids, ids, ids, ids, ids, said.labels)
-    evaluate.write_predictions(task / "r0.parquet", stays, said.probability[0])
+    predictions_of.write_binary(task / "r0.parquet", stays, said.probability[0])
     with pytest.raises(UserError, match="about other stays"):
         downstream.read(tmp_path, table, FEW, table.cell)

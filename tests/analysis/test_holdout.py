@@ -7,9 +7,10 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import holdout, isoflop, parabola, results
+from ehr_scaling.analysis import holdout, isoflop, parabola, readers, report, results
 from ehr_scaling.analysis.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Options
+from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
 FEW = Options(draws=60)
@@ -102,3 +103,88 @@ def test_one_budget_or_too_few_runs_say_so():
     made, found = forecast_of(rows)
     assert json.loads(made)["cells"] == [] and "too few runs" in found.holdout["reason"]
     assert found.holdout["optima"][0]["word"] == UNIDENTIFIED
+
+
+# Of a directory of runs
+
+
+def study(work, rows=ROWS, planned=True):
+    """runs/ and, where planned, the grid/ beside them."""
+    simulated.write_runs(work / "runs", rows)
+    (work / "runs" / "begun" / "60" / "metrics").mkdir(parents=True)
+    (work / "runs" / "begun" / "60" / "metrics" / "metrics").write_text('{"finished": false}')
+    if planned:
+        cells = [_cell(r) for r in rows] + [{**_cell(ROWS[-1]), "id": "begun"}, {**_cell(ROWS[-1]), "id": "not begun"}]
+        (work / "grid").mkdir()
+        (work / "grid" / "manifest.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    return work
+
+
+def _cell(r):
+    return {
+        "id": r["cell"], "steps": 120, "size": r["size"], "seed": r["seed"], "budget": float(f"{r['C']:.3g}"),
+        "N_body": r["N"], "tokens": r["D"], "flops": r["C"], "phase": "cooled", "learning_rate": 0.004,
+        "batch_tokens": 2048, "weight_decay": 0.1, "unique_tokens": 2e6, "patients": 800,
+    }  # fmt: skip
+
+
+def test_of_a_planned_directory_the_sealed_files_are_opened_after_the_forecast(tmp_path, monkeypatch):
+    work = study(tmp_path)
+    sealed = {r["cell"]: work / "runs" / r["cell"] / "120" / "metrics" / "metrics" for r in ROWS if r["C"] == TOP}
+    held = {path: path.read_text() for path in sealed.values()}
+    for path in sealed.values():
+        path.write_text("sealed")  # whoever opens it before it is restored ends with an error
+    opened, read_json, write_json = [], readers.read_json, report.write_json
+
+    def record(path):
+        opened.append(path)
+        return read_json(path)
+
+    def file(path, value):
+        write_json(path, value)
+        if path.name == "forecast.json":
+            opened.append("forecast")
+            for sealed_file, text in held.items():
+                sealed_file.write_text(text)
+
+    monkeypatch.setattr(readers, "read_json", record)
+    monkeypatch.setattr(report, "write_json", file)
+    laws = report.analyze(work / "runs", work / "report", options=FEW)
+    before = opened[: opened.index("forecast")]
+    assert before and not set(before) & set(held) and set(held) < set(opened)
+    made = json.loads((work / "report" / "forecast.json").read_text())
+    assert made["sealed_losses_read"] == laws["holdout"]["sealed_losses_read"] == "after"
+    assert {cell["run"] for cell in made["cells"]} == set(sealed) and "loss" not in made["cells"][0]
+    assert "before the files that hold their losses were opened" in (work / "report" / "report.html").read_text()
+    del made["made"]
+    assert made.pop("fingerprint") == fingerprint(made) == laws["holdout"]["forecast_fingerprint"]
+    assert len(laws["holdout"]["rows"]) == len(sealed) and laws["holdout"]["rows"][0]["loss"] > 0
+
+
+def test_a_forecast_made_ahead_is_that_of_the_table(tmp_path):
+    work = study(tmp_path)
+    ahead = holdout.of_directory(work / "runs", FEW)
+    known, sealed = holdout.seal(holdout.alike(readers.read(work / "runs")), None)
+    together = holdout.of_table(known, sealed, FEW)
+    assert together["sealed_losses_read"] == "with the table"
+    assert {**ahead, "sealed_losses_read": "with the table"} == together
+
+
+def test_without_a_plan_of_all_runs_the_record_says_that_losses_came_with_the_table(tmp_path):
+    for name, rows in (("none", None), ("not all", ROWS[:-1])):
+        work = study(tmp_path / name, planned=False)
+        if rows:
+            (work / "grid").mkdir()
+            (work / "grid" / "manifest.jsonl").write_text("".join(json.dumps(_cell(r)) + "\n" for r in rows))
+        assert holdout.of_directory(work / "runs", FEW) is None
+    found = results.fit(readers.read(work / "runs"), Options(draws=20))
+    assert found.holdout["sealed_losses_read"] == "with the table"
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    work = study(tmp_path)
+    with (work / "grid" / "manifest.jsonl").open("a") as f:
+        f.write('{"id": "x"}\n')
+    with pytest.raises(UserError, match=rf"manifest\.jsonl line {len(ROWS) + 3} is damaged"):
+        report.analyze(work / "runs", work / "report", options=FEW)
+    assert sorted(p.name for p in work.iterdir()) == ["grid", "runs"]

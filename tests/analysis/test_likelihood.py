@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis import identifiability, joint_fit, joint_laws, likelihood, readers
+from ehr_scaling.analysis import identifiability, joint_fit, joint_laws, likelihood, profile_plots, readers
 from ehr_scaling.analysis.identifiability import identify
 from ehr_scaling.analysis.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
 from ehr_scaling.analysis.run_table import drop_highest_loss, from_rows
@@ -240,3 +240,21 @@ def test_parameters_that_stand_in_for_each_other_are_told_by_the_condition():
     wide, law = fitted(noise=0.002)
     narrow, line = fitted(noise=0.002, sizes=2, spacing=1.05, seeds=2)  # D grows as N from run to run
     assert identify(line, narrow).condition > 10 * identify(law, wide).condition
+
+
+def test_the_figure_shows_every_curve_once_and_open_sides_apart():
+    poor, law = fitted(noise=0.1, decades=1.0, sizes=5, budgets=3)
+    found = identify(law, poor, (MIDDLE,))
+    figure = profile_plots.profiles(found)
+    panels = [axes for axes in figure.axes if axes.axison]
+    shown = profile_plots.shown(found)
+    assert len(panels) == len(shown) == len([p for p in found.profiles if p.name not in ("D", "D/N")])
+    for axes, profile in zip(panels, shown, strict=True):
+        dashed = [line for line in axes.lines if line.get_color() == profile_plots.ACCENT]
+        assert len(dashed) == sum(np.isnan(end) for end in profile.interval)
+        for line in dashed:  # an open side never reaches the line at 1
+            assert max(line.get_ydata()) < 1 or profile.curve[:, 1].max() >= 1
+        ends = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+        assert [e for e in ends if len(axes.lines)] == [end for end in profile.interval if np.isfinite(end)]
+    svg = "<svg></svg>"
+    assert svg in str(identifiability.section(found, svg)) and svg not in str(identifiability.section(found))

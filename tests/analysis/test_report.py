@@ -131,6 +131,7 @@ def test_forecast_and_figures_are_there(made):
     laws = json.loads((folder / "laws.json").read_text())
     assert digest == fingerprint(forecast) == laws["holdout"]["forecast_fingerprint"]
     names = {p.name for p in (folder / "figures").glob("*.png")}
+    assert "profiles.png" in names and 'id="profiles-' in (folder / "report.html").read_text()
     assert {"isoflop.png", "power_laws.png", "sealed_forecast.png", "outcome_made_up_task.png"} <= names
     assert sorted(p.name for p in folder.iterdir()) == ["figures", "forecast.json", "laws.json", "report.html"]
 

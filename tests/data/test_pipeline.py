@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from configs import base
+from ehr_scaling import artifacts
 from ehr_scaling.data import pipeline, shards
 from ehr_scaling.errors import UserError
 
@@ -103,6 +104,21 @@ def test_all_patients_may_train(tmp_path):
     record = pipeline.prepare(config(**changes).data, tmp_path / "w")
     assert record["summary"]["splits"]["train"]["patients"] == 100
     assert record["summary"]["splits"]["test"]["phases"] == []
+
+
+def test_packed_data_say_what_a_loss_is_measured_on(undisturbed, tmp_path):
+    timelines = artifacts.read_json(undisturbed / "timelines" / artifacts.RECORD)
+    split = timelines["summary"]["validation"]
+    workdir = shutil.copytree(undisturbed, tmp_path / "w")
+    pipeline.prepare(config().data, workdir, fractions=(0.125,))
+    for fraction in (1.0, 0.125):
+        summary = pipeline.packed_record(config().data, workdir, fraction)["summary"]
+        assert summary["measured_on"] == {
+            "timelines_fingerprint": timelines["fingerprint"],
+            "events_fingerprint": timelines["inputs"]["events"],
+            **{name: split[name] for name in ("patients", "tokens", "events", "patient_days")},
+        }
+        assert summary["splits"]["validation"]["real_tokens"] == summary["measured_on"]["tokens"]
 
 
 def test_fractions_lie_beside_the_whole(undisturbed, tmp_path):

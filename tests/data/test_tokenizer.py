@@ -53,6 +53,21 @@ def test_long_gaps_repeat_the_last_interval(tmp_path, days, repeats):
     assert names(v, part) == ["A", *["TIME//6mt"] * repeats, "A", "TIMELINE_END"]
     assert stats.interval_sums[-1] == pytest.approx(gap / 1e6)
     assert stats.interval_tokens.tolist() == [0] * 12 + [repeats]
+    assert stats.events == 2 and stats.days == pytest.approx(days)
+
+
+def test_patient_days_are_those_between_events_that_make_tokens(tmp_path):
+    patients = {
+        2: [(0, "A", None), (DAY, "A", None), (4 * DAY, "A", None), (9 * DAY, "MEDS_BIRTH", None)],
+        3: [(-DAY, "MEDS_BIRTH", None), (DAY, "A", None)],
+        4: [(-7 * DAY, "A", None), (-7 * DAY + DAY // 2, "A", None)],
+        5: [(0, "MEDS_BIRTH", None)],
+    }
+    folder = made_up.write(
+        tmp_path / "events", train=patients, tuning={9_001: patients[2]}, held_out={9_003: patients[2]}
+    )
+    _, stats = tokenize(folder, "train", fit(folder, min_count=1))
+    assert sum(s.events for s in stats) == 6 and sum(s.days for s in stats) == pytest.approx(4.5)
 
 
 def test_no_interval_from_birth_and_none_from_what_makes_no_token(tmp_path):
