@@ -13,8 +13,6 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import cells, executors, manifest
-from ehr_scaling.training import loop
 from launch import common
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
@@ -25,8 +23,11 @@ common.define_process_flags()
 
 def main() -> None:
     workdir = Path(WORKDIR.value).absolute()
-    common.use_all_cores()
+    common.use_all_cores()  # may start the program anew: what takes seconds to import comes after it
     common.join_processes()
+    from ehr_scaling.grid import cells, executors, manifest
+    from ehr_scaling.training import loop
+
     units = cells.units(manifest.read(workdir / "grid"))
     chosen = [unit for unit in units if any(cell["id"] == CELL.value for cell in unit)]
     if not chosen:
