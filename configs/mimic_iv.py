@@ -38,6 +38,10 @@ def get_config() -> ConfigDict:
     c.training.batch.exponent = 0.5
     c.training.checkpoint_seconds = 600.0
     c.validation.sequences = 2048
+    c.outcome.tasks = (
+        *("hospital_mortality", "icu_admission", "prolonged_stay", "composite", "length_of_stay"),  # the same futures
+        *("in_hospital_death_24h", "icu_mortality_24h", "icu_readmission", "readmission_30d", "drg"),
+    )
     c.outcome.new_tokens = 512
     c.outcome.samples = 4000
     c.outcome.copies = 8
