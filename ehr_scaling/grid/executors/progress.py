@@ -19,9 +19,11 @@ class Progress:
         self.flops_of = [sum(map(own_flops, unit)) for unit in units]
         self.tokens_of = [sum(map(own_tokens, unit)) for unit in units]
         self.left = list(self.tokens_of)
+        # Of a job that scores stays, beside the tokens it draws for them
+        self.stays_of = [sum(cell.get("own_stays", 0) for cell in unit) for unit in units]
         self.cells, self.done, self.note = sum(map(len, units)), 0, ""
         self.total = sum(self.flops_of)
-        self.flops = self.before = self.tokens = 0.0
+        self.flops = self.before = self.tokens = self.stays = 0.0
         self.started = self.printed = time.monotonic()
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         # smoothing=0: the rate is that of the whole sweep; sizes differ too much for the last seconds to tell.
@@ -42,6 +44,7 @@ class Progress:
                 self.bar.n += flops
         else:
             self.tokens += tokens
+            self.stays += self.stays_of[unit] * tokens / self.tokens_of[unit] if self.tokens_of[unit] else 0.0
             self.bar.update(flops)
         self._show()
 
@@ -63,8 +66,10 @@ class Progress:
 
     def _show(self) -> None:
         now = time.monotonic()
-        rate = self.tokens / max(now - self.started, 1e-9)
-        state = f"{self.done}/{self.cells} cells, {rate / 1e3:.0f} ktok/s{self.note and '; ' + self.note}"
+        spent = max(now - self.started, 1e-9)
+        stays = f"{self.stays / spent:.3g} stays/s, " if any(self.stays_of) else ""
+        rate = f"{stays}{self.tokens / spent / 1e3:.0f} ktok/s"
+        state = f"{self.done}/{self.cells} cells, {rate}{self.note and '; ' + self.note}"
         self.bar.set_postfix_str(state, refresh=False)
         if self.bar.disable and (now - self.printed > EVERY or self.done == self.cells):
             self.printed = now
