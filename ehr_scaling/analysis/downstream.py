@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ehr_scaling.analysis import outcome_curve, predictions
+from ehr_scaling.analysis import outcome_curve, predictions, scores
 from ehr_scaling.analysis.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.predictions import Predictions
 from ehr_scaling.analysis.run_table import RunTable
+from ehr_scaling.analysis.scores import Score
 from ehr_scaling.analysis.selection import grouped
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options, Verdict, interval, normal_quantile
 from ehr_scaling.artifacts import read_json
@@ -19,7 +20,6 @@ from ehr_scaling.errors import UserError
 
 OWN_LEVEL = 0.95  # of the interval that a score holds
 NOT_SCORED = Verdict(UNIDENTIFIED, "no model was scored")
-AGREES = 1e-3  # the AUROC of a score and of its predictions, which are stored in single precision
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Outcome:
     positive then. missing: cells of the table without a score. unknown: scores without a run.
     curve: AUROC of loss, None with too few models. pattern: of outcome_curve. lead: AUROC of the curve at the lowest
     loss seen less that of the baseline, with its interval. seed_noise: standard deviation of AUROC between seeds of a
-    cell, NaN where none has two. patients: how the uncertainty of who was asked entered.
+    cell, NaN where none has two. patients: how the uncertainty of who was asked entered. compared: the model of least
+    loss, the smallest, and all baselines, with what their scores hold beside the AUROC.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Outcome:
     lead_interval: tuple[float, float] = (np.nan, np.nan)
     seed_noise: float = np.nan
     patients: str = ""
+    compared: list[Score] = field(default_factory=list)
 
     def forecast(self, losses: Floats) -> tuple[float, float, float]:
         """AUROC, low, high of a model whose loss has these draws [k]: see `outcome_curve.Curve.forecast`; NaN without
@@ -76,18 +78,15 @@ def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.s
 
 
 def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> Outcome | None:
-    about = folder / "task.json"
-    described = read_json(about) if about.is_file() else {}
-    described = described if isinstance(described, dict) else {}
-    if described.get("kind", "binary") != "binary":  # numbers and classes have no AUROC that could follow a loss
+    about = scores.described(folder)
+    if about.get("kind", "binary") != "binary":  # numbers and classes have no AUROC that could follow a loss
         return None
-    text = str(described.get("description") or described.get("text") or "")
     baseline = folder / "baseline.json"
     base = _score(baseline) if baseline.is_file() else None
     at = {str(cell): i for i, cell in enumerate(table.cell)}
     rows, unknown = [], []
     for path in sorted(folder.glob("*.json")):
-        if path.stem in ("baseline", "task", "artifact") or path.name.startswith("."):
+        if path.stem in scores.NO_FILES or path.name.startswith("."):
             continue
         score = _score(path)
         i = at.get(path.stem)
@@ -102,8 +101,10 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
     seen = {r["cell"] for r in rows}
     rho, bounds = spearman(_column(rows, "loss"), _column(rows, "auroc"), options)
     missing = [cell for cell in at if cell not in seen]
-    outcome = Outcome(folder.name, text, rows, base, rho, bounds, missing, unknown)
-    return _with_curve(outcome, folder, table.clusters[[at[r["cell"]] for r in rows]], options) if rows else outcome
+    outcome = Outcome(folder.name, scores.text_of(about), rows, base, rho, bounds, missing, unknown)
+    if rows:
+        outcome = _with_curve(outcome, folder, table.clusters[[at[r["cell"]] for r in rows]], options)
+    return replace(outcome, compared=scores.of_task(folder, rows))
 
 
 def _score(path: Path) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _with_predictions(
     rows: list[dict[str, Any]], said: Predictions, folder: Path, options: Options
 ) -> list[dict[str, Any]]:
     for row, auroc in zip(rows, said.auroc, strict=True):
-        if abs(row["auroc"] - auroc) > AGREES:
+        if abs(row["auroc"] - auroc) > predictions.AGREES:
             raise UserError(
                 f"{folder / row['cell']}.json has AUROC {row['auroc']:.4f}, its predictions in the .parquet beside it "
                 f"{auroc:.4f}: delete both and run launch.evaluate again"
@@ -179,8 +180,8 @@ def _patients(
     standard error with one draw. What patients do to models differently is then in their scatter about the curve.
     """
     rng = np.random.default_rng([options.seed, 8])
-    scores = [*outcome.rows, *([outcome.baseline] if outcome.baseline else [])]
-    ends = np.array([[np.nan if r[k] is None else r[k] for k in ("low", "high")] for r in scores])
+    known = [*outcome.rows, *([outcome.baseline] if outcome.baseline else [])]
+    ends = np.array([[np.nan if r[k] is None else r[k] for k in ("low", "high")] for r in known])
     errors = np.diff(ends, axis=1)[:, 0] / (2 * normal_quantile(OWN_LEVEL))
     models = len(outcome.rows)
     # Where the baseline's own predictions are not known, nor is whether it moves with the models: it moves on its own.
@@ -257,6 +258,8 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "lead_over_baseline": outcome.lead,
         "lead_interval": outcome.lead_interval,
         "patients": outcome.patients,
+        "compared": scores.to_json(outcome.compared),
+        "subgroups": scores.groups_to_json(outcome.compared),
         "cells_without_score": outcome.missing,
         "scores_without_run": outcome.unknown,
     }

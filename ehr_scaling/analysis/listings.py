@@ -1,12 +1,12 @@
-"""The long parts of the report: outcomes, every cell, provenance."""
+"""The long parts of the report: every cell, provenance."""
 
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis import downstream, quality
-from ehr_scaling.analysis.html import Raw, bullets, chip, figure, join, paragraph, section, table
+from ehr_scaling.analysis import quality
+from ehr_scaling.analysis.html import Raw, bullets, join, paragraph, section, table
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.selection import kind_names
 from ehr_scaling.analysis.wording import (
@@ -14,81 +14,12 @@ from ehr_scaling.analysis.wording import (
     count,
     decimal,
     known,
-    percent,
     plural,
     power,
-    signed,
     significant,
-    span,
     title,
+    whole,
 )
-
-
-def outcomes(r: Results, svgs: dict[str, str]) -> Raw:
-    if not r.outcomes:
-        return section("outcomes", "Outcomes", paragraph("No outcome was scored for these runs."))
-    parts: list[Any] = []
-    for task in r.outcomes:
-        parts.append(Raw(f"<h3>{title(task.task).capitalize()}</h3>"))
-        if task.text:
-            parts.append(paragraph(task.text))
-        if task.task in svgs:
-            caption = (
-                "Each mark is one model, scored zero-shot in simulated timelines; bars are patient-bootstrap "
-                "intervals. All models are scored on the same patients, so neighbouring bars move together."
-            )
-            parts.append(figure(svgs[task.task], caption, "AUROC against validation loss"))
-        if np.isfinite(task.spearman):
-            parts.append(
-                paragraph(
-                    f"Rank correlation of loss and AUROC over {len(task.rows)} models: {decimal(task.spearman, 2)} "
-                    f"({span(task.spearman_interval, lambda v: decimal(v, 2))}); −1 would mean that lower loss "
-                    "always ranks patients better."
-                )
-            )
-        parts += _curve(task)
-        rows = [
-            [m["size"] or m["cell"], count(m["N"]), power(m["C"]), _whole(m["seed"]), decimal(m["loss"]),
-             decimal(m["auroc"]), span((m["low"], m["high"])), decimal(m.get("auroc_at_most")),
-             decimal(m.get("task_loss")), _whole(m["n"]), _whole(m["positives"]), percent(m.get("undetermined"), 1)]
-            for m in task.rows
-        ]  # fmt: skip
-        if task.baseline:
-            base = task.baseline
-            rows.append([base.get("name", "baseline"), DASH, DASH, DASH, DASH, decimal(base["auroc"]),
-                         span((base["low"], base["high"])), DASH, DASH, _whole(base["n"]), _whole(base["positives"]),
-                         DASH])  # fmt: skip
-        header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "At most", "Task loss", "Stays",
-                  "With outcome", "Undetermined"]  # fmt: skip
-        parts.append(Raw("<details><summary>All models</summary>" + table(header, rows, words=(0,)) + "</details>"))
-        if task.missing:
-            parts.append(paragraph(f"{plural(len(task.missing), 'run')} without a score.", "muted"))
-        if task.unknown:
-            parts.append(
-                paragraph(f"{plural(len(task.unknown), 'score')} belong to no finished run and are left out.", "muted")
-            )
-    return section("outcomes", "Outcomes", *parts)
-
-
-def _curve(task: downstream.Outcome) -> list[Any]:
-    """What the law of AUROC in loss says, with its verdict."""
-    parts: list[Any] = [paragraph(join(chip(task.verdict.word), f" {task.pattern}: {task.verdict.reason}."))]
-    if task.curve is None:
-        return parts
-    known_lead = known(task.lead_interval[0])
-    lead = f" Against the baseline, the curve at the lowest loss stands at {signed(task.lead, 3)} AUROC "
-    lead += f"({span(task.lead_interval, lambda v: signed(v, 3))})." if known_lead else "(no interval)."
-    seeds = f" Seeds of a cell differ by {decimal(task.seed_noise)} AUROC." if known(task.seed_noise) else ""
-    ranks = (
-        f" Task loss, the nats a stay of what came true, has rank correlation {decimal(task.spearman_task_loss, 2)} "
-        "with loss." if known(task.spearman_task_loss) else ""
-    )  # fmt: skip
-    text = (
-        f"AUROC = {task.curve.formula}, the form that predicts left-out cells best. A single model scatters by "
-        f"{decimal(task.curve.noise)} about it beyond what patients explain.{seeds}{lead if task.baseline else ''}"
-        f"{ranks} At most: what endlessly many simulated futures could give, as their noise blurs ranks."
-    )
-    return [*parts, paragraph(text, "muted")]
 
 
 def cells(r: Results) -> Raw:
@@ -107,7 +38,7 @@ def cells(r: Results) -> Raw:
             [
                 t.size[i] or DASH, *([kinds[i]] if several else []),
                 count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
-                power(t.C[i]), power(t.C_6nd[i]), _whole(t.seed[i]), decimal(t.loss[i]) + se,
+                power(t.C[i]), power(t.C_6nd[i]), whole(t.seed[i]), decimal(t.loss[i]) + se,
                 *([decimal(scores.get(str(t.cell[i])))] if scores else []),
                 title(note.code) if note else _used(doubts.get(str(t.run[i]))),
                 significant(t.lr[i]), count(t.batch[i]), count(t.unique_tokens[i]), t.run[i],
@@ -143,10 +74,6 @@ def cells(r: Results) -> Raw:
 
 def _used(doubts: str | None) -> str:
     return f"used; {title(doubts)}" if doubts else "used"
-
-
-def _whole(value: float | None) -> str:
-    return f"{value:,.0f}" if value is not None and np.isfinite(value) else DASH
 
 
 def provenance(facts: dict[str, Any]) -> Raw:

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ehr_scaling.analysis import downstream, isoflop, parabola
+from ehr_scaling.analysis import isoflop, parabola
 from ehr_scaling.analysis.power_laws import PowerLaw
 from ehr_scaling.analysis.results import Results
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
-from ehr_scaling.analysis.wording import count, decimal, known, percent, power
+from ehr_scaling.analysis.wording import count, known, percent, power
 
 INK, MUTED, RULE, ACCENT = "#1d2733", "#66727f", "#d9dee4", "#c2410c"
 MARKERS = "osD^vPX<>"
@@ -230,43 +230,6 @@ def sealed(results: Results) -> Figure:
     return figure
 
 
-def outcome(results: Results, task: downstream.Outcome) -> Figure:
-    """AUROC of every model against its validation loss, better models to the right, with the baseline."""
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    axes = figure.subplots()
-    colours = budget_colours(results)
-    group = dict(zip(results.table.cell, results.table.group, strict=True))
-    for r in task.rows:
-        low, high = (r[k] if known(r[k]) else r["auroc"] for k in ("low", "high"))
-        axes.errorbar(
-            r["loss"], r["auroc"], yerr=[[max(r["auroc"] - low, 0)], [max(high - r["auroc"], 0)]], fmt="o", ms=5.5,
-            color=colours[group[r["cell"]]], lw=1, elinewidth=1, alpha=0.9,
-        )  # fmt: skip
-    handles = [
-        Line2D([], [], ls="", marker="o", color=colours[g], label=f"{power(results.budgets[g].C)} FLOPs")
-        for g in sorted({int(group[r["cell"]]) for r in task.rows}, reverse=True)
-    ][:MANY]
-    if task.curve:
-        colour = MUTED if task.verdict.word == UNIDENTIFIED else INK
-        line = np.linspace(*task.curve.losses, 100)
-        axes.fill_between(line, *task.curve.band(line), color=colour, alpha=0.13, lw=0, zorder=1)
-        axes.plot(line, task.curve(line), color=colour, lw=1.6, zorder=2)
-        handles.append(Line2D([], [], color=colour, lw=1.6, label=f"law and band ({task.verdict.word})"))
-    if task.baseline:
-        base = task.baseline
-        axes.axhline(base["auroc"], color=ACCENT, lw=1.6, zorder=1)
-        if known(base["low"]) and known(base["high"]):
-            axes.axhspan(base["low"], base["high"], color=ACCENT, alpha=0.1, lw=0, zorder=0)
-        name = f"{base.get('name', 'baseline')}: {decimal(base['auroc'])}"
-        handles.append(Line2D([], [], color=ACCENT, lw=1.6, label=name))
-    axes.axhline(0.5, color=MUTED, lw=1.2, ls=":")
-    handles.append(Line2D([], [], color=MUTED, lw=1.2, ls=":", label="chance"))
-    axes.invert_xaxis()
-    axes.set(xlabel="Validation loss (nats a token), lower to the right", ylabel="AUROC")
-    figure.legend(handles=handles, loc="outside right upper")
-    return figure
-
-
 def _exponent(name: str, law: PowerLaw) -> str:
     left = f"{name}^*" + (" - E" if name == "L" and law.floor else "")
     low, high = law.interval
@@ -352,8 +315,15 @@ def _seed_handles(seed: Floats) -> list[Line2D]:
 
 def _budget_bar(figure: Figure, axes: Axes, results: Results) -> None:
     C = [b.C for b in results.budgets]
-    norm = mpl.colors.LogNorm(min(C), max(C) * (max(C) / min(C)) ** (0.12 / 0.88))
-    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, mpl.colormaps["viridis"]), ax=axes, pad=0.01)
-    bar.ax.set_ylim(min(C), max(C))
-    bar.set_label("Compute C (FLOPs)")
+    log_bar(figure, axes, min(C), max(C), "Compute C (FLOPs)")
+
+
+def log_bar(figure: Figure, axes: Axes, low: float, high: float, label: str) -> Any:
+    """A bar beside `axes` of the colours from low to high: viridis, without its palest yellow. Returns it."""
+    norm = mpl.colors.LogNorm(low, high * (high / low) ** (0.12 / 0.88))
+    bar: Any = figure.colorbar(mpl.cm.ScalarMappable(norm, mpl.colormaps["viridis"]), ax=axes, pad=0.01)
+    bar.ax.set_ylim(low, high)
+    bar.set_label(label)
     bar.outline.set_visible(False)
+    bar.solids.set(rasterized=False, edgecolor="face")  # as lines and areas, not as an image inside the SVG
+    return bar

@@ -12,6 +12,8 @@ from ehr_scaling.analysis.uncertainty import Floats, resampling_counts
 from ehr_scaling.errors import UserError
 
 COLUMNS = ("subject_id", "prediction_time", "boolean_value", "predicted_boolean_probability")
+AGREES = 1e-3  # the AUROC of a score and of its predictions, which are stored in single precision
+_ROC_POINTS = 400  # of a drawn curve: a finer one cannot be told from it
 _AT_ONCE = 4_000_000  # weights held at a time
 _REPEATS = 20  # of the counting that `auroc_of_endless_copies` simulates
 
@@ -44,6 +46,26 @@ class Predictions:
     def auroc(self) -> Floats:
         """[m]"""
         return self.placements[:, self.labels].mean(1)
+
+    def rocs(self) -> list[Floats]:
+        """Of each model [2, k]: false and true positive rate, from (0, 0) to (1, 1), as the threshold falls.
+
+        Stays of one prediction are passed together, by a straight line, so that the area is the AUROC; k is bounded.
+        """
+        return [self._roc(p) for p in self.probability]
+
+    def _roc(self, p: Floats) -> Floats:
+        order = np.argsort(-p, kind="stable")
+        last = np.flatnonzero(np.diff(p[order], append=-np.inf))
+        passed = np.stack([np.cumsum(rows[order])[last] for rows in (~self.labels, self.labels)])
+        passed = np.concatenate([np.zeros((2, 1), passed.dtype), passed], axis=1)
+        step = np.diff(passed, axis=1)
+        bends = step[0, 1:] * step[1, :-1] != step[0, :-1] * step[1, 1:]
+        curve = passed[:, np.concatenate([[True], bends, [True]])] / passed[:, -1:]
+        if curve.shape[1] <= _ROC_POINTS:
+            return curve
+        kept = np.searchsorted(curve.sum(0), np.linspace(0, 2, _ROC_POINTS))
+        return curve[:, np.unique(np.minimum(kept, curve.shape[1] - 1))]
 
     @property
     def task_loss(self) -> Floats:

@@ -12,6 +12,8 @@ from ehr_scaling.analysis import (
     holdout,
     identifiability,
     listings,
+    outcome_plots,
+    outcome_sections,
     plan_section,
     plots,
     profile_plots,
@@ -110,9 +112,14 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
     if results.repeated:
         svg["repeated"] = plots.render(repeated_plots.passes, figures, "repeated_data", results.repeated)
     scored = {
-        task.task: plots.render(plots.outcome, figures, f"outcome_{task.task}", results, task)
+        task.task: plots.render(outcome_plots.auroc, figures, f"outcome_{task.task}", task)
         for task in results.outcomes
         if task.rows
+    }
+    accuracy = {
+        task.task: plots.render(outcome_plots.accuracy, figures, f"accuracy_{task.task}", task.compared)
+        for task in results.outcomes
+        if outcome_plots.has_accuracy(task.compared)
     }
     lead = (
         f"{plural(len(results.table), 'run')} in {plural(len(results.budgets), 'compute budget')}. Every number "
@@ -131,7 +138,7 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
         sweep_sections.repeated(results, svg.get("repeats")),
         repeated_sections.section(results.repeated, svg.get("repeated")),
         sweep_sections.branches(results),
-        listings.outcomes(results, scored),
+        outcome_sections.outcomes(results, scored, accuracy),
         conventions.conventions(results.conventions),
         quality.doubtful(results.doubts),
         listings.cells(results),

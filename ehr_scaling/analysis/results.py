@@ -24,6 +24,7 @@ from ehr_scaling.analysis import (
     repeated_data,
     repeats,
     schedules,
+    scores,
     selection,
     worth_of_passes,
 )
@@ -55,6 +56,7 @@ class Results:
     forecast: dict[str, Any] | None
     holdout: dict[str, Any] | None
     outcomes: list[downstream.Outcome]
+    valued: list[scores.Valued]
     tuning: list[dict[str, Any]]
     rates: rates.Rates | None
     repeats: list[dict[str, Any]]
@@ -119,6 +121,7 @@ def fit(
         forecast=forecast,
         holdout=compared,
         outcomes=scored,
+        valued=scores.valued(outcomes, table) if outcomes else [],
         tuning=tuning.cells,
         rates=rates.fit(cooled, options),
         repeats=repeats.fit(of_a_kind),
@@ -203,7 +206,8 @@ def to_json(results: Results) -> dict[str, Any]:
     that share above the lowest, and whether they run out of the sizes that the curve saw], method, rule}.
     holdout: {error_percent, median_error_percent, bias_percent, coverage, same_sign, rows: [{run, N, D, C, loss,
     forecast, low, high, word}], optima: [forecast and result of N*, D*, L*]}, null with a single budget.
-    outcomes: one each, {task, models, baseline, spearman, ...}. verdicts: {a, b, loss, <law>: {word, reason}}.
+    outcomes: one each, {task, models, baseline, spearman, compared, ...}; valued: those that are numbers or classes,
+    {task, kind, models, compared}. verdicts: {a, b, loss, <law>: {word, reason}}.
     left_out: [{run, code, text}]. doubts: the same, of runs that are in the fits. conventions: exponents by what is
     called N, C and D. tuning: the cells run at several settings, with the one chosen and whether it is at
     the edge. rates, repeats, repeated, schedules: null or empty where the study did not vary them.
@@ -257,6 +261,7 @@ def to_json(results: Results) -> dict[str, Any]:
         },
         "holdout": results.holdout,
         "outcomes": [downstream.to_json(o) for o in results.outcomes],
+        "valued": scores.valued_to_json(results.valued),
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],
         "doubts": [note._asdict() for note in results.doubts],

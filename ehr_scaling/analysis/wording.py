@@ -72,6 +72,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def whole(value: float | None) -> str:
+    return f"{value:,.0f}" if value is not None and np.isfinite(value) else DASH
+
+
 def title(name: str) -> str:
     """in_hospital_death -> 'in hospital death'."""
     return name.replace("_", " ").replace("-", " ")

@@ -114,6 +114,23 @@ def write_outcome(task, table, stays=200):
     (task / "baseline.json").write_text(json.dumps(baseline))
 
 
+def fill_scores(task, table):
+    """What scores hold beside the AUROC: of the model of least loss, and of another task whose outcome is days."""
+    path = task / f"{table.cell[table.loss.argmin()]}.json"
+    whole = {"value": 0.2, "low": 0.1, "high": None}
+    difference = {"difference": -0.1, "low": -0.2, "high": 0.1, "p_value": 0.3}
+    told = {"auroc": 0.7, "low": 0.6, "high": 0.8, "n": 100, "patients": 90, "positives": 30}
+    score = {"auprc": whole, "against_baseline": {"auroc": difference, "auprc": {"difference": 0.1}}, "open": 0.1}
+    score["calibration_curve"] = [{"predicted": 0.1, "observed": 0.2, "low": 0.1, "high": 0.3, "n": 50, "patients": 40}]
+    score["subgroups"] = {"sex": {"f": told, "m": {"suppressed": "suppressed: few"}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | score))
+    days = task.with_name("stay")
+    days.mkdir()
+    (days / "task.json").write_text(json.dumps({"kind": "days"}))
+    (days / path.name).write_text(json.dumps({"mae": whole, "bounded": 0.2}))
+    (days / "baseline.json").write_text(json.dumps({"name": "ridge regression", "mae": 3.5}))
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """laws.json of studies that between them have everything: outcomes, rates, repeats, branches, too little."""
@@ -122,6 +139,7 @@ def written(tmp_path_factory):
     (work / "runs" / "unborn").mkdir()
     table, options = readers.read(work / "runs"), Options(draws=20)
     write_outcome(work / "outcomes" / "made_up_task", table)
+    fill_scores(work / "outcomes" / "made_up_task", table)
     found = [results.fit(table, options, work / "outcomes")]
     poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
     poor.append(poor[0])  # a doubt
