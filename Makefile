@@ -18,7 +18,7 @@ study: setup
 	$(BIN)/python -m launch.study --data=$(DATA) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,29 +15,42 @@ from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling import study
-from ehr_scaling.outcomes import show, tasks
+from ehr_scaling import artifacts, study
+from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes import evaluate, show, tasks
 from launch import common
 
 common.define_config_flags()
 TASKS = flags.DEFINE_bool("tasks", False, "List the tasks that can be asked, and nothing else.")
-SHOW = flags.DEFINE_integer("show", 0, "Write a page of so many timelines and their simulated futures.", lower_bound=0)
-TRAJECTORIES = flags.DEFINE_string("trajectories", None, "Folder for the futures of all stays as MEDS trajectories.")
+SHOW = flags.DEFINE_integer("show", None, "Write a page of so many timelines and their futures.", lower_bound=1)
+TRAJECTORIES = flags.DEFINE_string("trajectories", None, "New folder for the futures of all stays, as MEDS.")
 CELL = flags.DEFINE_string("cell", None, "The model for --show and --trajectories [default: the one of least loss].")
 
 
 def main() -> None:
     config, _, workdir = common.read_flags()
     if TASKS.value:
-        for task in tasks.load(Path(config.outcome.file) if config.outcome.file else None).values():
+        own = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}
+        for task in (tasks.load() | own).values():
             print(f"{task.name:24} {task.description}")
         return
-    print(study.score(config, workdir))
-    if SHOW.value:
+    trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
+    show.check(workdir, SHOW.value, trajectories, CELL.value)  # before hours of simulation
+    study.score(config, workdir)
+    folders = {name: workdir / "outcomes" / name for name in config.outcome.tasks}
+    answered = {name: folder for name, folder in folders.items() if (folder / evaluate.BASELINE).exists()}
+    for name, folder in answered.items():
+        scores = [artifacts.read_json(path) for path in folder.glob("*.json")]
+        bounded = [score["bounded"] for score in scores if "bounded" in score]
+        cut = f" Cut off by new_tokens: {min(bounded):.0%} to {max(bounded):.0%} of futures." if bounded else ""
+        print(f"{name}: {artifacts.read_json(folder / 'task.json')['description']}{cut}")
+    if answered and SHOW.value:
         print(f"the page is {show.page(workdir, SHOW.value, cell=CELL.value, seed=config.analysis.seed)}")
-    if TRAJECTORIES.value:
-        counts = show.write_trajectories(workdir, Path(TRAJECTORIES.value), cell=CELL.value)
-        print(f"{TRAJECTORIES.value}: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
+    if answered and trajectories:
+        counts = show.write_trajectories(workdir, trajectories, cell=CELL.value)
+        print(f"{trajectories}: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
+    if unanswered := [name for name in folders if name not in answered]:
+        raise UserError(f"{', '.join(unanswered)}: not scored, for the reason above; choose other tasks (--tasks)")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def one_line(done):
     return errors[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def emitter_of_users():
+    """Losses are compared to the last bit between one worker and several: so by the programs that a user gets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", ""))
+        yield
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study") / "w"

@@ -1,17 +1,17 @@
 """What each model of a grid answers to the questions asked of held-out patients: `outcomes/<task>/<cell>.…`."""
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts
 from ehr_scaling.data import timelines
-from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import (
@@ -23,13 +23,15 @@ from ehr_scaling.outcomes import (
     predictions,
     questions,
     simulate,
+    simulation,
     stays,
     subgroups,
     values,
 )
 from ehr_scaling.outcomes.questions import Samples
-from ehr_scaling.outcomes.simulate import Futures, Stops
-from ehr_scaling.outcomes.tasks import KIND_OF, Task
+from ehr_scaling.outcomes.simulate import Futures
+from ehr_scaling.outcomes.simulation import Question, asked_in, groups, union_of
+from ehr_scaling.outcomes.tasks import Task
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
@@ -42,66 +44,22 @@ METHODS = {
     "reach": "REACH estimate of P(outcome) over simulated futures without the outcome (arXiv 2602.03730)",
     "monte_carlo": "share of simulated futures with the outcome among those with it or its opposite",
 }
-_AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 
-class Question(NamedTuple):
-    """A prepared task."""
-
-    folder: Path
-    record: dict[str, Any]
-    task: Task
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return self.record["inputs"]
-
-    @property
-    def simulation(self) -> tuple[Any, ...]:
-        """What its futures depend on beside the model: tasks with the same are answered by the same futures."""
-        own = ("context", "copies", "new_tokens", "room", "seed", "split", "method")
-        alone = (self.task.name,) if self.options["method"] == "reach" else ()
-        return (self.task.spec, *(self.options[name] for name in own), *alone)
-
-
-def asked_in(workdir: Path) -> list[Question]:
-    records = [(folder, artifacts.read_json(folder / artifacts.RECORD)) for folder in questions.prepared(workdir)]
-    return [Question(folder, record, questions.task_of(record)) for folder, record in records]
-
-
-def groups(asked: list[Question]) -> list[list[Question]]:
-    found: dict[Any, list[Question]] = {}
-    for question in asked:
-        found.setdefault(question.simulation, []).append(question)
-    return list(found.values())
-
-
-class Union(NamedTuple):
-    """The stays of several tasks, each once."""
-
-    samples: list[Samples]
-    first: np.ndarray  # int64 (n,), which of the tasks' samples, one after the other, each stay of the union is
-    rows: list[np.ndarray]  # int64 (n_k,) for each task: its stays in the union
-
-
-def union_of(group: list[Question]) -> Union:
-    samples = [questions.load(question.folder) for question in group]
-    _, first, inverse = np.unique(np.concatenate([s.ids for s in samples]), return_index=True, return_inverse=True)
-    return Union(samples, first, np.split(inverse, np.cumsum([len(s.ids) for s in samples])[:-1]))
-
-
 def cells(workdir: Path, grid: list[Cell]) -> list[Cell]:
-    """The cells of a grid whose own tokens and FLOPs are those of scoring, for the progress bar."""
-    tokens = 0
+    """The cells of a grid whose own tokens, stays and FLOPs are those of scoring, for the progress bar."""
+    tokens = stays = 0
     for group in groups(asked_in(workdir)):
         options = group[0].options
         each = 1 if group[0].task.kind == "class" else options["copies"] * options["new_tokens"]
-        tokens += len(union_of(group).first) * each
-    return [{**c, "own_tokens": tokens, "own_flops": 2.0 * (c["N_body"] + c["N_head"]) * tokens} for c in grid]
+        stays += (own := len(union_of(group).first))
+        tokens += own * each
+    scored = {"own_tokens": tokens, "own_stays": stays}
+    return [{**c, **scored, "own_flops": 2.0 * (c["N_body"] + c["N_head"]) * tokens} for c in grid]
 
 
-def job(unit: list[Cell], workdir: Path, report: Callable[[int], None]) -> list[dict[str, dict[str, Any]]]:
+def job(unit: list[Cell], workdir: Path, report: Callable[..., None]) -> list[dict[str, dict[str, Any]]]:
     """Score finished cells on every prepared task of the study in `workdir`; for `grid.executors.run`.
 
     Writes `outcomes/<task>/<cell>.parquet`, predictions (see `predictions`), and `<cell>.json`, its score; a score that
@@ -129,11 +87,23 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
         trained = restored_params(cell, folder_of(workdir, cell))
         for group in groups(waiting):
             score_all = _answer_classes if group[0].task.kind == "class" else _answer_futures
-            for question, score in score_all(cell, workdir, *trained, group, report):
+            scratch = _scratch(cell, workdir, group)
+            # All are judged before one is written: else an interruption between two would need the futures anew.
+            for question, score in list(score_all(cell, workdir, *trained, group, scratch, report)):
                 score = {"cell": cell["id"], "task": question.folder.name, "kind": question.task.kind, **score}
                 scores[question.folder.name] = {**score, "fingerprint": _fingerprint(cell, question)}
                 artifacts.write_json(question.folder / f"{cell['id']}.json", scores[question.folder.name])
+            shutil.rmtree(scratch, ignore_errors=True)
+    # Of groups that were interrupted, and then asked in another composition
+    for left in (workdir / "outcomes").glob(f".{cell['id']}-*"):
+        shutil.rmtree(left, ignore_errors=True)
     return scores
+
+
+def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
+    """Where the futures of a group are kept until they are judged: of another group they are others."""
+    asked = artifacts.fingerprint([question.record["fingerprint"] for question in group])
+    return workdir / "outcomes" / f".{cell['id']}-{asked}"
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:
@@ -141,16 +111,8 @@ def _fingerprint(cell: Cell, question: Question) -> str:
 
 
 def _check(cell: Cell, workdir: Path, question: Question) -> None:
-    """A model reads token ids: they must mean what they meant when it was trained."""
     asked, folder = question.options, question.folder
-    packed = workdir / "packed" / f"t{cell['context']}" / artifacts.RECORD
-    # Copied runs may come without their packed data; then the size of the vocabulary must do.
-    source = artifacts.read_json(packed)["inputs"].get("timelines") if packed.exists() else asked["timelines"]
-    if cell["vocab"] != question.record["summary"]["vocabulary"] or source != asked["timelines"]:
-        raise UserError(
-            f"cell {cell['id']} was trained on other timelines than {folder} was made from: take the --workdir it was "
-            f"trained in, or delete {folder} and run again"
-        )
+    simulation.check_timelines(cell, workdir, asked["timelines"], question.record["summary"]["vocabulary"], folder)
     if asked["context"] > cell["context"]:
         raise UserError(
             f"{folder} asks for {asked['context']} tokens of prompt and future, and cell {cell['id']} was trained on "
@@ -159,7 +121,13 @@ def _check(cell: Cell, workdir: Path, question: Question) -> None:
 
 
 def _answer_classes(
-    cell: Cell, workdir: Path, model: Transformer, params: Any, group: list[Question], report: Callable[[int], None]
+    cell: Cell,
+    workdir: Path,
+    model: Transformer,
+    params: Any,
+    group: list[Question],
+    scratch: Path,
+    report: Callable[..., None],
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
     """Of tasks that ask for the next token: nothing is drawn."""
     vocabulary, started = timelines.vocabulary(workdir), time.monotonic()
@@ -181,12 +149,17 @@ def _answer_classes(
 
 
 def _answer_futures(
-    cell: Cell, workdir: Path, model: Transformer, params: Any, group: list[Question], report: Callable[[int], None]
+    cell: Cell,
+    workdir: Path,
+    model: Transformer,
+    params: Any,
+    group: list[Question],
+    scratch: Path,
+    report: Callable[..., None],
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
     """Of tasks that are answered by simulated futures, the same for all of them."""
     started, union = time.monotonic(), union_of(group)
-    scratch = workdir / "outcomes" / f".{cell['id']}-{artifacts.fingerprint(repr(group[0].simulation))}"
-    futures = _simulated(cell, workdir, model, params, group, union, scratch, report)
+    futures = simulation.of_group(workdir, group, union).run_in_parts(model, params, scratch, report)
     seconds = time.monotonic() - started
     for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
         own = futures.take(rows)
@@ -202,84 +175,6 @@ def _answer_futures(
         }
         judge = _judge_days if question.task.kind == "days" else _judge
         yield question, {**judge(cell, question, samples, own, k), **facts}
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _simulated(
-    cell: Cell,
-    workdir: Path,
-    model: Transformer,
-    params: Any,
-    group: list[Question],
-    union: Union,
-    scratch: Path,
-    report: Callable[[int], None],
-) -> Futures:
-    """Futures of a union, drawn in parts, each of which is kept in `scratch` until all are there."""
-    simulation = simulation_of(workdir, group, union)
-    artifacts.work_directory(scratch)
-    parts = []
-    for begin in range(0, len(union.first), _AT_ONCE):
-        path = scratch / f"{begin}.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as file:
-                parts.append(Futures(*(file[name] for name in Futures._fields)))
-            report(parts[-1].tokens.size)
-            continue
-        futures = simulation.run(model, params, np.arange(begin, min(begin + _AT_ONCE, len(union.first))), report)
-        with artifacts.writing(path) as partial:
-            np.savez(partial, **futures._asdict())
-        parts.append(futures)
-    return simulate.concatenate(parts)
-
-
-class Simulation(NamedTuple):
-    """The questions of a union of n stays, as `simulate` takes them."""
-
-    vocabulary: Vocabulary
-    options: dict[str, Any]
-    prompts: np.ndarray
-    ids: np.ndarray
-    gaps: np.ndarray
-    horizons: np.ndarray
-    stops: Stops
-
-    def run(
-        self,
-        model: Transformer,
-        params: Any,
-        rows: np.ndarray,
-        report: Callable[[int], None] = lambda tokens: None,
-        copies: int | None = None,
-    ) -> Futures:
-        """Futures of some of the stays; copies: other than the options say."""
-        o = self.options
-        return simulate.simulate(
-            *(model, params, self.prompts[rows], self.ids[rows], self.stops, simulate.clock(self.vocabulary)),
-            copies=copies or o["copies"],
-            new_tokens=o["new_tokens"],
-            context=o["context"],
-            gaps=self.gaps[rows],
-            horizons=self.horizons[rows],
-            context_tokens=self.vocabulary.context_tokens,
-            suppress=o["method"] == "reach",
-            seed=o["seed"],
-            report=report,
-        )
-
-
-def simulation_of(workdir: Path, group: list[Question], union: Union) -> Simulation:
-    kinds = np.stack([samples.meanings for samples in union.samples])
-    horizon = [KIND_OF[question.task.at_horizon or "open"] for question in group]
-    sets = {name: kinds == kind for name, kind in KIND_OF.items()}
-    stops = Stops(**sets, at_horizon=np.array(horizon, np.int8))
-    prompts, ids, gaps = (
-        np.concatenate([getattr(s, name) for s in union.samples])[union.first] for name in ("prompts", "ids", "gaps")
-    )
-    horizons = np.full((len(union.first), len(group)), np.inf, np.float32)
-    for k, (samples, rows) in enumerate(zip(union.samples, union.rows, strict=True)):
-        horizons[rows, k] = samples.horizons
-    return Simulation(timelines.vocabulary(workdir), group[0].options, prompts, ids, gaps, horizons, stops)
 
 
 def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
@@ -358,11 +253,10 @@ def _answers(path: Path) -> paired.Answers:
 
 def _judge_days(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
     """The score of a task that asks for days since the anchor, whose predictions are written."""
-    since = ((question.task.hours or 0.0) + question.task.silence) / 24
-    found = since + estimators.days(futures, k).value
+    found = simulation.days(question.task, futures, k).value
     # Copies that had not ended when the tokens were used up: the longest of those that did is the least they had.
     known = np.isfinite(found)
-    found = np.where(known, found, found[known].max() if known.any() else since)
+    found = np.where(known, found, found[known].max() if known.any() else 0.0)
     predictions.write_values(question.folder / f"{cell['id']}.parquet", samples.stays, found)
     return values.evaluate_values(
         samples.stays.labels,
@@ -391,6 +285,7 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     options, samples = record["inputs"], questions.load(folder)
     every = cohort.stays(workdir, "train", task)
     train = stays.subsample(every, options["train_samples"], None, options["seed"])
+    print(f"{task.name}: fitting baselines on {len(train.labels):,} stays", file=sys.stderr, flush=True)
     x, asked = baselines.features(workdir, "train", train), baselines.features(workdir, options["split"], samples.stays)
     classes = int(samples.meanings.max()) + 1 if task.kind == "class" else None
     fitted = baselines.fit_all(x, train.labels, train.patients, options["seed"], classes)

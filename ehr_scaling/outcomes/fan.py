@@ -19,7 +19,7 @@ from ehr_scaling.data.vocabulary import END, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes import fan_figure, incidence, trajectories
-from ehr_scaling.outcomes.estimators import Estimate
+from ehr_scaling.outcomes.estimators import Estimate, Value
 from ehr_scaling.outcomes.fan_figure import Copy, Mark
 from ehr_scaling.outcomes.simulate import NEGATIVE, POSITIVE, RUNNING, Clock, Futures
 
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
     name: str
     description: str
-    estimate: Estimate  # by SCOPE, of the n samples
+    estimate: Estimate | Value  # of the n samples: a probability by SCOPE, or days
 
 
 def page(
@@ -227,25 +227,33 @@ def _section(
     for k, outcome in enumerate(outcomes):
         ended, horizon = futures.ended[i, :, k], float(horizons[i, k])
         yes, no = int((ended == POSITIVE).sum()), int((ended == NEGATIVE).sum())
-        number = _estimate(float(outcome.estimate.probability[i]), float(outcome.estimate.error[i]))
+        estimate = outcome.estimate
+        if isinstance(estimate, Value):
+            number, counted = _days(float(estimate.value[i]), float(estimate.error[i])), f"{yes + no} of {c} futures"
+            notes = ["mean ± standard error", f"of {counted}"]
+        else:
+            number, counted = (
+                _estimate(float(estimate.probability[i]), float(estimate.error[i])),
+                f"{yes} of {yes + no}",
+            )
+            notes = ["SCOPE ± standard error", f"by counting: {counted}"]
         name = _first_upper(wording.title(outcome.name).replace("icu", "ICU"))
         curve = incidence.cumulative(futures.hours[i, :, k], ended)
-        notes = ["SCOPE ± standard error", f"by counting: {yes} of {yes + no}"]
         notes += [f"undecided: {c - yes - no}"] if c - yes - no else []
         risks.append(fan_figure.Risk(name, number, notes, curve, horizon))
         watched = duration(horizon) if math.isfinite(horizon) else "to its end"
-        rows.append((name, outcome.description, watched, number, f"{yes} of {yes + no}", c - yes - no))
+        rows.append((name, outcome.description, watched, number, counted, c - yes - no))
     ends = collections.Counter(copy.end for copy in copies)
     summary = ", ".join(f"{n} {end}" for end, n in ends.most_common())
     label = (
         f"Timeline {i + 1}: {wording.plural(len(history), 'event')} of history, and {c} simulated futures: {summary}. "
-        + " ".join(f"Risk of {risk.name}: {risk.estimate}." for risk in risks)
+        + " ".join(f"{risk.name}: {risk.estimate}." for risk in risks)
     )
     figure = Raw(
         f'<figure><div class="wide">{fan_figure.draw(history, copies, risks, label)}</div><figcaption>{_CAPTION}'
         "</figcaption></figure>"
     )
-    header = ("outcome", "what is asked", "watched for", "SCOPE estimate", "by counting", "undecided")
+    header = ("outcome", "what is asked", "watched for", "estimate", "by counting", "undecided")
     return html.section(
         f"timeline-{i + 1}",
         f"Timeline {i + 1} of {of}",
@@ -300,6 +308,13 @@ def _estimate(probability: float, error: float) -> str:
     return wording.percent(probability, places) + (f" ± {100 * error:.1f}" if math.isfinite(error) else "")
 
 
+def _days(value: float, error: float) -> str:
+    """Mean of the futures that were decided, which may be none."""
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:.1f}" + (f" ± {error:.1f} days" if math.isfinite(error) else " days")
+
+
 _UNITS = (
     (24 * 365.25, "year"),
     (24 * 30.4375, "month"),
@@ -352,9 +367,11 @@ _READING = html.section(
             "A timeline tells time by classes of intervals. Times in history and futures are sums of the mean lengths "
             "of these classes in the training data, so they are approximate.",
             "Values stand for the middle of the bin that the model named.",
-            "SCOPE estimate: the mean over futures of the probabilities that the model gave to the outcome on the way, "
-            "relative to those of the outcome and its opposite (arXiv 2602.03730), ± one standard error in percentage "
-            "points. It has less noise than counting how many futures end with the outcome, which stands beside it.",
+            "Estimate of a risk, by SCOPE: the mean over futures of the probabilities that the model gave to the "
+            "outcome on the way, relative to those of the outcome and its opposite (arXiv 2602.03730), ± one standard "
+            "error in percentage points. It has less noise than counting how many futures end with the outcome, which "
+            "stands beside it. Estimate of days: the mean of the futures that came to the end that is asked for; where "
+            "many were cut off it is too short.",
             "Curve and band: cumulative incidence by the estimate of Aalen and Johansen. Futures that end undecided "
             "count as censored, the opposite of an outcome as its competing risk. The band is Clopper and Pearson's "
             "interval at the effective number of futures. It says how well so few futures tell what the model expects, "

@@ -213,6 +213,8 @@ def _braces(copies: Sequence[Copy], top: float, pitch: float) -> list[str]:
         y = max((high + low) / 2 + 4.5, last + _LEAST)
         parts.append(f'<path class="brace" d="M{x} {high:.1f}h4V{low:.1f}h-4"/>')
         label = f"{i - begin} {copies[begin].end}"
+        if len(label) > _LONGEST:
+            label = label.partition(",")[0]
         parts.append(_text(x + 10, y, label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"))
         begin, last = i, y
     return parts

@@ -89,6 +89,8 @@ def read(path: Path) -> Labels:
         files = sorted(p for p in path.rglob("*.parquet") if not any(x[0] == "." for x in p.relative_to(path).parts))
         if not files:
             raise UserError(f"{path} holds no parquet file: give a file or folder in the MEDS label schema")
+    elif not path.exists():
+        raise UserError(f"{path} cannot be read (no such file or folder): give labels in the MEDS label schema")
     tables = [_read(file) for file in files]
     told = [file for file, table in zip(files, tables, strict=True) if "boolean_value" in table.column_names]
     some = [file for file, table in zip(files, tables, strict=True) if file not in told and table.num_rows]

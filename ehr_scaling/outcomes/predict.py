@@ -1,6 +1,6 @@
 """Predictions for labels of others: one trained model, any label file in the MEDS schema, one parquet file out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from tqdm import tqdm
 from ehr_scaling import artifacts
 from ehr_scaling.data import timelines
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import (
     cohort,
     estimators,
@@ -18,12 +17,13 @@ from ehr_scaling.outcomes import (
     predictions,
     questions,
     simulate,
+    simulation,
     stays,
     tasks,
     trajectories,
 )
+from ehr_scaling.outcomes.simulation import Simulation
 from ehr_scaling.outcomes.tasks import Task
-from ehr_scaling.training import checkpoint
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
@@ -35,7 +35,6 @@ MEDS_DEV = {
     "readmission/general_hospital/30d": "readmission_30d_alone",
 }
 _AT_ONCE = 1_024  # stays whose futures are in memory
-Cell = dict[str, Any]
 
 
 def outcome(
@@ -128,49 +127,53 @@ def predict(
     for flag, value in (("copies", copies), ("new_tokens", new_tokens)):
         if value < 1:
             raise UserError(f"--{flag}={value}: take 1 or more")
-    chosen = best_cell(model, cell)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is no folder: name one for {FILE}")
+    if keep_futures:
+        trajectories.check_new(out / TRAJECTORIES)
+    chosen = simulation.best_cell(model, cell)
     vocabulary = timelines.vocabulary(model)
-    if chosen["vocab"] != len(vocabulary.tokens):
-        raise UserError(
-            f"cell {chosen['id']} was trained on other timelines than those in {model}: take its own folder"
-        )
+    source = artifacts.read_json(model / "timelines" / artifacts.RECORD)["fingerprint"]
+    simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), model / "timelines")
     stops = tasks.stops(vocabulary, [task])
     group = cohort.find(model, ours[split], [task])
     asked = group.of(0)
     # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     width = chosen["context"] - min(new_tokens, max(1, chosen["context"] // 2))
-    prompts = stays.prompts(model, ours[split], asked, width)
-    gaps = tasks.gaps(model, ours[split], asked, task)
-    horizons, clock = tasks.horizons([task], asked), simulate.clock(vocabulary)
-    transformer, params = restored_params(chosen, folder_of(model, chosen))
-    probability, bounded, kept = np.empty(len(asked.times)), 0.0, []
-    total = len(asked.times) * copies * new_tokens
+    simulated = Simulation(
+        vocabulary=vocabulary,
+        stays=asked,
+        ids=questions.random_stream(asked),
+        prompts=stays.prompts(model, ours[split], asked, width),
+        gaps=tasks.gaps(model, ours[split], asked, task),
+        horizons=tasks.horizons([task], asked),
+        stops=stops,
+        silence=task.silence,
+        context=chosen["context"],
+        copies=copies,
+        new_tokens=new_tokens,
+        suppress=False,
+        seed=seed,
+    )
+    trained = restored_params(chosen, folder_of(model, chosen))
+    every = np.arange(len(asked.times))
+    probability, bounded, kept = np.empty(len(every)), 0.0, []
+    total = len(every) * copies * new_tokens
     with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
 
         def advance(tokens: int) -> None:
             bar.update(tokens)
 
-        for begin in range(0, len(asked.times), _AT_ONCE):
-            rows = slice(begin, begin + _AT_ONCE)
-            futures = simulate.simulate(
-                *(transformer, params, prompts[rows], questions.random_stream(asked)[rows], stops, clock),
-                copies=copies,
-                new_tokens=new_tokens,
-                context=chosen["context"],
-                gaps=gaps[rows],
-                horizons=horizons[rows],
-                context_tokens=vocabulary.context_tokens,
-                seed=seed,
-                report=advance,
-            )
+        for begin in range(0, len(every), _AT_ONCE):
+            rows = every[begin : begin + _AT_ONCE]
+            futures = simulated.run(*trained, rows, advance)
             probability[rows] = estimators.scope(futures, 0).probability
-            bounded += estimators.undetermined(futures, 0).bounded * len(futures.tokens) / len(asked.times)
+            bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
             if keep_futures:
                 kept.append(futures)
     artifacts.work_directory(out)
     if keep_futures:
-        every = simulate.concatenate(kept)
-        trajectories.write(out / TRAJECTORIES, split, asked, every, vocabulary, clock, gaps, task.silence)
+        simulated.write_trajectories(out / TRAJECTORIES, split, simulate.concatenate(kept))
     predictions.write_binary(out / FILE, asked, probability)
     return {
         "cell": chosen["id"],
@@ -179,20 +182,3 @@ def predict(
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
     }
-
-
-def best_cell(workdir: Path, name: str | None) -> Cell:
-    """The cell of a study to ask: the one of that id, or the best of the finished ones."""
-    cells = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
-    if name is not None:
-        cells = [cell for cell in cells if cell["id"] == name]
-        if not cells:
-            raise UserError(f"--cell={name} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
-    done: list[tuple[float, Cell]] = []
-    for cell in cells:
-        result: Mapping[str, Any] | None = checkpoint.result(folder_of(workdir, cell))
-        if result is not None:
-            done.append((result["validation_loss"], cell))
-    if not done:
-        raise UserError(f"{workdir / 'runs'} holds no finished run of what is asked for: train first (launch.sweep)")
-    return min(done, key=lambda pair: pair[0])[1]

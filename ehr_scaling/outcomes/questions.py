@@ -64,8 +64,8 @@ def prepare(
       train_samples: most stays of the train split that the baselines are fitted on.
       draws: bootstrap draws.
     Returns: the record, see `artifacts.build`; its summary has stays, positives, and both of all that could be asked.
-    Raises: UserError as `cohort.stays` and `stays.prompts` do, for senseless options, and when the task was prepared
-      from other timelines or with other options.
+    Raises: UserError as `cohort.stays` and `stays.prompts` do, for senseless options, for labels that say nothing or
+      nothing of the train split, and when the task was prepared from other timelines or with other options.
     """
     for flag, value, least in (("copies", copies, 1), ("new_tokens", new_tokens, 1), ("samples", max_samples, 2)):
         if value is not None and value < least:
@@ -96,6 +96,13 @@ def prepare(
     def make(folder: Path) -> dict[str, Any]:
         group = cohort.find(workdir, split, [task])
         every = cohort.checked(group, split, task)
+        if every.labels.dtype != cohort.LABELS[task.kind]:
+            raise UserError(
+                f"the labels of the task {task.name} have no boolean_value, so nothing can be scored: add it, or "
+                "predict without (launch.predict)"
+            )
+        if task.labels:  # else the stays of the train split are found as these are
+            cohort.find(workdir, "train", [task])
         rows = stays.draw(every.labels, max_samples, positive_share, seed)
         vocabulary = timelines.vocabulary(workdir)
         samples = _samples(workdir, split, task, vocabulary, every, rows, context - inputs["room"])
@@ -109,7 +116,10 @@ def prepare(
         artifacts.write_json(folder / "task.json", {**about, **facts, "inputs": inputs})
         return facts
 
-    return artifacts.build(workdir / "outcomes" / task.name, inputs, make)
+    folder = workdir / "outcomes" / task.name
+    if folder.exists() and not (folder / artifacts.RECORD).exists():
+        raise UserError(f"{folder} is not complete: delete it and run again")
+    return artifacts.build(folder, inputs, make)
 
 
 def _told(task: Task) -> dict[str, str]:

@@ -1,16 +1,16 @@
 """The futures of a finished model as a page to look at, and as trajectories for other programs."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ehr_scaling import artifacts
 from ehr_scaling.data import inspection
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import estimators, evaluate, fan, predict, trajectories
-from ehr_scaling.outcomes.evaluate import Question, Simulation, Union
-from ehr_scaling.outcomes.simulate import Futures, clock
+from ehr_scaling.outcomes import estimators, fan, simulation, trajectories
+from ehr_scaling.outcomes.simulate import clock
+from ehr_scaling.outcomes.simulation import Question, Simulation, Union
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
@@ -18,12 +18,30 @@ PAGE = "futures.html"
 
 
 def _first_group(workdir: Path) -> tuple[list[Question], Union, Simulation]:
-    """The prepared tasks that are answered by the same futures: of several such groups the first by name."""
-    groups = [g for g in evaluate.groups(evaluate.asked_in(workdir)) if g[0].task.kind != "class"]
+    """The prepared tasks that are answered by the same futures: of several such groups the first by name.
+
+    What is looked at are futures as the model draws them, with REACH too, which suppresses the outcome in its own.
+    """
+    groups = [g for g in simulation.groups(simulation.asked_in(workdir)) if g[0].task.kind != "class"]
     if not groups:
         raise UserError(f"{workdir / 'outcomes'} holds no task that is answered by simulated futures: prepare one")
-    union = evaluate.union_of(groups[0])
-    return groups[0], union, evaluate.simulation_of(workdir, groups[0], union)
+    union = simulation.union_of(groups[0])
+    return groups[0], union, simulation.of_group(workdir, groups[0], union)._replace(suppress=False)
+
+
+def check(workdir: Path, stays: int | None, trajectories_to: Path | None, cell: str | None) -> None:
+    """Raises the UserErrors of `page` and `write_trajectories` that can be told before anything is simulated.
+
+    Args: stays and cell as in `page`, trajectories_to as `out` in `write_trajectories`; None: not asked for.
+    """
+    if cell is not None and stays is None and trajectories_to is None:
+        raise UserError("--cell is for --show and --trajectories, and neither is given: all models are scored")
+    if stays is not None:
+        fan.check_open(artifacts.read_json(workdir / "events" / artifacts.RECORD))
+    if trajectories_to is not None:
+        trajectories.check_new(trajectories_to)
+    if stays is not None or trajectories_to is not None:
+        simulation.best_cell(workdir, cell)
 
 
 def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30, seed: int = 0) -> Path:
@@ -37,26 +55,32 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
     fan.check_open(events)
     if stays < 1:
         raise UserError(f"--show={stays}: take 1 or more")
-    group, union, simulation = _first_group(workdir)
+    group, union, asked = _first_group(workdir)
     rows = _some(union, stays, seed)
-    chosen = predict.best_cell(workdir, cell)
-    futures = simulation.run(*restored_params(chosen, folder_of(workdir, chosen)), rows, copies=copies)
+    chosen = simulation.best_cell(workdir, cell)
+    futures = asked._replace(copies=copies).run(*restored_params(chosen, folder_of(workdir, chosen)), rows)
     outcomes = [
-        fan.Outcome(question.task.name, question.task.description, estimators.scope(futures, k))
+        fan.Outcome(
+            question.task.name,
+            question.task.description,
+            simulation.days(question.task, futures, k)
+            if question.task.kind == "days"
+            else estimators.scope(futures, k),
+        )
         for k, question in enumerate(group)
     ]
     text = fan.page(
         events,
-        simulation.vocabulary,
-        simulation.prompts[rows],
+        asked.vocabulary,
+        asked.prompts[rows],
         futures,
         outcomes,
-        clock=clock(simulation.vocabulary),
-        gaps=simulation.gaps[rows],
-        horizons=simulation.horizons[rows],
-        silence=group[0].task.silence,
+        clock=clock(asked.vocabulary),
+        gaps=asked.gaps[rows],
+        horizons=asked.horizons[rows],
+        silence=asked.silence,
         labels=inspection.labels(workdir),
-        model=f"The model has {chosen['N_body']:,} body parameters and was trained on {chosen['D']:,} tokens.",
+        model=f"The model has {chosen['N_body']:,} body parameters and was trained on {chosen['tokens']:,} tokens.",
     )
     (workdir / "report").mkdir(exist_ok=True)
     artifacts.write_text(workdir / "report" / PAGE, text)
@@ -76,14 +100,20 @@ def _some(union: Union, stays: int, seed: int) -> np.ndarray:
 def write_trajectories(workdir: Path, out: Path, *, cell: str | None = None) -> dict[str, int]:
     """Write the futures of all stays of the first group of tasks into `out`, see `trajectories.write`.
 
-    They are those that the model's scores rest on: a future depends on the stay, the copy and the seed alone.
+    They are those that the model's scores rest on, but for REACH: a future depends on the stay, the copy and the seed.
     Args: cell as in `page`. Returns: counts, see `trajectories.write`.
+    Raises: UserError where nothing is trained or prepared, and where `out` holds trajectories already.
     """
-    group, union, simulation = _first_group(workdir)
-    chosen = predict.best_cell(workdir, cell)
-    futures: Futures = simulation.run(*restored_params(chosen, folder_of(workdir, chosen)), np.arange(len(union.first)))
-    fields: list[Any] = list(zip(*(s.stays for s in union.samples), strict=True))
-    asked = type(union.samples[0].stays)(*(np.concatenate(f)[union.first] for f in fields))
-    split, silence = group[0].options["split"], group[0].task.silence
-    times = clock(simulation.vocabulary)
-    return trajectories.write(out, split, asked, futures, simulation.vocabulary, times, simulation.gaps, silence)
+    trajectories.check_new(out)
+    group, _, asked = _first_group(workdir)
+    chosen = simulation.best_cell(workdir, cell)
+    model, params = restored_params(chosen, folder_of(workdir, chosen))
+    split, every = group[0].options["split"], np.arange(len(asked.ids))
+    total = len(every) * asked.copies * asked.new_tokens
+    with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
+
+        def advance(tokens: int) -> None:
+            bar.update(tokens)
+
+        futures = asked.run(model, params, every, advance)
+    return asked.write_trajectories(out, split, futures)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
 from ehr_scaling.models.transformer import PAD, Transformer
@@ -135,6 +135,7 @@ def simulate(
     gaps = np.zeros(samples, np.float32) if gaps is None else gaps.astype(np.float32)
     horizons = np.full((samples, outcomes), np.inf, np.float32) if horizons is None else horizons.astype(np.float32)
     mesh = Mesh(np.array(devices or jax.local_devices()), ("data",))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))  # a restored run is on one device
     if rows is None:
         # On a CPU rows past 64 gain a tenth at most, and leave slots idle at the end; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024

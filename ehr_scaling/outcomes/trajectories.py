@@ -167,6 +167,14 @@ class Reader:
         return float(max(middle, above))
 
 
+def check_new(out: Path) -> None:
+    """Raises UserError when trajectories cannot be written into `out`: those of another model would mix with them."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is no folder: name one for trajectories")
+    if next(out.glob("*/*.parquet"), None):
+        raise UserError(f"{out} holds trajectories already: name another folder, or delete it")
+
+
 def write(
     out: Path,
     split: str,
@@ -195,7 +203,9 @@ def write(
       silence: hours after the prediction that the gaps reach to, see `definitions.Task`.
     Returns: counts over all files: trajectories (copies written), events, empty (copies without any event),
       lone_values (Q tokens that follow no code), repeated (stays that are not written).
+    Raises: UserError when `out` is no folder, or holds trajectories already.
     """
+    check_new(out)
     folder = work_directory(out) / SPLITS.get(split, split)
     folder.mkdir(exist_ok=True)
     order = np.lexsort((stays.times, stays.subject_ids))

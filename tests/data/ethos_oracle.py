@@ -393,7 +393,7 @@ def diagnosis(row, maps, vocabulary):
         icd = (targets[0][:3] if len(targets) > 1 else targets[0]) if targets else ""
     elif version != "10":
         raise ValueError("neither ICD-9 nor ICD-10")
-    title = {**maps["titles"], **TITLES}.get(icd[:3]) if icd else None
+    title = TITLES.get(icd[:3]) or maps["titles"].get(icd[:3])
     return parts(
         [
             title and f"ICD//CM//{title}",

@@ -13,7 +13,7 @@ from ehr_scaling.training import sharding
 # Every way to share 8 devices out between the three axes
 MESHES = [(d, f, 8 // d // f) for d in (8, 4, 2, 1) for f in (8, 4, 2, 1) if d * f <= 8]
 # XLA simulates the devices; what it is asked for is the same program on each mesh, not a fast one
-FLAGS = "--xla_force_host_platform_device_count={} --xla_backend_optimization_level=0"
+FLAGS = "{} --xla_force_host_platform_device_count={}"
 
 LOSSES = """
 import json, sys
@@ -50,8 +50,8 @@ for shape in json.loads(sys.argv[1]):
         for _ in range(3):
             batch = sharding.place(mesh, host, axis=2, members=members)
             state, sums = train_chunk(program, state, batch, hyper, seeds, np.int32(2), np.int32(2))
-            losses += (sums["loss_sum"] / sums["targets"]).tolist()
-        norm = sum(float((x.astype(float) ** 2).sum()) for x in jax.tree.leaves(state.params))
+            losses += (np.asarray(sums["loss_sum"]) / np.asarray(sums["targets"])).tolist()
+        norm = sum(float((np.asarray(x, float) ** 2).sum()) for x in jax.tree.leaves(state.params))
         pairs = zip(jax.tree.leaves(state), jax.tree.leaves(where), strict=True)
         still = all(x.sharding.is_equivalent_to(s, x.ndim) for x, s in pairs)
         found[str(tuple(shape))] = {"losses": losses, "norm": norm, "parts": parts, "still": still}
@@ -60,7 +60,7 @@ print(json.dumps(found))
 
 
 def losses(meshes, devices, optimizer="adamw", members=1):
-    environment = {**os.environ, "XLA_FLAGS": FLAGS.format(devices)}
+    environment = {**os.environ, "XLA_FLAGS": FLAGS.format(os.environ["XLA_FLAGS"], devices)}
     command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer, str(members)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
