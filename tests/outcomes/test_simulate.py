@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
-from ehr_scaling.outcomes import decode, simulate
+from ehr_scaling.outcomes import decode, simulate, slots
 from ehr_scaling.outcomes.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Futures, Stops
 
 VOCAB, PADDED, WIDTH = 37, 40, 24
@@ -104,7 +104,7 @@ def one_by_one(made, prompt, gap, stream, copy):
                 positive = share[what.positive[k]].sum()
                 sums[k] += positive, share[what.negative[k]].sum(), np.log1p(-positive)
         uniform = jax.random.uniform(jax.random.fold_in(key, len(drawn)))
-        token = int(simulate.draw(jnp.asarray(p)[None], uniform[None])[0])
+        token = int(slots.draw(jnp.asarray(p)[None], uniform[None])[0])
         drawn.append(token)
         window, here = [*window, token], here + 1
         hours = max(hours + times.hours[token], 0.0)
@@ -240,7 +240,7 @@ def test_draws_follow_the_softmax():
         weights[ids // 2] = 0
         uniform = jax.random.uniform(jax.random.key(ids), (200_000,))
         drawn = np.concatenate(
-            [simulate.draw(jnp.tile(jnp.asarray(weights, jnp.float32), (len(u), 1)), u) for u in np.split(uniform, 20)]
+            [slots.draw(jnp.tile(jnp.asarray(weights, jnp.float32), (len(u), 1)), u) for u in np.split(uniform, 20)]
         )
         counts = np.bincount(drawn, minlength=ids)
         assert counts[weights == 0].sum() == 0
