@@ -73,7 +73,15 @@ class Rows(NamedTuple):
 def draw_futures(
     setting: Setting, groups: int, slots: int, params: Any, args: Any, stops: Stops, clock: Clock
 ) -> tuple[jax.Array, State]:
-    """`_dispatch` on one device, of M prompts with C copies each."""
+    """Draw futures of M prompts with C copies each, on one device.
+
+    Args:
+      groups, slots: G and S, the copies under way at a time.
+      args: prompts, int32 (M, P), padded on the left; what decides each draw, uniform float32 (M, C, W); gaps, float32
+        (M,), and horizons, float32 (M, K), as `simulate.simulate` takes them; the State (M, C) to go on from, in which
+        copies that are over draw nothing.
+    Returns: tokens drawn, int32 (M, C, W), those behind a copy's own meaningless; the State (M, C) then.
+    """
     model, room = setting.model, setting.room
     prompts_MxP, uniform_MxCxW, gaps_M, horizons_MxK, start = args
     prompts, copies = start.drawn.shape
