@@ -34,7 +34,6 @@ MEDS_DEV = {
     "mortality/in_icu/first_24h": "icu_mortality_24h",
     "readmission/general_hospital/30d": "readmission_30d_alone",
 }
-_AT_ONCE = 1_024  # stays whose futures are in memory
 
 
 def outcome(
@@ -164,8 +163,8 @@ def predict(
         def advance(tokens: int) -> None:
             bar.update(tokens)
 
-        for begin in range(0, len(every), _AT_ONCE):
-            rows = every[begin : begin + _AT_ONCE]
+        for begin in range(0, len(every), simulation.AT_ONCE):
+            rows = every[begin : begin + simulation.AT_ONCE]
             futures = simulated.run(*trained, rows, advance)
             probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)

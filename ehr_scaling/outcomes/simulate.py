@@ -26,7 +26,7 @@ from ehr_scaling.outcomes.slots import NEGATIVE as NEGATIVE
 from ehr_scaling.outcomes.slots import OPEN as OPEN
 from ehr_scaling.outcomes.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.slots import RUNNING as RUNNING
-from ehr_scaling.outcomes.slots import Clock, Setting, State, Stops, draw_futures
+from ehr_scaling.outcomes.slots import Clock, Setting, State, Stops, draw_futures, is_over
 
 
 def clock(vocabulary: Vocabulary) -> Clock:
@@ -108,7 +108,7 @@ def simulate(
     mesh = Mesh(np.array(devices or jax.local_devices()), ("data",))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))  # a restored run is on one device
     if rows is None:
-        # On a CPU rows past 64 gain a tenth at most, and leave slots idle at the end; an accelerator hides its latency.
+        # On a CPU 256 rows of the quickstart's models were no faster than 64; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024
     setting = Setting(model, room, new_tokens, suppress)
     more = model.padded - len(clock.hours)
@@ -144,9 +144,9 @@ def simulate(
             inside = at < np.minimum(after.drawn, new_tokens)[..., None]
             r, c, j = np.nonzero(inside)
             tokens[own[r, 0], which[r, c], at[r, c, j]] = new[r, c, j]
-            done = _over(after, new_tokens)
+            done = is_over(after, new_tokens)
             report(int(np.where(done, new_tokens - before, after.drawn - before).sum()))
-        r, c = np.nonzero(~_over(State(*(field[sample[:, None], copy] for field in state)), new_tokens))
+        r, c = np.nonzero(~is_over(State(*(field[sample[:, None], copy] for field in state)), new_tokens))
         sample, copy = sample[r], copy[r, c][:, None]
         now = _slid(prompts[sample], tokens[sample, copy[:, 0]], state.drawn[sample, copy[:, 0]], context_tokens)
     found = state.outcomes
@@ -168,10 +168,6 @@ def next_token(model: Transformer, params: Any, prompts: np.ndarray, batch: int 
 @partial(jax.jit, static_argnames="model")
 def _next(model: Transformer, params: Any, prompts_BxP: jax.Array) -> jax.Array:
     return jax.nn.softmax(decode.read(model, params, prompts_BxP)[0], axis=-1)
-
-
-def _over(state: State, new_tokens: int) -> np.ndarray:
-    return (state.outcomes[..., 0, :] != RUNNING).all(-1) | (np.asarray(state.drawn) >= new_tokens)
 
 
 def _slid(prompts: np.ndarray, tokens: np.ndarray, drawn: np.ndarray, context_tokens: int) -> np.ndarray:

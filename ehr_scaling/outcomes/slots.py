@@ -97,6 +97,9 @@ def draw_futures(
     deciding_VxK = jnp.select(list(stops[:3]), kinds, jnp.int8(RUNNING)).T
     suppressed_V = jnp.any(stops.positive, axis=0)
 
+    def idle(row: Rows) -> jax.Array:
+        return jnp.all((row.copy == copies).reshape(groups, slots), axis=1)
+
     def refill(row: Rows, item_G, given_G):
         """Idle slots take the next copies of their group's prompt that are not over: (rows, copies given)."""
         idle_GxS = (row.copy == copies).reshape(groups, slots)
@@ -141,7 +144,7 @@ def draw_futures(
     def turn(carry):
         """Groups without copies take the next prompts; then all draw until a group has none left again."""
         row, item_G, given_G, taken, *rest = carry
-        free_G = _idle(row) & (given_G >= copies)
+        free_G = idle(row) & (given_G >= copies)
         rank_G = taken + jnp.cumsum(free_G) - 1
         item_G = jnp.where(free_G, jnp.minimum(rank_G, prompts), item_G)
         given_G = jnp.where(free_G, 0, given_G)
@@ -156,12 +159,12 @@ def draw_futures(
             first_RxV = jnp.repeat(first_GxV, slots, axis=0)
             logits_RxV = jnp.where(row.fresh[:, None], first_RxV, logits_RxV)
             # A copy that was over before it came here, and one that is none, draw nothing.
-            live_R = (row.copy < copies) & ~_ended(row.state, setting.new_tokens)
+            live_R = (row.copy < copies) & ~is_over(row.state, setting.new_tokens)
             at_R = jnp.minimum(row.copy, copies - 1), jnp.minimum(row.age, room - 1)
             uniform_R = uniform_MxCxW[jnp.repeat(at_G, slots), *at_R]
             token_R, row = draw_all(row, logits_RxV, horizons_RxK, live_R, uniform_R)
             tokens_RxW = jax.lax.dynamic_update_slice_in_dim(tokens_RxW, token_R[:, None], at, axis=1)
-            leaves_R = (row.copy < copies) & (_ended(row.state, setting.new_tokens) | (row.age == room))
+            leaves_R = (row.copy < copies) & (is_over(row.state, setting.new_tokens) | (row.age == room))
 
             def write(out):
                 place_R = jnp.where(leaves_R, jnp.repeat(item_G, slots) * copies + row.copy, prompts * copies)
@@ -179,14 +182,11 @@ def draw_futures(
 
         def going_on(carry):
             row, given_G = carry[0], carry[1]
-            waiting_G = _idle(row) & (given_G >= copies) & (item_G < prompts)
+            waiting_G = idle(row) & (given_G >= copies) & (item_G < prompts)
             return jnp.any(row.copy < copies) & ~(jnp.any(waiting_G) & (taken < prompts))
 
         row, given_G, *rest = jax.lax.while_loop(going_on, step, (row, given_G, *rest))
         return row, item_G, given_G, taken, *rest
-
-    def _idle(row: Rows) -> jax.Array:
-        return jnp.all((row.copy == copies).reshape(groups, slots), axis=1)
 
     nothing = State(
         jnp.full((rows, 6, outcomes), float(OPEN)), jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.int32)
@@ -210,8 +210,9 @@ def draw_futures(
     return jax.tree.map(lambda x: x.reshape(prompts, copies, *x.shape[1:]), carry[-1])
 
 
-def _ended(state: State, new_tokens: int) -> jax.Array:
-    return jnp.all(state.outcomes[:, 0] != RUNNING, axis=-1) | (state.drawn >= new_tokens)
+def is_over(state: State, new_tokens: int) -> Any:
+    """Which copies have come to their end: bool, on the host or the device, as the state is."""
+    return (state.outcomes[..., 0, :] != RUNNING).all(-1) | (state.drawn >= new_tokens)
 
 
 def draw(weights_RxV: jax.Array, uniform_R: jax.Array) -> jax.Array:
