@@ -141,7 +141,7 @@ def _raw(data: ConfigDict, workdir: Path, runner: Runner) -> tuple[str, Path | N
     if data.layout:
         if data.source != "synthetic" or data.layout != "mimic-iv":
             raise UserError(f"--layout={data.layout} of --source={data.source}: only synthetic has one, mimic-iv")
-        from ehr_scaling.data.sources import synthetic_mimic
+        from ehr_scaling.data.sources.synthetic import mimic as synthetic_mimic
 
         tables = (*synthetic_mimic.DEFAULT, *(t for t in data.tables if t in synthetic_mimic.TABLES))
         synthetic_mimic.write(

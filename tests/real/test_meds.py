@@ -6,8 +6,9 @@ import json
 import duckdb
 import pytest
 
-from ehr_scaling.data.sources import meds, mimic_iv
-from ehr_scaling.data.sources import meds_dialects as dialects
+from ehr_scaling.data.sources.meds import dataset as meds
+from ehr_scaling.data.sources.meds import dialects
+from ehr_scaling.data.sources.mimic import release as mimic_iv
 
 # Of each dialect, SELECTs of (subject_id, time, code, numeric_value, text_value, a, b, c); the last three are the
 # columns that some have.

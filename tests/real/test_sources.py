@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from ehr_scaling.data import events
-from ehr_scaling.data.sources import challenge_2012, fetch, meds, mimic_iv, physionet
+from ehr_scaling.data.sources import challenge_2012, fetch, meds, physionet
+from ehr_scaling.data.sources.mimic import release as mimic_iv
 from ehr_scaling.errors import UserError
 
 

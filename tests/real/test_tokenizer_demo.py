@@ -10,7 +10,7 @@ import pytest
 
 from ehr_scaling.data import counting, events, fitting, rare, static_context, tokenizer
 from ehr_scaling.data.codes import maps
-from ehr_scaling.data.sources import mimic_iv
+from ehr_scaling.data.sources.mimic import release as mimic_iv
 
 DEMO = "physionet/files/mimic-iv-demo/2.2"
 PUBLIC = ("gem2018_icd9cm_to_icd10cm.csv.gz", "gem2018_icd9proc_to_icd10pcs.csv.gz", "icd10cm-order-Jan-2021.csv.gz")

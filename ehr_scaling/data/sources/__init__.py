@@ -11,8 +11,8 @@ from ehr_scaling.errors import UserError
 MODULES = {
     "synthetic": "synthetic",
     "challenge-2012": "challenge_2012",
-    "mimic-iv": "mimic_iv",
-    "mimic-iv-demo": "mimic_iv",
+    "mimic-iv": "mimic",
+    "mimic-iv-demo": "mimic",
     "meds": "meds",
 }
 

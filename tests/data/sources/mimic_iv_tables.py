@@ -5,7 +5,7 @@ import gzip
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_scaling.data.sources import mimic_iv
+from ehr_scaling.data.sources.mimic import release as mimic_iv
 
 # Patient 1 dies in hospital, after a discharge that is a bare date; patient 2 dies at home; patient 3 has labs only.
 TABLES = {

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling.data import events
-from ehr_scaling.data.sources import meds
-from ehr_scaling.data.sources import meds_dialects as d
+from ehr_scaling.data.sources.meds import dataset as meds
+from ehr_scaling.data.sources.meds import dialects as d
 
 BORN, DAY, IN, LATER, OUT = (
     datetime(2100, 1, 1),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner
-from ehr_scaling.data.sources import meds, meds_rows
-from ehr_scaling.data.sources import meds_shuffle as shuffle
+from ehr_scaling.data.sources.meds import dataset as meds
+from ehr_scaling.data.sources.meds import rows as meds_rows
+from ehr_scaling.data.sources.meds import shuffle
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(

@@ -14,7 +14,10 @@ from mimic_iv_tables import ED, TABLES, extract, extracted, put, release, rows
 
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner
-from ehr_scaling.data.sources import mimic_gather, mimic_iv, mimic_spread, mimic_tables
+from ehr_scaling.data.sources.mimic import gathering as mimic_gather
+from ehr_scaling.data.sources.mimic import release as mimic_iv
+from ehr_scaling.data.sources.mimic import spreading as mimic_spread
+from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.errors import UserError
 
 
@@ -133,7 +136,7 @@ def test_shards_flushes_and_processes_change_nothing(raw, tmp_path, monkeypatch)
     whole = extract(raw, tmp_path)
     monkeypatch.setattr(events, "SHARD", 7)
     monkeypatch.setattr(mimic_iv, "_flush", lambda *_: 11)
-    monkeypatch.setattr("ehr_scaling.data.sources.mimic_read._BLOCK", 1 << 10)
+    monkeypatch.setattr("ehr_scaling.data.sources.mimic.reading._BLOCK", 1 << 10)
     out = tmp_path / "events"
     out.mkdir()
     summary = mimic_iv.extract(raw, out, seed=0, splits=(0.6, 0.2, 0.2))

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mimic_iv_tables import ED, TABLES, extract, extracted, put, release, rows
 
-from ehr_scaling.data.sources import mimic_iv, mimic_read, mimic_spread
+from ehr_scaling.data.sources.mimic import reading as mimic_read
+from ehr_scaling.data.sources.mimic import release as mimic_iv
+from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.errors import UserError
 
 LABS = TABLES["hosp/labevents"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ehr_scaling.data.sources import mimic_sofa as sofa
-from ehr_scaling.data.sources.mimic_sofa import DAY, HOUR, Series
+from ehr_scaling.data.sources.mimic import sofa
+from ehr_scaling.data.sources.mimic.sofa import DAY, HOUR, Series
 
 T0 = 5_000_000_000
 

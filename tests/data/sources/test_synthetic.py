@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import rankdata
 
 from ehr_scaling.data import events, sources
-from ehr_scaling.data.sources import synthetic
-from ehr_scaling.data.sources import synthetic_tables as hospital
+from ehr_scaling.data.sources.synthetic import patients as synthetic
+from ehr_scaling.data.sources.synthetic import tables as hospital
 from ehr_scaling.errors import UserError
 
 DAY = 1440

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data.sources import physionet, synthetic_mimic
-from ehr_scaling.data.sources.synthetic_mimic import csv_text, events, release, stay_tables, stays
+from ehr_scaling.data.sources import physionet
+from ehr_scaling.data.sources.synthetic import mimic as synthetic_mimic
+from ehr_scaling.data.sources.synthetic.mimic import csv_text, events, release, stay_tables, stays
 from ehr_scaling.errors import UserError
 
 PATIENTS = 1100  # a whole block and a part of the next

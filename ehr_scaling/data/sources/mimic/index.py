@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events
-from ehr_scaling.data.sources import mimic_read, mimic_tables
-from ehr_scaling.data.sources.mimic_read import NULL, Batch, Log, Text
+from ehr_scaling.data.sources.mimic import reading as mimic_read
+from ehr_scaling.data.sources.mimic import tables as mimic_tables
+from ehr_scaling.data.sources.mimic.reading import NULL, Batch, Log, Text
 from ehr_scaling.errors import UserError
 
 DAY = 86_400  # seconds

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.data.sources import synthetic_tables as hospital
-from ehr_scaling.data.sources.synthetic_course import Table, choose, logistic
+from ehr_scaling.data.sources.synthetic import tables as hospital
+from ehr_scaling.data.sources.synthetic.course import Table, choose, logistic
 
 STATIC = -1  # minute of an event without time
 

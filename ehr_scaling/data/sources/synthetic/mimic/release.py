@@ -19,8 +19,8 @@ import numpy as np
 from ehr_scaling import artifacts
 from ehr_scaling.data import shards
 from ehr_scaling.data.sources import physionet
-from ehr_scaling.data.sources.synthetic_mimic import csv_text, events, icu, stay_tables
-from ehr_scaling.data.sources.synthetic_mimic.stays import BLOCK, ROWS, block
+from ehr_scaling.data.sources.synthetic.mimic import csv_text, events, icu, stay_tables
+from ehr_scaling.data.sources.synthetic.mimic.stays import BLOCK, ROWS, block
 from ehr_scaling.errors import UserError
 
 VERSION = 1  # of the patients that a seed gives: raise it with every change to them

@@ -6,10 +6,10 @@ time between two stays), runs in draws or rounds at one time. Which items: see `
 
 import numpy as np
 
-from ehr_scaling.data.sources.synthetic_mimic import csv_text
-from ehr_scaling.data.sources.synthetic_mimic.csv_text import Column, Rows, clock, fields, join, number, table
-from ehr_scaling.data.sources.synthetic_mimic.items import LEVELS, TAPE, given_texts, labs, products, providers, window
-from ehr_scaling.data.sources.synthetic_mimic.stays import BLOCK, GROUP, ROWS, Block, apportion, before, quota, runs
+from ehr_scaling.data.sources.synthetic.mimic import csv_text
+from ehr_scaling.data.sources.synthetic.mimic.csv_text import Column, Rows, clock, fields, join, number, table
+from ehr_scaling.data.sources.synthetic.mimic.items import LEVELS, TAPE, given_texts, labs, products, providers, window
+from ehr_scaling.data.sources.synthetic.mimic.stays import BLOCK, GROUP, ROWS, Block, apportion, before, quota, runs
 
 _DAY = csv_text.DAY
 _EMAR_SINCE = 2015.0  # half of the admissions are later

@@ -24,9 +24,8 @@ import pyarrow as pa
 
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, once, run
-from ehr_scaling.data.sources import synthetic_course as course
-from ehr_scaling.data.sources import synthetic_record as record
-from ehr_scaling.data.sources import synthetic_tables as hospital
+from ehr_scaling.data.sources.synthetic import course, record
+from ehr_scaling.data.sources.synthetic import tables as hospital
 from ehr_scaling.errors import UserError
 
 VERSION = 1  # of the patients that a seed gives: raise it with every change to them

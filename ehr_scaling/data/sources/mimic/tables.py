@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from ehr_scaling.data.sources import mimic_sofa
+from ehr_scaling.data.sources.mimic import sofa as mimic_sofa
 
 PRESETS = ("clean", "ethos_ares", "ethos_paper")
 REQUIRED = ("hosp/patients", "hosp/admissions")

@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from ehr_scaling.artifacts import write_json, writing
 from ehr_scaling.data.shards import once
-from ehr_scaling.data.sources import mimic_read, mimic_tables
-from ehr_scaling.data.sources.mimic_index import Index, day_key, find, read
-from ehr_scaling.data.sources.mimic_read import NULL, Batch, Log, Text
-from ehr_scaling.data.sources.mimic_tables import SEQUENCE, Entry, Place
+from ehr_scaling.data.sources.mimic import reading as mimic_read
+from ehr_scaling.data.sources.mimic import tables as mimic_tables
+from ehr_scaling.data.sources.mimic.index import Index, day_key, find, read
+from ehr_scaling.data.sources.mimic.reading import NULL, Batch, Log, Text
+from ehr_scaling.data.sources.mimic.tables import SEQUENCE, Entry, Place
 
 SCRATCH = ".scratch"
 FLUSH = 1_500_000  # events held by a process before they are written; 28 bytes each, thrice while they are sorted

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling.data import events, shards
-from ehr_scaling.data.sources import mimic_sofa, mimic_tables
-from ehr_scaling.data.sources.mimic_index import Index
-from ehr_scaling.data.sources.mimic_read import NULL
-from ehr_scaling.data.sources.mimic_spread import (
+from ehr_scaling.data.sources.mimic import sofa as mimic_sofa
+from ehr_scaling.data.sources.mimic import tables as mimic_tables
+from ehr_scaling.data.sources.mimic.index import Index
+from ehr_scaling.data.sources.mimic.reading import NULL
+from ehr_scaling.data.sources.mimic.spreading import (
     EARLIEST,
     HIDDEN_PLACE,
     SCRATCH,
@@ -22,7 +23,7 @@ from ehr_scaling.data.sources.mimic_spread import (
     mix,
     name_of,
 )
-from ehr_scaling.data.sources.mimic_tables import SOFA
+from ehr_scaling.data.sources.mimic.tables import SOFA
 
 _TIME_BITS, _ORDER_BITS = 36, 16  # with 11 bits of patient, a positive int64
 UNKNOWN_DRG = "DRG//UNKNOWN"

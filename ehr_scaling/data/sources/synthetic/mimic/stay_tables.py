@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from ehr_scaling.data.sources.synthetic_mimic import csv_text, facts
-from ehr_scaling.data.sources.synthetic_mimic.csv_text import (
+from ehr_scaling.data.sources.synthetic.mimic import csv_text, facts
+from ehr_scaling.data.sources.synthetic.mimic.csv_text import (
     Column,
     Rows,
     clock,
@@ -17,8 +17,8 @@ from ehr_scaling.data.sources.synthetic_mimic.csv_text import (
     quote,
     table,
 )
-from ehr_scaling.data.sources.synthetic_mimic.items import icu_items, lab_items, providers, tape, zipf
-from ehr_scaling.data.sources.synthetic_mimic.stays import (
+from ehr_scaling.data.sources.synthetic.mimic.items import icu_items, lab_items, providers, tape, zipf
+from ehr_scaling.data.sources.synthetic.mimic.stays import (
     BLOCK,
     GROUP,
     ICD10,

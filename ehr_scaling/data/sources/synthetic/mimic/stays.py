@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ehr_scaling.data.sources.synthetic_mimic import csv_text, facts
+from ehr_scaling.data.sources.synthetic.mimic import csv_text, facts
 
 GROUP = 100  # patients
 BLOCK = 10 * GROUP  # patients generated at once, from a generator of their own

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import once
-from ehr_scaling.data.sources import meds_dialects as dialects
-from ehr_scaling.data.sources import meds_rows
-from ehr_scaling.data.sources.meds_rows import STATIC, Dropped, Rows, distinct, first_of_run
+from ehr_scaling.data.sources.meds import dialects
+from ehr_scaling.data.sources.meds import rows as meds_rows
+from ehr_scaling.data.sources.meds.rows import STATIC, Dropped, Rows, distinct, first_of_run
 
 _HELD = 2_000_000  # events of a piece in memory: 60 MB, and some times that while they are sorted and packed
 _SCHEMA = pa.schema(

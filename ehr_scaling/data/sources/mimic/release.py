@@ -41,8 +41,13 @@ from typing import Any
 from ehr_scaling.artifacts import RECORD, fingerprint_files, read_json, write_json
 from ehr_scaling.data import events, shards
 from ehr_scaling.data.shards import Runner
-from ehr_scaling.data.sources import mimic_gather, mimic_index, mimic_read, mimic_spread, mimic_tables, physionet
-from ehr_scaling.data.sources.mimic_spread import SCRATCH, Plan
+from ehr_scaling.data.sources import physionet
+from ehr_scaling.data.sources.mimic import gathering as mimic_gather
+from ehr_scaling.data.sources.mimic import index as mimic_index
+from ehr_scaling.data.sources.mimic import reading as mimic_read
+from ehr_scaling.data.sources.mimic import spreading as mimic_spread
+from ehr_scaling.data.sources.mimic import tables as mimic_tables
+from ehr_scaling.data.sources.mimic.spreading import SCRATCH, Plan
 from ehr_scaling.errors import UserError
 
 VERSION = 3  # of what is made of the files; a change of it refuses events that were made before

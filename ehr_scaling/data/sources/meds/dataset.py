@@ -24,9 +24,8 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import fingerprint_files, read_json, writing
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, run
-from ehr_scaling.data.sources import meds_dialects as dialects
-from ehr_scaling.data.sources import meds_rows
-from ehr_scaling.data.sources import meds_shuffle as shuffle
+from ehr_scaling.data.sources.meds import dialects, shuffle
+from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.errors import UserError
 
 SPLITS_FILE, CODES_FILE, ABOUT_FILE = (

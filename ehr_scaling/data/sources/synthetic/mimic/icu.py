@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ehr_scaling.data.sources.synthetic_mimic.csv_text import Column, Rows, clock, fields, join, number, table
-from ehr_scaling.data.sources.synthetic_mimic.items import LEVELS, TAPE, charted, window
-from ehr_scaling.data.sources.synthetic_mimic.stays import ROWS, Block, apportion, before, quota, runs, scatter_stays
+from ehr_scaling.data.sources.synthetic.mimic.csv_text import Column, Rows, clock, fields, join, number, table
+from ehr_scaling.data.sources.synthetic.mimic.items import LEVELS, TAPE, charted, window
+from ehr_scaling.data.sources.synthetic.mimic.stays import ROWS, Block, apportion, before, quota, runs, scatter_stays
 
 
 def _in_icu(b: Block, rng: np.random.Generator, name: str) -> tuple:

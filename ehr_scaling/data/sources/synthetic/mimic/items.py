@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from ehr_scaling.data.sources.synthetic_mimic import facts
-from ehr_scaling.data.sources.synthetic_mimic.csv_text import quote, table
-from ehr_scaling.data.sources.synthetic_mimic.stays import runs
+from ehr_scaling.data.sources.synthetic.mimic import facts
+from ehr_scaling.data.sources.synthetic.mimic.csv_text import quote, table
+from ehr_scaling.data.sources.synthetic.mimic.stays import runs
 
 LEVELS = 256  # values of an item; one byte draws one
 TAPE = 1 << 20

@@ -6,7 +6,7 @@ within a stay. Times are int64 minutes since 1970. Severity 0 is an ordinary pat
 
 import numpy as np
 
-from ehr_scaling.data.sources import synthetic_tables as hospital
+from ehr_scaling.data.sources.synthetic import tables as hospital
 
 Table = dict[str, np.ndarray]
 
