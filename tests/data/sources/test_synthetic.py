@@ -188,7 +188,7 @@ def test_the_hospital_is_the_same_for_every_seed(tmp_path):
 
 def test_inputs_and_errors(tmp_path):
     assert synthetic.inputs(None, patients=50) == {"source": "synthetic", "version": synthetic.VERSION, "patients": 50}
-    assert sources.get("synthetic") is synthetic
+    assert sources.get("synthetic").extract is synthetic.extract
     for call, words in (
         (lambda: synthetic.inputs(tmp_path), "reads no files"),
         (lambda: synthetic.extract(None, tmp_path, seed=0, patients=5), "patients=5"),
