@@ -1,7 +1,7 @@
 """Which records of an administration are a dose that reached the patient: one rule for every source and dialect.
 
-The texts are those of MIMIC-IV's emar (`event_txt`); another hospital's own word (GIVEN, say) is taken for a dose, since
-what is written down is as a rule what was done.
+The texts are those of MIMIC-IV's emar (`event_txt`); another hospital's own word (GIVEN, say) is taken for a dose,
+since what is written down is as a rule what was done.
 """
 
 import re
@@ -58,18 +58,17 @@ WORDS = frozenset(
 )
 _KNOWN = {word.upper(): word for word in WORDS}
 # Verbs that some writers put before the drug's name: MEDICATION//STARTED//aspirin.
-_VERBS = frozenset(
-    "ADMINISTERED APPLIED GIVEN STARTED RESTARTED STOPPED HELD REMOVED FLUSHED ASSESSED CONFIRMED PRESCRIBED ORDERED "
-    "DISPENSED START STOP END".split()
-)
+_NAMES = """ADMINISTERED APPLIED GIVEN STARTED RESTARTED STOPPED HELD REMOVED FLUSHED ASSESSED CONFIRMED PRESCRIBED
+ORDERED DISPENSED START STOP END"""
+_VERBS = frozenset(_NAMES.split())
 
 
 def why_no_dose(text: str | None) -> str:
     """Why a record with this text of what happened is no dose; "" where it is one.
 
-    A start or a restart of an infusion, a patch, a bolus, a delayed or partial dose, and any of them in another location,
-    are doses; a stop, a change of rate, a flush, a check, and what was not given are none, and neither is a text that
-    leaves open what was done.
+    A start or a restart of an infusion, a patch, a bolus, a delayed or partial dose, and any of them in another
+    location, are doses; a stop, a change of rate, a flush, a check, and what was not given are none, and neither is a
+    text that leaves open what was done.
     """
     core = _core(text)
     if not core:

@@ -8,37 +8,34 @@ import re
 
 import numpy as np
 
-# Canonical: MIMIC-IV's spelling, in upper case. Keys have no spaces, and U for µ.
+# The name (MIMIC-IV's, in upper case), then what else it is called; no spaces, and U for µ.
+_SPELLINGS = """
+K/UL = 10^3/UL 10*3/UL X10^3/UL X10E3/UL 10E3/UL 10^9/L 10*9/L X10^9/L X10E9/L 10E9/L THOU/UL THOUSAND/UL K/MCL K/MM3
+M/UL = 10^6/UL 10*6/UL X10^6/UL X10E6/UL 10E6/UL 10^12/L 10*12/L X10^12/L X10E12/L 10E12/L MIL/UL MILLION/UL M/MCL M/MM3
+NG/ML = UG/L MCG/L
+PG/ML = NG/L
+UG/ML = MCG/ML
+UG/DL = MCG/DL
+UIU/ML = MIU/L UU/ML MCIU/ML
+IU/L = U/L UNITS/L
+SEC = SECONDS SECS S
+MM HG = MMHG TORR
+% = PERCENT PCT
+LOG10 COPIES/ML = LOG10COPIES/ML LOG10COP/ML
+#/UL = CELLS/UL /UL
+DEG C = DEGC CEL C CELSIUS °C
+DEG F = DEGF [DEGF] F FAHRENHEIT °F
+"""
 _SAME = {
-    **dict.fromkeys(
-        "10^3/UL 10*3/UL X10^3/UL X10E3/UL 10E3/UL 10^9/L 10*9/L X10^9/L X10E9/L 10E9/L THOU/UL TH/UL "
-        "THOUSAND/UL K/MCL K/MM3 10^3/MM3 GIGA/L".split(),
-        "K/UL",
-    ),
-    **dict.fromkeys(
-        "10^6/UL 10*6/UL X10^6/UL X10E6/UL 10E6/UL 10^12/L 10*12/L X10^12/L X10E12/L 10E12/L MIL/UL MILL/UL "
-        "MILLION/UL M/MCL M/MM3 TERA/L".split(),
-        "M/UL",
-    ),
-    **dict.fromkeys("UG/L MCG/L NG/ML".split(), "NG/ML"),
-    **dict.fromkeys("NG/L PG/ML".split(), "PG/ML"),
-    **dict.fromkeys("MCG/ML UG/ML".split(), "UG/ML"),
-    **dict.fromkeys("MCG/DL UG/DL".split(), "UG/DL"),
-    **dict.fromkeys("MIU/L UU/ML UIU/ML MCIU/ML".split(), "UIU/ML"),
-    **dict.fromkeys("U/L IU/L UNITS/L".split(), "IU/L"),
-    **dict.fromkeys("SECONDS SECS S SEC".split(), "SEC"),
-    **dict.fromkeys("MMHG TORR".split(), "MM HG"),
-    **dict.fromkeys("PERCENT PCT %".split(), "%"),
-    **dict.fromkeys("LOG10COP/ML LOG10COPIES/ML".split(), "LOG10 COPIES/ML"),
-    **dict.fromkeys("CELLS/UL /UL #/UL".split(), "#/UL"),
-    **dict.fromkeys("DEGC CEL C CELSIUS °C".split(), "DEG C"),
-    **dict.fromkeys("DEGF [DEGF] F FAHRENHEIT °F".split(), "DEG F"),
+    spelling: name
+    for name, _, others in (line.partition(" = ") for line in _SPELLINGS.strip().splitlines())
+    for spelling in (name.replace(" ", ""), *others.split())
 }
 # Items of MIMIC-IV whose units have the same numbers: {item: {unit: the one it is called by}}.
 _OF_ITEM = {
     "51249": {"%": "G/DL"},  # MCHC: g of haemoglobin in 100 ml of red cells, which some call per cent
     "51099": {"MG/MG": "RATIO"},  # protein to creatinine
-    **dict.fromkeys(("51678", "50934", "50947"), {"U": "UNK"}),  # indices of lipaemia, haemolysis, icterus
+    **{index: {"U": "UNK"} for index in ("51678", "50934", "50947")},  # of lipaemia, haemolysis, icterus
 }
 _CELSIUS = (25.0, 45.0)  # of a body; the same numbers in °F would be a block of ice's
 

@@ -11,9 +11,9 @@ The same rules for MIMIC-IV's own tables and for MIMIC-IV in MEDS. In the order 
 | a time of death outside of a stay that nothing else calls a death | it is not one; the date of death decides |
 | a death up to a day after its discharge, which is now and then a bare date | the discharge is put at the death |
 | a date of death that is not that of the death in hospital | the hospital's counts |
-| a date of death before the end of a stay that began by then and ended alive | death at the end of the day of discharge |
-| a stay that begins after the death | it is left out, and so is all that is told later than the death and its discharge |
-| the end of a stay in intensive care or the ED after that of its hospital stay | it is put at the end of the hospital stay |
+| a date of death before the end of a stay that began by then and ended alive | death at the end of that day |
+| a stay that begins after the death | it is left out, and so is all that is told after death and discharge |
+| the end of a stay in intensive care or the ED after that of its hospital stay | it is put at that end |
 | a stay in intensive care that begins when its hospital stay has ended | it is left out |
 | an end before its beginning (in intensive care, or at it) | it is put at the beginning (a second after it) |
 
