@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ehr_scaling.data import splits
 from ehr_scaling.data.sources import challenge_2012, get
 from ehr_scaling.errors import UserError
 
@@ -121,6 +122,19 @@ def test_splits_and_inputs(raw, tmp_path):
     assert before == challenge_2012.inputs(raw)
     (raw / "Outcomes-a.txt").write_text(OUTCOMES.replace("11,6", "11,7"))
     assert challenge_2012.inputs(raw) != before
+
+
+def test_a_split_file_by_record_id(raw, tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("record_id,split1,split2\n11,train,tuning\n13,tuning,train\n31,held_out,train\n99,train,train\n")
+    listed = splits.read(f"{path}:1")
+    summary, table = extract(raw, tmp_path, splits=listed)
+    assert summary["patients"] == {"train": 1, "tuning": 1, "held_out": 1}
+    assert summary["split_file"] == {"not named": 2, "not there": 1}
+    assert set(table["subject_id"].to_pylist()) == {11, 13, 31}
+    path.write_text("record_id,split\n99,train\n13,tuning\n")
+    with pytest.raises(UserError, match="in the split train, none of them in the data"):
+        challenge_2012.extract(raw, tmp_path, seed=0, splits=splits.read(str(path)))
 
 
 def bad(raw, name, content):

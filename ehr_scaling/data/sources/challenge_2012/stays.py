@@ -40,6 +40,7 @@ from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.challenge_2012 import reading
 from ehr_scaling.data.sources.challenge_2012.parameters import DESCRIPTORS, MANY, MEASURED, MISSING, SHARE
 from ehr_scaling.data.sources.challenge_2012.reading import Rows
+from ehr_scaling.data.splits import Splits, told
 from ehr_scaling.errors import UserError
 
 SETS = ("a", "b", "c")
@@ -63,19 +64,22 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Write the MEDS events of all stays of sets a, b and c; the subject id is the RecordID.
 
     Returns: the summary of events.finish, with "name", "license", "stays", "deaths", "observations" (rows of the
-      release, the descriptors among them), "unended" (stays without an end), "dropped" {reason: rows}.
+      release, the descriptors among them), "unended" (stays without an end), "dropped" {reason: rows}, and what
+      splits.told says. Stays that a split file leaves out are among these counts.
     Raises: UserError for a file that is missing, damaged, or changed against SHA256SUMS.txt, for a column that an
       outcomes file lacks, for records and outcomes that do not agree, and for a row that cannot be read.
     """
     raw = _folder(raw)
     physionet.verify(raw, FILES)
-    _no_record_twice([reading.outcomes(raw / f"Outcomes-{s}.txt") for s in SETS])
+    outcomes = [reading.outcomes(raw / f"Outcomes-{s}.txt") for s in SETS]
+    _no_record_twice(outcomes)
+    met = told(splits, np.concatenate([outcome.ids for outcome in outcomes]))
     # A set at a time, to keep memory at a third; a record lies in one set only.
     records = [out / events.PARTS / f"set-{s}.json" for s in SETS]
     counts = run(_set, [(raw, out, s, seed, splits) for s in SETS], records, runner or Runner(), "sets")
@@ -89,7 +93,7 @@ def extract(
     }
     summary = events.finish(out, metadata)
     about = {"name": metadata["dataset_name"], "license": metadata["license"], "dropped": dict(sorted(dropped.items()))}
-    return {**summary, **about, **facts}
+    return {**summary, **about, **facts, **met}
 
 
 def _folder(raw: Path | None) -> Path:
@@ -108,15 +112,15 @@ def _no_record_twice(outcomes: list[reading.Outcomes]) -> None:
                 raise UserError(f"{first.path} and {other.path.name} hold the same {both} records: download them again")
 
 
-def _set(raw: Path, out: Path, s: str, seed: int, splits: tuple[float, float, float]) -> None:
+def _set(raw: Path, out: Path, s: str, seed: int, splits: Splits) -> None:
     """Write the shards of one of the three sets."""
     once(out / events.PARTS / f"set-{s}.json", lambda: _write_set(raw, out, s, seed, splits))
 
 
-def _write_set(raw: Path, out: Path, s: str, seed: int, splits: tuple[float, float, float]) -> dict[str, Any]:
+def _write_set(raw: Path, out: Path, s: str, seed: int, splits: Splits) -> dict[str, Any]:
     rows = reading.rows(raw / f"set-{s}.tar.gz")
-    told = {name: rows.descriptor(name, needed=name != "Gender") for name in DESCRIPTORS}
-    ids, age, icu = told["RecordID"].astype(np.int64), told["Age"], told["ICUType"].astype(np.int64)
+    facts = {name: rows.descriptor(name, needed=name != "Gender") for name in DESCRIPTORS}
+    ids, age, icu = facts["RecordID"].astype(np.int64), facts["Age"], facts["ICUType"].astype(np.int64)
     outcomes = reading.outcomes(raw / f"Outcomes-{s}.txt").at(ids, rows.archive)
     good, dropped = _measured(rows)
 
@@ -134,7 +138,7 @@ def _write_set(raw: Path, out: Path, s: str, seed: int, splits: tuple[float, flo
         parts.append((at, *(np.broadcast_to(x, rows.records)[at] for x in (time, c, v))))
 
     for i, sex in enumerate("FM"):
-        emit(told["Gender"] == i, _STATIC, code[f"GENDER//{sex}"])
+        emit(facts["Gender"] == i, _STATIC, code[f"GENDER//{sex}"])
     observed = good.copy()
     for name in ("Height", "Weight"):
         first = _at_admission(rows, name)

@@ -26,6 +26,7 @@ from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources.synthetic import course, record
 from ehr_scaling.data.sources.synthetic import tables as hospital
+from ehr_scaling.data.splits import Splits, told
 from ehr_scaling.errors import UserError
 
 VERSION = 1  # of the patients that a seed gives: raise it with every change to them
@@ -44,20 +45,21 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     patients: int = 20_000,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Generate `patients` patients and write them as MEDS events into the folder `out`.
 
     Args: raw, None; out, an existing folder; seed, not negative, fixes every patient (a larger `patients` keeps the
-      earlier ones as they are); splits, fractions of train, tuning and held_out.
+      earlier ones as they are); splits, fractions of train, tuning and held_out, or a split file.
     Returns: the summary of `events.finish` with the source's name and licence.
     Raises: UserError when raw files are given, the seed is negative, or there are fewer than ten patients.
     """
     _check(raw, patients)
     if seed < 0:
         raise UserError(f"--config.data.seed={seed} must not be negative")
+    met = told(splits, FIRST_ID + np.arange(patients))
     blocks = range(-(-patients // BLOCK))
     records = [out / events.PARTS / f"block-{k}.json" for k in blocks]
     run(_write, [(out, seed, splits, patients, k) for k in blocks], records, runner or Runner(), "generate")
@@ -67,7 +69,7 @@ def extract(
         "license": "Apache-2.0",
     }
     summary = events.finish(out, metadata)
-    return {**summary, "name": metadata["dataset_name"], "license": metadata["license"], "generated": True}
+    return {**summary, "name": metadata["dataset_name"], "license": metadata["license"], "generated": True, **met}
 
 
 def _check(raw: Path | None, patients: int) -> None:
@@ -77,7 +79,7 @@ def _check(raw: Path | None, patients: int) -> None:
         raise UserError(f"--config.data.patients={patients} is too few to split: take 10 or more, 20000 for a study")
 
 
-def _write(out: Path, seed: int, splits: tuple[float, float, float], patients: int, k: int) -> None:
+def _write(out: Path, seed: int, splits: Splits, patients: int, k: int) -> None:
     """Block k is shard k of every split: its patients are a random sample, as any others are."""
 
     def make() -> dict[str, Any]:
