@@ -302,7 +302,7 @@ def _registered(stays: dict[str, Any], ed: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _triaged(ed: dict[str, np.ndarray], path: Path | None) -> np.ndarray:
-    """When the triage of each visit, sorted by id, is known: at the first vital sign from its arrival, or at its end."""
+    """When the triage of each visit, sorted by id, is known: at the first vital sign from its arrival, or its end."""
     first = np.full(len(ed["stay_id"]), reconcile.NEVER)
     if path is not None:
         signs, _ = read(path, "stay_id charttime", "ed/vitalsign")
