@@ -31,8 +31,8 @@ from ehr_scaling.errors import UserError
 VERSION = 2  # of the patients that a seed gives: raise it with every change to them
 _STREAM = 1  # of random numbers: lives and events are those of version 1, whose ids were others
 BLOCK = 2_000  # patients generated at once, from a generator of their own: more patients never change earlier ones
-# Nobody in MIMIC-IV (10,000,000 to 19,999,999), or in its files as they are generated, has an id from here on: labels of
-# real patients find nobody among generated ones, instead of somebody else.
+# From here on nobody in MIMIC-IV (10,000,000 to 19,999,999), or in its files as they are generated, has an id: labels
+# of real patients find nobody among generated ones, instead of somebody else.
 FIRST_ID = 90_000_001
 
 
