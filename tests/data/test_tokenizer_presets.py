@@ -107,7 +107,7 @@ ARES = {
         f"ATC//A10//DRUGS_USED_IN_DIABETES ATC//4//A ATC//SFX//{x}" for x in ("B01", "C01", "E04")
     ),
     "MEDICATION//odd//Administered": "ATC//N02//ANALGESICS ATC//4//B ATC//SFX//E01",  # C01 has no description
-    "MEDICATION//insulin//Not Given": "(no dose: nothing was given)",
+    "MEDICATION//insulin//Not Given": "(not given)",
     "MEDICATION//warfarin//Administered": "(no ATC code in the map)",
     "HOSPITAL_ADMISSION//AMBULATORY OBSERVATION//X": "HOSPITAL_ADMISSION ADMISSION_TYPE//OBSERVATION",
     "HOSPITAL_ADMISSION//DIRECT EMER.//X": "HOSPITAL_ADMISSION ADMISSION_TYPE//OBSERVATION",
