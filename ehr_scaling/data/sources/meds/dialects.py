@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from ehr_scaling.data.codes import doses
 from ehr_scaling.data.sources.meds import hallmarks
 from ehr_scaling.data.sources.meds.spelling import join, own_family, prefixed
-from ehr_scaling.data.sources.mimic.tables import race
+from ehr_scaling.data.sources.mimic.parsing import race
 from ehr_scaling.errors import UserError
 
 OWN, OTHER = "ehr_scaling", "other"

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds.rows import Dropped, Rows, by_family, combined, without
-from ehr_scaling.data.sources.mimic.tables import body_mass_index, pain, race
+from ehr_scaling.data.sources.mimic.parsing import body_mass_index, pain, race
 
 
 def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
