@@ -66,9 +66,9 @@ CLEAN = {
     "MEDICATION//XYZZY_40_MG": "MED//XYZZY_40_MG",  # but what the source has normalised is left alone
     "MEDICATION//METOPROLOL_TARTRATE//ADMINISTERED": "MED//METOPROLOL_TARTRATE",
     "MEDICATION//HEPARIN": "MED//HEPARIN",
-    "MEDICATION//HEPARIN//Not Given": "(not given)",
-    "MEDICATION//HEPARIN//HOLD_DOSE": "(not given)",
-    "MEDICATION//HEPARIN//NOT_GIVEN_PER_SLIDING_SCALE": "(not given)",
+    "MEDICATION//HEPARIN//Not Given": "(no dose: nothing was given)",
+    "MEDICATION//HEPARIN//HOLD_DOSE": "(no dose: nothing was given)",
+    "MEDICATION//HEPARIN//NOT_GIVEN_PER_SLIDING_SCALE": "(no dose: nothing was given)",
     "MEDICATION//START//HEPARIN": "(an order, not a dose)",
     "MEDS_DEATH//IN_HOSPITAL": "MEDS_DEATH",
     "BMI_(KG/M2)": "BMI",
@@ -107,7 +107,7 @@ ARES = {
         f"ATC//A10//DRUGS_USED_IN_DIABETES ATC//4//A ATC//SFX//{x}" for x in ("B01", "C01", "E04")
     ),
     "MEDICATION//odd//Administered": "ATC//N02//ANALGESICS ATC//4//B ATC//SFX//E01",  # C01 has no description
-    "MEDICATION//insulin//Not Given": "(not given)",
+    "MEDICATION//insulin//Not Given": "(no dose: nothing was given)",
     "MEDICATION//warfarin//Administered": "(no ATC code in the map)",
     "HOSPITAL_ADMISSION//AMBULATORY OBSERVATION//X": "HOSPITAL_ADMISSION ADMISSION_TYPE//OBSERVATION",
     "HOSPITAL_ADMISSION//DIRECT EMER.//X": "HOSPITAL_ADMISSION ADMISSION_TYPE//OBSERVATION",
