@@ -13,9 +13,10 @@ a discharge; in the MIMIC-IV dialects it is that of the mimic-iv source. Demogra
 are facts without a time.
 """
 
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import fingerprint_files, read_json, writing
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, run
-from ehr_scaling.data.sources.meds import dialects, shuffle, spelling
+from ehr_scaling.data.sources.meds import dialects, shuffle
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import Reading
+from ehr_scaling.data.splits import Listed, Splits
+from ehr_scaling.data.splits import told as met
 from ehr_scaling.errors import UserError
 
 CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
@@ -81,7 +84,7 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     runner: Runner | None = None,
     dialect: str | None = None,
     may_lose: Sequence[str] = (),
@@ -94,8 +97,8 @@ def extract(
     Args:
       dialect: of dialects.NAMES; None: the one that its codes show.
       may_lose: families of codes of which every event may be left out; else that stops the work.
-    Returns: the summary of events.finish, with "name", "license", "dialect", "splits" (in words), "several_units" (codes
-      with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of what was
+    Returns: the summary of events.finish, with "name", "license", "dialect", "splits" (in words), "several_units"
+      (codes with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of what was
       mended or is odd, but kept. What was found out of the data set is printed, a line each.
     Raises: UserError, before any work is done, for a file that cannot be read, a column that is missing or cannot be
       MEDS', an unknown dialect or split, a patient listed twice; for a patient without a split or in two; and where a
@@ -112,7 +115,7 @@ def extract(
     found, why = dialects.recognise(_codes(files, told), about)
     how = Reading(dialect or found, _modifiers(about))
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
-    print(f"  splits: {own_splits.words}")
+    print(f"  splits: {'those of the split file' if isinstance(splits, Listed) else own_splits.words}")
 
     folder = shuffle.Folder(out / events.PARTS / "meds")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +125,7 @@ def extract(
 
     numbers = range(len(units))
     run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
-    shards = _assign(folder, len(units), own_splits, seed, splits)
+    shards, about_splits = _assign(folder, units, own_splits, seed, splits)
     items = [(folder, i, units[i], how) for i in numbers]
     spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
@@ -144,7 +147,8 @@ def extract(
         "name": metadata.get("dataset_name", "a MEDS data set without a name"),
         "license": metadata.get("license", "not stated in the data set"),
         "dialect": how.dialect,
-        "splits": own_splits.words,
+        "splits": "by file" if isinstance(splits, Listed) else own_splits.words,
+        **about_splits,
         "several_units": _several_units(pairs),
         "dropped": dropped,
         "mended": mended,
@@ -174,8 +178,8 @@ def _check_families(parts: list[dict[str, list[Any]]], dialect: str, may_lose: S
             told = name if re.fullmatch(r"[A-Za-z][\w.\-]*", name) else "a family"
             raise UserError(
                 f"every one of the {rows:,} events of {told} would be left out ({why[name]}), read as the dialect "
-                f"{dialect}: say the right one with --config.data.dialect={'|'.join(dialects.NAMES)}, or that it may be "
-                f"so with --config.data.may_lose=\"('{told}',)\""
+                f"{dialect}: say the right one with --config.data.dialect={'|'.join(dialects.NAMES)}, or that it may "
+                f"be so with --config.data.may_lose=\"('{told}',)\""
             )
 
 
@@ -229,7 +233,7 @@ def _check_schema(path: Path, schema: pa.Schema) -> str:
         other = column in meds_rows.VALUES and column != value
         if column in schema.names and not other and not fits(schema.field(column).type):
             found = schema.field(column).type
-            instead = f", and there is no {meds_rows.VALUE}" if column not in ("numeric_value", *_TYPES_OF_MEDS) else ""
+            instead = f", and there is no {meds_rows.VALUE}" if column in meds_rows.VALUES[1:] else ""
             raise UserError(f"{path}: column {column} is {found}{instead}, MEDS wants {wanted}: convert the data set")
     return value or ""
 
@@ -266,44 +270,54 @@ def _codes(files: list[Path], told: pa.Table) -> set[str]:
 
 
 def _assign(
-    folder: shuffle.Folder,
-    units: int,
-    listed: tuple[np.ndarray, np.ndarray] | None,
-    raw: Path,
-    seed: int,
-    splits: tuple[float, float, float],
-) -> list[tuple[str, int]]:
-    """Write which shard each patient is in, by its number among all. Returns split and number in it of each shard."""
-    ids = meds_rows.distinct(
-        np.concatenate([np.zeros(0, np.int64), *(np.load(folder.patients(i)) for i in range(units))])
-    )
-    if listed is None:
+    folder: shuffle.Folder, units: list[list[shuffle.Part]], own: meds_splits.Splits, seed: int, splits: Splits
+) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
+
+    Returns: split and number in it of each shard; how the patients meet a split file, if there is one.
+    """
+    found = [np.load(folder.patients(i)) for i in range(len(units))]
+    ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *found]))
+    if isinstance(splits, Listed):
         split, shard = events.assign(ids, seed, splits)
     else:
-        if missing := int((~np.isin(ids, listed[0])).sum()):
-            path = raw / SPLITS_FILE
-            raise UserError(f"{path} lists no split for {missing} patients of data/: add them, or delete it")
-        split = listed[1][np.searchsorted(listed[0], ids)]
-        shard = events.assign_shards(ids, split, seed)
+        split, shard = meds_splits.assigned(own, ids, _by_file(units), seed, splits)
+    named = np.flatnonzero(split >= 0)
     most = int(shard.max(initial=0)) + 1
-    pairs, number = np.unique(split.astype(np.int64) * most + shard, return_inverse=True)
+    pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
+    number = np.full(len(ids), -1)
+    number[named] = inverse
     with writing(folder.assigned()) as partial:
         np.savez(partial, ids=ids, shard=number)
-    return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs]
+    return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs], met(splits, ids)
 
 
-def _metadata(
-    folder: shuffle.Folder, units: int, told: pa.Table, dialect: str
-) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _by_file(units: list[list[shuffle.Part]]) -> Iterator[tuple[int, np.ndarray]]:
+    for path, number, first, last in (part for unit in units for part in unit):
+        for ids in meds_rows.subjects(Path(path), range(first, last)):
+            yield number, ids
+
+
+def _spelt(folder: shuffle.Folder, units: int) -> set[tuple[str, str]]:
+    """Which code of theirs became which of ours."""
+    pairs: set[tuple[str, str]] = set()
+    for i in range(units):
+        table = pq.read_table(folder.spelt(i))
+        pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
+    return pairs
+
+
+def _several_units(pairs: set[tuple[str, str]]) -> int:
+    """Codes of theirs that became several of ours, by their unit or other modifiers."""
+    return sum(n > 1 for n in Counter(theirs for theirs, _ in pairs).values())
+
+
+def _metadata(pairs: set[tuple[str, str]], told: pa.Table, dialect: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Descriptions and parents of our codes. Parents are spelt as our codes are, followed by theirs, nearest first."""
     descriptions: dict[str, str] = {}
     parents: dict[str, list[str]] = {}
     if not len(told):
         return descriptions, parents
-    pairs: set[tuple[str, str]] = set()
-    for i in range(units):
-        table = pq.read_table(folder.spelt(i))
-        pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
     text, above = _closure(told, {theirs for theirs, _ in pairs})
     for theirs, ours in sorted(pairs):
         if text.get(theirs):

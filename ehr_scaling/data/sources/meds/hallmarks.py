@@ -59,9 +59,7 @@ _PLACES = frozenset(
         "UNK",
     )
 )
-_ITEM_FAMILIES = frozenset(
-    ("LAB", "CHART", "INFUSION_START", "INFUSION_END", "PROCEDURE", "SUBJECT_FLUID_OUTPUT")
-)
+_ITEM_FAMILIES = frozenset(("LAB", "CHART", "INFUSION_START", "INFUSION_END", "PROCEDURE", "SUBJECT_FLUID_OUTPUT"))
 _BEFORE_ITEM = frozenset(("RESULT", "SPECIMEN_COLLECTED", "START", "END"))
 
 
@@ -95,9 +93,7 @@ class _Hallmark(NamedTuple):
 
 _HALLMARKS = (
     _Hallmark(ITEMS, _item, lambda part: part.isdecimal() and (int(part) in _LABORATORY or int(part) in _INTENSIVE)),
-    _Hallmark(
-        ADMISSIONS, _first_of("HOSPITAL_ADMISSION"), lambda part: part in _TYPES | _COMMON_TYPES, telling=_TYPES
-    ),
+    _Hallmark(ADMISSIONS, _first_of("HOSPITAL_ADMISSION"), lambda part: part in _TYPES | _COMMON_TYPES, telling=_TYPES),
     _Hallmark("intensive care units", _first_of("ICU_ADMISSION"), lambda part: part in _UNITS),
     _Hallmark("places of discharge", _first_of("HOSPITAL_DISCHARGE"), lambda part: part in _PLACES, distinct=3),
     _Hallmark("words of its medication record", _event, lambda part: part in doses.WORDS, distinct=3),
@@ -131,7 +127,10 @@ def of_mimic(codes: Iterable[str]) -> tuple[bool, str]:
         return True, f"its {_listed(fits)} are MIMIC-IV's"
     if against:
         return False, f"its {_listed(against)} are not MIMIC-IV's"
-    return False, f"only its {_listed(fits)} could be MIMIC-IV's" if fits else "nothing in its codes is MIMIC-IV's alone"
+    return (
+        False,
+        f"only its {_listed(fits)} could be MIMIC-IV's" if fits else "nothing in its codes is MIMIC-IV's alone",
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -52,7 +52,9 @@ class Rows(NamedTuple):
     names: list[str]
 
     def at(self, rows: np.ndarray) -> "Rows":
-        return Rows(*(column[rows] for column in self[:-1]), self.names)
+        return Rows(
+            self.subjects[rows], self.times[rows], self.codes[rows], self.values[rows], self.stays[rows], self.names
+        )
 
 
 class Dropped(NamedTuple):
@@ -79,7 +81,7 @@ def read(path: Path, groups: range, how: Reading, dropped: Dropped) -> Iterator[
     """Events of some row groups of a parquet file, a batch at a time. Raises UserError where it is damaged."""
     from ehr_scaling.data.sources.meds import translate  # which needs what is below
 
-    columns = ("subject_id", "time", "code", *VALUES, "text_value")
+    columns: tuple[str, ...] = ("subject_id", "time", "code", *VALUES, "text_value")
     if how.dialect in dialects.MIMIC:
         columns = (*columns, *STAYS, *dialects.COLUMNS[how.dialect])
     else:

@@ -85,7 +85,9 @@ def _described(rows: Rows, batch: pa.RecordBatch, dialect: str) -> tuple[np.ndar
     used = ("table", "unit") if dialect == dialects.MEDS_ETL else ("text_value",)
     columns = [name for name in used if name in batch.schema.names]
     wanted = np.array([dialects.detailed(dialect, name) for name in rows.names], bool)
-    key, entries = combined(rows, batch, columns, np.flatnonzero(wanted[rows.codes]) if wanted.any() else np.zeros(0, int))
+    key, entries = combined(
+        rows, batch, columns, np.flatnonzero(wanted[rows.codes]) if wanted.any() else np.zeros(0, int)
+    )
     described = []
     for name, *texts in entries:
         told = dict(zip(columns, texts, strict=True))
