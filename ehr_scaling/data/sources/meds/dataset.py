@@ -98,8 +98,8 @@ def extract(
       dialect: of dialects.NAMES; None: the one that its codes show.
       may_lose: families of codes of which every event may be left out; else that stops the work.
     Returns: the summary of events.finish, with "name", "license", "dialect", "splits" (in words), "several_units"
-      (codes with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of what was
-      mended or is odd, but kept. What was found out of the data set is printed, a line each.
+      (codes with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of
+      what was mended or is odd, but kept. What was found out of the data set is printed, a line each.
     Raises: UserError, before any work is done, for a file that cannot be read, a column that is missing or cannot be
       MEDS', an unknown dialect or split, a patient listed twice; for a patient without a split or in two; and where a
       family of codes is lost whole.

@@ -127,10 +127,9 @@ def of_mimic(codes: Iterable[str]) -> tuple[bool, str]:
         return True, f"its {_listed(fits)} are MIMIC-IV's"
     if against:
         return False, f"its {_listed(against)} are not MIMIC-IV's"
-    return (
-        False,
-        f"only its {_listed(fits)} could be MIMIC-IV's" if fits else "nothing in its codes is MIMIC-IV's alone",
-    )
+    if fits:
+        return False, f"only its {_listed(fits)} could be MIMIC-IV's"
+    return False, "nothing in its codes is MIMIC-IV's alone"
 
 
 def _listed(names: list[str]) -> str:

@@ -176,10 +176,9 @@ def _rows(batch: pa.RecordBatch, dropped: Dropped) -> tuple[Rows, pa.RecordBatch
     times, dated = _times(batch["time"])
     values = _values(batch, dropped)
     stays = np.full(len(ids), NO_STAY)
-    if name := next((name for name in STAYS if name in batch.schema.names), None):
-        if pa.types.is_integer(batch[name].type) or pa.types.is_floating(batch[name].type):
-            stay = pc.fill_null(batch[name].cast(pa.int64(), safe=False), NO_STAY)
-            stays = stay.to_numpy(zero_copy_only=False)
+    name = next((name for name in STAYS if name in batch.schema.names), None)
+    if name and (pa.types.is_integer(batch[name].type) or pa.types.is_floating(batch[name].type)):
+        stays = pc.fill_null(batch[name].cast(pa.int64(), safe=False), NO_STAY).to_numpy(zero_copy_only=False)
     keep = np.ones(len(ids), bool)
     for reason, fine in (
         ("no subject_id", known),

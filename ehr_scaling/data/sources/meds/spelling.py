@@ -1,4 +1,4 @@
-"""Codes as other hospitals and vocabularies spell them, so that a family can be found whatever its separator and case."""
+"""Codes as other hospitals spell them, so that a family can be found whatever its separator and case."""
 
 import re
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds.rows import Dropped, Rows, by_family, combined, without
-from ehr_scaling.data.sources.mimic.parsing import body_mass_index, pain, race
+from ehr_scaling.data.sources.mimic.parsing import body_mass_index, bound, pain, race
 
 
 def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
@@ -43,6 +43,10 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
         at = np.flatnonzero(code == made.get(scored, -2))
         values[at] = _parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
 
+    measured = np.array([name.startswith(("LAB//", "CHART//")) for name in made] + [False], bool)[code]
+    at = np.flatnonzero(measured & np.isnan(values)) if text is not None else np.zeros(0, np.int64)
+    if text is not None and len(at):  # a result that is given as a bound
+        values[at] = _parsed(text.take(pa.array(at)), values[at], bound)
     origin, place = [np.flatnonzero(code >= 0), pair], [0, 1]
     codes, numbers_of = [code[origin[0]], second[key[pair]]], [values[origin[0]], low[pair]]
     admitted = np.array([name.startswith(dialects.ADMISSION) for name in made] + [False], bool)[code]
