@@ -49,6 +49,7 @@ from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.spreading import SCRATCH, Plan
+from ehr_scaling.data.splits import Splits
 from ehr_scaling.errors import UserError
 
 VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
@@ -102,7 +103,7 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     runner: Runner | None = None,
     preset: str = "clean",
     tables: tuple[str, ...] = (),
@@ -159,8 +160,8 @@ def extract(
     order = json.loads((scratch / "shards.json").read_text(encoding="utf-8"))
     written = shards.run(
         mimic_gather.gather,
-        [(out, plan, i) for i in range(len(order))],
-        [out / events.PARTS / f"{events.SPLITS[split]}-{k}.json" for split, k in order],
+        [(out, plan, i) for i, (split, _) in enumerate(order) if split >= 0],
+        [out / events.PARTS / f"{events.SPLITS[split]}-{k}.json" for split, k in order if split >= 0],
         here,
         "shards",
     )
@@ -185,6 +186,7 @@ def extract(
         "dropped": dict(sorted(dropped.items())),
         "mended": dict(sorted(sum((Counter(part["mended"]) for part in [first, *read]), Counter[str]()).items())),
         "times": plan.times,
+        **({"split_file": first["split_file"]} if "split_file" in first else {}),
         "several_units": {t: n for t, part in zip(used, read, strict=True) if (n := part["several_units"])},
         "sofa": _sofa_summary([part["sofa"] for part in written if part["sofa"]], sofa),
     }
@@ -278,9 +280,7 @@ def _flush(memory_gb: float, workers: int) -> int:
     return max(10_000, min(mimic_spread.FLUSH, int(memory_gb * 1e9 / max(1, workers) / 3 / 100)))
 
 
-def _index(
-    scratch: Path, files: dict[str, Path], preset: str, seed: int, splits: tuple[float, float, float]
-) -> dict[str, Any]:
+def _index(scratch: Path, files: dict[str, Path], preset: str, seed: int, splits: Splits) -> dict[str, Any]:
     index, mended, about = mimic_index.build(files, preset, seed, splits)
     index.save(scratch / "index.npz")
     write_json(scratch / "shards.json", index.shards.tolist())
