@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     c.data.splits = (0.8, 0.1, 0.1)  # of patients: train, validation, test
     c.data.seed = 0  # of generation, split and packing; training seeds are the grid's
     c.data.preset = "clean"  # or ethos_ares, ethos_paper: those programs' tokens
+    # Of MIMIC-IV: events stand where they were "known", or where they "happened" (none: clean known, ethos_* happened)
+    c.data.times = config_dict.placeholder(str)
     c.data.tables = ()  # of MIMIC-IV, beside the preset's: icu/chartevents, icu/inputevents, icu/outputevents, …
     c.data.code_maps = config_dict.placeholder(str)  # folder with ICD-9→10 and drug→ATC tables
     c.data.memory_gb = 4.0  # of all processes that read MIMIC-IV; it takes about 1, whatever the number of patients

@@ -53,9 +53,10 @@ def prepare(
         lambda out: source.extract(raw, out, **split, **own, runner=small),
         resume=True,
     )
-    for reason, rows in sorted(events["summary"].get("dropped", {}).items()):
-        if rows:
-            say(f"  left out: {rows:,} rows, {reason}")
+    for what, kind in (("left out", "dropped"), ("mended", "mended")):
+        for reason, rows in sorted(events["summary"].get(kind, {}).items()):
+            if rows:
+                say(f"  {what}: {rows:,}, {reason}")
     if until == "events":
         return events
     generated = events["summary"].get("generated", False)
@@ -137,7 +138,7 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
         return {"patients": data.patients}
     if source in ("mimic-iv", "mimic-iv-demo"):
         options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
-        return {**options, "ed": Path(data.ed) if data.ed else None}
+        return {**options, "times": data.times, "ed": Path(data.ed) if data.ed else None}
     return {}
 
 

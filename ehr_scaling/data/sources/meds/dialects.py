@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ehr_scaling.data.sources.mimic.tables import race
+from ehr_scaling.data.sources.mimic.parsing import race
 
 OWN, OTHER = "ehr_scaling", "other"
 ETHOS, MIMIC_IV_MEDS_0_1, MIMIC_IV_MEDS_0_2 = "ethos", "mimic_iv_meds_0.1", "mimic_iv_meds_0.2"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ehr_scaling.data import events
 from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources.meds import dialects
-from ehr_scaling.data.sources.mimic.tables import body_mass_index, pain, race
+from ehr_scaling.data.sources.mimic.parsing import body_mass_index, pain, race
 from ehr_scaling.errors import UserError
 
 _BATCH = 1 << 18  # rows read at once

@@ -44,13 +44,14 @@ from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.mimic import gathering as mimic_gather
 from ehr_scaling.data.sources.mimic import index as mimic_index
+from ehr_scaling.data.sources.mimic import presets
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.spreading import SCRATCH, Plan
 from ehr_scaling.errors import UserError
 
-VERSION = 3  # of what is made of the files; a change of it refuses events that were made before
+VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 _LOOKUPS = {
     "hosp/d_labitems": "itemid label",
     "hosp/d_icd_diagnoses": "icd_code icd_version long_title",
@@ -61,7 +62,7 @@ _GSN_TABLE = "hosp/prescriptions"
 # What to download: the tables of the default preset without the ED module, and what names their codes.
 FILES = tuple(
     f"{table}.csv.gz"
-    for table in dict.fromkeys([*(p.table for p in mimic_tables.places("clean", ed=False)), *_LOOKUPS])
+    for table in dict.fromkeys([*(p.table for p in presets.places("clean", ed=False, times="known")), *_LOOKUPS])
     if "/" in table and table not in mimic_tables.OPTIONS
 )
 
@@ -72,6 +73,7 @@ def inputs(
     preset: str = "clean",
     tables: tuple[str, ...] = (),
     ed: Path | str | None = None,
+    times: str | None = None,
     memory_gb: float = 4.0,
 ) -> dict[str, Any]:
     """What the events are made from; how much memory is used changes nothing in them.
@@ -85,7 +87,14 @@ def inputs(
         "raw" if root == Path(raw) else "ed": fingerprint_files([p for p in files.values() if root in p.parents], root)
         for root in sorted(roots)
     }
-    return {"source": "mimic-iv", "version": VERSION, **marks, "preset": preset, "tables": sorted(tables)}
+    return {
+        "source": "mimic-iv",
+        "version": VERSION,
+        **marks,
+        "preset": preset,
+        "tables": sorted(tables),
+        "times": _times(preset, times),
+    }
 
 
 def extract(
@@ -98,6 +107,7 @@ def extract(
     preset: str = "clean",
     tables: tuple[str, ...] = (),
     ed: Path | str | None = None,
+    times: str | None = None,
     memory_gb: float = 4.0,
 ) -> dict[str, Any]:
     """Write the MEDS events of a MIMIC-IV release; `raw` is its folder, with hosp/ and icu/ (.csv.gz, .csv, .parquet).
@@ -108,6 +118,7 @@ def extract(
       tables: optional tables besides the preset's, such as "chartevents" (clean: chartevents, inputevents,
         outputevents, procedureevents, services); with "-" before it, a table to leave out.
       ed: folder of MIMIC-IV-ED, if its tables are not in raw/ed/.
+      times: "known" (clean's default: a fact stands where it was known) or "happened" (all that the others can).
       memory_gb: of all processes together, beyond what the libraries take.
     Returns: the summary of events.finish, with "name", "license", "preset", "tables" {table: rows, or why it is left
       out}, "dropped" and "mended" {"table: reason": count}, "several_units" {table: items in more than one
@@ -119,13 +130,13 @@ def extract(
     assert raw is not None
     sofa = _suffices_for_sofa(files)
     names = {table: str(path) for table, path in files.items()}
-    plan = Plan(names, emitted, preset, "ed/edstays" in files, sofa, _flush(memory_gb, runner.workers))
+    times = _times(preset, times)
+    plan = Plan(names, emitted, preset, "ed/edstays" in files, sofa, times, _flush(memory_gb, runner.workers))
     used = list(dict.fromkeys(place.table for _, place in plan.places()))
     for table in used:
-        mimic_read.check(
-            files[table], table, list(mimic_spread.columns(table, [p for _, p in plan.places() if p.table == table]))
-        )
-    for table, needed in _extra(files, preset).items():
+        of_table = [place for _, place in plan.places() if place.table == table]
+        mimic_read.check(files[table], table, mimic_spread.columns(table, of_table, times))
+    for table, needed in {**_extra(files, preset), "hosp/admissions": mimic_index.admissions(preset)}.items():
         mimic_read.check(files[table], table, needed.split())
     for root in {path.parent.parent for path in files.values()}:
         physionet.verify(root, [p.relative_to(root).as_posix() for p in files.values() if root in p.parents])
@@ -172,7 +183,8 @@ def extract(
         "preset": preset,
         "tables": {**rows, **_left_out(preset, used, sofa)},
         "dropped": dict(sorted(dropped.items())),
-        "mended": first["mended"],
+        "mended": dict(sorted(sum((Counter(part["mended"]) for part in [first, *read]), Counter[str]()).items())),
+        "times": plan.times,
         "several_units": {t: n for t, part in zip(used, read, strict=True) if (n := part["several_units"])},
         "sofa": _sofa_summary([part["sofa"] for part in written if part["sofa"]], sofa),
     }
@@ -188,9 +200,9 @@ def _files(
     if raw is None:
         raise UserError("mimic-iv needs the folder of the release, with hosp/ and icu/ in it: give it with --raw=DIR")
     raw = Path(raw)
-    if preset not in mimic_tables.PRESETS:
-        raise UserError(f"mimic-iv has no preset {preset!r}: take one of {', '.join(mimic_tables.PRESETS)}")
-    known = {p.table for p in mimic_tables.places(preset, ed=True) if "/" in p.table}
+    if preset not in presets.PRESETS:
+        raise UserError(f"mimic-iv has no preset {preset!r}: take one of {', '.join(presets.PRESETS)}")
+    known = {p.table for p in presets.places(preset, ed=True, times="known") if "/" in p.table}
     extra = {p.table for p in mimic_tables.SOFA_INPUTS}
     short = {table.partition("/")[2]: table for table in sorted(known | extra | {"icu/icustays"}, reverse=True)}
     asked: set[str] = set()
@@ -231,6 +243,16 @@ def _files(
     return read, sorted(wanted & set(read))
 
 
+def _times(preset: str, times: str | None) -> str:
+    """By which times events are ordered. Raises: UserError for a choice that the preset does not leave."""
+    default = "known" if preset == "clean" else "happened"
+    if times not in (None, *mimic_tables.TIMES):
+        raise UserError(f"--config.data.times={times} is none: take one of {', '.join(mimic_tables.TIMES)}")
+    if times not in (None, "happened") and default == "happened":
+        raise UserError(f"--config.data.times={times}: the preset {preset} stays as published, by 'happened'")
+    return times or default
+
+
 def _suffices_for_sofa(files: Mapping[str, Path]) -> bool:
     return {"hosp/labevents", "icu/chartevents", "icu/icustays"} <= set(files)
 
@@ -242,7 +264,7 @@ def _extra(files: Mapping[str, Path], preset: str) -> dict[str, str]:
 
 
 def _left_out(preset: str, used: list[str], sofa: bool) -> dict[str, str]:
-    wanted = {p.table for p in mimic_tables.places(preset, ed=True) if "/" in p.table}
+    wanted = {p.table for p in presets.places(preset, ed=True, times="known") if "/" in p.table}
     if not sofa:
         wanted |= {"icu/chartevents"}
     return {
