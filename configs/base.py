@@ -23,6 +23,9 @@ def get_config() -> ConfigDict:
     c.data.layout = ""  # of the generated source: "mimic-iv" writes and reads MIMIC-IV's own files
     c.data.fraction = 0.01  # of MIMIC-IV 3.1's row counts, with that layout
     c.data.splits = (0.8, 0.1, 0.1)  # of patients: train, validation, test
+    # Instead of the fractions: a CSV or parquet file with a row a patient, subject_id and split, as benchmarks publish
+    # theirs; where it has several splits side by side, FILE:COLUMN names one. Who is not in it is left out
+    c.data.split_file = config_dict.placeholder(str)
     c.data.seed = 0  # of generation, split and packing; training seeds are the grid's
     c.data.preset = "clean"  # or ethos_ares, ethos_paper: those programs' tokens
     # Of MIMIC-IV: events stand where they were "known", or where they "happened" (none: clean known, ethos_* happened)

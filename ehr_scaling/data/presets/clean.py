@@ -8,7 +8,8 @@ import re
 
 from ehr_scaling.data.codes import drugs
 from ehr_scaling.data.codes.maps import CodeMaps, atc, atc_by_ingredient, atc_one, icd10cm, icd10pcs
-from ehr_scaling.data.presets.rule import Rule, bare, cut, known, normalise, nothing, one
+from ehr_scaling.data.presets.paths import ATC, ICD9CM, ICD9PCS, ICD10CM, ICD10PCS, detailed
+from ehr_scaling.data.presets.rule import Rule, bare, known, normalise, nothing, one
 
 BREAKS = {"ACUITY": (1.0, 2.0, 3.0, 4.0)}  # a scale of five steps as it is
 FACILITIES = frozenset(
@@ -51,15 +52,15 @@ def rule(code: str, maps: CodeMaps, depth: int) -> Rule:
         ):
             return Rule((_icd(name, rest[1], bare(rest[2]), maps, depth),))
         case "HOSPITAL_ADMISSION" if rest:
-            return one(name, f"ADMISSION_TYPE//{_admission(first)}")
+            return detailed(name, _admission(first))
         case "HOSPITAL_DISCHARGE" if rest:
-            return one(name, f"DISCHARGE_LOCATION//{discharge(first)}") if first else one(name)
+            return detailed(name, discharge(first)) if first else one(name)
         case "ICU_ADMISSION" if rest:
-            return one(name, f"ICU_TYPE//{known(first)}")
+            return detailed(name, known(first))
         case "ED_REGISTRATION" if first:
-            return one(name, f"ED_TRANSPORT//{known(first)}")
+            return detailed(name, known(first))
         case "ED_OUT" if first:
-            return one(name, f"ED_DISPOSITION//{known(first)}")
+            return detailed(name, known(first))
         case "ICU_DISCHARGE" | "MEDS_DEATH" | "MEDS_BIRTH":
             return one(name)
         case "MARITAL_STATUS" | "MARITAL" if first:
@@ -104,15 +105,9 @@ def _icd(kind: str, version: str, code: str, maps: CodeMaps, depth: int) -> tupl
         found = (icd10pcs if kind == "PROCEDURE" else icd10cm)(maps, code, "clean")
         if found and len(found) >= _CATEGORY:
             version, code = "10", found
-    if kind == "PROCEDURE" and version == "10":
-        return tuple(f"ICD10PCS//{c}" for c in code)[: depth or None]
     if kind == "PROCEDURE":
-        return cut(code, ("ICD9PCS//", 2), ("ICD9PCS//SFX//", len(code)), depth=depth)
-    if version == "10":
-        end = len(code)
-        return cut(code, ("ICD10CM//", 3), ("ICD10CM//3-6//", 6), ("ICD10CM//SFX//", end), depth=depth)
-    category = 4 if code[0] == "E" else 3  # the external causes E800–E999 have categories of four characters
-    return cut(code, ("ICD9CM//", category), ("ICD9CM//SFX//", len(code)), depth=depth)
+        return (ICD10PCS if version == "10" else ICD9PCS).cut(code, depth)
+    return (ICD10CM if version == "10" else ICD9CM).cut(code, depth)
 
 
 def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
@@ -129,6 +124,6 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
     found = None if by_source else drugs.ingredient(name)
     # By the ingredient first: all spellings of a drug have the path of one.
     if group := atc_by_ingredient(maps).get(found or "") or atc_one(atc(maps, name)):
-        return Rule((cut(group, ("ATC//", 3), ("ATC//4//", 4), ("ATC//SFX//", len(group)), depth=depth),))
+        return Rule((ATC.cut(group, depth),))
     # Without strengths, or a name would be rarer than its drug.
     return one(f"MED//{normalise(found or (name if by_source else drugs.normalised(name)))}")._replace(scale="")
