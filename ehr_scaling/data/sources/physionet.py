@@ -66,6 +66,8 @@ def download(
     server = _Server(base_url, f"{base_url.rstrip('/')}/content/{project}/{version}/")
     url = f"{base_url.rstrip('/')}/files/{project}/{version}"
     dest.mkdir(parents=True, exist_ok=True)
+    if credentialed:  # whatever the folder it lies in, and the umask, let others do
+        dest.chmod(0o700)
     local = dest / MANIFEST
     if not local.is_file():
         if credentialed:
