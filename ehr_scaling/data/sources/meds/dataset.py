@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import fingerprint_files, read_json, writing
-from ehr_scaling.data import events
+from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources.meds import dialects, shuffle
 from ehr_scaling.data.sources.meds import rows as meds_rows
@@ -302,7 +302,7 @@ def _spelt(folder: shuffle.Folder, units: int) -> set[tuple[str, str]]:
     """Which code of theirs became which of ours."""
     pairs: set[tuple[str, str]] = set()
     for i in range(units):
-        table = pq.read_table(folder.spelt(i))
+        table = parquet.read(folder.spelt(i))
         pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
     return pairs
 
