@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-import requests
 
 from ehr_scaling.data.sources import fetch, physionet
 from ehr_scaling.errors import UserError
