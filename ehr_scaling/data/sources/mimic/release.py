@@ -1,7 +1,7 @@
 """MIMIC-IV (2.2, 3.0, 3.1, the demo), with or without MIMIC-IV-ED, as MEDS events.
 
 Johnson et al., "MIMIC-IV, a freely accessible electronic health record dataset", Sci Data 2023;10:1. Codes keep the
-spelling of the tables; the tokenizer normalises them. Three presets (`mimic_tables`):
+spelling of the tables; the tokenizer normalises them. Three presets (`presets`):
 
 `ethos_ares` (Renc et al., ETHOS-ARES, 2025) and `ethos_paper` (Renc et al., npj Digit Med 2024;7:256) give the events,
 times and order of those programs, whatever one may think of them: SOFA at ICU admission, though it is known a day
@@ -14,18 +14,16 @@ its numbers.
 prescriptions most often have for its name.
 
 `clean`, the default, follows ETHOS-ARES where it has no reason not to:
-- A day without an hour (omr, procedures, HCPCS) is at 00:00, or at the admission that it belongs to (by hadm_id, or for
-  omr on the same day) where that is later. A death of which only the day is known is at 23:59:59.
-- Where `deathtime` is up to a day after `dischtime` (which is now and then a bare date), the stay ends at the death, so
-  that the death is before its discharge and the diagnoses that belong to it. A discharge before its admission is put at
-  the admission. Both are counted in "mended".
-- Race is one per patient and static: of the first admission that tells more than OTHER, else OTHER, else UNKNOWN.
-- Only lab results with a number, drugs that were administered and have a name, DRGs of type HCFA, and the transfers
+- Events stand where they were known, see `tables`; by `times="happened"` a day without an hour (omr, procedures,
+  HCPCS) is at 00:00, or at the admission that it belongs to, and race is one per patient: of the first admission that
+  tells more than OTHER, else OTHER, else UNKNOWN. A death of which only the day is known is at 23:59:59.
+- Stays and deaths that contradict each other are settled by `reconcile`; what that touched is counted in "mended".
+- Only lab results with a number or a bound, doses (`codes.doses`) with a name, DRGs of type HCFA, and the transfers
   "admit" and "transfer" are kept: "ED" and "discharge" repeat what the admission tells.
 - A visit to the ED is taken from the ED module where that has it, else from its admission.
 - Where times are equal, the rows of a table keep their order, which for diagnoses and procedures is `seq_num`.
 - Rows are repeated where their table's own key is: two equal results of two specimens are two.
-- SOFA (`mimic_sofa`) is at the end of the first day in the ICU, of stays that last so long.
+- SOFA (`sofa`) is at the end of the first day in the ICU, of stays that last so long.
 
 Whatever a row lacks is counted by table and reason in "dropped"; nothing goes silently. Arrow reads: measured on 10.8 M
 lab rows in csv.gz, it gives them at 3.5 M rows/s in 0.2 GB and in their order, DuckDB 2.0 with `COPY … PARTITION_BY` at
