@@ -14,6 +14,7 @@ import pytest
 
 SMALL = (
     "--config.data.patients=400",
+    "--config.data.seed=3",  # of which some of the test split die
     "--config.data.context=64",
     "--config.data.block=4",
     "--config.training.dispatch_sequences=16",

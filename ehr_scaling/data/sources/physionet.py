@@ -227,7 +227,7 @@ class _Server:
             except _DROPPED as e:
                 if attempt + 1 == _ATTEMPTS or _refused(e) or self.stop.is_set():
                     raise UserError(f"cannot connect to {url}: {_FLAGS}") from None
-            except requests.RequestException as e:
+            except (requests.RequestException, ValueError) as e:  # requests looks at where a redirect leads, too
                 raise UserError(f"{url} is no address to download from ({type(e).__name__}): {_FLAGS}") from None
             else:
                 status = response.status_code

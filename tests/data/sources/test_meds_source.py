@@ -76,6 +76,7 @@ def test_its_splits_are_kept_and_free_text_is_not(tmp_path):
         "events": 6,
         "patients": {"train": 1, "tuning": 1, "held_out": 1},
         "codes": 5,
+        "shards": {"train": [3], "tuning": [2], "held_out": [1]},
         "name": "Made up",
         "license": "none",
         "dialect": "other",
