@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_json
 from ehr_scaling.data import parquet
-from ehr_scaling.data.splits import SPLITS, Listed, Splits
+from ehr_scaling.data.splits import SPLITS, AllHeldOut, Listed, Splits
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(
@@ -102,15 +102,17 @@ def finish(
     out: Path,
     metadata: Mapping[str, Any],
     *,
+    splits: Splits | None = None,
     descriptions: Mapping[str, str] | None = None,
     parents: Mapping[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     """Write the metadata of a MEDS 0.4 data set whose shards are all written.
 
-    Args: metadata, entries of MEDS' dataset.json, such as dataset_name, dataset_version, license; descriptions and
-      parents, of codes that the source knows more about.
+    Args: metadata, entries of MEDS' dataset.json, such as dataset_name, dataset_version, license; splits, by which
+      patients were assigned; descriptions and parents, of codes that the source knows more about.
     Returns: counts, `{"events", "patients": {split: n}, "codes", "shards": {split: events of each file}}`.
-    Raises: UserError when there is no event at all, no patient in the train split, or a shard is gone.
+    Raises: UserError when there is no event at all, no patient in the train split (where not all are to be held out),
+      or a shard is gone.
     """
     rows: dict[str, list[int]] = {split: [] for split in SPLITS}
     patients = dict.fromkeys(SPLITS, 0)
@@ -131,7 +133,10 @@ def finish(
             subjects.append(own.combine_chunks())
             names.append(pa.array([split] * len(own), pa.string()))
     total = sum(map(sum, rows.values()))
-    if not patients["train"]:
+    if isinstance(splits, AllHeldOut):
+        if not total:
+            raise UserError("the source holds no event of any patient: check its files")
+    elif not patients["train"]:
         raise UserError(
             f"no patient in the train split ({sum(patients.values())} patients, {total} events in all): "
             "check the source's files and --config.data.splits"

@@ -44,6 +44,17 @@ class Listed:
         return {"patients": len(self.ids), "sha256": digest}
 
 
+class AllHeldOut(Listed):
+    """Every patient is held out: those of records that nothing is trained on."""
+
+    def of(self, subject_ids: np.ndarray) -> np.ndarray:
+        return np.full(subject_ids.shape, SPLITS.index("held_out"), np.int8)
+
+    def mark(self) -> dict[str, Any]:
+        return {"patients": "all", "split": "held_out"}
+
+
+ALL_HELD_OUT = AllHeldOut("all held out", np.zeros(0, np.int64), np.zeros(0, np.int8))
 Splits = tuple[float, float, float] | Listed  # fractions, to draw by a hash of the id, or what a file says
 
 
@@ -62,13 +73,14 @@ def fractions(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def told(splits: Splits, subject_ids: np.ndarray) -> dict[str, dict[str, int]]:
-    """How the patients of a source, int64 and all different, meet a split file; nothing where splits are fractions.
+    """How the patients of a source, int64 and all different, meet a split file; nothing where there is
+    none.
 
     Returns: for the summary of a source, {"split_file": {"not named": patients that are left out, "not there": patients
       of the file that the source lacks}}.
     Raises: UserError where no patient of the source would train, or none would tune.
     """
-    if not isinstance(splits, Listed):
+    if not isinstance(splits, Listed) or isinstance(splits, AllHeldOut):
         return {}
     split = splits.of(subject_ids)
     for i, name in enumerate(_NEEDED):

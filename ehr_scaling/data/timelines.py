@@ -28,12 +28,19 @@ SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS'
 
 
 def build(
-    folder: Path, out: Path, *, runner: Runner | None = None, code_maps: str | None = None, **options: Any
+    folder: Path,
+    out: Path,
+    *,
+    runner: Runner | None = None,
+    code_maps: str | None = None,
+    fitted: Vocabulary | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Tokenize the events in `folder` into the folder `out`: count and fit on train, then tokenize each shard.
 
-    Args: runner, where the shards are worked on; code_maps, folder of ICD and drug tables; options, those of
-      `tokenizer.DEFAULTS` that are to differ.
+    Args: runner, where the shards are worked on; code_maps, folder of ICD and drug tables; fitted, the vocabulary of
+      other patients, which is kept as it is, with its bins, settings and counts, instead of fitting one; options, those
+      of `tokenizer.DEFAULTS` that are to differ.
     Returns: a JSON summary: preset, vocabulary (its size), vocabulary_fingerprint, context_slots, and for each split
       patients, tokens, events (that make tokens), patient_days (from each patient's first such event to the last;
       not where units of an earlier version went in), tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK
@@ -42,9 +49,12 @@ def build(
     Raises: UserError for an unknown option, an empty train split, damaged events or code maps.
     """
     runner = runner or Runner()
-    settings = tokenizer.options(options)
-    parts = out / events.PARTS
-    fitted = _fit(folder, parts, settings, code_maps, runner)
+    parts, given = out / events.PARTS, fitted
+    if given is None:
+        fitted = _fit(folder, parts, tokenizer.options(options), code_maps, runner)
+    else:
+        parts.mkdir(exist_ok=True)
+        fitted = given
     fitted.save(parts)  # the units read it there
     units = [(split, k, path) for split, name in SPLITS.items() for k, path in enumerate(events.shards(folder, name))]
     records = run(
@@ -55,7 +65,7 @@ def build(
         "tokenize",
     )
     summary: dict[str, Any] = {
-        "preset": settings["preset"],
+        "preset": fitted.preset,
         "vocabulary": len(fitted.tokens),
         "vocabulary_fingerprint": fitted.fingerprint,
         "context_slots": list(fitted.context_slots),
@@ -68,9 +78,14 @@ def build(
             made = parts / f"{split}-{k}.array_record"
             if made.exists():  # else a run that was killed here has renamed it
                 made.replace(out / _name(split, i, len(full)))
-        summary[split] = _summary(fitted, split, [record for _, record in own])
+        summary[split] = _summary(fitted, [record for _, record in own])
         lengths[split] = [(len(record["sizes"]), record["bytes"]) for _, record in full]
+    if given is None and not summary["train"]["patients"]:
+        raise UserError("no patient of the train split has an event with a time: check the source's files")
     _write_info(out, fitted, lengths)
+    if given is not None:
+        given.save(out)
+        return summary
     train = [record for (split, _, _), record in zip(units, records, strict=True) if split == "train"]
     counts = np.sum([record["counts"] for record in train], axis=0)
     seconds = _interval_seconds(fitted, train)
@@ -216,10 +231,8 @@ def _interval_seconds(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any
     return tuple(np.where(counts > 0, sums / np.maximum(counts, 1), middle).tolist())
 
 
-def _summary(vocabulary: Vocabulary, split: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summary(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sizes = np.array([size for record in records for size in record["sizes"]], np.int64)
-    if not len(sizes) and split == "train":
-        raise UserError("no patient of the train split has an event with a time: check the source's files")
     counts = np.sum([record["counts"] for record in records], axis=0) if records else np.zeros(len(vocabulary.tokens))
     silent: collections.Counter[str] = collections.Counter()
     for record in records:

@@ -91,7 +91,7 @@ def extract(
         "license": "open access, see location_uri",
         "location_uri": "https://physionet.org/content/challenge-2012/1.0.0/",
     }
-    summary = events.finish(out, metadata)
+    summary = events.finish(out, metadata, splits=splits)
     about = {"name": metadata["dataset_name"], "license": metadata["license"], "dropped": dict(sorted(dropped.items()))}
     return {**summary, **about, **facts, **met}
 

@@ -32,7 +32,7 @@ from ehr_scaling.data.sources.meds import dialects, shuffle
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import Reading
-from ehr_scaling.data.splits import Listed, Splits
+from ehr_scaling.data.splits import AllHeldOut, Listed, Splits
 from ehr_scaling.data.splits import told as met
 from ehr_scaling.errors import UserError
 
@@ -115,7 +115,9 @@ def extract(
     found, why = dialects.recognise(_codes(files, told), about)
     how = Reading(dialect or found, _modifiers(about))
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
-    print(f"  splits: {'those of the split file' if isinstance(splits, Listed) else own_splits.words}")
+    by_file = splits.name if isinstance(splits, AllHeldOut) else "those of the split file"
+    told_splits = by_file if isinstance(splits, Listed) else own_splits.words
+    print(f"  splits: {told_splits}")
 
     folder = shuffle.Folder(out / events.PARTS / "meds")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -140,14 +142,14 @@ def extract(
     }
     pairs = _spelt(folder, len(units))
     descriptions, parents = _metadata(pairs, told, how.dialect)
-    summary = events.finish(out, metadata, descriptions=descriptions, parents=parents)
+    summary = events.finish(out, metadata, splits=splits, descriptions=descriptions, parents=parents)
     shutil.rmtree(folder.path / "spread", ignore_errors=True)  # as large as the data set, and all of it is in shards
     return {
         **summary,
         "name": metadata.get("dataset_name", "a MEDS data set without a name"),
         "license": metadata.get("license", "not stated in the data set"),
         "dialect": how.dialect,
-        "splits": "by file" if isinstance(splits, Listed) else own_splits.words,
+        "splits": told_splits,
         **about_splits,
         "several_units": _several_units(pairs),
         "dropped": dropped,

@@ -171,7 +171,7 @@ def extract(
     }
     if generated:
         metadata = {"dataset_name": "generated patients in MIMIC-IV's files", "license": "Apache-2.0"}
-    totals = events.finish(out, metadata, descriptions=_Descriptions(files))
+    totals = events.finish(out, metadata, splits=splits, descriptions=_Descriptions(files))
     dropped = sum((Counter(part["dropped"]) for part in [*read, *written]), Counter[str]())
     rows: dict[str, Any] = {table: part["rows"] for table, part in zip(used, read, strict=True)}
     return {

@@ -1,0 +1,120 @@
+"""Records of patients that a study does not have, as timelines in the vocabulary of its model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import events as meds
+from ehr_scaling.data import known, sources, timelines
+from ehr_scaling.data.codes import maps
+from ehr_scaling.data.shards import Runner, cores
+from ehr_scaling.data.sources.challenge_2012 import FILES as CHALLENGE
+from ehr_scaling.data.splits import ALL_HELD_OUT
+from ehr_scaling.errors import UserError
+
+# Half: below it, a prompt says less of the patient than of what stands in for codes that the model never read.
+LEAST_KNOWN = 0.5
+SPLIT = "test"  # all patients are in it: nothing is fitted on them, and the rules treat them as those held out
+
+
+def source_of(folder: Path) -> str:
+    """The source that reads a folder. Raises UserError where it is none of MIMIC-IV, MEDS and Challenge 2012."""
+    if (folder / "hosp").is_dir():
+        return "mimic-iv"
+    if (folder / "data").is_dir() and (folder / "metadata").is_dir():
+        return "meds"
+    if (folder / CHALLENGE[0]).is_file():
+        return "challenge-2012"
+    reason = (
+        f"holds none of hosp/ (MIMIC-IV), data/ with metadata/ (MEDS) and {CHALLENGE[0]} (Challenge 2012)"
+        if folder.is_dir()
+        else "is no folder"
+    )
+    raise UserError(f"--data={folder} {reason}: give the folder of the other patients' records")
+
+
+def prepare(
+    raw: Path,
+    model: Path,
+    out: Path,
+    *,
+    code_maps: str | None = None,
+    dialect: str | None = None,
+    may_lose: Sequence[str] = (),
+    least_known: float = LEAST_KNOWN,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Make `out`/events and `out`/timelines of all patients of the folder `raw`, as the study `model` would have.
+
+    Tables, times and preset are the study's where the source is the same; tokens, bins and settings are those of its
+    vocabulary, and a code that this lacks becomes what it would in a held-out patient of the study. Both artifacts are
+    skipped where they are there, and go on where they were interrupted.
+
+    Args:
+      code_maps: folder of the maps that the vocabulary was fitted with, if there were any.
+      dialect, may_lose: of a MEDS data set, see sources.meds.
+      least_known: share of the events that must not be unknown, see `known.count`.
+      workers: processes, 0 for one a core.
+    Returns: the record of the timelines; its summary has those of `timelines.build`, and "known", of `known.shares`.
+    Raises: UserError where `raw` is no such folder, holds the study's own records, or where too little is known.
+    """
+    name = source_of(raw)
+    vocabulary = timelines.vocabulary(model)
+    codes = maps.load(Path(code_maps) if code_maps else None)
+    if vocabulary.settings["code_maps"] != dict(codes.files):
+        raise UserError(f"{model} was prepared with other code maps: give the same folder with --code_maps")
+    study = artifacts.record(model / "events")["inputs"] if (model / "events" / artifacts.RECORD).is_file() else {}
+    options: dict[str, Any] = {}
+    if name == "meds":
+        options = {"dialect": dialect, "may_lose": tuple(may_lose)}
+    elif name == "mimic-iv":
+        same = study.get("source") == name
+        options = {
+            "preset": vocabulary.preset,
+            "tables": tuple(study["tables"]) if same else (),
+            "times": study["times"] if same else None,
+        }
+    source = sources.get(name)
+    runner = Runner(workers or cores())
+    inputs = source.inputs(raw, **options)
+    if study.get("raw") == inputs["raw"]:
+        raise UserError(f"--data={raw} holds the records that {model} was made from: leave it out and give --split")
+    artifacts.work_directory(out)
+    new = not (out / "events").exists()
+    if new:
+        print(f"events: from {name} {raw}", flush=True)
+    here = runner.for_bytes(sum(path.stat().st_size for path in raw.rglob("*") if path.is_file()))
+    made = artifacts.build(
+        out / "events",
+        {**inputs, "splits": ALL_HELD_OUT.mark()},
+        lambda folder: source.extract(raw, folder, seed=0, splits=ALL_HELD_OUT, runner=here, **options),
+        resume=True,
+    )
+    for what, kind in (("left out", "dropped"), ("mended", "mended")) if new else ():
+        for reason, rows in sorted(made["summary"].get(kind, {}).items()):
+            if rows:
+                print(f"  {what}: {rows:,}, {reason}")
+
+    def tokenize(folder: Path) -> dict[str, Any]:
+        artifacts.verify(out / "events", alone=True)
+        parents = meds.parents(out / "events")
+        counted = [known.count(p, vocabulary, codes, parents) for p in meds.shards(out / "events", meds.SPLITS[2])]
+        summary = timelines.build(out / "events", folder, runner=here, code_maps=code_maps, fitted=vocabulary)
+        return {**summary, "known": known.shares(counted)}
+
+    tokens = artifacts.build(
+        out / "timelines",
+        {"events": made["fingerprint"], "vocabulary": vocabulary.fingerprint, "code_maps": codes.files},
+        tokenize,
+        resume=True,
+    )
+    found = tokens["summary"]["known"]
+    for line in known.told(found):
+        print(line)
+    if 1 - found[known.UNKNOWN] < least_known:
+        raise UserError(
+            f"--data={raw}: the model knows {1 - found[known.UNKNOWN]:.0%} of the events, and {least_known:.0%} are "
+            f"needed: are they coded as those of {model} ({study.get('source', 'its source')})? See --least_known"
+        )
+    return tokens
