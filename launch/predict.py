@@ -1,12 +1,14 @@
-"""Predict what a label file asks, zero-shot, by simulating futures of one trained model.
+"""Predict what a label file or a task asks, zero-shot, by simulating futures of one trained model.
 
   python -m launch.predict --model=W --labels=DIR --split=held_out --out=P --task=icu_mortality_24h
   python -m launch.predict --model=W --labels=labels/mortality/in_icu/first_24h --split=held_out --out=P
   python -m launch.predict --model=W --labels=DIR --split=held_out --out=P --positive=MEDS_DEATH \\
       --negative=HOSPITAL_DISCHARGE --horizon_days=30 --at_horizon=negative
+  python -m launch.predict --model=W --data=OTHERS --out=P --task=hospital_mortality
 
 W is the work directory of a study. Labels are parquet files in the MEDS label schema: they say who is asked and when,
-the task or the tokens say what for. P/predictions.parquet is in the MEDS prediction schema.
+the task or the tokens say what for. P/predictions.parquet is in the MEDS prediction schema. With --data, the patients
+are those of another folder of records, all of them held out; without --labels, the task says which of them are asked.
 """
 
 from pathlib import Path
@@ -16,10 +18,9 @@ from absl import flags
 from launch import common
 
 MODEL = flags.DEFINE_string("model", None, "Folder of a study, with a trained model.", required=True)
-LABELS = flags.DEFINE_string(
-    "labels", None, "Parquet file, or folder of such, in the MEDS label schema.", required=True
-)
-SPLIT = flags.DEFINE_string("split", None, "train, tuning or held_out.", required=True)
+LABELS = flags.DEFINE_string("labels", None, "Parquet file, or folder of such, in the MEDS label schema.")
+SPLIT = flags.DEFINE_string("split", None, "train, tuning or held_out, of the study's own patients.")
+DATA = flags.DEFINE_string("data", None, "Instead: records of other patients, MIMIC-IV, MEDS or Challenge 2012.")
 OUT = flags.DEFINE_string("out", None, "Folder for predictions.parquet.", required=True)
 TASK = flags.DEFINE_string("task", None, "A task of tasks.yaml or of MEDS-DEV [default: the end of --labels].")
 POSITIVE = flags.DEFINE_list("positive", [], "Instead: tokens of the outcome; NAME means every NAME//… too.")
@@ -32,27 +33,70 @@ COPIES = flags.DEFINE_integer("copies", 20, "Simulated futures of each label.")
 TOKENS = flags.DEFINE_integer("new_tokens", 512, "Tokens of the longest future.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the simulation.")
 TRAJECTORIES = flags.DEFINE_bool("trajectories", False, "Write the futures too, as MEDS trajectories.")
+CODE_MAPS = flags.DEFINE_string("code_maps", None, "With --data: the folder of code maps that the study has, if any.")
+DIALECT = flags.DEFINE_string("dialect", None, "With --data: which program wrote the MEDS codes [default: they tell].")
+MAY_LOSE = flags.DEFINE_list("may_lose", [], "With --data: families of MEDS codes that may be left out whole.")
+LEAST_KNOWN = flags.DEFINE_float(
+    "least_known",
+    0.5,
+    "With --data: share of the events that must not be unknown to the model. Below half, a prompt says less of the "
+    "patient than of what stands in for codes that the model never read, and nothing is predicted.",
+    lower_bound=0,
+    upper_bound=1,
+)
+WORKERS = flags.DEFINE_integer("workers", 0, "With --data: processes that prepare it; 0: one a core.", lower_bound=0)
+# What messages of the stages call the flags that have other names here
+_NAMES = {"--config.data.": "--", "--raw": "--data", "another --workdir": "another --out"}
 
 
 def main() -> None:
+    data = None if DATA.value is None else Path(DATA.value).absolute()
+    _check_flags()
     common.use_all_cores()
-    from ehr_scaling.outcomes import predict
+    from ehr_scaling import artifacts
+    from ehr_scaling.data import others
+    from ehr_scaling.errors import UserError
+    from ehr_scaling.outcomes import predict, simulation
 
-    labels = Path(LABELS.value)
-    task = predict.outcome(
-        labels,
-        TASK.value,
-        positive=POSITIVE.value,
-        negative=NEGATIVE.value,
-        open=OPEN.value,
-        horizon_days=HORIZON.value,
-        at_horizon=AT_HORIZON.value,
-    )
+    model, out = Path(MODEL.value).absolute(), Path(OUT.value)
+    if LABELS.value is None:
+        task = predict.of_cohort(TASK.value)
+    else:
+        task = predict.outcome(
+            Path(LABELS.value),
+            TASK.value,
+            positive=POSITIVE.value,
+            negative=NEGATIVE.value,
+            open=OPEN.value,
+            horizon_days=HORIZON.value,
+            at_horizon=AT_HORIZON.value,
+        )
+    known = None
+    if data is not None:
+        simulation.best_cell(model, CELL.value)  # before work on records: is there a model?
+        try:
+            prepared = others.prepare(
+                data,
+                model,
+                out.absolute(),
+                code_maps=CODE_MAPS.value,
+                dialect=DIALECT.value,
+                may_lose=MAY_LOSE.value,
+                least_known=LEAST_KNOWN.value,
+                workers=WORKERS.value,
+            )
+        except UserError as e:
+            message = str(e)
+            for theirs, ours in _NAMES.items():
+                message = message.replace(theirs, ours)
+            raise UserError(message) from None
+        known = prepared["summary"]["known"]
     done = predict.predict(
-        Path(MODEL.value).absolute(),
+        model,
         task,
-        Path(OUT.value),
-        SPLIT.value,
+        out,
+        SPLIT.value if data is None else others.SPLIT,
+        patients=None if data is None else out.absolute(),
         cell=CELL.value,
         copies=COPIES.value,
         new_tokens=TOKENS.value,
@@ -64,6 +108,26 @@ def main() -> None:
         f"{task.name}: {done['stays']:,} predictions by cell {done['cell']} ({done['size']}), "
         f"{done['bounded']:.1%} of futures cut off by --new_tokens{left_out}"
     )
+    if data is not None:
+        artifacts.write_json(out / predict.METRICS, {"task": task.name, **done, "known": known})
+        print(predict.told(done))
+
+
+def _check_flags() -> None:
+    from ehr_scaling.errors import UserError
+
+    if DATA.value is None:
+        if SPLIT.value is None:
+            raise UserError("--split is missing: train, tuning or held_out, or give other patients with --data")
+        if LABELS.value is None:
+            raise UserError("--labels is missing: the study's own cohort is asked by launch.evaluate")
+        for flag in (CODE_MAPS, DIALECT):
+            if flag.value is not None:
+                raise UserError(f"--{flag.name} is for the records of --data: leave it out")
+    elif SPLIT.value is not None:
+        raise UserError("--split does not apply with --data, of which all patients are held out: leave it out")
+    if LABELS.value is None and (POSITIVE.value or NEGATIVE.value or OPEN.value or HORIZON.value is not None):
+        raise UserError("--positive and the flags beside it say what --labels ask: give --labels, or --task alone")
 
 
 if __name__ == "__main__":

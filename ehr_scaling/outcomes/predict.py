@@ -14,6 +14,7 @@ from ehr_scaling.outcomes import (
     cohort,
     estimators,
     labels,
+    metrics,
     predictions,
     questions,
     simulate,
@@ -27,7 +28,7 @@ from ehr_scaling.outcomes.tasks import Task
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
-FILE, TRAJECTORIES = "predictions.parquet", "trajectories"
+FILE, TRAJECTORIES, METRICS = "predictions.parquet", "trajectories", "metrics.json"
 # Tasks of MEDS-DEV, by their names there, whose outcome is that of a task of ours: who is asked, and when, is said by
 # the labels. Its tasks of abnormal laboratory values need thresholds, which bins of values do not have.
 MEDS_DEV = {
@@ -96,12 +97,24 @@ def outcome(
     )
 
 
+def of_cohort(name: str | None) -> Task:
+    """The task of tasks.yaml that its own cohort is asked: no labels are needed. Raises UserError for another."""
+    known = {name: task for name, task in tasks.load().items() if task.kind == "binary"}
+    if name is None:
+        raise UserError("neither --labels nor --task says what is asked: give one of them")
+    task = known.get(MEDS_DEV.get(name, name))
+    if task is None:
+        raise UserError(f"--task={name} has no yes-or-no outcome that patients could be asked: {', '.join(known)} have")
+    return task
+
+
 def predict(
     model: Path,
     task: Task,
     out: Path,
     split: str,
     *,
+    patients: Path | None = None,
     cell: str | None = None,
     copies: int = 20,
     new_tokens: int = 512,
@@ -114,10 +127,13 @@ def predict(
     Args:
       model: the work directory of a study, with timelines of the patients that the labels are about.
       split: of MEDS (train, tuning, held_out) or ours (train, validation, test).
+      patients: the folder in which timelines of other patients lie, in the model's vocabulary; None: those of `model`.
       cell: id of the trained model; None: of the finished ones that with the least validation loss.
       copies, new_tokens: simulated futures of each stay, and tokens of the longest.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
-    Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens).
+    Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens),
+      and of other patients "metrics", as metrics.evaluate gives them, or None where they cannot be, with
+      "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
     ours = {name: name for name in timelines.SPLITS} | {name: own for own, name in timelines.SPLITS.items()}
@@ -132,19 +148,24 @@ def predict(
         trajectories.check_new(out / TRAJECTORIES)
     chosen = simulation.best_cell(model, cell)
     vocabulary = timelines.vocabulary(model)
+    asked_of = patients or model
+    if patients is not None and timelines.vocabulary(patients).fingerprint != vocabulary.fingerprint:
+        raise UserError(f"{patients} holds timelines in another vocabulary than {model}: delete it and run again")
     source = artifacts.read_json(model / "timelines" / artifacts.RECORD)["fingerprint"]
     simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), model / "timelines")
     stops = tasks.stops(vocabulary, [task])
-    group = cohort.find(model, ours[split], [task])
+    group = cohort.find(asked_of, ours[split], [task])
     asked = group.of(0)
+    if not len(asked.times):
+        raise tasks.Unanswerable(f"nobody in {asked_of} can be asked for {task.name}: {group.told(0)}")
     # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     width = chosen["context"] - min(new_tokens, max(1, chosen["context"] // 2))
     simulated = Simulation(
         vocabulary=vocabulary,
         stays=asked,
         ids=questions.random_stream(asked),
-        prompts=stays.prompts(model, ours[split], asked, width),
-        gaps=tasks.gaps(model, ours[split], asked, task),
+        prompts=stays.prompts(asked_of, ours[split], asked, width),
+        gaps=tasks.gaps(asked_of, ours[split], asked, task),
         horizons=tasks.horizons([task], asked),
         stops=stops,
         silence=task.silence,
@@ -166,7 +187,8 @@ def predict(
         for begin in range(0, len(every), simulation.AT_ONCE):
             rows = every[begin : begin + simulation.AT_ONCE]
             futures = simulated.run(*trained, rows, advance)
-            probability[rows] = estimators.scope(futures, 0).probability
+            found = estimators.scope(futures, 0).probability
+            probability[rows] = np.where(np.isnan(found), 0.5, found)  # no copy said anything
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
             if keep_futures:
                 kept.append(futures)
@@ -180,4 +202,29 @@ def predict(
         "stays": len(asked.times),
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
+        **({} if patients is None else _judged(asked, probability, seed)),
     }
+
+
+def _judged(asked: stays.Stays, probability: np.ndarray, seed: int) -> dict[str, Any]:
+    if asked.labels.dtype != bool:
+        return {"metrics": None, "metrics_missing": "the labels have no boolean_value"}
+    if metrics.one_class(asked.labels):
+        return {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
+    return {"metrics": metrics.evaluate(asked.labels, probability, asked.patients, probabilities=True, seed=seed)}
+
+
+def told(done: dict[str, Any]) -> str:
+    """One line of the metrics in a summary of `predict`."""
+    found = done["metrics"]
+    if found is None:
+        return f"no metrics: {done['metrics_missing']}"
+
+    def line(name: str, value: Any) -> str:
+        low, high = value["low"], value["high"]
+        return f"{name} {value['value']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+    parts = [line("AUROC", {**found, "value": found["auroc"]}), line("AUPRC", found["auprc"])]
+    parts.append(line("Brier score", found["brier"]))
+    missing = f"; no intervals: {found['interval_missing']}" if "interval_missing" in found else ""
+    return f"{', '.join(parts)}; {found['positives']:,} of {found['n']:,} with the outcome{missing}"

@@ -1,0 +1,214 @@
+"""A model that is asked about patients its study does not have: the same answers as through the study, or none."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from ehr_scaling import study
+from ehr_scaling.data import known, others, timelines
+from ehr_scaling.data.codes import maps
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.outcomes import cohort, predict, stays
+from ehr_scaling.training import loop
+from tests import small
+from tests.data import made_up
+
+TASK = "in_hospital_death_24h"
+FAST = {"copies": 3, "new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work directory with a finished cell."""
+    workdir = tmp_path_factory.mktemp("study") / "w"
+    changes = {"data.patients": 1500, "data.splits": (0.5, 0.1, 0.4)}
+    packed = study.prepare(small.config(**changes), workdir)
+    cell = small.cell(packed, changes)
+    loop.job([cell], workdir, small.silent)
+    (workdir / "grid").mkdir(exist_ok=True)
+    manifest.write(workdir / "grid" / manifest.MANIFEST, [cell])
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def strangers(trained, tmp_path_factory):
+    """The study's held-out patients as the MEDS data set of somebody else, in one file without splits."""
+    folder = tmp_path_factory.mktemp("strangers") / "meds"
+    (folder / "metadata").mkdir(parents=True)
+    (folder / "data").mkdir()
+    shutil.copy(trained / "events/metadata/codes.parquet", folder / "metadata")
+    files = sorted((trained / "events/data/held_out").glob("*.parquet"))
+    pq.write_table(pa.concat_tables(map(pq.read_table, files)), folder / "data/all.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(trained, strangers, tmp_path_factory):
+    """The folder of the predictions, and what `predict` says."""
+    out = tmp_path_factory.mktemp("others") / "out"
+    others.prepare(strangers, trained, out)
+    return out, predict.predict(trained, predict.of_cohort(TASK), out, others.SPLIT, patients=out, **FAST)
+
+
+def rows(path):
+    table = pq.read_table(path).sort_by([("subject_id", "ascending"), ("prediction_time", "ascending")])
+    return table.to_pydict()
+
+
+def renamed(strangers, folder, change):
+    """The same patients with other codes."""
+    shutil.copytree(strangers, folder)
+    table = pq.read_table(folder / "data/all.parquet")
+    codes = [change(code) for code in table["code"].to_pylist()]
+    table = table.set_column(table.schema.get_field_index("code"), "code", pa.array(codes, pa.string()))
+    pq.write_table(table, folder / "data/all.parquet")
+    return folder
+
+
+def test_the_same_patients_get_the_same_prompts_and_probabilities(trained, asked, tmp_path):
+    out, done = asked
+    task = predict.of_cohort(TASK)
+    through = predict.predict(trained, task, tmp_path / "own", "held_out", **FAST)
+    assert through["stays"] == done["stays"] > 50 and through["left_out"] == done["left_out"]
+    mine, theirs = rows(tmp_path / "own" / predict.FILE), rows(out / predict.FILE)
+    chances = "predicted_boolean_probability"
+    np.testing.assert_allclose(theirs.pop(chances), mine.pop(chances), rtol=1e-4)
+    assert mine == theirs
+    prompts = {}
+    for folder in (trained, out):
+        of = cohort.stays(folder, "test", task)
+        made = stays.prompts(folder, "test", of, 40)
+        prompts[folder] = {(s, t): p.tolist() for s, t, p in zip(of.subject_ids, of.times, made, strict=True)}
+    assert prompts[trained] == prompts[out]
+    assert timelines.vocabulary(out) == timelines.vocabulary(trained)
+    assert (out / "events").stat().st_mode & 0o077 == 0 == (out / "timelines").stat().st_mode & 0o077
+    assert not (out / "events/data/train").exists()
+
+
+def test_metrics_where_the_outcome_is_known(asked):
+    _, done = asked
+    found = done["metrics"]
+    assert 0 < found["positives"] < found["n"] == done["stays"]
+    assert found["low"] <= found["auroc"] <= found["high"]
+    assert predict.told(done).startswith(f"AUROC {found['auroc']:.3f} ({found['low']:.3f} to {found['high']:.3f}), AU")
+
+
+def test_labels_of_the_strangers(trained, asked, tmp_path):
+    out, done = asked
+    every = pq.read_table(out / predict.FILE).select(["subject_id", "prediction_time", "boolean_value"])
+    pq.write_table(every, tmp_path / "labels.parquet")
+    task = predict.outcome(tmp_path / "labels.parquet", positive=["MEDS_DEATH"], negative=["HOSPITAL_DISCHARGE"])
+    by_label = predict.predict(trained, task, tmp_path / "p", others.SPLIT, patients=out, **FAST)
+    assert by_label["stays"] == done["stays"] and by_label["metrics"]["positives"] == done["metrics"]["positives"]
+    pq.write_table(every.drop_columns(["boolean_value"]), tmp_path / "labels.parquet")
+    bare = predict.predict(trained, task, tmp_path / "p", others.SPLIT, patients=out, **FAST)
+    assert bare["metrics"] is None and predict.told(bare) == "no metrics: the labels have no boolean_value"
+    one = every.filter(pc.invert(every["boolean_value"]))
+    pq.write_table(one, tmp_path / "labels.parquet")
+    bare = predict.predict(trained, task, tmp_path / "p", others.SPLIT, patients=out, **FAST)
+    assert bare["metrics"] is None and "or none has" in bare["metrics_missing"]
+
+
+def test_unknown_codes_are_counted_by_family(trained, strangers, tmp_path, capsys):
+    table = pq.read_table(strangers / "data/all.parquet")
+    codes = table["code"].to_pylist()
+    labs = [code for code in codes if code.startswith("LAB//")]
+    few = set(sorted(set(labs))[:2])
+    foreign = renamed(strangers, tmp_path / "some", lambda c: c.replace("LAB//", "LAB//there-") if c in few else c)
+    record = others.prepare(foreign, trained, tmp_path / "out")
+    found = record["summary"]["known"]
+    lost = sum(code in few for code in labs)
+    assert found["families"]["LAB"]["unknown"] == pytest.approx(lost / len(labs))
+    plain = others.prepare(strangers, trained, tmp_path / "plain")["summary"]["known"]
+    assert found["unknown"] - plain["unknown"] == pytest.approx(lost / found["events"])
+    assert plain["families"]["LAB"]["unknown"] == 0.0 and found["events"] == plain["events"]
+    assert f"  LAB: 0.0% fell back, {lost / len(labs):.1%} unknown" in capsys.readouterr().out
+
+
+def test_too_little_is_known(trained, strangers, tmp_path):
+    foreign = renamed(strangers, tmp_path / "foreign", lambda c: c if c.startswith("MEDS_") else f"THEIRS//{c}")
+    with pytest.raises(UserError, match=r"the model knows \d+% of the events, and 50% are needed") as e:
+        others.prepare(foreign, trained, tmp_path / "out")
+    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match="the model knows"):  # also when the artifacts are there
+        others.prepare(foreign, trained, tmp_path / "out")
+    assert others.prepare(foreign, trained, tmp_path / "out", least_known=0.0)["summary"]["known"]["unknown"] > 0.5
+
+
+def test_what_a_code_becomes(tmp_path):
+    """Counts by hand: what is known, what fell back, what is unknown, and what does not count."""
+    day = made_up.DAY
+    train = {
+        p: [(None, "GENDER//F", None), (p * day, "MEDS_BIRTH", None)]
+        + [(20_000 * day + k, "LAB//1//MG", float(k)) for k in range(30)]
+        + [(20_001 * day, "MED//A", None), (20_001 * day, "MED//A//ORAL", None)]
+        for p in range(20)
+    }
+    made_up.write(tmp_path / "events", train=train, tuning={90: train[0]})
+    (tmp_path / "timelines").mkdir()
+    timelines.build(tmp_path / "events", tmp_path / "timelines", min_count=5)
+    vocabulary = timelines.vocabulary(tmp_path)
+    theirs = {
+        1: [
+            *((None, "GENDER//F", None), (None, "GENDER//X", None), (None, "SHOE", None)),
+            *((day, "MEDS_BIRTH", None), (2 * day, "LAB//1//MG", 3.0), (2 * day, "LAB//2//MG", 3.0)),
+            *((3 * day, "MED//A//ORAL", None), (3 * day, "MED//A//NASAL", None), (3 * day, "JOB//clerk", None)),
+        ]
+    }
+    made_up.write(tmp_path / "theirs", train=train, held_out=theirs)
+    path = tmp_path / "theirs/data/held_out/0.parquet"
+    assert known.count(path, vocabulary, maps.load(None)) == {
+        "GENDER": [2, 0, 1],
+        "LAB": [2, 0, 1],
+        "MED": [2, 1, 0],
+        known.OTHERS: [2, 0, 2],
+    }
+    # Families of fewer than ten events are not told by themselves
+    told = known.shares([{"LAB": [9, 0, 9], "MED": [40, 10, 0]}, {"LAB": [0, 0, 0], known.OTHERS: [1, 0, 1]}])
+    assert told == {
+        **{"events": 50, "known": 0.6, "fallen_back": 0.2, "unknown": 0.2},
+        "families": {
+            "MED": {"known": 0.75, "fallen_back": 0.25, "unknown": 0.0},
+            known.OTHERS: {"known": 0.0, "fallen_back": 0.0, "unknown": 1.0},
+        },
+    }
+
+
+def test_mistakes_are_told_in_one_line(trained, tmp_path):
+    with pytest.raises(UserError, match=r"--data=.* holds none of hosp/ \(MIMIC-IV\)"):
+        others.prepare(tmp_path, trained, tmp_path / "out")
+    with pytest.raises(UserError, match=r"--data=.*none is no folder"):
+        others.prepare(tmp_path / "none", trained, tmp_path / "out")
+    with pytest.raises(UserError, match="--task=drg has no yes-or-no outcome"):
+        predict.of_cohort("drg")
+    with pytest.raises(UserError, match="neither --labels nor --task"):
+        predict.of_cohort(None)
+    assert not list(tmp_path.iterdir())
+
+
+def run(*flags):
+    command = [sys.executable, "-m", "launch.predict", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command(trained, strangers, asked, tmp_path):
+    flags = [f"--model={trained}", f"--data={strangers}", f"--out={tmp_path / 'p'}", f"--task={TASK}"]
+    done = run(*flags, "--split=held_out")
+    assert done.returncode == 1 and "--split does not apply with --data" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "--split is missing" in run(flags[0], flags[2], "--labels=x").stderr
+    done = run(*flags, "--copies=3", "--new_tokens=24")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "p" / predict.METRICS).read_text())
+    assert written["metrics"]["n"] == asked[1]["metrics"]["n"] and written["task"] == TASK
+    assert written["metrics"]["auroc"] == pytest.approx(asked[1]["metrics"]["auroc"], abs=0.01)
+    assert set(written["known"]) == {"events", "known", "fallen_back", "unknown", "families"}
+    assert f"AUROC {written['metrics']['auroc']:.3f} (" in done.stdout and "events in the model's vo" in done.stdout
