@@ -95,7 +95,7 @@ def main() -> None:
         model,
         task,
         out,
-        SPLIT.value if data is None else others.SPLIT,
+        SPLIT.value or others.SPLIT,
         patients=None if data is None else out.absolute(),
         cell=CELL.value,
         copies=COPIES.value,

@@ -117,4 +117,3 @@ def told(known: Mapping[str, Any], most: int = 8) -> list[str]:
     families.sort(key=lambda pair: (-pair[1][UNKNOWN], -pair[1][FALLEN_BACK]))
     whole = line(f"{known['events']:,} events in the model's vocabulary", known)
     return [whole, *(f"  {line(name, of)}" for name, of in families[:most])]
-
