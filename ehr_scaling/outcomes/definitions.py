@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import itertools
-import math
 import re
 import reprlib
 import sys
