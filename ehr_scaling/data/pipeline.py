@@ -71,6 +71,7 @@ def prepare(
     small = runner.for_bytes(_size(workdir / "events"))
 
     def tokenize(out: Path) -> dict[str, Any]:
+        artifacts.verify(workdir / "events", alone=True)
         summary = timelines.build(workdir / "events", out, runner=small, code_maps=data.code_maps, **settings)
         card.write(out, summary, events, generated=generated)
         return summary
@@ -87,10 +88,15 @@ def prepare(
 
     def pack(fraction: float) -> dict[str, Any]:
         own = {**shape, "fraction": fraction} if fraction < 1 else shape
+
+        def make(out: Path) -> dict[str, Any]:
+            artifacts.verify(workdir / "timelines")
+            return packing.build(workdir / "timelines", out, **own, runner=small)
+
         record = artifacts.build(
             packed_folder(data, workdir, fraction),
             {"timelines": tokens["fingerprint"], **own},
-            lambda out: packing.build(workdir / "timelines", out, **own, runner=small),
+            make,
             resume=True,
         )
         train, part = record["summary"]["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
@@ -121,7 +127,7 @@ def packed_record(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> dic
             f"--config.data.context={data.context}"
             + (f" and {fraction:g} among --config.grid.fractions" if fraction < 1 else "")
         )
-    return artifacts.read_json(folder / artifacts.RECORD)
+    return artifacts.record(folder)
 
 
 def _settings(data: ConfigDict, *, generated: bool) -> dict[str, Any]:
@@ -136,6 +142,8 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
     """The options of this source alone."""
     if source == "synthetic":
         return {"patients": data.patients}
+    if source == "meds":
+        return {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
     if source in ("mimic-iv", "mimic-iv-demo"):
         options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
         return {**options, "times": data.times, "ed": Path(data.ed) if data.ed else None}
