@@ -3,10 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from one_line import fuzz, result_or_line
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes import definitions
 from ehr_scaling.outcomes.definitions import Task, load
+from tests.fuzz.one_line import fuzz, result_or_line
+from tests.fuzz.strategies import CELLS
 
 TASK = "t:\n  anchor: [A]\n  hours: 1\n  positive: [X]\n  at_end: negative\n"
 TAGS = (
@@ -39,17 +41,10 @@ ODD = (
 WORDS = st.one_of(
     st.sampled_from(ODD),
     st.tuples(st.sampled_from(TAGS), st.sampled_from(ODD)).map(" ".join),
-    st.text(max_size=12),
+    CELLS,
     st.integers(0, 400).map(lambda n: "[" * n + "]" * n),
 )
 KEYS = st.one_of(st.sampled_from(list(Task.__dataclass_fields__)), WORDS)
-
-
-def merges(key):
-    """Each mapping merges the one before ten times."""
-    lines = ["a: &a {k: 1}"]
-    lines += [f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 10)}]}}" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
-    return "\n".join(lines).replace("k:", f"{key}:")
 
 
 @fuzz(150)
@@ -72,7 +67,6 @@ def test_any_fields(tmp_path_factory, fields, name, tail):
         (TASK.replace("1", "9" * 5000), "line 3: this is no int"),
         (TASK.replace("1", "9" * 400), "line 3: a number beyond 64 bits"),
         ("a: " + "[" * 500, "nested too deeply"),
-        (merges("hours"), "a merge of too many keys|there are no fields|is given|missing"),
     ],
 )
 def test_what_is_refused(tmp_path, text, message):
@@ -80,4 +74,25 @@ def test_what_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load(path)
+    assert result_or_line(load, path) is None
+
+
+def test_a_merge_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(definitions, "_KEYS", 3)
+    path = tmp_path / "tasks.yaml"
+    path.write_text("a: &a {hours: 1, tokens: 2}\nb: &b {onset: 1, since: 2}\nc: {<<: [*a, *b]}\n")
+    with pytest.raises(UserError, match="line 3: a merge of too many keys"):
+        load(path)
+
+
+def test_lists_that_hold_each_other_are_told_in_short(tmp_path):
+    lines = ["x: &a [y]"] + [
+        f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    path = tmp_path / "tasks.yaml"
+    path.write_text("t: {anchor: &i [[y], *i]}\n")
+    assert result_or_line(load, path) is None
+    path.write_text(
+        "t:\n  without: " + "\n  ".join(lines[1:]).replace("*a", "[y]").replace("b: &b", "&b") + "\n  anchor: *i\n"
+    )
     assert result_or_line(load, path) is None
