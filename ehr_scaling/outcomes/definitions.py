@@ -253,7 +253,7 @@ def _task(path: Path, name: str, fields: Any) -> Task:
     if not isinstance(fields, dict):
         raise UserError(f"{path}: task {_spelt(name)}: there are no fields under the name")
     if unknown := [key for key in fields if key not in _DEFAULTS or key == "name"]:
-        near = difflib.get_close_matches(_spelt(unknown[0]), _DEFAULTS, 1)
+        near = difflib.get_close_matches(_spelt(unknown[0]), list(_DEFAULTS)[1:], 1)
         hint = f"did you mean {near[0]}?" if near else f"take some of {', '.join(list(_DEFAULTS)[1:])}"
         raise UserError(f"{path}: task {_spelt(name)}: unknown key {_spelt(unknown[0])}: {hint}")
     try:

@@ -82,7 +82,7 @@ def arrays(draw, rows):
 
 @st.composite
 def edited(draw, table):
-    """The table with some columns of another type, lost, renamed, doubled, with nulls, or with rows in another order."""
+    """The table with some columns of another type, lost, renamed, doubled, with nulls, or with rows repeated."""
     for _ in range(draw(st.integers(0, 2))):
         if not table.num_columns:
             break

@@ -157,6 +157,21 @@ def _fitting(metadata: pq.FileMetaData, column: str) -> int:
     return max(1_000, _BYTES * metadata.num_rows // max(size, 1))
 
 
+def whole(path: Path) -> pa.Table:
+    """All of a small file. Raises UserError where it is damaged, or has two columns of one name."""
+    with reading(path):
+        table = pq.ParquetFile(path).read()
+        table.validate(full=True)
+        check_once(path, table.schema)
+    return table
+
+
+def check_once(path: Path, schema: pa.Schema) -> None:
+    """Raises UserError where two columns have one name."""
+    if twice := [name for name, n in Counter(schema.names).items() if n > 1]:
+        raise UserError(f"{path} has more than one column {twice[0][:80]!r}: keep one")
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn what Arrow says of a damaged file into one line."""

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ehr_scaling.data import events
 from ehr_scaling.data.sources.meds import rows as meds_rows
@@ -81,15 +80,17 @@ def assigned(
 
 
 def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with meds_rows.reading(path):
-        table = pq.read_table(path)
-        table.validate(full=True)
+    table = meds_rows.whole(path)
     for column in ("subject_id", "split"):
         if column not in table.column_names:
             raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
+    kind = table["split"].type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise UserError(f"{path}: column split is {kind}, MEDS wants string")
     unknown = sorted({str(name) for name in pc.unique(table["split"]).to_pylist()} - set(events.SPLITS))
     if unknown:
-        raise UserError(f"{path} has a split called {unknown[0]!r}: MEDS' splits are {', '.join(events.SPLITS)}")
+        raise UserError(f"{path} has a split called {unknown[0][:40]!r}: MEDS' splits are {', '.join(events.SPLITS)}")
     if not pa.types.is_integer(table["subject_id"].type) or table["subject_id"].null_count:
         raise UserError(f"{path}: column subject_id is {table['subject_id'].type} or has nulls, MEDS wants int64")
     ids = table["subject_id"].to_numpy().astype(np.int64)
