@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling.data.sources import challenge_2012, meds, mimic
+from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.mimic import reading
 from tests.data.sources.mimic_iv_tables import ED, TABLES
 from tests.data.sources.test_challenge_2012 import OUTCOMES, STAYS, filler, tar
@@ -56,7 +57,7 @@ CODES_TABLE = pa.table(
     splits=st.none() | parquets(SPLITS),
     codes=st.none() | parquets(CODES_TABLE),
     about=st.none() | JSON | JSON.map('{{"license": {0}, "code_modifier_columns": {0}}}'.format),
-    dialect=st.sampled_from([None, None, None, "mimic_iv", "meds_etl", "other", "a\nb"]),
+    dialect=st.sampled_from([None] * 6 + [*dialects.NAMES, "a\nb"]),
 )
 def test_meds(tmp_path_factory, data, folder, splits, codes, about, dialect):
     raw = tmp_path_factory.mktemp("meds") / "raw"
@@ -122,7 +123,7 @@ OTHERS = {s: filler(record) for s, record in (("b", "21"), ("c", "31"))}
 
 @fuzz(50)
 @given(
-    stay=with_cells(RECORDS[NUMBERS["11"]]),
+    stay=with_cells(RECORDS[NUMBERS["11"]], 1),
     outcomes=with_cells(OUTCOME, 1).flatmap(encoded),
     archive=st.data(),
 )

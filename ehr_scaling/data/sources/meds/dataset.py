@@ -108,7 +108,7 @@ def extract(
     raw, files = _files(raw)
     runner = runner or Runner()
     own_splits = meds_splits.of(raw, files)
-    about = read_json(raw / ABOUT_FILE) if (raw / ABOUT_FILE).is_file() else {}
+    about = read_json(raw / ABOUT_FILE, "mend it, or delete this file") if (raw / ABOUT_FILE).is_file() else {}
     about = about if isinstance(about, dict) else {}
     units = _units(files)
     told = _told(raw)
@@ -252,7 +252,7 @@ def _told(raw: Path) -> pa.Table:
     for field in schema:
         try:
             columns.append(table[field.name].cast(field.type))
-        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # it is not there, or of another kind
+        except (KeyError, pa.ArrowException):  # it is not there, or of another kind
             columns.append(pa.nulls(len(table), field.type))
     return pa.table(columns, schema=schema).filter(pc.is_valid(columns[0]))
 

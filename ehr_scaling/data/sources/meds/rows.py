@@ -230,7 +230,11 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
         code = with_parts(code, told)
         dropped.spelt.add((name, code))
         table[i] = made.setdefault(code, len(made))
-    values = np.where(fahrenheit[key], rows.values * np.float32(1.8) + np.float32(32), rows.values)
+    values, celsius = rows.values.copy(), fahrenheit[key]
+    with np.errstate(over="ignore"):
+        values[celsius] = values[celsius] * np.float32(1.8) + np.float32(32)
+    dropped.values["a temperature too large for float32: no value"] += int(np.isinf(values).sum())
+    values[np.isinf(values)] = np.nan
     rows = rows._replace(codes=table[key], values=values, names=list(made))
     dropped.seen.update(by_family(rows, np.ones(len(rows.codes), bool)))
     if "text_value" in batch.schema.names and not pa.types.is_null(batch["text_value"].type):
