@@ -104,6 +104,12 @@ def test_a_large_truncated_table(raw, tmp_path, monkeypatch):
             lambda b: gzip.compress(gzip.decompress(b).replace(b"Heparin,N", b"H\xe9parin,N")),
             r"emar\.csv\.gz, row 3: the text is not UTF-8",
         ),
+        (
+            "hosp/labevents",
+            lambda b: gzip.compress(gzip.decompress(b).replace(b",priority", b",valuenum")),
+            r"labevents\.csv\.gz has more than one column valuenum",
+        ),
+        ("hosp/emar", lambda b: gzip.compress(b"\xef\xbb\xbf"), r"emar\.csv\.gz has no column"),
         ("hosp/emar", lambda b: gzip.compress(gzip.decompress(b).decode().encode("utf-16")), r"row 1: the text is not"),
         ("hosp/omr", lambda b: b[:10] + b"garbage" + b[17:], r"is truncated or damaged"),
     ],
@@ -119,6 +125,10 @@ def test_files_that_are_refused_at_once(raw, tmp_path, table, change, message, n
 def test_parquet_that_is_none(raw, tmp_path, no_work):
     (raw / "hosp/emar.csv.gz").unlink()
     (raw / "hosp/emar.parquet").write_bytes(b"PAR1nothing")
+    refused(raw, tmp_path, r"emar\.parquet is truncated or damaged")
+    pq.write_table(pa.table({"medication": ["x"]}), raw / "hosp/emar.parquet", store_schema=False)
+    odd = (raw / "hosp/emar.parquet").read_bytes().replace(b"medication", b"m\xffdication")
+    (raw / "hosp/emar.parquet").write_bytes(odd)
     refused(raw, tmp_path, r"emar\.parquet is truncated or damaged")
 
 
