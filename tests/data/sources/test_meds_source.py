@@ -295,6 +295,18 @@ def test_damaged_bytes_are_one_line(tmp_path_factory, damage, length):
         assert "0.parquet" in str(e) and "\n" not in str(e)
 
 
+def test_a_damaged_footer_does_not_end_the_process(tmp_path):
+    path = put(tmp_path / "raw", {"0": table([(i, 0, "A", 1.0) for i in range(4)])}) / "data" / "0.parquet"
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(footer + 15, footer + 30):
+        path.write_bytes(whole[:at] + b"\0" + whole[at + 1 :])
+        try:
+            assert extract(tmp_path / "raw", tmp_path / str(at), splits=(1.0, 0.0, 0.0))[0]["events"] <= 4
+        except UserError as e:
+            assert "0.parquet" in str(e)
+
+
 def test_text_that_is_not_utf8(tmp_path):
     bad = pa.array([b"A", b"\xff//B"], pa.binary()).view(pa.string())
     _, found = extract(put(tmp_path / "raw", {"0": other("code", bad)}), tmp_path / "e", splits=(1.0, 0.0, 0.0))
