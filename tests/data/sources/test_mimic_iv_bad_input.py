@@ -258,6 +258,17 @@ def test_an_empty_table(raw, tmp_path):
     assert len(table) == summary["events"] > 0
 
 
+@pytest.mark.parametrize("preset", ["clean", "ethos_ares"])
+def test_no_admission_of_a_patient_that_is_there(raw, tmp_path, preset, monkeypatch):
+    """As where the patients' table is of other people: what is left are those who were never admitted."""
+    put(raw, "hosp/patients", TABLES["hosp/patients"].replace("\n1,", "\n,").replace("\n2,", "\n,"))
+    monkeypatch.setattr(mimic_read, "BAD_SHARE", 1.0)
+    if preset == "ethos_ares":
+        put(raw, "hosp/admissions", TABLES["hosp/admissions"].splitlines()[0] + "\n")
+    table, _ = extracted(raw, tmp_path, preset=preset)
+    assert set(table["subject_id"].to_pylist()) == {3}
+
+
 def test_a_discharge_before_its_admission(raw, tmp_path):
     put(raw, "hosp/admissions", TABLES["hosp/admissions"].replace("2150-03-04 12:00:00", "2150-02-28 12:00:00"))
     table, summary = extracted(raw, tmp_path)
