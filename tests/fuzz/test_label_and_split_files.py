@@ -24,6 +24,7 @@ LABELS = pa.table(
         "categorical_value": pa.nulls(6, pa.string()),
     }
 )
+OTHERS = LABELS.set_column(0, "subject_id", pa.array([i + 50 for i in IDS], pa.int64()))
 SPLITS = pa.table({"subject_id": pa.array(IDS, pa.int64()), "split": ["train", "tuning", "held_out"] * 2})
 SPLITS_CSV = "subject_id,split,split2\n" + "".join(
     f"{i},{s},{s}\n" for i, s in zip(IDS, SPLITS["split"].to_pylist(), strict=True)
@@ -31,7 +32,7 @@ SPLITS_CSV = "subject_id,split,split2\n" + "".join(
 
 
 @fuzz(120)
-@given(data=parquets(LABELS), more=st.none() | parquets(LABELS))
+@given(data=parquets(LABELS), more=st.none() | parquets(OTHERS))
 def test_labels(tmp_path_factory, data, more):
     folder = tmp_path_factory.mktemp("labels")
     (folder / "0.parquet").write_bytes(data)
