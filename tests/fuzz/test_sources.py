@@ -93,7 +93,7 @@ def mimic_file(draw, name):
     return suffix, draw(damaged(data))
 
 
-@fuzz(60)
+@fuzz(35)
 @given(
     changed=st.lists(st.sampled_from(sorted(EVERY)), min_size=1, max_size=2, unique=True).flatmap(
         lambda names: st.fixed_dictionaries({name: mimic_file(name) for name in names})
