@@ -13,6 +13,9 @@ class UserError(Exception):
     subject id, a patient's date or free text. `launch/` prints it without a traceback and exits with status 1.
     """
 
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).splitlines()))  # names of files, columns and tasks may hold line breaks
+
 
 class Preempted(Exception):
     """The process was asked to end (SIGTERM) and has saved its work: the same command goes on. Exit status 75."""

@@ -141,13 +141,16 @@ def _table(path: Path) -> pa.Table:
     """The columns of the file; those of a CSV are text."""
     try:
         if path.suffix == ".parquet":
-            return pq.ParquetFile(path).read()
+            table = pq.ParquetFile(path).read()
+            table.validate(full=True)
+            table.column_names  # noqa: B018
+            return table
         with pyarrow.csv.open_csv(path) as reader:
             names = reader.schema.names
         types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=[""])
         types.strings_can_be_null = True
         return pyarrow.csv.read_csv(path, convert_options=types)
-    except (pa.ArrowException, OSError, EOFError) as e:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as e:  # the last of a column's name
         if isinstance(e, OSError) and e.errno:  # the file system's own complaint names the file
             raise
         raise UserError(

@@ -234,10 +234,12 @@ def load(path: Path | None = None) -> dict[str, Task]:
         raise UserError(f"{path} cannot be read ({e.strerror or e}): give a YAML file of tasks") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply: tasks are names with fields, as in tasks.yaml") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as e:  # the last two of an escape that is no character
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: {_spelt(getattr(e, 'problem', None) or first_line(e))}") from None
+    except (ValueError, OverflowError):  # of chr()
+        raise UserError(f"{path}: an escape in quotes is no character: spell it otherwise") from None
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no tasks: give names with their fields, as tasks.yaml of the package does")
     return {str(name): _task(path, str(name), fields) for name, fields in value.items()}
@@ -253,7 +255,7 @@ def _task(path: Path, name: str, fields: Any) -> Task:
     if not isinstance(fields, dict):
         raise UserError(f"{path}: task {_spelt(name)}: there are no fields under the name")
     if unknown := [key for key in fields if key not in _DEFAULTS or key == "name"]:
-        near = difflib.get_close_matches(_spelt(unknown[0]), _DEFAULTS, 1)
+        near = difflib.get_close_matches(_spelt(unknown[0]), list(_DEFAULTS)[1:], 1)
         hint = f"did you mean {near[0]}?" if near else f"take some of {', '.join(list(_DEFAULTS)[1:])}"
         raise UserError(f"{path}: task {_spelt(name)}: unknown key {_spelt(unknown[0])}: {hint}")
     try:

@@ -130,13 +130,18 @@ def read(path: Path) -> Labels:
 def _read(file: Path) -> pa.Table:
     try:
         table = pq.ParquetFile(file).read()
+        names = table.column_names
     except OSError as e:
         raise UserError(f"{file} cannot be read ({first_line(e)}): give a parquet file of labels") from None
-    except pa.ArrowException as e:
+    except (pa.ArrowException, UnicodeDecodeError) as e:  # the second of a column's name
         raise UserError(f"{file} is no parquet file, or damaged ({first_line(e)})") from None
-    for name in table.column_names:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{file} has more than one column {name[:80]!r}: keep one")
         if name not in SCHEMA:
-            raise UserError(f"{file} has a column {name!r}: the MEDS label schema has {', '.join(SCHEMA)} and no other")
+            raise UserError(
+                f"{file} has a column {name[:80]!r}: the MEDS label schema has {', '.join(SCHEMA)} and no other"
+            )
     needed = ("subject_id", "prediction_time")
     for name in needed:
         if name not in table.column_names:

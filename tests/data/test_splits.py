@@ -74,6 +74,7 @@ def test_one_of_several_splits_is_named(tmp_path):
         (ROWS + "4\n", "is no parquet or CSV file, or damaged"),
         ("", "is no parquet or CSV file, or damaged"),
         ("subject_id,split\n", "puts no patient into the split train"),
+        (ROWS.encode().replace(b"split", b"spl\xe9t"), "is no parquet or CSV file, or damaged"),
         (ROWS.encode("utf-16"), "is no parquet or CSV file, or damaged|has no column"),
     ],
 )
@@ -94,9 +95,14 @@ def test_files_that_are_none(tmp_path):
     pq.write_table(table, tmp_path / "b.parquet")
     with pytest.raises(UserError, match="row 1: subject_id is no whole number"):
         splits.read(str(tmp_path / "b.parquet"))
-    pq.write_table(pa.table({"subject_id": [1, 2], "split": [0, 1]}), tmp_path / "c.parquet")
+    table = pa.table({"subject_id": [1, 2], "split": [0, 1]})
+    pq.write_table(table, tmp_path / "c.parquet")
     with pytest.raises(UserError, match="split is int64, and should be text"):
         splits.read(str(tmp_path / "c.parquet"))
+    pq.write_table(table, tmp_path / "d.parquet", store_schema=False)
+    put(tmp_path / "d.parquet", (tmp_path / "d.parquet").read_bytes().replace(b"split", b"spl\xfft"))
+    with pytest.raises(UserError, match="is no parquet or CSV file, or damaged"):
+        splits.read(str(tmp_path / "d.parquet"))
 
 
 def test_patients_that_are_not_named_have_no_split(tmp_path):

@@ -88,6 +88,10 @@ def test_columns_that_are_empty_count_as_absent(tmp_path):
             "row 3 repeats .* 2 rows do so in all",
         ),
         (lambda: table([]), "holds no rows"),
+        (
+            lambda: table([(3, 2, True)]).append_column("subject_id", pa.array([3])),
+            "has more than one column 'subject_id'",
+        ),
     ],
     ids=lambda x: "" if callable(x) else x.split(",")[0],
 )

@@ -151,6 +151,7 @@ def bad(raw, name, content):
         ("Outcomes-a.txt", OUTCOMES.replace("16,8,1,", "16,8,x,"), r"Outcomes-a\.txt, row 3: Length_of_stay is not"),
         ("Outcomes-a.txt", OUTCOMES.replace("16,8,1,", "16,8,"), r"Outcomes-a\.txt, row 3: 5 columns, not 6"),
         ("Outcomes-a.txt", OUTCOMES.replace("-1,0\n13", "-1,2\n13"), r"Outcomes-a\.txt, row 3: In-hospital_death"),
+        ("Outcomes-a.txt", OUTCOMES.encode().replace(b"Survival", b"Surviv\xe9"), r"Outcomes-a\.txt cannot be read"),
         ("Outcomes-a.txt", "", r"Outcomes-a\.txt cannot be read"),
         ("Outcomes-a.txt", OUTCOMES[: OUTCOMES.index("13,")], "no outcome for 1 of the 3 records of set-a"),
         ("Outcomes-a.txt", OUTCOMES + "14,1,1,1,1,0\n", "lacks 1 of the 4 records of Outcomes-a.txt"),

@@ -154,6 +154,7 @@ GOOD = table([(1, 0, "A", 1.0)])
     ("shard", "splits", "message"),
     [
         (GOOD.drop_columns(["code"]), None, r"0\.parquet has no column code"),
+        (GOOD.append_column("code", GOOD["code"]), None, r"0\.parquet has more than one column 'code': keep one"),
         (GOOD.set_column(0, "subject_id", pa.array(["1"])), None, r"column subject_id is string, MEDS wants int64"),
         (GOOD.set_column(1, "time", pa.array([1.0])), None, r"column time is double, MEDS wants timestamp"),
         (GOOD.set_column(1, "time", pa.array(["2100-01-01"])), None, r"column time is string"),
@@ -166,7 +167,7 @@ GOOD = table([(1, 0, "A", 1.0)])
         ),
         (table([(1, 0, None, 1.0)]), None, r"no patient in the train split \(0 patients, 0 events"),
         (GOOD.slice(0, 0), None, r"no patient in the train split \(0 patients, 0 events"),
-        (GOOD, {1: "test"}, r"subject_splits\.parquet has a split called 'test'.*train, tuning, held_out"),
+        (GOOD, {1: "test"}, r"subject_splits\.parquet, row 1: split is none of MEDS', train, tuning, held_out"),
         (GOOD, {2: "train"}, r"subject_splits\.parquet lists no split for 1 patients"),
         (GOOD, {1: "tuning"}, r"no patient in the train split"),
     ],
@@ -220,6 +221,11 @@ def other(column, array):
         ),
         (other("numeric_value", pa.nulls(2)), {}, {}),
         (other("time", pa.nulls(2)), {}, {}),
+        (
+            other("numeric_value", pa.array([3e38, 37.0])).append_column("unit", pa.array(["°C", "°C"])),
+            {},
+            {"a temperature too large for float32: no value": 1},
+        ),
         (
             other("time", pa.array([-(2**62), 2**62, 0], pa.timestamp("ms"))),
             {"time before 1800 or after 2261": 2},
@@ -287,6 +293,18 @@ def test_damaged_bytes_are_one_line(tmp_path_factory, damage, length):
         assert summary["events"] + sum(summary["dropped"].values()) <= 300
     except UserError as e:
         assert "0.parquet" in str(e) and "\n" not in str(e)
+
+
+def test_a_damaged_footer_does_not_end_the_process(tmp_path):
+    path = put(tmp_path / "raw", {"0": table([(i, 0, "A", 1.0) for i in range(4)])}) / "data" / "0.parquet"
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(footer + 15, footer + 30):
+        path.write_bytes(whole[:at] + b"\0" + whole[at + 1 :])
+        try:
+            assert extract(tmp_path / "raw", tmp_path / str(at), splits=(1.0, 0.0, 0.0))[0]["events"] <= 4
+        except UserError as e:
+            assert "0.parquet" in str(e)
 
 
 def test_text_that_is_not_utf8(tmp_path):
@@ -419,3 +437,43 @@ def test_numbers_in_another_column_are_read_or_named(tmp_path):
     put(tmp_path / "text", {"0": t.set_column(3, "value", pa.array(["5.0"]))})
     with pytest.raises(UserError, match="column value is string, and there is no numeric_value"):
         extract(tmp_path / "text", tmp_path / "events2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset.json", "[" * 100_000, r"dataset\.json is damaged .*: mend it, or delete this file$"),
+        ("dataset.json", "9" * 5_000, r"dataset\.json is damaged .*: mend it, or delete this file$"),
+        (
+            "subject_splits.parquet",
+            pa.table({"subject_id": [1], "split": [["train"]]}),
+            "column split is list<element: string>, MEDS wants string",
+        ),
+        (
+            "subject_splits.parquet",
+            pa.table([[1], ["train"], ["train"]], names=["subject_id", "split", "split"]),
+            "has more than one column 'split': keep one",
+        ),
+        (
+            "codes.parquet",
+            pa.table([["A"], ["x"], ["A"]], names=["code", "description", "code"]),
+            "has more than one column 'code': keep one",
+        ),
+    ],
+)
+def test_metadata_that_is_none(tmp_path, name, content, message):
+    root = put(tmp_path / "raw", {"0": GOOD}, {1: "train"})
+    if isinstance(content, str):
+        (root / "metadata" / name).write_text(content)
+    else:
+        pq.write_table(content, root / "metadata" / name)
+    with pytest.raises(UserError, match=message) as e:
+        extract(root, tmp_path / "events")
+    assert "\n" not in str(e.value)
+
+
+def test_a_map_of_parents_is_none(tmp_path):
+    root = put(tmp_path / "raw", {"0": GOOD}, {1: "train"})
+    parents = pa.array([[("A", 1)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"code": ["A"], "parent_codes": parents}), root / "metadata" / "codes.parquet")
+    assert extract(root, tmp_path / "events")[0]["events"] == 1

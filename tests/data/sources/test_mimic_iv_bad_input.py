@@ -104,6 +104,12 @@ def test_a_large_truncated_table(raw, tmp_path, monkeypatch):
             lambda b: gzip.compress(gzip.decompress(b).replace(b"Heparin,N", b"H\xe9parin,N")),
             r"emar\.csv\.gz, row 3: the text is not UTF-8",
         ),
+        (
+            "hosp/labevents",
+            lambda b: gzip.compress(gzip.decompress(b).replace(b",priority", b",valuenum")),
+            r"labevents\.csv\.gz has more than one column valuenum",
+        ),
+        ("hosp/emar", lambda b: gzip.compress(b"\xef\xbb\xbf"), r"emar\.csv\.gz has no column"),
         ("hosp/emar", lambda b: gzip.compress(gzip.decompress(b).decode().encode("utf-16")), r"row 1: the text is not"),
         ("hosp/omr", lambda b: b[:10] + b"garbage" + b[17:], r"is truncated or damaged"),
     ],
@@ -119,6 +125,10 @@ def test_files_that_are_refused_at_once(raw, tmp_path, table, change, message, n
 def test_parquet_that_is_none(raw, tmp_path, no_work):
     (raw / "hosp/emar.csv.gz").unlink()
     (raw / "hosp/emar.parquet").write_bytes(b"PAR1nothing")
+    refused(raw, tmp_path, r"emar\.parquet is truncated or damaged")
+    pq.write_table(pa.table({"medication": ["x"]}), raw / "hosp/emar.parquet", store_schema=False)
+    odd = (raw / "hosp/emar.parquet").read_bytes().replace(b"medication", b"m\xffdication")
+    (raw / "hosp/emar.parquet").write_bytes(odd)
     refused(raw, tmp_path, r"emar\.parquet is truncated or damaged")
 
 
@@ -246,6 +256,17 @@ def test_an_empty_table(raw, tmp_path):
     table, summary = extracted(raw, tmp_path)
     assert [summary["tables"][f"hosp/{t}"] for t in ("labevents", "omr", "diagnoses_icd")] == [0, 0, 0]
     assert len(table) == summary["events"] > 0
+
+
+@pytest.mark.parametrize("preset", ["clean", "ethos_ares"])
+def test_no_admission_of_a_patient_that_is_there(raw, tmp_path, preset, monkeypatch):
+    """As where the patients' table is of other people: what is left are those who were never admitted."""
+    put(raw, "hosp/patients", TABLES["hosp/patients"].replace("\n1,", "\n,").replace("\n2,", "\n,"))
+    monkeypatch.setattr(mimic_read, "BAD_SHARE", 1.0)
+    if preset == "ethos_ares":
+        put(raw, "hosp/admissions", TABLES["hosp/admissions"].splitlines()[0] + "\n")
+    table, _ = extracted(raw, tmp_path, preset=preset)
+    assert set(table["subject_id"].to_pylist()) == {3}
 
 
 def test_a_discharge_before_its_admission(raw, tmp_path):

@@ -201,11 +201,12 @@ def outcomes(path: Path) -> Outcomes:
             path,
             convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(needed, pa.int64()), null_values=[]),
         )
-    except pa.ArrowInvalid:
+        names = table.column_names
+    except (pa.ArrowInvalid, UnicodeDecodeError):  # the second of a column's name
         raise UserError(_unreadable(path, needed)) from None
     for column, limits in needed.items():
-        if table.column_names.count(column) != 1:
-            number = "no" if column not in table.column_names else "more than one"
+        if names.count(column) != 1:
+            number = "no" if column not in names else "more than one"
             raise UserError(f"{path} has {number} column {column}: is it the outcomes file of the release?")
         values = table[column].to_numpy()
         bad = outside(values, limits) & ((values != MISSING) | (limits is not STAY))

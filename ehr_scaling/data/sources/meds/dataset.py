@@ -108,7 +108,7 @@ def extract(
     raw, files = _files(raw)
     runner = runner or Runner()
     own_splits = meds_splits.of(raw, files)
-    about = read_json(raw / ABOUT_FILE) if (raw / ABOUT_FILE).is_file() else {}
+    about = read_json(raw / ABOUT_FILE, "mend it, or delete this file") if (raw / ABOUT_FILE).is_file() else {}
     about = about if isinstance(about, dict) else {}
     units = _units(files)
     told = _told(raw)
@@ -227,6 +227,7 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
 
 def _check_schema(path: Path, schema: pa.Schema) -> str:
     """The column of the numbers, "" for none. Raises UserError where a column cannot be what MEDS wants."""
+    meds_rows.check_once(path, schema)
     for column in ("subject_id", "time", "code"):
         if column not in schema.names:
             raise UserError(f"{path} has no column {column}: is it MEDS 0.3.3 or 0.4?")
@@ -240,27 +241,20 @@ def _check_schema(path: Path, schema: pa.Schema) -> str:
     return value or ""
 
 
-def _table(path: Path) -> pa.Table:
-    with meds_rows.reading(path):
-        table = pq.read_table(path)
-        table.validate(full=True)
-        return table
-
-
 def _told(raw: Path) -> pa.Table:
     """Code, description and parents from metadata/codes.parquet; it may be all of an ontology, so it stays Arrow's."""
     path = raw / CODES_FILE
     schema = pa.schema({"code": pa.string(), "description": pa.string(), "parent_codes": pa.list_(pa.string())})
     if not path.is_file():
         return schema.empty_table()
-    table = _table(path)
+    table = meds_rows.whole(path)
     if "code" not in table.column_names:
         raise UserError(f"{path} has no column code: mend it or delete it")
     columns = []
     for field in schema:
         try:
             columns.append(table[field.name].cast(field.type))
-        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # it is not there, or of another kind
+        except (KeyError, pa.ArrowException):  # it is not there, or of another kind
             columns.append(pa.nulls(len(table), field.type))
     return pa.table(columns, schema=schema).filter(pc.is_valid(columns[0]))
 

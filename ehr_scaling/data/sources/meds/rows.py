@@ -137,7 +137,7 @@ def _batches(path: Path, groups: range | None, rows: int, *columns: str) -> Iter
         names = file.schema_arrow.names
         value = value_column(file.schema_arrow)
         present = [name for name in columns if name in names and (name not in VALUES or name == value)]
-        rows = min(rows, _fitting(file.metadata, "text_value" if "text_value" in present else ""))
+        rows = min(rows, _fitting(file.metadata)) if "text_value" in present else rows
         batches = file.iter_batches(rows, row_groups=None if groups is None else list(groups), columns=present)
     while True:
         with reading(path):
@@ -148,13 +148,26 @@ def _batches(path: Path, groups: range | None, rows: int, *columns: str) -> Iter
             yield batch
 
 
-def _fitting(metadata: pq.FileMetaData, column: str) -> int:
-    """How many rows of a column of texts fit into _BYTES."""
-    size = 0
-    for group in range(metadata.num_row_groups if column else 0):
-        chunks = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
-        size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+def _fitting(metadata: pq.FileMetaData) -> int:
+    """How many rows fit into _BYTES."""
+    # Of groups, not of their columns: to ask a damaged file for those ends the process, in Arrow
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     return max(1_000, _BYTES * metadata.num_rows // max(size, 1))
+
+
+def whole(path: Path) -> pa.Table:
+    """All of a small file. Raises UserError where it is damaged, or has two columns of one name."""
+    with reading(path):
+        table = pq.ParquetFile(path).read()
+        table.validate(full=True)
+        check_once(path, table.schema)
+    return table
+
+
+def check_once(path: Path, schema: pa.Schema) -> None:
+    """Raises UserError where two columns have one name."""
+    if twice := [name for name, n in Counter(schema.names).items() if n > 1]:
+        raise UserError(f"{path} has more than one column {twice[0][:80]!r}: keep one")
 
 
 @contextmanager
@@ -215,7 +228,11 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
         code = with_parts(code, told)
         dropped.spelt.add((name, code))
         table[i] = made.setdefault(code, len(made))
-    values = np.where(fahrenheit[key], rows.values * np.float32(1.8) + np.float32(32), rows.values)
+    values, celsius = rows.values.copy(), fahrenheit[key]
+    with np.errstate(over="ignore"):
+        values[celsius] = values[celsius] * np.float32(1.8) + np.float32(32)
+    dropped.values["a temperature too large for float32: no value"] += int(np.isinf(values).sum())
+    values[np.isinf(values)] = np.nan
     rows = rows._replace(codes=table[key], values=values, names=list(made))
     dropped.seen.update(by_family(rows, np.ones(len(rows.codes), bool)))
     if "text_value" in batch.schema.names and not pa.types.is_null(batch["text_value"].type):

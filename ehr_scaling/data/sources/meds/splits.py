@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ehr_scaling.data import events
 from ehr_scaling.data.sources.meds import rows as meds_rows
@@ -81,21 +80,22 @@ def assigned(
 
 
 def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with meds_rows.reading(path):
-        table = pq.read_table(path)
-        table.validate(full=True)
+    table = meds_rows.whole(path)
     for column in ("subject_id", "split"):
         if column not in table.column_names:
             raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
-    unknown = sorted({str(name) for name in pc.unique(table["split"]).to_pylist()} - set(events.SPLITS))
-    if unknown:
-        raise UserError(f"{path} has a split called {unknown[0]!r}: MEDS' splits are {', '.join(events.SPLITS)}")
+    kind = table["split"].type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise UserError(f"{path}: column split is {kind}, MEDS wants string")
+    names = table["split"].cast(pa.string()).combine_chunks()
+    index = pc.index_in(names, pa.array(events.SPLITS, pa.string())).to_numpy(zero_copy_only=False)
+    if (unknown := np.isnan(index.astype(float))).any():
+        raise UserError(f"{path}, row {np.argmax(unknown) + 1}: split is none of MEDS', {', '.join(events.SPLITS)}")
     if not pa.types.is_integer(table["subject_id"].type) or table["subject_id"].null_count:
         raise UserError(f"{path}: column subject_id is {table['subject_id'].type} or has nulls, MEDS wants int64")
     ids = table["subject_id"].to_numpy().astype(np.int64)
     if len(meds_rows.distinct(ids)) < len(ids):
         raise UserError(f"{path} lists a patient twice: write it again")
-    names = table["split"].cast(pa.string()).combine_chunks()
-    index = pc.index_in(names, pa.array(events.SPLITS, pa.string())).to_numpy(zero_copy_only=False)
     order = np.argsort(ids)
     return ids[order], index[order].astype(np.int8)

@@ -76,7 +76,7 @@ def derive(table: str, batch: Batch, index: Index, preset: str, patient: np.ndar
         batch["end"], batch["admit"] = _joined(stay, index.hadm_end), _joined(stay, index.hadm_admit)
         if table == "hosp/admissions":
             batch["registered"] = _joined(stay, index.hadm_registered)
-            told = np.where(stay >= 0, index.hadm_race[np.maximum(stay, 0)], len(parsing.RACES))
+            told = _joined(stay, index.hadm_race, len(parsing.RACES))
             batch["told_race"] = Text(told, [*parsing.RACES, None])
     if table == "hosp/admissions":
         elsewhere = find(index.ed_hadm, batch["hadm_id"]) >= 0  # the ED module has it
@@ -130,8 +130,9 @@ def derive(table: str, batch: Batch, index: Index, preset: str, patient: np.ndar
     return +mended
 
 
-def _joined(at: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return np.where(at >= 0, times[np.maximum(at, 0)], NULL) if len(times) else np.full(len(at), NULL)
+def _joined(at: np.ndarray, values: np.ndarray, lacking: int = NULL) -> np.ndarray:
+    """The values at these places, `lacking` where there is none (-1): there may be none at all."""
+    return np.where(at >= 0, values[np.maximum(at, 0)], lacking) if len(values) else np.full(len(at), lacking)
 
 
 def _later(own: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import csv
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,15 +76,17 @@ def find(folder: Path, table: str) -> Path | None:
     return next((p for s in SUFFIXES if (p := folder / f"{table}{s}").is_file()), None)
 
 
-def check(path: Path, table: str, columns: Iterable[str]) -> None:
+def check(path: Path, table: str, columns: Collection[str]) -> None:
     """See in milliseconds whether a file can be what it should: its first bytes, its header, and its end if small.
 
     Raises: UserError.
     """
     try:
         header = pq.read_schema(path).names if path.suffix == ".parquet" else _header(path)
-    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowInvalid):
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowInvalid, UnicodeDecodeError):
         raise UserError(f"{path} {_DAMAGED}") from None
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise UserError(f"{path} has more than one column {twice[0]}: keep one")
     if missing := [name for name in columns if name not in header]:
         other = next((d for d in (";", "\t", "|") if len(header) == 1 and d in header[0]), None)
         hint = f"it is separated by {other!r}, not by ','" if other else f"is it the table {table} of MIMIC-IV?"
@@ -108,7 +110,7 @@ def _header(path: Path) -> list[str]:
     except UnicodeDecodeError as e:
         row = start[: e.start].count(b"\n") + 1
         raise UserError(f"{path}, row {row}: the text is not UTF-8: save the file in that encoding") from None
-    return next(csv.reader(text.splitlines()[:1]))
+    return next(csv.reader(text.splitlines()[:1]), [])
 
 
 def batches(path: Path, columns: Mapping[str, str], log: Log, *, lenient: bool = False) -> Iterator[Batch]:
