@@ -143,7 +143,8 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
     if source == "synthetic":
         return {"patients": data.patients}
     if source == "meds":
-        return {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
+        options = {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
+        return {**options, "preset": data.preset, "times": data.times}
     if source in ("mimic-iv", "mimic-iv-demo"):
         options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
         return {**options, "times": data.times, "ed": Path(data.ed) if data.ed else None}

@@ -32,12 +32,13 @@ from ehr_scaling.data.sources.meds import dialects, shuffle
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import Reading
+from ehr_scaling.data.sources.mimic.tables import chosen_times
 from ehr_scaling.data.splits import Listed, Splits
 from ehr_scaling.data.splits import told as met
 from ehr_scaling.errors import UserError
 
 CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
-VERSION = 3  # of what is made of the files; a change of it refuses events that were made before
+VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
@@ -61,7 +62,14 @@ _TYPES = {
 }
 
 
-def inputs(raw: Path | None, *, dialect: str | None = None, may_lose: Sequence[str] = ()) -> dict[str, Any]:
+def inputs(
+    raw: Path | None,
+    *,
+    dialect: str | None = None,
+    may_lose: Sequence[str] = (),
+    preset: str = "clean",
+    times: str | None = None,
+) -> dict[str, Any]:
     """What the events are made from; which families may be lost changes nothing in them.
 
     Raises: UserError where `raw` is not a MEDS data set, or there is no such dialect.
@@ -70,7 +78,13 @@ def inputs(raw: Path | None, *, dialect: str | None = None, may_lose: Sequence[s
     raw, files = _files(raw)
     extra = [path for path in (raw / meds_splits.FILE, raw / CODES_FILE, raw / ABOUT_FILE) if path.is_file()]
     told = {} if dialect is None else {"dialect": dialect}
-    return {"source": "meds", "version": VERSION, "raw": fingerprint_files([*files, *extra], raw), **told}
+    return {
+        "source": "meds",
+        "version": VERSION,
+        "raw": fingerprint_files([*files, *extra], raw),
+        "times": chosen_times(preset, times),
+        **told,
+    }
 
 
 def lacking(raw: Path | None) -> str:
@@ -88,6 +102,8 @@ def extract(
     runner: Runner | None = None,
     dialect: str | None = None,
     may_lose: Sequence[str] = (),
+    preset: str = "clean",
+    times: str | None = None,
 ) -> dict[str, Any]:
     """Write the MEDS data set in the folder `raw` as ours.
 
@@ -97,6 +113,8 @@ def extract(
     Args:
       dialect: of dialects.NAMES; None: the one that its codes show.
       may_lose: families of codes of which every event may be left out; else that stops the work.
+      times: of MIMIC-IV's dialects: "known" (clean's default), by the rules of `knowing`, or "happened" (all that the
+        others can), as the data set has them.
     Returns: the summary of events.finish, with "name", "license", "dialect", "splits" (in words), "several_units"
       (codes with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of
       what was mended or is odd, but kept. What was found out of the data set is printed, a line each.
@@ -113,7 +131,7 @@ def extract(
     units = _units(files)
     told = _told(raw)
     found, why = dialects.recognise(_codes(files, told), about)
-    how = Reading(dialect or found, _modifiers(about))
+    how = Reading(dialect or found, _modifiers(about), chosen_times(preset, times) == "known")
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
     print(f"  splits: {'those of the split file' if isinstance(splits, Listed) else own_splits.words}")
 
@@ -129,7 +147,7 @@ def extract(
     items = [(folder, i, units[i], how) for i in numbers]
     spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
-    gathers = [(folder, out, how.dialect, i, split, k) for i, (split, k) in enumerate(shards)]
+    gathers = [(folder, out, how, i, split, k) for i, (split, k) in enumerate(shards)]
     names = [f"{split}-{k}" for split, k in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))

@@ -74,14 +74,22 @@ _OMR_LEFT_OUT = re.compile(r"(WEIGHT|HEIGHT|EGFR)( \(.*)?")
 _ICU_ITEMS = 200_000  # item ids of d_items are above it, those of d_labitems below
 # The order of events at one time, of which MEDS says nothing, by how a code begins: a stay opens before what happens
 # in it, death comes before the ends that it causes, and what is coded at discharge follows it.
+_ENDS = ("MEDS_DEATH", "ICU_DISCHARGE//", "ED_OUT", "TRANSFER_TO//", "SERVICE//", "ICU_ADMISSION//")
 _ORDER = (
     *("GENDER//", "RACE//", "MEDS_BIRTH", "ED_REGISTRATION", "ACUITY", "VITAL//"),
     *("HOSPITAL_ADMISSION//", "ADMISSION_LOCATION//", "INSURANCE//", "MARITAL_STATUS//", "BMI"),
     *("PROCEDURE//ICD//", "HCPCS//", "LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//"),
     "",  # all others
     *("INFUSION_END//", "PROCEDURE//END//", "INFUSION_START//", "PROCEDURE//START//", "MEDICATION//"),
-    *("MEDS_DEATH", "ICU_DISCHARGE//", "ED_OUT", "TRANSFER_TO//", "SERVICE//", "ICU_ADMISSION//"),
-    *("HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "DRG//"),
+    *(*_ENDS, "HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "DRG//"),
+)
+# The same where events stand where they were known: all codes of the bill follow the discharge.
+_KNOWN_ORDER = (
+    *("GENDER//", "MEDS_BIRTH", "RACE//", "ED_REGISTRATION", "ACUITY", "VITAL//"),
+    *("HOSPITAL_ADMISSION//", "INSURANCE//", "MARITAL_STATUS//", "BMI", "LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//"),
+    "",
+    *("INFUSION_START//", "PROCEDURE//START//", "INFUSION_END//", "PROCEDURE//END//", "MEDICATION//"),
+    *(*_ENDS, "HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "PROCEDURE//ICD//", "HCPCS//", "DRG//"),
 )
 
 
@@ -266,8 +274,12 @@ _MEDS_ETL_FAMILIES = {
 
 
 @functools.lru_cache(maxsize=1 << 18)
-def place(dialect: str, code: str) -> int:
-    """Where an event stands among those of its time, 0 to 255; the same for all where the file's order is kept."""
+def place(dialect: str, code: str, *, known: bool = False) -> int:
+    """Where an event stands among those of its time, 0 to 255; the same for all where the file's order is kept.
+
+    Args: known, whether events stand where they were known.
+    """
     if dialect not in MIMIC:
         return 0
-    return next((i for i, head in enumerate(_ORDER) if head and code.startswith(head)), _ORDER.index(""))
+    order = _KNOWN_ORDER if known else _ORDER
+    return next((i for i, head in enumerate(order) if head and code.startswith(head)), order.index(""))

@@ -39,6 +39,7 @@ class Reading(NamedTuple):
 
     dialect: str
     modifiers: tuple[str, ...] = ()  # columns that its dataset.json calls modifiers of the code
+    known: bool = True  # of MIMIC-IV's dialects: whether events stand where they were known, see `knowing`
 
 
 class Rows(NamedTuple):
@@ -215,7 +216,8 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
         code = with_parts(code, told)
         dropped.spelt.add((name, code))
         table[i] = made.setdefault(code, len(made))
-    values = np.where(fahrenheit[key], rows.values * np.float32(1.8) + np.float32(32), rows.values)
+    values, celsius = rows.values.copy(), fahrenheit[key]
+    values[celsius] = (values[celsius].astype(np.float64) * 1.8 + 32).astype(np.float32)
     rows = rows._replace(codes=table[key], values=values, names=list(made))
     dropped.seen.update(by_family(rows, np.ones(len(rows.codes), bool)))
     if "text_value" in batch.schema.names and not pa.types.is_null(batch["text_value"].type):
