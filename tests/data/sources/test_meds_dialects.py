@@ -347,33 +347,6 @@ def test_detection(codes, about, dialect):
     assert d.detect(codes, about) == dialect
 
 
-@pytest.mark.parametrize(
-    ("code", "spelt"),
-    [
-        ("SNOMED/73211009", "SNOMED//73211009"),
-        ("LOINC/LG32850-6", "LOINC//LG32850-6"),
-        ("ICD10CM/E11.9", "ICD10CM//E11.9"),
-        ("ICD-10-CM|E11.9", "ICD-10-CM//E11.9"),
-        ("HP:0001250", "HP//0001250"),
-        ("STANFORD_OBS/WBC:auto/manual", "STANFORD_OBS//WBC:auto/manual"),
-        ("http://loinc.org|718-7", "http:/loinc.org//718-7"),
-        ("http://snomed.info/id/73211009", "http:/snomed.info/id//73211009"),
-        ("urn:oid:2.16.840.1.113883.6.96|7", "urn:oid:2.16.840.1.113883.6.96//7"),
-        ("urn:oid:2.16.840:7", "urn:oid:2.16.840//7"),
-        ("LAB//50912//mg/dL", "LAB//50912//mg/dL"),
-        ("BMI (kg/m2)", "BMI (kg/m2)"),
-        ("Mean pressure: left", "Mean pressure: left"),
-        ("MEDS_BIRTH", "MEDS_BIRTH"),
-        ("A/", "A/"),
-        ("/", "/"),
-        ("x: y", "x: y"),
-    ],
-)
-def test_separators_of_other_vocabularies(code, spelt):
-    assert d.prefixed(code) == spelt
-    assert d.canonical(d.OTHER, code) == (spelt,)
-
-
 WORDS = st.sampled_from([row[1] for row in [*ETHOS, *ED, *ETL]]) | st.text(max_size=30)
 CODES = st.lists(WORDS | st.sampled_from(["//", "/", ":", "|", "\0", "\n", "💊", '"']), max_size=6).map("".join)
 

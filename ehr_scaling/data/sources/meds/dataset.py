@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import fingerprint_files, read_json, writing
 from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import Runner, run
-from ehr_scaling.data.sources.meds import dialects, shuffle
+from ehr_scaling.data.sources.meds import dialects, shuffle, spelling
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import Reading
@@ -87,10 +87,15 @@ def inputs(
     }
 
 
-def lacking(raw: Path | None) -> str:
-    """The split, train or tuning, that the data set's own splits leave without a patient; "" where there is none."""
+def check_splits(raw: Path | None) -> None:
+    """Raises UserError where the data set's own splits leave nobody to train or to tune."""
     raw, files = _files(raw)
-    return meds_splits.lacking(meds_splits.of(raw, files))
+    own = meds_splits.of(raw, files)
+    if name := meds_splits.lacking(own):
+        raise UserError(
+            f"{raw}: its splits, {own.words}, have no patient in {name}: give a file that has, with "
+            "--config.data.split_file=FILE"
+        )
 
 
 def extract(
@@ -133,6 +138,9 @@ def extract(
     found, why = dialects.recognise(_codes(files, told), about)
     how = Reading(dialect or found, _modifiers(about), chosen_times(preset, times) == "known")
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
+    for name in sorted(_numbers(files) - {meds_rows.VALUE}):
+        told_in = f"those of the column {name}" if name else "none"
+        print(f"  numbers: {told_in}, for files that have no column {meds_rows.VALUE}")
     print(f"  splits: {'those of the split file' if isinstance(splits, Listed) else own_splits.words}")
 
     folder = shuffle.Folder(out / events.PARTS / "meds")
@@ -241,8 +249,13 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
     return [unit for unit in units if unit]
 
 
-def _check_schema(path: Path, schema: pa.Schema) -> str:
-    """The column of the numbers, "" for none. Raises UserError where a column cannot be what MEDS wants."""
+def _numbers(files: list[Path]) -> set[str]:
+    """The columns in which numbers are, "" for none."""
+    return {meds_rows.value_column(pq.read_schema(path)) or "" for path in files}
+
+
+def _check_schema(path: Path, schema: pa.Schema) -> None:
+    """Raises UserError where a column cannot be what MEDS wants."""
     for column in ("subject_id", "time", "code"):
         if column not in schema.names:
             raise UserError(f"{path} has no column {column}: is it MEDS 0.3.3 or 0.4?")
@@ -253,7 +266,6 @@ def _check_schema(path: Path, schema: pa.Schema) -> str:
             found = schema.field(column).type
             instead = f", and there is no {meds_rows.VALUE}" if column in meds_rows.VALUES[1:] else ""
             raise UserError(f"{path}: column {column} is {found}{instead}, MEDS wants {wanted}: convert the data set")
-    return value or ""
 
 
 def _table(path: Path) -> pa.Table:
@@ -345,7 +357,7 @@ def _metadata(pairs: set[tuple[str, str]], told: pa.Table, dialect: str) -> tupl
         while level and len(ancestors) < _ANCESTORS:
             level = [p for code in level for p in above.get(code, ()) if p != theirs and p not in ancestors]
             ancestors |= dict.fromkeys(level)
-        spelt = [code if dialect == dialects.OWN else dialects.prefixed(code) for code in ancestors]
+        spelt = [code if dialect == dialects.OWN else spelling.own(spelling.prefixed(code)) for code in ancestors]
         if spelt:
             parents[ours] = list(dict.fromkeys([*parents.get(ours, []), *spelt]))[:_ANCESTORS]
     return descriptions, parents

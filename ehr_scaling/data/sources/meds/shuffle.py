@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import once
-from ehr_scaling.data.sources.meds import dialects, knowing
+from ehr_scaling.data.sources.meds import dialects, knowing, spelling
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds.rows import STATIC, Dropped, Reading, Rows, distinct, first_of_run
 
@@ -191,6 +191,9 @@ def _gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: 
         first = _death_first(rows)
         rows, order = rows.at(first), order[first]
     dropped, mended = Counter[str](), Counter[str]()
+    if how.dialect == dialects.OTHER:
+        rows, first = _facts_of_birth(rows, mended)
+        order = order[first]
     _count(rows, files[order], mended)
     if is_mimic:
         rows = _settled(rows, dropped, how.known)
@@ -214,6 +217,24 @@ def _gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: 
         ),
     )
     return {**summary, "dropped": dropped, "mended": mended}
+
+
+def _facts_of_birth(rows: Rows, mended: Counter[str]) -> tuple[Rows, np.ndarray]:
+    """Demographics that are told at the time of birth become facts without a time. Returns: rows; their order before.
+
+    They are known of a patient whenever it comes, and would begin an interval that lasts for half a life.
+    """
+    families = [name.partition("//")[0] for name in rows.names]
+    told = np.array([name in spelling.DEMOGRAPHIC for name in families], bool)[rows.codes]
+    born = np.flatnonzero(np.array([name == events.BIRTH for name in families], bool)[rows.codes])
+    patient = np.cumsum(first_of_run(rows.subjects)) - 1
+    birth = np.full(patient[-1] + 1 if len(patient) else 0, STATIC)
+    birth[patient[born[::-1]]] = rows.times[born[::-1]]  # reversed: the first one stays
+    told &= (rows.times != STATIC) & (rows.times == birth[patient])
+    mended["demographics told at birth: facts without a time"] += int(told.sum())
+    times = np.where(told, STATIC, rows.times)
+    order = np.lexsort((times, rows.subjects))
+    return rows._replace(times=times).at(order), order
 
 
 def _death_first(rows: Rows) -> np.ndarray:
