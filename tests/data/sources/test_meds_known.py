@@ -153,3 +153,11 @@ def test_nothing_moves_where_the_order_of_what_happened_is_wanted(tmp_path):
     rows = [(8, IN), (24, ICD), (56, DIED), (60, DEATH), (900, "LAB//50912//mg/dL", 1.0)]
     _, found = extract(tmp_path, rows, times="happened")
     assert found == [(hours, code) for hours, code, *_ in rows]
+
+
+def test_temperatures_in_celsius_are_told_in_fahrenheit(tmp_path):
+    """In MIMIC-IV's ED some are; elsewhere the unit says so, see units."""
+    summary, _ = extract(tmp_path, [(5, "TEMPERATURE", 37.0), (6, "TEMPERATURE", 98.6)])
+    told = pq.read_table(tmp_path / "events" / "data" / "train" / "0.parquet")["numeric_value"].to_pylist()
+    assert told[1:] == [pytest.approx(98.6), pytest.approx(98.6)]
+    assert summary["mended"]["VITAL: temperature in °C told in °F"] == 1

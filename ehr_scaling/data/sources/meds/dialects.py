@@ -41,7 +41,7 @@ COLUMNS = {
     MEDS_ETL: ("text_value", "table", "unit"),
 }
 SYSTOLIC, DIASTOLIC = "VITAL//BLOOD_PRESSURE//SYSTOLIC", "VITAL//BLOOD_PRESSURE//DIASTOLIC"
-BMI, PAIN = "BMI", "VITAL//PAIN"
+BMI, PAIN, TEMPERATURE = "BMI", "VITAL//PAIN", "VITAL//TEMPERATURE"
 ADMISSION, LOCATION = "HOSPITAL_ADMISSION//", "ADMISSION_LOCATION//"  # the second is merged into the first
 RACE, GENDER = "RACE//", "GENDER//"
 NUMBERED = ("LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//", "VITAL//", "BMI", "ACUITY")  # nothing without a number
@@ -49,7 +49,7 @@ UNK = "UNK"  # a part that is not known
 LONGEST = 256  # characters of a code; more is not a name but somebody's text
 
 _VITALS = {
-    "TEMPERATURE": "VITAL//TEMPERATURE",
+    "TEMPERATURE": TEMPERATURE,
     "HEART_RATE": "VITAL//HEART_RATE",
     "RESPIRATORY_RATE": "VITAL//RESPIRATORY_RATE",
     "O2_SATURATION": "VITAL//O2_SATURATION",
