@@ -7,11 +7,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import card, packed, packing, sources, splits, timelines, tokenizer
+from ehr_scaling.data import card, packed, packing, sources, splits, timelines, tokenizer, vocabulary
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.errors import UserError
 
+MOST_INTERVALS = 1 / 3  # of the tokens: real records have fewer; where facts stand at the birth, it is the half
 STAGES = ("raw", "events", "timelines", "packed")
 
 
@@ -43,6 +44,8 @@ def prepare(
     source = sources.get(name)
     own = _own(data, name)
     split = splits.read(data.split_file) if data.split_file else splits.fractions(data.splits)
+    if name == "meds" and until == "packed" and not data.split_file:
+        source.check_splits(raw)  # before the work, not after it
     _settings(data, generated=False)  # a misspelt option, too, is told before hours of work
     say = print if not (workdir / "events").exists() else lambda _: None
     say(f"events: from {name} {raw or ''}")
@@ -74,6 +77,9 @@ def prepare(
         artifacts.verify(workdir / "events", alone=True)
         summary = timelines.build(workdir / "events", out, runner=small, code_maps=data.code_maps, **settings)
         card.write(out, summary, events, generated=generated)
+        if (share := vocabulary.load(out).interval_share) > MOST_INTERVALS:
+            told = "facts that stand at the birth, or another time not theirs, need none"
+            say(f"  warning: {share:.0%} of the tokens are intervals of time; {told}")
         return summary
 
     tokens = artifacts.build(
@@ -143,7 +149,8 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
     if source == "synthetic":
         return {"patients": data.patients}
     if source == "meds":
-        return {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
+        options = {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
+        return {**options, "preset": data.preset, "times": data.times}
     if source in ("mimic-iv", "mimic-iv-demo"):
         options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
         return {**options, "times": data.times, "ed": Path(data.ed) if data.ed else None}

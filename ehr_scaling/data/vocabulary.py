@@ -117,6 +117,12 @@ class Vocabulary:
         return (PAD, UNK, END, *self.intervals, *self.quantile_tokens)
 
     @property
+    def interval_share(self) -> float:
+        """Of the tokens of the train timelines, those that are intervals."""
+        low = self.index[self.intervals[0]]
+        return sum(self.counts[low : low + len(self.intervals)]) / max(sum(self.counts), 1)
+
+    @property
     def quantile_tokens(self) -> tuple[str, ...]:
         return quantile_names(self.bins)
 

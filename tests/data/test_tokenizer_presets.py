@@ -54,6 +54,8 @@ CLEAN = {
     "TRANSFER_TO//ADMIT//WARD": "TRANSFER//WARD",
     "TRANSFER_TO//admit//UNK": "TRANSFER//UNKNOWN",
     "TRANSFER_TO//ED//WARD": "(repeats an admission or discharge)",
+    "TRANSFER_TO//Ward 3": "TRANSFER_TO//Ward 3",  # of dialects that are not known
+    "DRG//MS//470": "DRG//MS//470",
     "DRG//HCFA//0871//SEPTICEMIA": "DRG//871",
     "DRG//APR//720//SEPTICEMIA": "(not of the system HCFA)",
     "DRG//UNKNOWN": "(not known)",
@@ -70,6 +72,15 @@ CLEAN = {
     "MEDICATION//HEPARIN//HOLD_DOSE": "(no dose: nothing was given)",
     "MEDICATION//HEPARIN//NOT_GIVEN_PER_SLIDING_SCALE": "(no dose: nothing was given)",
     "MEDICATION//START//HEPARIN": "(an order, not a dose)",
+    "MEDICATION//STARTED//aspirin": "MED//ASPIRIN",  # another hospital's order of the parts, and its words
+    "MEDICATION//GIVEN//aspirin": "MED//ASPIRIN",
+    "MEDICATION//aspirin//GIVEN": "MED//ASPIRIN",
+    "MEDICATION//STOPPED//aspirin": "(no dose: an end)",
+    "MEDICATION//ORDERED//aspirin": "(no dose: an order)",
+    "MEDICATION//HELD//aspirin": "(no dose: nothing was given)",
+    "MEDICATION//aspirin//REFUSED": "(no dose: nothing was given)",
+    "LAB//51249//%": "LAB//51249//G/DL",  # one scale, two names of its unit
+    "LAB//51249//g/dL": "LAB//51249//G/DL",
     "MEDS_DEATH//IN_HOSPITAL": "MEDS_DEATH",
     "BMI_(KG/M2)": "BMI",
     "BMI (kg/m2)": "BMI",

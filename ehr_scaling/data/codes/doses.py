@@ -11,7 +11,8 @@ NOT_TOLD = "not told"
 _NO_DOSE = {
     "NOT ": "nothing was given",
     "HOLD": "nothing was given",
-    "STOPPED": "an end",
+    "STOP": "an end",
+    "ENDED": "an end",
     "REMOVED": "an end",  # but a patch that takes another's place is one
     "FLUSHED": "no drug",
     "ASSESSED": "no drug",
@@ -21,6 +22,9 @@ _NO_DOSE = {
     "RATE CHANGE": "a change of rate",
     "RATE VERIFIED": "no drug",
 }
+# Of other hospitals
+_NO_DOSE |= dict.fromkeys(("HELD", "REFUSED", "DECLINED", "MISSED", "OMITTED", "CANCEL"), "nothing was given")
+_NO_DOSE |= {"ORDERED": "an order"}
 _REPLACED = "REMOVED EXISTING"
 _ELSEWHERE = "IN OTHER LOCATION"
 # What MIMIC-IV writes: these, and no other text, may be named in a count.
@@ -59,8 +63,8 @@ WORDS = frozenset(
 )
 _KNOWN = {word.upper(): word for word in WORDS}
 # Verbs that some writers put before the drug's name: MEDICATION//STARTED//aspirin.
-_NAMES = """ADMINISTERED APPLIED GIVEN STARTED RESTARTED STOPPED HELD REMOVED FLUSHED ASSESSED CONFIRMED PRESCRIBED
-ORDERED DISPENSED START STOP END"""
+_NAMES = """ADMINISTERED APPLIED GIVEN STARTED RESTARTED STOPPED ENDED HELD REFUSED DECLINED MISSED OMITTED CANCELLED
+REMOVED FLUSHED ASSESSED CONFIRMED PRESCRIBED ORDERED DISPENSED START STOP END"""
 _VERBS = frozenset(_NAMES.split())
 
 

@@ -52,14 +52,11 @@ ETHOS = [
     (IN, "ICU_ADMISSION//Cardiac ICU", None, {}),
     (AGAIN, "HOSPITAL_ADMISSION//ELECTIVE//HOME", None, STAY | {"race": "BLACK/AFRICAN AMERICAN"}),
 ]
+DAY_END = datetime(2150, 5, 5, 23, 59, 59)
 EXPECTED = [
     (None, "GENDER//F", None),
     (BORN, "MEDS_BIRTH", None),
     (BORN, "ED_REGISTRATION", None),
-    (DAY, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
-    (DAY, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
-    (DAY, "BMI", 27.5),
-    (DAY, "HCPCS//Hospital observation/per hour", None),
     (IN, "RACE//UNKNOWN", None),
     (IN, "HOSPITAL_ADMISSION//EW EMER.//UNK", None),
     (IN, "INSURANCE//Medicare", None),
@@ -68,11 +65,26 @@ EXPECTED = [
     (IN, "ICU_ADMISSION//Cardiac ICU", None),
     (LATER, "LAB//50912//mg/dL", 1.5),
     (LATER, "MEDICATION//Heparin (Porcine)//Administered", None),
+    (DAY_END, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),  # of a day
+    (DAY_END, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
+    (DAY_END, "BMI", 27.5),
     (OUT, "MEDS_DEATH", None),  # before the discharge that it causes
     (OUT, "HOSPITAL_DISCHARGE//DIED", None),
     (OUT, "DIAGNOSIS//ICD//10//I214", None),
+    (OUT, "HCPCS//Hospital observation/per hour", None),  # of the bill
     (OUT, "DRG//HCFA//280//ACUTE MI", None),
-    (AGAIN, "RACE//BLACK", None),  # the first admission does not tell it
+]
+HAPPENED = [
+    (None, "GENDER//F", None),
+    (None, "RACE//BLACK", None),  # the first admission does not tell it
+    *EXPECTED[1:3],
+    (DAY, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
+    (DAY, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
+    (DAY, "BMI", 27.5),
+    (DAY, "HCPCS//Hospital observation/per hour", None),
+    *EXPECTED[4:11],
+    *EXPECTED[14:17],
+    EXPECTED[18],
     (AGAIN, "HOSPITAL_ADMISSION//ELECTIVE//HOME", None),
     (AGAIN, "INSURANCE//Medicare", None),
     (AGAIN, "MARITAL_STATUS//UNK", None),
@@ -82,6 +94,7 @@ DROPPED = {
     "DRGs: another kind than HCFA": 1,
     "VITAL: no number": 2,
     "births, deaths, ED visits: told again": 1,
+    "after the patient's death": 4,
     "LAB: no number": 1,
     "doses: no name": 1,
     "doses: nothing was given (Not Given)": 1,
@@ -160,9 +173,6 @@ ETL = [
 FROM_ETL = [
     (None, "GENDER//F", None),
     (BORN, "MEDS_BIRTH", None),
-    (DAY, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
-    (DAY, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
-    (DAY, "BMI", 27.5),
     (IN, "RACE//WHITE", None),
     (IN, "HOSPITAL_ADMISSION//EW EMER.//EMERGENCY ROOM", None),
     (IN, "INSURANCE//Medicare", None),
@@ -174,16 +184,19 @@ FROM_ETL = [
     (LATER, "PROCEDURE//START//225402", 1.0),
     (LATER, "MEDICATION//Heparin//Prescribed", None),
     (LATER, "TRANSFER_TO//transfer//Medicine", None),
-    (OUT, "PROCEDURE//ICD//9//0066", None),
-    (OUT, "PROCEDURE//ICD//10//027034Z", None),
+    (DAY_END, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
+    (DAY_END, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
+    (DAY_END, "BMI", 27.5),
     (OUT, "HOSPITAL_DISCHARGE//HOME", None),
     (OUT, "DIAGNOSIS//ICD//10//I214", None),
     (OUT, "DIAGNOSIS//ICD//9//41071", None),
+    (OUT, "PROCEDURE//ICD//9//0066", None),
+    (OUT, "PROCEDURE//ICD//10//027034Z", None),
     (OUT, "DRG//HCFA//280//UNK", None),
 ]
 
 
-def extract(tmp_path, rows, about=None):
+def extract(tmp_path, rows, about=None, **options):
     rows = list(rows)
     columns = {name: pa.array([row[3].get(name) for row in rows], pa.string()) for *_, told in rows for name in told}
     table = pa.table(
@@ -202,7 +215,7 @@ def extract(tmp_path, rows, about=None):
     (root / "metadata" / "dataset.json").write_text(json.dumps(about or {}))
     out = tmp_path / "events"
     out.mkdir()
-    summary = meds.extract(root, out, seed=0, splits=(1.0, 0.0, 0.0))
+    summary = meds.extract(root, out, seed=0, splits=(1.0, 0.0, 0.0), **options)
     found = pq.read_table(out / "data" / "train" / "0.parquet").to_pylist()
     return summary, [(row["time"], row["code"], row["numeric_value"]) for row in found]
 
@@ -212,6 +225,16 @@ def test_ethos(tmp_path):
     assert summary["dialect"] == d.ETHOS
     assert found == EXPECTED
     assert summary["dropped"] == DROPPED
+
+
+def test_by_the_times_at_which_things_happened(tmp_path):
+    summary, found = extract(tmp_path, ETHOS, times="happened")
+    assert found == HAPPENED
+    wanted = {reason: n for reason, n in DROPPED.items() if reason != "after the patient's death"}
+    assert summary["dropped"] == wanted | {"RACE: told again": 1}
+    assert summary["mended"]["rows after the patient's death: kept"] == 3
+    with pytest.raises(UserError, match="times=known: the preset ethos_ares stays as published"):
+        meds.inputs(tmp_path / "raw", preset="ethos_ares", times="known")
 
 
 def test_ethos_with_the_emergency_department(tmp_path):
@@ -322,33 +345,6 @@ def test_descriptions_follow_the_translation(tmp_path):
 )
 def test_detection(codes, about, dialect):
     assert d.detect(codes, about) == dialect
-
-
-@pytest.mark.parametrize(
-    ("code", "spelt"),
-    [
-        ("SNOMED/73211009", "SNOMED//73211009"),
-        ("LOINC/LG32850-6", "LOINC//LG32850-6"),
-        ("ICD10CM/E11.9", "ICD10CM//E11.9"),
-        ("ICD-10-CM|E11.9", "ICD-10-CM//E11.9"),
-        ("HP:0001250", "HP//0001250"),
-        ("STANFORD_OBS/WBC:auto/manual", "STANFORD_OBS//WBC:auto/manual"),
-        ("http://loinc.org|718-7", "http:/loinc.org//718-7"),
-        ("http://snomed.info/id/73211009", "http:/snomed.info/id//73211009"),
-        ("urn:oid:2.16.840.1.113883.6.96|7", "urn:oid:2.16.840.1.113883.6.96//7"),
-        ("urn:oid:2.16.840:7", "urn:oid:2.16.840//7"),
-        ("LAB//50912//mg/dL", "LAB//50912//mg/dL"),
-        ("BMI (kg/m2)", "BMI (kg/m2)"),
-        ("Mean pressure: left", "Mean pressure: left"),
-        ("MEDS_BIRTH", "MEDS_BIRTH"),
-        ("A/", "A/"),
-        ("/", "/"),
-        ("x: y", "x: y"),
-    ],
-)
-def test_separators_of_other_vocabularies(code, spelt):
-    assert d.prefixed(code) == spelt
-    assert d.canonical(d.OTHER, code) == (spelt,)
 
 
 WORDS = st.sampled_from([row[1] for row in [*ETHOS, *ED, *ETL]]) | st.text(max_size=30)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from meds_files import SCHEMA, T0, extract, put, table
 
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner
@@ -15,45 +16,6 @@ from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import shuffle
 from ehr_scaling.errors import UserError
-
-SCHEMA = pa.schema(
-    [
-        ("subject_id", pa.int64()),
-        ("time", pa.timestamp("us")),
-        ("code", pa.string()),
-        ("numeric_value", pa.float32()),
-        ("text_value", pa.large_string()),
-    ]
-)
-T0 = datetime(2100, 1, 1)
-
-
-def table(rows, schema=SCHEMA):
-    """From (subject, hours or None, code, number or None)."""
-    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
-    times = [None if h is None else T0 + timedelta(hours=h) for h in columns[1]]
-    return pa.table([columns[0], times, columns[2], columns[3], ["made up"] * len(rows)], schema=schema)
-
-
-def put(root, shards, splits=None, **options):
-    for name, t in shards.items():
-        path = root / "data" / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(t, path, **options)
-    if splits is not None:
-        (root / "metadata").mkdir(exist_ok=True)
-        pq.write_table(
-            pa.table({"subject_id": pa.array(list(splits), pa.int64()), "split": list(splits.values())}),
-            root / "metadata" / "subject_splits.parquet",
-        )
-    return root
-
-
-def extract(root, out, **options):
-    out.mkdir(parents=True)
-    summary = meds.extract(root, out, **{"seed": 0, **options})
-    found = {s: [pq.read_table(p) for p in sorted((out / "data" / s).glob("*.parquet"))] for s in events.SPLITS}
-    return summary, found
 
 
 def test_its_splits_are_kept_and_free_text_is_not(tmp_path):
@@ -377,9 +339,9 @@ def test_descriptions_and_ancestors_are_carried_through(tmp_path):
     extract(root, tmp_path / "events")
     assert pq.read_table(tmp_path / "events/metadata/codes.parquet").to_pylist() == [
         {
-            "code": "ICD10CM//E11.9",
+            "code": "DIAGNOSIS//ICD//10//E119",
             "description": "Type 2 diabetes",
-            "parent_codes": ["SNOMED//44054006", "ICD10CM//E11", "ICD10CM//E08-E13"],
+            "parent_codes": ["SNOMED//44054006", "DIAGNOSIS//ICD//10//E11", "ICD10CM//E08-E13"],
         },
         {"code": "LOINC//1", "description": None, "parent_codes": None},
     ]
@@ -389,54 +351,6 @@ def test_descriptions_and_ancestors_are_carried_through(tmp_path):
 def _metadata(root):
     (root / "metadata").mkdir(exist_ok=True)
     return root / "metadata" / "subject_splits.parquet"
-
-
-def test_a_death_comes_before_a_discharge_of_its_time(tmp_path):
-    rows = [(1, 5, "Hospital_Discharge//HOME", None), (1, 5, "LAB//x", 1.0), (1, 5, "MEDS_DEATH", None)]
-    rows += [(2, 5, "LAB//x", 1.0), (2, 5, "MEDS_DEATH", None), (2, 6, "HOSPITAL_DISCHARGE//HOME", None)]
-    put(tmp_path / "raw", {"0": table(rows)})
-    _, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
-    (told,) = found["train"]
-    codes = [(r["subject_id"], r["code"].partition("//")[0].upper()) for r in told.to_pylist()]
-    assert codes == [
-        (1, "MEDS_DEATH"),
-        (1, "HOSPITAL_DISCHARGE"),
-        (1, "LAB"),
-        (2, "LAB"),
-        (2, "MEDS_DEATH"),
-        (2, "HOSPITAL_DISCHARGE"),
-    ]
-
-
-def test_folders_are_splits(tmp_path):
-    a, b = table([(1, 1, "A", None)]), table([(2, 1, "A", None)])
-    put(tmp_path / "raw", {"train/0": a, "tuning/0": b})
-    summary, _ = extract(tmp_path / "raw", tmp_path / "events")
-    assert summary["patients"] == {"train": 1, "tuning": 1, "held_out": 0}
-    assert summary["splits"].startswith("those of the folders data/")
-    put(tmp_path / "two", {"train/0": a, "tuning/0": pa.concat_tables([a, b])})
-    with pytest.raises(UserError, match="1 patients are in more than one of data/train"):
-        extract(tmp_path / "two", tmp_path / "events2")
-
-
-def test_a_unit_is_part_of_the_code(tmp_path):
-    t = table([(1, h, "Glucose", v) for h, v in enumerate((90.0, 5.0, 100.0, None))])
-    t = t.append_column("unit", pa.array(["mg/dL", "mmol/L", "MG/DL", None]))
-    put(tmp_path / "raw", {"0": t})
-    summary, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
-    codes = [r["code"] for r in found["train"][0].to_pylist()]
-    assert codes == ["Glucose//MG/DL", "Glucose//MMOL/L", "Glucose//MG/DL", "Glucose"]
-    assert summary["several_units"] == 1
-
-
-def test_numbers_in_another_column_are_read_or_named(tmp_path):
-    t = table([(1, 1, "A", 5.0)]).rename_columns(["subject_id", "time", "code", "value", "text_value"])
-    put(tmp_path / "raw", {"0": t})
-    _, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
-    assert found["train"][0]["numeric_value"].to_pylist() == [5.0]
-    put(tmp_path / "text", {"0": t.set_column(3, "value", pa.array(["5.0"]))})
-    with pytest.raises(UserError, match="column value is string, and there is no numeric_value"):
-        extract(tmp_path / "text", tmp_path / "events2")
 
 
 @pytest.mark.parametrize(

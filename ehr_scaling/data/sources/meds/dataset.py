@@ -28,16 +28,17 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import fingerprint_files, read_json, writing
 from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import Runner, run
-from ehr_scaling.data.sources.meds import dialects, shuffle
+from ehr_scaling.data.sources.meds import dialects, shuffle, spelling
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import Reading
+from ehr_scaling.data.sources.mimic.tables import chosen_times
 from ehr_scaling.data.splits import AllHeldOut, Listed, Splits
 from ehr_scaling.data.splits import told as met
 from ehr_scaling.errors import UserError
 
 CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
-VERSION = 3  # of what is made of the files; a change of it refuses events that were made before
+VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
@@ -61,7 +62,14 @@ _TYPES = {
 }
 
 
-def inputs(raw: Path | None, *, dialect: str | None = None, may_lose: Sequence[str] = ()) -> dict[str, Any]:
+def inputs(
+    raw: Path | None,
+    *,
+    dialect: str | None = None,
+    may_lose: Sequence[str] = (),
+    preset: str = "clean",
+    times: str | None = None,
+) -> dict[str, Any]:
     """What the events are made from; which families may be lost changes nothing in them.
 
     Raises: UserError where `raw` is not a MEDS data set, or there is no such dialect.
@@ -70,13 +78,24 @@ def inputs(raw: Path | None, *, dialect: str | None = None, may_lose: Sequence[s
     raw, files = _files(raw)
     extra = [path for path in (raw / meds_splits.FILE, raw / CODES_FILE, raw / ABOUT_FILE) if path.is_file()]
     told = {} if dialect is None else {"dialect": dialect}
-    return {"source": "meds", "version": VERSION, "raw": fingerprint_files([*files, *extra], raw), **told}
+    return {
+        "source": "meds",
+        "version": VERSION,
+        "raw": fingerprint_files([*files, *extra], raw),
+        "times": chosen_times(preset, times),
+        **told,
+    }
 
 
-def lacking(raw: Path | None) -> str:
-    """The split, train or tuning, that the data set's own splits leave without a patient; "" where there is none."""
+def check_splits(raw: Path | None) -> None:
+    """Raises UserError where the data set's own splits leave nobody to train or to tune."""
     raw, files = _files(raw)
-    return meds_splits.lacking(meds_splits.of(raw, files))
+    own = meds_splits.of(raw, files)
+    if name := meds_splits.lacking(own):
+        raise UserError(
+            f"{raw}: its splits, {own.words}, have no patient in {name}: give a file that has, with "
+            "--config.data.split_file=FILE"
+        )
 
 
 def extract(
@@ -88,6 +107,8 @@ def extract(
     runner: Runner | None = None,
     dialect: str | None = None,
     may_lose: Sequence[str] = (),
+    preset: str = "clean",
+    times: str | None = None,
 ) -> dict[str, Any]:
     """Write the MEDS data set in the folder `raw` as ours.
 
@@ -97,6 +118,8 @@ def extract(
     Args:
       dialect: of dialects.NAMES; None: the one that its codes show.
       may_lose: families of codes of which every event may be left out; else that stops the work.
+      times: of MIMIC-IV's dialects: "known" (clean's default), by the rules of `knowing`, or "happened" (all that the
+        others can), as the data set has them.
     Returns: the summary of events.finish, with "name", "license", "dialect", "splits" (in words), "several_units"
       (codes with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of
       what was mended or is odd, but kept. What was found out of the data set is printed, a line each.
@@ -113,8 +136,11 @@ def extract(
     units = _units(files)
     told = _told(raw)
     found, why = dialects.recognise(_codes(files, told), about)
-    how = Reading(dialect or found, _modifiers(about))
+    how = Reading(dialect or found, _modifiers(about), chosen_times(preset, times) == "known")
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
+    for name in sorted(_numbers(files) - {meds_rows.VALUE}):
+        told_in = f"those of the column {name}" if name else "none"
+        print(f"  numbers: {told_in}, for files that have no column {meds_rows.VALUE}")
     by_file = splits.name if isinstance(splits, AllHeldOut) else "those of the split file"
     told_splits = by_file if isinstance(splits, Listed) else own_splits.words
     print(f"  splits: {told_splits}")
@@ -131,7 +157,7 @@ def extract(
     items = [(folder, i, units[i], how) for i in numbers]
     spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
-    gathers = [(folder, out, how.dialect, i, split, k) for i, (split, k) in enumerate(shards)]
+    gathers = [(folder, out, how, i, split, k) for i, (split, k) in enumerate(shards)]
     names = [f"{split}-{k}" for split, k in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))
@@ -225,8 +251,13 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
     return [unit for unit in units if unit]
 
 
-def _check_schema(path: Path, schema: pa.Schema) -> str:
-    """The column of the numbers, "" for none. Raises UserError where a column cannot be what MEDS wants."""
+def _numbers(files: list[Path]) -> set[str]:
+    """The columns in which numbers are, "" for none."""
+    return {meds_rows.value_column(pq.read_schema(path)) or "" for path in files}
+
+
+def _check_schema(path: Path, schema: pa.Schema) -> None:
+    """Raises UserError where a column cannot be what MEDS wants."""
     meds_rows.check_once(path, schema)
     for column in ("subject_id", "time", "code"):
         if column not in schema.names:
@@ -238,7 +269,6 @@ def _check_schema(path: Path, schema: pa.Schema) -> str:
             found = schema.field(column).type
             instead = f", and there is no {meds_rows.VALUE}" if column in meds_rows.VALUES[1:] else ""
             raise UserError(f"{path}: column {column} is {found}{instead}, MEDS wants {wanted}: convert the data set")
-    return value or ""
 
 
 def _told(raw: Path) -> pa.Table:
@@ -323,7 +353,7 @@ def _metadata(pairs: set[tuple[str, str]], told: pa.Table, dialect: str) -> tupl
         while level and len(ancestors) < _ANCESTORS:
             level = [p for code in level for p in above.get(code, ()) if p != theirs and p not in ancestors]
             ancestors |= dict.fromkeys(level)
-        spelt = [code if dialect == dialects.OWN else dialects.prefixed(code) for code in ancestors]
+        spelt = [code if dialect == dialects.OWN else spelling.own(spelling.prefixed(code)) for code in ancestors]
         if spelt:
             parents[ours] = list(dict.fromkeys([*parents.get(ours, []), *spelt]))[:_ANCESTORS]
     return descriptions, parents

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ehr_scaling.data.codes import doses
 from ehr_scaling.data.sources.meds import hallmarks
-from ehr_scaling.data.sources.meds.spelling import join, own_family, prefixed
+from ehr_scaling.data.sources.meds.spelling import join, own, prefixed
 from ehr_scaling.data.sources.mimic.parsing import race
 from ehr_scaling.errors import UserError
 
@@ -41,7 +41,7 @@ COLUMNS = {
     MEDS_ETL: ("text_value", "table", "unit"),
 }
 SYSTOLIC, DIASTOLIC = "VITAL//BLOOD_PRESSURE//SYSTOLIC", "VITAL//BLOOD_PRESSURE//DIASTOLIC"
-BMI, PAIN = "BMI", "VITAL//PAIN"
+BMI, PAIN, TEMPERATURE = "BMI", "VITAL//PAIN", "VITAL//TEMPERATURE"
 ADMISSION, LOCATION = "HOSPITAL_ADMISSION//", "ADMISSION_LOCATION//"  # the second is merged into the first
 RACE, GENDER = "RACE//", "GENDER//"
 NUMBERED = ("LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//", "VITAL//", "BMI", "ACUITY")  # nothing without a number
@@ -49,7 +49,7 @@ UNK = "UNK"  # a part that is not known
 LONGEST = 256  # characters of a code; more is not a name but somebody's text
 
 _VITALS = {
-    "TEMPERATURE": "VITAL//TEMPERATURE",
+    "TEMPERATURE": TEMPERATURE,
     "HEART_RATE": "VITAL//HEART_RATE",
     "RESPIRATORY_RATE": "VITAL//RESPIRATORY_RATE",
     "O2_SATURATION": "VITAL//O2_SATURATION",
@@ -74,14 +74,22 @@ _OMR_LEFT_OUT = re.compile(r"(WEIGHT|HEIGHT|EGFR)( \(.*)?")
 _ICU_ITEMS = 200_000  # item ids of d_items are above it, those of d_labitems below
 # The order of events at one time, of which MEDS says nothing, by how a code begins: a stay opens before what happens
 # in it, death comes before the ends that it causes, and what is coded at discharge follows it.
+_ENDS = ("MEDS_DEATH", "ICU_DISCHARGE//", "ED_OUT", "TRANSFER_TO//", "SERVICE//", "ICU_ADMISSION//")
 _ORDER = (
     *("GENDER//", "RACE//", "MEDS_BIRTH", "ED_REGISTRATION", "ACUITY", "VITAL//"),
     *("HOSPITAL_ADMISSION//", "ADMISSION_LOCATION//", "INSURANCE//", "MARITAL_STATUS//", "BMI"),
     *("PROCEDURE//ICD//", "HCPCS//", "LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//"),
     "",  # all others
     *("INFUSION_END//", "PROCEDURE//END//", "INFUSION_START//", "PROCEDURE//START//", "MEDICATION//"),
-    *("MEDS_DEATH", "ICU_DISCHARGE//", "ED_OUT", "TRANSFER_TO//", "SERVICE//", "ICU_ADMISSION//"),
-    *("HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "DRG//"),
+    *(*_ENDS, "HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "DRG//"),
+)
+# The same where events stand where they were known: all codes of the bill follow the discharge.
+_KNOWN_ORDER = (
+    *("GENDER//", "MEDS_BIRTH", "RACE//", "ED_REGISTRATION", "ACUITY", "VITAL//"),
+    *("HOSPITAL_ADMISSION//", "INSURANCE//", "MARITAL_STATUS//", "BMI", "LAB//", "CHART//", "SUBJECT_FLUID_OUTPUT//"),
+    "",
+    *("INFUSION_START//", "PROCEDURE//START//", "INFUSION_END//", "PROCEDURE//END//", "MEDICATION//"),
+    *(*_ENDS, "HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "PROCEDURE//ICD//", "HCPCS//", "DRG//"),
 )
 
 
@@ -164,7 +172,7 @@ def verdict(dialect: str, code: str, detail: str = "", unit: str = "") -> Verdic
     if dialect == OWN:
         return _kept(code)
     if dialect == OTHER:
-        return _kept(own_family(prefixed(code)))
+        return _kept(own(prefixed(code)))
     if unread := next((why for head, why in _LEFT_OUT.items() if code.startswith(head)), None):
         return Verdict(None, unread, "")
     upper = code.upper().removeprefix(_OMR)
@@ -266,8 +274,12 @@ _MEDS_ETL_FAMILIES = {
 
 
 @functools.lru_cache(maxsize=1 << 18)
-def place(dialect: str, code: str) -> int:
-    """Where an event stands among those of its time, 0 to 255; the same for all where the file's order is kept."""
+def place(dialect: str, code: str, *, known: bool = False) -> int:
+    """Where an event stands among those of its time, 0 to 255; the same for all where the file's order is kept.
+
+    Args: known, whether events stand where they were known.
+    """
     if dialect not in MIMIC:
         return 0
-    return next((i for i, head in enumerate(_ORDER) if head and code.startswith(head)), _ORDER.index(""))
+    order = _KNOWN_ORDER if known else _ORDER
+    return next((i for i, head in enumerate(order) if head and code.startswith(head)), order.index(""))

@@ -39,6 +39,7 @@ class Reading(NamedTuple):
 
     dialect: str
     modifiers: tuple[str, ...] = ()  # columns that its dataset.json calls modifiers of the code
+    known: bool = True  # of MIMIC-IV's dialects: whether events stand where they were known, see `knowing`
 
 
 class Rows(NamedTuple):
@@ -230,7 +231,7 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
         table[i] = made.setdefault(code, len(made))
     values, celsius = rows.values.copy(), fahrenheit[key]
     with np.errstate(over="ignore"):
-        values[celsius] = values[celsius] * np.float32(1.8) + np.float32(32)
+        values[celsius] = (values[celsius].astype(np.float64) * 1.8 + 32).astype(np.float32)
     dropped.values["a temperature too large for float32: no value"] += int(np.isinf(values).sum())
     values[np.isinf(values)] = np.nan
     rows = rows._replace(codes=table[key], values=values, names=list(made))

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import once
-from ehr_scaling.data.sources.meds import dialects
+from ehr_scaling.data.sources.meds import dialects, knowing, spelling
 from ehr_scaling.data.sources.meds import rows as meds_rows
-from ehr_scaling.data.sources.meds.rows import NO_STAY, STATIC, Dropped, Reading, Rows, distinct, first_of_run
+from ehr_scaling.data.sources.meds.rows import STATIC, Dropped, Reading, Rows, distinct, first_of_run
 
 _HELD = 2_000_000  # events of a piece in memory: 60 MB, and some times that while they are sorted and packed
 _SCHEMA = pa.schema(
@@ -29,6 +29,7 @@ _SCHEMA = pa.schema(
         ("code", pa.dictionary(pa.int32(), pa.string())),
         ("value", pa.float32()),
         ("file", pa.int32()),  # which of the data set's files it is from
+        ("stay", pa.int64()),  # see Rows
     ]
 )
 _ONCE = ("GENDER//", events.BIRTH, events.DEATH, "ED_REGISTRATION", "ED_OUT")
@@ -133,7 +134,7 @@ def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: 
     for rows, _ in held:
         number = np.array([names.setdefault(name, len(names)) for name in rows.names], np.int64)
         codes.append(number[rows.codes])
-    subjects, times, values = (np.concatenate([rows[i] for rows, _ in held]) for i in (0, 1, 3))
+    subjects, times, values, stays = (np.concatenate([rows[i] for rows, _ in held]) for i in (0, 1, 3, 4))
     shard = shard_of[np.searchsorted(ids, subjects)]
     order = np.argsort(shard, kind="stable")
     order = order[np.count_nonzero(shard < 0) :]  # patients that a split file leaves out
@@ -144,6 +145,7 @@ def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: 
             "code": _dictionary(np.concatenate(codes)[order], list(names)),
             "value": values[order],
             "file": np.repeat([file for _, file in held], [len(r.subjects) for r, _ in held]).astype(np.int32)[order],
+            "stay": stays[order],
         },
         schema=_SCHEMA,
     )
@@ -160,12 +162,12 @@ def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
 
 
-def gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: int) -> None:
+def gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int) -> None:
     """Write shard `k` of `split`, which has the number `shard` among all."""
-    once(folder.record("gather", f"{split}-{k}"), lambda: _gather(folder, out, dialect, shard, split, k))
+    once(folder.record("gather", f"{split}-{k}"), lambda: _gather(folder, out, Reading(*how), shard, split, k))
 
 
-def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: int) -> dict[str, Any]:
+def _gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int) -> dict[str, Any]:
     tables = []
     for path in sorted((folder.path / "spread").glob("[!.]*.parquet")):
         file = pq.ParquetFile(path, read_dictionary=["code"], **parquet.READING)
@@ -178,18 +180,28 @@ def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: 
     code = table["code"].combine_chunks()
     code = code.chunk(0) if isinstance(code, pa.ChunkedArray) else code
     names = code.dictionary.to_pylist()
-    subjects, times, values, files = (table[n].to_numpy() for n in ("subject_id", "time", "value", "file"))
-    place = np.array([dialects.place(dialect, name) for name in names], np.uint8)
+    columns = ("subject_id", "time", "value", "file", "stay")
+    subjects, times, values, files, stays = (table[name].to_numpy() for name in columns)
+    place = np.array([dialects.place(how.dialect, name) for name in names], np.uint8)
     codes = code.indices.to_numpy().astype(np.int64)
     order = np.lexsort((place[codes], times, subjects))  # stable: else the order of the files
-    rows = Rows(subjects, times, codes, values, np.full(len(codes), NO_STAY), names).at(order)
-    if dialect not in dialects.MIMIC:
+    rows = Rows(subjects, times, codes, values, stays, names).at(order)
+    is_mimic = how.dialect in dialects.MIMIC
+    if not is_mimic:
         first = _death_first(rows)
         rows, order = rows.at(first), order[first]
     dropped, mended = Counter[str](), Counter[str]()
+    if how.dialect == dialects.OTHER:
+        rows, first = _facts_of_birth(rows, mended)
+        order = order[first]
     _count(rows, files[order], mended)
-    if dialect in dialects.MIMIC:
-        rows = _settled(rows, dropped)
+    if is_mimic:
+        rows = _settled(rows, dropped, how.known)
+    if is_mimic and how.known:
+        rows, lost, moved = knowing.known(rows)
+        dropped, mended = dropped + lost, mended + moved
+    else:
+        _count_deaths(rows, mended)
     summary = events.write_shard(
         out,
         split,
@@ -205,6 +217,24 @@ def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: 
         ),
     )
     return {**summary, "dropped": dropped, "mended": mended}
+
+
+def _facts_of_birth(rows: Rows, mended: Counter[str]) -> tuple[Rows, np.ndarray]:
+    """Demographics that are told at the time of birth become facts without a time. Returns: rows; their order before.
+
+    They are known of a patient whenever it comes, and would begin an interval that lasts for half a life.
+    """
+    families = [name.partition("//")[0] for name in rows.names]
+    told = np.array([name in spelling.DEMOGRAPHIC for name in families], bool)[rows.codes]
+    born = np.flatnonzero(np.array([name == events.BIRTH for name in families], bool)[rows.codes])
+    patient = np.cumsum(first_of_run(rows.subjects)) - 1
+    birth = np.full(patient[-1] + 1 if len(patient) else 0, STATIC)
+    birth[patient[born[::-1]]] = rows.times[born[::-1]]  # reversed: the first one stays
+    told &= (rows.times != STATIC) & (rows.times == birth[patient])
+    mended["demographics told at birth: facts without a time"] += int(told.sum())
+    times = np.where(told, STATIC, rows.times)
+    order = np.lexsort((times, rows.subjects))
+    return rows._replace(times=times).at(order), order
 
 
 def _death_first(rows: Rows) -> np.ndarray:
@@ -245,8 +275,23 @@ def _count(rows: Rows, files: np.ndarray, mended: Counter[str]) -> None:
         mended["rows before the patient's birth: kept"] += int(early.sum())
 
 
-def _settled(rows: Rows, dropped: Counter[str]) -> Rows:
-    """What a MIMIC-IV dialect tells in several events: the race, at each admission; where an admission came from."""
+def _count_deaths(rows: Rows, mended: Counter[str]) -> None:
+    """What contradicts a death in a data set whose stays and deaths are not settled."""
+    at = np.flatnonzero(np.array([n.partition("//")[0] == events.DEATH for n in rows.names], bool)[rows.codes])
+    first = at[first_of_run(rows.subjects[at])]
+    mended["deaths told again: kept"] += len(at) - len(first)
+    if len(first):
+        dead = rows.subjects[first]
+        i = np.minimum(np.searchsorted(dead, rows.subjects), len(dead) - 1)
+        late = (dead[i] == rows.subjects) & (rows.times > rows.times[first][i])
+        mended["rows after the patient's death: kept"] += int(late.sum())
+
+
+def _settled(rows: Rows, dropped: Counter[str], known: bool) -> Rows:
+    """What a MIMIC-IV dialect tells in several events: the race, at each admission; where an admission came from.
+
+    Args: known, whether the race stands where it is told, as far as it is news; else one, that tells most, for life.
+    """
     starts = {
         head: np.array([n.startswith(head) for n in rows.names], bool) for head in (dialects.RACE, dialects.LOCATION)
     }
@@ -254,9 +299,13 @@ def _settled(rows: Rows, dropped: Counter[str]) -> Rows:
 
     at = np.flatnonzero(starts[dialects.RACE][codes])
     rank = np.array([{"UNKNOWN": 2, "OTHER": 1}.get(n.rpartition("//")[2], 0) for n in names])[codes[at]]
-    # Each as far as it tells more than was known: one falling sequence for all patients, as in the mimic-iv source.
-    best = rank - 3 * np.cumsum(first_of_run(rows.subjects[at]))
-    again = ~(best < np.append(np.iinfo(np.int64).max, np.minimum.accumulate(best)[:-1])[: len(best)])
+    if known:  # one falling sequence for all patients, as in the mimic-iv source
+        best = rank - 3 * np.cumsum(first_of_run(rows.subjects[at]))
+        again = ~(best < np.append(np.iinfo(np.int64).max, np.minimum.accumulate(best)[:-1])[: len(best)])
+    else:
+        at = at[np.lexsort((np.arange(len(at)), rank, rows.subjects[at]))]
+        again = ~first_of_run(rows.subjects[at])
+        times[at] = STATIC
     keep[at[again]] = False
     dropped["RACE: told again"] += int(again.sum())
 

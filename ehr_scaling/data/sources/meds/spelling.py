@@ -10,6 +10,21 @@ from ehr_scaling.data.presets import FAMILIES
 _PREFIXED = re.compile(r"([A-Za-z][\w.\-]+)[/:|](?=\S)(.+)", re.DOTALL)
 _ADDRESS = re.compile(r"(?:https?://|urn:).+", re.DOTALL)  # FHIR: http://loinc.org|718-7, urn:oid:2.16.840.1|A1
 _ALSO_CALLED = {"SEX": "GENDER", "HOSPITAL_DEATH": "MEDS_DEATH", "DEATH": "MEDS_DEATH", "BIRTH": "MEDS_BIRTH"}
+# Names of the classifications, without case and what is no letter or digit: (family, version)
+_ICD = {
+    **dict.fromkeys(("ICD10", "ICD10CM", "ICD10DX", "ICD10GM", "ICD10WHO"), ("DIAGNOSIS", "10")),
+    **dict.fromkeys(("ICD9", "ICD9CM", "ICD9DX"), ("DIAGNOSIS", "9")),
+    "ICD10PCS": ("PROCEDURE", "10"),
+    **dict.fromkeys(("ICD9PROC", "ICD9PCS", "ICD9CMPROC", "ICD9CMVOL3", "ICD9SG"), ("PROCEDURE", "9")),
+}
+_SHAPE = {
+    ("DIAGNOSIS", "10"): re.compile(r"[A-Z]\d[\dA-Z](\.?[\dA-Z]{1,4})?"),
+    ("DIAGNOSIS", "9"): re.compile(r"(\d{3}|V\d{2}|E\d{3})(\.?\d{1,2})?"),
+    ("PROCEDURE", "10"): re.compile(r"[\dA-HJ-NP-Z]{7}"),
+    ("PROCEDURE", "9"): re.compile(r"\d{2}(\.?\d{1,2})?"),
+}
+# Of no named classification only what has a dot and cannot be of the other one: E and V begin codes of both.
+_SURE = ((re.compile(r"[A-UW-Z]\d[\dA-Z]\.[\dA-Z]{1,4}"), "10"), (re.compile(r"(\d{3}|E\d{3})\.\d{1,2}"), "9"))
 # What is no event where it is told at the time of birth, as FEMR and meds_etl write it, but a fact without a time.
 DEMOGRAPHIC = ("GENDER", "RACE", "ETHNICITY", "MARITAL_STATUS", "MARITAL", "LANGUAGE", "RELIGION")
 
@@ -34,8 +49,32 @@ def prefixed(code: str) -> str:
     return f"{found[1]}//{found[2]}"
 
 
-def own_family(code: str) -> str:
-    """The code with its family as this program spells it, where it knows it in another case: Gender//F → GENDER//F."""
+def own(code: str) -> str:
+    """The code as this program spells it, as far as it knows what it says: its family and, of ICD, all of it.
+
+    Gender//F → GENDER//F; ICD10CM//E11.9, DIAGNOSIS//ICD10//E11.9, DIAGNOSIS//E11.9 → DIAGNOSIS//ICD//10//E119. A code
+    that does not look like one of its classification (a range, a name) stays as it is.
+    Args: code, with its separators as `prefixed` leaves them.
+    """
+    code = _own_family(code)
+    *above, last = code.split("//")
+    if not above or len(above) > 3 or above[:2] in (["DIAGNOSIS", "ICD"], ["PROCEDURE", "ICD"]):
+        return code
+    plain = last.strip().upper()
+    name = re.sub(r"[^A-Z0-9]", "", above[-1].rpartition("/")[2].upper())
+    system = _ICD.get(name)
+    if system is None and above == ["DIAGNOSIS"]:
+        version = next((version for shape, version in _SURE if shape.fullmatch(plain)), "")
+        system = ("DIAGNOSIS", version) if version else None
+    if system and above[0] == "PROCEDURE":
+        system = ("PROCEDURE", system[1])
+    if system is None or not _SHAPE[system].fullmatch(plain):
+        return code
+    return "//".join((system[0], "ICD", system[1], plain.replace(".", "")))
+
+
+def _own_family(code: str) -> str:
+    """The code with its family as this program spells it, where it knows it in another case."""
     family, separator, rest = code.partition("//")
     name = re.sub(r"[\s\-]+", "_", family.strip()).upper()
     name = _ALSO_CALLED.get(name, name)

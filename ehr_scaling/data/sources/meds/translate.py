@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ehr_scaling.data.codes import units
 from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds.rows import Dropped, Rows, by_family, combined, without
@@ -43,6 +44,9 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
         at = np.flatnonzero(code == made.get(scored, -2))
         values[at] = _parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
 
+    at = np.flatnonzero(code == made.get(dialects.TEMPERATURE, -2))
+    values[at], celsius = units.fahrenheit(values[at])
+    dropped.values["VITAL: temperature in °C told in °F"] += int(celsius.sum())
     measured = np.array([name.startswith(("LAB//", "CHART//")) for name in made] + [False], bool)[code]
     at = np.flatnonzero(measured & np.isnan(values)) if text is not None else np.zeros(0, np.int64)
     if text is not None and len(at):  # a result that is given as a bound

@@ -92,7 +92,7 @@ def inputs(
         **marks,
         "preset": preset,
         "tables": sorted(tables),
-        "times": _times(preset, times),
+        "times": mimic_tables.chosen_times(preset, times),
     }
 
 
@@ -129,7 +129,7 @@ def extract(
     assert raw is not None
     sofa = _suffices_for_sofa(files)
     names = {table: str(path) for table, path in files.items()}
-    times = _times(preset, times)
+    times = mimic_tables.chosen_times(preset, times)
     plan = Plan(names, emitted, preset, "ed/edstays" in files, sofa, times, _flush(memory_gb, runner.workers))
     used = list(dict.fromkeys(place.table for _, place in plan.places()))
     for table in used:
@@ -241,16 +241,6 @@ def _files(
     needed_lookups = _extra(files, preset)
     read = {t: p for t, p in files.items() if t in wanted or t in extra or t in needed_lookups}
     return read, sorted(wanted & set(read))
-
-
-def _times(preset: str, times: str | None) -> str:
-    """By which times events are ordered. Raises: UserError for a choice that the preset does not leave."""
-    default = "known" if preset == "clean" else "happened"
-    if times not in (None, *mimic_tables.TIMES):
-        raise UserError(f"--config.data.times={times} is none: take one of {', '.join(mimic_tables.TIMES)}")
-    if times not in (None, "happened") and default == "happened":
-        raise UserError(f"--config.data.times={times}: the preset {preset} stays as published, by 'happened'")
-    return times or default
 
 
 def _suffices_for_sofa(files: Mapping[str, Path]) -> bool:

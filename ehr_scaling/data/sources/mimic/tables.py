@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ehr_scaling.data.codes import doses
 from ehr_scaling.data.sources.mimic import sofa as mimic_sofa
 from ehr_scaling.data.sources.mimic.parsing import body_mass_index, pain, pressure
+from ehr_scaling.errors import UserError
 
 TIMES = ("known", "happened")
 REQUIRED = ("hosp/patients", "hosp/admissions")
@@ -73,6 +74,16 @@ class Place:
     entries: tuple[Entry, ...]
     key: tuple[str, ...] | None = None
     order: str | None = None
+
+
+def chosen_times(preset: str, times: str | None) -> str:
+    """By which times events are ordered. Raises: UserError for a choice that the preset does not leave."""
+    default = "known" if preset == "clean" else "happened"
+    if times not in (None, *TIMES):
+        raise UserError(f"--config.data.times={times} is none: take one of {', '.join(TIMES)}")
+    if times not in (None, "happened") and default == "happened":
+        raise UserError(f"--config.data.times={times}: the preset {preset} stays as published, by 'happened'")
+    return times or default
 
 
 def kind(table: str, column: str) -> str:
