@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-import requests
 
 from ehr_scaling.data.sources import fetch, physionet
 from ehr_scaling.errors import UserError
@@ -188,11 +187,11 @@ def test_a_length_that_is_no_number_is_none(mirror, tmp_path, monkeypatch, lengt
     assert (tmp_path / "raw" / "hosp/big.csv.gz").read_bytes() == BIG
 
 
-@pytest.mark.parametrize("location", ["http://[half/", "http:///nowhere"])
+@pytest.mark.parametrize("location", ["http://[half/", "//[half/x", "http://a:b/"])
 def test_an_address_that_is_none_is_one_line(mirror, tmp_path, location):
     mirror.publish(RELEASE)
     mirror.server.redirect["a.txt"] = location
-    with pytest.raises(UserError, match=r"a\.txt leads to what is no address"):
+    with pytest.raises(UserError, match="no address"):
         bring(mirror, tmp_path / "raw")
 
 
