@@ -31,6 +31,9 @@ def get_config() -> ConfigDict:
     # Of MIMIC-IV: events stand where they were "known", or where they "happened" (none: clean known, ethos_* happened)
     c.data.times = config_dict.placeholder(str)
     c.data.tables = ()  # of MIMIC-IV, beside the preset's: icu/chartevents, icu/inputevents, icu/outputevents, …
+    # Of a MEDS data set: which program wrote its codes (none: what they show); other: keep them as they are
+    c.data.dialect = config_dict.placeholder(str)
+    c.data.may_lose = ()  # families of codes of which every event may be left out; else that stops the work
     c.data.code_maps = config_dict.placeholder(str)  # folder with ICD-9→10 and drug→ATC tables
     c.data.memory_gb = 4.0  # of all processes that read MIMIC-IV; it takes about 1, whatever the number of patients
     c.data.beam = ()  # flags of an Apache Beam pipeline to prepare the data with, such as ("--runner=FlinkRunner",)

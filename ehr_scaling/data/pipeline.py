@@ -142,6 +142,8 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
     """The options of this source alone."""
     if source == "synthetic":
         return {"patients": data.patients}
+    if source == "meds":
+        return {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
     if source in ("mimic-iv", "mimic-iv-demo"):
         options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
         return {**options, "times": data.times, "ed": Path(data.ed) if data.ed else None}

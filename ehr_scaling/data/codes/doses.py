@@ -22,6 +22,7 @@ _NO_DOSE = {
     "RATE VERIFIED": "no drug",
 }
 _REPLACED = "REMOVED EXISTING"
+_ELSEWHERE = "IN OTHER LOCATION"
 # What MIMIC-IV writes: these, and no other text, may be named in a count.
 WORDS = frozenset(
     (
@@ -71,8 +72,8 @@ def why_no_dose(text: str | None) -> str:
     text that leaves open what was done.
     """
     core = _core(text)
-    if not core:
-        return NOT_TOLD
+    if not core:  # where it was done, without what: said of what was done
+        return "" if _ELSEWHERE in (text or "").upper() else NOT_TOLD
     if core.startswith(_REPLACED):
         return ""
     return next((why for head, why in _NO_DOSE.items() if core.startswith(head)), "")
@@ -91,5 +92,5 @@ def is_verb(text: str) -> bool:
 
 def _core(text: str | None) -> str:
     words = (text or "").replace("_", " ").upper().strip()
-    words = words.removesuffix("IN OTHER LOCATION").strip()
+    words = words.removesuffix(_ELSEWHERE).strip()
     return re.sub(r"^(DELAYED|PARTIAL)(\s+|$)", "", words) if words != "PARTIAL ADMINISTERED" else words

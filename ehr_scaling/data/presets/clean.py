@@ -6,28 +6,17 @@ ICD9PCS//…, MED//<ingredient>. Codes of dialects that are not known here are o
 
 import re
 
-from ehr_scaling.data.codes import drugs
+from ehr_scaling.data.codes import doses, drugs, units
 from ehr_scaling.data.codes.maps import CodeMaps, atc, atc_by_ingredient, atc_one, icd10cm, icd10pcs
 from ehr_scaling.data.presets.paths import ATC, ICD9CM, ICD9PCS, ICD10CM, ICD10PCS, detailed
 from ehr_scaling.data.presets.rule import Rule, bare, known, normalise, nothing, one
+from ehr_scaling.data.vocabulary import UNK
 
 BREAKS = {"ACUITY": (1.0, 2.0, 3.0, 4.0)}  # a scale of five steps as it is
 FACILITIES = frozenset(
     ("HEALTHCARE_FACILITY", "SKILLED_NURSING_FACILITY", "REHAB", "CHRONIC/LONG_TERM_ACUTE_CARE", "OTHER_FACILITY")
 )
 SCHEDULED = frozenset(("ELECTIVE", "SURGICAL_SAME_DAY_ADMISSION", "SCHEDULED"))
-# emar says with these that nothing reached the patient; the rest (Administered, Started, Applied, …) is a dose.
-_NOT_GIVEN = (
-    "NOT ",
-    "HOLD",
-    "STOPPED",
-    "REMOVED",
-    "FLUSHED",
-    "ASSESSED",
-    "CONFIRMED",
-    "INFUSION RECON",
-    "DELAYED NOT",
-)
 _ICD = (["ICD", "9"], ["ICD", "10"])
 _CATEGORY = 3  # characters of an ICD category: what codes share with less is not a disease any more
 # Families whose names are spelt alike whatever the source did; the codes of others are kept as they are.
@@ -65,20 +54,23 @@ def rule(code: str, maps: CodeMaps, depth: int) -> Rule:
             return one(name)
         case "MARITAL_STATUS" | "MARITAL" if first:
             return one(f"MARITAL//{known(first)}")
-        case "TRANSFER_TO":
-            if first.lower() not in ("admit", "transfer"):
-                return nothing("repeats an admission or discharge")
+        case "TRANSFER_TO" if first.lower() in ("ed", "discharge"):
+            return nothing("repeats an admission or discharge")
+        case "TRANSFER_TO" if first.lower() in ("admit", "transfer"):
             return one(f"TRANSFER//{known(rest[1] if len(rest) > 1 else '')}")
         case "DRG" if rest == ["UNKNOWN"]:
             return nothing("not known")
-        case "DRG" if len(rest) > 1:
-            if first.upper() != "HCFA":
-                return nothing("not of the system HCFA")
+        case "DRG" if len(rest) > 1 and first.upper() == "APR":
+            return nothing("not of the system HCFA")
+        case "DRG" if len(rest) > 1 and first.upper() == "HCFA":
             return one(f"DRG//{int(rest[1])}") if rest[1].isdecimal() else one(normalise(code))
         case "MEDICATION" if first:
             return _medication(rest, maps, depth)
         case "INSURANCE" | "RACE" | "GENDER" | "SERVICE" | "LANGUAGE" if len(rest) == 1:
             return one(f"{name}//{known(first)}")
+        case "LAB" | "CHART" if len(rest) > 1:
+            unit = units.canonical("//".join(rest[1:]), first) or UNK
+            return one(normalise(f"{name}//{first}//{unit}"))._replace(is_lab=name == "LAB")
         case "LAB":
             return one(normalise(code))._replace(is_lab=True)
     if name.upper().startswith(("BMI (", "BMI_(")):  # MIMIC's omr: BMI (kg/m2)
@@ -111,12 +103,13 @@ def _icd(kind: str, version: str, code: str, maps: CodeMaps, depth: int) -> tupl
 
 
 def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
-    event = rest[1].upper().replace("_", " ") if len(rest) > 1 else ""
     if rest[0].upper() in ("START", "STOP"):
         return nothing("an order, not a dose")
-    if event.startswith(_NOT_GIVEN):
-        return nothing("not given")
-    name = rest[0].strip()
+    name, event = rest[0].strip(), rest[1] if len(rest) > 1 else ""
+    if event and doses.is_verb(name) and not doses.is_verb(event):  # another hospital's order of the parts
+        name, event = event.strip(), name
+    if event and (why := doses.why_no_dose(event)):
+        return nothing(f"no dose: {why}")
     if name in ("", "UNK"):
         return nothing("no name")
     # A name with '_' for spaces was normalised by its source already, which chose what tells drugs apart.

@@ -227,7 +227,7 @@ class _Server:
             except _DROPPED as e:
                 if attempt + 1 == _ATTEMPTS or _refused(e) or self.stop.is_set():
                     raise UserError(f"cannot connect to {url}: {_FLAGS}") from None
-            except requests.RequestException as e:
+            except (requests.RequestException, ValueError) as e:  # requests looks at where a redirect leads, too
                 raise UserError(f"{url} is no address to download from ({type(e).__name__}): {_FLAGS}") from None
             else:
                 status = response.status_code
@@ -255,25 +255,25 @@ class _Server:
         """The answer at the end of redirects, which `requests` would follow with whatever ~/.netrc has for a host."""
         for _ in range(_REDIRECTS):
             home = (urlsplit(url).scheme, urlsplit(url).netloc) == self._origin
+            response = requests.request(
+                method,
+                url,
+                headers={**_HEADERS, **headers},
+                auth=self._known if home and self._known else _anonymous,
+                stream=True,
+                timeout=_TIMEOUT,
+                allow_redirects=False,
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
             try:
-                response = requests.request(
-                    method,
-                    url,
-                    headers={**_HEADERS, **headers},
-                    auth=self._known if home and self._known else _anonymous,
-                    stream=True,
-                    timeout=_TIMEOUT,
-                    allow_redirects=False,
-                )
-                if not response.is_redirect:
-                    return response
-                response.close()
                 target = urljoin(url, response.headers["Location"])
-                urlsplit(target)
-            except requests.RequestException:
-                raise
-            except ValueError:  # of urllib, within `requests` too: an open bracket in the Location
-                raise UserError(f"{url} leads to what is no address: {_FLAGS}") from None
+                host = urlsplit(target).hostname
+            except ValueError:  # such as an address with an open bracket
+                host = None
+            if host is None:
+                raise UserError(f"{url} leads to what is no address: {_FLAGS}")
             if url.startswith("https:") and not target.startswith("https:"):
                 raise UserError(f"{url} leads away from https: {_FLAGS}")
             url = target

@@ -16,6 +16,7 @@ from ehr_scaling.data.sources.mimic import parsing
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.reading import NULL, Batch, Log, Text
+from ehr_scaling.data.splits import Splits, told
 from ehr_scaling.errors import UserError
 
 DAY = 86_400  # seconds
@@ -34,7 +35,7 @@ class Index:
     subjects: np.ndarray  # int64 (P,)
     shard: np.ndarray  # int32 (P,), a row of shards
     local: np.ndarray  # int64 (P,), the patient's number within its shard, in the order of ids
-    shards: np.ndarray  # int64 (S, 2): index into events.SPLITS, number within the split
+    shards: np.ndarray  # int64 (S, 2): index into events.SPLITS, -1 for those left out, number within the split
     birth: np.ndarray
     death: np.ndarray
     death_in_hospital: np.ndarray
@@ -135,9 +136,7 @@ def read(path: Path, columns: str, table: str) -> tuple[Batch, Log]:
     return whole, log
 
 
-def build(
-    files: dict[str, Path], preset: str, seed: int, splits: tuple[float, float, float]
-) -> tuple[Index, Counter[str], dict[str, Any]]:
+def build(files: dict[str, Path], preset: str, seed: int, splits: Splits) -> tuple[Index, Counter[str], dict[str, Any]]:
     """The index; what was mended, by reason; what can be said of the tables at once.
 
     Raises: UserError for patients or admissions that cannot be the ones of this release.
@@ -160,10 +159,10 @@ def build(
 
     mended: Counter[str] = Counter()
     if clean:
-        told = stays["hospital_expire_flag"] == 1
+        died = stays["hospital_expire_flag"] == 1
         place = stays["discharge_location"]
-        told |= np.array([(word or "").strip().upper() == "DIED" for word in place.words], bool)[place.at]
-        given = reconcile.Stays(patient, admit, end, told, stays["deathtime"])
+        died |= np.array([(word or "").strip().upper() == "DIED" for word in place.words], bool)[place.at]
+        given = reconcile.Stays(patient, admit, end, died, stays["deathtime"])
         settled = reconcile.settle(given, reconcile.day_end(dod))
         end, death, closed = settled.end, settled.death, settled.closed
         at_discharge = elsewhere = np.full(len(subjects), NULL)
@@ -174,7 +173,7 @@ def build(
         death, at_discharge, elsewhere = _published_deaths(patient, end, stays["deathtime"], dod, preset)
         closed = np.full(len(subjects), reconcile.NEVER)
 
-    split, k = events.assign(subjects, seed, splits)
+    split, k = events.assign(subjects, seed, splits)  # split -1: a split file does not name them, no shard is written
     shards, shard = np.unique(np.stack([split.astype(np.int64), k], 1), axis=0, return_inverse=True)
     shard = shard.reshape(-1).astype(np.int32)
     local = np.zeros(len(subjects), np.int64)
@@ -215,7 +214,7 @@ def build(
         ed_triaged=_triaged({name: column[by_ed] for name, column in ed.items()}, files.get("ed/vitalsign")),
         ed_hadm=np.unique(ed["hadm_id"][ed["hadm_id"] != NULL]),
     )
-    return index, mended, {"shards": len(shards), "patients": len(subjects)}
+    return index, mended, {"shards": len(shards), "patients": len(subjects), **told(splits, subjects)}
 
 
 def admissions(preset: str) -> str:

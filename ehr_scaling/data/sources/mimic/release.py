@@ -1,7 +1,7 @@
 """MIMIC-IV (2.2, 3.0, 3.1, the demo), with or without MIMIC-IV-ED, as MEDS events.
 
 Johnson et al., "MIMIC-IV, a freely accessible electronic health record dataset", Sci Data 2023;10:1. Codes keep the
-spelling of the tables; the tokenizer normalises them. Three presets (`mimic_tables`):
+spelling of the tables; the tokenizer normalises them. Three presets (`presets`):
 
 `ethos_ares` (Renc et al., ETHOS-ARES, 2025) and `ethos_paper` (Renc et al., npj Digit Med 2024;7:256) give the events,
 times and order of those programs, whatever one may think of them: SOFA at ICU admission, though it is known a day
@@ -14,18 +14,16 @@ its numbers.
 prescriptions most often have for its name.
 
 `clean`, the default, follows ETHOS-ARES where it has no reason not to:
-- A day without an hour (omr, procedures, HCPCS) is at 00:00, or at the admission that it belongs to (by hadm_id, or for
-  omr on the same day) where that is later. A death of which only the day is known is at 23:59:59.
-- Where `deathtime` is up to a day after `dischtime` (which is now and then a bare date), the stay ends at the death, so
-  that the death is before its discharge and the diagnoses that belong to it. A discharge before its admission is put at
-  the admission. Both are counted in "mended".
-- Race is one per patient and static: of the first admission that tells more than OTHER, else OTHER, else UNKNOWN.
-- Only lab results with a number, drugs that were administered and have a name, DRGs of type HCFA, and the transfers
+- Events stand where they were known, see `tables`; by `times="happened"` a day without an hour (omr, procedures,
+  HCPCS) is at 00:00, or at the admission that it belongs to, and race is one per patient: of the first admission that
+  tells more than OTHER, else OTHER, else UNKNOWN. A death of which only the day is known is at 23:59:59.
+- Stays and deaths that contradict each other are settled by `reconcile`; what that touched is counted in "mended".
+- Only lab results with a number or a bound, doses (`codes.doses`) with a name, DRGs of type HCFA, and the transfers
   "admit" and "transfer" are kept: "ED" and "discharge" repeat what the admission tells.
 - A visit to the ED is taken from the ED module where that has it, else from its admission.
 - Where times are equal, the rows of a table keep their order, which for diagnoses and procedures is `seq_num`.
 - Rows are repeated where their table's own key is: two equal results of two specimens are two.
-- SOFA (`mimic_sofa`) is at the end of the first day in the ICU, of stays that last so long.
+- SOFA (`sofa`) is at the end of the first day in the ICU, of stays that last so long.
 
 Whatever a row lacks is counted by table and reason in "dropped"; nothing goes silently. Arrow reads: measured on 10.8 M
 lab rows in csv.gz, it gives them at 3.5 M rows/s in 0.2 GB and in their order, DuckDB 2.0 with `COPY … PARTITION_BY` at
@@ -49,6 +47,7 @@ from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.spreading import SCRATCH, Plan
+from ehr_scaling.data.splits import Splits
 from ehr_scaling.errors import UserError
 
 VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
@@ -102,7 +101,7 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     runner: Runner | None = None,
     preset: str = "clean",
     tables: tuple[str, ...] = (),
@@ -159,8 +158,8 @@ def extract(
     order = json.loads((scratch / "shards.json").read_text(encoding="utf-8"))
     written = shards.run(
         mimic_gather.gather,
-        [(out, plan, i) for i in range(len(order))],
-        [out / events.PARTS / f"{events.SPLITS[split]}-{k}.json" for split, k in order],
+        [(out, plan, i) for i, (split, _) in enumerate(order) if split >= 0],
+        [out / events.PARTS / f"{events.SPLITS[split]}-{k}.json" for split, k in order if split >= 0],
         here,
         "shards",
     )
@@ -185,6 +184,7 @@ def extract(
         "dropped": dict(sorted(dropped.items())),
         "mended": dict(sorted(sum((Counter(part["mended"]) for part in [first, *read]), Counter[str]()).items())),
         "times": plan.times,
+        **({"split_file": first["split_file"]} if "split_file" in first else {}),
         "several_units": {t: n for t, part in zip(used, read, strict=True) if (n := part["several_units"])},
         "sofa": _sofa_summary([part["sofa"] for part in written if part["sofa"]], sofa),
     }
@@ -278,9 +278,7 @@ def _flush(memory_gb: float, workers: int) -> int:
     return max(10_000, min(mimic_spread.FLUSH, int(memory_gb * 1e9 / max(1, workers) / 3 / 100)))
 
 
-def _index(
-    scratch: Path, files: dict[str, Path], preset: str, seed: int, splits: tuple[float, float, float]
-) -> dict[str, Any]:
+def _index(scratch: Path, files: dict[str, Path], preset: str, seed: int, splits: Splits) -> dict[str, Any]:
     index, mended, about = mimic_index.build(files, preset, seed, splits)
     index.save(scratch / "index.npz")
     write_json(scratch / "shards.json", index.shards.tolist())
