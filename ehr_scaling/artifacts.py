@@ -1,4 +1,4 @@
-"""How every stage leaves its result on disk: whole, fingerprinted, or not at all."""
+"""How every stage leaves its result on disk: whole, fingerprinted, sealed by checksums, or not at all."""
 
 import contextlib
 import fcntl
@@ -6,15 +6,21 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, of_system
 
 RECORD = "artifact.json"
+SEAL = "checksum"  # in a JSON object: the SHA-256 of the rest of it
 _BEGUN = ".inputs.json"  # in a folder that is not complete yet
+_WORTH_THREADS = 4 << 20  # bytes to hash; below it, starting them takes as long
+_SETTLED = 100_000_000  # ns since a file was written, after which a change of it changes the time it shows
+Sums = dict[str, dict[str, Any]]  # of each file, by its name in a folder: {"bytes", "sha256"}
 
 
 def fingerprint(value: Any) -> str:
@@ -51,8 +57,11 @@ def writing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(e, Exception) and not isinstance(e, UserError) and (told := of_system(e, path)):
+            raise told from e
         raise
 
 
@@ -65,17 +74,77 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write `value` as it is, for other programs to read."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`. Raises UserError where it is missing or damaged."""
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its checksum, which `read_json` goes by and takes off again."""
+    write_json(path, sealed(value))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` as JSON gives it back, with its checksum under SEAL."""
+    plain = json.loads(json.dumps(value))  # tuples become lists and keys text, as they will be when read
+    return {**plain, SEAL: _checksum(plain)}
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any] | None:
+    """A JSON object without the checksum that it may have; None where that is not of the rest."""
+    rest = {key: part for key, part in value.items() if key != SEAL}
+    return rest if SEAL not in value or value[SEAL] == _checksum(rest) else None
+
+
+def _checksum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_json(path: Path, remedy: str = "") -> Any:
+    """The JSON value in `path`, without its seal where it has one.
+
+    Args: remedy, what to do when the file is damaged; by default to delete its folder and run again.
+    Raises: UserError where it is missing, damaged, or not what was sealed.
+    """
+    remedy = remedy or f"delete {path.parent} and run again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that writes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is damaged ({e}): delete {path.parent} and run again") from None
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path} is damaged ({e}): {remedy}") from None
+    if not isinstance(value, dict):
+        return value
+    if (rest := unsealed(value)) is None:
+        raise UserError(f"{path} is damaged (it has changed since it was written): {remedy}")
+    return rest
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON objects, one a line, each sealed with its place among so many: none can be lost or changed unseen."""
+    lines = [{**row, SEAL: _checksum([k, len(rows), json.loads(json.dumps(row))])} for k, row in enumerate(rows)]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """What `write_lines` wrote. Raises UserError with the number of the line that is damaged, and the remedy."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    if lines and not any(f'"{SEAL}"'.encode() in line for line in lines):
+        raise UserError(
+            f"{path} was written by an earlier version, without checksums by which to know damage: {remedy}"
+        )
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            seal = row.pop(SEAL)
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+            raise UserError(f"{path} line {number} is damaged: {remedy}") from None
+        if seal != _checksum([number - 1, len(lines), row]):
+            raise UserError(f"{path} is damaged at line {number}, or not all there: {remedy}")
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path} is empty: {remedy}")
+    return rows
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -118,19 +187,25 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def build(
-    path: Path, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]], *, resume: bool = False
+    path: Path,
+    inputs: dict[str, Any],
+    make: Callable[[Path], dict[str, Any]],
+    *,
+    resume: bool = False,
+    changing: Collection[str] = (),
 ) -> dict[str, Any]:
     """Make the artifact directory `path` from `inputs`, unless it is already there.
 
     `make(folder)` fills a folder beside `path` and returns a JSON summary; the folder takes the name `path` only when
     it is complete, so that a broken run leaves nothing a later one would trust. `artifact.json` in it records inputs,
-    summary and the fingerprint that the next stage takes as its input. What begins with a dot in it is scratch, and
-    goes at the end. Two processes never fill one folder: the second waits, and finds the artifact.
+    summary, the fingerprint that the next stage takes as its input, and size and SHA-256 of each file, which `verify`
+    goes by. What begins with a dot in it is scratch, and goes at the end. Two processes never fill one folder: the
+    second waits, and finds the artifact.
 
     Args: resume, whether `make` can go on with what an interrupted run of the same inputs left in the folder (units of
-      `data.shards`); else it finds it empty.
-    Returns: the record, `{"inputs", "fingerprint", "summary"}`.
-    Raises: UserError when `path` was made from other inputs; it says which.
+      `data.shards`); else it finds it empty. changing, files that may be written again and keep a seal of their own.
+    Returns: the record, `{"inputs", "fingerprint", "summary", "files"}`.
+    Raises: UserError when `path` was made from other inputs, which it names, and where it lacks one of its files.
     """
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     if path.exists():
@@ -141,7 +216,7 @@ def build(
             shutil.rmtree(partial, ignore_errors=True)
             return _made(path, inputs)
         begun, done = partial / _BEGUN, partial / RECORD
-        if not (done.is_file() and read_json(done)["inputs"] == inputs):
+        if not (done.is_file() and verify(partial)["inputs"] == inputs):
             if not (resume and begun.is_file() and read_json(begun) == inputs):
                 _empty(partial, "*")
                 write_json(begun, inputs)
@@ -151,11 +226,11 @@ def build(
                 if not resume:
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
-            record = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
-            write_json(done, record)
+            made = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
+            write_sealed(done, {**made, "files": sums(partial, changing)})
         _empty(partial, "**/.*")  # a killed unit's files too, which lie where its result would be
         partial.replace(path)
-    return read_json(path / RECORD)
+    return record(path)
 
 
 def _empty(folder: Path, pattern: str) -> None:
@@ -164,10 +239,102 @@ def _empty(folder: Path, pattern: str) -> None:
 
 
 def _made(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    record = read_json(path / RECORD)
-    if changed := differences(record["inputs"], inputs):
+    known = record(path)
+    if changed := differences(known["inputs"], inputs):
         raise UserError(
             f"{path} was made from other inputs ({'; '.join(changed[:4])}): "
             "take another --workdir, or delete that folder and the ones made from it"
         )
-    return record
+    _present(path, known["files"], _again(path))
+    return known
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The record of the artifact in `folder`, see `build`. Its files are not looked at.
+
+    Raises: UserError where it is missing, damaged, or of a version that kept no checksums.
+    """
+    known = read_json(folder / RECORD, _again(folder))
+    if not isinstance(known, dict) or not {"inputs", "fingerprint", "summary"} <= known.keys():
+        raise UserError(f"{folder / RECORD} is damaged: {_again(folder)}")
+    if "files" not in known:
+        raise UserError(f"{folder} was made by an earlier version, without checksums: {_again(folder)}")
+    return known
+
+
+def verify(folder: Path, names: Iterable[str] | None = None, *, alone: bool = False) -> dict[str, Any]:
+    """See that the artifact in `folder` is what was made: for whoever is about to read it.
+
+    Each file is hashed, at some 1.5 GB/s a core; not again by a process that has done so since the file was written.
+    Args: names, of the files that will be read; None: all of them. alone, that there may be no others, for one who
+      reads whatever lies in the folder.
+    Returns: the record.
+    Raises: UserError that names the first file which is missing, was changed, or is not of the artifact.
+    """
+    known = record(folder)
+    files: Sums = known["files"]
+    if names is not None:
+        wanted = list(names)
+        if unknown := [name for name in wanted if name not in files]:
+            raise UserError(f"{folder / unknown[0]} is none of the files of {folder}: {_again(folder)}")
+        files = {name: files[name] for name in wanted}
+    if alone and (others := [name for name in _files(folder) if name not in known["files"]]):
+        raise UserError(f"{folder / others[0]} is none of the files of {folder}: take it away and run again")
+    verify_files(folder, files, _again(folder))
+    return known
+
+
+def verify_files(folder: Path, files: Sums, remedy: str) -> None:
+    """See that files are what `sums` found. Raises UserError that names the first one which is not, and the remedy."""
+    _present(folder, files, remedy)
+    for (name, known), found in zip(files.items(), _hashes([folder / name for name in files]), strict=True):
+        if known["sha256"] != found:
+            raise UserError(f"{folder / name} is damaged (it has changed since it was written): {remedy}")
+
+
+def _present(folder: Path, files: Sums, remedy: str) -> None:
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: {remedy}")
+        if (size := path.stat().st_size) != known["bytes"]:
+            raise UserError(f"{path} is damaged ({size:,} of {known['bytes']:,} bytes): {remedy}")
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} and run the command that made it again"
+
+
+def sums(folder: Path, but: Collection[str] = ()) -> Sums:
+    """Size and SHA-256 of each file below `folder`, by its path there, but scratch, the record and those in `but`."""
+    names = [name for name in _files(folder) if name not in but]
+    paths = [folder / name for name in names]
+    rows = zip(names, paths, _hashes(paths), strict=True)
+    return {name: {"bytes": path.stat().st_size, "sha256": found} for name, path, found in rows}
+
+
+def _files(folder: Path) -> list[str]:
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(p.as_posix() for p in found if p.name != RECORD and not any(x.startswith(".") for x in p.parts))
+
+
+def _hashes(paths: Sequence[Path]) -> list[str]:
+    if len(paths) < 2 or sum(path.stat().st_size for path in paths) < _WORTH_THREADS:
+        return [sha256(path) for path in paths]
+    with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
+        return list(pool.map(sha256, paths))
+
+
+_known: dict[tuple[int, ...], str] = {}  # of files that this process has hashed, as long as they are not written to
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        about = os.fstat(f.fileno())
+        key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+        if (found := _known.get(key)) is None:
+            found = hashlib.file_digest(f, "sha256").hexdigest()
+            if about.st_mtime_ns + _SETTLED < time.time_ns():  # else another write may show the same time
+                _known[key] = found
+    return found

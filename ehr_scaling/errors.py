@@ -1,8 +1,9 @@
 """What goes wrong for users, and how they are told."""
 
 import errno
-
-DISK_FULL = "the disk is full: free some space and run the same command again"
+import os
+import re
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -19,17 +20,105 @@ class Preempted(Exception):
     status = 75  # EX_TEMPFAIL of sysexits.h: schedulers can be told to start such a job again
 
 
+NO_SPACE = "the disk is full: free some space and run the same command again"
+NO_MEMORY = (
+    "no memory is left: give this program more (ulimit -v, ulimit -u), or take less at once: --config.workers=1, "
+    "--config.training.microbatch=1"
+)
+
+# What an error number of the system means here, and what to do about it. Libraries that keep no number quote the
+# system's words for it, by which it is found too.
+_SYSTEM = {
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: "your share of the disk (quota) is used up: free some space and run the same command again",
+    errno.EFBIG: "a file may not become so large: lift the limit (ulimit -f), or name a folder on another file system",
+    errno.EACCES: "it may not be read or written by you: change its permissions, or name another",
+    errno.EPERM: "the system does not allow this: change its permissions, or name another",
+    errno.EROFS: "it is on a file system that cannot be written to: name a folder elsewhere",
+    errno.ENOTDIR: "a part of this path is a file and no folder: take that file away, or name another folder",
+    errno.EISDIR: "it is a folder where a file should be: take it away, or name another",
+    errno.ENOENT: "it is not there, or a folder that it should be in is not: check the path",
+    errno.EEXIST: "something else has this name: take it away, or name another",
+    errno.ENOTEMPTY: "another program writes into this folder: end it and run the same command again",
+    errno.ENAMETOOLONG: "the name is too long for the file system: take a shorter one",
+    errno.ELOOP: "its links lead in a circle: mend them, or name another",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or take fewer processes by --config.workers",
+    errno.ENFILE: "too many files are open on this machine: close other programs and run the same command again",
+    errno.EIO: "the disk, or the network drive, failed: see to it and run the same command again",
+    errno.ESTALE: "the network drive lost this file: mount it again and run the same command again",
+    errno.ENOTCONN: "the network drive is not connected: mount it again and run the same command again",
+    errno.ETIMEDOUT: "the network drive does not answer: see to it and run the same command again",
+    errno.EHOSTDOWN: "the network drive does not answer: see to it and run the same command again",
+    errno.EBUSY: "another program holds it: end that and run the same command again",
+    errno.ETXTBSY: "another program runs it: end that and run the same command again",
+    errno.ENODEV: "its device is gone: see to it and run the same command again",
+    errno.ENXIO: "it is no file: name another",
+    errno.EXDEV: "it lies on two file systems: name a folder on one",
+    errno.EMLINK: "the folder holds too many others: name another",
+    errno.ENOLCK: "the file system has no locks: mount it with locks, or name a folder elsewhere",
+    errno.EOPNOTSUPP: "the file system cannot do this: name a folder elsewhere",
+    errno.EINVAL: "the file system does not take this: name another file or folder",
+    errno.ENOMEM: NO_MEMORY,
+    errno.EAGAIN: NO_MEMORY,  # of fork and of new threads; what may not block is dealt with where it is asked
+}
+_QUOTED = {os.strerror(number): number for number in _SYSTEM if number not in (errno.EINVAL, errno.EEXIST)}
+_OUT_OF_MEMORY = re.compile(
+    r"can't start new thread|not enough memory|[Oo]ut of memory|bad_alloc|[Cc]annot allocate memory|"
+    r"failed to map segment"
+)
+_PATH = re.compile(r"""['"](/[^'"\n]+)['"]|\b(?:opening|reading|writing|path:) (/[^\s;,:]+)""")
+_PARTIAL = re.compile(r"\.[0-9a-f]{12}\.partial\.")  # of artifacts.writing
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says in its first line; its type, where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether `error` says that a disk is full, whichever library wrote: not all of them set errno."""
-    while not isinstance(error, OSError) or error.errno != errno.ENOSPC:
-        if "No space left on device" in str(error):
-            return True
-        if (cause := error.__cause__ or error.__context__) is None:
-            return False
-        error = cause
-    return True
+def of_system(error: BaseException, path: object = None) -> UserError | None:
+    """The line for an error of the system: of permissions, disks, names, limits or memory; None for any other.
+
+    Args: path, of the file that was read or written, where the error itself names none.
+    """
+    for each in _chain(error):
+        if (number := _number(each)) is not None:
+            named = _named(each) or (str(path) if path is not None else "")
+            return UserError(f"{named}: {_SYSTEM[number]}" if named and number != errno.ENOMEM else _SYSTEM[number])
+    return None
+
+
+def unreadable(error: BaseException, path: object, damaged: str) -> UserError:
+    """The line for a file that a library could not read: `damaged`, unless the system is to blame.
+
+    Who may not read a file, or has no memory left for it, should not be told to delete it.
+    """
+    missing = any(_number(each) == errno.ENOENT for each in _chain(error))
+    return (None if missing else of_system(error, path)) or UserError(damaged)
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number for what went wrong, one of _SYSTEM: as the error has it, or by the words that it quotes."""
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return errno.ENOMEM
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
+        return error.errno
+    return next((number for words, number in _QUOTED.items() if words in str(error)), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+
+
+def _named(error: BaseException) -> str:
+    """The file that an error is about, under the name that it will have."""
+    names = [getattr(error, name, None) for name in ("filename2", "filename")]
+    found = [os.fsdecode(name) for name in names if isinstance(name, str | bytes | os.PathLike)]
+    if not found and (match := _PATH.search(str(error))):
+        found = [match[1] or match[2]]
+    return _PARTIAL.sub("", found[0]) if found else ""

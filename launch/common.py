@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling.errors import DISK_FULL, Preempted, UserError, first_line, is_disk_full
+from ehr_scaling.errors import Preempted, UserError, first_line, of_system
 from ehr_scaling.training import preemption
 
 CONFIGS = Path(configs.__file__).parent
@@ -62,8 +62,8 @@ def define_config_flags() -> None:
     given = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("--data=", "-data=", "--source=", "-source="))]
     try:
         default = config_of_data(given[-1] if given else "synthetic")
-    except UserError as e:
-        fail(e)
+    except (UserError, OSError) as e:
+        fail(of_system(e) or e)
     flags.DEFINE_string("data", "synthetic", f"{', '.join(OF_DATA)}, or a folder with MIMIC-IV or a MEDS data set.")
     flags.DEFINE_enum("source", None, [*OF_DATA, *OWN], "The kind of records; with --raw, the same as --data=<folder>.")
     flags.DEFINE_string("workdir", None, "Folder for all results of the study [default: work/<data>].")
@@ -188,9 +188,12 @@ def run(main: Callable[[], None]) -> None:
             fail(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
             fail("interrupted: finished work is kept, run the same command again to go on", 130)
+        except BrokenPipeError:  # `| head` has seen enough; what is left goes nowhere, at exit too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         except Exception as e:
-            if not is_disk_full(e):
+            if (told := of_system(e)) is None:
                 raise
-            fail(DISK_FULL)
+            fail(told)
 
     app.run(guarded, flags_parser=parse)

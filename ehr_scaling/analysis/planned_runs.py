@@ -1,6 +1,5 @@
 """What is known of a directory's runs before any of their results is read: the cells of the grid beside it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from ehr_scaling.analysis.readers import METRICS, newest_metrics
 from ehr_scaling.analysis.run_table import RunTable, from_rows
-from ehr_scaling.errors import UserError
+from ehr_scaling.artifacts import read_lines
 
 MANIFEST = Path("grid") / "manifest.jsonl"  # beside the directory of runs; a cell a line
 # Where the plan calls a column otherwise than the metrics of the run, or cannot know it
@@ -44,11 +43,5 @@ def read(runs: Path) -> RunTable | None:
 
 
 def _cells(manifest: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            cell = json.loads(line)
-            found[cell["id"]] = {**cell, "steps": int(cell["steps"])}
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise UserError(f"{manifest} line {number} is damaged: delete {manifest.parent} and run again") from None
-    return found
+    cells = read_lines(manifest, f"delete {manifest.parent} and run launch.sweep again")
+    return {cell["id"]: {**cell, "steps": int(cell["steps"])} for cell in cells}

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.data import parquet
+from ehr_scaling.errors import UserError, first_line, unreadable
 
 STATIC = np.iinfo(np.int64).min  # the "time" of static facts, and the birth of a patient whose birth is not known
 _CHUNK = 100_000  # events at once: what is made of them stays in the cache, twice as fast as 2 million at once
@@ -31,7 +31,8 @@ def read_columns(path: Path) -> Iterator[Columns]:
     Raises UserError when the file cannot be read, lacks a column, or is not sorted by patient and time.
     """
     try:
-        table = pq.read_table(path, columns=["subject_id", "time", "code", "numeric_value"], read_dictionary=["code"])
+        wanted = ("subject_id", "time", "code", "numeric_value")
+        table = parquet.read(path, wanted, read_dictionary=["code"])
         code = table["code"] if pa.types.is_dictionary(table["code"].type) else table["code"].dictionary_encode()
         code = code.unify_dictionaries().combine_chunks()
         if isinstance(code, pa.ChunkedArray):  # what combine_chunks returns for a dictionary differs by version
@@ -42,7 +43,10 @@ def read_columns(path: Path) -> Iterator[Columns]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: delete the events folder it was in and run again") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError, KeyError) as e:
-        raise UserError(f"{path} cannot be read as MEDS events ({first_line(e)})") from None
+        damaged = (
+            f"{path} cannot be read as MEDS events ({first_line(e)}): delete the events folder it is in and run again"
+        )
+        raise unreadable(e, path, damaged) from None
     if code.null_count or table["subject_id"].null_count:
         raise UserError(f"{path} has an event without code or subject_id: mend the source")
     names, codes = code.dictionary.to_pylist(), code.indices.to_numpy()

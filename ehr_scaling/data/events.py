@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling import __version__
-from ehr_scaling.artifacts import write_json, writing
+from ehr_scaling.artifacts import write_json
+from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(
@@ -26,6 +27,7 @@ BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 SPLITS = ("train", "tuning", "held_out")
 SHARD = 2_048  # patients a file: some 1.3 M events of MIMIC-IV, and few enough records for one ArrayRecord file
 _SHARDS_SEED = 0x5A  # so that the shard is not drawn by the number that drew the split
+CODES = "metadata/codes.parquet"
 PARTS = ".parts"  # for records of units, and what `finish` gathers
 
 
@@ -91,8 +93,7 @@ def write_shard(out: Path, split: str, k: int, table: pa.Table) -> dict[str, Any
         (out / "data" / split / f"{k}.parquet", table.cast(SCHEMA)),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(path) as partial:
-            pq.write_table(part, partial, compression="zstd")
+        parquet.write(path, part)
     return {"events": table.num_rows, "patients": len(subjects)}
 
 
@@ -107,25 +108,31 @@ def finish(
 
     Args: metadata, entries of MEDS' dataset.json, such as dataset_name, dataset_version, license; descriptions and
       parents, of codes that the source knows more about.
-    Returns: counts, `{"events", "patients": {split: n}, "codes"}`.
-    Raises: UserError when there is no event at all, or no patient in the train split.
+    Returns: counts, `{"events", "patients": {split: n}, "codes", "shards": {split: events of each file}}`.
+    Raises: UserError when there is no event at all, no patient in the train split, or a shard is gone.
     """
-    rows, patients = 0, dict.fromkeys(SPLITS, 0)
+    rows: dict[str, list[int]] = {split: [] for split in SPLITS}
+    patients = dict.fromkeys(SPLITS, 0)
     codes: set[str] = set()
     subjects: list[pa.Array] = []
     names: list[pa.Array] = []
     for split in SPLITS:
-        for path in shards(out, split):
-            rows += pq.read_metadata(path).num_rows
+        paths = shards(out, split)
+        known = {path.name.split("-")[1] for path in (out / PARTS).glob(f"{split}-*-codes.parquet")}
+        if lost := known - {path.stem for path in paths}:
+            raise UserError(f"{out / 'data' / split / min(lost)}.parquet is gone: delete {out} and run again")
+        for path in paths:
+            rows[split].append(pq.read_metadata(path).num_rows)
             part = out / PARTS / f"{split}-{path.stem}-codes.parquet"
-            codes |= set(pq.read_table(part)["code"].to_pylist())
-            own = pq.read_table(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
+            codes |= set(parquet.read(part)["code"].to_pylist())
+            own = parquet.read(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
             patients[split] += len(own)
             subjects.append(own.combine_chunks())
             names.append(pa.array([split] * len(own), pa.string()))
+    total = sum(map(sum, rows.values()))
     if not patients["train"]:
         raise UserError(
-            f"no patient in the train split ({sum(patients.values())} patients, {rows} events in all): "
+            f"no patient in the train split ({sum(patients.values())} patients, {total} events in all): "
             "check the source's files and --config.data.splits"
         )
     ids, split_of = pa.concat_arrays(subjects), pa.concat_arrays(names)
@@ -134,30 +141,23 @@ def finish(
     (out / "metadata").mkdir(exist_ok=True)
     spelt = sorted(codes)
     told, above = descriptions or {}, parents or {}
-    pq.write_table(
-        pa.table(
-            {
-                "code": pa.array(spelt, pa.string()),
-                "description": pa.array([told.get(code) for code in spelt], pa.string()),
-                "parent_codes": pa.array([above.get(code) for code in spelt], pa.list_(pa.string())),
-            }
-        ),
-        out / "metadata" / "codes.parquet",
-    )
-    pq.write_table(
-        pa.table({"subject_id": ids, "split": split_of}),
-        out / "metadata" / "subject_splits.parquet",
-    )
+    table = {
+        "code": pa.array(spelt, pa.string()),
+        "description": pa.array([told.get(code) for code in spelt], pa.string()),
+        "parent_codes": pa.array([above.get(code) for code in spelt], pa.list_(pa.string())),
+    }
+    parquet.write(out / CODES, pa.table(table))
+    parquet.write(out / "metadata" / "subject_splits.parquet", pa.table({"subject_id": ids, "split": split_of}))
     write_json(
         out / "metadata" / "dataset.json",
         {"etl_name": "ehr_scaling", "etl_version": __version__, "meds_version": "0.4.1", **metadata},
     )
-    return {"events": rows, "patients": patients, "codes": len(codes)}
+    return {"events": total, "patients": patients, "codes": len(codes), "shards": rows}
 
 
 def parents(events: Path) -> dict[str, list[str]]:
     """Parents of the codes that have some, from metadata/codes.parquet."""
-    table = pq.read_table(events / "metadata" / "codes.parquet", columns=["code", "parent_codes"])
+    table = parquet.read(events / CODES, columns=["code", "parent_codes"])
     table = table.filter(pc.greater(pc.fill_null(pc.list_value_length(table["parent_codes"]), 0), 0))
     return dict(zip(table["code"].to_pylist(), table["parent_codes"].to_pylist(), strict=True))
 

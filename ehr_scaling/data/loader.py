@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 from absl import logging
-from array_record.python.array_record_module import ArrayRecordReader
 
 from ehr_scaling.artifacts import read_json
+from ehr_scaling.data import array_records
 from ehr_scaling.data.deadline import Deadline
 from ehr_scaling.data.packed import FILE, run_dtype
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.errors import UserError, first_line, of_system
 
 Batch = dict[str, np.ndarray]
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
@@ -123,7 +123,11 @@ class _Rows:
             try:
                 reader = self._open(str(path))
                 record = reader.read([int(self._nth[block])])[0]
+            except UserError:
+                raise
             except Exception as e:  # the reader raises what its C++ side throws, of several types
+                if self._skip is None and (told := of_system(e, path)):
+                    raise told from None
                 lost = [block] if reader else np.flatnonzero(self._file == file)
                 self._damaged(file, lost, f"{path} is damaged ({first_line(e)})")
             else:
@@ -168,7 +172,7 @@ def _empty(rows: int, width: int, dtype: np.dtype) -> _Block:
 
 def _reader(path: str) -> Any:
     # Blocks are read one by one: a read-ahead buffer would only copy neighbours nobody wants.
-    return ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0")
+    return array_records.reader(path, "readahead_buffer_size:0,max_parallelism:0")
 
 
 def _again(path: Path) -> str:

@@ -64,6 +64,7 @@ def prepare(
     small = runner.for_bytes(_size(workdir / "events"))
 
     def tokenize(out: Path) -> dict[str, Any]:
+        artifacts.verify(workdir / "events", alone=True)
         summary = timelines.build(workdir / "events", out, runner=small, code_maps=data.code_maps, **settings)
         card.write(out, summary, events, generated=generated)
         return summary
@@ -80,10 +81,15 @@ def prepare(
 
     def pack(fraction: float) -> dict[str, Any]:
         own = {**shape, "fraction": fraction} if fraction < 1 else shape
+
+        def make(out: Path) -> dict[str, Any]:
+            artifacts.verify(workdir / "timelines")
+            return packing.build(workdir / "timelines", out, **own, runner=small)
+
         record = artifacts.build(
             packed_folder(data, workdir, fraction),
             {"timelines": tokens["fingerprint"], **own},
-            lambda out: packing.build(workdir / "timelines", out, **own, runner=small),
+            make,
             resume=True,
         )
         train, part = record["summary"]["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
@@ -114,7 +120,7 @@ def packed_record(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> dic
             f"--config.data.context={data.context}"
             + (f" and {fraction:g} among --config.grid.fractions" if fraction < 1 else "")
         )
-    return artifacts.read_json(folder / artifacts.RECORD)
+    return artifacts.record(folder)
 
 
 def _settings(data: ConfigDict, *, generated: bool) -> dict[str, Any]:

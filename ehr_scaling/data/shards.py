@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ def _pool(function: Callable[..., Any], items: Sequence[tuple], workers: int, ba
             for future in as_completed(futures):
                 future.result()
                 bar.update()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that prepared data was killed or could not start, perhaps for lack of memory: run again to "
+                "go on, with --config.workers=1"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.core import dataset_info, naming
-from tensorflow_datasets.proto import tf_example_pb2
 
+from ehr_scaling import artifacts
 from ehr_scaling.artifacts import RECORD, read_json, writing
-from ehr_scaling.data import counting, events, fitting, rare, tokenizer
+from ehr_scaling.data import array_records, counting, events, fitting, rare, tokenizer
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.patient_records import CONTEXT, Writer, decode
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import FILE as VOCABULARY
 from ehr_scaling.data.vocabulary import Vocabulary, load
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.errors import UserError, first_line, unreadable
 
 NAME = "timelines"
+_INFO = "dataset_info.json"  # of TFDS
 SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS' names: MEDS' names
 
 
@@ -133,7 +134,7 @@ def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None
         sizes: list[int] = []
         stats: list[tokenizer.Stats] = []
         with writing(parts / f"{name}.array_record") as partial:
-            writer = _Writer(partial)
+            writer = Writer(partial)
             for part, found in tokenizer.tokenize(path, vocabulary, _maps(code_maps), _parents(path.parents[2])):
                 writer.add(part)
                 counts += np.bincount(part.tokens, minlength=len(counts))
@@ -206,38 +207,6 @@ def _features(vocabulary: Vocabulary) -> tfds.features.FeaturesDict:
     )
 
 
-class _Writer:
-    """One ArrayRecord file of one split, as TFDS would write it, at four times its speed.
-
-    TFDS' own writer encodes feature by feature through its connectors; the records here are the same
-    `tf.train.Example` messages, filled directly.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.bytes = 0  # of the records
-        self._file = ArrayRecordWriter(str(path), "group_size:1")
-
-    def add(self, part: Timelines) -> None:
-        text, context = part.offsets, part.context_offsets
-        for p in range(len(part.subject_ids)):
-            example = tf_example_pb2.Example()
-            feature = example.features.feature
-            feature["subject_id"].int64_list.value.append(int(part.subject_ids[p]))
-            feature["birth"].int64_list.value.append(int(part.births[p]))
-            for name, bounds in (("tokens", text), ("times", text), *((n, context) for n in CONTEXT)):
-                array = getattr(part, name)[bounds[p] : bounds[p + 1]]
-                feature[name].bytes_list.value.append(array.tobytes())
-            record = example.SerializeToString(deterministic=True)  # else the order of its features is random
-            self._file.write(record)
-            self.bytes += len(record)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-CONTEXT = ("context_tokens", "context_times", "context_slots")
-
-
 def _interval_seconds(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
     """Mean seconds an interval token stands for; the middle of its class (by ratio) where none was seen."""
     sums = np.sum([record["interval_sums"] for record in records], axis=0)
@@ -279,16 +248,23 @@ def measured_on(folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / RECORD).is_file():
         return None
-    record = read_json(folder / RECORD)
-    split = record["summary"]["validation"]
-    prints = {"timelines_fingerprint": record["fingerprint"], "events_fingerprint": record["inputs"].get("events")}
+    known = artifacts.record(folder)
+    split = known["summary"]["validation"]
+    prints = {"timelines_fingerprint": known["fingerprint"], "events_fingerprint": known["inputs"].get("events")}
     return {**prints, **{k: split[k] for k in ("patients", "tokens", "events", "patient_days") if k in split}}
 
 
 def _folder(workdir: Path) -> Path:
     """The timelines folder itself, given it or the work directory that holds it."""
     workdir = Path(workdir)
-    return workdir if (workdir / "dataset_info.json").exists() else workdir / NAME
+    return workdir if (workdir / _INFO).exists() else workdir / NAME
+
+
+def _verified(folder: Path, name: str) -> Path:
+    """The file of that name, which is what was made, as far as a record can tell."""
+    if (folder / RECORD).is_file():
+        artifacts.verify(folder, [name])
+    return folder / name
 
 
 def vocabulary(workdir: Path) -> Vocabulary:
@@ -297,12 +273,8 @@ def vocabulary(workdir: Path) -> Vocabulary:
     Raises: UserError where it is missing, damaged, or that of other timelines.
     """
     folder = _folder(workdir)
-    found = load(folder)
-    if (folder / RECORD).is_file():
-        made_with = read_json(folder / RECORD)["summary"].get("vocabulary_fingerprint", found.fingerprint)
-        if made_with != found.fingerprint:
-            raise UserError(f"{folder / VOCABULARY} is that of other timelines: put the right one back, or {_AGAIN}")
-    return found
+    _verified(folder, VOCABULARY)
+    return load(folder)
 
 
 def batches(workdir: Path, split: str) -> Iterator[Timelines]:
@@ -318,56 +290,29 @@ def files(workdir: Path, split: str) -> list[int]:
     """Patients in each file of a split. Raises UserError for a split that is none."""
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}: take one of {', '.join(SPLITS)}")
-    info = read_json(_folder(workdir) / "dataset_info.json")
+    info = read_json(_verified(_folder(workdir), _INFO))
     return [int(n) for s in info["splits"] if s["name"] == split for n in s["shardLengths"]]
 
 
 def read_file(workdir: Path, split: str, i: int) -> Timelines:
     """The patients of file `i` of a split. Raises UserError as `batches` does."""
     folder, lengths = _folder(workdir), files(workdir, split)
-    path = folder / _name(split, i, len(lengths))
+    path = _verified(folder, _name(split, i, len(lengths)))
     try:
-        reader = ArrayRecordReader(str(path))
+        reader = array_records.reader(path)
         records = reader.read_all()
         reader.close()
-        part = _decode(records, load(folder).dtype)
+        part = decode(records, load(folder).dtype)
+    except UserError:
+        raise
     except Exception as e:  # the reader's and the parser's errors share no base class
-        raise UserError(f"{path} is missing or damaged ({first_line(e)}): {_AGAIN}") from None
+        raise unreadable(e, path, f"{path} is missing or damaged ({first_line(e)}): {_AGAIN}") from None
     if len(records) != lengths[i]:
         raise UserError(f"{path} holds {len(records)} of {lengths[i]} patients: {_AGAIN}")
     return part
 
 
 _AGAIN = "delete the timelines folder and run again"
-
-
-def _decode(records: list[bytes], dtype: np.dtype) -> Timelines:
-    ids = np.empty((2, len(records)), np.int64)
-    pieces: dict[str, list[bytes]] = {name: [] for name in ("tokens", "times", *CONTEXT)}
-    for i, record in enumerate(records):
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        ids[0, i] = feature["subject_id"].int64_list.value[0]
-        ids[1, i] = feature["birth"].int64_list.value[0]
-        for name, values in pieces.items():
-            values.append(feature[name].bytes_list.value[0])
-
-    def join(name: str, kind: Any) -> np.ndarray:
-        return np.frombuffer(b"".join(pieces[name]), kind)
-
-    def offsets(name: str, width: int) -> np.ndarray:
-        return np.cumsum([0, *(len(piece) // width for piece in pieces[name])], dtype=np.int64)
-
-    return Timelines(
-        subject_ids=ids[0],
-        births=ids[1],
-        tokens=join("tokens", dtype),
-        times=join("times", np.int64),
-        offsets=offsets("tokens", dtype.itemsize),
-        context_tokens=join("context_tokens", dtype),
-        context_times=join("context_times", np.int64),
-        context_slots=join("context_slots", np.uint8),
-        context_offsets=offsets("context_slots", 1),
-    )
 
 
 def read(workdir: Path, split: str) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """`grid/manifest.jsonl`: the cells of a study, one a line, fixed before any of them runs."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def build(
         "training": {k: v for k, v in config.training.to_dict().items() if k not in how},
         "validation": config.validation.to_dict(),
     }
-    record = artifacts.build(out, inputs, make)
+    record = artifacts.build(out, inputs, make, changing=(MANIFEST,))
     planned, before = cells.grid(config, points, packed, about)[0], read(out)
     if {cell["id"] for cell in planned} != {cell["id"] for cell in before}:
         raise UserError(f"{out} was planned by another version of this program: take another --workdir, or delete it")
@@ -52,7 +51,7 @@ def build(
 
 
 def write(path: Path, planned: list[Cell]) -> None:
-    artifacts.write_text(path, "".join(json.dumps(cell) + "\n" for cell in planned))
+    artifacts.write_lines(path, planned)
 
 
 def read(grid: Path) -> list[Cell]:
@@ -60,10 +59,4 @@ def read(grid: Path) -> list[Cell]:
     path = grid / MANIFEST
     if not path.exists():
         raise UserError(f"{path} is missing: run launch.study, or launch.sweep, to plan the grid first")
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise UserError(f"{path} line {number} is not JSON: delete {grid} and run again") from None
-    return found
+    return artifacts.read_lines(path, f"delete {grid} and run again")

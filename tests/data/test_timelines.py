@@ -147,7 +147,7 @@ def test_a_vocabulary_of_other_data_is_refused(work, tmp_path):
     (tmp_path / "other" / "timelines").mkdir()
     timelines.build(tmp_path / "other" / "events", tmp_path / "other" / "timelines")
     shutil.copy(tmp_path / "other" / "timelines" / "vocabulary.json", tmp_path / "timelines")
-    with pytest.raises(UserError, match=r"vocabulary\.json is that of other timelines"):
+    with pytest.raises(UserError, match=r"vocabulary\.json is damaged"):
         timelines.vocabulary(tmp_path)
 
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from ehr_scaling.errors import DISK_FULL, Preempted, UserError, is_disk_full
+from ehr_scaling.errors import Preempted, UserError, of_system
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.grid.executors.claims import NOBODY, Unit
 from ehr_scaling.grid.executors.progress import Progress
@@ -316,8 +316,8 @@ def _attempt(work: _Work, i: int, report: Report, pipe: Connection) -> str | Non
     except UserError as e:
         return str(e)
     except Exception as e:
-        if is_disk_full(e):
-            return DISK_FULL
+        if (told := of_system(e)) is not None:
+            return str(told)
         traceback.print_exc()
         return f"cell {unit[0]['id']} ({unit[0]['size']}) failed with {type(e).__name__}; its trace is above"
     return None

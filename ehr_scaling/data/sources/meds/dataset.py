@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import fingerprint_files, read_json, writing
-from ehr_scaling.data import events
+from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources.meds import dialects, shuffle
 from ehr_scaling.data.sources.meds import rows as meds_rows
@@ -263,7 +263,7 @@ def _metadata(
         return descriptions, parents
     pairs: set[tuple[str, str]] = set()
     for i in range(units):
-        table = pq.read_table(folder.spelt(i))
+        table = parquet.read(folder.spelt(i))
         pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
     text, above = _closure(told, {theirs for theirs, _ in pairs})
     for theirs, ours in sorted(pairs):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import writing
-from ehr_scaling.data import events
+from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import once
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds import rows as meds_rows
@@ -93,8 +93,7 @@ def _spread(folder: Folder, unit: int, parts: list[Part], dialect: str) -> dict[
         _write(folder.spread(unit, files), held, ids, shard_of)
     pairs = sorted(dropped.spelt)
     table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
-    with writing(folder.spelt(unit)) as partial:
-        pq.write_table(table, partial)
+    parquet.write(folder.spelt(unit), table)
     return {"dropped": dropped.rows, "mended": dropped.values + mended}
 
 
@@ -140,7 +139,7 @@ def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: 
     found, starts = np.unique(shard[order], return_index=True)
     # Which shard a row group holds must be found without reading it.
     schema = _SCHEMA.with_metadata({"shards": ",".join(map(str, found.tolist()))})
-    options = {"compression": "zstd", "compression_level": 1}
+    options = {**parquet.WRITING, "compression_level": 1}
     with writing(path) as partial, pq.ParquetWriter(partial, schema, **options) as writer:
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             writer.write_table(table.slice(start, end - start), row_group_size=max(1, end - start))
@@ -158,7 +157,7 @@ def gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: i
 def _gather(folder: Folder, out: Path, dialect: str, shard: int, split: str, k: int) -> dict[str, Any]:
     tables = []
     for path in sorted((folder.path / "spread").glob("[!.]*.parquet")):
-        file = pq.ParquetFile(path, read_dictionary=["code"])
+        file = pq.ParquetFile(path, read_dictionary=["code"], **parquet.READING)
         held = file.schema_arrow.metadata[b"shards"].decode().split(",")
         if str(shard) in held:
             tables.append(file.read_row_group(held.index(str(shard))))
