@@ -23,9 +23,17 @@ def get_config() -> ConfigDict:
     c.data.layout = ""  # of the generated source: "mimic-iv" writes and reads MIMIC-IV's own files
     c.data.fraction = 0.01  # of MIMIC-IV 3.1's row counts, with that layout
     c.data.splits = (0.8, 0.1, 0.1)  # of patients: train, validation, test
+    # Instead of the fractions: a CSV or parquet file with a row a patient, subject_id and split, as benchmarks publish
+    # theirs; where it has several splits side by side, FILE:COLUMN names one. Who is not in it is left out
+    c.data.split_file = config_dict.placeholder(str)
     c.data.seed = 0  # of generation, split and packing; training seeds are the grid's
     c.data.preset = "clean"  # or ethos_ares, ethos_paper: those programs' tokens
+    # Of MIMIC-IV: events stand where they were "known", or where they "happened" (none: clean known, ethos_* happened)
+    c.data.times = config_dict.placeholder(str)
     c.data.tables = ()  # of MIMIC-IV, beside the preset's: icu/chartevents, icu/inputevents, icu/outputevents, …
+    # Of a MEDS data set: which program wrote its codes (none: what they show); other: keep them as they are
+    c.data.dialect = config_dict.placeholder(str)
+    c.data.may_lose = ()  # families of codes of which every event may be left out; else that stops the work
     c.data.code_maps = config_dict.placeholder(str)  # folder with ICD-9→10 and drug→ATC tables
     c.data.memory_gb = 4.0  # of all processes that read MIMIC-IV; it takes about 1, whatever the number of patients
     c.data.beam = ()  # flags of an Apache Beam pipeline to prepare the data with, such as ("--runner=FlinkRunner",)

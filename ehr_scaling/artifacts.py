@@ -128,7 +128,9 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
     """What `write_lines` wrote. Raises UserError with the number of the line that is damaged, and the remedy."""
     rows: list[dict[str, Any]] = []
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = path.read_bytes().split(b"\n")
+    if not lines[-1]:
+        lines.pop()
     if lines and not any(f'"{SEAL}"'.encode() in line for line in lines):
         raise UserError(
             f"{path} was written by an earlier version, without checksums by which to know damage: {remedy}"
@@ -171,7 +173,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """Make `folder` and hold it against other processes; the kernel lets go of it when a process dies."""
     while True:
         work_directory(folder)
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # whoever held it has just renamed or removed it
+            continue
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,7 +184,11 @@ def _locked(folder: Path) -> Iterator[None]:
                 print(f"{folder.parent}: another process is making the same thing, waiting for it", flush=True)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             # Whoever held it before us may have renamed or removed it.
-            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+            try:
+                same = os.path.samestat(os.fstat(handle), folder.stat())
+            except FileNotFoundError:
+                same = False
+            if same:
                 yield
                 return
         finally:

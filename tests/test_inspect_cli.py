@@ -48,10 +48,10 @@ def real(work, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "w"
     shutil.copytree(work, folder)
     path = folder / "events" / artifacts.RECORD
-    record = json.loads(path.read_text())
+    record = artifacts.read_json(path)
     del record["summary"]["generated"]
     record["summary"] |= {"name": "a hospital", "dropped": {"hosp/labevents: no time": 4_321}}
-    path.write_text(json.dumps(record))
+    artifacts.write_sealed(path, record)
     return folder
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_json
 from ehr_scaling.data import parquet
+from ehr_scaling.data.splits import SPLITS, Listed, Splits
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(
@@ -24,22 +25,21 @@ SCHEMA = pa.schema(
     ]
 )
 BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
-SPLITS = ("train", "tuning", "held_out")
 SHARD = 2_048  # patients a file: some 1.3 M events of MIMIC-IV, and few enough records for one ArrayRecord file
 _SHARDS_SEED = 0x5A  # so that the shard is not drawn by the number that drew the split
 CODES = "metadata/codes.parquet"
 PARTS = ".parts"  # for records of units, and what `finish` gathers
 
 
-def assign_splits(
-    subject_ids: np.ndarray, seed: int, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-) -> np.ndarray:
-    """Split of each patient, by a hash of its id, so that it does not change when other patients are added.
+def assign_splits(subject_ids: np.ndarray, seed: int, splits: Splits = (0.8, 0.1, 0.1)) -> np.ndarray:
+    """Split of each patient: by a hash of its id, so that it does not change when others are added, or as a file says.
 
-    Args: subject_ids, int64 (P,); seed; fractions of train, tuning and held_out, which sum to 1.
-    Returns: int8 (P,), an index into SPLITS.
+    Args: subject_ids, int64 (P,); seed; splits, fractions of train, tuning and held_out that sum to 1, or a split file.
+    Returns: int8 (P,), an index into SPLITS, -1 for a patient that the file does not name, who is to be left out.
     """
-    return np.searchsorted(np.cumsum(fractions)[:2], uniform(subject_ids, seed), side="right").astype(np.int8)
+    if isinstance(splits, Listed):
+        return splits.of(subject_ids)
+    return np.searchsorted(np.cumsum(splits)[:2], uniform(subject_ids, seed), side="right").astype(np.int8)
 
 
 def uniform(subject_ids: np.ndarray, seed: int) -> np.ndarray:
@@ -53,11 +53,12 @@ def uniform(subject_ids: np.ndarray, seed: int) -> np.ndarray:
     return x.astype(np.float64) / 2.0**64
 
 
-def assign(subject_ids: np.ndarray, seed: int, splits: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+def assign(subject_ids: np.ndarray, seed: int, splits: Splits) -> tuple[np.ndarray, np.ndarray]:
     """Split and shard of each patient, both by a hash of its id: a shard is a random sample of its split.
 
     Args: subject_ids, int64 (P,), all different; seed; splits, as for assign_splits.
-    Returns: int8 (P,), an index into SPLITS; int64 (P,), the shard within the split, from 0, of at most SHARD patients.
+    Returns: int8 (P,), an index into SPLITS, -1 for a patient to leave out; int64 (P,), the shard within the split,
+      from 0, of at most SHARD patients.
     """
     split = assign_splits(subject_ids, seed, splits)
     return split, assign_shards(subject_ids, split, seed)

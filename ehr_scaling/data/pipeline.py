@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import card, packed, packing, sources, timelines, tokenizer
+from ehr_scaling.data import card, packed, packing, sources, splits, timelines, tokenizer
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.errors import UserError
@@ -42,20 +42,27 @@ def prepare(
         return {"summary": {"raw": str(raw)}}
     source = sources.get(name)
     own = _own(data, name)
-    split = {"seed": data.seed, "splits": tuple(data.splits)}
+    split = splits.read(data.split_file) if data.split_file else splits.fractions(data.splits)
     _settings(data, generated=False)  # a misspelt option, too, is told before hours of work
     say = print if not (workdir / "events").exists() else lambda _: None
     say(f"events: from {name} {raw or ''}")
     small = runner.for_bytes(_size(raw) if raw else data.patients * 4_000)
     events = artifacts.build(
         workdir / "events",
-        {**source.inputs(raw, **own), **split},
-        lambda out: source.extract(raw, out, **split, **own, runner=small),
+        {
+            **source.inputs(raw, **own),
+            "seed": data.seed,
+            "splits": split.mark() if isinstance(split, splits.Listed) else split,
+        },
+        lambda out: source.extract(raw, out, seed=data.seed, splits=split, **own, runner=small),
         resume=True,
     )
-    for reason, rows in sorted(events["summary"].get("dropped", {}).items()):
-        if rows:
-            say(f"  left out: {rows:,} rows, {reason}")
+    if met := events["summary"].get("split_file"):
+        say(f"  split file: {met['not named']:,} patients are not in it and left out, {met['not there']:,} only in it")
+    for what, kind in (("left out", "dropped"), ("mended", "mended")):
+        for reason, rows in sorted(events["summary"].get(kind, {}).items()):
+            if rows:
+                say(f"  {what}: {rows:,}, {reason}")
     if until == "events":
         return events
     generated = events["summary"].get("generated", False)
@@ -135,9 +142,11 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
     """The options of this source alone."""
     if source == "synthetic":
         return {"patients": data.patients}
+    if source == "meds":
+        return {"dialect": data.dialect, "may_lose": tuple(data.may_lose)}
     if source in ("mimic-iv", "mimic-iv-demo"):
         options = {"preset": data.preset, "tables": tuple(data.tables), "memory_gb": data.memory_gb}
-        return {**options, "ed": Path(data.ed) if data.ed else None}
+        return {**options, "times": data.times, "ed": Path(data.ed) if data.ed else None}
     return {}
 
 

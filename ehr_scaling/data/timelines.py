@@ -274,7 +274,12 @@ def vocabulary(workdir: Path) -> Vocabulary:
     """
     folder = _folder(workdir)
     _verified(folder, VOCABULARY)
-    return load(folder)
+    found = load(folder)
+    if (folder / RECORD).is_file():
+        made_with = artifacts.record(folder)["summary"].get("vocabulary_fingerprint", found.fingerprint)
+        if made_with != found.fingerprint:
+            raise UserError(f"{folder / VOCABULARY} is that of other timelines: put the right one back, or {_AGAIN}")
+    return found
 
 
 def batches(workdir: Path, split: str) -> Iterator[Timelines]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ehr_scaling.data import timelines
+from ehr_scaling.data.events import DEATH
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import DAY, HOUR, YEAR, Vocabulary
 from ehr_scaling.errors import UserError
@@ -25,11 +26,12 @@ REASONS = (
     "too young, or of unknown age (min_age)",
     "with the outcome before (onset)",
     "decided by the time of the prediction",
+    "of patients who had died by then",
     "whose record ends before the prediction",
     "left open",
     "without the outcome and without enough follow-up",
 )
-_ASKED, _LATER, _NO_RECORD, _RULED_OUT, _AGE, _BEFORE, _DECIDED, _ENDED, _OPEN, _FOLLOW_UP = range(len(REASONS))
+_ASKED, _LATER, _NO_RECORD, _RULED_OUT, _AGE, _BEFORE, _DECIDED, _DEAD, _ENDED, _OPEN, _FOLLOW_UP = range(len(REASONS))
 LABELS = {"binary": bool, "days": np.float32, "class": np.int64}  # dtype by the kind of task
 _DTYPES = (np.int64, np.int64, np.int64, np.int64, np.int64, np.float32)  # of Stays
 
@@ -128,13 +130,14 @@ class _Question(NamedTuple):
     without: np.ndarray  # bool
     since: np.ndarray  # bool
     positive: np.ndarray  # bool
+    death: np.ndarray  # bool
     kinds: np.ndarray  # int8: POSITIVE, NEGATIVE, OPEN or 0; of a class, zeros
     classes: np.ndarray  # int64: place among the classes, -1 for none
 
     @property
     def told(self) -> np.ndarray:
         """Tokens that must be found: bool."""
-        return self.first_after | self.without | self.since | self.positive | (self.kinds > 0)
+        return self.first_after | self.without | self.since | self.positive | self.death | (self.kinds > 0)
 
 
 class _Marks(NamedTuple):
@@ -160,10 +163,10 @@ def _question(vocabulary: Vocabulary, task: Task) -> _Question:
         classes[own] = np.arange(len(own))
     else:
         kinds = tasks.kinds(vocabulary, task)
-    first_after, without, since, positive = (
-        tasks.ids(vocabulary, names) for names in (task.first_after, task.without, task.since, task.positive)
+    first_after, without, since, positive, death = (
+        tasks.ids(vocabulary, names) for names in (task.first_after, task.without, task.since, task.positive, (DEATH,))
     )
-    return _Question(task, first_after, without, since, positive, kinds, classes)
+    return _Question(task, first_after, without, since, positive, death, kinds, classes)
 
 
 class _Anchors(NamedTuple):
@@ -215,6 +218,11 @@ def _judge(part: Timelines, marks: _Marks, a: _Anchors, question: _Question) -> 
     if task.onset:
         leave_out(_next(marks.where(question.positive), a.begins) < a.until, _BEFORE)
     leave_out(outcome.decided, _DECIDED)
+    died = _next(marks.where(question.death), a.begins)
+    if task.kind == "class":  # a code of the bill is one whether the patient lives or not
+        leave_out((died < a.rows) & (part.times[np.minimum(died, a.rows)] < part.times[a.rows]), _DEAD)
+    else:
+        leave_out(died < a.until, _DEAD)
     leave_out(a.times > part.times[a.ends], _ENDED)
     leave_out(outcome.open, _OPEN)
     leave_out(outcome.unsaid & (part.times[a.ends] < a.times + round(task.follow_up * DAY)), _FOLLOW_UP)

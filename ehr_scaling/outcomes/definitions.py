@@ -3,8 +3,9 @@
 import dataclasses
 import difflib
 import itertools
-import math
 import re
+import reprlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ QUANTILES = "Q"  # a name that stands for every token of a value: Q1, Q2, …
 MEANINGS = ("positive", "negative", "open")
 KINDS = ("binary", "days", "class")
 _FROM = ("prediction", "anchor")
+_KEYS = 10_000  # of a mapping in a file, those of merges included
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ class Task:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check, wanted = _CHECKS[field.type]
-            value = check(getattr(self, field.name))
-            if value is _WRONG:
-                raise UserError(f"task {self.name}: {field.name} is {getattr(self, field.name)!r}: take {wanted}")
-            object.__setattr__(self, field.name, value)
+            value = getattr(self, field.name)
+            right = check(value)
+            if right is _WRONG:
+                raise UserError(f"task {_spelt(self.name)}: {field.name} is {_spelt(value, True)}: take {wanted}")
+            object.__setattr__(self, field.name, right)
         if problem := next(_contradictions(self), None):
-            raise UserError(f"task {self.name}: {problem}")
+            raise UserError(f"task {_spelt(self.name)}: {problem}")
 
     @property
     def by_time(self) -> bool:
@@ -104,7 +107,7 @@ _WRONG: Any = object()
 
 
 def _number(value: Any) -> Any:
-    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    right = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
     return float(value) if right else _WRONG
 
 
@@ -132,7 +135,7 @@ _CHECKS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 def _contradictions(t: Task) -> Iterator[str]:
     """What is wrong with fields that are of the right type, each beginning with its key."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", t.name):
-        yield f"name is {t.name!r}: take letters, digits, '_', '-' and '.', for a folder has that name"
+        yield f"name is {_spelt(t.name, True)}: take letters, digits, '_', '-' and '.', for a folder has that name"
     ends = [name for name in ("hours", "tokens") if getattr(t, name) is not None]
     if t.labels:
         cohort = ("anchor", "hours", "tokens", "first_after", "without", "since", "min_age", "onset", "follow_up")
@@ -229,22 +232,30 @@ def load(path: Path | None = None) -> dict[str, Task]:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror or e}): give a YAML file of tasks") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply: tasks are names with fields, as in tasks.yaml") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as e:  # the last two of an escape that is no character
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: {getattr(e, 'problem', None) or first_line(e)}") from None
+        raise UserError(f"{path}{line}: {_spelt(getattr(e, 'problem', None) or first_line(e))}") from None
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no tasks: give names with their fields, as tasks.yaml of the package does")
     return {str(name): _task(path, str(name), fields) for name, fields in value.items()}
 
 
+def _spelt(value: Any, quoted: bool = False) -> str:
+    """What a file holds, for a message: in one line, and short."""
+    text = value if isinstance(value, str) and not quoted else reprlib.repr(value)
+    return " ".join(text.split())[:200]
+
+
 def _task(path: Path, name: str, fields: Any) -> Task:
     if not isinstance(fields, dict):
-        raise UserError(f"{path}: task {name}: there are no fields under the name")
+        raise UserError(f"{path}: task {_spelt(name)}: there are no fields under the name")
     if unknown := [key for key in fields if key not in _DEFAULTS or key == "name"]:
-        near = difflib.get_close_matches(str(unknown[0]), _DEFAULTS, 1)
+        near = difflib.get_close_matches(_spelt(unknown[0]), _DEFAULTS, 1)
         hint = f"did you mean {near[0]}?" if near else f"take some of {', '.join(list(_DEFAULTS)[1:])}"
-        raise UserError(f"{path}: task {name}: unknown key {unknown[0]}: {hint}")
+        raise UserError(f"{path}: task {_spelt(name)}: unknown key {_spelt(unknown[0])}: {hint}")
     try:
         task = Task(name=name, **{"description": "", **fields})
     except UserError as e:
@@ -253,15 +264,34 @@ def _task(path: Path, name: str, fields: Any) -> Task:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader, but a key that is repeated is an error: the first task of two with one name would be lost."""
+    """SafeLoader, but a key that is repeated is an error: the first task of two with one name would be lost. So is
+    whatever YAML's own types cannot hold, and a merge of so many keys that it would never end."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        # what the types of YAML raise for text like `!!int abc`, `!!bool x`, 2020-99-99
+        except (ValueError, OverflowError, LookupError, TypeError, AttributeError):
+            tag = str(node.tag).rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"this is no {tag}", node.start_mark) from None
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise yaml.constructor.ConstructorError(None, None, "a number beyond 64 bits", node.start_mark)
+        return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "this is no map", node.start_mark)
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is repeated", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _KEYS:
+            raise yaml.constructor.ConstructorError(None, None, "a merge of too many keys", node.start_mark)
 
 
 def meaning(names: Sequence[str]) -> Callable[[str], bool]:

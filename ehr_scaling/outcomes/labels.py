@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ehr_scaling.data import timelines
 from ehr_scaling.data.events import DEATH
 from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.outcomes import tasks
 from ehr_scaling.outcomes.definitions import Task
@@ -37,6 +38,11 @@ REASONS = (
     "after the subject's death",
 )
 _NO_SPLIT, _OTHER_SPLIT, _NO_RECORD, _DEAD = range(len(REASONS))
+# Labels made of the same records name subjects that are there, at times in their records. A few may lack a timeline,
+# those of whom no event has a time; more of them, or times long after, say that the labels are of somebody else.
+MOST_UNKNOWN = 0.05  # of the rows, and more than A_FEW
+A_FEW = 3  # rows
+LATE = 365 * DAY  # µs after a patient's last event, of half the rows
 
 
 class Labels(NamedTuple):
@@ -158,7 +164,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     A prompt holds the tokens up to and at the prediction. The anchor is the beginning of the record.
 
     Returns: the group; what is left out is counted by REASONS.
-    Raises: UserError as `read` does, and when no row can be used.
+    Raises: UserError as `read` does, when no row can be used, and when the labels are about other patients.
     """
     path = Path(group[0].labels)
     labels = read(path)
@@ -167,7 +173,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     found: list[Stays] = []
     rows_of: list[np.ndarray] = [np.zeros(0, np.int64)]
     left_out = np.zeros(len(REASONS), np.int64)
-    patients, matched = 0, np.zeros(len(labels.times), bool)
+    patients, late, matched = 0, 0, np.zeros(len(labels.times), bool)
     for part in parts(folder, split):
         rows, owners = _in(labels, part)
         matched[rows] = True
@@ -176,6 +182,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
         deaths = np.append(np.flatnonzero(death[part.tokens]), len(part.tokens))
         none = until == begins
         dead = ~none & (deaths[np.searchsorted(deaths, begins)] < until)
+        late += int((labels.times[rows] > part.times[ends] + LATE).sum())
         left_out[_NO_RECORD] += none.sum()
         left_out[_DEAD] += dead.sum()
         kept = ~none & ~dead
@@ -191,6 +198,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     lost = np.flatnonzero(~matched)
     left_out[_OTHER_SPLIT] = _elsewhere(folder, split, labels.subject_ids[lost])
     left_out[_NO_SPLIT] = len(lost) - left_out[_OTHER_SPLIT]
+    _check_whose(path, len(labels.times), int(left_out[_NO_SPLIT]), int(matched.sum()), late)
     told = {REASONS[i]: int(n) for i, n in enumerate(left_out) if n}
     chosen = np.concatenate(rows_of)
     if not len(chosen):
@@ -202,6 +210,25 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     every = np.arange(len(chosen))
     n = len(group)
     return Group(stays, (every,) * n, (labels.values[chosen],) * n, (told,) * n)
+
+
+def _check_whose(path: Path, rows: int, unknown: int, known: int, late: int) -> None:
+    """Raises UserError when so many rows fit nobody that the labels must be about other patients.
+
+    Args: rows of the file; unknown, whose subject has no timeline; known, whose subject is in what is asked; late, of
+      those, at times long after the subject's last event.
+    """
+    remedy = "give their records with --data (launch.predict), or labels of these patients"
+    if unknown > max(A_FEW, MOST_UNKNOWN * rows):
+        raise UserError(
+            f"{path}: the subjects of {unknown / rows:.0%} of the {rows:,} labels are in no split of the timelines: "
+            f"the labels belong to other patients; {remedy}"
+        )
+    if late > max(A_FEW, known / 2):
+        raise UserError(
+            f"{path}: {late / known:.0%} of the {known:,} labels of these subjects are at times more than a year after "
+            f"their last event: the labels belong to other patients with the same ids; {remedy}"
+        )
 
 
 def _in(labels: Labels, part: Timelines) -> tuple[np.ndarray, np.ndarray]:

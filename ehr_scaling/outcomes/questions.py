@@ -211,6 +211,8 @@ def _describe(task: Task, split: str, positive_share: float | None, facts: dict[
 def load(folder: Path) -> Samples:
     """The samples of a prepared task. Raises UserError where they are missing or damaged."""
     path = folder / SAMPLES
+    if (folder / artifacts.RECORD).is_file():
+        artifacts.verify(folder, [SAMPLES])
     try:
         with np.load(path, allow_pickle=False) as file:
             own = {name: file[name] for name in Samples._fields if name != "stays"}

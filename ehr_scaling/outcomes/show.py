@@ -79,7 +79,7 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
         gaps=asked.gaps[rows],
         horizons=asked.horizons[rows],
         silence=asked.silence,
-        labels=inspection.labels(workdir),
+        labels=inspection.labels(workdir / "events"),
         model=f"The model has {chosen['N_body']:,} body parameters and was trained on {chosen['tokens']:,} tokens.",
     )
     (workdir / "report").mkdir(exist_ok=True)

@@ -5,17 +5,17 @@ The schema is that of MEDS_trajectory_evaluation 0.0.6: MEDS' own columns and th
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import work_directory, writing
+from ehr_scaling.data.event_tokens import Event, Grouping
+from ehr_scaling.data.presets.paths import PRESSURE, PRESSURES
 from ehr_scaling.data.timelines import SPLITS
-from ehr_scaling.data.vocabulary import HOUR, UNK, Vocabulary
+from ehr_scaling.data.vocabulary import HOUR, Vocabulary
 from ehr_scaling.errors import UserError, first_line
-from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.simulate import Clock, Futures
 from ehr_scaling.outcomes.stays import Stays
 
@@ -31,104 +31,20 @@ SCHEMA = pa.schema(
 NOTHING = "NO_EVENT"  # the one row of a copy without events: if it had none, shares of copies would come out wrong
 _AT_ONCE = 2_048  # samples that are spelt in memory
 
-# Kinds of tokens that tell more about the token before them, with the kinds they may follow
-_FOLLOWS = {
-    "ADMISSION_TYPE": ("HOSPITAL_ADMISSION",),
-    "DISCHARGE_LOCATION": ("HOSPITAL_DISCHARGE",),
-    "ICU_TYPE": ("ICU_ADMISSION",),
-    "ED_TRANSPORT": ("ED_REGISTRATION",),
-    "ED_DISPOSITION": ("ED_OUT",),
-    "ICD10CM//3-6": ("ICD10CM",),
-    "ICD10CM//SFX": ("ICD10CM//3-6",),
-    "ICD9CM//SFX": ("ICD9CM",),
-    "ICD9PCS//SFX": ("ICD9PCS",),
-    "ICD//CM//3-6": ("ICD//CM",),
-    "ICD//CM//SFX": ("ICD//CM//3-6",),
-    "ATC//4": ("ATC",),
-    "ATC//SFX": ("ATC//4",),
-    "ICD10PCS": ("ICD10PCS",),
-    "ICD//PCS": ("ICD//PCS",),
-}
-_CODES = {  # of classifications, as sources spell them
-    "ICD10CM": "DIAGNOSIS//ICD//10//",
-    "ICD9CM": "DIAGNOSIS//ICD//9//",
-    "ICD//CM": "DIAGNOSIS//ICD//10//",
-    "ICD10PCS": "PROCEDURE//ICD//10//",
-    "ICD9PCS": "PROCEDURE//ICD//9//",
-    "ICD//PCS": "PROCEDURE//ICD//10//",
-    "ATC": "ATC//",
-}
-_CATEGORY = 3  # characters of an ICD-10-CM category
-_PROCEDURE = 7  # characters, and tokens, of an ICD-10-PCS code
-# ETHOS-ARES tells the two values of one measurement after one name
-_PAIRS = {"VITAL//BLOOD_PRESSURE": (("SYSTOLIC", "VITAL//SBP"), ("DIASTOLIC", "VITAL//DBP"))}
 Rows = tuple[tuple[str, float | None], ...]
-
-
-def _kind(token: str) -> str:
-    """The kind of a token that tells of an event together with others; else ""."""
-    for kind in _KINDS:
-        if token == kind or token.startswith(f"{kind}//"):
-            return "" if kind in _CODES and token == f"{kind}//{UNK}" else kind
-    return ""
-
-
-_KINDS = sorted({*_FOLLOWS, *(kind for before in _FOLLOWS.values() for kind in before)}, key=len, reverse=True)
-
-
-def _code(names: Sequence[str], kind: str) -> str:
-    """The code of an event whose tokens are `names`, of which the first is of this kind."""
-    if kind in _CODES:
-        pieces = [name.removeprefix(f"{_kind(name)}//") for name in names]
-        pieces[0] = pieces[0].partition("//")[0] if kind == "ATC" else pieces[0]  # some have the group's title with it
-        if kind != "ICD//CM" or len(pieces[0]) == _CATEGORY:
-            return _CODES[kind] + "".join(pieces)
-    return "//".join((names[0], *(name.removeprefix(f"{_kind(name)}//") for name in names[1:])))
-
-
-class Event(NamedTuple):
-    """Tokens of a future that tell of one event."""
-
-    at: int  # place of the first of them
-    tokens: tuple[int, ...]
 
 
 class Reader:
     """Cuts futures into events, and spells events as MEDS does, by one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.grouping = vocabulary, Grouping(vocabulary)
         self.first_value = vocabulary.index[vocabulary.quantile_tokens[0]]
-        self._values = frozenset(vocabulary.index[name] for name in vocabulary.quantile_tokens)
-        self._silent = frozenset((PAD, *(vocabulary.index[name] for name in vocabulary.intervals)))
-        self._kinds = [_kind(name) for name in vocabulary.tokens]
         self._spelt: dict[tuple[int, ...], Rows] = {}
 
     def events(self, tokens: Sequence[int]) -> Iterator[Event]:
         """The events of one copy, in their order; a value that follows no code is one of its own."""
-        run: list[int] = []
-        at = 0
-        for i, token in enumerate(tokens):
-            if token in self._silent:
-                if run:
-                    yield Event(at, tuple(run))
-                    run = []
-            elif run and self._goes_on(run, token):
-                run.append(token)
-            else:
-                if run:
-                    yield Event(at, tuple(run))
-                run, at = [token], i
-        if run:
-            yield Event(at, tuple(run))
-
-    def _goes_on(self, run: list[int], token: int) -> bool:
-        if token in self._values:
-            most = len(_PAIRS.get(self.vocabulary.tokens[run[0]], (1,)))
-            return run[0] not in self._values and sum(i in self._values for i in run) < most
-        if run[-1] in self._values or not (before := _FOLLOWS.get(self._kinds[token])):
-            return False
-        return self._kinds[run[-1]] in before and (len(run) < _PROCEDURE)
+        return self.grouping.split(tokens)
 
     def rows(self, event: Event) -> Rows:
         """Codes and values of an event, see `write`; none for a value that follows no code."""
@@ -137,19 +53,20 @@ class Reader:
         return found
 
     def _spell(self, run: tuple[int, ...]) -> Rows:
-        names = [self.vocabulary.tokens[i] for i in run if i not in self._values]
-        bins = [i - self.first_value for i in run if i in self._values]
+        names = [self.vocabulary.tokens[i] for i in run if i not in self.grouping.values]
+        bins = [i - self.first_value for i in run if i in self.grouping.values]
         if not names:
             return ()
-        if pair := _PAIRS.get(names[0]):
+        if names[0] == PRESSURE:
             both = [
-                (f"{names[0]}//{which}", self.value(scale, k)) for (which, scale), k in zip(pair, bins, strict=False)
+                (f"{PRESSURE}//{which}", self.value(scale, k))
+                for (which, scale), k in zip(PRESSURES.items(), bins, strict=False)
             ]
-            return tuple(both) or ((names[0], None),)
+            return tuple(both) or ((PRESSURE, None),)
         head, _, last = names[0].rpartition("//")
         if head in self.vocabulary.quantiles and last in self.vocabulary.quantile_tokens:  # a code fused with its value
             return ((head, self.value(head, self.vocabulary.quantile_tokens.index(last))),)
-        return ((_code(names, self._kinds[run[0]]), self.value(names[0], bins[0]) if bins else None),)
+        return ((self.grouping.code(run), self.value(names[0], bins[0]) if bins else None),)
 
     def value(self, scale: str, k: int) -> float | None:
         """A value of bin `k`, from 0, that falls into that bin again; None where the scale has no such bin.

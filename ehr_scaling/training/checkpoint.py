@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from ehr_scaling import artifacts
-from ehr_scaling.errors import DISK_FULL, UserError, first_line, is_disk_full
+from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system
 from ehr_scaling.grid.cells import HOW
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
@@ -54,13 +54,13 @@ class Saver:
         """
         need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
         if shutil.disk_usage(self.folder).free < need:
-            raise UserError(DISK_FULL)
+            raise UserError(NO_SPACE)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(metrics))
         try:
             self._manager.save(step, args=items, force=True)
         except Exception as e:
-            if is_disk_full(e):
-                raise UserError(DISK_FULL) from None
+            if (told := of_system(e, self.folder)) is not None:
+                raise told from None
             raise
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:

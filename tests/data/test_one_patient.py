@@ -1,8 +1,6 @@
 import made_up
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from made_up import DAY, MINUTE
 
 from ehr_scaling import artifacts
@@ -67,40 +65,3 @@ def test_neither_dates_nor_ids_show(tmp_path):
         facts = inspection.gather(workdir, "train")
         shown[-1].append([f.tolist() for f in (facts.counts, facts.patients, facts.lengths, *facts.context.values())])
     assert shown[0] == shown[1]
-
-
-BINS = {f"Q{k}" for k in range(1, 11)}
-
-
-def test_events_of_several_tokens_stay_together():
-    events = [
-        ["HOSPITAL_ADMISSION", "ADMISSION_TYPE//EMERGENCY"],
-        ["INSURANCE//MEDICARE"],
-        ["LAB//7//MG/DL", "Q3"],
-        ["VITAL//BLOOD_PRESSURE", "Q7", "Q2"],
-        ["LAB//8//MG/DL"],
-        ["ATC//J01//ANTIBACTERIALS", "ATC//4//C", "ATC//SFX//A01"],
-        ["ICD10CM//I50", "ICD10CM//3-6//23", "ICD10CM//SFX//A"],
-        ["ICD10CM//I50"],
-        ["ICD//CM//HEART_FAILURE", "ICD//CM//3-6//9"],
-        *([[f"ICD10PCS//{c}" for c in "02HV33Z"]] * 2),
-        ["ICD9PCS//38", "ICD9PCS//SFX//9"],
-        [f"ICD//PCS//{c}" for c in "5A1955Z"],
-        ["HOSPITAL_DISCHARGE", "DISCHARGE_LOCATION//HOME"],
-        ["LAB//51221//%"],
-        ["TIMELINE_END"],
-    ]
-    assert one_patient.by_event([token for event in events for token in event], BINS) == events
-
-
-def test_procedures_cut_short_are_not_cut_into_others():
-    """Seven and five characters: any cut but the right one would tell of something that was not done."""
-    names = [f"ICD10PCS//{c}" for c in "4A02302703Z4"]
-    assert one_patient.by_event([*names, "DRG//5"], BINS) == [names, ["DRG//5"]]
-
-
-@given(
-    st.lists(st.sampled_from(["Q1", "LAB//1", "ICD10PCS//0", "ICU_TYPE//A", "ICD10CM//3-6//1", "", "//", "4//SFX//"]))
-)
-def test_no_token_is_lost_whatever_the_names(tokens):
-    assert [token for event in one_patient.by_event(tokens, BINS) for token in event] == tokens

@@ -124,7 +124,7 @@ def test_what_makes_no_token_is_counted(tmp_path):
         "MEDS_DEATH: no time": 1,
         "TRANSFER_TO: repeats an admission or discharge": 1,
         "DRG: not of the system HCFA": 2,
-        "MEDICATION: not given": 1,
+        "MEDICATION: no dose: nothing was given": 1,
     }
     v, part, stats = one(tmp_path / "ares", [*history, (2, "LAB//1//X", None)], preset="ethos_ares")
     assert stats.silent["LAB: no value"] == 1

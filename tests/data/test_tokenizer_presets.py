@@ -66,9 +66,9 @@ CLEAN = {
     "MEDICATION//XYZZY_40_MG": "MED//XYZZY_40_MG",  # but what the source has normalised is left alone
     "MEDICATION//METOPROLOL_TARTRATE//ADMINISTERED": "MED//METOPROLOL_TARTRATE",
     "MEDICATION//HEPARIN": "MED//HEPARIN",
-    "MEDICATION//HEPARIN//Not Given": "(not given)",
-    "MEDICATION//HEPARIN//HOLD_DOSE": "(not given)",
-    "MEDICATION//HEPARIN//NOT_GIVEN_PER_SLIDING_SCALE": "(not given)",
+    "MEDICATION//HEPARIN//Not Given": "(no dose: nothing was given)",
+    "MEDICATION//HEPARIN//HOLD_DOSE": "(no dose: nothing was given)",
+    "MEDICATION//HEPARIN//NOT_GIVEN_PER_SLIDING_SCALE": "(no dose: nothing was given)",
     "MEDICATION//START//HEPARIN": "(an order, not a dose)",
     "MEDS_DEATH//IN_HOSPITAL": "MEDS_DEATH",
     "BMI_(KG/M2)": "BMI",

@@ -106,7 +106,7 @@ def test_the_manifest_is_read_as_it_was_written(tmp_path):
         manifest.build(config, points, WHOLE, ABOUT, tmp_path / "grid")
     with (tmp_path / "grid" / manifest.MANIFEST).open("a") as f:
         f.write("{half")
-    with pytest.raises(UserError, match="line 3 is not JSON"):
+    with pytest.raises(UserError, match=r"manifest\.jsonl is damaged at line 1, or not all there"):
         manifest.read(tmp_path / "grid")
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import status
 from ehr_scaling.grid.executors import claims
@@ -31,7 +32,7 @@ def cell(name, unit=None, start=0, steps=STEPS):
 
 def plan(workdir, *grid):
     (workdir / "grid").mkdir()
-    (workdir / "grid" / "manifest.jsonl").write_text("".join(json.dumps(c) + "\n" for c in grid))
+    artifacts.write_lines(workdir / "grid" / "manifest.jsonl", grid)
     return status.units_of(list(grid))
 
 

@@ -211,6 +211,28 @@ def test_labels_that_answer_nothing(tmp_path):
         labels.from_labels(path, name="t", positive=["MEDS_DEATH"])
 
 
+def test_labels_of_other_peoples_patients_are_refused(tmp_path):
+    own = [(1003, 5 + k, k % 2 == 0) for k in range(76)]
+    strangers = [(9_000 + k, 5, True) for k in range(5)]
+    with records.told(RECORDS):
+        few = mortality(write(tmp_path / "few.parquet", own + strangers[:4]))  # 4 of 80
+        assert cohort.find(FOLDER, "test", [few]).left_out == ({"whose subject is in no split of the timelines": 4},)
+        path = write(tmp_path / "many.parquet", own + strangers)  # 5 of 81
+        with pytest.raises(UserError) as e:
+            cohort.find(FOLDER, "test", [mortality(path)])
+        assert str(e.value) == (
+            f"{path}: the subjects of 6% of the 81 labels are in no split of the timelines: the labels belong to other "
+            "patients; give their records with --data (launch.predict), or labels of these patients"
+        )
+        # Another hospital's subjects may have the same numbers: it has other times.
+        year = 366 * 24
+        late = [(1001 + k % 3, 90 + year + k, True) for k in range(12)]
+        path = write(tmp_path / "late.parquet", late + own[:12])
+        assert len(cohort.find(FOLDER, "test", [mortality(path)]).of(0).times) == 20  # no more than half
+        with pytest.raises(UserError, match=r"67% of the 18 labels .* belong to other patients with the same ids"):
+            cohort.find(FOLDER, "test", [mortality(write(tmp_path / "late.parquet", late + own[:6]))])
+
+
 def test_nothing_of_a_patient_is_told(tmp_path):
     """Neither ids nor dates stand in what goes wrong."""
     rows = [(987654, 2, True), (987654, 2, True)]
@@ -239,6 +261,11 @@ def test_known_is_what_has_happened_by_then(tmp_path_factory, rows, random):
             if known and "MEDS_DEATH" not in tokens[:known]:
                 expected[subject, time] = (known, value)
     with records.told(RECORDS, patients_a_file=1):
+        unknown = sum(subject == 55 for subject, *_ in rows)
+        if unknown > max(labels.A_FEW, labels.MOST_UNKNOWN * len(rows)):
+            with pytest.raises(UserError, match="belong to other patients"):
+                cohort.find(FOLDER, "test", [mortality(path)])
+            return
         if not expected:
             with pytest.raises(UserError, match="none of the"):
                 cohort.find(FOLDER, "test", [mortality(path)])

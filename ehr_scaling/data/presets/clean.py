@@ -6,27 +6,17 @@ ICD9PCS//…, MED//<ingredient>. Codes of dialects that are not known here are o
 
 import re
 
-from ehr_scaling.data.codes import drugs
+from ehr_scaling.data.codes import doses, drugs, units
 from ehr_scaling.data.codes.maps import CodeMaps, atc, atc_by_ingredient, atc_one, icd10cm, icd10pcs
-from ehr_scaling.data.presets.rule import Rule, bare, cut, known, normalise, nothing, one
+from ehr_scaling.data.presets.paths import ATC, ICD9CM, ICD9PCS, ICD10CM, ICD10PCS, detailed
+from ehr_scaling.data.presets.rule import Rule, bare, known, normalise, nothing, one
+from ehr_scaling.data.vocabulary import UNK
 
 BREAKS = {"ACUITY": (1.0, 2.0, 3.0, 4.0)}  # a scale of five steps as it is
 FACILITIES = frozenset(
     ("HEALTHCARE_FACILITY", "SKILLED_NURSING_FACILITY", "REHAB", "CHRONIC/LONG_TERM_ACUTE_CARE", "OTHER_FACILITY")
 )
 SCHEDULED = frozenset(("ELECTIVE", "SURGICAL_SAME_DAY_ADMISSION", "SCHEDULED"))
-# emar says with these that nothing reached the patient; the rest (Administered, Started, Applied, …) is a dose.
-_NOT_GIVEN = (
-    "NOT ",
-    "HOLD",
-    "STOPPED",
-    "REMOVED",
-    "FLUSHED",
-    "ASSESSED",
-    "CONFIRMED",
-    "INFUSION RECON",
-    "DELAYED NOT",
-)
 _ICD = (["ICD", "9"], ["ICD", "10"])
 _CATEGORY = 3  # characters of an ICD category: what codes share with less is not a disease any more
 # Families whose names are spelt alike whatever the source did; the codes of others are kept as they are.
@@ -51,33 +41,36 @@ def rule(code: str, maps: CodeMaps, depth: int) -> Rule:
         ):
             return Rule((_icd(name, rest[1], bare(rest[2]), maps, depth),))
         case "HOSPITAL_ADMISSION" if rest:
-            return one(name, f"ADMISSION_TYPE//{_admission(first)}")
+            return detailed(name, _admission(first))
         case "HOSPITAL_DISCHARGE" if rest:
-            return one(name, f"DISCHARGE_LOCATION//{discharge(first)}") if first else one(name)
+            return detailed(name, discharge(first)) if first else one(name)
         case "ICU_ADMISSION" if rest:
-            return one(name, f"ICU_TYPE//{known(first)}")
+            return detailed(name, known(first))
         case "ED_REGISTRATION" if first:
-            return one(name, f"ED_TRANSPORT//{known(first)}")
+            return detailed(name, known(first))
         case "ED_OUT" if first:
-            return one(name, f"ED_DISPOSITION//{known(first)}")
+            return detailed(name, known(first))
         case "ICU_DISCHARGE" | "MEDS_DEATH" | "MEDS_BIRTH":
             return one(name)
         case "MARITAL_STATUS" | "MARITAL" if first:
             return one(f"MARITAL//{known(first)}")
-        case "TRANSFER_TO":
-            if first.lower() not in ("admit", "transfer"):
-                return nothing("repeats an admission or discharge")
+        case "TRANSFER_TO" if first.lower() in ("ed", "discharge"):
+            return nothing("repeats an admission or discharge")
+        case "TRANSFER_TO" if first.lower() in ("admit", "transfer"):
             return one(f"TRANSFER//{known(rest[1] if len(rest) > 1 else '')}")
         case "DRG" if rest == ["UNKNOWN"]:
             return nothing("not known")
-        case "DRG" if len(rest) > 1:
-            if first.upper() != "HCFA":
-                return nothing("not of the system HCFA")
+        case "DRG" if len(rest) > 1 and first.upper() == "APR":
+            return nothing("not of the system HCFA")
+        case "DRG" if len(rest) > 1 and first.upper() == "HCFA":
             return one(f"DRG//{int(rest[1])}") if rest[1].isdecimal() else one(normalise(code))
         case "MEDICATION" if first:
             return _medication(rest, maps, depth)
         case "INSURANCE" | "RACE" | "GENDER" | "SERVICE" | "LANGUAGE" if len(rest) == 1:
             return one(f"{name}//{known(first)}")
+        case "LAB" | "CHART" if len(rest) > 1:
+            unit = units.canonical("//".join(rest[1:]), first) or UNK
+            return one(normalise(f"{name}//{first}//{unit}"))._replace(is_lab=name == "LAB")
         case "LAB":
             return one(normalise(code))._replace(is_lab=True)
     if name.upper().startswith(("BMI (", "BMI_(")):  # MIMIC's omr: BMI (kg/m2)
@@ -104,24 +97,19 @@ def _icd(kind: str, version: str, code: str, maps: CodeMaps, depth: int) -> tupl
         found = (icd10pcs if kind == "PROCEDURE" else icd10cm)(maps, code, "clean")
         if found and len(found) >= _CATEGORY:
             version, code = "10", found
-    if kind == "PROCEDURE" and version == "10":
-        return tuple(f"ICD10PCS//{c}" for c in code)[: depth or None]
     if kind == "PROCEDURE":
-        return cut(code, ("ICD9PCS//", 2), ("ICD9PCS//SFX//", len(code)), depth=depth)
-    if version == "10":
-        end = len(code)
-        return cut(code, ("ICD10CM//", 3), ("ICD10CM//3-6//", 6), ("ICD10CM//SFX//", end), depth=depth)
-    category = 4 if code[0] == "E" else 3  # the external causes E800–E999 have categories of four characters
-    return cut(code, ("ICD9CM//", category), ("ICD9CM//SFX//", len(code)), depth=depth)
+        return (ICD10PCS if version == "10" else ICD9PCS).cut(code, depth)
+    return (ICD10CM if version == "10" else ICD9CM).cut(code, depth)
 
 
 def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
-    event = rest[1].upper().replace("_", " ") if len(rest) > 1 else ""
     if rest[0].upper() in ("START", "STOP"):
         return nothing("an order, not a dose")
-    if event.startswith(_NOT_GIVEN):
-        return nothing("not given")
-    name = rest[0].strip()
+    name, event = rest[0].strip(), rest[1] if len(rest) > 1 else ""
+    if event and doses.is_verb(name) and not doses.is_verb(event):  # another hospital's order of the parts
+        name, event = event.strip(), name
+    if event and (why := doses.why_no_dose(event)):
+        return nothing(f"no dose: {why}")
     if name in ("", "UNK"):
         return nothing("no name")
     # A name with '_' for spaces was normalised by its source already, which chose what tells drugs apart.
@@ -129,6 +117,6 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
     found = None if by_source else drugs.ingredient(name)
     # By the ingredient first: all spellings of a drug have the path of one.
     if group := atc_by_ingredient(maps).get(found or "") or atc_one(atc(maps, name)):
-        return Rule((cut(group, ("ATC//", 3), ("ATC//4//", 4), ("ATC//SFX//", len(group)), depth=depth),))
+        return Rule((ATC.cut(group, depth),))
     # Without strengths, or a name would be rarer than its drug.
     return one(f"MED//{normalise(found or (name if by_source else drugs.normalised(name)))}")._replace(scale="")

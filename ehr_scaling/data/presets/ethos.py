@@ -13,7 +13,8 @@ from ehr_scaling.data.codes import drugs
 from ehr_scaling.data.codes import maps as code_maps
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.presets.clean import FACILITIES
-from ehr_scaling.data.presets.rule import Rule, bare, cut, known, normalise, nothing, one, spelt
+from ehr_scaling.data.presets.paths import ATC, ETHOS_CM, ETHOS_PCS, ICD9CM, ICD9PCS, PRESSURE, PRESSURES, detailed
+from ehr_scaling.data.presets.rule import Rule, bare, known, normalise, nothing, one, spelt
 from ehr_scaling.data.vocabulary import UNK, UNKNOWN
 
 # SOFA: ten bins of equal width from 0 to 23, its range in the table those programs read; ACUITY: its five steps.
@@ -59,20 +60,20 @@ def _rule(code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
         case "PROCEDURE" if len(rest) == 3 and first == "ICD":
             return _procedure(rest[1], bare(last), maps, depth)
         case "HOSPITAL_ADMISSION" if rest:
-            return one(name, f"ADMISSION_TYPE//{_admission(first, program)}")
+            return detailed(name, _admission(first, program))
         case "HOSPITAL_DISCHARGE":
             place = _place(first, program)
             place = "HEALTHCARE_FACILITY" if place in FACILITIES else place
-            return one(name, f"DISCHARGE_LOCATION//{place}")._replace(unseen=UNK)
+            return detailed(name, place)._replace(unseen=UNK)
         case "INSURANCE" | "MARITAL_STATUS" | "MARITAL" if known(first) == "UNKNOWN":
             return nothing("not known")
         case "MARITAL_STATUS" | "MARITAL":
             return one(f"MARITAL//{spelt(first)}")
         case "ICU_ADMISSION" if rest:
-            return one(name, f"ICU_TYPE//{_place(first, program)}")._replace(unseen=UNK)
+            return detailed(name, _place(first, program))._replace(unseen=UNK)
         case "ED_REGISTRATION" if first not in ("", UNK):
             transport = spelt(first)
-            return one(name, f"ED_TRANSPORT//{'OTHER' if transport == 'HELICOPTER' else transport}")
+            return detailed(name, "OTHER" if transport == "HELICOPTER" else transport)
         case "ICU_DISCHARGE" | "MEDS_DEATH" | "MEDS_BIRTH" | "ED_OUT" | "ED_REGISTRATION":
             return one(name)
         case "TRANSFER_TO":
@@ -97,9 +98,9 @@ def _rule(code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
         case "VITAL" if rest[:1] == ["BLOOD_PRESSURE"]:
             # The two values of one measurement are two events: the first one brings the name of both. That program
             # compares a missing value with no break, which makes it Q1.
-            systolic = last == "SYSTOLIC"
-            paths = (("VITAL//BLOOD_PRESSURE",),) if systolic else ()
-            return Rule(paths, scale="VITAL//SBP" if systolic else "VITAL//DBP", missing_lowest=True)
+            which = "SYSTOLIC" if last == "SYSTOLIC" else "DIASTOLIC"
+            paths = ((PRESSURE,),) if which == "SYSTOLIC" else ()
+            return Rule(paths, scale=PRESSURES[which], missing_lowest=True)
         case "VITAL" if first in _VITALS:
             return Rule(((code,),), scale=code, needs_value=True)
         case "ACUITY" | "SOFA":
@@ -137,15 +138,13 @@ def _diagnosis(version: str, code: str, maps: CodeMaps, depth: int, program: Pro
         return nothing("an empty code")
     if version == "9":
         if not maps.icd9cm:
-            category = 4 if code[:1] == "E" else 3
-            path = cut(code, ("ICD9CM//", category), ("ICD9CM//SFX//", len(code)), depth=depth)
-            return Rule((path,), unseen="prefix")
+            return Rule((ICD9CM.cut(code, depth),), unseen="prefix")
         if not (found := code_maps.icd10cm(maps, code, program)):
             return nothing("no ICD-10 code in the map")
         code = found
     title = code_maps.category_title(maps, code, program) if maps.titles else code[:3]
-    path = cut(code, ("", 3), ("ICD//CM//3-6//", 6), ("ICD//CM//SFX//", len(code)), depth=depth)
-    return _titled([(f"ICD//CM//{spelt(title)}" if title else "", *path[1:])], program)
+    head = f"{ETHOS_CM.prefixes[0]}{spelt(title)}" if title else ""
+    return _titled([(head, *ETHOS_CM.cut(code, depth)[1:])], program)
 
 
 def _procedure(version: str, code: str, maps: CodeMaps, depth: int) -> Rule:
@@ -153,12 +152,11 @@ def _procedure(version: str, code: str, maps: CodeMaps, depth: int) -> Rule:
         return nothing("an empty code")
     if version == "9":
         if not maps.icd9pcs:
-            path = cut(code, ("ICD9PCS//", 2), ("ICD9PCS//SFX//", len(code)), depth=depth)
-            return Rule((path,), unseen="prefix")
+            return Rule((ICD9PCS.cut(code, depth),), unseen="prefix")
         if not (found := code_maps.icd10pcs(maps, code, "ares")):
             return nothing("no ICD-10 code in the map")
         code = found
-    return Rule((tuple(f"ICD//PCS//{c}" for c in code[:7])[: depth or None],), unseen="drop")
+    return Rule((ETHOS_PCS.cut(code[:7], depth),), unseen="drop")
 
 
 def _medication(rest: list[str], maps: CodeMaps, depth: int, program: Program) -> Rule:
@@ -172,8 +170,7 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int, program: Program) -
     for atc in _atc(rest, maps)[: 1 if program == "paper" else None]:
         title = maps.atc_titles.get(atc[:3])
         head = f"ATC//{atc[:3]}//{title}" if title else "" if maps.atc_titles else f"ATC//{atc[:3]}"
-        path = cut(atc, ("", 3), ("ATC//4//", 4), ("ATC//SFX//", len(atc)), depth=depth)
-        paths.append((spelt(head), *path[1:]))
+        paths.append((spelt(head), *ATC.cut(atc, depth)[1:]))
     return _titled(paths, program) if paths else nothing("no ATC code in the map")
 
 

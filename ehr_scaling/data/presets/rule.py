@@ -47,16 +47,3 @@ def known(text: str) -> str:
 def bare(icd: str) -> str:
     """An ICD code as the maps spell it: upper case, no dot, no spaces."""
     return icd.replace(".", "").replace(" ", "").upper()
-
-
-def cut(code: str, *names: tuple[str, int], depth: int = 0) -> tuple[str, ...]:
-    """`code` cut into tokens: names are pairs (prefix, end of the part); empty parts make none.
-
-    Args: depth, how many parts are kept; 0 is all.
-    """
-    parts, start = [], 0
-    for prefix, end in names[: depth or None]:
-        if piece := code[start:end]:
-            parts.append(prefix + piece)
-        start = end
-    return tuple(parts)

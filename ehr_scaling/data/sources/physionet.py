@@ -66,6 +66,8 @@ def download(
     server = _Server(base_url, f"{base_url.rstrip('/')}/content/{project}/{version}/")
     url = f"{base_url.rstrip('/')}/files/{project}/{version}"
     dest.mkdir(parents=True, exist_ok=True)
+    if credentialed:  # whatever the folder it lies in, and the umask, let others do
+        dest.chmod(0o700)
     local = dest / MANIFEST
     if not local.is_file():
         if credentialed:
@@ -225,7 +227,7 @@ class _Server:
             except _DROPPED as e:
                 if attempt + 1 == _ATTEMPTS or _refused(e) or self.stop.is_set():
                     raise UserError(f"cannot connect to {url}: {_FLAGS}") from None
-            except requests.RequestException as e:
+            except (requests.RequestException, ValueError) as e:  # requests looks at where a redirect leads, too
                 raise UserError(f"{url} is no address to download from ({type(e).__name__}): {_FLAGS}") from None
             else:
                 status = response.status_code
@@ -265,7 +267,13 @@ class _Server:
             if not response.is_redirect:
                 return response
             response.close()
-            target = urljoin(url, response.headers["Location"])
+            try:
+                target = urljoin(url, response.headers["Location"])
+                host = urlsplit(target).hostname
+            except ValueError:  # such as an address with an open bracket
+                host = None
+            if host is None:
+                raise UserError(f"{url} leads to what is no address: {_FLAGS}")
             if url.startswith("https:") and not target.startswith("https:"):
                 raise UserError(f"{url} leads away from https: {_FLAGS}")
             url = target
@@ -285,8 +293,13 @@ def _refused(error: Exception) -> bool:
 def _size(server: _Server, url: str) -> int | None:
     """Bytes of a file, None where the server does not say. Finds a missing one before gigabytes are fetched."""
     with server.answer("HEAD", url) as response:
-        length = response.headers.get("Content-Length")
-        return int(length) if length else None
+        return _length(response)
+
+
+def _length(response: requests.Response) -> int | None:
+    """Bytes of the body as the server says; None where it does not, or says what is no number of bytes."""
+    length = response.headers.get("Content-Length", "").strip()
+    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
 
 
 def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: tqdm) -> None:
@@ -318,7 +331,8 @@ def _fill(server: _Server, url: str, partial: Path, bar: tqdm) -> None:
                 if start and response.status_code == 200:  # a server without ranges begins again
                     bar.update(-start)
                     start = 0
-                size = start + int(response.headers.get("Content-Length", -start))
+                length = _length(response)
+                size = 0 if length is None else start + length
                 # Unbuffered: a thread that is left behind at Ctrl-C has written all that came.
                 with partial.open("ab" if start else "wb", buffering=0) as f:
                     for piece in response.iter_content(_PIECE):

@@ -45,20 +45,20 @@ SINGLE,PORTUGUESE,,,0
     "hosp/hcpcsevents": """subject_id,hadm_id,chartdate,hcpcs_cd,seq_num,short_description
 2,201,2150-06-02,99218,1,"Hospital, obs. per hr"
 """,
-    "hosp/labevents": """labevent_id,subject_id,hadm_id,specimen_id,itemid,charttime,value,valuenum,valueuom,\
+    "hosp/labevents": """labevent_id,subject_id,hadm_id,specimen_id,itemid,charttime,storetime,value,valuenum,valueuom,\
 priority,comments
-1,3,,1,50912,2149-01-01 09:00:00,1.1,1.1,mg/dL,,
-2,3,,1,50813,2149-01-01 09:00:00,2,2, ,STAT,"he said ""no"", then
+1,3,,1,50912,2149-01-01 09:00:00,,1.1,1.1,mg/dL,,
+2,3,,1,50813,2149-01-01 09:00:00,,2,2, ,STAT,"he said ""no"", then
 left"
-3,3,,1,51000,2149-01-01 09:00:00,NEG,,,,
-4,1,,1,50912,2150-03-08 22:20:00,3,3,mg/dL,,
-5,3,,1,50971,2149-01-01 09:00:00,4,4,mEq/L,,
-6,3,,1,50971,2149-01-01 09:00:00,4,4,mEq/L,,
+3,3,,1,51000,2149-01-01 09:00:00,,NEG,,,,
+4,1,,1,50912,2150-03-08 22:20:00,,3,3,mg/dL,,
+5,3,,1,50971,2149-01-01 09:00:00,,4,4,mEq/L,,
+6,3,,1,50971,2149-01-01 09:00:00,,4,4,mEq/L,,
 """,
-    "hosp/emar": """subject_id,hadm_id,emar_id,emar_seq,charttime,medication,event_txt
-1,101,x,1,2150-03-01 11:00:00,Heparin 5.000 Units,Administered
-1,101,x,2,2150-03-01 11:00:00,Heparin,Not Given
-1,101,x,3,2150-03-01 11:00:00,,Administered
+    "hosp/emar": """subject_id,hadm_id,emar_id,emar_seq,charttime,storetime,medication,event_txt
+1,101,x,1,2150-03-01 11:00:00,,Heparin 5.000 Units,Administered
+1,101,x,2,2150-03-01 11:00:00,,Heparin,Not Given
+1,101,x,3,2150-03-01 11:00:00,,,Administered
 """,
     "hosp/diagnoses_icd": """subject_id,hadm_id,seq_num,icd_code,icd_version
 1,102,2,I10,10

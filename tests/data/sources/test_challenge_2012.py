@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ehr_scaling.data import splits
 from ehr_scaling.data.sources import challenge_2012, get
 from ehr_scaling.errors import UserError
 
@@ -123,6 +124,19 @@ def test_splits_and_inputs(raw, tmp_path):
     assert challenge_2012.inputs(raw) != before
 
 
+def test_a_split_file_by_record_id(raw, tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("record_id,split1,split2\n11,train,tuning\n13,tuning,train\n31,held_out,train\n99,train,train\n")
+    listed = splits.read(f"{path}:1")
+    summary, table = extract(raw, tmp_path, splits=listed)
+    assert summary["patients"] == {"train": 1, "tuning": 1, "held_out": 1}
+    assert summary["split_file"] == {"not named": 2, "not there": 1}
+    assert set(table["subject_id"].to_pylist()) == {11, 13, 31}
+    path.write_text("record_id,split\n99,train\n13,tuning\n")
+    with pytest.raises(UserError, match="in the split train, none of them in the data"):
+        challenge_2012.extract(raw, tmp_path, seed=0, splits=splits.read(str(path)))
+
+
 def bad(raw, name, content):
     (raw / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
@@ -140,6 +154,21 @@ def bad(raw, name, content):
         ("Outcomes-a.txt", "", r"Outcomes-a\.txt cannot be read"),
         ("Outcomes-a.txt", OUTCOMES[: OUTCOMES.index("13,")], "no outcome for 1 of the 3 records of set-a"),
         ("Outcomes-a.txt", OUTCOMES + "14,1,1,1,1,0\n", "lacks 1 of the 4 records of Outcomes-a.txt"),
+        (
+            "Outcomes-a.txt",
+            OUTCOMES.replace("11,6,1,5,4", "11,6,1,900000000000000000,4"),
+            "row 2: Length_of_stay is not",
+        ),
+        ("Outcomes-a.txt", OUTCOMES.replace("11,6,1,5,4", "11,6,1,0,4"), "row 2: Length_of_stay is not a whole number"),
+        ("Outcomes-a.txt", OUTCOMES.replace("11,6,1,5,4", "11,6,1,²,4"), "row 2: Length_of_stay is not a whole number"),
+        (
+            "Outcomes-a.txt",
+            OUTCOMES.replace("11,6,1,5,4", "11,6,1,-1,4"),
+            "row 2: a death in hospital in a stay of unk",
+        ),
+        ("Outcomes-a.txt", OUTCOMES.replace("11,6,1", "9" * 30 + ",6,1"), "row 2: RecordID is not a whole number"),
+        ("Outcomes-a.txt", OUTCOMES.replace("SOFA", "RecordID"), "has more than one column RecordID"),
+        ("Outcomes-b.txt", OUTCOMES, r"Outcomes-a\.txt and Outcomes-b\.txt hold the same 3 records"),
         ("Outcomes-a.txt", OUTCOMES + "13,1,1,1,1,0\n", "holds a record twice"),
     ],
     # an archive's bytes hold the second it was made in, so they cannot name a test: two processes
@@ -162,7 +191,20 @@ def test_bad_files(raw, tmp_path, name, content, message):
         ("HR,90", "HR", "record 1 of the archive, row 11: not three columns"),
         ("01:10,HR", "1h10,HR", "record 1 of the archive, row 11: the time is not HH:MM"),
         ("00:00,Age,60\n", "", "record 1 of the archive has no Age at 00:00"),
-        ("ICUType,3", "ICUType,5", "record 1: ICUType is not 1, 2, 3 or 4"),
+        ("ICUType,3", "ICUType,5", "record 1 of the archive, row 7: ICUType is not a whole number from 1 to 4"),
+        ("Age,60", "Age,5000", "record 1 of the archive, row 3: Age is not a whole number from 0 to 120 years"),
+        ("Age,60", "Age,-1", "row 3: Age is not a whole number"),
+        ("Age,60", "Age,60.5", "row 3: Age is not a whole number"),
+        ("RecordID,11", "RecordID,11.7", "row 2: RecordID is not a whole number from 1 to 999,999,999"),
+        ("RecordID,11", "RecordID,1e300", "row 2: RecordID is not a whole number"),
+        ("Gender,1", "Gender,2", "row 4: Gender is not a whole number from 0 to 1"),
+        ("00:00,HR,80", "00:00,Age,61", "row 5: Age is told a second time"),
+        ("00:00,Age", "00:30,Age", "row 3: Age belongs to 00:00"),
+        ("01:10,HR", "²:00,HR", "row 11: the time is not HH:MM, from 00:00 to 48:00"),
+        ("01:10,HR", "9223372036854775808:00,HR", "row 11: the time is not HH:MM"),
+        ("01:10,HR", "48:01,HR", "row 11: the time is not HH:MM"),
+        ("01:10,HR", "٠١:10,HR", "row 11: the time is not HH:MM"),
+        ("HR,90", "Hr,90", "row 11: the parameter is none of the release's 42"),
     ],
 )
 def test_bad_rows_are_named_by_place_not_by_patient(raw, tmp_path, old, new, message):
@@ -171,6 +213,61 @@ def test_bad_rows_are_named_by_place_not_by_patient(raw, tmp_path, old, new, mes
         extract(raw, tmp_path)
     assert "11.txt" not in str(e.value)
     assert "ninety" not in str(e.value)
+
+
+def test_only_the_line_that_cannot_be_read_is_named(raw, tmp_path):
+    stays = {str(i): STAY_2.replace("12", str(i)) for i in range(100, 103)}
+    bad(raw, "set-a.tar.gz", tar({**stays, "200": STAY_1.replace("HR,90", "HR,\x00")}))
+    with pytest.raises(UserError, match=r"record 4 of the archive, row 11: not a number"):
+        extract(raw, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "reason"),
+    [
+        ("01:10,HR,1e300", "OBS//HR", "HR is not a number from 0 to 400 /min"),
+        ("01:10,HR,3.5e38", "OBS//HR", "HR is not a number from 0 to 400 /min"),
+        ("01:10,HR,-2", "OBS//HR", "HR is not a number from 0 to 400 /min"),
+        ("01:10,Temp,-17.8", "OBS//Temp", "Temp is not a number from 10 to 47 °C"),
+        ("01:10,pH,735", "OBS//pH", "pH is not a number from 6 to 8.5"),
+        ("00:00,Height,1.8", "HEIGHT", "Height is not a number from 50 to 280 cm"),
+    ],
+)
+def test_values_that_cannot_be_are_left_out_and_counted(raw, tmp_path, row, code, reason):
+    stay = STAY_1.replace("01:10,HR,90\n", "").replace("00:00,HR,80\n", "").replace("01:10,Temp,36.5\n", "")
+    bad(raw, "set-a.tar.gz", tar({**STAYS, "11": stay.replace("00:00,Height,-1\n", "") + row + "\n"}))
+    summary, table = extract(raw, tmp_path)
+    assert summary["dropped"][reason] == 1
+    assert code not in [code for _, code, _ in rows(table, 11)]
+
+
+def test_limits_hold_what_lies_on_them(raw, tmp_path):
+    stay = STAY_1.replace("HR,90", "HR,0").replace("Temp,36.5", "Temp,47").replace("Age,60", "Age,120")
+    bad(raw, "set-a.tar.gz", tar({**STAYS, "11": stay}))
+    summary, table = extract(raw, tmp_path)
+    assert {("OBS//HR", 0.0), ("OBS//Temp", 47.0)} <= {(code, value) for _, code, value in rows(table, 11)}
+    assert set(summary["dropped"]) == {"value is missing (-1)", "no parameter's name"}
+
+
+def test_a_height_that_is_told_again_is_an_observation(raw, tmp_path):
+    bad(raw, "set-a.tar.gz", tar({**STAYS, "12": STAY_2 + "00:00,Height,181\n03:00,Height,182\n"}))
+    _, table = extract(raw, tmp_path)
+    heights = [row for row in rows(table, 12) if "HEIGHT" in row[1].upper()]
+    hours = [(time and time / timedelta(hours=1), code, value) for time, code, value in heights]
+    assert hours == [(None, "HEIGHT", 180.0), (timedelta(0), "OBS//Height", 181.0), (3, "OBS//Height", 182.0)]
+
+
+def test_a_parameter_in_another_unit_is_refused(raw, tmp_path):
+    def stay(others):
+        temperatures = "".join(f"0{i}:00,Temp,9{i}.5\n" for i in range(10))
+        return {**STAYS, "11": STAY_1.replace("01:10,Temp,36.5\n", "") + temperatures + "10:00,Temp,37\n" * others}
+
+    bad(raw, "set-a.tar.gz", tar(stay(9)))
+    with pytest.raises(UserError, match=r"10 of 19 values: Temp is not a number from 10 to 47 °C: are they in another"):
+        extract(raw, tmp_path)
+    bad(raw, "set-a.tar.gz", tar(stay(10)))
+    (tmp_path / "again").mkdir()
+    assert extract(raw, tmp_path / "again")[0]["dropped"]["Temp is not a number from 10 to 47 °C"] == 10
 
 
 def test_missing_and_changed_files(raw, tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ehr_scaling.data import events
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import dialects as d
+from ehr_scaling.errors import UserError
 
 BORN, DAY, IN, LATER, OUT = (
     datetime(2100, 1, 1),
@@ -53,13 +54,13 @@ ETHOS = [
 ]
 EXPECTED = [
     (None, "GENDER//F", None),
-    (None, "RACE//BLACK", None),  # the first admission does not tell it
     (BORN, "MEDS_BIRTH", None),
     (BORN, "ED_REGISTRATION", None),
     (DAY, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
     (DAY, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
     (DAY, "BMI", 27.5),
     (DAY, "HCPCS//Hospital observation/per hour", None),
+    (IN, "RACE//UNKNOWN", None),
     (IN, "HOSPITAL_ADMISSION//EW EMER.//UNK", None),
     (IN, "INSURANCE//Medicare", None),
     (IN, "MARITAL_STATUS//UNK", None),
@@ -71,6 +72,7 @@ EXPECTED = [
     (OUT, "HOSPITAL_DISCHARGE//DIED", None),
     (OUT, "DIAGNOSIS//ICD//10//I214", None),
     (OUT, "DRG//HCFA//280//ACUTE MI", None),
+    (AGAIN, "RACE//BLACK", None),  # the first admission does not tell it
     (AGAIN, "HOSPITAL_ADMISSION//ELECTIVE//HOME", None),
     (AGAIN, "INSURANCE//Medicare", None),
     (AGAIN, "MARITAL_STATUS//UNK", None),
@@ -78,12 +80,11 @@ EXPECTED = [
 DROPPED = {
     "BMI: no number": 1,
     "DRGs: another kind than HCFA": 1,
-    "RACE: told again": 1,
     "VITAL: no number": 2,
     "births, deaths, ED visits: told again": 1,
     "LAB: no number": 1,
     "doses: no name": 1,
-    "doses: not administered": 1,
+    "doses: nothing was given (Not Given)": 1,
     "egfr: not among the events of mimic-iv": 1,
     "transfers: neither admit nor transfer": 1,
     "weight: not among the events of mimic-iv": 1,
@@ -158,11 +159,11 @@ ETL = [
 ]
 FROM_ETL = [
     (None, "GENDER//F", None),
-    (None, "RACE//WHITE", None),
     (BORN, "MEDS_BIRTH", None),
     (DAY, "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120.0),
     (DAY, "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80.0),
     (DAY, "BMI", 27.5),
+    (IN, "RACE//WHITE", None),
     (IN, "HOSPITAL_ADMISSION//EW EMER.//EMERGENCY ROOM", None),
     (IN, "INSURANCE//Medicare", None),
     (LATER, "LAB//50912//mg/dL", 1.5),
@@ -235,6 +236,21 @@ LAST = [
 ]
 
 
+def test_the_dialect_may_be_said_and_no_family_is_lost_in_silence(tmp_path, capsys):
+    doses = [(LATER, f"MEDICATION//drug {i}//GIVEN", None, {}) for i in range(60)]
+    results = [(LATER, f"LAB//test {i}", None, {"text_value": "positive"}) for i in range(60)]
+    own = [(IN, "HOSPITAL_ADMISSION//EMERGENCY", None, {}), (OUT, "HOSPITAL_DISCHARGE//HOME", None, {})]
+    summary, found = extract(tmp_path / "a", own + doses + results)
+    assert summary["dialect"] == d.OTHER
+    assert len(found) == 122
+    assert "dialect: other, since" in capsys.readouterr().out
+    assert summary["mended"]["LAB: a text and no number, the text is not kept"] == 60
+    for name, raw in (("b", d.ETHOS), ("c", "mimic")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=r"every one of the 60 events of LAB|there is no such dialect"):
+            meds.extract(tmp_path / "a" / "raw", tmp_path / name, seed=0, dialect=raw)
+
+
 def test_mimic_iv_meds_0_1(tmp_path):
     summary, found = extract(tmp_path, older(ETHOS))
     assert summary["dialect"] == d.MIMIC_IV_MEDS_0_1
@@ -296,6 +312,11 @@ def test_descriptions_follow_the_translation(tmp_path):
         (["ICD9CM/410.71"], {"etl_name": "meds_etl.mimic"}, d.MEDS_ETL),
         (["SNOMED/44054006", "LOINC/718-7", "ICD10CM/E11.9", "MEDS_BIRTH", "Visit/IP"], {}, d.OTHER),
         (["LAB//a//mg", "HOSPITAL_ADMISSION", "DIAGNOSIS//x"], {}, d.OTHER),  # somebody's own
+        (
+            ["HOSPITAL_ADMISSION//EMERGENCY", "ICU_ADMISSION//North", "LAB//sodium", "MEDICATION//aspirin//GIVEN"],
+            {},
+            d.OTHER,
+        ),
         ([], {}, d.OTHER),
     ],
 )
@@ -338,7 +359,7 @@ CODES = st.lists(WORDS | st.sampled_from(["//", "/", ":", "|", "\0", "\n", "💊
 def test_every_code_has_a_place_or_a_reason(dialect, code, detail, unit):
     found = d.canonical(dialect, code, detail, unit)
     if found is None:
-        why = d.reason(dialect, code, detail, unit)
+        why = d.verdict(dialect, code, detail, unit).why
         assert why in {
             *(why for why in d._LEFT_OUT.values()),
             *(why for why, _ in d._KINDS.values()),

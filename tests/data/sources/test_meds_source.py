@@ -76,12 +76,18 @@ def test_its_splits_are_kept_and_free_text_is_not(tmp_path):
         "events": 6,
         "patients": {"train": 1, "tuning": 1, "held_out": 1},
         "codes": 5,
+        "shards": {"train": [3], "tuning": [2], "held_out": [1]},
         "name": "Made up",
         "license": "none",
         "dialect": "other",
-        "splits": "of the data set",
+        "splits": "those of metadata/subject_splits.parquet",
         "dropped": {},
-        "mended": {"patients whose rows are not together": 1, "rows out of the order of time": 1},
+        "mended": {
+            "other families: a text and no number, the text is not kept": 4,
+            "patients whose rows are not together": 1,
+            "rows out of the order of time": 1,
+        },
+        "several_units": 0,
     }
 
 
@@ -129,7 +135,7 @@ def test_no_event_is_lost_or_added(tmp_path_factory, rows, files, group, unit):
     assert sorted(got, key=lambda r: r[0]) == wanted  # stable too: a patient is in one shard only
     assert all(len(t["subject_id"].unique()) <= 4 for t in found["train"])
     assert summary["events"] == len(rows)
-    assert summary["splits"] == "by hash"
+    assert summary["splits"].startswith("by a hash")
     assert summary["dropped"] == {}
 
 
@@ -237,7 +243,7 @@ def test_what_is_odd_is_counted(tmp_path, shard, dropped, mended):
     """And the rest of the file is there."""
     summary, _ = extract(put(tmp_path / "raw", {"0": shard}), tmp_path / "events", splits=(1.0, 0.0, 0.0))
     assert summary["dropped"] == dropped
-    assert summary["mended"] == mended
+    assert {what: n for what, n in summary["mended"].items() if "the text is not kept" not in what} == mended
     assert summary["events"] == len(shard) - sum(dropped.values())
 
 
@@ -293,7 +299,7 @@ def test_patients_in_several_files_are_brought_together(tmp_path):
     shards = {str(k): table([(i, k, f"A{k}", None) for i in range(20)]) for k in range(5)}
     summary, found = extract(put(tmp_path / "raw", shards), tmp_path / "events", splits=(1.0, 0.0, 0.0))
     assert found["train"][0]["code"].to_pylist() == [f"A{k}" for k in range(5)] * 20
-    assert summary["mended"] == {"patients in several files": 20}
+    assert summary["mended"]["patients in several files"] == 20
 
 
 def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
@@ -365,3 +371,51 @@ def test_descriptions_and_ancestors_are_carried_through(tmp_path):
 def _metadata(root):
     (root / "metadata").mkdir(exist_ok=True)
     return root / "metadata" / "subject_splits.parquet"
+
+
+def test_a_death_comes_before_a_discharge_of_its_time(tmp_path):
+    rows = [(1, 5, "Hospital_Discharge//HOME", None), (1, 5, "LAB//x", 1.0), (1, 5, "MEDS_DEATH", None)]
+    rows += [(2, 5, "LAB//x", 1.0), (2, 5, "MEDS_DEATH", None), (2, 6, "HOSPITAL_DISCHARGE//HOME", None)]
+    put(tmp_path / "raw", {"0": table(rows)})
+    _, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    (told,) = found["train"]
+    codes = [(r["subject_id"], r["code"].partition("//")[0].upper()) for r in told.to_pylist()]
+    assert codes == [
+        (1, "MEDS_DEATH"),
+        (1, "HOSPITAL_DISCHARGE"),
+        (1, "LAB"),
+        (2, "LAB"),
+        (2, "MEDS_DEATH"),
+        (2, "HOSPITAL_DISCHARGE"),
+    ]
+
+
+def test_folders_are_splits(tmp_path):
+    a, b = table([(1, 1, "A", None)]), table([(2, 1, "A", None)])
+    put(tmp_path / "raw", {"train/0": a, "tuning/0": b})
+    summary, _ = extract(tmp_path / "raw", tmp_path / "events")
+    assert summary["patients"] == {"train": 1, "tuning": 1, "held_out": 0}
+    assert summary["splits"].startswith("those of the folders data/")
+    put(tmp_path / "two", {"train/0": a, "tuning/0": pa.concat_tables([a, b])})
+    with pytest.raises(UserError, match="1 patients are in more than one of data/train"):
+        extract(tmp_path / "two", tmp_path / "events2")
+
+
+def test_a_unit_is_part_of_the_code(tmp_path):
+    t = table([(1, h, "Glucose", v) for h, v in enumerate((90.0, 5.0, 100.0, None))])
+    t = t.append_column("unit", pa.array(["mg/dL", "mmol/L", "MG/DL", None]))
+    put(tmp_path / "raw", {"0": t})
+    summary, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    codes = [r["code"] for r in found["train"][0].to_pylist()]
+    assert codes == ["Glucose//MG/DL", "Glucose//MMOL/L", "Glucose//MG/DL", "Glucose"]
+    assert summary["several_units"] == 1
+
+
+def test_numbers_in_another_column_are_read_or_named(tmp_path):
+    t = table([(1, 1, "A", 5.0)]).rename_columns(["subject_id", "time", "code", "value", "text_value"])
+    put(tmp_path / "raw", {"0": t})
+    _, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    assert found["train"][0]["numeric_value"].to_pylist() == [5.0]
+    put(tmp_path / "text", {"0": t.set_column(3, "value", pa.array(["5.0"]))})
+    with pytest.raises(UserError, match="column value is string, and there is no numeric_value"):
+        extract(tmp_path / "text", tmp_path / "events2")

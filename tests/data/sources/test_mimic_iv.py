@@ -1,6 +1,7 @@
 """Made-up tables in the layout of MIMIC-IV: what they become, in which order, in each preset."""
 
 import gzip
+import itertools
 import math
 from datetime import datetime
 
@@ -15,9 +16,9 @@ from mimic_iv_tables import ED, TABLES, extract, extracted, put, release, rows
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.mimic import gathering as mimic_gather
+from ehr_scaling.data.sources.mimic import parsing, presets
 from ehr_scaling.data.sources.mimic import release as mimic_iv
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
-from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.errors import UserError
 
 
@@ -34,6 +35,50 @@ def raw_ed(raw):
 ADMISSION_2 = "HOSPITAL_ADMISSION//SURGICAL SAME DAY ADMISSION//PHYSICIAN REFERRAL"
 SEPSIS = "DRG//HCFA//871//SEPSIS W MV >96 HOURS, OR SO"
 PATIENT_1 = [
+    (None, "GENDER//F", None),
+    ("01-01 00:00:00", "MEDS_BIRTH", None),
+    ("03-01 08:00:00", "RACE//UNKNOWN", None),  # told in the ED that led to the admission
+    ("03-01 08:00:00", "ED_REGISTRATION", None),
+    ("03-01 10:00:00", "HOSPITAL_ADMISSION//EW EMER.//EMERGENCY ROOM", None),
+    ("03-01 10:00:00", "INSURANCE//Medicare", None),
+    ("03-01 10:00:00", "MARITAL_STATUS//UNK", None),
+    ("03-01 10:00:00", "TRANSFER_TO//admit//Medicine", None),
+    ("03-01 10:30:00", "ED_OUT", None),
+    ("03-01 11:00:00", "MEDICATION//Heparin 5.000 Units//Administered", None),
+    ("03-02 00:00:00", "TRANSFER_TO//transfer//Trauma SICU (TSICU)", None),
+    ("03-02 00:00:00", "ICU_ADMISSION//Trauma SICU (TSICU)", None),
+    ("03-03 00:00:00", "ICU_DISCHARGE//Coronary Care Unit (CCU)", None),
+    ("03-04 12:00:00", "HOSPITAL_DISCHARGE//REHAB", None),
+    ("03-06 10:00:00", "RACE//BLACK", None),  # this one tells more
+    ("03-06 10:00:00", "HOSPITAL_ADMISSION//URGENT//UNK", None),
+    ("03-06 10:00:00", "INSURANCE//UNK", None),
+    ("03-06 10:00:00", "MARITAL_STATUS//MARRIED", None),
+    ("03-08 22:20:00", "LAB//50912//mg/dL", 3.0),
+    ("03-08 22:20:00", "MEDS_DEATH", None),
+    ("03-08 22:20:00", "HOSPITAL_DISCHARGE//DIED", None),
+    ("03-08 22:20:00", "DIAGNOSIS//ICD//10//A419", None),
+    ("03-08 22:20:00", "DIAGNOSIS//ICD//10//I10", None),
+    ("03-08 22:20:00", SEPSIS, None),
+]
+PATIENT_2 = [
+    (None, "GENDER//M", None),
+    ("01-01 00:00:00", "MEDS_BIRTH", None),
+    ("05-01 23:59:59", "VITAL//BLOOD_PRESSURE//SYSTOLIC", 130.0),
+    ("05-01 23:59:59", "VITAL//BLOOD_PRESSURE//DIASTOLIC", 75.0),
+    ("05-01 23:59:59", "BMI", 27.5),
+    ("06-01 07:15:00", "RACE//WHITE", None),
+    ("06-01 07:15:00", ADMISSION_2, None),
+    ("06-01 07:15:00", "INSURANCE//Other", None),
+    ("06-01 07:15:00", "MARITAL_STATUS//SINGLE", None),
+    ("06-03 09:00:00", "HOSPITAL_DISCHARGE//HOME", None),
+    ("06-03 09:00:00", "DIAGNOSIS//ICD//9//7150", None),
+    ("06-03 09:00:00", "PROCEDURE//ICD//9//8154", None),
+    ("06-03 09:00:00", "PROCEDURE//ICD//10//0SR90", None),
+    ("06-03 09:00:00", "HCPCS//Hospital, obs. per hr", None),
+    ("07-01 23:59:59", "MEDS_DEATH", None),
+]
+# The same by the times at which things happened, as this source had them at first and the published programs have them
+HAPPENED_1 = [
     (None, "GENDER//F", None),
     (None, "RACE//BLACK", None),
     ("01-01 00:00:00", "MEDS_BIRTH", None),
@@ -58,7 +103,7 @@ PATIENT_1 = [
     ("03-08 22:20:00", "DIAGNOSIS//ICD//10//I10", None),
     ("03-08 22:20:00", SEPSIS, None),
 ]
-PATIENT_2 = [
+HAPPENED_2 = [
     (None, "GENDER//M", None),
     (None, "RACE//WHITE", None),
     ("01-01 00:00:00", "MEDS_BIRTH", None),
@@ -102,12 +147,21 @@ def test_tables_become_events(raw, tmp_path):
     assert summary["dropped"] == {
         "hosp/drgcodes: another kind than HCFA": 1,
         "hosp/emar: no name": 1,
-        "hosp/emar: not administered": 1,
+        "hosp/emar: no dose: Not Given": 1,
         "hosp/labevents: no number": 1,
         "hosp/omr: another kind of measurement": 1,
         "hosp/omr: no number": 2,
         "hosp/transfers: neither admit nor transfer": 1,
     }
+
+
+def test_the_old_order(raw, tmp_path):
+    table = extract(raw, tmp_path, times="happened")
+    assert [rows(table, 1), rows(table, 2), rows(table, 3)] == [HAPPENED_1, HAPPENED_2, PATIENT_3]
+    with pytest.raises(UserError, match=r"--config\.data\.times=stored is none: take one of known, happened"):
+        extract(raw, tmp_path, times="stored")
+    with pytest.raises(UserError, match="the preset ethos_ares stays as published"):
+        extract(raw, tmp_path, times="known", preset="ethos_ares")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -127,7 +181,7 @@ def test_other_files_of_the_same_tables(raw, tmp_path, kind):
 
 def crowd(raw, people=60):
     put(raw, "hosp/patients", TABLES["hosp/patients"] + "".join(f"{i},F,50,2150,g,\n" for i in range(4, people + 1)))
-    lines = (f"{i},{i % people + 1},,1,{i % 7},2149-01-01 09:0{i % 10}:00,1,{i},mg,,\n" for i in range(100, 900))
+    lines = (f"{i},{i % people + 1},,1,{i % 7},2149-01-01 09:0{i % 10}:00,,1,{i},mg,,\n" for i in range(100, 900))
     put(raw, "hosp/labevents", TABLES["hosp/labevents"] + "".join(lines))
 
 
@@ -149,9 +203,10 @@ def test_shards_flushes_and_processes_change_nothing(raw, tmp_path, monkeypatch)
     monkeypatch.setattr(Runner, "for_bytes", lambda self, _: self)
     again = tmp_path / "again"
     again.mkdir()
-    assert mimic_iv.extract(raw, again, seed=0, runner=Runner(2)) | {"patients": 0} == {
+    of_splits = {"patients": 0, "shards": 0}
+    assert mimic_iv.extract(raw, again, seed=0, runner=Runner(2)) | of_splits == {
         **extracted(raw, tmp_path)[1],
-        "patients": 0,
+        **of_splits,
     }
 
 
@@ -181,21 +236,23 @@ def test_a_killed_run_goes_on(raw, tmp_path, monkeypatch):
 def test_the_ed_module(raw_ed, tmp_path):
     table, summary = extracted(raw_ed, tmp_path)
     ed = [r for r in rows(table, 1) if r[0] and r[0] < "03-01 10:31"]
-    assert ed[1:13] == [
+    assert ed[1:] == [
+        ("03-01 08:00:00", "RACE//UNKNOWN", None),
         ("03-01 08:05:00", "ED_REGISTRATION//AMBULANCE", None),  # once: the admission's own is the same visit
-        ("03-01 08:05:00", "ACUITY", 2),
-        ("03-01 08:05:00", "VITAL//TEMPERATURE", pytest.approx(98.6)),
-        ("03-01 08:05:00", "VITAL//HEART_RATE", 101),
-        ("03-01 08:05:00", "VITAL//RESPIRATORY_RATE", 18),
-        ("03-01 08:05:00", "VITAL//O2_SATURATION", 97),
-        ("03-01 08:05:00", "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120),
-        ("03-01 08:05:00", "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80),
-        ("03-01 08:05:00", "VITAL//PAIN", 7.5),
         ("03-01 10:00:00", "HOSPITAL_ADMISSION//EW EMER.//EMERGENCY ROOM", None),
         ("03-01 10:00:00", "INSURANCE//Medicare", None),
         ("03-01 10:00:00", "MARITAL_STATUS//UNK", None),
+        ("03-01 10:00:00", "TRANSFER_TO//admit//Medicine", None),
+        ("03-01 10:30:00", "ACUITY", 2),  # without a vital sign after it, nobody can say when the triage was
+        ("03-01 10:30:00", "VITAL//TEMPERATURE", pytest.approx(98.6)),
+        ("03-01 10:30:00", "VITAL//HEART_RATE", 101),
+        ("03-01 10:30:00", "VITAL//RESPIRATORY_RATE", 18),
+        ("03-01 10:30:00", "VITAL//O2_SATURATION", 97),
+        ("03-01 10:30:00", "VITAL//BLOOD_PRESSURE//SYSTOLIC", 120),
+        ("03-01 10:30:00", "VITAL//BLOOD_PRESSURE//DIASTOLIC", 80),
+        ("03-01 10:30:00", "VITAL//PAIN", 7.5),
+        ("03-01 10:30:00", "ED_OUT//ADMITTED", None),
     ]
-    assert ("03-01 10:30:00", "ED_OUT//ADMITTED", None) in ed
     assert [r[1] for r in rows(table, 3) if "LAB" not in r[1]][2:] == [
         "ED_REGISTRATION//UNK",
         "ACUITY",
@@ -225,7 +282,7 @@ def test_the_ed_module_in_a_folder_of_its_own(raw_ed, tmp_path):
 
 def test_ethos_ares(raw, tmp_path):
     """Tables: admissions, diagnoses, drgcodes, emar, hcpcs, labs, omr, patients, procedures, transfers, icustays."""
-    put(raw, "hosp/labevents", TABLES["hosp/labevents"] + "7,1,,1,50912,2150-03-08 22:20:00,3,3,mg/dL,,\n")
+    put(raw, "hosp/labevents", TABLES["hosp/labevents"] + "7,1,,1,50912,2150-03-08 22:20:00,,3,3,mg/dL,,\n")
     died = TABLES["hosp/admissions"].replace(
         "2150-03-08 00:00:00,2150-03-08 22:20", "2150-03-08 22:20:00,2150-03-08 22:20"
     )
@@ -353,8 +410,8 @@ def test_options(raw, tmp_path):
     put(
         raw,
         "icu/inputevents",
-        "subject_id,hadm_id,stay_id,starttime,endtime,itemid,amount,amountuom,rate,rateuom\n"
-        "1,101,11,2150-03-02 01:00:00,2150-03-02 02:00:00,221906,3,mg,0.05,mcg/kg/min\n",
+        "subject_id,hadm_id,stay_id,starttime,endtime,storetime,itemid,amount,amountuom,rate,rateuom\n"
+        "1,101,11,2150-03-02 01:00:00,2150-03-02 02:00:00,2150-03-02 01:20:00,221906,3,mg,0.05,mcg/kg/min\n",
     )
     without, summary = extracted(raw, tmp_path)
     assert not any(code.startswith(("CHART", "INFUSION")) for code in without["code"].to_pylist())
@@ -363,7 +420,7 @@ def test_options(raw, tmp_path):
     codes = table["code"].to_pylist()
     assert "CHART//220052//mmHg" in codes
     assert [r for r in rows(table, 1) if r[1].startswith("INFUSION")] == [
-        ("03-02 01:00:00", "INFUSION_START//221906", pytest.approx(0.05)),
+        ("03-02 01:20:00", "INFUSION_START//221906", pytest.approx(0.05)),
         ("03-02 02:00:00", "INFUSION_END//221906", 3.0),
     ]
     assert "BMI" not in codes
@@ -377,19 +434,19 @@ def test_options(raw, tmp_path):
         extract(raw, tmp_path, preset="ethos")
 
 
-CHART = """subject_id,hadm_id,stay_id,charttime,itemid,value,valuenum,valueuom
-1,101,11,2150-03-02 01:00:00,220052,65,65,mmHg
-1,101,11,2150-03-02 01:00:00,223835,,50,%
-1,101,11,2150-03-02 01:30:00,220739,,3,
-1,101,11,2150-03-02 01:30:00,223900,,4,
-1,101,11,2150-03-02 01:30:00,223901,,6,
-1,101,11,2150-03-03 01:00:00,220052,20,20,mmHg
+CHART = """subject_id,hadm_id,stay_id,charttime,storetime,itemid,value,valuenum,valueuom
+1,101,11,2150-03-02 01:00:00,,220052,65,65,mmHg
+1,101,11,2150-03-02 01:00:00,,223835,,50,%
+1,101,11,2150-03-02 01:30:00,,220739,,3,
+1,101,11,2150-03-02 01:30:00,,223900,,4,
+1,101,11,2150-03-02 01:30:00,,223901,,6,
+1,101,11,2150-03-03 01:00:00,,220052,20,20,mmHg
 """
 
 
 def test_sofa_has_its_place(raw, tmp_path):
     put(raw, "icu/chartevents", CHART)
-    lab = "{},1,,1,{},2150-03-02 0{}:00:00,x,{},u,,\n"
+    lab = "{},1,,1,{},2150-03-02 0{}:00:00,,x,{},u,,\n"
     labs = (("50821", 3, 90), ("51265", 4, 99), ("50885", 5, 2.5), ("50912", 6, 1.9))
     put(raw, "hosp/labevents", TABLES["hosp/labevents"] + "".join(lab.format(9 + i, *r) for i, r in enumerate(labs)))
     table, summary = extracted(raw, tmp_path)
@@ -436,7 +493,7 @@ def test_descriptions_of_codes(raw, tmp_path):
     ],
 )
 def test_pain(text, value):
-    assert mimic_tables.pain(text) == value
+    assert parsing.pain(text) == value
 
 
 def test_inputs(raw, tmp_path):
@@ -454,8 +511,8 @@ def test_inputs(raw, tmp_path):
 
 
 def test_places_fit_the_bits_they_have():
-    for preset in mimic_tables.PRESETS:
-        for ed in (False, True):
-            assert len(mimic_tables.places(preset, ed)) < mimic_spread.HIDDEN_PLACE
+    for preset in presets.PRESETS:
+        for ed, times in itertools.product((False, True), ("known", "happened")):
+            assert len(presets.places(preset, ed, times)) < mimic_spread.HIDDEN_PLACE
     columns = [2047], [mimic_spread._LAST], [(1 << 16) - 1], [0], [math.nan], [0]
     assert (mimic_gather.Rows(*map(np.array, columns)).key() > 0).all()

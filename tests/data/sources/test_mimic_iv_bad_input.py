@@ -21,7 +21,9 @@ from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.errors import UserError
 
 LABS = TABLES["hosp/labevents"]
-MANY = LABS.splitlines()[0] + "\n" + "".join(f"{i},3,,1,{i % 5},2149-01-01 09:00:00,1,{i},mg,,\n" for i in range(1_000))
+MANY = (
+    LABS.splitlines()[0] + "\n" + "".join(f"{i},3,,1,{i % 5},2149-01-01 09:00:00,,1,{i},mg,,\n" for i in range(1_000))
+)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_names_of_labs_that_a_preset_needs(raw, tmp_path, no_work):
 def test_a_missing_optional_table_is_left_out(raw, tmp_path):
     (raw / "hosp/emar.csv.gz").unlink()
     table, summary = extracted(raw, tmp_path)
-    assert len(rows(table, 1)) == 22
+    assert len(rows(table, 1)) == 23
     assert not any(code.startswith("MEDICATION") for code in table["code"].to_pylist())
     assert summary["tables"]["hosp/emar"] == "not there"
     refused(raw, tmp_path, r"hosp/emar\.csv\.gz is missing: copy it there", tables=("emar",))
@@ -176,11 +178,11 @@ def test_few_bad_rows_are_counted(raw, tmp_path):
         ("2262-05-01 09:00:00", "after 2262"),
         ("9999-12-31", "after 2262"),
     ]
-    lines = [f"{10_000 + i},3,,1,7,{when},1,1,mg,,\n" for i, (when, _) in enumerate(defects)]
+    lines = [f"{10_000 + i},3,,1,7,{when},,1,1,mg,,\n" for i, (when, _) in enumerate(defects)]
     values = [("nan", "finite"), ("inf", "finite"), ("-inf", "finite"), ("1e308", "finite"), ("1e999", "finite")]
-    lines += [f"{20_000 + i},3,,1,7,2149-01-01 09:00:00,1,{v},mg,,\n" for i, (v, _) in enumerate(values)]
-    lines += ["30000,3,,1,7,2149-01-01 09:00:00,1,1\n", "30001,4711,,1,7,2149-01-01 09:00:00,1,1,mg,,\n"]
-    lines += ["999,3,,1,4,2149-01-01 09:00:00,1,999,mg,,\n", "999,3,,1,4,2149-01-01 09:00:00,1,999,g,,\n"]
+    lines += [f"{20_000 + i},3,,1,7,2149-01-01 09:00:00,,1,{v},mg,,\n" for i, (v, _) in enumerate(values)]
+    lines += ["30000,3,,1,7,2149-01-01 09:00:00,,1,1\n", "30001,4711,,1,7,2149-01-01 09:00:00,,1,1,mg,,\n"]
+    lines += ["999,3,,1,4,2149-01-01 09:00:00,,1,999,mg,,\n", "999,3,,1,4,2149-01-01 09:00:00,,1,999,g,,\n"]
     put(raw, "hosp/labevents", MANY + "".join(lines))
     table, summary = extracted(raw, tmp_path)
     dropped = {k.partition(": ")[2]: n for k, n in summary["dropped"].items() if k.startswith("hosp/labevents")}
@@ -203,7 +205,7 @@ def test_few_bad_rows_are_counted(raw, tmp_path):
 
 def test_a_bad_row_late_in_a_large_file(raw, tmp_path):
     """The strict reading breaks off in the middle; the lenient one begins anew, and nothing is counted twice."""
-    text = MANY + MANY.partition("\n")[2].replace(",3,,1,", ",1,,1,") + "9,3,,1,7,2149-01-01 09:00:00,1,1 mg,mg,,\n"
+    text = MANY + MANY.partition("\n")[2].replace(",3,,1,", ",1,,1,") + "9,3,,1,7,2149-01-01 09:00:00,,1,1 mg,mg,,\n"
     put(raw, "hosp/labevents", text)
     table, summary = extracted(raw, tmp_path)
     assert summary["tables"]["hosp/labevents"] == 2_001
@@ -213,7 +215,7 @@ def test_a_bad_row_late_in_a_large_file(raw, tmp_path):
 
 def test_text_that_is_not_utf8_late_in_a_large_file(raw, tmp_path):
     path = raw / "hosp/labevents.csv.gz"
-    text = (MANY * 30).encode() + b"9,3,,1,7,2149-01-01 09:00:00,1,1,m\xb5g,,\n"
+    text = (MANY * 30).encode() + b"9,3,,1,7,2149-01-01 09:00:00,,1,1,m\xb5g,,\n"
     path.write_bytes(gzip.compress(text))
     _, summary = extracted(raw, tmp_path)
     assert summary["dropped"]["hosp/labevents: valueuom is not text"] == 1
@@ -229,7 +231,7 @@ def test_strange_names(raw, tmp_path):
     header = TABLES["hosp/emar"].splitlines()[0]
     text = io.StringIO()
     csv.writer(text).writerows(
-        ["1", "101", "x", i, "2150-03-01 11:00:00", name, "Administered"] for i, name in enumerate(names)
+        ["1", "101", "x", i, "2150-03-01 11:00:00", "", name, "Administered"] for i, name in enumerate(names)
     )
     put(raw, "hosp/emar", f"{header}\n{text.getvalue()}")
     codes = [code for _, code, _ in rows(extract(raw, tmp_path), 1) if code.startswith("MEDICATION")]
@@ -263,7 +265,9 @@ def test_no_discharge_time(raw, tmp_path):
 
 
 def test_two_patients_interleaved_and_one_with_very_many_rows(raw, tmp_path):
-    people = (f"{i},{1 + 2 * (i % 2)},,1,{i % 5},2149-01-{1 + i % 28:02d} 09:00:00,1,{i},mg,,\n" for i in range(60_000))
+    people = (
+        f"{i},{1 + 2 * (i % 2)},,1,{i % 5},2149-01-{1 + i % 28:02d} 09:00:00,,1,{i},mg,,\n" for i in range(60_000)
+    )
     put(raw, "hosp/labevents", LABS.splitlines()[0] + "\n" + "".join(people))
     table = extract(raw, tmp_path)
     for patient in (1, 3):
@@ -280,12 +284,14 @@ def test_a_patient_with_one_event(raw, tmp_path):
 
 
 FIELD = st.one_of(
-    st.sampled_from(["", "1", "3", "0", "-5", "1e308", "nan", "inf", "1.5", "2149-01-01 09:00:00", "2149-01-01", "mg"]),
+    st.sampled_from(
+        ["", "1", "3", "0", "-5", "1e308", "nan", "inf", "1.5", "2149-01-01 09:00:00", "2149-01-01", "<0.01", "mg"]
+    ),
     st.sampled_from(["2263-01-01", "0001-01-01", "9" * 30, "//", '"', ",", "\r", "\n", "é💊", "\x00", " ", "x" * 300]),
     st.text(max_size=6),
 )
-ROW = st.tuples(st.sampled_from(["1", "3", "3", "3", "7", ""]), FIELD, FIELD, FIELD, FIELD)
-GOOD = ("3", "50912", "2149-01-01 09:00:00", "1.5", "mg/dL")
+ROW = st.tuples(st.sampled_from(["1", "3", "3", "3", "7", ""]), *[FIELD] * 7)
+GOOD = ("3", "50912", "2149-01-01 09:00:00", "1.5", "mg/dL", "2149-01-01 10:00:00", "1.5", "a line\nbreak")
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +311,9 @@ def tree(tmp_path_factory):
 def test_lab_rows_are_events_or_counted(tree, tmp_path_factory, odd, good, quoting, tail):
     text = io.StringIO()
     out = csv.writer(text, quoting=quoting, lineterminator="\n")
-    out.writerow(["labevent_id", "subject_id", "itemid", "charttime", "valuenum", "valueuom"])
+    out.writerow(
+        ["labevent_id", "subject_id", "itemid", "charttime", "valuenum", "valueuom", "storetime", "value", "comments"]
+    )
     out.writerows([i, *row] for i, row in enumerate([GOOD] * good + odd))
     data = (text.getvalue() + tail).encode("utf-8", "surrogatepass")
     (tree / "hosp/labevents.csv").write_bytes(data)

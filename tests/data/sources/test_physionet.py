@@ -172,6 +172,28 @@ def test_ctrl_c_leaves_only_partial_files(mirror, tmp_path):
     assert gets(mirror, "big.csv.gz")[1].startswith("bytes=")  # it went on, it did not begin again
 
 
+@pytest.mark.parametrize("length", ["abc", "-1", "1e3", "²"])
+def test_a_length_that_is_no_number_is_none(mirror, tmp_path, monkeypatch, length):
+    mirror.publish(RELEASE)
+    answer = physionet._Server.answer
+
+    def changed(*args, **options):
+        response = answer(*args, **options)
+        response.headers["Content-Length"] = length
+        return response
+
+    monkeypatch.setattr(physionet._Server, "answer", changed)
+    bring(mirror, tmp_path / "raw")
+    assert (tmp_path / "raw" / "hosp/big.csv.gz").read_bytes() == BIG
+
+
+def test_an_address_that_is_none_is_one_line(mirror, tmp_path):
+    mirror.publish(RELEASE)
+    mirror.server.redirect["a.txt"] = "http://[half/"
+    with pytest.raises(UserError, match=r"a\.txt (leads to what )?is no address"):
+        bring(mirror, tmp_path / "raw")
+
+
 def test_verify(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"made up")
     physionet.verify(tmp_path, ["a.txt"])  # a folder without a manifest can only be looked at
@@ -189,3 +211,12 @@ def test_releases_and_their_versions(mirror, tmp_path):
     mirror.publish({"ed/edstays.csv.gz": b"made up", "index.html": b"no"}, "mimic-iv-ed/2.2")
     fetch("mimic-iv-ed", tmp_path / "ed", base_url=mirror.url)
     assert sorted(p.name for p in (tmp_path / "ed").rglob("*.*")) == ["SHA256SUMS.txt", "edstays.csv.gz"]
+
+
+def test_a_credentialed_download_is_its_owners_alone(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(physionet._Server, "find_credentials", lambda *_: None)
+    mirror.publish(RELEASE)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw").chmod(0o755)
+    bring(mirror, tmp_path / "raw", credentialed=True)
+    assert (tmp_path / "raw").stat().st_mode & 0o777 == 0o700

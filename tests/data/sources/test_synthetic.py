@@ -130,6 +130,12 @@ def test_events_are_meds_in_the_order_of_tokens(tmp_path):
     assert total == summary["events"]
 
 
+def test_ids_are_nobodys_in_mimic(tmp_path):
+    """MIMIC-IV's patients, hospital stays and ICU stays have 10 to 39 million; its generated files 40 to 69 million."""
+    ids = _read(_extract(tmp_path, "events")[0])["subject_id"].to_numpy()
+    assert len(np.unique(ids)) == 300 and ids.min() >= 70_000_000
+
+
 def test_rates_are_those_of_a_hospital(stays):
     alive = ~stays["died"]
     assert 2.0 < len(stays["died"]) / len(np.unique(stays["patient"])) < 2.6

@@ -85,6 +85,22 @@ def test_columns_and_formats_are_those_of_the_demo(real_data, made):
                 }, (name, column)
 
 
+def test_ids_are_nobodys_in_mimic(made):
+    """MIMIC-IV has 10, 20 and 30 million of them; a label of a real patient must find nobody here."""
+    out, _ = made
+    con = duckdb.connect()
+    first = {"subject_id": 40, "hadm_id": 50, "stay_id": 60, "transfer_id": 60}
+    seen = set()
+    for path in sorted(out.glob("*/*.csv.gz")):
+        con.execute(f"CREATE OR REPLACE TABLE t AS FROM read_csv('{path}')")
+        for name, *_ in con.execute("DESCRIBE t").fetchall():
+            if name in first:
+                low, high = con.execute(f"SELECT min({name}), max({name}) FROM t").fetchone()
+                assert first[name] * 10**6 <= low <= high < (first[name] + 10) * 10**6, (path.name, name)
+                seen.add(name)
+    assert seen == set(first)
+
+
 def test_words_are_those_of_the_release(made):
     out, _ = made
     text = {name: read(out, name).decode() for name in ("hosp/admissions", "hosp/emar", "hosp/drgcodes", "hosp/omr")}

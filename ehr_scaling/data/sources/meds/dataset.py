@@ -3,16 +3,20 @@
 What a writer may get wrong is mended and counted, since all events are brought to the shards of their patients anyway:
 rows out of the order of time, patients whose rows are not together or lie in several files. Times with a zone are
 taken as UTC. Rows without patient or code, or with a time outside of 1800–2261, are left out and counted; numbers that
-are none are no value. `text_value` is never kept: it is free text, and may name people; so are all columns that MEDS
-does not define. The exception are the MIMIC-IV dialects, where a few codes are made of them: see meds_dialects.
+are none are no value. Where there is no `numeric_value`, a column `value` of numbers is read in its place, and said.
+`text_value` is never kept: it is free text, and may name people; so are all columns that MEDS does not define. But a
+column of units, and those that dataset.json calls modifiers of the code, become parts of the code, so that values have
+one scale a code and unit; and in the MIMIC-IV dialects a few codes are made of other columns: see `dialects`.
 
-Where MEDS leaves the order of events at one time open, that of the files is kept; in the MIMIC-IV dialects it is that
-of the mimic-iv source.
+Where MEDS leaves the order of events at one time open, that of the files is kept, but for a death, which comes before
+a discharge; in the MIMIC-IV dialects it is that of the mimic-iv source. Demographics that are told at the time of birth
+are facts without a time.
 """
 
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +30,20 @@ from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources.meds import dialects, shuffle
 from ehr_scaling.data.sources.meds import rows as meds_rows
+from ehr_scaling.data.sources.meds import splits as meds_splits
+from ehr_scaling.data.sources.meds.rows import Reading
+from ehr_scaling.data.splits import Listed, Splits
+from ehr_scaling.data.splits import told as met
 from ehr_scaling.errors import UserError
 
-SPLITS_FILE, CODES_FILE, ABOUT_FILE = (
-    Path("metadata", name) for name in ("subject_splits.parquet", "codes.parquet", "dataset.json")
-)
-VERSION = 2  # of what is made of the files; a change of it refuses events that were made before
+CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
+VERSION = 3  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
 _LOOKED_UP = 1 << 20  # codes of the metadata in which it looks
 _ANCESTORS = 32  # of a code, nearest first
+FEWEST_LOST = 50  # events of a family that is lost whole from which on it stops the work
 
 
 def _is_string(t: pa.DataType) -> bool:
@@ -50,15 +57,26 @@ _TYPES = {
     "subject_id": ("int64", pa.types.is_integer),
     "time": ("timestamp[us]", lambda t: any(f(t) for f in _MOMENTS)),
     "code": ("string", lambda t: _is_string(t) or (pa.types.is_dictionary(t) and _is_string(t.value_type))),
-    "numeric_value": ("float32", lambda t: any(f(t) for f in _NUMBERS)),
+    **dict.fromkeys(meds_rows.VALUES, ("float32", lambda t: any(f(t) for f in _NUMBERS))),
 }
 
 
-def inputs(raw: Path | None, **options: Any) -> dict[str, Any]:
-    """What the events are made from. Raises UserError where `raw` is not a MEDS data set."""
+def inputs(raw: Path | None, *, dialect: str | None = None, may_lose: Sequence[str] = ()) -> dict[str, Any]:
+    """What the events are made from; which families may be lost changes nothing in them.
+
+    Raises: UserError where `raw` is not a MEDS data set, or there is no such dialect.
+    """
+    dialects.check(dialect)
     raw, files = _files(raw)
-    extra = [path for path in (raw / SPLITS_FILE, raw / CODES_FILE, raw / ABOUT_FILE) if path.is_file()]
-    return {"source": "meds", "version": VERSION, "raw": fingerprint_files([*files, *extra], raw), **options}
+    extra = [path for path in (raw / meds_splits.FILE, raw / CODES_FILE, raw / ABOUT_FILE) if path.is_file()]
+    told = {} if dialect is None else {"dialect": dialect}
+    return {"source": "meds", "version": VERSION, "raw": fingerprint_files([*files, *extra], raw), **told}
+
+
+def lacking(raw: Path | None) -> str:
+    """The split, train or tuning, that the data set's own splits leave without a patient; "" where there is none."""
+    raw, files = _files(raw)
+    return meds_splits.lacking(meds_splits.of(raw, files))
 
 
 def extract(
@@ -66,27 +84,38 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     runner: Runner | None = None,
+    dialect: str | None = None,
+    may_lose: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the MEDS data set in the folder `raw` as ours.
 
     Its own splits are kept; where it has none, patients are split by a hash, see events.assign. Memory is bounded by
     the events of a shard of patients and of a piece of some million rows, whatever the sizes of the files.
 
-    Returns: the summary of events.finish, with "name", "license", "dialect", "splits" ("of the data set" or "by
-      hash"), "dropped" {reason: rows} and "mended" {what: rows or patients}, of what was mended or is odd, but kept.
+    Args:
+      dialect: of dialects.NAMES; None: the one that its codes show.
+      may_lose: families of codes of which every event may be left out; else that stops the work.
+    Returns: the summary of events.finish, with "name", "license", "dialect", "splits" (in words), "several_units"
+      (codes with values in more than one unit), "dropped" {reason: rows} and "mended" {what: rows or patients}, of
+      what was mended or is odd, but kept. What was found out of the data set is printed, a line each.
     Raises: UserError, before any work is done, for a file that cannot be read, a column that is missing or cannot be
-      MEDS', an unknown split, a patient listed twice; and for a patient without a split.
+      MEDS', an unknown dialect or split, a patient listed twice; for a patient without a split or in two; and where a
+      family of codes is lost whole.
     """
+    dialects.check(dialect)
     raw, files = _files(raw)
     runner = runner or Runner()
-    listed = _splits(raw)
+    own_splits = meds_splits.of(raw, files)
     about = read_json(raw / ABOUT_FILE) if (raw / ABOUT_FILE).is_file() else {}
     about = about if isinstance(about, dict) else {}
     units = _units(files)
     told = _told(raw)
-    dialect = dialects.detect(_codes(files, told), about)
+    found, why = dialects.recognise(_codes(files, told), about)
+    how = Reading(dialect or found, _modifiers(about))
+    print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
+    print(f"  splits: {'those of the split file' if isinstance(splits, Listed) else own_splits.words}")
 
     folder = shuffle.Folder(out / events.PARTS / "meds")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -96,10 +125,11 @@ def extract(
 
     numbers = range(len(units))
     run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
-    shards = _assign(folder, len(units), listed, raw, seed, splits)
-    items = [(folder, i, units[i], dialect) for i in numbers]
+    shards, about_splits = _assign(folder, units, own_splits, seed, splits)
+    items = [(folder, i, units[i], how) for i in numbers]
     spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
-    gathers = [(folder, out, dialect, i, split, k) for i, (split, k) in enumerate(shards)]
+    _check_families([record["families"] for record in spread], how.dialect, may_lose)
+    gathers = [(folder, out, how.dialect, i, split, k) for i, (split, k) in enumerate(shards)]
     names = [f"{split}-{k}" for split, k in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))
@@ -108,18 +138,49 @@ def extract(
         for key in ("dataset_name", "dataset_version", "license", "location_uri", "description_uri")
         if about.get(key)
     }
-    descriptions, parents = _metadata(folder, len(units), told, dialect)
+    pairs = _spelt(folder, len(units))
+    descriptions, parents = _metadata(pairs, told, how.dialect)
     summary = events.finish(out, metadata, descriptions=descriptions, parents=parents)
     shutil.rmtree(folder.path / "spread", ignore_errors=True)  # as large as the data set, and all of it is in shards
     return {
         **summary,
         "name": metadata.get("dataset_name", "a MEDS data set without a name"),
         "license": metadata.get("license", "not stated in the data set"),
-        "dialect": dialect,
-        "splits": "by hash" if listed is None else "of the data set",
+        "dialect": how.dialect,
+        "splits": "by file" if isinstance(splits, Listed) else own_splits.words,
+        **about_splits,
+        "several_units": _several_units(pairs),
         "dropped": dropped,
         "mended": mended,
     }
+
+
+def _modifiers(about: Mapping[str, Any]) -> tuple[str, ...]:
+    named = about.get("code_modifier_columns")
+    names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    return tuple(dict.fromkeys(name for name in names if name not in _TYPES and name != "text_value"))
+
+
+def _check_families(parts: list[dict[str, list[Any]]], dialect: str, may_lose: Sequence[str]) -> None:
+    """Raises UserError where every event of a family is left out, unless that is how the dialect is read.
+
+    Args: parts, of each piece of work {family: [rows that might be kept, of them left out, the reason of most]}.
+    """
+    seen, lost = Counter[str](), Counter[str]()
+    why: dict[str, str] = {}
+    for families in parts:
+        for name, (rows, gone, reason) in families.items():
+            seen[name] += rows
+            lost[name] += gone
+            why[name] = reason or why.get(name, "")
+    for name, rows in seen.most_common():
+        if rows >= FEWEST_LOST and lost[name] == rows and name not in may_lose:
+            told = name if re.fullmatch(r"[A-Za-z][\w.\-]*", name) else "a family"
+            raise UserError(
+                f"every one of the {rows:,} events of {told} would be left out ({why[name]}), read as the dialect "
+                f"{dialect}: say the right one with --config.data.dialect={'|'.join(dialects.NAMES)}, or that it may "
+                f"be so with --config.data.may_lose=\"('{told}',)\""
+            )
 
 
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -162,14 +223,19 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
     return [unit for unit in units if unit]
 
 
-def _check_schema(path: Path, schema: pa.Schema) -> None:
+def _check_schema(path: Path, schema: pa.Schema) -> str:
+    """The column of the numbers, "" for none. Raises UserError where a column cannot be what MEDS wants."""
     for column in ("subject_id", "time", "code"):
         if column not in schema.names:
             raise UserError(f"{path} has no column {column}: is it MEDS 0.3.3 or 0.4?")
+    value = meds_rows.value_column(schema)
     for column, (wanted, fits) in _TYPES.items():
-        if column in schema.names and not fits(schema.field(column).type):
+        other = column in meds_rows.VALUES and column != value
+        if column in schema.names and not other and not fits(schema.field(column).type):
             found = schema.field(column).type
-            raise UserError(f"{path}: column {column} is {found}, MEDS wants {wanted}: convert the data set")
+            instead = f", and there is no {meds_rows.VALUE}" if column in meds_rows.VALUES[1:] else ""
+            raise UserError(f"{path}: column {column} is {found}{instead}, MEDS wants {wanted}: convert the data set")
+    return value or ""
 
 
 def _table(path: Path) -> pa.Table:
@@ -177,29 +243,6 @@ def _table(path: Path) -> pa.Table:
         table = pq.read_table(path)
         table.validate(full=True)
         return table
-
-
-def _splits(raw: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Patients, int64 and sorted, and the index of each one's split in SPLITS; None where there is no such file."""
-    path = raw / SPLITS_FILE
-    if not path.is_file():
-        return None
-    table = _table(path)
-    for column in ("subject_id", "split"):
-        if column not in table.column_names:
-            raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
-    unknown = sorted({str(name) for name in pc.unique(table["split"]).to_pylist()} - set(events.SPLITS))
-    if unknown:
-        raise UserError(f"{path} has a split called {unknown[0]!r}: MEDS' splits are {', '.join(events.SPLITS)}")
-    if not pa.types.is_integer(table["subject_id"].type) or table["subject_id"].null_count:
-        raise UserError(f"{path}: column subject_id is {table['subject_id'].type} or has nulls, MEDS wants int64")
-    ids = table["subject_id"].to_numpy().astype(np.int64)
-    if len(meds_rows.distinct(ids)) < len(ids):
-        raise UserError(f"{path} lists a patient twice: write it again")
-    names = table["split"].cast(pa.string()).combine_chunks()
-    index = pc.index_in(names, pa.array(events.SPLITS, pa.string())).to_numpy(zero_copy_only=False)
-    order = np.argsort(ids)
-    return ids[order], index[order].astype(np.int8)
 
 
 def _told(raw: Path) -> pa.Table:
@@ -227,44 +270,54 @@ def _codes(files: list[Path], told: pa.Table) -> set[str]:
 
 
 def _assign(
-    folder: shuffle.Folder,
-    units: int,
-    listed: tuple[np.ndarray, np.ndarray] | None,
-    raw: Path,
-    seed: int,
-    splits: tuple[float, float, float],
-) -> list[tuple[str, int]]:
-    """Write which shard each patient is in, by its number among all. Returns split and number in it of each shard."""
-    ids = meds_rows.distinct(
-        np.concatenate([np.zeros(0, np.int64), *(np.load(folder.patients(i)) for i in range(units))])
-    )
-    if listed is None:
+    folder: shuffle.Folder, units: list[list[shuffle.Part]], own: meds_splits.Splits, seed: int, splits: Splits
+) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
+
+    Returns: split and number in it of each shard; how the patients meet a split file, if there is one.
+    """
+    found = [np.load(folder.patients(i)) for i in range(len(units))]
+    ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *found]))
+    if isinstance(splits, Listed):
         split, shard = events.assign(ids, seed, splits)
     else:
-        if missing := int((~np.isin(ids, listed[0])).sum()):
-            path = raw / SPLITS_FILE
-            raise UserError(f"{path} lists no split for {missing} patients of data/: add them, or delete it")
-        split = listed[1][np.searchsorted(listed[0], ids)]
-        shard = events.assign_shards(ids, split, seed)
+        split, shard = meds_splits.assigned(own, ids, _by_file(units), seed, splits)
+    named = np.flatnonzero(split >= 0)
     most = int(shard.max(initial=0)) + 1
-    pairs, number = np.unique(split.astype(np.int64) * most + shard, return_inverse=True)
+    pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
+    number = np.full(len(ids), -1)
+    number[named] = inverse
     with writing(folder.assigned()) as partial:
         np.savez(partial, ids=ids, shard=number)
-    return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs]
+    return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs], met(splits, ids)
 
 
-def _metadata(
-    folder: shuffle.Folder, units: int, told: pa.Table, dialect: str
-) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _by_file(units: list[list[shuffle.Part]]) -> Iterator[tuple[int, np.ndarray]]:
+    for path, number, first, last in (part for unit in units for part in unit):
+        for ids in meds_rows.subjects(Path(path), range(first, last)):
+            yield number, ids
+
+
+def _spelt(folder: shuffle.Folder, units: int) -> set[tuple[str, str]]:
+    """Which code of theirs became which of ours."""
+    pairs: set[tuple[str, str]] = set()
+    for i in range(units):
+        table = parquet.read(folder.spelt(i))
+        pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
+    return pairs
+
+
+def _several_units(pairs: set[tuple[str, str]]) -> int:
+    """Codes of theirs that became several of ours, by their unit or other modifiers."""
+    return sum(n > 1 for n in Counter(theirs for theirs, _ in pairs).values())
+
+
+def _metadata(pairs: set[tuple[str, str]], told: pa.Table, dialect: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Descriptions and parents of our codes. Parents are spelt as our codes are, followed by theirs, nearest first."""
     descriptions: dict[str, str] = {}
     parents: dict[str, list[str]] = {}
     if not len(told):
         return descriptions, parents
-    pairs: set[tuple[str, str]] = set()
-    for i in range(units):
-        table = parquet.read(folder.spelt(i))
-        pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
     text, above = _closure(told, {theirs for theirs, _ in pairs})
     for theirs, ours in sorted(pairs):
         if text.get(theirs):

@@ -7,25 +7,31 @@
   a fourth part; a DRG's description is in text_value.
 - MEDS_ETL, the program meds_etl_mimic: `MIMIC_IV_ITEM/…`, `ICD9CM/…`; the table and the unit are columns.
 - OWN, this program: nothing to translate.
-- OTHER, any other: codes are kept; a separator after the family becomes `//`, see `prefixed`.
+- OTHER, any other: codes are kept, see `spelling`.
 
 Of the first four, the tables that the mimic-iv source reads come out with its codes, and what it leaves out is left
-out: doses that were not administered, transfers of other kinds than admit and transfer, DRGs of other kinds than HCFA,
-measurements without a number; orders of the pharmacy (no proof of a dose), specimens (no result), language, weight,
-height and eGFR. Codes that are none of these programs' (a hospital's own additions) are kept as in OTHER.
+out: records of a drug that are no dose (codes.doses), transfers of other kinds than admit and transfer, DRGs of other
+kinds than HCFA, measurements without a number; orders of the pharmacy (no proof of a dose), specimens (no result),
+language, weight, height and eGFR. Codes that are none of these programs' (a hospital's own additions) are kept as in
+OTHER.
 """
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from ehr_scaling.data.sources.mimic.tables import race
+from ehr_scaling.data.codes import doses
+from ehr_scaling.data.sources.meds import hallmarks
+from ehr_scaling.data.sources.meds.spelling import join, own_family, prefixed
+from ehr_scaling.data.sources.mimic.parsing import race
+from ehr_scaling.errors import UserError
 
 OWN, OTHER = "ehr_scaling", "other"
 ETHOS, MIMIC_IV_MEDS_0_1, MIMIC_IV_MEDS_0_2 = "ethos", "mimic_iv_meds_0.1", "mimic_iv_meds_0.2"
 MEDS_ETL = "meds_etl_mimic"
 MIMIC = (ETHOS, MIMIC_IV_MEDS_0_1, MIMIC_IV_MEDS_0_2, MEDS_ETL)
+NAMES = (*MIMIC, OWN, OTHER)
 
 # Columns beside MEDS' own from which a dialect's codes are made. No text of them is kept but in such a code.
 COLUMNS = {
@@ -60,7 +66,6 @@ _LEFT_OUT = {
     "MIMIC_IV_Language/": "language: not among the events of mimic-iv",
 }
 _KINDS = {
-    "MEDICATION": ("doses: not administered", ("Administered", "Prescribed")),
     "TRANSFER_TO": ("transfers: neither admit nor transfer", ("admit", "transfer")),
     "DRG": ("DRGs: another kind than HCFA", ("HCFA",)),
 }
@@ -78,28 +83,39 @@ _ORDER = (
     *("MEDS_DEATH", "ICU_DISCHARGE//", "ED_OUT", "TRANSFER_TO//", "SERVICE//", "ICU_ADMISSION//"),
     *("HOSPITAL_DISCHARGE//", "DIAGNOSIS//", "DRG//"),
 )
-# <family><separator><rest>: SNOMED/73211009, LOINC/718-7, ICD10CM/E11.9, RxNorm/860975, CPT4/99213, Visit/IP (OMOP,
-# meds_etl, FEMR), HP:0001250, ICD10:E11.9 (CURIEs), ICD-10-CM|E11.9. A family has no blank, so that the names of
-# measurements ("BMI (kg/m2)", "Mean pressure: left") stay whole.
-_PREFIXED = re.compile(r"([A-Za-z][\w.\-]+)[/:|](?=\S)(.+)", re.DOTALL)
-_ADDRESS = re.compile(r"(?:https?://|urn:).+", re.DOTALL)  # FHIR: http://loinc.org|718-7, urn:oid:2.16.840.1|A1
 
 
-def detect(codes: Iterable[str], about: Mapping[str, Any]) -> str:
-    """The dialect of a data set that has these codes (all or many of them) and this metadata/dataset.json."""
+def check(name: str | None) -> None:
+    """Raises UserError for a name of the user's that is no dialect's."""
+    if name is not None and name not in NAMES:
+        raise UserError(f"--config.data.dialect={name}: there is no such dialect, take one of {', '.join(NAMES)}")
+
+
+def recognise(codes: Collection[str], about: Mapping[str, Any]) -> tuple[str, str]:
+    """The dialect of a data set, and why, in words that fit one line.
+
+    Args: codes, all of them or many; about, its metadata/dataset.json.
+    """
     if about.get("etl_name") == "ehr_scaling":
-        return OWN
+        return OWN, "its dataset.json says that this program wrote it"
+    if about.get("etl_name") == "meds_etl.mimic":
+        return MEDS_ETL, "its dataset.json says so"
     found = {head for code in codes for head in _heads(code)}
-    if about.get("etl_name") == "meds_etl.mimic" or found & {"MIMIC_IV_LABITEM/", "MIMIC_IV_ITEM/", "MIMIC_IV_OMR/"}:
-        return MEDS_ETL
-    hallmarks = {"HOSPITAL_DISCHARGE//", "DIAGNOSIS//ICD", "TRANSFER_TO//", "ICU_ADMISSION//", "DRG//HCFA", "LAB//"}
-    if "HOSPITAL_ADMISSION//" not in found or len(found & hallmarks) < 2:
-        return OTHER
+    if told := sorted(found & {"MIMIC_IV_LABITEM/", "MIMIC_IV_ITEM/", "MIMIC_IV_OMR/"}):
+        return MEDS_ETL, f"it has codes that begin with {told[0]}"
+    yes, why = hallmarks.of_mimic(codes)
+    if not yes:
+        return OTHER, why
     if found & {"INSURANCE//", "MARITAL_STATUS//", "LANGUAGE//", "RACE//"}:
-        return MIMIC_IV_MEDS_0_2
+        return MIMIC_IV_MEDS_0_2, f"{why}, and insurance or race are events"
     if found & {"LAB//RESULT", "LAB//SPECIMEN_COLLECTED", "MEDICATION//START", "INFUSION_START//", "PROCEDURE//START"}:
-        return MIMIC_IV_MEDS_0_1
-    return ETHOS
+        return MIMIC_IV_MEDS_0_1, f"{why}, and it tells specimens, orders or infusions"
+    return ETHOS, why
+
+
+def detect(codes: Collection[str], about: Mapping[str, Any]) -> str:
+    """The dialect alone: see `recognise`."""
+    return recognise(codes, about)[0]
 
 
 def _heads(code: str) -> tuple[str, ...]:
@@ -124,39 +140,54 @@ def canonical(dialect: str, code: str, detail: str = "", unit: str = "") -> tupl
     mimic-iv source (WHITE, BLACK, ASIAN, HISPANIC, OTHER, UNKNOWN).
     Args: detail, of codes that are `detailed`: the row's text_value, or its table with MEDS_ETL; unit, likewise.
     """
-    return _verdict(dialect, code, detail, unit)[0]
+    return verdict(dialect, code, detail, unit).codes
 
 
-def reason(dialect: str, code: str, detail: str = "", unit: str = "") -> str:
-    """Why `canonical` leaves an event out; of the code it tells no more than the kind."""
-    return _verdict(dialect, code, detail, unit)[1]
+class Verdict(NamedTuple):
+    """What becomes of an event: the codes of the events it becomes, or None, and then why.
+
+    family: that of the codes it becomes, or would; "" where such events are left out by design.
+    """
+
+    codes: tuple[str, ...] | None
+    why: str
+    family: str
+
+
+def _kept(*codes: str) -> Verdict:
+    return Verdict(codes, "", codes[0].partition("//")[0])
 
 
 @functools.lru_cache(maxsize=1 << 18)
-def _verdict(dialect: str, code: str, detail: str, unit: str) -> tuple[tuple[str, ...] | None, str]:
+def verdict(dialect: str, code: str, detail: str = "", unit: str = "") -> Verdict:
+    """What becomes of an event, see `canonical`; why it is left out tells no more of the code than the kind."""
     if dialect == OWN:
-        return (code,), ""
+        return _kept(code)
     if dialect == OTHER:
-        return (prefixed(code),), ""
+        return _kept(own_family(prefixed(code)))
     if unread := next((why for head, why in _LEFT_OUT.items() if code.startswith(head)), None):
-        return None, unread
+        return Verdict(None, unread, "")
     upper = code.upper().removeprefix(_OMR)
     if upper.startswith("BLOOD PRESSURE"):
-        return (SYSTOLIC, DIASTOLIC), ""
+        return _kept(SYSTOLIC, DIASTOLIC)
     if upper == "BMI" or upper.startswith("BMI ("):
-        return (BMI,), ""
+        return _kept(BMI)
     if found := _OMR_LEFT_OUT.fullmatch(upper):
-        return None, f"{found[1].lower()}: not among the events of mimic-iv"
+        return Verdict(None, f"{found[1].lower()}: not among the events of mimic-iv", "")
     ours = _of_meds_etl(code, detail, unit) if dialect == MEDS_ETL else _of_mimic(dialect, code, detail)
     if ours is None:
-        return None, "dates and ingredients of the ICU: not among the events of mimic-iv"
+        return Verdict(None, "dates and ingredients of the ICU: not among the events of mimic-iv", "")
     name, *parts = ours.split("//")
     why, kept = _KINDS.get(name, ("", ()))
-    if kept and parts and parts[-1 if name == "MEDICATION" else 0] not in kept:
-        return None, why
-    if name == "MEDICATION" and parts[:1] in ([UNK], [""]):
-        return None, "doses: no name"
-    return (ours,), ""
+    if kept and parts and parts[0] not in kept:
+        return Verdict(None, why, name)
+    if name == "MEDICATION" and parts:
+        if parts[0] in (UNK, ""):
+            return Verdict(None, "doses: no name", name)
+        event = "" if len(parts) < 2 or parts[-1] == UNK else parts[-1]
+        if no_dose := doses.why_no_dose(event):
+            return Verdict(None, f"doses: {no_dose} ({doses.told(event)})", name)
+    return _kept(ours)
 
 
 def _of_mimic(dialect: str, code: str, text: str) -> str:
@@ -232,26 +263,6 @@ _MEDS_ETL_FAMILIES = {
     "MIMIC_IV_Service": "SERVICE",
     "HCPCS": "HCPCS",
 }
-
-
-def join(family: str, *parts: str) -> str:
-    """A code of parts, of which those that are empty are UNK, and in which "//" only separates."""
-    return "//".join((family, *(re.sub("/{2,}", "/", part.strip()) or UNK for part in parts)))
-
-
-def prefixed(code: str) -> str:
-    """FAMILY//rest, so that a rare code can fall back to its family. A code with `//` is kept as it is.
-
-    The first "/", ":" or "|" after a word separates; of an address (FHIR), the last "|", else the last "/" or ":".
-    """
-    if _ADDRESS.fullmatch(code):
-        system, separator, rest = code.rpartition("|")
-        if not separator:
-            system, _, rest = code.rpartition("/" if code.startswith("http") else ":")
-        return f"{system.replace('//', '/')}//{rest}" if rest.strip() else code.replace("//", "/")
-    if "//" in code or not (found := _PREFIXED.fullmatch(code)):
-        return code
-    return f"{found[1]}//{found[2]}"
 
 
 @functools.lru_cache(maxsize=1 << 18)

@@ -1,8 +1,7 @@
-"""Rows of one MEDS file as arrays: types made ours, what is no event left out and counted, dialects translated."""
+"""Rows of one MEDS file as arrays: types made ours, what is no event left out and counted, codes spelt our way."""
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,17 +13,32 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling.data import events
+from ehr_scaling.data.codes import units
 from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data.presets import FAMILIES
 from ehr_scaling.data.sources.meds import dialects
-from ehr_scaling.data.sources.mimic.tables import body_mass_index, pain, race
+from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 
+VALUE = "numeric_value"
+VALUES = (VALUE, "value", "value_as_number", "valuenum", "numeric")  # what others call it; the first that is there
+UNITS = ("unit", "units", "unit_of_measure", "uom", "valueuom")  # a unit of the value; the first that is there
+STAYS = ("hadm_id", "visit_id")  # which stay in hospital an event of MIMIC-IV belongs to
+NO_STAY = -1
 _BATCH = 1 << 18  # rows read at once
+_BYTES = 1 << 27  # of a batch, where long texts would make it larger
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FROM, _UNTIL = (int(np.datetime64(day, "s").astype(np.int64)) for day in ("1800-01-01", "2262-01-01"))
-_COLUMNS = ("subject_id", "time", "code", "numeric_value")
 _NO_TIME = "no time"
+_FAHRENHEIT, _CELSIUS = "DEG F", "DEG C"
 Counts = Counter[str]
+
+
+class Reading(NamedTuple):
+    """How the rows of a data set are to be read."""
+
+    dialect: str
+    modifiers: tuple[str, ...] = ()  # columns that its dataset.json calls modifiers of the code
 
 
 class Rows(NamedTuple):
@@ -34,10 +48,13 @@ class Rows(NamedTuple):
     times: np.ndarray  # int64 (n,) µs; STATIC where null
     codes: np.ndarray  # int64 (n,), index into names
     values: np.ndarray  # float32 (n,); NaN where there is none
+    stays: np.ndarray  # int64 (n,), the stay in hospital that it belongs to, NO_STAY where that is not told
     names: list[str]
 
     def at(self, rows: np.ndarray) -> "Rows":
-        return Rows(self.subjects[rows], self.times[rows], self.codes[rows], self.values[rows], self.names)
+        return Rows(
+            self.subjects[rows], self.times[rows], self.codes[rows], self.values[rows], self.stays[rows], self.names
+        )
 
 
 class Dropped(NamedTuple):
@@ -46,13 +63,37 @@ class Dropped(NamedTuple):
     rows: Counts
     values: Counts
     spelt: set[tuple[str, str]]  # (code of the file, code of ours)
+    seen: Counts  # rows of each family of ours, as far as it is one that might be kept
+    lost: Counter[tuple[str, str]]  # of them, those that were left out, by (family, reason)
+
+    @classmethod
+    def empty(cls) -> "Dropped":
+        return cls(Counter(), Counter(), set(), Counter(), Counter())
+
+    def leave_out(self, families: Counts, reason: str) -> None:
+        """Count rows that are left out, by family."""
+        if rows := families.total():
+            self.rows[reason] += rows
+            self.lost.update({(name, reason): n for name, n in families.items()})
 
 
-def read(path: Path, groups: range, dialect: str, dropped: Dropped) -> Iterator[Rows]:
+def read(path: Path, groups: range, how: Reading, dropped: Dropped) -> Iterator[Rows]:
     """Events of some row groups of a parquet file, a batch at a time. Raises UserError where it is damaged."""
-    for batch in _batches(path, groups, _BATCH, *_COLUMNS, *dialects.COLUMNS.get(dialect, ())):
+    from ehr_scaling.data.sources.meds import translate  # which needs what is below
+
+    columns: tuple[str, ...] = ("subject_id", "time", "code", *VALUES, "text_value")
+    if how.dialect in dialects.MIMIC:
+        columns = (*columns, *STAYS, *dialects.COLUMNS[how.dialect])
+    else:
+        columns = (*columns, *how.modifiers, *UNITS)
+    for batch in _batches(path, groups, _BATCH, *dict.fromkeys(columns)):
         with reading(path):
-            rows = _rows(batch, dialect, dropped)
+            rows, batch = _rows(batch, dropped)
+            rows = (
+                translate.translated(rows, batch, how.dialect, dropped)
+                if how.dialect in dialects.MIMIC
+                else _as_spelt(rows, batch, how, dropped)
+            )
         yield rows
 
 
@@ -80,15 +121,23 @@ def codes(path: Path) -> set[str]:
     found: set[str] = set()
     for batch in islice(_batches(path, None, 1 << 16, "code"), 4):
         with reading(path):
-            at, names = _codes(batch.column(0), Dropped(Counter(), Counter(), set()))
+            at, names = _codes(batch.column(0), Dropped.empty())
         found |= {names[i] for i in distinct(at).tolist() if i >= 0}
     return found
+
+
+def value_column(schema: pa.Schema) -> str | None:
+    """Which column of a file holds the numbers."""
+    return next((name for name in VALUES if name in schema.names), None)
 
 
 def _batches(path: Path, groups: range | None, rows: int, *columns: str) -> Iterator[pa.RecordBatch]:
     with reading(path):
         file = pq.ParquetFile(path, read_dictionary=["code"])
-        present = [name for name in columns if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        value = value_column(file.schema_arrow)
+        present = [name for name in columns if name in names and (name not in VALUES or name == value)]
+        rows = min(rows, _fitting(file.metadata, "text_value" if "text_value" in present else ""))
         batches = file.iter_batches(rows, row_groups=None if groups is None else list(groups), columns=present)
     while True:
         with reading(path):
@@ -97,6 +146,15 @@ def _batches(path: Path, groups: range | None, rows: int, *columns: str) -> Iter
             return
         if batch.num_rows:
             yield batch
+
+
+def _fitting(metadata: pq.FileMetaData, column: str) -> int:
+    """How many rows of a column of texts fit into _BYTES."""
+    size = 0
+    for group in range(metadata.num_row_groups if column else 0):
+        chunks = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
+        size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    return max(1_000, _BYTES * metadata.num_rows // max(size, 1))
 
 
 @contextmanager
@@ -110,12 +168,17 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is truncated, damaged or no parquet file: write or copy it again") from None
 
 
-def _rows(batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
+def _rows(batch: pa.RecordBatch, dropped: Dropped) -> tuple[Rows, pa.RecordBatch]:
+    """The rows of a batch that have a patient, a code and a possible time; and the batch of these rows alone."""
     known = pc.is_valid(batch["subject_id"]).to_numpy(zero_copy_only=False)
     ids = pc.fill_null(batch["subject_id"].cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     codes, names = _codes(batch["code"], dropped)
     times, dated = _times(batch["time"])
     values = _values(batch, dropped)
+    stays = np.full(len(ids), NO_STAY)
+    name = next((name for name in STAYS if name in batch.schema.names), None)
+    if name and (pa.types.is_integer(batch[name].type) or pa.types.is_floating(batch[name].type)):
+        stays = pc.fill_null(batch[name].cast(pa.int64(), safe=False), NO_STAY).to_numpy(zero_copy_only=False)
     keep = np.ones(len(ids), bool)
     for reason, fine in (
         ("no subject_id", known),
@@ -124,27 +187,99 @@ def _rows(batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
     ):
         dropped.rows[reason] += int((keep & ~fine).sum())
         keep &= fine
+    rows = Rows(ids, times, codes, values, stays, names)
+    if keep.all():
+        return rows, batch
     at = np.flatnonzero(keep)
-    rows = Rows(ids, times, codes, values, names).at(at)
-    if dialect in dialects.MIMIC:
-        return _translate(rows, batch.take(pa.array(at)), dialect, dropped)
-    used = np.flatnonzero(np.bincount(rows.codes, minlength=len(names)))
-    table = np.zeros(len(names), np.int64)
+    return rows.at(at), batch.take(pa.array(at))
+
+
+def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped) -> Rows:
+    """Events of a data set whose codes are kept: with the modifiers and the unit of the value as parts of the code."""
+    modifiers = [name for name in how.modifiers if name in batch.schema.names]
+    unit = next((name for name in UNITS if name in batch.schema.names and name not in modifiers), "")
+    valued = ~np.isnan(rows.values)
+    key, made_of = combined(rows, batch, modifiers, np.arange(len(rows.codes)) if modifiers else np.zeros(0, np.int64))
+    if unit:
+        inner = rows._replace(codes=key, names=[str(i) for i in range(len(made_of))])
+        key, outer = combined(inner, batch, [unit], np.flatnonzero(valued))
+        made_of = [(*made_of[int(i)], *more) for i, *more in outer]
     made: dict[str, int] = {}
-    for i in used.tolist():
-        (code,) = dialects.canonical(dialect, names[i]) or (names[i],)
-        dropped.spelt.add((names[i], code))
+    table, fahrenheit = np.zeros(len(made_of), np.int64), np.zeros(len(made_of), bool)
+    for i in np.flatnonzero(np.bincount(key, minlength=len(made_of))).tolist():
+        name, *parts = made_of[i]
+        (code,) = dialects.canonical(how.dialect, name) or (name,)
+        told = parts[: len(modifiers)]
+        if len(parts) > len(modifiers):
+            told, fahrenheit[i] = _with_unit(told, parts[-1])
+        code = with_parts(code, told)
+        dropped.spelt.add((name, code))
         table[i] = made.setdefault(code, len(made))
-    rows = rows._replace(codes=table[rows.codes], names=list(made))
+    values = np.where(fahrenheit[key], rows.values * np.float32(1.8) + np.float32(32), rows.values)
+    rows = rows._replace(codes=table[key], values=values, names=list(made))
+    dropped.seen.update(by_family(rows, np.ones(len(rows.codes), bool)))
+    if "text_value" in batch.schema.names and not pa.types.is_null(batch["text_value"].type):
+        texts = np.flatnonzero(pc.is_valid(batch["text_value"]).to_numpy(zero_copy_only=False) & ~valued)
+        for name, count in by_family(rows, texts).items():
+            told_family = name if name in FAMILIES else "other families"
+            dropped.values[f"{told_family}: a text and no number, the text is not kept"] += count
     # A birth or a death without a time tells nothing.
-    bare = np.array([name.partition("//")[0] in (events.BIRTH, events.DEATH) for name in rows.names], bool)
-    return _without(rows, (rows.times == STATIC) & bare[rows.codes], _NO_TIME, dropped)
+    bare = np.array([family(name) in (events.BIRTH, events.DEATH) for name in rows.names], bool)
+    return without(rows, (rows.times == STATIC) & bare[rows.codes], _NO_TIME, dropped)
 
 
-def _without(rows: Rows, bad: np.ndarray, reason: str, dropped: Dropped) -> Rows:
-    if not (count := int(bad.sum())):
+def _with_unit(parts: list[str], unit: str) -> tuple[list[str], bool]:
+    """Parts with the unit, and whether values are to be brought from °C to °F, the one unit of temperatures here."""
+    if not unit.strip():
+        return parts, False
+    name = units.canonical(unit)
+    return [*parts, _FAHRENHEIT if name == _CELSIUS else name], name == _CELSIUS
+
+
+def with_parts(code: str, parts: Sequence[str]) -> str:
+    """The code with more parts, but for those that are empty, or that it ends in already."""
+    last = code.rpartition("//")[2]
+    kept = [part for part in parts if part.strip() and units.canonical(part) != units.canonical(last)]
+    return dialects.join(code, *kept) if kept else code
+
+
+def combined(
+    rows: Rows, batch: pa.RecordBatch, columns: Sequence[str], at: np.ndarray
+) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """What the code of a row is made of: int64 (n,) into the distinct (name, text of each column).
+
+    Args: at, rows for which the columns count; those of the others, and nulls, are told as "".
+    """
+    entries: list[tuple[str, ...]] = [(name, *("" for _ in columns)) for name in rows.names]
+    key = rows.codes.copy()
+    if not len(at) or not columns:
+        return key, entries
+    used, number = np.unique(rows.codes[at], return_inverse=True)
+    found: list[tuple[str, ...]] = [(rows.names[i],) for i in used.tolist()]
+    for column in columns:
+        words = batch[column].cast(pa.large_string()).take(pa.array(at)).dictionary_encode()
+        texts = [*words.dictionary.to_pylist(), ""]
+        index = pc.fill_null(words.indices.cast(pa.int64()), len(texts) - 1).to_numpy(zero_copy_only=False)
+        pairs, number = np.unique(number * len(texts) + index, return_inverse=True)
+        found = [(*found[pair // len(texts)], texts[pair % len(texts)]) for pair in pairs.tolist()]
+    key[at] = len(entries) + number
+    return key, entries + found
+
+
+def by_family(rows: Rows, which: np.ndarray) -> Counts:
+    """How many of some rows are of each family."""
+    counts: Counts = Counter()
+    for i, n in enumerate(np.bincount(rows.codes[which], minlength=len(rows.names)).tolist()):
+        if n:
+            counts[family(rows.names[i])] += n
+    return counts
+
+
+def without(rows: Rows, bad: np.ndarray, reason: str, dropped: Dropped) -> Rows:
+    """The rows that are not `bad`, bool (n,); the others are counted."""
+    if not bad.any():
         return rows
-    dropped.rows[reason] += count
+    dropped.leave_out(by_family(rows, bad), reason)
     return rows.at(~bad)
 
 
@@ -185,128 +320,14 @@ def _times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _values(batch: pa.RecordBatch, dropped: Dropped) -> np.ndarray:
-    if "numeric_value" not in batch.schema.names or pa.types.is_null(batch["numeric_value"].type):
+    name = value_column(batch.schema)
+    if name is None or pa.types.is_null(batch[name].type):
         return np.full(batch.num_rows, np.nan, np.float32)
-    column = batch["numeric_value"]
+    column = batch[name]
     raw = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):
         values = raw.astype(np.float32)
     given = pc.is_valid(column).to_numpy(zero_copy_only=False)
-    dropped.values["numeric_value is NaN: no value"] += int((np.isnan(raw) & given).sum())
-    dropped.values["numeric_value is infinite, or too large for float32: no value"] += int(np.isinf(values).sum())
+    dropped.values[f"{name} is NaN: no value"] += int((np.isnan(raw) & given).sum())
+    dropped.values[f"{name} is infinite, or too large for float32: no value"] += int(np.isinf(values).sum())
     return np.where(np.isinf(values), np.float32(np.nan), values)
-
-
-def _translate(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
-    """Events of a MIMIC-IV dialect in our codes. `batch` has the same rows, and the columns that codes depend on."""
-    key, described = _described(rows, batch, dialect)
-    made: dict[str, int] = {}
-    first = np.full(len(described), -1)
-    second = np.full(len(described), -1)
-    for i, (name, detail, unit) in enumerate(described):
-        if found := dialects.canonical(dialect, name, detail, unit):
-            numbers = [made.setdefault(code, len(made)) for code in found]
-            first[i], second[i] = numbers[0], numbers[-1] if len(numbers) > 1 else -1
-            dropped.spelt.update((name, code) for code in found)
-    code, values = first[key], rows.values.copy()
-    lost = np.bincount(key[code < 0], minlength=len(described))
-    for i in np.flatnonzero(lost).tolist():
-        dropped.rows[dialects.reason(dialect, *described[i])] += int(lost[i])
-
-    text = batch["text_value"].cast(pa.large_string()) if "text_value" in batch.schema.names else None
-    pair = np.flatnonzero(second[key] >= 0)
-    low = np.full(len(code), np.nan, np.float32)
-    values[pair], low[pair] = _pressures(None if text is None else text.take(pa.array(pair)), values[pair])
-    for scored, parse in ((dialects.BMI, body_mass_index), (dialects.PAIN, pain)):
-        at = np.flatnonzero(code == made.get(scored, -2))
-        values[at] = _parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
-
-    origin, place = [np.flatnonzero(code >= 0), pair], [0, 1]
-    codes, numbers_of = [code[origin[0]], second[key[pair]]], [values[origin[0]], low[pair]]
-    admitted = np.array([name.startswith(dialects.ADMISSION) for name in made] + [False], bool)[code]
-    for column in ("insurance", "marital_status", "race"):
-        if column in batch.schema.names and (at := np.flatnonzero(admitted)).size:
-            words = batch[column].cast(pa.large_string()).take(pa.array(at)).dictionary_encode()
-            word_of = pc.fill_null(words.indices.cast(pa.int64()), len(words.dictionary)).to_numpy(zero_copy_only=False)
-            spelt = [
-                dialects.RACE + race(word) if column == "race" else dialects.join(column.upper(), word)
-                for word in [*words.dictionary.to_pylist(), ""]
-            ]
-            origin.append(at)
-            place.append(len(place))
-            codes.append(np.array([made.setdefault(code, len(made)) for code in spelt], np.int64)[word_of])
-            numbers_of.append(np.full(len(at), np.nan, np.float32))
-    at = np.concatenate(origin)
-    order = np.argsort(at * len(place) + np.repeat(place, [len(rows) for rows in origin]), kind="stable")
-    at, names = at[order], list(made)
-    out = Rows(
-        rows.subjects[at], rows.times[at], np.concatenate(codes)[order], np.concatenate(numbers_of)[order], names
-    )
-
-    static = np.array([name.startswith(dialects.GENDER) for name in names], bool)[out.codes]
-    out = out._replace(times=np.where(static, STATIC, out.times))
-    out = _without(out, (out.times == STATIC) & ~static, _NO_TIME, dropped)
-    kind = np.array([next((i for i, h in enumerate(dialects.NUMBERED) if n.startswith(h)), -1) for n in names], int)
-    bare = (kind[out.codes] >= 0) & np.isnan(out.values)
-    for i, count in enumerate(np.bincount(kind[out.codes[bare]]).tolist()):
-        dropped.rows[f"{dialects.NUMBERED[i].rstrip('/')}: no number"] += count
-    return out.at(~bare)
-
-
-def _described(rows: Rows, batch: pa.RecordBatch, dialect: str) -> tuple[np.ndarray, list[tuple[str, str, str]]]:
-    """What a row's code is made from, as an index (n,) into the distinct (name, detail, unit)."""
-    described = [(name, "", "") for name in rows.names]
-    wanted = np.array([dialects.detailed(dialect, name) for name in rows.names], bool)
-    used = ("table", "unit") if dialect == dialects.MEDS_ETL else ("text_value",)
-    columns = [name for name in used if name in batch.schema.names]
-    at = np.flatnonzero(wanted[rows.codes]) if wanted.any() and columns else np.zeros(0, np.int64)
-    if not len(at):
-        return rows.codes, described
-    combined, words = rows.codes[at], []
-    for name in columns:
-        column = batch[name].cast(pa.large_string()).take(pa.array(at)).dictionary_encode()
-        words.append((name, [*column.dictionary.to_pylist(), ""]))
-        indices = pc.fill_null(column.indices.cast(pa.int64()), len(column.dictionary))
-        combined = combined * len(words[-1][1]) + indices.to_numpy(zero_copy_only=False)
-    distinct, number = np.unique(combined, return_inverse=True)
-    key = rows.codes.copy()
-    key[at] = len(described) + number
-    for entry in distinct.tolist():
-        told = {}
-        for name, texts in reversed(words):
-            entry, i = divmod(entry, len(texts))
-            told[name] = texts[i]
-        described.append((rows.names[entry], told.get("text_value", told.get("table", "")), told.get("unit", "")))
-    return key, described
-
-
-def _pressures(text: pa.Array | None, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Systolic and diastolic, float32: of a text "120/80", or of a number and a text "80"; both NaN if one is."""
-    high = _parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[0]) if "/" in t else None)
-    low = _parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[2] if "/" in t else t))
-    high = np.where(np.isnan(high), values, high)
-    neither = np.isnan(high) | np.isnan(low)
-    return np.where(neither, np.float32(np.nan), high), np.where(neither, np.float32(np.nan), low)
-
-
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"\s*\d{1,3}(\.\d{1,6})?\s*", text) else None
-
-
-def _parsed(text: pa.Array | None, values: np.ndarray, parse: Callable[[str], float | None]) -> np.ndarray:
-    """What `parse` makes of the values, and of the texts where there is none; NaN where it makes nothing."""
-    if not len(values):
-        return values
-
-    def number(word: str | None) -> float:
-        parsed = parse(word) if word else None
-        return np.nan if parsed is None else parsed
-
-    known, at = np.unique(values, return_inverse=True)
-    out = np.array([number(None if np.isnan(value) else f"{value:.6g}") for value in known.tolist()], np.float32)[at]
-    if text is None:
-        return out
-    words = text.dictionary_encode()
-    told = np.array([number(word) for word in [*words.dictionary.to_pylist(), None]], np.float32)
-    at = pc.fill_null(words.indices.cast(pa.int64()), len(told) - 1).to_numpy(zero_copy_only=False)
-    return np.where(np.isnan(values), told[at], out)

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling.data import events, shards
+from ehr_scaling.data.sources.mimic import presets
 from ehr_scaling.data.sources.mimic import sofa as mimic_sofa
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.index import Index
+from ehr_scaling.data.sources.mimic.presets import SOFA
 from ehr_scaling.data.sources.mimic.reading import NULL
 from ehr_scaling.data.sources.mimic.spreading import (
     EARLIEST,
@@ -23,7 +25,6 @@ from ehr_scaling.data.sources.mimic.spreading import (
     mix,
     name_of,
 )
-from ehr_scaling.data.sources.mimic.tables import SOFA
 
 _TIME_BITS, _ORDER_BITS = 36, 16  # with 11 bits of patient, a positive int64
 UNKNOWN_DRG = "DRG//UNKNOWN"
@@ -145,7 +146,7 @@ def _with_unknown_drgs(rows: Rows, places: dict[int, mimic_tables.Place], codes:
 
     discharge = np.array([n for n, p in places.items() if p is mimic_tables.DISCHARGE or _discharges(p)])
     # Where diagnoses are coded at admission (ETHOS), they do not follow a discharge.
-    late = [n for n in at("hosp/diagnoses_icd") if places[n].entries[0].time == "end"]
+    late = [n for n in at("hosp/diagnoses_icd") if places[n].entries[0].happened == "end"]
     kind = np.zeros(64, np.int8)
     for mark, numbers in enumerate((discharge, late, at("hosp/drgcodes"), at("ed/diagnosis")), 1):
         kind[np.asarray(numbers, np.int64)] = mark
@@ -182,7 +183,7 @@ def _sofa(index: Index, shard: int, plan: Plan, inputs: Rows, codes: dict[str, i
     clean = plan.preset == "clean"
     time = begin + mimic_sofa.DAY if clean else begin
     has = ~np.isnan(score) & ((end >= time) if clean else True)
-    place = next(n for n, p in enumerate(mimic_tables.places(plan.preset, plan.ed)) if p.table == SOFA)
+    place = next(n for n, p in enumerate(presets.places(plan.preset, plan.ed, plan.times)) if p.table == SOFA)
     n = int(has.sum())
     code = np.full(n, codes.setdefault(SOFA, len(codes)))
     rows = Rows(patient[has], time[has], np.full(n, place << 10), code, score[has].astype(np.float32), mine[has])

@@ -11,9 +11,12 @@ import pyarrow as pa
 
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events
+from ehr_scaling.data.sources import reconcile
+from ehr_scaling.data.sources.mimic import parsing
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.reading import NULL, Batch, Log, Text
+from ehr_scaling.data.splits import Splits, told
 from ehr_scaling.errors import UserError
 
 DAY = 86_400  # seconds
@@ -23,31 +26,37 @@ _YEARS = (1_000, 2_262)
 
 @dataclass
 class Index:
-    """Arrays of P patients, sorted by id; A admissions and E stays of the ED, sorted by theirs; I stays of the ICU.
+    """Arrays of P patients, A admissions, I stays of the ICU and E of the ED, each sorted by its id.
 
-    Times are int64 seconds since 1970, NULL where there is none. What times mean depends on the preset.
+    Times are int64 seconds since 1970, NULL where there is none. What times mean depends on the preset: in `clean`
+    they are those that `reconcile` leaves.
     """
 
     subjects: np.ndarray  # int64 (P,)
     shard: np.ndarray  # int32 (P,), a row of shards
     local: np.ndarray  # int64 (P,), the patient's number within its shard, in the order of ids
-    shards: np.ndarray  # int64 (S, 2): index into events.SPLITS, number within the split
+    shards: np.ndarray  # int64 (S, 2): index into events.SPLITS, -1 for those left out, number within the split
     birth: np.ndarray
     death: np.ndarray
     death_in_hospital: np.ndarray
     death_elsewhere: np.ndarray
-    race: np.ndarray  # int64 (P,) into mimic_tables.RACES, their number where no admission tells
+    closed: np.ndarray  # (P,): nothing of a patient is told later; NEVER where there is no such time
+    race: np.ndarray  # int64 (P,) into parsing.RACES, their number where no admission tells
     hadm: np.ndarray  # int64 (A,)
     hadm_admit: np.ndarray
     hadm_end: np.ndarray
+    hadm_registered: np.ndarray
+    hadm_race: np.ndarray  # int64 (A,) into parsing.RACES, their number where it tells no more than was known
     day: np.ndarray  # int64 (A,), patient and day of each admission, sorted, see day_key
     day_admit: np.ndarray
+    icu: np.ndarray  # int64 (I,)
     icu_patient: np.ndarray  # int64 (I,), index of the patient
     icu_in: np.ndarray
     icu_out: np.ndarray
     ed: np.ndarray  # int64 (E,)
     ed_in: np.ndarray
     ed_out: np.ndarray
+    ed_triaged: np.ndarray
     ed_hadm: np.ndarray  # int64, sorted: admissions that the ED module knows
 
     def save(self, path: Path) -> None:
@@ -62,6 +71,11 @@ class Index:
 
     def lookup(self) -> "Lookup":
         return Lookup(self.subjects)
+
+    def admitted_on(self, patient: np.ndarray, day: np.ndarray) -> np.ndarray:
+        """When a patient was admitted on this day (a time in it), NULL where that is not so: int64, as `patient`."""
+        at = find(self.day, day_key(patient, np.where(day == NULL, 0, day)))
+        return np.where(at >= 0, self.day_admit[np.maximum(at, 0)], NULL) if len(self.day) else np.full(len(at), NULL)
 
 
 class Lookup:
@@ -112,7 +126,7 @@ def read(path: Path, columns: str, table: str) -> tuple[Batch, Log]:
             continue
     whole: Batch = {}
     for name, kind in kinds.items():
-        if kind == "text":
+        if kind in ("text", "note"):
             words: dict[str | None, int] = {}
             at = [np.array([words.setdefault(w, len(words)) for w in p[name].words])[p[name].at] for p in parts]
             whole[name] = Text(np.concatenate([np.zeros(0, np.intp), *at]), list(words))
@@ -122,18 +136,13 @@ def read(path: Path, columns: str, table: str) -> tuple[Batch, Log]:
     return whole, log
 
 
-def build(
-    files: dict[str, Path], preset: str, seed: int, splits: tuple[float, float, float]
-) -> tuple[Index, Counter[str], dict[str, Any]]:
+def build(files: dict[str, Path], preset: str, seed: int, splits: Splits) -> tuple[Index, Counter[str], dict[str, Any]]:
     """The index; what was mended, by reason; what can be said of the tables at once.
 
     Raises: UserError for patients or admissions that cannot be the ones of this release.
     """
-    mended: Counter[str] = Counter()
+    clean = preset == "clean"
     people, _ = read(files["hosp/patients"], "subject_id anchor_age anchor_year dod", "hosp/patients")
-    stays, _ = read(
-        files["hosp/admissions"], "subject_id hadm_id admittime dischtime deathtime race", "hosp/admissions"
-    )
     named = people["subject_id"] != NULL
     people = {k: v[named] for k, v in people.items()}
     order = np.argsort(people["subject_id"], kind="stable")
@@ -143,49 +152,28 @@ def build(
     if (subjects[1:] == subjects[:-1]).any():
         raise UserError(f"{files['hosp/patients']} holds a patient twice: download it again")
     lookup = Lookup(subjects)
-    patient = lookup(stays["subject_id"])
-    strangers = int((patient < 0).sum())
-    if strangers > mimic_read.BAD_SHARE * len(patient):
-        raise UserError(
-            f"{files['hosp/patients']} lacks the patients of {strangers} admissions: are both of one release?"
-        )
-    known = patient >= 0
-    patient = patient[known]
-    hadm, admit, disch, died = (stays[k][known] for k in ("hadm_id", "admittime", "dischtime", "deathtime"))
+    stays = _admissions(files, preset, lookup)
+    patient, hadm, admit, end = (stays[k] for k in ("patient", "hadm_id", "admittime", "dischtime"))
+    icu = _stays(files.get("icu/icustays"), "icu/icustays", lookup)
+    ed = _stays(files.get("ed/edstays"), "ed/edstays", lookup)
 
-    months = 6 if preset == "ethos_paper" else 0
-    born = year - age
-    told = (year != NULL) & (age != NULL) & (born >= _YEARS[0]) & (born < _YEARS[1])
-    days = (np.where(told, born, 1970) - 1970).astype("datetime64[Y]").astype("datetime64[M]") + months
-    birth = np.where(told, days.astype("datetime64[s]").astype(np.int64), NULL)
-
-    end = disch.copy()
-    if preset == "clean":
-        late = (died != NULL) & (disch != NULL) & (died >= disch) & (died <= disch + DAY)
-        end = np.where(late, died, end)
-        mended["hosp/admissions: discharge before death moved to it"] = int((late & (died > disch)).sum())
-        early = (end != NULL) & (admit != NULL) & (end < admit)
-        end = np.where(early, admit, end)
-        mended["hosp/admissions: discharge before admission moved to it"] = int(early.sum())
-
-    in_hospital = np.full(len(subjects), np.iinfo(np.int64).max)
-    np.minimum.at(in_hospital, patient[died != NULL], died[died != NULL])
-    inside = in_hospital < np.iinfo(np.int64).max
-    nowhere = np.full(len(subjects), NULL)
-    death = np.where(inside, in_hospital, dod)
-    at_discharge, elsewhere = nowhere, nowhere
-    dated = death != NULL
-    if preset == "clean":
-        death = np.where(~inside & dated, dod // DAY * DAY + DAY - 1, death)
-    elif preset == "ethos_paper":
-        death = np.where(~inside & dated, dod // DAY * DAY + DAY - 60, NULL)
+    mended: Counter[str] = Counter()
+    if clean:
+        died = stays["hospital_expire_flag"] == 1
+        place = stays["discharge_location"]
+        died |= np.array([(word or "").strip().upper() == "DIED" for word in place.words], bool)[place.at]
+        given = reconcile.Stays(patient, admit, end, died, stays["deathtime"])
+        settled = reconcile.settle(given, reconcile.day_end(dod))
+        end, death, closed = settled.end, settled.death, settled.closed
+        at_discharge = elsewhere = np.full(len(subjects), NULL)
+        mended.update({f"hosp/admissions: {rule}": n for rule, n in settled.counts.items()})
+        for table, found in (("icu/icustays", icu), ("ed/edstays", ed)):
+            mended.update({f"{table}: {rule}": n for rule, n in _settle(found, hadm, end, table).items()})
     else:
-        ends = np.stack([patient, end], 1)[end != NULL]
-        leaves = dated & np.isin(time_key(np.arange(len(death)), death), time_key(*ends.T))
-        at_discharge = np.where(leaves, death, NULL)
-        elsewhere = np.where(dated & ~leaves, death, NULL)
+        death, at_discharge, elsewhere = _published_deaths(patient, end, stays["deathtime"], dod, preset)
+        closed = np.full(len(subjects), reconcile.NEVER)
 
-    split, k = events.assign(subjects, seed, splits)
+    split, k = events.assign(subjects, seed, splits)  # split -1: a split file does not name them, no shard is written
     shards, shard = np.unique(np.stack([split.astype(np.int64), k], 1), axis=0, return_inverse=True)
     shard = shard.reshape(-1).astype(np.int32)
     local = np.zeros(len(subjects), np.int64)
@@ -195,33 +183,87 @@ def build(
 
     by_hadm = np.argsort(hadm, kind="stable")
     by_day = np.argsort(day_key(patient, admit), kind="stable")
-    icu = _stays(files.get("icu/icustays"), "icu/icustays", lookup)
-    ed = _stays(files.get("ed/edstays"), "ed/edstays", lookup)
     by_ed = np.argsort(ed["stay_id"], kind="stable")
+    by_icu = np.argsort(icu["stay_id"], kind="stable")
+    registered = _registered(stays, ed)
     index = Index(
         subjects=subjects,
         shard=shard,
         local=local,
         shards=shards,
-        birth=birth,
+        birth=_births(year, age, 6 if preset == "ethos_paper" else 0),
         death=death,
         death_in_hospital=at_discharge,
         death_elsewhere=elsewhere,
-        race=_races(stays["race"], known, patient, admit, len(subjects)),
+        closed=closed,
+        race=_races(stays["race"], patient, admit, len(subjects)),
         hadm=hadm[by_hadm],
         hadm_admit=admit[by_hadm],
         hadm_end=end[by_hadm],
+        hadm_registered=registered[by_hadm],
+        hadm_race=_news(stays["race"], patient, registered)[by_hadm],
         day=day_key(patient, admit)[by_day],
         day_admit=admit[by_day],
-        icu_patient=icu["patient"],
-        icu_in=icu["intime"],
-        icu_out=icu["outtime"],
+        icu=icu["stay_id"][by_icu],
+        icu_patient=icu["patient"][by_icu],
+        icu_in=icu["intime"][by_icu],
+        icu_out=icu["outtime"][by_icu],
         ed=ed["stay_id"][by_ed],
         ed_in=ed["intime"][by_ed],
         ed_out=ed["outtime"][by_ed],
+        ed_triaged=_triaged({name: column[by_ed] for name, column in ed.items()}, files.get("ed/vitalsign")),
         ed_hadm=np.unique(ed["hadm_id"][ed["hadm_id"] != NULL]),
     )
-    return index, mended, {"shards": len(shards), "patients": len(subjects)}
+    return index, mended, {"shards": len(shards), "patients": len(subjects), **told(splits, subjects)}
+
+
+def admissions(preset: str) -> str:
+    """The columns of hosp/admissions that the index is made of."""
+    more = " edregtime hospital_expire_flag discharge_location" if preset == "clean" else ""
+    return f"subject_id hadm_id admittime dischtime deathtime race{more}"
+
+
+def _admissions(files: dict[str, Path], preset: str, lookup: Lookup) -> dict[str, Any]:
+    """Columns of the admissions of known patients, and "patient", the index of each one's.
+
+    Raises: UserError where the patients of many are not known.
+    """
+    path = files["hosp/admissions"]
+    found, _ = read(path, admissions(preset), "hosp/admissions")
+    patient = lookup(found["subject_id"])
+    strangers = int((patient < 0).sum())
+    if strangers > mimic_read.BAD_SHARE * len(patient):
+        raise UserError(
+            f"{files['hosp/patients']} lacks the patients of {strangers} admissions: are both of one release?"
+        )
+    known = patient >= 0
+    columns = {"patient": patient, **found}
+    return {k: Text(v.at[known], v.words) if isinstance(v, Text) else v[known] for k, v in columns.items()}
+
+
+def _births(year: np.ndarray, age: np.ndarray, months: int) -> np.ndarray:
+    """The first day of the year, or `months` later, in which each patient was born, as far as that is told."""
+    born = year - age
+    told = (year != NULL) & (age != NULL) & (born >= _YEARS[0]) & (born < _YEARS[1])
+    days = (np.where(told, born, 1970) - 1970).astype("datetime64[Y]").astype("datetime64[M]") + months
+    return np.where(told, days.astype("datetime64[s]").astype(np.int64), NULL)
+
+
+def _published_deaths(
+    patient: np.ndarray, end: np.ndarray, died: np.ndarray, dod: np.ndarray, preset: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Deaths as the ETHOS programs have them: of each patient, and for ethos_ares those at a discharge and others."""
+    in_hospital = np.full(len(dod), np.iinfo(np.int64).max)
+    np.minimum.at(in_hospital, patient[died != NULL], died[died != NULL])
+    inside = in_hospital < np.iinfo(np.int64).max
+    nowhere = np.full(len(dod), NULL)
+    death = np.where(inside, in_hospital, dod)
+    dated = death != NULL
+    if preset == "ethos_paper":
+        return np.where(~inside & dated, reconcile.day_end(dod) - 59, NULL), nowhere, nowhere
+    ends = np.stack([patient, end], 1)[end != NULL]
+    leaves = dated & np.isin(time_key(np.arange(len(death)), death), time_key(*ends.T))
+    return death, np.where(leaves, death, NULL), np.where(dated & ~leaves, death, NULL)
 
 
 def _stays(path: Path | None, table: str, lookup: Lookup) -> dict[str, np.ndarray]:
@@ -232,13 +274,70 @@ def _stays(path: Path | None, table: str, lookup: Lookup) -> dict[str, np.ndarra
     return {**found, "patient": lookup(found["subject_id"])}
 
 
-def _races(race: Any, known: np.ndarray, patient: np.ndarray, admit: np.ndarray, people: int) -> np.ndarray:
+def _settle(found: dict[str, np.ndarray], hadm: np.ndarray, end: np.ndarray, table: str) -> Counter[str]:
+    """Mend the ends of stays in place, and let those that are left out lose their times. Returns: stays by rule."""
+    by_id = np.argsort(hadm, kind="stable")
+    at = find(hadm[by_id], found["hadm_id"])
+    hospital = np.where(at >= 0, end[by_id][np.maximum(at, 0)], NULL) if len(hadm) else np.full(len(at), NULL)
+    left, kept, counts = reconcile.settle_pairs(
+        found["intime"], found["outtime"], hospital, intensive=table == "icu/icustays"
+    )
+    found["outtime"], found["intime"] = np.where(kept, left, NULL), np.where(kept, found["intime"], NULL)
+    return counts
+
+
+def _registered(stays: dict[str, Any], ed: dict[str, np.ndarray]) -> np.ndarray:
+    """When the patient of each admission was registered: in the ED that it came from, or at the admission."""
+    first = stays["admittime"]
+    if "edregtime" in stays:
+        first = np.where(stays["edregtime"] != NULL, np.minimum(stays["edregtime"], first), first)
+    by_time = np.argsort(ed["intime"], kind="stable")[::-1]  # the earliest visit of an admission is written last
+    by_time = by_time[(ed["hadm_id"][by_time] != NULL) & (ed["intime"][by_time] != NULL)]
+    by_id = np.argsort(stays["hadm_id"], kind="stable")
+    at = find(stays["hadm_id"][by_id], ed["hadm_id"][by_time])
+    visit = np.full(len(first), NULL)
+    visit[by_id[at[at >= 0]]] = ed["intime"][by_time[at >= 0]]
+    return np.where((visit != NULL) & (first != NULL), np.minimum(visit, first), first)
+
+
+def _triaged(ed: dict[str, np.ndarray], path: Path | None) -> np.ndarray:
+    """When the triage of each visit, sorted by id, is known: at the first vital sign from its arrival, or its end."""
+    first = np.full(len(ed["stay_id"]), reconcile.NEVER)
+    if path is not None:
+        signs, _ = read(path, "stay_id charttime", "ed/vitalsign")
+        at = find(ed["stay_id"], signs["stay_id"])
+        known = (at >= 0) & (signs["charttime"] != NULL)
+        at, time = at[known], signs["charttime"][known]
+        np.minimum.at(first, at, np.maximum(time, ed["intime"][at]))
+    end = np.where(ed["outtime"] != NULL, ed["outtime"], ed["intime"])
+    return np.where(ed["intime"] == NULL, NULL, np.minimum(first, end))
+
+
+def _codes(race: Text) -> np.ndarray:
+    return np.array([parsing.RACES.index(parsing.race(word)) for word in race.words])[race.at]
+
+
+def _rank(code: np.ndarray) -> np.ndarray:
+    return np.maximum(code, 3)  # WHITE to HISPANIC tell the same; OTHER less, UNKNOWN least
+
+
+def _races(race: Text, patient: np.ndarray, admit: np.ndarray, people: int) -> np.ndarray:
     """One a patient: of the first admission that tells more than OTHER, else OTHER, else UNKNOWN."""
-    races = mimic_tables.RACES
-    code = np.array([races.index(mimic_tables.race(word)) for word in race.words])[race.at[known]]
-    rank = np.maximum(code, 3)  # WHITE to HISPANIC tell the same
-    order = np.lexsort((np.arange(len(code)), admit, rank, patient))
+    code = _codes(race)
+    order = np.lexsort((np.arange(len(code)), admit, _rank(code), patient))
     first = order[np.append(True, patient[order][1:] != patient[order][:-1])] if len(order) else order
-    found = np.full(people, len(races))
+    found = np.full(people, len(parsing.RACES))
     found[patient[first]] = code[first]
     return found
+
+
+def _news(race: Text, patient: np.ndarray, registered: np.ndarray) -> np.ndarray:
+    """The race that each admission tells, where it tells more than those before it; else the number of races."""
+    code = _codes(race)
+    order = np.lexsort((np.arange(len(code)), registered, patient))
+    # One falling sequence for all patients: the best rank so far of each stays below all of the one before.
+    best = _rank(code[order]) - (len(parsing.RACES) + 1) * patient[order]
+    before = np.append(np.iinfo(np.int64).max, np.minimum.accumulate(best)[:-1])[: len(best)]
+    news = np.full(len(code), len(parsing.RACES))
+    news[order] = np.where(best < before, code[order], len(parsing.RACES))
+    return news

@@ -30,7 +30,15 @@ _WHOLE = 4 << 20  # compressed bytes up to which a file is unpacked before any w
 BAD_SHARE = 0.01  # of rows that cannot be read: more, and it is another file than it should be
 _DAMAGED = "is truncated or damaged: delete it and download it again"
 
-TYPES = {"id": pa.int64(), "time": pa.timestamp("us"), "number": pa.float64(), "text": pa.string()}
+# A note is text in which line breaks are in order.
+TYPES = {
+    "id": pa.int64(),
+    "time": pa.timestamp("us"),
+    "number": pa.float64(),
+    "text": pa.string(),
+    "note": pa.string(),
+}
+_WORDS = ("text", "note")
 
 
 class Text(NamedTuple):
@@ -171,7 +179,7 @@ def _rows(path: Path) -> bool:
 def _csv_type(kind: str, lenient: bool) -> pa.DataType:
     if lenient:
         return pa.binary()
-    return pa.dictionary(pa.int32(), pa.string()) if kind == "text" else TYPES[kind]
+    return pa.dictionary(pa.int32(), pa.string()) if kind in _WORDS else TYPES[kind]
 
 
 def _bad(log: Log, reason: str, row: int, count: int = 1) -> None:
@@ -192,8 +200,8 @@ def _columns(batch: pa.RecordBatch, columns: Mapping[str, str], log: Log, lenien
                 _bad(log, f"{name} is not {kind}", before + int(np.argmax(fresh)) + 2, int(fresh.sum()))
                 good &= ~unreadable
         column = _numpy(values, kind)
-        if isinstance(column, Text):
-            # No column that is read has line breaks: a quote that is not closed has swallowed rows.
+        if isinstance(column, Text) and kind == "text":
+            # No such column has line breaks: a quote that is not closed has swallowed rows.
             lines = np.array([w.count("\n") if w else 0 for w in column.words])
             if lines.any() and (swallowed := np.where(good, lines[column.at], 0)).any():
                 count = int(swallowed.sum())
@@ -208,7 +216,7 @@ def _columns(batch: pa.RecordBatch, columns: Mapping[str, str], log: Log, lenien
 
 
 def _numpy(values: pa.Array, kind: str) -> np.ndarray | Text:
-    if kind == "text":
+    if kind in _WORDS:
         if not pa.types.is_dictionary(values.type):
             values = values.cast(pa.string()).dictionary_encode()
         words = values.dictionary.cast(pa.string()).to_pylist()
@@ -247,6 +255,6 @@ def _lenient(values: pa.Array, kind: str) -> tuple[pa.Array, np.ndarray]:
 def _scalar(word: bytes | str, kind: str) -> object | None:
     try:
         text = word.decode() if isinstance(word, bytes) else word
-        return text if kind == "text" else pa.scalar(text.strip()).cast(TYPES[kind]).as_py()
+        return text if kind in _WORDS else pa.scalar(text.strip()).cast(TYPES[kind]).as_py()
     except (UnicodeDecodeError, pa.ArrowInvalid, OverflowError, ValueError):
         return None

@@ -1,7 +1,7 @@
 """MIMIC-IV (2.2, 3.0, 3.1, the demo), with or without MIMIC-IV-ED, as MEDS events.
 
 Johnson et al., "MIMIC-IV, a freely accessible electronic health record dataset", Sci Data 2023;10:1. Codes keep the
-spelling of the tables; the tokenizer normalises them. Three presets (`mimic_tables`):
+spelling of the tables; the tokenizer normalises them. Three presets (`presets`):
 
 `ethos_ares` (Renc et al., ETHOS-ARES, 2025) and `ethos_paper` (Renc et al., npj Digit Med 2024;7:256) give the events,
 times and order of those programs, whatever one may think of them: SOFA at ICU admission, though it is known a day
@@ -14,18 +14,16 @@ its numbers.
 prescriptions most often have for its name.
 
 `clean`, the default, follows ETHOS-ARES where it has no reason not to:
-- A day without an hour (omr, procedures, HCPCS) is at 00:00, or at the admission that it belongs to (by hadm_id, or for
-  omr on the same day) where that is later. A death of which only the day is known is at 23:59:59.
-- Where `deathtime` is up to a day after `dischtime` (which is now and then a bare date), the stay ends at the death, so
-  that the death is before its discharge and the diagnoses that belong to it. A discharge before its admission is put at
-  the admission. Both are counted in "mended".
-- Race is one per patient and static: of the first admission that tells more than OTHER, else OTHER, else UNKNOWN.
-- Only lab results with a number, drugs that were administered and have a name, DRGs of type HCFA, and the transfers
+- Events stand where they were known, see `tables`; by `times="happened"` a day without an hour (omr, procedures,
+  HCPCS) is at 00:00, or at the admission that it belongs to, and race is one per patient: of the first admission that
+  tells more than OTHER, else OTHER, else UNKNOWN. A death of which only the day is known is at 23:59:59.
+- Stays and deaths that contradict each other are settled by `reconcile`; what that touched is counted in "mended".
+- Only lab results with a number or a bound, doses (`codes.doses`) with a name, DRGs of type HCFA, and the transfers
   "admit" and "transfer" are kept: "ED" and "discharge" repeat what the admission tells.
 - A visit to the ED is taken from the ED module where that has it, else from its admission.
 - Where times are equal, the rows of a table keep their order, which for diagnoses and procedures is `seq_num`.
 - Rows are repeated where their table's own key is: two equal results of two specimens are two.
-- SOFA (`mimic_sofa`) is at the end of the first day in the ICU, of stays that last so long.
+- SOFA (`sofa`) is at the end of the first day in the ICU, of stays that last so long.
 
 Whatever a row lacks is counted by table and reason in "dropped"; nothing goes silently. Arrow reads: measured on 10.8 M
 lab rows in csv.gz, it gives them at 3.5 M rows/s in 0.2 GB and in their order, DuckDB 2.0 with `COPY … PARTITION_BY` at
@@ -44,13 +42,15 @@ from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.mimic import gathering as mimic_gather
 from ehr_scaling.data.sources.mimic import index as mimic_index
+from ehr_scaling.data.sources.mimic import presets
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.spreading import SCRATCH, Plan
+from ehr_scaling.data.splits import Splits
 from ehr_scaling.errors import UserError
 
-VERSION = 3  # of what is made of the files; a change of it refuses events that were made before
+VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 _LOOKUPS = {
     "hosp/d_labitems": "itemid label",
     "hosp/d_icd_diagnoses": "icd_code icd_version long_title",
@@ -61,7 +61,7 @@ _GSN_TABLE = "hosp/prescriptions"
 # What to download: the tables of the default preset without the ED module, and what names their codes.
 FILES = tuple(
     f"{table}.csv.gz"
-    for table in dict.fromkeys([*(p.table for p in mimic_tables.places("clean", ed=False)), *_LOOKUPS])
+    for table in dict.fromkeys([*(p.table for p in presets.places("clean", ed=False, times="known")), *_LOOKUPS])
     if "/" in table and table not in mimic_tables.OPTIONS
 )
 
@@ -72,6 +72,7 @@ def inputs(
     preset: str = "clean",
     tables: tuple[str, ...] = (),
     ed: Path | str | None = None,
+    times: str | None = None,
     memory_gb: float = 4.0,
 ) -> dict[str, Any]:
     """What the events are made from; how much memory is used changes nothing in them.
@@ -85,7 +86,14 @@ def inputs(
         "raw" if root == Path(raw) else "ed": fingerprint_files([p for p in files.values() if root in p.parents], root)
         for root in sorted(roots)
     }
-    return {"source": "mimic-iv", "version": VERSION, **marks, "preset": preset, "tables": sorted(tables)}
+    return {
+        "source": "mimic-iv",
+        "version": VERSION,
+        **marks,
+        "preset": preset,
+        "tables": sorted(tables),
+        "times": _times(preset, times),
+    }
 
 
 def extract(
@@ -93,11 +101,12 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     runner: Runner | None = None,
     preset: str = "clean",
     tables: tuple[str, ...] = (),
     ed: Path | str | None = None,
+    times: str | None = None,
     memory_gb: float = 4.0,
 ) -> dict[str, Any]:
     """Write the MEDS events of a MIMIC-IV release; `raw` is its folder, with hosp/ and icu/ (.csv.gz, .csv, .parquet).
@@ -108,6 +117,7 @@ def extract(
       tables: optional tables besides the preset's, such as "chartevents" (clean: chartevents, inputevents,
         outputevents, procedureevents, services); with "-" before it, a table to leave out.
       ed: folder of MIMIC-IV-ED, if its tables are not in raw/ed/.
+      times: "known" (clean's default: a fact stands where it was known) or "happened" (all that the others can).
       memory_gb: of all processes together, beyond what the libraries take.
     Returns: the summary of events.finish, with "name", "license", "preset", "tables" {table: rows, or why it is left
       out}, "dropped" and "mended" {"table: reason": count}, "several_units" {table: items in more than one
@@ -119,13 +129,13 @@ def extract(
     assert raw is not None
     sofa = _suffices_for_sofa(files)
     names = {table: str(path) for table, path in files.items()}
-    plan = Plan(names, emitted, preset, "ed/edstays" in files, sofa, _flush(memory_gb, runner.workers))
+    times = _times(preset, times)
+    plan = Plan(names, emitted, preset, "ed/edstays" in files, sofa, times, _flush(memory_gb, runner.workers))
     used = list(dict.fromkeys(place.table for _, place in plan.places()))
     for table in used:
-        mimic_read.check(
-            files[table], table, list(mimic_spread.columns(table, [p for _, p in plan.places() if p.table == table]))
-        )
-    for table, needed in _extra(files, preset).items():
+        of_table = [place for _, place in plan.places() if place.table == table]
+        mimic_read.check(files[table], table, mimic_spread.columns(table, of_table, times))
+    for table, needed in {**_extra(files, preset), "hosp/admissions": mimic_index.admissions(preset)}.items():
         mimic_read.check(files[table], table, needed.split())
     for root in {path.parent.parent for path in files.values()}:
         physionet.verify(root, [p.relative_to(root).as_posix() for p in files.values() if root in p.parents])
@@ -148,8 +158,8 @@ def extract(
     order = json.loads((scratch / "shards.json").read_text(encoding="utf-8"))
     written = shards.run(
         mimic_gather.gather,
-        [(out, plan, i) for i in range(len(order))],
-        [out / events.PARTS / f"{events.SPLITS[split]}-{k}.json" for split, k in order],
+        [(out, plan, i) for i, (split, _) in enumerate(order) if split >= 0],
+        [out / events.PARTS / f"{events.SPLITS[split]}-{k}.json" for split, k in order if split >= 0],
         here,
         "shards",
     )
@@ -172,7 +182,9 @@ def extract(
         "preset": preset,
         "tables": {**rows, **_left_out(preset, used, sofa)},
         "dropped": dict(sorted(dropped.items())),
-        "mended": first["mended"],
+        "mended": dict(sorted(sum((Counter(part["mended"]) for part in [first, *read]), Counter[str]()).items())),
+        "times": plan.times,
+        **({"split_file": first["split_file"]} if "split_file" in first else {}),
         "several_units": {t: n for t, part in zip(used, read, strict=True) if (n := part["several_units"])},
         "sofa": _sofa_summary([part["sofa"] for part in written if part["sofa"]], sofa),
     }
@@ -188,9 +200,9 @@ def _files(
     if raw is None:
         raise UserError("mimic-iv needs the folder of the release, with hosp/ and icu/ in it: give it with --raw=DIR")
     raw = Path(raw)
-    if preset not in mimic_tables.PRESETS:
-        raise UserError(f"mimic-iv has no preset {preset!r}: take one of {', '.join(mimic_tables.PRESETS)}")
-    known = {p.table for p in mimic_tables.places(preset, ed=True) if "/" in p.table}
+    if preset not in presets.PRESETS:
+        raise UserError(f"mimic-iv has no preset {preset!r}: take one of {', '.join(presets.PRESETS)}")
+    known = {p.table for p in presets.places(preset, ed=True, times="known") if "/" in p.table}
     extra = {p.table for p in mimic_tables.SOFA_INPUTS}
     short = {table.partition("/")[2]: table for table in sorted(known | extra | {"icu/icustays"}, reverse=True)}
     asked: set[str] = set()
@@ -231,6 +243,16 @@ def _files(
     return read, sorted(wanted & set(read))
 
 
+def _times(preset: str, times: str | None) -> str:
+    """By which times events are ordered. Raises: UserError for a choice that the preset does not leave."""
+    default = "known" if preset == "clean" else "happened"
+    if times not in (None, *mimic_tables.TIMES):
+        raise UserError(f"--config.data.times={times} is none: take one of {', '.join(mimic_tables.TIMES)}")
+    if times not in (None, "happened") and default == "happened":
+        raise UserError(f"--config.data.times={times}: the preset {preset} stays as published, by 'happened'")
+    return times or default
+
+
 def _suffices_for_sofa(files: Mapping[str, Path]) -> bool:
     return {"hosp/labevents", "icu/chartevents", "icu/icustays"} <= set(files)
 
@@ -242,7 +264,7 @@ def _extra(files: Mapping[str, Path], preset: str) -> dict[str, str]:
 
 
 def _left_out(preset: str, used: list[str], sofa: bool) -> dict[str, str]:
-    wanted = {p.table for p in mimic_tables.places(preset, ed=True) if "/" in p.table}
+    wanted = {p.table for p in presets.places(preset, ed=True, times="known") if "/" in p.table}
     if not sofa:
         wanted |= {"icu/chartevents"}
     return {
@@ -256,9 +278,7 @@ def _flush(memory_gb: float, workers: int) -> int:
     return max(10_000, min(mimic_spread.FLUSH, int(memory_gb * 1e9 / max(1, workers) / 3 / 100)))
 
 
-def _index(
-    scratch: Path, files: dict[str, Path], preset: str, seed: int, splits: tuple[float, float, float]
-) -> dict[str, Any]:
+def _index(scratch: Path, files: dict[str, Path], preset: str, seed: int, splits: Splits) -> dict[str, Any]:
     index, mended, about = mimic_index.build(files, preset, seed, splits)
     index.save(scratch / "index.npz")
     write_json(scratch / "shards.json", index.shards.tolist())

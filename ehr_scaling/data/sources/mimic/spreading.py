@@ -20,10 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling.artifacts import write_json, writing
+from ehr_scaling.data.codes import units
 from ehr_scaling.data.shards import once
+from ehr_scaling.data.sources.mimic import presets
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
-from ehr_scaling.data.sources.mimic.index import Index, day_key, find, read
+from ehr_scaling.data.sources.mimic.deriving import DERIVED, derive
+from ehr_scaling.data.sources.mimic.index import Index, read
 from ehr_scaling.data.sources.mimic.reading import NULL, Batch, Log, Text
 from ehr_scaling.data.sources.mimic.tables import SEQUENCE, Entry, Place
 
@@ -45,25 +48,6 @@ _LAST = int(np.datetime64("2262-04-11T00:00:00", "s").astype(np.int64))
 _LARGEST = float(np.finfo(np.float32).max)
 _DENSE = 1 << 20
 
-# Columns that `derive` makes, and the columns of the file that it needs for them.
-DERIVED: dict[str, dict[str, tuple[str, ...]]] = {
-    "hosp/patients": dict.fromkeys(("birth", "death", "death_in_hospital", "death_elsewhere", "race"), ()),
-    "hosp/admissions": {
-        "end": ("hadm_id",),
-        "edreg": ("edregtime", "hadm_id"),
-        "edout": ("edouttime", "hadm_id"),
-        "death_in_hospital": ("hadm_id", "deathtime"),
-    },
-    "hosp/diagnoses_icd": {"end": ("hadm_id",), "admit": ("hadm_id",)},
-    "hosp/drgcodes": {"end": ("hadm_id",)},
-    "hosp/procedures_icd": {"day": ("chartdate", "hadm_id")},
-    "hosp/hcpcsevents": {"day": ("chartdate", "hadm_id")},
-    "hosp/omr": {"day": ("chartdate",)},
-    "hosp/labevents": {"label": ("itemid",)},
-    "ed/triage": {"intime": ("stay_id",)},
-    "ed/diagnosis": {"outtime": ("stay_id",)},
-}
-
 
 class Plan(NamedTuple):
     """What every unit is told; everything in it is JSON."""
@@ -73,29 +57,30 @@ class Plan(NamedTuple):
     preset: str
     ed: bool
     sofa: bool
+    times: str
     flush: int = FLUSH
 
     def places(self) -> list[tuple[int, Place]]:
         """Numbered places of the tables that are there, and what SOFA is made of."""
-        numbered = enumerate(mimic_tables.places(self.preset, self.ed))
+        numbered = enumerate(presets.places(self.preset, self.ed, self.times))
         hidden = mimic_tables.SOFA_INPUTS if self.sofa else ()
         return [(n, p) for n, p in numbered if p.table in self.tables] + [
             (HIDDEN_PLACE, p) for p in hidden if p.table in self.files
         ]
 
 
-def columns(table: str, places: list[Place]) -> dict[str, str]:
-    """Columns of the file that the places of a table read, with their kinds."""
+def columns(table: str, places: list[Place], times: str) -> dict[str, str]:
+    """Columns of the file that the places of a table read, with their kinds. Args: times, of tables.TIMES."""
     derived = DERIVED.get(table, {})
     names = {"subject_id"}
     for place in places:
-        for name in mimic_tables.needed(place):
+        for name in presets.needed(place, times):
             names |= set(derived.get(name, (name,)))
     return {name: mimic_tables.kind(table, name) for name in sorted(names)}
 
 
 def spread(out: Path, plan: Plan, table: str) -> None:
-    """Unit: spread one table over the shards. Record: {"rows", "dropped", "several_units"}."""
+    """Unit: spread one table over the shards. Record: {"rows", "dropped", "mended", "several_units"}."""
     scratch = out / SCRATCH
     once(scratch / f"{name_of(table)}.json", lambda: _spread(scratch, Plan(*plan), table))
 
@@ -128,12 +113,13 @@ class _Spreading:
         self.parts: dict[tuple, int] = {}  # code numbers by the words they are made of, lest they be joined again
         self.hashes: dict[str | None, int] = {}
         self.dropped: Counter[str] = Counter()
+        self.mended: Counter[str] = Counter()
         self.held: list[tuple[np.ndarray, ...]] = []  # shard, then the columns of SCHEMA
         self.count = self.done = 0
 
     def run(self, lenient: bool) -> dict[str, Any]:
         log = Log()
-        read = columns(self.table, [place for _, place in self.places])
+        read = columns(self.table, [place for _, place in self.places], self.plan.times)
         lz4 = pa.ipc.IpcWriteOptions(compression="lz4")
         with writing(self.target) as partial, pa.ipc.new_file(partial, SCHEMA, options=lz4) as writer:
             for batch in mimic_read.batches(Path(self.plan.files[self.table]), read, log, lenient=lenient):
@@ -143,14 +129,21 @@ class _Spreading:
             self._flush(writer)
         write_json(self.target.with_suffix(".codes.json"), list(self.codes))
         self.dropped.update(log.bad)
-        reasons = {f"{self.table}: {reason}": n for reason, n in sorted(self.dropped.items())}
-        units = Counter(code.split("//")[1] for code in self.codes if code.startswith(("LAB//", "CHART//")))
-        several = sum(n > 1 for n in units.values())
-        return {"rows": log.rows, "dropped": reasons, "several_units": several}
+        dropped, mended = (
+            {f"{self.table}: {reason}": n for reason, n in sorted(counts.items())}
+            for counts in (self.dropped, self.mended)
+        )
+        return {"rows": log.rows, "dropped": dropped, "mended": mended, "several_units": self._several_units()}
+
+    def _several_units(self) -> int:
+        """Items that come in units of which no one knows that they are the same."""
+        parts = (code.split("//") for code in self.codes if code.startswith(("LAB//", "CHART//")))
+        of_item = {(item, units.canonical("".join(unit), item)) for _, item, *unit in parts}
+        return sum(n > 1 for n in Counter(item for item, _ in of_item).values())
 
     def _take(self, batch: Batch) -> None:
         patient = self.lookup(batch["subject_id"])
-        derive(self.table, batch, self.index, self.plan, patient, self.labels)
+        self.mended += derive(self.table, batch, self.index, self.plan.preset, patient, self.labels)
         rows = len(patient)
         # For a row without any event: the reason of the entry that came furthest. For the others: what else they lack.
         used, stage, reason = np.zeros(rows, bool), np.zeros(rows, np.int8), np.zeros(rows, np.int16)
@@ -204,24 +197,31 @@ class _Spreading:
             tell(good & ~passes, text, how_far)
             good = good & passes
 
-        for column, test, text in entry.only:
+        for column, test, why in entry.only:
             words = batch[column]
-            require(np.array([test(word) for word in words.words], bool)[words.at], text, 1)
+            fits = np.array([test(word) for word in words.words], bool)
+            if isinstance(why, str):
+                require(fits[words.at], why, 1)
+                continue
+            told = np.array(["" if fine else why(word) for word, fine in zip(words.words, fits, strict=True)])
+            for text in sorted(set(told[np.bincount(words.at, minlength=len(told)) > 0]) - {""}):
+                require((told != text)[words.at], text, 1)
         value = self._values(entry, batch, len(patient))
         if entry.needs:
             require(~np.isnan(value), "no number", 2)
         require(~(np.abs(value) > _LARGEST), "a number that is not finite", 2)
         at = np.flatnonzero(good)
-        if entry.time is None:
-            time = np.full(len(at), NULL)
-            return at, time, value[at], self._codes(entry, batch, at)
-        time = batch[entry.time]
+        if (when := entry.time(self.plan.times)) is None:
+            return at, np.full(len(at), NULL), value[at], self._codes(entry, batch, at)
+        time = batch[when]
         require(time != NULL, "no time", 1 if entry.may_miss else 3)
         safe = np.where(good, patient, 0)
         require(time >= np.maximum(self.index.birth[safe], EARLIEST), "before birth", 4)
         if self.plan.preset == "ethos_ares":
             require(time >= 0, "before 1970", 4)
         require(time < _LAST, "after 2262", 4)
+        if self.plan.preset == "clean":
+            require(time <= self.index.closed[safe], "after the patient's death", 4)
         at = np.flatnonzero(good)
         return at, time[at], value[at], self._codes(entry, batch, at)
 
@@ -333,51 +333,6 @@ def mix(x: np.ndarray) -> np.ndarray:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
-
-
-def _joined(at: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return np.where(at >= 0, times[np.maximum(at, 0)], NULL) if len(times) else np.full(len(at), NULL)
-
-
-def derive(table: str, batch: Batch, index: Index, plan: Plan, patient: np.ndarray, labels: dict[str, str]) -> None:
-    """Add to a batch the columns of DERIVED that other tables are needed for."""
-    known = np.maximum(patient, 0)
-    if table == "hosp/patients":
-        for name in ("birth", "death", "death_in_hospital", "death_elsewhere"):
-            batch[name] = getattr(index, name)[known]
-        batch["race"] = Text(index.race[known], [*mimic_tables.RACES, None])
-    if "hadm_id" in batch and table.startswith("hosp/"):
-        stay = find(index.hadm, batch["hadm_id"])
-        batch["end"], batch["admit"] = _joined(stay, index.hadm_end), _joined(stay, index.hadm_admit)
-    if table == "hosp/admissions":
-        elsewhere = find(index.ed_hadm, batch["hadm_id"]) >= 0  # the ED module has it
-        for name, column in (("edreg", "edregtime"), ("edout", "edouttime")):
-            if column in batch:
-                batch[name] = np.where(elsewhere, NULL, batch[column])
-        if "deathtime" in batch:
-            batch["death_in_hospital"] = np.where(batch["deathtime"] != NULL, batch["end"], NULL)
-    if "chartdate" in batch:
-        day = batch["chartdate"]
-        batch["day"] = day
-        if plan.preset == "clean":
-            if table == "hosp/omr":
-                key = day_key(known, np.where(day == NULL, 0, day))
-                admit = _joined(find(index.day, key), index.day_admit)
-            else:
-                admit = batch["admit"]
-            batch["day"] = np.where((day != NULL) & (admit > day), admit, day)
-    if table == "ed/triage":
-        batch["intime"] = _joined(find(index.ed, batch["stay_id"]), index.ed_in)
-    if table == "ed/diagnosis":
-        batch["outtime"] = _joined(find(index.ed, batch["stay_id"]), index.ed_out)
-    if plan.preset == "ethos_ares" and "sbp" in batch:
-        # It takes whole numbers, and what it finds of two as the systolic pressure.
-        alone = np.isnan(batch["sbp"])
-        batch["sbp"] = np.where(alone, batch["dbp"], np.trunc(batch["sbp"]))
-        batch["dbp"] = np.where(alone, np.nan, batch["dbp"])
-    if plan.preset == "ethos_paper" and table == "hosp/labevents":
-        items = batch["itemid"]
-        batch["label"] = Text(items.at, [labels.get(word or "") for word in items.words])
 
 
 def _labels(plan: Plan) -> dict[str, str]:

@@ -26,11 +26,15 @@ from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources.synthetic import course, record
 from ehr_scaling.data.sources.synthetic import tables as hospital
+from ehr_scaling.data.splits import Splits, told
 from ehr_scaling.errors import UserError
 
-VERSION = 1  # of the patients that a seed gives: raise it with every change to them
+VERSION = 2  # of the patients that a seed gives: raise it with every change to them
+_STREAM = 1  # of random numbers: lives and events are those of version 1, whose ids were others
 BLOCK = 2_000  # patients generated at once, from a generator of their own: more patients never change earlier ones
-FIRST_ID = 10_000_001
+# From here on nobody in MIMIC-IV (10,000,000 to 19,999,999), or in its files as they are generated, has an id: labels
+# of real patients find nobody among generated ones, instead of somebody else.
+FIRST_ID = 90_000_001
 
 
 def inputs(raw: Path | None = None, *, patients: int = 20_000) -> dict[str, Any]:
@@ -44,20 +48,21 @@ def extract(
     out: Path,
     *,
     seed: int,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    splits: Splits = (0.8, 0.1, 0.1),
     patients: int = 20_000,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Generate `patients` patients and write them as MEDS events into the folder `out`.
 
     Args: raw, None; out, an existing folder; seed, not negative, fixes every patient (a larger `patients` keeps the
-      earlier ones as they are); splits, fractions of train, tuning and held_out.
+      earlier ones as they are); splits, fractions of train, tuning and held_out, or a split file.
     Returns: the summary of `events.finish` with the source's name and licence.
     Raises: UserError when raw files are given, the seed is negative, or there are fewer than ten patients.
     """
     _check(raw, patients)
     if seed < 0:
         raise UserError(f"--config.data.seed={seed} must not be negative")
+    met = told(splits, FIRST_ID + np.arange(patients))
     blocks = range(-(-patients // BLOCK))
     records = [out / events.PARTS / f"block-{k}.json" for k in blocks]
     run(_write, [(out, seed, splits, patients, k) for k in blocks], records, runner or Runner(), "generate")
@@ -67,7 +72,7 @@ def extract(
         "license": "Apache-2.0",
     }
     summary = events.finish(out, metadata)
-    return {**summary, "name": metadata["dataset_name"], "license": metadata["license"], "generated": True}
+    return {**summary, "name": metadata["dataset_name"], "license": metadata["license"], "generated": True, **met}
 
 
 def _check(raw: Path | None, patients: int) -> None:
@@ -77,7 +82,7 @@ def _check(raw: Path | None, patients: int) -> None:
         raise UserError(f"--config.data.patients={patients} is too few to split: take 10 or more, 20000 for a study")
 
 
-def _write(out: Path, seed: int, splits: tuple[float, float, float], patients: int, k: int) -> None:
+def _write(out: Path, seed: int, splits: Splits, patients: int, k: int) -> None:
     """Block k is shard k of every split: its patients are a random sample, as any others are."""
 
     def make() -> dict[str, Any]:
@@ -107,7 +112,7 @@ def block(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     Returns: four arrays (n,): int64 number of the patient in the block; int64 minutes since 1970, record.STATIC for
     null; int16 index into hospital.CODES; float32 value, NaN for none.
     """
-    rng = np.random.default_rng([seed, index, VERSION])
+    rng = np.random.default_rng([seed, index, _STREAM])
     people = course.people(rng, BLOCK)
     stays, rounds = course.stays(rng, people)
     return record.events(rng, people, stays, rounds)

@@ -39,6 +39,9 @@ ICU_ADMISSIONS = round(0.153 * ROWS["admissions"])
 DEATHS = round(0.021 * ROWS["admissions"])
 LOS = (1.457, 1.096)  # mean and sd of the logarithm, in days
 GAP = (4.202, 2.059)  # from discharge to the next admission
+# First digit of the ids of patients, hospital stays and ICU stays, of eight digits each. MIMIC-IV has 1, 2 and 3: an id
+# of a real person or stay is never that of a generated one.
+SUBJECT, HADM, STAY = 4, 5, 6
 _DAY = csv_text.DAY
 _YEAR = 365.25 * _DAY
 ICD10 = 2015.75  # the year in which the hospital's diagnoses go over to ICD-10
@@ -140,7 +143,7 @@ def block(seed: int, index: int) -> Block:
     rng = np.random.default_rng([seed, index])
     people = np.arange(BLOCK)
     group = people // GROUP
-    subject = 10_000_000 + 27 * (index * BLOCK + people) + rng.integers(0, 27, BLOCK)
+    subject = SUBJECT * 10_000_000 + 27 * (index * BLOCK + people) + rng.integers(0, 27, BLOCK)
     age = np.clip(rng.normal(51, 20, BLOCK), 18, 91).astype(np.int64)
     anchor_year = rng.integers(2110, 2191, BLOCK)
     year_group = draw(rng, np.array(_YEAR_GROUPS), BLOCK)
@@ -202,7 +205,7 @@ def block(seed: int, index: int) -> Block:
         year_group=year_group,
         death=death,
         patient=patient,
-        hadm=_scatter(before(index, ROWS["admissions"])[0] + np.arange(n), 2, 29_079),
+        hadm=_scatter(before(index, ROWS["admissions"])[0] + np.arange(n), HADM, 29_079),
         admit=admit,
         discharge=discharge,
         died=died,
@@ -222,9 +225,9 @@ def block(seed: int, index: int) -> Block:
 
 def scatter_stays(b: Block) -> np.ndarray:
     """stay_id of the ICU stays of a block, in their order."""
-    return _scatter(before(b.index, ROWS["icustays"])[0] + np.arange(int(b.ward_icu.sum())), 3, 553_953)
+    return _scatter(before(b.index, ROWS["icustays"])[0] + np.arange(int(b.ward_icu.sum())), STAY, 553_953)
 
 
 def scatter_transfers(b: Block, n: int) -> np.ndarray:
     """transfer_id of the n transfers of a block."""
-    return _scatter(before(b.index, ROWS["transfers"])[0] + np.arange(n), 3, 99_712)
+    return _scatter(before(b.index, ROWS["transfers"])[0] + np.arange(n), STAY, 99_712)
