@@ -4,12 +4,12 @@ Credentialed releases ask for the name and password of an account that has signe
 shown to the server of `base_url` only, over https, and only after it has asked or when the release is known to.
 """
 
-import hashlib
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -17,7 +17,9 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from tqdm import tqdm
 
+from ehr_scaling import artifacts
 from ehr_scaling.artifacts import write_text
+from ehr_scaling.data.deadline import Deadline
 from ehr_scaling.data.sources import credentials
 from ehr_scaling.errors import UserError
 
@@ -28,6 +30,7 @@ _HEADERS = {"User-Agent": "Wget/1.21 (ehr_scaling)", "Accept-Encoding": "identit
 _TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of a body
 _ATTEMPTS = 6  # in a row without a new byte
 _PIECE = 1 << 14  # bytes written at a time: what a broken connection may lose
+_PATIENCE = 60.0  # seconds that a piece may take, however many of its bytes trickle in: 270 bytes a second
 _PAUSE = 0.5  # seconds before the second attempt; doubles each time
 _DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _REDIRECTS = 5
@@ -134,13 +137,8 @@ def parse_manifest(text: str, where: object) -> dict[str, str]:
 
 def _check(folder: Path, sums: dict[str, str]) -> None:
     for name in tqdm(sums, desc="checksums", unit="file", disable=None, leave=False):
-        if _sha256(folder / name) != sums[name]:
+        if artifacts.sha256(folder / name) != sums[name]:
             raise UserError(f"{folder / name} does not match {MANIFEST}: delete it and fetch it again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _each(function: Callable[[str], Any], items: list[str], workers: int, stop: threading.Event) -> list[Any]:
@@ -223,7 +221,8 @@ class _Server:
             try:
                 response = self._follow(method, url, {"Range": f"bytes={start}-"} if start else {})
                 if url.endswith(MANIFEST):
-                    response.content  # noqa: B018  (read here, where a dropped connection is tried again)
+                    # Read here, where a dropped connection is tried again
+                    _deadline(url)(lambda read=response: read.content)
             except _DROPPED as e:
                 if attempt + 1 == _ATTEMPTS or _refused(e) or self.stop.is_set():
                     raise UserError(f"cannot connect to {url}: {_FLAGS}") from None
@@ -302,6 +301,25 @@ def _length(response: requests.Response) -> int | None:
     return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
 
 
+@contextmanager
+def _closed(response: requests.Response) -> Iterator[requests.Response]:
+    """Close it at the end; not when that is given up, since a read that hangs holds it, and closing would wait too."""
+    try:
+        yield response
+    except UserError:
+        raise
+    except BaseException:
+        response.close()
+        raise
+    response.close()
+
+
+def _deadline(url: str) -> Deadline:
+    """For calls that read from the body of an answer: a server that trickles keeps no timeout of the socket."""
+    rate = f"{_PIECE / _PATIENCE:,.0f} bytes a second"
+    return Deadline(_PATIENCE, f"{url} comes at less than {rate}: run again later to go on from there, or {_FLAGS}")
+
+
 def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: tqdm) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -309,7 +327,7 @@ def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: tqdm) -> Non
     bar.update(partial.stat().st_size if resumed else 0)
     while True:
         _fill(server, url, partial, bar)
-        if _sha256(partial) == sha256:
+        if artifacts.sha256(partial) == sha256:
             partial.replace(path)
             return
         bar.update(-partial.stat().st_size)
@@ -325,7 +343,7 @@ def _fill(server: _Server, url: str, partial: Path, bar: tqdm) -> None:
     while True:
         start = partial.stat().st_size if partial.exists() else 0
         try:
-            with server.answer("GET", url, start) as response:
+            with _closed(server.answer("GET", url, start)) as response:
                 if response.status_code == 416:  # nothing after `start`: it is whole, or of another file
                     return
                 if start and response.status_code == 200:  # a server without ranges begins again
@@ -335,7 +353,8 @@ def _fill(server: _Server, url: str, partial: Path, bar: tqdm) -> None:
                 size = 0 if length is None else start + length
                 # Unbuffered: a thread that is left behind at Ctrl-C has written all that came.
                 with partial.open("ab" if start else "wb", buffering=0) as f:
-                    for piece in response.iter_content(_PIECE):
+                    pieces, in_time = response.iter_content(_PIECE), _deadline(url)
+                    while piece := in_time(next, pieces, b""):
                         if server.stop.is_set():
                             raise UserError(f"{url}: stopped, run again to go on")
                         f.write(piece)

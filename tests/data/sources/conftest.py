@@ -61,6 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 data = data[1024:]
                 time.sleep(0.005)
+            while server.trickle and len(data) > 1_000 and not server.over.wait(server.trickle):
+                self.wfile.write(data[:1])
+                self.wfile.flush()
+                data = data[1:]
             if status < 300 and name in server.stall:
                 self.wfile.write(data[: server.stall[name]])
                 self.wfile.flush()
@@ -95,7 +99,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNa
     monkeypatch.setattr(physionet, "_PAUSE", 0.0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.folder, server.cut, server.status, server.seen = tmp_path / "mirror", {}, {}, []
-    server.ranges, server.slow, server.stall = True, False, {}
+    server.ranges, server.slow, server.stall, server.trickle = True, False, {}, 0.0
     server.account, server.unsigned, server.redirect, server.shown = None, False, {}, []
     server.over = threading.Event()
     demo = server.folder / "files" / "demo" / "1.0"

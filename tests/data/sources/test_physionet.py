@@ -221,3 +221,19 @@ def test_a_credentialed_download_is_its_owners_alone(mirror, tmp_path, monkeypat
     (tmp_path / "raw").chmod(0o755)
     bring(mirror, tmp_path / "raw", credentialed=True)
     assert (tmp_path / "raw").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_server_that_trickles_is_given_up(mirror, tmp_path, monkeypatch):
+    """Each byte comes in time, so that no timeout of the socket ends it: but a piece as a whole does not."""
+    monkeypatch.setattr(physionet, "_PATIENCE", 0.5)
+    mirror.publish(RELEASE)
+    mirror.server.trickle = 0.05
+    began = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"big\.csv\.gz comes at less than [\d,]+ bytes a second: run .*--raw"
+    ):
+        bring(mirror, tmp_path, files=["hosp/big.csv.gz"])
+    assert time.monotonic() - began < 10
+    mirror.server.trickle = 0
+    bring(mirror, tmp_path, files=["hosp/big.csv.gz"])
+    assert (tmp_path / "hosp/big.csv.gz").read_bytes() == BIG

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, first_line, unreadable
 
 SUFFIXES = (".csv.gz", ".csv", ".parquet")
 NULL = np.iinfo(np.int64).min  # of ids and times
@@ -83,8 +83,8 @@ def check(path: Path, table: str, columns: Collection[str]) -> None:
     """
     try:
         header = pq.read_schema(path).names if path.suffix == ".parquet" else _header(path)
-    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowInvalid, UnicodeDecodeError):
-        raise UserError(f"{path} {_DAMAGED}") from None
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowInvalid, UnicodeDecodeError) as e:
+        raise unreadable(e, path, f"{path} {_DAMAGED}") from None
     if twice := [name for name in columns if header.count(name) > 1]:
         raise UserError(f"{path} has more than one column {twice[0]}: keep one")
     if missing := [name for name in columns if name not in header]:
@@ -121,13 +121,13 @@ def batches(path: Path, columns: Mapping[str, str], log: Log, *, lenient: bool =
     try:
         for table in _raw(path, columns, log, lenient):
             yield _columns(table, columns, log, lenient)
-    except (OSError, EOFError):
+    except (OSError, EOFError) as e:
         if not path.is_file():
             raise UserError(f"{path} is gone: put it back and run again") from None
-        raise UserError(f"{path} {_DAMAGED}") from None
-    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, KeyError):
+        raise unreadable(e, path, f"{path} {_DAMAGED}") from None
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, KeyError) as e:
         raise UserError(
-            f"{path} has a column of a type that it cannot be read as: take the release's own file"
+            f"{path} has a column of a type that it cannot be read as ({first_line(e)}): take the release's own file"
         ) from None
     except pa.ArrowInvalid as e:
         if not lenient and "straddling" not in str(e):
@@ -138,8 +138,11 @@ def batches(path: Path, columns: Mapping[str, str], log: Log, *, lenient: bool =
 
 def _raw(path: Path, columns: Mapping[str, str], log: Log, lenient: bool) -> Iterator[pa.RecordBatch]:
     if path.suffix == ".parquet":
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns)):
-            yield pa.record_batch([_plain(column) for column in batch.columns], names=batch.schema.names)
+        file = pq.ParquetFile(path, page_checksum_verification=True)  # of pages that have one
+        for batch in file.iter_batches(_ROWS, columns=list(columns)):
+            pairs = zip(batch.schema.names, batch.columns, strict=True)
+            found = [_plain(column, columns[name]) for name, column in pairs]
+            yield pa.record_batch(found, names=batch.schema.names)
         return
 
     def ragged(row: arrow_csv.InvalidRow) -> str:
@@ -162,12 +165,15 @@ def _raw(path: Path, columns: Mapping[str, str], log: Log, lenient: bool) -> Ite
     )
 
 
-def _plain(values: pa.Array) -> pa.Array:
-    """Without what other programs put into parquet: NaN for nothing, times finer than µs, indices into words."""
+def _plain(values: pa.Array, kind: str) -> pa.Array:
+    """Without what other programs put into parquet: NaN for nothing, and that or null as the type of a column in which
+    nothing stands, whatever should; times finer than µs; indices into words."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type):
-        return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    if values.null_count == len(values):
+        return pa.nulls(len(values), TYPES[kind])
     if pa.types.is_timestamp(values.type):
         return values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.timestamp("us"))
     return values

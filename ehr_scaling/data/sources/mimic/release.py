@@ -36,12 +36,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling.artifacts import RECORD, fingerprint_files, read_json, write_json
+from ehr_scaling.artifacts import fingerprint_files, write_json
 from ehr_scaling.data import events, shards
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.mimic import gathering as mimic_gather
 from ehr_scaling.data.sources.mimic import index as mimic_index
+from ehr_scaling.data.sources.mimic import marks as mimic_marks
 from ehr_scaling.data.sources.mimic import presets
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
@@ -163,7 +164,7 @@ def extract(
         here,
         "shards",
     )
-    demo, generated = _is_demo(raw), _is_generated(raw)
+    demo, generated = mimic_marks.are_demo(files.values()), mimic_marks.are_generated(files.values())
     metadata = {
         "dataset_name": "MIMIC-IV Clinical Database Demo" if demo else "MIMIC-IV",
         "license": "ODbL 1.0" if demo else "PhysioNet Credentialed Health Data License 1.5.0",
@@ -338,15 +339,3 @@ class _Descriptions(Mapping[str, str]):
 
     def __len__(self) -> int:
         return sum(len(names) for names in self.names.values())
-
-
-def _is_generated(raw: Path) -> bool:
-    """Whether the folder was made by synthetic_mimic, which says so in its artifact.json."""
-    made = raw / RECORD
-    return made.is_file() and read_json(made).get("inputs", {}).get("source") == "synthetic"
-
-
-def _is_demo(raw: Path) -> bool:
-    manifest = raw / physionet.MANIFEST
-    listed = manifest.is_file() and "demo_subject_id.csv" in manifest.read_text(encoding="utf-8")
-    return listed or (raw / "demo_subject_id.csv").is_file()
