@@ -229,9 +229,7 @@ def test_a_server_that_trickles_is_given_up(mirror, tmp_path, monkeypatch):
     mirror.publish(RELEASE)
     mirror.server.trickle = 0.05
     began = time.monotonic()
-    with pytest.raises(
-        UserError, match=r"big\.csv\.gz comes at less than [\d,]+ bytes a second: run .*--raw"
-    ):
+    with pytest.raises(UserError, match=r"big\.csv\.gz comes at less than [\d,]+ bytes a second: run .*--raw"):
         bring(mirror, tmp_path, files=["hosp/big.csv.gz"])
     assert time.monotonic() - began < 10
     mirror.server.trickle = 0
