@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ehr_scaling.data import inspection, timelines
+from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.inspection import Facts
 from ehr_scaling.data.one_patient import Patient
 from ehr_scaling.data.vocabulary import DAY, HOUR, MINUTE, Vocabulary
@@ -22,11 +22,13 @@ def split(facts: Facts, top: int, family: str | None = None) -> View:
     rests = (
         "Generated patients: this shows how the programs work, and nothing about medicine."
         if generated
-        else f"Counts from real records. Numbers of patients below {facts.fewest} are not shown."
+        else f"Counts from real records, to the nearest ten. Numbers below {facts.fewest} are not shown."
     )
     name = facts.events.get("summary", {}).get("name", "a source without a record")
+    generated = inspection.is_generated(facts.events)
+    patients, tokens = (disclosure.words(int(n), generated) for n in (len(facts.lengths), facts.counts.sum()))
     about = (
-        f"{name}: split {facts.split}, {len(facts.lengths):,} patients, {facts.counts.sum():,} tokens, vocabulary of "
+        f"{name}: split {facts.split}, {patients} patients, {tokens} tokens, vocabulary of "
         f"{len(facts.vocabulary.tokens):,}, preset {facts.vocabulary.preset}."
     )
     listed = [_frequent(facts, top, family), _edges(facts, top, family)]
@@ -39,28 +41,39 @@ def split(facts: Facts, top: int, family: str | None = None) -> View:
 
 def _people(facts: Facts, values: Sequence[int]) -> list[tuple[Cell, Cell, Bar]]:
     """For numbers of patients: the number, its share of the split and a bar; those of few persons are not told."""
-    told = [n if n == 0 or n >= facts.fewest else None for n in values]
-    drawn = bars([n or 0 for n in told])
-    few = Right(f"< {facts.fewest}")
     return [
-        (few, None, bar) if n is None else (n, _share(n, len(facts.lengths)), bar)
-        for n, bar in zip(told, drawn, strict=True)
+        (_told(facts, n), _share(facts, n, len(facts.lengths)), bar)
+        for n, bar in zip(values, _bars(facts, values), strict=True)
     ]
 
 
-def _share(part: int, whole: int) -> Share | None:
-    return Share(part / whole) if whole else None
+def _told(facts: Facts, n: int) -> Cell:
+    """A number of patients, rows or tokens, as it may be told."""
+    known = facts.told(n)
+    return Right(f"< {facts.fewest}") if known is None else known
+
+
+def _bars(facts: Facts, values: Sequence[int]) -> list[Bar]:
+    return bars([facts.told(n) or 0 for n in values])
+
+
+def _share(facts: Facts, part: int, whole: int) -> Share | None:
+    """The share that one count is of another, of what may be told of both."""
+    known, total = facts.told(part), facts.told(whole)
+    return Share(min(known / total, 1.0)) if total and known is not None else None
 
 
 def _source(facts: Facts) -> Table:
     about = facts.events.get("summary", {})
-    rows = [(name, value) for name, value in inspection.source_facts(about)] if about else []
-    rows += [(f"patients, {name}", n) for name, n in about.get("patients", {}).items()]
-    rows += [(f"inputs: {name}", value) for name, value in facts.events.get("inputs", {}).items()]
+    rows: list[tuple[str, Cell]] = []
+    if about:
+        rows += [(name, _number(facts, value)) for name, value in inspection.source_facts(about)]
+    rows += [(f"patients, {name}", _told(facts, n)) for name, n in about.get("patients", {}).items()]
+    rows += [(f"inputs: {name}", inspection.words(value)) for name, value in facts.events.get("inputs", {}).items()]
     rows += [("fingerprint of events", facts.events["fingerprint"])] if facts.events else []
     rows += [("fingerprint of timelines", facts.timelines["fingerprint"])] if facts.timelines else []
     rows += [("fingerprint of the vocabulary", facts.vocabulary.fingerprint)]
-    shown = [(name, f"{v:,}" if type(v) is int else inspection.words(v)) for name, v in rows]
+    shown = [(name, f"{v:,}" if type(v) is int else v) for name, v in rows]
     return Table("source", "Where the data come from", ("", ""), shown)
 
 
@@ -68,11 +81,13 @@ def _counts(facts: Facts) -> list[Table]:
     """What the source counted of its tables, mended and left out: each list of it a table."""
     lists = inspection.source_counts(facts.events.get("summary", {}))
     return [
-        Table(
-            f"source-{k}", title, ("", ""), [(name, n if type(n) is int else inspection.words(n)) for name, n in rows]
-        )
+        Table(f"source-{k}", title, ("", ""), [(name, _number(facts, n)) for name, n in rows])
         for k, (title, rows) in enumerate(lists.items())
     ]
+
+
+def _number(facts: Facts, value: object) -> Cell:
+    return _told(facts, value) if type(value) is int else inspection.words(value)
 
 
 def _options(facts: Facts) -> Table:
@@ -81,7 +96,8 @@ def _options(facts: Facts) -> Table:
 
 def _silent(facts: Facts) -> Table:
     silent = inspection.silent_events(facts)
-    rows = [(*row, bar) for row, bar in zip(silent, bars([n for _, n in silent]), strict=True)]
+    drawn = _bars(facts, [n for _, n in silent])
+    rows = [(name, _told(facts, n), bar) for (name, n), bar in zip(silent, drawn, strict=True)]
     note = "Events of this split that make no token in this preset."
     return Table("silent", "Left out by the tokenizer", ("family: reason", "events", ""), rows, note)
 
@@ -92,7 +108,8 @@ def _splits(facts: Facts) -> Table:
         if s := facts.timelines.get("summary", {}).get(name):
             lengths = [round(s["tokens_per_patient"][p]) for p in ("p5", "p50", "p95")]
             shares = Share(s["unknown_tokens"]), Share(s["fallback_events"])
-            rows.append((name, s["patients"], s["tokens"], *lengths, *shares, s["empty_patients"]))
+            patients, tokens, empty = (_told(facts, s[key]) for key in ("patients", "tokens", "empty_patients"))
+            rows.append((name, patients, tokens, *lengths, *shares, empty))
     header = ("split", "patients", "tokens", "p5", "p50", "p95", "unknown", "fell back", "empty")
     note = (
         "p5, p50, p95: tokens a patient. Unknown: share of tokens that are UNK or FAMILY//UNK. Fell back: share of "
@@ -105,8 +122,9 @@ def _families(facts: Facts) -> Table:
     found = inspection.families(facts)
     total = int(facts.counts.sum())
     rows: list[tuple[Cell, ...]] = []
-    for f, bar in zip(found, bars([f.occurrences for f in found]), strict=True):
-        told = (f.used, f.occurrences, _share(f.occurrences, total), _share(f.unknown, f.occurrences))
+    for f, bar in zip(found, _bars(facts, [f.occurrences for f in found]), strict=True):
+        shares = _share(facts, f.occurrences, total), _share(facts, f.unknown, f.occurrences)
+        told = (f.used, _told(facts, f.occurrences), *shares)
         rows.append((f.name, f.distinct, *((None,) * 4 if f.in_context else told), bar))
     half, most, nearly = inspection.coverage(facts)
     note = (
@@ -121,8 +139,8 @@ def _mix(facts: Facts) -> Table:
     found = inspection.mix(facts)
     total, patients = sum(found.values()), max(len(facts.lengths), 1)
     rows = [
-        (name, n, _share(n, total), Right(f"{n / patients:,.1f}"), bar)
-        for (name, n), bar in zip(found.items(), bars(list(found.values())), strict=True)
+        (name, _told(facts, n), _share(facts, n, total), Right(f"{(facts.told(n) or 0) / patients:,.1f}"), bar)
+        for (name, n), bar in zip(found.items(), _bars(facts, list(found.values())), strict=True)
     ]
     return Table("mix", "Token mix", ("kind", "tokens", "share", "a patient", ""), rows)
 
@@ -132,10 +150,13 @@ def _frequent(facts: Facts, top: int, family: str | None) -> Table:
     counts = [int(facts.counts[i]) for i in ids]
     people = _people(facts, [int(facts.patients[i]) for i in ids])
     rows = []
-    for i, n, (patients, *_), bar in zip(ids, counts, people, bars(counts), strict=True):
+    for i, n, (patients, *_), bar in zip(ids, counts, people, _bars(facts, counts), strict=True):
         token = facts.vocabulary.tokens[i]
-        share = _share(n, int(facts.counts.sum()))
-        rows.append((token, inspection.meaning(facts.labels, [token]), n, share, patients, bar))
+        share = _share(facts, n, int(facts.counts.sum()))
+        told = _told(facts, n)
+        if facts.told(int(facts.patients[i])) is None:  # of few patients nothing is told that tells of each
+            told, share, bar = Right(f"< {facts.fewest}"), None, Bar(0)
+        rows.append((token, inspection.meaning(facts.labels, [token]), told, share, patients, bar))
     header = ("token", "meaning", "occurrences", "share", "patients", "")
     return Table("tokens", "Most frequent tokens", header, rows)
 
@@ -153,8 +174,8 @@ def _intervals(facts: Facts) -> Table:
     v = facts.vocabulary
     counts = [int(facts.counts[v.index[name]]) for name in v.intervals]
     rows = [
-        (name, n, _share(n, sum(counts)), Right(duration(seconds)), bar)
-        for name, n, seconds, bar in zip(v.intervals, counts, v.interval_seconds, bars(counts), strict=True)
+        (name, _told(facts, n), _share(facts, n, sum(counts)), Right(duration(seconds)), bar)
+        for name, n, seconds, bar in zip(v.intervals, counts, v.interval_seconds, _bars(facts, counts), strict=True)
     ]
     note = "The time between an event and the one before it, from 5 minutes up. Mean: of the class, in train."
     return Table("intervals", "Time between events", ("class", "tokens", "share", "mean", ""), rows, note)
@@ -162,7 +183,13 @@ def _intervals(facts: Facts) -> Table:
 
 def _edges(facts: Facts, top: int, family: str | None) -> Table:
     rows = [
-        (code, inspection.meaning(facts.labels, [code]), n, len(breaks) + 1, "  ".join(map(number, breaks)))
+        (
+            code,
+            inspection.meaning(facts.labels, [code]),
+            _told(facts, n),
+            len(breaks) + 1,
+            "  ".join(map(number, breaks)),
+        )
         for code, n, breaks in inspection.edges(facts, top, family)
     ]
     note = "A value is in bin Qk when k − 1 edges lie below it. Codes with few different values have fewer bins."

@@ -8,7 +8,7 @@ from typing import Any
 
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_text
-from ehr_scaling.data import vocabulary
+from ehr_scaling.data import disclosure, vocabulary
 from ehr_scaling.data.inspection import LEFT_OUT, options, source_counts, source_facts, words
 from ehr_scaling.data.vocabulary import Vocabulary
 
@@ -65,10 +65,10 @@ def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, g
     name = _line(about.get("name", "a source without a name"))
     title = f"Generated patients: token timelines ({name})" if generated else f"Token timelines: {name}"
     sections = {
-        "Source": _source(about, events["inputs"]),
+        "Source": _source(about, events["inputs"], generated),
         "Contents": _contents(summary),
         "Tokens": _tokens(summary, fitted),
-        "Left out": _left_out(summary, about),
+        "Left out": _left_out(summary, about, generated),
         "Privacy": _privacy(fitted, generated),
         "Made from": _made_from(events, fitted),
         "How to read it": f"{_table(('field', 'type', 'content'), _FIELDS)}\n\n{_READING}",
@@ -79,13 +79,16 @@ def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, g
     write_text(out / FILE, f"# {title}\n\n{lead}\n\n{body}\n")
 
 
-def _source(about: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+def _source(about: Mapping[str, Any], inputs: Mapping[str, Any], generated: bool) -> str:
+    def number(value: Any) -> str:
+        return disclosure.words(value, generated) if type(value) is int else _value(value)
+
     patients = sum(about["patients"].values())
     rows = [*source_facts(about), ("read as", inputs.get("source", "not stated")), ("patients", patients)]
-    tables = [_table(("", ""), [(name, _value(value)) for name, value in rows])]
+    tables = [_table(("", ""), [(name, number(value)) for name, value in rows])]
     for title, counted in source_counts(about).items():
         if title != LEFT_OUT:
-            tables.append(_table((title, ""), [(name, _value(value)) for name, value in counted], numbers=1))
+            tables.append(_table((title, ""), [(name, number(value)) for name, value in counted], numbers=1))
     return "\n\n".join(tables)
 
 
@@ -122,20 +125,23 @@ def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:
     return f"{text}\n\n{_table(('option', 'value'), rows)}"
 
 
-def _left_out(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def _left_out(summary: Mapping[str, Any], about: Mapping[str, Any], generated: bool) -> str:
+    def told(n: int) -> str:
+        return disclosure.words(n, generated)
+
     silent = collections.Counter[str]()
     for split in _SPLITS:
         silent.update(summary[split].get("silent_events", {}))
     parts = []
     if dropped := source_counts(about).get(LEFT_OUT):
-        rows = [(reason, _value(n)) for reason, n in dropped]
+        rows = [(reason, told(n)) for reason, n in dropped]
         parts.append(_table(("left out by the source: table and reason", "rows"), rows, numbers=1))
     else:
         parts.append(f"The source {'left out no rows' if 'dropped' in about else 'does not count what it leaves out'}.")
-    if rows := [(name, _value(n)) for name, n in sorted(silent.items(), key=lambda item: (-item[1], item[0])) if n]:
+    if rows := [(name, told(n)) for name, n in sorted(silent.items(), key=lambda item: (-item[1], item[0])) if n]:
         parts.append(_table(("events that make no token: family and reason", "events"), rows, numbers=1))
     empty = sum(summary[split]["empty_patients"] for split in _SPLITS)
-    return "\n\n".join([*parts, f"Patients without any event that makes a token: {empty:,}."])
+    return "\n\n".join([*parts, f"Patients without any event that makes a token: {told(empty)}."])
 
 
 def _privacy(fitted: Vocabulary, generated: bool) -> str:

@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import packing, static_context, timelines
+from ehr_scaling.data import disclosure, packing, static_context, timelines
 from ehr_scaling.data.presets.rule import normalise
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
 from ehr_scaling.errors import UserError
 
 YEAR_PLACE = "YEAR"
 LEFT_OUT = "Left out by the source"
-FEWEST = 10  # numbers of real patients below this are not told: a table of the rare is a list of persons
 CODE, INTERVAL, QUANTILE, END_KIND, UNKNOWN_KIND, CONTEXT = (
     "codes",
     "intervals",
@@ -58,7 +57,11 @@ class Facts:
     @property
     def fewest(self) -> int:
         """Numbers of patients from 1 up to this, itself not included, are to be shown as `< fewest`."""
-        return 0 if is_generated(self.events) else FEWEST
+        return 0 if is_generated(self.events) else disclosure.FEWEST
+
+    def told(self, n: int) -> int | None:
+        """A count of patients, rows or tokens as it may be told, see `disclosure.told`."""
+        return disclosure.told(n, is_generated(self.events))
 
 
 class Family(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import card, packed, packing, sources, splits, timelines, tokenizer, vocabulary
+from ehr_scaling.data import card, disclosure, packed, packing, sources, splits, timelines, tokenizer, vocabulary
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.errors import UserError
@@ -60,15 +60,20 @@ def prepare(
         lambda out: source.extract(raw, out, seed=data.seed, splits=split, **own, runner=small),
         resume=True,
     )
+    generated = events["summary"].get("generated", False)
+
+    def count(n: int) -> str:
+        return disclosure.words(n, generated)
+
     if met := events["summary"].get("split_file"):
-        say(f"  split file: {met['not named']:,} patients are not in it and left out, {met['not there']:,} only in it")
+        there, only = count(met["not named"]), count(met["not there"])
+        say(f"  split file: {there} patients are not in it and left out, {only} only in it")
     for what, kind in (("left out", "dropped"), ("mended", "mended")):
         for reason, rows in sorted(events["summary"].get(kind, {}).items()):
             if rows:
-                say(f"  {what}: {rows:,}, {reason}")
+                say(f"  {what}: {count(rows)}, {reason}")
     if until == "events":
         return events
-    generated = events["summary"].get("generated", False)
     settings = _settings(data, generated=generated)
     say(f"timelines: vocabulary, quantiles, tokens (preset {settings['preset']})")
     small = runner.for_bytes(_size(workdir / "events"))

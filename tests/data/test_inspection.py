@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import events, inspection, one_patient, static_context, timelines
+from ehr_scaling.data import disclosure, events, inspection, one_patient, static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 from launch import tables, views
@@ -115,7 +115,7 @@ def test_what_a_code_means(facts):
 
 
 def test_records_that_do_not_say_so_are_real(facts, work):
-    assert facts.fewest == inspection.FEWEST  # the made-up events have no record
+    assert facts.fewest == disclosure.FEWEST  # the made-up events have no record
     assert not inspection.is_generated({"summary": {"generated": "yes"}})
     generated = dataclasses.replace(facts, events={"summary": {"generated": True}})
     assert generated.fewest == 0

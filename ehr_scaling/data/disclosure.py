@@ -1,0 +1,19 @@
+"""Which numbers of real records may be told: none below ten, and none from which one below ten could be worked out."""
+
+FEWEST = 10  # numbers of real persons, and of what they have, below this are not told: the rare is a list of persons
+
+
+def told(n: int, generated: bool) -> int | None:
+    """A count as it may be told: of generated patients as it is; else to the nearest ten, None from 1 to 9.
+
+    Rounded, a total less its other parts does not give away a part that is not told.
+    """
+    if generated or n == 0:
+        return n
+    return None if 0 < n < FEWEST else (n + FEWEST // 2) // FEWEST * FEWEST
+
+
+def words(n: int, generated: bool) -> str:
+    """The same in words: `1,230`, or `under 10`."""
+    known = told(n, generated)
+    return f"under {FEWEST}" if known is None else f"{known:,}"

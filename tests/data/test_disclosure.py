@@ -1,0 +1,27 @@
+"""Numbers of real records below ten are told nowhere, and cannot be worked out."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ehr_scaling.data import disclosure
+
+
+def test_what_is_told():
+    assert [disclosure.told(n, False) for n in (0, 1, 9, 10, 14, 15, 1_234)] == [0, None, None, 10, 10, 20, 1_230]
+    assert [disclosure.told(n, True) for n in (0, 1, 1_234)] == [0, 1, 1_234]
+    assert [disclosure.words(n, False) for n in (3, 1_234)] == ["under 10", "1,230"]
+
+
+@given(st.lists(st.integers(10, 500), min_size=1, max_size=8))
+def test_a_part_that_is_hidden_does_not_follow_from_the_total_and_the_others(parts):
+    """Whatever the hidden part of 1 to 9 is, some other one would have been told in the same way."""
+    shown = [disclosure.told(n, False) for n in parts]
+    totals = {n: disclosure.told(sum(parts) + n, False) for n in range(1, 10)}
+    for hidden, total in totals.items():
+        others = [
+            n
+            for n in range(1, 10)
+            for shift in range(-5 * len(parts), 5 * len(parts) + 1)
+            if n != hidden and (sum(shown) + shift + n + 5) // 10 * 10 == total
+        ]
+        assert others
