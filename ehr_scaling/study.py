@@ -28,7 +28,7 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
     packed = {fraction: pipeline.packed_record(config.data, workdir, fraction) for fraction in fractions}
     if not all(record["summary"]["splits"]["validation"]["patients"] for record in packed.values()):
         raise UserError("no patient is in the validation split, which every run is measured on: --config.data.splits")
-    events = artifacts.read_json(workdir / "events" / artifacts.RECORD)["summary"]
+    events = artifacts.record(workdir / "events")["summary"]
     about = {"data": events["name"], "generated": events.get("generated", False)}
     manifest.build(config, points, packed, about, workdir / "grid")
     return manifest.read(workdir / "grid")
@@ -38,7 +38,9 @@ def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run."""
     units = cells.units(manifest.read(workdir / "grid"))
     workers = executors.workers_for(config.workers)
-    done = executors.run(loop.job, units, workdir, workers=workers, title="training", done=loop.finished)
+    done = executors.run(
+        loop.job, units, workdir, workers=workers, title="training", done=loop.finished, before=loop.verify
+    )
     return [metrics for unit in done for metrics in unit]
 
 
@@ -92,7 +94,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
 def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict."""
     records = {
-        name: artifacts.read_json(folder / artifacts.RECORD)
+        name: artifacts.record(folder)
         for name, folder in (
             ("events", workdir / "events"),
             ("timelines", workdir / "timelines"),

@@ -121,6 +121,7 @@ def main() -> None:
         workdir,
         title="training",
         done=loop.finished,
+        before=loop.verify,
         time=needed(TIME),
         parallel=PARALLEL.value,
         cpus=CPUS.value,

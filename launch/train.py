@@ -34,7 +34,9 @@ def main() -> None:
         raise UserError(f"--cell={CELL.value} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
     for cell in chosen[0] if PROFILE.value else ():
         cell["engine"]["tracking"]["profile"] = True
-    (done,) = executors.run(loop.job, chosen, workdir, workers=1, title="training", done=loop.finished)
+    (done,) = executors.run(
+        loop.job, chosen, workdir, workers=1, title="training", done=loop.finished, before=loop.verify
+    )
     metrics = next(metrics for metrics in done if metrics["id"] == CELL.value)
     print(f"validation loss {metrics['validation_loss']:.4f} ± {metrics['validation_loss_se']:.4f} nats a token")
 

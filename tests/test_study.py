@@ -1,5 +1,6 @@
 """The whole way, from generated patients to a report, as a user runs it: launch scripts in processes of their own."""
 
+import ast
 import json
 import os
 import re
@@ -12,6 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from configs import base
+from ehr_scaling import study as stages
+from ehr_scaling.analysis import readers
+from ehr_scaling.data import pipeline
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.training import run, setup
+
+STAGES = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
 SMALL = (
     "--config.data.patients=400",
     "--config.data.seed=3",  # of which some of the test split die
@@ -256,3 +266,63 @@ def test_help_teaches():
     done = launch("study", "--help")
     assert "--data=challenge-2012" in done.stdout
     assert "--dry_run" in done.stdout
+
+
+def settings():
+    config = base.get_config()
+    for flag in SMALL:
+        name, _, value = flag.removeprefix("--config.").partition("=")
+        config.update_from_flattened_dict({name: ast.literal_eval(value)})
+    return config
+
+
+def flipped(data):
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+
+
+def halved(data):
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("stage", ["events", "timelines", "packed", "grid", "runs", "outcomes"])
+def test_what_was_damaged_is_named_by_whoever_reads_it(study, tmp_path, stage):
+    """Every file of a study that a later stage reads: with a bit flipped, cut in half, and gone."""
+    config, workdir = settings(), tmp_path / "w"
+    shutil.copytree(study[0], workdir)
+    for later in STAGES[STAGES.index(stage) + 1 :]:
+        if (stage, later) != ("packed", "grid"):
+            shutil.rmtree(workdir / later, ignore_errors=True)
+    cell = manifest.read(workdir / "grid")[0] if stage == "runs" else None
+
+    def read():
+        match stage:
+            case "events" | "timelines":
+                pipeline.prepare(config.data, workdir, until=STAGES[STAGES.index(stage) + 1])
+            case "packed":
+                stages.train(config, workdir)
+            case "grid":
+                manifest.read(workdir / "grid")
+                stages.write_report(config, workdir, "")
+            case "runs":
+                readers.read_directory(workdir / "runs")
+                setup.restored_params(cell, run.folder_of(workdir, cell))
+            case "outcomes":
+                stages.score(config, workdir)
+                stages.write_report(config, workdir, "")
+
+    folder = run.folder_of(workdir, cell) if cell else workdir / stage
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "metrics.jsonl"]
+    assert len(files) > 1
+    for path in files:
+        if path.parent.name == "baselines":  # for people: no stage reads them
+            continue
+        data = path.read_bytes()
+        for harm in (flipped, halved, None):
+            # A score that is gone is made again; checkpoints of earlier versions have no list of their files.
+            if harm is None and (stage == "outcomes" or path.name == "files.json"):
+                continue
+            path.write_bytes(harm(data)) if harm else path.unlink()
+            with pytest.raises(UserError) as told:
+                read()
+            assert str(path.parent) in str(told.value), (path, harm)
+            path.write_bytes(data)

@@ -148,7 +148,7 @@ def read(paths: list[Path]) -> tuple[Predictions | None, str]:
 
 def _columns(parquet: Any, path: Path) -> dict[str, NDArray[Any]]:
     try:
-        table = parquet.read_table(path, columns=list(COLUMNS))
+        table = parquet.read_table(path, columns=list(COLUMNS), page_checksum_verification=True)
         return {name: table[name].to_numpy() for name in COLUMNS}
     except Exception as e:  # pyarrow's errors share no base class
         raise UserError(f"{path} is damaged ({type(e).__name__}): delete it and run launch.evaluate again") from None

@@ -106,7 +106,7 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
         if newest is None:
             notes.append(Note(cell.name, "unfinished", "no saved step yet"))
             continue
-        metrics = read_json(newest)
+        metrics = read_json(newest, f"delete {cell} and train that cell again")
         if not isinstance(metrics, dict):
             raise UserError(f"{newest} is damaged: delete {cell} and train that cell again")
         if not metrics.get("finished"):
@@ -144,6 +144,8 @@ def newest_metrics(cell: Path) -> Path | None:
         path = step / "metrics" / "metrics"
         if path.is_file():
             return path
+        if (step / "files.json").is_file():  # the checksums of a checkpoint that was whole
+            raise UserError(f"{path} is missing: delete {cell} and train that cell again")
     return None
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import timelines
-from ehr_scaling.errors import UserError
+from ehr_scaling.data import parquet, timelines
+from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import (
     baselines,
@@ -92,7 +92,7 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             for question, score in list(score_all(cell, workdir, *trained, group, scratch, report)):
                 score = {"cell": cell["id"], "task": question.folder.name, "kind": question.task.kind, **score}
                 scores[question.folder.name] = {**score, "fingerprint": _fingerprint(cell, question)}
-                artifacts.write_json(question.folder / f"{cell['id']}.json", scores[question.folder.name])
+                artifacts.write_sealed(question.folder / f"{cell['id']}.json", scores[question.folder.name])
             shutil.rmtree(scratch, ignore_errors=True)
     # Of groups that were interrupted, and then asked in another composition
     for left in (workdir / "outcomes").glob(f".{cell['id']}-*"):
@@ -242,7 +242,10 @@ def _weights(samples: Samples) -> np.ndarray | None:
 
 
 def _answers(path: Path) -> paired.Answers:
-    table = pq.read_table(path, schema=predictions.BINARY)
+    try:
+        table = parquet.read(path, schema=predictions.BINARY)
+    except (OSError, pa.ArrowException) as e:
+        raise UserError(f"{path} is damaged ({first_line(e)}): delete it and run again") from None
     return paired.Answers(
         table["subject_id"].to_numpy(),
         table["prediction_time"].to_numpy().astype(np.int64),
@@ -276,11 +279,12 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     Returns: name, auroc, low, high, n, positives and more, as in the JSON.
     """
     folder = workdir / "outcomes" / task.name
-    record = artifacts.read_json(folder / artifacts.RECORD)
+    record = artifacts.record(folder)
     question = Question(folder, record, task)
     path = folder / BASELINE
     fingerprint = artifacts.fingerprint({"samples": record["fingerprint"], "version": VERSION})
-    if path.exists() and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
+    there = path.exists() and (folder / "baseline.parquet").exists()
+    if there and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
         return score
     options, samples = record["inputs"], questions.load(folder)
     every = cohort.stays(workdir, "train", task)
@@ -301,7 +305,7 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
         train_facts["train_positives"] = int(train.labels.sum())
     others = {name: score for name, score in scores.items() if name != main}
     score = {"task": task.name, **scores[main], **train_facts, "others": others, "fingerprint": fingerprint}
-    artifacts.write_json(path, score)
+    artifacts.write_sealed(path, score)
     return score
 
 

@@ -151,7 +151,7 @@ def predict(
     asked_of = patients or model
     if patients is not None and timelines.vocabulary(patients).fingerprint != vocabulary.fingerprint:
         raise UserError(f"{patients} holds timelines in another vocabulary than {model}: delete it and run again")
-    source = artifacts.read_json(model / "timelines" / artifacts.RECORD)["fingerprint"]
+    source = artifacts.record(model / "timelines")["fingerprint"]
     simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), model / "timelines")
     stops = tasks.stops(vocabulary, [task])
     group = cohort.find(asked_of, ours[split], [task])

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ehr_scaling import artifacts
+from ehr_scaling.data import parquet
 from ehr_scaling.outcomes.stays import Stays
 
 _WHO = (
@@ -55,5 +54,4 @@ def write_classes(path: Path, stays: Stays, names: list[str], probabilities: np.
 def _write(path: Path, schema: pa.Schema, stays: Stays, columns: list[object]) -> None:
     who = [pa.array(stays.subject_ids, pa.int64()), pa.array(stays.times, pa.int64()).cast(pa.timestamp("us"))]
     arrays = [*who, *(pa.array(column, schema.field(2 + i).type) for i, column in enumerate(columns))]
-    with artifacts.writing(path) as partial:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial)
+    parquet.write(path, pa.Table.from_arrays(arrays, schema=schema))

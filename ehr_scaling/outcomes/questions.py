@@ -76,7 +76,7 @@ def prepare(
         raise UserError(f"--config.outcome.room={room}: take a number from 1 to {context - 1}, or 0")
     if method not in ("scope", "monte_carlo", "reach"):
         raise UserError(f"--config.outcome.method={method}: take scope, monte_carlo or reach")
-    source = artifacts.read_json(workdir / "timelines" / artifacts.RECORD)
+    source = artifacts.record(workdir / "timelines")
     inputs = {
         "timelines": source["fingerprint"],
         "task": asdict(task) | _told(task),
@@ -113,7 +113,7 @@ def prepare(
             facts |= {"positives": int(samples.stays.labels.sum()), "available_positives": int(every.labels.sum())}
         facts |= {"left_out": group.left_out[0], "vocabulary": len(vocabulary.tokens)}
         about = {"task": task.name, "kind": task.kind, "description": _describe(task, split, positive_share, facts)}
-        artifacts.write_json(folder / "task.json", {**about, **facts, "inputs": inputs})
+        artifacts.write_sealed(folder / "task.json", {**about, **facts, "inputs": inputs})
         return facts
 
     folder = workdir / "outcomes" / task.name

@@ -56,7 +56,7 @@ class Question(NamedTuple):
 
 def asked_in(workdir: Path) -> list[Question]:
     """The prepared tasks of a study, by name. Raises UserError when there is none."""
-    records = [(folder, artifacts.read_json(folder / artifacts.RECORD)) for folder in questions.prepared(workdir)]
+    records = [(folder, artifacts.record(folder)) for folder in questions.prepared(workdir)]
     return [Question(folder, record, questions.task_of(record)) for folder, record in records]
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import work_directory, writing
+from ehr_scaling.data import parquet
 from ehr_scaling.data.event_tokens import Event, Grouping
 from ehr_scaling.data.presets.paths import PRESSURE, PRESSURES
 from ehr_scaling.data.timelines import SPLITS
@@ -134,7 +135,7 @@ def write(
     totals = {"trajectories": len(kept) * copies, "events": 0, "empty": 0, "lone_values": 0}
     for copy in range(copies):
         path = folder / f"{copy}.parquet"
-        with writing(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
+        with writing(path) as partial, pq.ParquetWriter(partial, SCHEMA, **parquet.WRITING) as file:
             for begin in range(0, len(kept), _AT_ONCE):
                 rows = kept[begin : begin + _AT_ONCE]
                 hours = elapsed(futures.tokens[rows, copy : copy + 1], clock, gaps[rows])[:, 0] + silence
@@ -193,7 +194,7 @@ def read(folder: Path) -> list[pa.Table]:
     tables = []
     for path in paths:
         try:
-            table = pq.read_table(path)
+            table = parquet.read(path)
         except (OSError, pa.ArrowException) as e:
             raise UserError(f"{path} is damaged ({first_line(e)}): delete it and write it again") from None
         if not table.schema.equals(SCHEMA):

@@ -3,22 +3,24 @@
 A member's checkpoint is its own (no member axis), so that whoever reads a run need not know with whom it was trained.
 """
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from ehr_scaling import artifacts
-from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system
+from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system, unreadable
 from ehr_scaling.grid.cells import HOW
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
+FILES = "files.json"  # in a checkpoint: size and SHA-256 of each of its files
 
 
 class Saver:
@@ -41,6 +43,7 @@ class Saver:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self.folder = folder
+        self._unsealed: list[int] = []  # steps whose files may still be being written
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metrics"))
 
     def steps(self) -> list[int]:
@@ -54,31 +57,53 @@ class Saver:
         """
         need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
         if shutil.disk_usage(self.folder).free < need:
-            raise UserError(NO_SPACE)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(metrics))
+            raise UserError(f"{self.folder}: {NO_SPACE}")
+        kept = artifacts.sealed(metrics)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(kept))
         try:
+            self._seal()
+            if step in self.steps():  # one that was damaged, and passed over
+                self._manager.delete(step)
             self._manager.save(step, args=items, force=True)
+            self._unsealed.append(step)
+            if jax.default_backend() == "cpu":
+                self._seal()
         except Exception as e:
             if (told := of_system(e, self.folder)) is not None:
                 raise told from None
             raise
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        """State and metrics saved at `step`. Args: abstract, shapes, dtypes and shardings of the state, on any mesh."""
+        """State and metrics saved at `step`. Args: abstract, shapes, dtypes and shardings of the state, on any mesh.
+
+        Raises: UserError where a file of it has changed since; Orbax' errors.
+        """
+        _verify(self.folder, step)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), metrics=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=items)
-        return restored.state, restored.metrics
+        return restored.state, {k: value for k, value in restored.metrics.items() if k != artifacts.SEAL}
+
+    def _seal(self) -> None:
+        """Wait for what is being written, and keep its checksums."""
+        self._manager.wait_until_finished()
+        for step in self._unsealed:
+            if jax.process_index() == 0 and (folder := self.folder / str(step)).is_dir():
+                artifacts.write_sealed(folder / FILES, {"files": artifacts.sums(folder)})
+        self._unsealed.clear()
 
     def finish(self, step: int) -> None:
         """Delete the recovery checkpoints: the run is finished, and that of `step` its result."""
-        self._manager.wait_until_finished()
+        self._seal()
         for old in self.steps():
             if old != step and old not in self._marks:
                 self._manager.delete(old)
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._manager.close()
+        try:
+            self._seal()
+        finally:
+            self._manager.close()
 
 
 def newest_common(savers: list[Saver]) -> list[int]:
@@ -101,25 +126,63 @@ def passed_over(folder: Path, step: int, error: BaseException) -> None:
     logging.warning("%s/%d is damaged (%s): passed over", folder, step, first_line(error))
 
 
+def _verify(folder: Path, step: int) -> None:
+    """See that the files of a checkpoint are those that were saved; process 0 looks, and all of them learn of it.
+
+    Raises: UserError where they are not. One of an earlier version, without checksums, is named and taken as it is.
+    """
+    error: UserError | None = None
+    if jax.process_index() == 0:
+        path = folder / str(step) / FILES
+        try:
+            if path.is_file():
+                artifacts.verify_files(path.parent, artifacts.read_json(path, _again(folder))["files"], _again(folder))
+            else:
+                logging.warning("%s has no checksums, as earlier versions saved it: taken as it is", path.parent)
+        except UserError as e:
+            error = e
+    if jax.process_count() > 1:
+        damaged = bool(multihost_utils.broadcast_one_to_all(np.int32(error is not None)))
+        error = error or (UserError(f"{folder / str(step)} is damaged: {_again(folder)}") if damaged else None)
+    if error is not None:
+        raise error
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} to train the cell again"
+
+
 def result(folder: Path) -> dict[str, Any] | None:
-    """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX."""
+    """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
+
+    Raises: UserError where they are missing, or not what was saved.
+    """
     steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
     if not steps:
         return None
     path = folder / str(max(steps)) / "metrics" / "metrics"
-    try:
-        metrics = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as e:
-        raise UserError(
-            f"{path} cannot be read ({type(e).__name__}): delete {folder} to train the cell again"
-        ) from None
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {_again(folder)}")
+    metrics = artifacts.read_json(path, _again(folder))
+    if not isinstance(metrics, dict) or "finished" not in metrics:
+        raise UserError(f"{path} is damaged: {_again(folder)}")
     return metrics if metrics["finished"] else None
 
 
 def restore_last(folder: Path, abstract: Any) -> Any:
-    """The state of a run's newest checkpoint. Args: abstract, as of `Saver.restore`."""
+    """The state of a run's newest checkpoint. Args: abstract, as of `Saver.restore`.
+
+    Raises: UserError where it cannot be read.
+    """
     saver = Saver(folder)
     try:
-        return saver.restore(saver.steps()[-1], abstract)[0]
+        step = saver.steps()[-1]
+        try:
+            return saver.restore(step, abstract)[0]
+        except UserError:
+            raise
+        except Exception as e:  # Orbax', tensorstore's and JAX' errors share no base class
+            damaged = f"{folder / str(step)} is damaged ({first_line(e)}): {_again(folder)}"
+            raise unreadable(e, folder / str(step), damaged) from None
     finally:
         saver.close()

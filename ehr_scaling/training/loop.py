@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ehr_scaling import artifacts
 from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
 from ehr_scaling.errors import Preempted
@@ -235,6 +236,19 @@ def job(unit: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]
     for cells in grid.ensembles(unit):
         found.update(zip((cell["id"] for cell in cells), train(cells, workdir, report), strict=True))
     return [found[cell["id"]] for cell in unit]
+
+
+def verify(units: list[list[Cell]], workdir: Path) -> None:
+    """See that the packed data of some cells is what was made: once, before any process trains on it.
+
+    Raises: UserError that names what is not. Of cells that are to skip rows that cannot be read, the rows may be.
+    """
+    wanted: dict[Path, bool] = {}
+    for cell in (cell for unit in units for cell in unit):
+        folder = packed_data.folder(workdir, cell["context"], cell["fraction"])
+        wanted[folder] = wanted.get(folder, True) and cell["engine"]["skip_damaged"]
+    for folder, skip in wanted.items():
+        artifacts.verify(folder, [packed_data.FILE] if skip else None)
 
 
 def finished(unit: list[Cell], workdir: Path) -> list[dict[str, Any]] | None:

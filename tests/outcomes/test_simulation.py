@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
+from ehr_scaling.data import inspection, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import estimators, evaluate, fan, predictions, questions, show, simulate, simulation, tasks
 from ehr_scaling.outcomes.tasks import Task
@@ -251,9 +252,15 @@ def test_the_page_and_the_trajectories(trained, tmp_path, monkeypatch):
             asked.update(options, stays=len(args[2]))
             return drawn(*args, **options)
 
+        def described(events, place=place):
+            assert (events / "metadata" / "codes.parquet").is_file() and events.parent == place
+            return dict.fromkeys(timelines.vocabulary(place).tokens, "what the source says of it")
+
         monkeypatch.setattr(simulate, "simulate", recorded)
+        monkeypatch.setattr(inspection, "labels", described)
         text = show.page(place, 2, copies=3).read_text()
         assert (asked["stays"], asked["copies"], asked["suppress"]) == (2, 3, False)
+        assert "what the source says of it" in text
         assert "Timeline 2" in text and "Timeline 3" not in text
         assert all(OWN[name].description in text for name in sort)
         # Days are told as days, not as a risk.

@@ -35,6 +35,7 @@ class Report(Protocol):
 Job = Callable[[Unit, Path, Report], list[Any]]
 # What is there of a unit's results already: one a cell, or None
 Done = Callable[[Unit, Path], list[Any] | None]
+Check = Callable[[list[Unit], Path], None]
 
 
 def workers_for(setting: int) -> int:
@@ -66,6 +67,7 @@ def run(
     done: Done | None = None,
     saves: bool = True,
     patience: float | None = None,
+    before: Check | None = None,
 ) -> list[list[Any]]:
     """Do `job(unit, workdir, report)` for every unit, with a progress bar; results in the order of `units`.
 
@@ -79,6 +81,7 @@ def run(
       done: gives the results of a unit that is finished; such units go to no worker. Without it the job is asked.
       saves: whether the job polls `preemption.requested` and saves; else SIGTERM breaks it off where it is.
       patience: seconds to wait for units that others hold; None: until they are finished.
+      before: looks once, here, at what the jobs of the units that are left will read, and raises where it is damaged.
     Raises: UserError of the first unit that fails, after the others have been stopped, and when patience is over;
       Preempted after SIGTERM, when all have saved. Checkpoints remain.
     """
@@ -87,13 +90,15 @@ def run(
     try:
         for i in (i for i, result in enumerate(results) if result is not None):
             bar.finish(i)
+        if before and (left := [unit for unit, result in zip(units, results, strict=True) if result is None]):
+            before(left, workdir)
         work = _Work(job, units, workdir, saves, patience)
         with work.on_sigterm():
             if workers == 1:
                 use_compile_cache()
                 _here(work, results, bar)
-            elif left := sum(result is None for result in results):
-                _in_processes(work, results, min(workers, left), bar)
+            elif many := sum(result is None for result in results):
+                _in_processes(work, results, min(workers, many), bar)
             if preemption.requested_anywhere() if workers == 1 else preemption.requested():
                 raise Preempted(preemption.SAVED)
         results = [done(u, workdir) if r is None and done else r for u, r in zip(units, results, strict=True)]

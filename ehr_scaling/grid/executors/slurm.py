@@ -12,7 +12,7 @@ from typing import Any
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, UserError, first_line
 from ehr_scaling.grid.executors.claims import Unit
-from ehr_scaling.grid.executors.local import Done, Job, run
+from ehr_scaling.grid.executors.local import Check, Done, Job, run
 from ehr_scaling.training import preemption
 
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
@@ -23,8 +23,9 @@ _TIME = re.compile(r"(?P<minutes>\d+)|(?:(?P<d>\d+)-)?(?P<h>\d+):(?P<m>\d\d):(?P
 class Task:
     """One unit, as submitit pickles it for a node: functions by name, and the cells."""
 
-    def __init__(self, job: Job, unit: Unit, workdir: Path, title: str, done: Done | None):
+    def __init__(self, job: Job, unit: Unit, workdir: Path, title: str, done: Done | None, before: Check | None = None):
         self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
+        self.before = before
 
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it stores what `checkpoint` returns, and requeues
@@ -38,6 +39,7 @@ class Task:
                     title=self.title,
                     done=self.done,
                     patience=PATIENCE,
+                    before=self.before,
                 )
         except UserError as e:
             print(f"error: {e}", file=sys.stderr, flush=True)
@@ -82,6 +84,7 @@ def submit(
     time: str,
     parallel: int,
     done: Done | None = None,
+    before: Check | None = None,
     cpus: int = 1,
     gpus: int = 0,
     memory_gb: float | None = None,
@@ -95,6 +98,7 @@ def submit(
     Args:
       time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
       parallel: tasks that may run at once.
+      done, before: as `executors.run` takes them.
       cpus, gpus, memory_gb: of a task.
       setup: shell commands before it starts, such as "module load cuda".
       options: more of sbatch, such as {"partition": "gpu"}; None: as Slurm has it.
@@ -134,7 +138,7 @@ def submit(
     )
     try:
         with executor.batch():
-            return [executor.submit(Task(job, unit, workdir, title, done)) for unit in todo]
+            return [executor.submit(Task(job, unit, workdir, title, done, before)) for unit in todo]
     except submitit.core.utils.FailedJobError as e:
         raise UserError(f"Slurm refused the job: {_said(e)}") from None
 

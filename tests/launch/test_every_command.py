@@ -1,0 +1,82 @@
+"""What the system refuses is one line, whatever command meets it."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ehr_scaling.errors import UserError, of_system, unreadable
+from launch import common
+
+SMALL = ("--config.data.patients=20", "--config.data.context=64")
+# A command, and flags by which it is to make something in a folder that is {file}, a file
+COMMANDS = {
+    "analyze": ("--runs={table}", "--out={file}/report"),
+    "compare": ("--runs={table}", "--runs={table}", "--out={file}/compare.json"),
+    "evaluate": ("--workdir={file}/w", *SMALL),
+    "fetch_maps": ("--dest={file}/maps", "--base_url=http://127.0.0.1:9"),
+    "inspect": ("--workdir={file}/w",),
+    "plan": ("--report={file}/report", "--flops=1e18", "--patients=1000"),
+    "predict": ("--model={file}/w", "--out={file}/out", "--labels={file}", "--split=held_out"),
+    "prepare": ("--workdir={file}/w", *SMALL),
+    "study": ("--workdir={file}/w", *SMALL),
+    "sweep": ("--workdir={file}/w", *SMALL),
+    "train": ("--workdir={file}/w", "--cell=0"),
+}
+
+
+def test_every_command_is_here():
+    """So that a new one is not forgotten."""
+    scripts = Path(common.__file__).parent.glob("*.py")
+    assert set(COMMANDS) == {p.stem for p in scripts if "run(main)" in p.read_text()} - {"bench"}
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path):
+    """All commands at once: most of their time is their imports."""
+    file, table = tmp_path / "file", tmp_path / "runs.csv"
+    file.write_text("no folder")
+    rows = [f"{n:g},{d:g},{6 * n * d:g},{3 + n**-0.3 + d**-0.3}" for n in (1e5, 2e5, 4e5) for d in (1e6, 2e6, 4e6)]
+    table.write_text("\n".join(["N,D,C,loss", *rows]) + "\n")
+    running = {}
+    for name, flags in COMMANDS.items():
+        command = [sys.executable, "-m", f"launch.{name}", *(f.format(file=file, table=table) for f in flags)]
+        running[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for name, process in running.items():
+        said = process.communicate(timeout=300)[1]
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert process.returncode and "Traceback" not in said, (name, said[-2000:])
+        assert len(errors) == 1 and "file" in errors[0], (name, said[-2000:])
+    assert file.read_text() == "no folder"
+
+
+# Of POSIX' numbers those that reading, writing, making or locking files, and starting processes, may give
+_NUMBERS = """
+EACCES EAGAIN EBUSY EDQUOT EEXIST EFBIG EHOSTDOWN EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENFILE
+ENODEV ENOENT ENOLCK ENOMEM ENOSPC ENOTCONN ENOTDIR ENOTEMPTY ENXIO EOPNOTSUPP EPERM EROFS ESTALE ETIMEDOUT ETXTBSY
+EXDEV"""
+
+
+@pytest.mark.parametrize("name", _NUMBERS.split())
+def test_every_error_of_the_system_has_a_line(name, tmp_path, monkeypatch, capsys):
+    number, path = getattr(errno, name), tmp_path / "shard.parquet"
+    error = OSError(number, os.strerror(number), str(path))
+    told = of_system(error)
+    assert isinstance(told, UserError) and "\n" not in str(told)
+    assert str(path) in str(told) or number in (errno.ENOMEM, errno.EAGAIN)
+
+    def main():
+        try:
+            raise error
+        except OSError as e:  # as a library passes it on
+            raise RuntimeError("could not do it") from e
+
+    monkeypatch.setattr(common.app, "run", lambda guarded, flags_parser: guarded(["x"]))
+    with pytest.raises(SystemExit) as end:
+        common.run(main)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"error: {told}\n"
+    if number != errno.ENOENT:  # nobody is told to delete what only may not be read
+        assert "delete" not in str(unreadable(error, path, f"{path} is damaged: delete it"))
