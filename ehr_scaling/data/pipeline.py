@@ -1,5 +1,6 @@
 """Raw records → events/ → timelines/ → packed/t<T>/: the stages of the data in order, each skipped when it is there."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def prepare(
         if (share := vocabulary.load(out).interval_share) > MOST_INTERVALS:
             told = "facts that stand at the birth, or another time not theirs, need none"
             say(f"  warning: {share:.0%} of the tokens are intervals of time; {told}")
+        silent = Counter[str]()
+        for split in timelines.SPLITS:
+            silent.update(summary[split]["silent_events"])
+        for what, many in sorted(silent.items()):
+            say(f"  without a token: {count(many)}, {what}")
         return summary
 
     tokens = artifacts.build(

@@ -163,3 +163,15 @@ def test_mistakes_are_told_before_any_work(tmp_path, changes, match):
     with pytest.raises(UserError, match=match):
         pipeline.prepare(config(**changes).data, tmp_path / "w")
     assert not (tmp_path / "w" / "events").exists()
+
+
+def test_what_makes_no_token_is_printed(tmp_path, capsys):
+    """Of all splits together, beside what the source left out."""
+    of_ares = config(**{"data.preset": "ethos_ares", "data.patients": 400, "data.tokens.min_count": 20})
+    made = pipeline.prepare(of_ares.data, tmp_path / "w", until="timelines")["summary"]
+    silent = {}
+    for split in ("train", "validation", "test"):
+        for what, many in made[split]["silent_events"].items():
+            silent[what] = silent.get(what, 0) + many
+    told = [line.strip() for line in capsys.readouterr().out.splitlines() if "without a token" in line]
+    assert told and told == [f"without a token: {many:,}, {what}" for what, many in sorted(silent.items())]
