@@ -23,9 +23,11 @@ from typing import Any
 
 from absl import flags
 
-from ehr_scaling.analysis import extrapolation, isoflop, readers, report
-from ehr_scaling.analysis.joint_laws import FORMS
-from ehr_scaling.analysis.summary import summary
+from ehr_scaling.analysis.isoflop import isoflop
+from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
+from ehr_scaling.analysis.report import report
+from ehr_scaling.analysis.report.summary import summary
+from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint_files
 from ehr_scaling.provenance import versions
@@ -41,9 +43,7 @@ BAD = flags.DEFINE_bool("drop_bad_rows", False, "Leave out rows that are no numb
 OUTCOMES = flags.DEFINE_string("outcomes", None, "Folder outcomes/ with a folder a task; none by default.")
 DROP = flags.DEFINE_integer("drop_highest_loss", 0, "Leave out this many runs of highest loss.", lower_bound=0)
 ABOVE = flags.DEFINE_float("hold_out_above", None, "Seal the runs above this many FLOPs; default: the largest budget.")
-LAW = flags.DEFINE_enum(
-    "law", extrapolation.AUTO, [extrapolation.AUTO, *FORMS], "The joint law; auto: what rolling hold-outs select."
-)
+LAW = flags.DEFINE_enum("law", AUTO, [AUTO, *FORMS], "The joint law; auto: what rolling hold-outs select.")
 DRAWS = flags.DEFINE_integer("draws", DEFAULTS.draws, "Bootstrap draws.", lower_bound=20)
 SEED = flags.DEFINE_integer("bootstrap_seed", DEFAULTS.seed, "Seed of the draws: the same seed, the same report.")
 ISOFLOP = flags.DEFINE_enum(

@@ -11,9 +11,13 @@ import numpy as np
 from absl import flags
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis import effective_data, extrapolation, isoflop, joint_laws, power_laws, readers, repeated_laws
-from ehr_scaling.analysis.compute_optimal import optimum
-from ehr_scaling.analysis.run_table import RunTable, drop_highest_loss, from_rows
+from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.compute_optimal import optimum
+from ehr_scaling.analysis.repeats import effective_data, repeated_laws
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options
 from launch.rows import Row, row, seconds
 

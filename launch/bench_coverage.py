@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 from absl import flags
 
-from ehr_scaling.analysis import identifiability, isoflop, joint_laws, power_laws
-from ehr_scaling.analysis.run_table import RunTable, from_rows
+from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.joint import identifiability, joint_laws
+from ehr_scaling.analysis.tables.run_table import RunTable, from_rows
 from ehr_scaling.analysis.uncertainty import Floats, Options, ends
 from launch.rows import Row, row, seconds
 

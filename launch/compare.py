@@ -19,7 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling.analysis import comparable, comparison, readers
+from ehr_scaling.analysis.compare import comparable, comparison
+from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import write_json
 from ehr_scaling.errors import UserError

@@ -22,9 +22,9 @@ import numpy as np
 from absl import flags
 
 from ehr_scaling import hardware
-from ehr_scaling.analysis import next_runs, plan_basis, planner
-from ehr_scaling.analysis.report import MARK
-from ehr_scaling.analysis.results import plain
+from ehr_scaling.analysis.plain import plain
+from ehr_scaling.analysis.plan import next_runs, plan_basis, planner
+from ehr_scaling.analysis.report.report import MARK
 from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span, title
 from ehr_scaling.artifacts import read_json, write_json
 from ehr_scaling.errors import UserError

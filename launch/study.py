@@ -22,7 +22,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the grid 
 def main() -> None:
     # Not above: the processes that prepare data import this module again, and need no JAX.
     from ehr_scaling import study
-    from ehr_scaling.analysis.summary import summary
+    from ehr_scaling.analysis.report.summary import summary
     from ehr_scaling.grid import cost, executors
 
     started = time.monotonic()

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ehr_scaling.analysis import html
+from ehr_scaling.analysis.report import html
 
 _BAR, _EIGHTHS = 24, " ▏▎▍▌▋▊▉"  # characters of the longest bar; parts of one
 _NARROWEST = 16  # a column of words is not cut below this

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ehr_scaling.analysis.run_table import RunTable, from_rows
+from ehr_scaling.analysis.tables.run_table import RunTable, from_rows
 
 LAW = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}
 EXPONENT = LAW["beta"] / (LAW["alpha"] + LAW["beta"])

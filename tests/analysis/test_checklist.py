@@ -2,8 +2,8 @@ import pytest
 import simulated
 import sweeps
 
-from ehr_scaling.analysis import checklist, results
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.report import checklist, results
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=20)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import base
-from ehr_scaling.analysis import comparable, comparison, frontiers
-from ehr_scaling.analysis.comparable import Common
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.compare import comparable, comparison, frontiers
+from ehr_scaling.analysis.compare.comparable import Common
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis import conventions, joint_laws
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.joint import conventions, joint_laws
+from ehr_scaling.analysis.report import law_sections
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=100)
@@ -103,12 +104,12 @@ def test_poor_tables_get_reasons(losses):
     found = conventions.fit(simulated.profile(losses), FEW)
     assert len(found) == 12 and all(v.word == "unidentified" and v.reason for c in found for v in c.verdicts.values())
     assert "not known" in conventions.disagreement(found)
-    conventions.conventions(found)
+    law_sections.counting(found)
 
 
 def test_json_and_the_section(found):
     record = json.loads(json.dumps(conventions.to_json(list(found.values()))))
     assert len(record) == 12 and set(record[0]) == {"N", "C", "D", "isoflop", "joint"}
     assert set(record[0]["joint"]) == {"a", "b", "intervals", "word", "reason"}
-    page = conventions.conventions(list(found.values()))
+    page = law_sections.counting(list(found.values()))
     assert page.count("<tr>") == 13 and "no IsoFLOP profile" in page

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, ndtri
 
-from ehr_scaling.analysis import downstream, outcome_curve
-from ehr_scaling.analysis.outcome_curve import INVERTED, SCALES, UNTOLD
-from ehr_scaling.analysis.predictions import Predictions
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.outcomes import downstream, outcome_curve
+from ehr_scaling.analysis.outcomes.outcome_curve import INVERTED, SCALES, UNTOLD
+from ehr_scaling.analysis.outcomes.predictions import Predictions
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options, interval
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import metrics, tasks

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import effective_data
+from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 
 # Of unrepeated C4 (Muennighoff et al. 2023, appendix A)

@@ -4,9 +4,11 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import extrapolation, joint_laws, results, sections
-from ehr_scaling.analysis.run_table import from_rows
-from ehr_scaling.analysis.summary import summary
+from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.report import results, sections
+from ehr_scaling.analysis.report.summary import summary
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=100)
@@ -64,7 +66,7 @@ def test_intervals_widen_with_distance_beyond_the_data_and_hold_the_truth():
 def test_without_folds_nothing_is_selected_and_the_drift_is_unknown():
     table = simulated.table(budgets=2, sizes=6, seeds=2)
     found = extrapolation.rolling(table, FEW)
-    assert found.folds == [] and found.selected == extrapolation.DEFAULT and np.isnan(found.drift)
+    assert found.folds == [] and found.selected == joint_laws.DEFAULT and np.isnan(found.drift)
     assert extrapolation.forecaster(simulated.table(budgets=2, sizes=3, seeds=1), FEW) is None
 
 

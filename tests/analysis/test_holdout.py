@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling import artifacts
-from ehr_scaling.analysis import holdout, isoflop, parabola, readers, report, results
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.forecast import holdout
+from ehr_scaling.analysis.isoflop import isoflop, parabola
+from ehr_scaling.analysis.report import report, results
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
@@ -137,9 +140,9 @@ def test_of_a_planned_directory_the_sealed_files_are_opened_after_the_forecast(t
         path.write_text("sealed")  # whoever opens it before it is restored ends with an error
     opened, read_json, write_json = [], readers.read_json, report.write_json
 
-    def record(path):
+    def record(path, remedy):
         opened.append(path)
-        return read_json(path)
+        return read_json(path, remedy)
 
     def file(path, value):
         write_json(path, value)

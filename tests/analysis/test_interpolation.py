@@ -3,7 +3,7 @@ import pytest
 import simulated
 from scipy.interpolate import Akima1DInterpolator
 
-from ehr_scaling.analysis import interpolation, isoflop
+from ehr_scaling.analysis.isoflop import interpolation, isoflop
 from ehr_scaling.analysis.uncertainty import Options
 
 U = np.arange(7) - 3.0

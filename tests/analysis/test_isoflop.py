@@ -9,8 +9,9 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import isoflop, parabola, plots, power_laws, results, sections
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
+from ehr_scaling.analysis.report import plots, results, sections
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
 from ehr_scaling.errors import UserError
 

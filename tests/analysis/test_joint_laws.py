@@ -5,8 +5,9 @@ import pytest
 import simulated
 from scipy.optimize import approx_fprime, minimize
 
-from ehr_scaling.analysis import joint_fit, joint_laws, readers
-from ehr_scaling.analysis.run_table import drop_highest_loss, from_rows
+from ehr_scaling.analysis.joint import joint_fit, joint_laws
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 
 FEW = Options(draws=100)
@@ -191,7 +192,7 @@ def test_real_ladder_gives_the_published_exponents(real_data):
 
     They interpolate by Akima and weight by variance; a local parabola comes within 0.03. Every budget keeps a verdict.
     """
-    from ehr_scaling.analysis import isoflop, power_laws
+    from ehr_scaling.analysis.isoflop import isoflop, power_laws
 
     path = real_data / "laws" / "porian_isoflop_long.csv"
     if not path.is_file():

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis import identifiability, joint_fit, joint_laws, likelihood, profile_plots, readers
-from ehr_scaling.analysis.identifiability import identify
-from ehr_scaling.analysis.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
-from ehr_scaling.analysis.run_table import drop_highest_loss, from_rows
+from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, likelihood
+from ehr_scaling.analysis.joint.identifiability import identify
+from ehr_scaling.analysis.joint.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
+from ehr_scaling.analysis.report import law_sections, profile_plots
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
 
 QUICK = Options(draws=0)
@@ -184,7 +186,7 @@ def test_what_the_runs_do_not_say_has_an_open_end():
     floor = found.of("E")
     assert np.isnan(floor.interval[0]) and 0.1 < floor.interval[1] < law.lowest
     assert floor.verdict.word == UNIDENTIFIED and "no more than that it is below" in floor.verdict.reason
-    page = str(identifiability.section(found))
+    page = str(law_sections.identifiability(found))
     assert "up to" in page and UNIDENTIFIED in page
     record = json.loads(json.dumps(identifiability.to_json(found), allow_nan=False))
     assert next(q for q in record["quantities"] if q["name"] == "E")["profile"][0] is None
@@ -233,7 +235,7 @@ def test_a_fit_that_is_not_the_optimum_is_found_out():
     worse = replace(law, theta=theta, objective=float(objective[0]), residuals=residuals[0])
     found = identify(worse, table)
     assert found.undercut == pytest.approx(1 - law.objective / worse.objective, rel=0.2)
-    assert "is not the optimum" in str(identifiability.section(found))
+    assert "is not the optimum" in str(law_sections.identifiability(found))
 
 
 def test_parameters_that_stand_in_for_each_other_are_told_by_the_condition():
@@ -257,4 +259,4 @@ def test_the_figure_shows_every_curve_once_and_open_sides_apart():
         ends = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
         assert [e for e in ends if len(axes.lines)] == [end for end in profile.interval if np.isfinite(end)]
     svg = "<svg></svg>"
-    assert svg in str(identifiability.section(found, svg)) and svg not in str(identifiability.section(found))
+    assert svg in str(law_sections.identifiability(found, svg)) and svg not in str(law_sections.identifiability(found))

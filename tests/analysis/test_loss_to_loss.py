@@ -7,9 +7,9 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.analysis import loss_to_loss
-from ehr_scaling.analysis.loss_to_loss import LINE, POWER
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.compare import loss_to_loss
+from ehr_scaling.analysis.compare.loss_to_loss import LINE, POWER
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
 
 FEW = Options(draws=200)

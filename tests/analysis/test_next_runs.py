@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis import compute_optimal, extrapolation, joint_laws, next_runs, planner
-from ehr_scaling.analysis.compute_optimal import optimum
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.joint import compute_optimal, joint_laws
+from ehr_scaling.analysis.joint.compute_optimal import optimum
+from ehr_scaling.analysis.plan import next_runs, planner
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
 OPTIONS = Options(draws=300)

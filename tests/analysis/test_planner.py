@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis import effective_data, extrapolation, plan_basis, planner
-from ehr_scaling.analysis.results import plain
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.plain import plain
+from ehr_scaling.analysis.plan import plan_basis, planner
+from ehr_scaling.analysis.repeats import effective_data
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options
 
 SCRIPT = Path(planner.__file__).with_suffix(".js")

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis import quality, readers
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.report import law_sections
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.errors import UserError
 
@@ -112,9 +114,9 @@ def test_codes_by_run_and_the_section():
     rows[3] = {**rows[3], "batch": rows[3]["D"] / 60, "edge": "N"}
     found = tuple(notes(rows))
     assert quality.by_run(found) == {rows[3]["run"]: "few_steps, at_edge"}
-    page = quality.doubtful(found)
+    page = law_sections.doubtful(found)
     assert "1 run with a doubt" in page and "60 steps" in page and quality.CODES["few_steps"] in page
-    assert "None of 7 checks" in quality.doubtful(())
+    assert "None of 7 checks" in law_sections.doubtful(())
 
 
 def test_the_known_outliers_of_a_published_table(real_data):

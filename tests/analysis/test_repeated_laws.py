@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
-from ehr_scaling.analysis import effective_data, newton, repeated_laws
-from ehr_scaling.analysis.repeated_laws import FORMS
+from ehr_scaling.analysis.joint import newton
+from ehr_scaling.analysis.repeats import effective_data, repeated_laws
+from ehr_scaling.analysis.repeats.repeated_laws import FORMS
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 
 NONE, FEW = Options(draws=0), Options(draws=100)

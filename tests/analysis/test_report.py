@@ -11,7 +11,7 @@ import pytest
 import simulated
 from test_downstream import write_scores
 
-from ehr_scaling.analysis import plots, report
+from ehr_scaling.analysis.report import plots, report
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import simulated
 
-from ehr_scaling.analysis import readers
-from ehr_scaling.analysis.run_table import budget_groups, describe, drop_highest_loss, from_rows
-from ehr_scaling.analysis.selection import cooled
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import budget_groups, describe, drop_highest_loss, from_rows
+from ehr_scaling.analysis.tables.selection import cooled
 from ehr_scaling.errors import UserError
 
 HEADER = "N,D,C,loss\n"

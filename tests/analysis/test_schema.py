@@ -13,9 +13,11 @@ import sweeps
 from pyarrow import parquet
 from scipy.special import expit
 
-from ehr_scaling.analysis import quality, readers, results
-from ehr_scaling.analysis.predictions import COLUMNS, Predictions
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.outcomes.predictions import COLUMNS, Predictions
+from ehr_scaling.analysis.report import results
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "laws.md"

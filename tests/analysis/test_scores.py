@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from test_downstream import FEW, study, write_scores
 
-from ehr_scaling.analysis import downstream, outcome_plots, outcome_sections, plots, report, scores
-from ehr_scaling.analysis.predictions import Predictions
+from ehr_scaling.analysis.outcomes import downstream, scores
+from ehr_scaling.analysis.outcomes.predictions import Predictions
+from ehr_scaling.analysis.report import outcome_plots, outcome_sections, plots, report
 from ehr_scaling.errors import UserError
 
 

@@ -7,8 +7,12 @@ import pytest
 import simulated
 import sweeps
 
-from ehr_scaling.analysis import rates, readers, repeats, report, results, schedules, selection
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.compare import schedules
+from ehr_scaling.analysis.isoflop import rates
+from ehr_scaling.analysis.repeats import repeats
+from ehr_scaling.analysis.report import report, results
+from ehr_scaling.analysis.tables import readers, selection
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options
 
 FEW = Options(draws=200)

@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from ehr_scaling.analysis import isoflop, parabola, power_laws
-from ehr_scaling.analysis.run_table import from_rows
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
+from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 
 # Each takes away one more reason why Kaplan et al. and Hoffmann et al. differ (its figure 1).

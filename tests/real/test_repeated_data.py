@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from ehr_scaling.analysis import repeated_data, repeated_laws, worth_of_passes
-from ehr_scaling.analysis.run_table import from_columns
+from ehr_scaling.analysis.repeats import repeated_data, repeated_laws, worth_of_passes
+from ehr_scaling.analysis.tables.run_table import from_columns
 from ehr_scaling.analysis.uncertainty import SUPPORTED, Options
 
 # Mean |relative error| of the loss under 10-fold cross-validation, percent (arXiv 2605.01640)

@@ -1,0 +1,1 @@
+"""Two sets of runs: tokenizations, recipes, schedules."""

@@ -1,0 +1,200 @@
+"""Losses of two sets of runs in one unit. A token of one vocabulary is not a token of another; an event, a day of a
+patient, or a patient is the same whatever it was written in. (A vocabulary that leaves things out of the timelines does
+not pay for them: that difference no unit shows. Where two make tokens of a different number of events, it is told.)"""
+
+import csv
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import Floats, RunTable
+from ehr_scaling.analysis.wording import percent
+from ehr_scaling.artifacts import RECORD, read_json
+from ehr_scaling.errors import UserError
+
+AUTO, TOKEN, PATIENT = "auto", "token", "patient"
+UNITS = ("event", "day", PATIENT)  # in the order in which "auto" asks for them
+COUNTS = {"event": "events", "day": "patient_days", PATIENT: "patients"}  # of each unit, in the record of a split
+VALIDATION = "validation"  # the split that losses are measured on
+SAME_EVENTS = 0.01  # share by which two numbers of events may differ before it is told
+
+
+class Measured(NamedTuple):
+    """What the losses of a directory of runs were measured on. timelines, events: fingerprints, of the vocabulary's
+    output and of its input. counts: of the validation split, tokens and what of COUNTS is known."""
+
+    timelines: str
+    events: str | None
+    counts: dict[str, float]
+
+    @property
+    def tokens_per(self) -> dict[str, float]:
+        """{unit: tokens}, of the units that are known."""
+        found = {unit: self.counts.get(name) for unit, name in COUNTS.items()}
+        return {unit: self.counts["tokens"] / count for unit, count in found.items() if count}
+
+
+@dataclass(frozen=True)
+class Common:
+    """Two tables, A and B, with losses in nats a `unit`.
+
+    tokens_per: {unit: (tokens of A, tokens of B)} in all units of which both are known; empty for tables and for
+    losses a token. notes: lines that a reader has to know, such as why a unit is not there.
+    """
+
+    a: RunTable
+    b: RunTable
+    unit: str
+    tokens_per: dict[str, tuple[float, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read(paths: tuple[Path, Path], unit: str = AUTO, columns: dict[str, str] | None = None) -> Common:
+    """Reads two sets of runs, each a directory or a table (`readers.read`), with losses in nats a `unit`.
+
+    Directories: what their runs record of the validation split, else the record of `timelines/` beside them, tells
+    tokens an event, a patient-day and a patient. Tables: by a column loss_per_<unit>, or tokens_per_<unit> that is
+    multiplied with the loss. unit: "auto" takes the first of token, event, day and patient that both have; "token" is
+    taken at its word for tables.
+    Raises: UserError where no unit is common to both, or the one asked for is not.
+    """
+    names = [f"--runs={path}" for path in paths]
+    measured = [_measured(path) for path in paths]
+    known = [_units(path, found) for path, found in zip(paths, measured, strict=True)]
+    made = [found for found in measured if found is not None]
+    same = len(made) == 2 and made[0].timelines == made[1].timelines
+    common = [u for u in UNITS if all(u in own for own in known)]
+    others = len(made) == 2 and (made[0].events is None or made[0].events != made[1].events)
+    if others:
+        common = []  # of other patients, whose days and events are no more the same than they are
+    missing = [] if others else _missing(names, measured)
+    if unit == AUTO:
+        if not same and not common:
+            raise UserError(
+                f"{' and '.join(names)}: losses a token of two vocabularies do not compare, and nothing tells another "
+                "unit: give both tables a column loss_per_event or tokens_per_event (or _day, _patient), directories "
+                "of runs with timelines/ of the same events beside them, or --unit=token for one vocabulary"
+            )
+        unit = TOKEN if same else common[0]
+    elif unit == TOKEN and len(made) == 2 and not same:
+        raise UserError(
+            f"--unit=token: the timelines of {paths[0]} and {paths[1]} differ; take --unit=event or patient"
+        )
+    elif unit != TOKEN and unit not in common:
+        why = f"; {missing[0]}" if missing else ""
+        raise UserError(
+            f"--unit={unit}: not known for both; a table needs a column loss_per_{unit} or tokens_per_{unit}, and "
+            f"directories of runs must be on timelines of the same events, with their counts{why}"
+        )
+    a, b = (_in_unit(path, unit, own, columns or {}) for path, own in zip(paths, known, strict=True))
+    if len(made) < 2 or unit == TOKEN:
+        return Common(a, b, unit)
+    per = {u: (made[0].tokens_per[u], made[1].tokens_per[u]) for u in common}
+    return Common(a, b, unit, per, (*missing, *_other_events(made)))
+
+
+def _measured(path: Path) -> Measured | None:
+    """What the runs of a directory were measured on; None for a table, and for runs that nothing says it of.
+
+    Raises: UserError where its runs were measured on different timelines.
+    """
+    if not path.is_dir():
+        return None
+    found: dict[str, Measured] = {}
+    for cell in (p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        metrics = readers.newest_metrics(cell)
+        record = read_json(metrics) if metrics else None
+        own = record.get("measured_on") if isinstance(record, dict) else None
+        if isinstance(own, dict):
+            of_timelines = str(own.get("timelines_fingerprint"))
+            found[of_timelines] = Measured(of_timelines, own.get("events_fingerprint"), _counts(own))
+    if len(found) > 1:
+        raise UserError(f"--runs={path}: its runs are on {len(found)} different timelines: give each its own directory")
+    if found:
+        return next(iter(found.values()))
+    # Runs of an earlier version say nothing of it themselves.
+    beside = path.parent / "timelines" / RECORD
+    if not beside.is_file():
+        return None
+    record = read_json(beside)
+    split = record["summary"].get(VALIDATION, {})
+    return Measured(record["fingerprint"], record["inputs"].get("events"), _counts(split))
+
+
+def _counts(record: dict[str, Any]) -> dict[str, float]:
+    return {name: float(record[name]) for name in ("tokens", *COUNTS.values()) if record.get(name)}
+
+
+def _missing(names: list[str], measured: list[Measured | None]) -> list[str]:
+    """Why directories of runs tell no events or days."""
+    notes = []
+    for name, found in zip(names, measured, strict=True):
+        lacks = [unit for unit, count in COUNTS.items() if found and count not in found.counts]
+        if lacks:
+            notes.append(
+                f"{name}: no loss per {' or '.join(lacks)}, because its timelines were made by a version that did not "
+                "count these; prepare the data in a new --workdir and train there for them"
+            )
+    return notes
+
+
+def _other_events(made: list[Measured]) -> list[str]:
+    a, b = (found.counts.get("events", 0.0) for found in made)
+    if not a or not b or abs(a / b - 1) <= SAME_EVENTS:
+        return []
+    return [
+        f"A makes tokens of {a:,.0f} events of the validation split and B of {b:,.0f}, {percent(abs(a / b - 1), 1)} "
+        "apart: neither pays for those that it leaves out"
+    ]
+
+
+def _units(path: Path, measured: Measured | None) -> dict[str, str | float]:
+    """Of each unit that is known the column that holds it, or tokens a unit."""
+    if measured is not None:
+        return dict(measured.tokens_per) if measured.counts.get("tokens") else {}
+    if path.is_dir() or not path.is_file():
+        return {}
+    header = _header(path)
+    found: dict[str, str | float] = {}
+    for unit in UNITS:
+        for column in (f"tokens_per_{unit}", f"loss_per_{unit}"):  # a loss that is there needs no product
+            if column in header:
+                found[unit] = column
+    return found
+
+
+def _header(path: Path) -> list[str]:
+    """Names of a table's columns; those of the first record of a .jsonl. What is wrong with it `readers` will say."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq  # here, because only this format needs it
+
+        try:
+            return list(pq.read_schema(path).names)
+        except (OSError, ValueError):  # pyarrow's errors of a file's contents are ValueErrors
+            return []
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as f:
+        line = f.readline()
+    if path.suffix.lower() != ".csv":
+        try:
+            return list(json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            return []
+    return [name.strip() for row in csv.reader([line]) for name in row]
+
+
+def _in_unit(path: Path, unit: str, known: dict[str, str | float], columns: dict[str, str]) -> RunTable:
+    if unit == TOKEN:
+        return readers.read(path, columns)
+    by = known[unit]
+    if isinstance(by, float):
+        return _times(readers.read(path), by)
+    if by.startswith("loss"):
+        return readers.read(path, {**columns, "loss": by})
+    # Read in the place of the loss, which must be a positive number as well.
+    return _times(readers.read(path, columns), readers.read(path, {**columns, "loss": by}).loss)
+
+
+def _times(table: RunTable, factor: Floats | float) -> RunTable:
+    return replace(table, loss=table.loss * factor, loss_se=table.loss_se * factor)

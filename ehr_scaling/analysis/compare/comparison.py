@@ -1,0 +1,312 @@
+"""Two tokenizations or recipes, A and B: how their losses differ at equal cells, and what that is worth in compute.
+
+Losses are in one unit (`comparable`). The compute multiplier is C_A / C_B at equal loss, C being the least compute that
+reaches it (`frontiers`): below 1, A is the cheaper way to B's loss.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ehr_scaling.analysis.compare import frontiers, loss_to_loss
+from ehr_scaling.analysis.compare.comparable import Common
+from ehr_scaling.analysis.compare.frontiers import Frontier
+from ehr_scaling.analysis.compare.loss_to_loss import LossToLoss, Pairs
+from ehr_scaling.analysis.isoflop import isoflop
+from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.joint_laws import AUTO, JointLaw
+from ehr_scaling.analysis.plain import plain
+from ehr_scaling.analysis.tables import selection
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
+from ehr_scaling.analysis.wording import decimal, percent, plural, power, signed, significant, span
+
+LEAST_PAIRS = 3
+LEVELS = 5  # losses at which the multiplier is told
+UNSURE = 10.0  # an interval that spans more than this factor
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Loss of A over that of B at equal cells, mean of the logarithm over runs.
+
+    at: what is equal: "N and D" or "N and C". percent: 100 (A / B - 1). lower: in how many cells A is lower.
+    """
+
+    at: str
+    cells: int
+    lower: int
+    percent: float
+    interval: tuple[float, float]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """C_A / C_B at the losses that both reach inside their own compute.
+
+    rows: {loss, C_a, C_b, multiplier, low, high}, by falling loss. The number is that of the last, the lowest loss
+    that both reach. trend: its ratio to that of the first, with interval. kind: the law it comes from.
+    failed: share of draws that do not come to one of the losses. by_law: what each law says of the number; NaN where
+    it does not come to that loss.
+    """
+
+    kind: str
+    rows: list[dict[str, float]]
+    value: float
+    interval: tuple[float, float]
+    trend: float
+    trend_interval: tuple[float, float]
+    failed: float
+    by_law: dict[str, float]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """tables: the runs compared. loss_to_loss: the loss of B as a law of that of A, over the paired cells.
+
+    in_units: {unit: {tokens_a, tokens_b: tokens a unit, percent: the paired difference in that unit}}, of every unit
+    that both directories of runs know. notes: of `comparable.Common`.
+    """
+
+    unit: str
+    tables: tuple[RunTable, RunTable]
+    paired: Paired
+    multiplier: Multiplier
+    loss_to_loss: LossToLoss
+    options: Options
+    in_units: dict[str, dict[str, float]]
+    notes: tuple[str, ...]
+
+
+def compare(common: Common, options: Options | None = None) -> Comparison:
+    """Compares runs whose losses are in one unit. Of each table the runs that a law is fitted to: cooled, of one kind,
+    on all patients, each cell at its best setting."""
+    options = options or Options()
+    tables = (_ready(common.a), _ready(common.b))
+    at, pairs = "N and D", loss_to_loss.matched(*tables)
+    if not len(pairs):
+        at, pairs = "N and C", loss_to_loss.matched(*tables, at="C")
+    difference = paired(pairs, at, options)
+    return Comparison(
+        common.unit,
+        tables,
+        difference,
+        multiplier(*tables, options),
+        loss_to_loss.fit(pairs.L1, pairs.L2, pairs.cluster, options),
+        options,
+        _in_units(difference, common),
+        common.notes,
+    )
+
+
+def _in_units(difference: Paired, common: Common) -> dict[str, dict[str, float]]:
+    """Tokens a unit are one number for all runs of a directory, so that a ratio of losses a token is one in any unit
+    but for a factor."""
+    per = common.tokens_per
+    if common.unit not in per:
+        return {}
+    a, b = per[common.unit]
+    ratio = (1 + difference.percent / 100) * b / a  # of the losses a token
+    return {u: {"tokens_a": x, "tokens_b": y, "percent": 100 * (ratio * x / y - 1)} for u, (x, y) in per.items()}
+
+
+def _ready(table: RunTable) -> RunTable:
+    table = selection.on_all_patients(selection.of_one_kind(selection.cooled(table)))
+    tuning = selection.tuned(table)
+    return table.take(tuning.keep, tuning.notes) if tuning.cells else table
+
+
+def paired(pairs: Pairs, at: str, options: Options) -> Paired:
+    """By Student's t over runs: checkpoints of one run count as one, and few runs make a wide interval."""
+    differences = np.log(pairs.L1 / pairs.L2)
+    runs = len(np.unique(pairs.cluster))
+    if not runs:
+        nothing = "no cell of A has its N with the D, or the C, of one of B"
+        return Paired(at, 0, 0, np.nan, (np.nan, np.nan), Verdict(UNIDENTIFIED, nothing))
+    means = np.bincount(pairs.cluster, weights=differences) / np.bincount(pairs.cluster)
+    lower, mean = int((differences < 0).sum()), float(means.mean())
+    found = Paired(at, len(pairs), lower, 100 * float(np.expm1(mean)), (np.nan, np.nan), Verdict("", ""))
+    if runs < LEAST_PAIRS:
+        few = f"{plural(runs, 'run')} of A at equal {at}; at least {LEAST_PAIRS} are needed"
+        return replace(found, verdict=Verdict(UNIDENTIFIED, few))
+    reach = float(stats.t.ppf((1 + options.level) / 2, runs - 1) * means.std(ddof=1) / np.sqrt(runs))
+    low, high = (100 * float(np.expm1(mean + side * reach)) for side in (-1, 1))
+    told = "" if low > 0 or high < 0 else "; which is lower is not told"
+    reason = f"A is lower in {lower} of {plural(len(pairs), 'cell')} at equal {at}{told}"
+    return replace(found, interval=(low, high), verdict=Verdict(SUPPORTED, reason))
+
+
+def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
+    """By the optima of the bracketed budgets, between which log L is taken as straight in log C, where both tables have
+    three of them: inside the data no law is needed. On four pairs of public IsoFLOP tables the joint laws were off by
+    up to a factor of 1.8 at the lowest loss, and the optima by 2 %.
+
+    Otherwise by one joint law for both tables, so that what its form gets wrong is wrong for both: options.law, or of
+    all that can be fitted the one of least n log(objective) + 2 parameters (AIC). Half of the widest distance between
+    the laws is then added to the interval. The tables' draws are independent, which is wide where they share test
+    patients.
+    """
+    tables = (a, b)
+    seeds = [replace(options, seed=options.seed + k) for k in range(2)]  # the same seed would pair runs by accident
+    fits = {name: laws for name in joint_laws.FORMS if (laws := _laws(name, tables, seeds, draws=0))}
+    each = {name: frontiers.of_laws(laws, tables) for name, laws in fits.items()}
+    budgets = [isoflop.fit(table, own) for table, own in zip(tables, seeds, strict=True)]
+    found = [side for own in budgets if (side := frontiers.of_optima(own))]
+    if len(found) == 2:
+        lines = [side for own in budgets if (side := frontiers.of_line(own, options))]
+        each |= {frontiers.LINES: lines} if len(lines) == 2 else {}
+        return _between(found, each, options, widened=False)
+    if not fits:
+        return _no_multiplier("none", "A or B has too few bracketed budgets, and too few runs for a joint law")
+    best = min(fits, key=lambda name: _criterion(fits[name])) if options.law == AUTO else options.law
+    sides = frontiers.of_laws(_laws(best, tables, seeds), tables)
+    if not sides:
+        return _no_multiplier("none", f"--law={best} cannot be fitted to both")
+    for name, side in zip("AB", sides, strict=True):
+        if side.verdict.word == UNIDENTIFIED:
+            return _no_multiplier(side.kind, f"the law of {name} is unidentified: {side.verdict.reason}")
+    return _between(sides, each, options, widened=True)
+
+
+def _laws(
+    name: str, tables: tuple[RunTable, RunTable], seeds: list[Options], draws: int | None = None
+) -> list[JointLaw]:
+    """That law of both tables; empty where one has none."""
+    found = []
+    for table, own in zip(tables, seeds, strict=True):
+        options = own if draws is None else replace(own, draws=draws)
+        found.append(joint_laws.fit(name, table.N, table.D, table.loss, table.clusters, options))
+    laws = [law for law in found if law is not None]
+    return laws if len(laws) == len(found) else []
+
+
+def _criterion(laws: list[JointLaw]) -> float:
+    n = [len(law.residuals) for law in laws]
+    objectives = [max(law.objective, 1e-300) for law in laws]
+    return float(np.dot(n, np.log(objectives))) + 2 * len(laws) * len(laws[0].form.free)
+
+
+def _between(
+    sides: list[Frontier], others: dict[str, list[Frontier]], options: Options, *, widened: bool
+) -> Multiplier:
+    kind = sides[0].kind
+    ends = np.array([side.curve(np.array(side.C))[0] for side in sides])  # [2, 2] at least and most compute
+    high, low = ends[:, 0].min(), ends[:, 1].max()
+    if not low < high:
+        reach = " and ".join(f"{significant(e[0])} to {significant(e[1])}" for e in ends)
+        return _no_multiplier(kind, f"the curves do not overlap: A and B reach losses of {reach} in their compute")
+    levels = np.exp(np.linspace(np.log(high), np.log(low), LEVELS))
+    ratios, reached = frontiers.log_ratios(sides, levels)
+    by_law = {name: frontiers.log_ratios(pair, levels)[0][0] for name, pair in others.items()}
+    apart = np.zeros(LEVELS)
+    if widened:
+        distances = [np.nan_to_num(np.abs(value - ratios[0])) for value in by_law.values()]
+        apart = np.max([apart, *distances], axis=0) / 2
+    rows, bounds = [], np.full((LEVELS, 2), np.nan)
+    for k, loss in enumerate(levels):
+        own = interval(ratios[1:, k], options.level) - ratios[0, k]
+        bounds[k] = ratios[0, k] + np.hypot(own, apart[k]) * (-1, 1)
+        C_a, C_b = (float(np.exp(r[0, k])) for r in reached)
+        row = {"loss": float(loss), "C_a": C_a, "C_b": C_b, "multiplier": C_a / C_b}
+        rows.append(row | dict(zip(("low", "high"), np.exp(bounds[k]).tolist(), strict=True)))
+    trends = ratios[:, -1] - ratios[:, 0]
+    trend = trends[0] + np.hypot(interval(trends[1:], options.level) - trends[0], np.hypot(*apart[[0, -1]])) * (-1, 1)
+    found = Multiplier(
+        kind=kind,
+        rows=rows,
+        value=rows[-1]["multiplier"],
+        interval=(rows[-1]["low"], rows[-1]["high"]),
+        trend=float(np.exp(trends[0])),
+        trend_interval=(float(np.exp(trend[0])), float(np.exp(trend[1]))),
+        failed=float(np.isnan(ratios[1:]).any(1).mean()) if len(ratios) > 1 else 1.0,
+        by_law={name: float(np.exp(value[-1])) for name, value in by_law.items()},
+        verdict=Verdict("", ""),
+    )
+    return replace(found, verdict=_judge(found, options))
+
+
+def _judge(m: Multiplier, options: Options) -> Verdict:
+    low, high = m.interval
+    if not np.isfinite(low) or m.failed > options.failed:
+        return Verdict(UNIDENTIFIED, f"{percent(m.failed)} of the bootstrap draws do not reach the loss")
+    if high > UNSURE * low:
+        return Verdict(UNIDENTIFIED, f"known to no better than a factor of {UNSURE:g}")
+    which = "A needs less compute" if high < 1 else "A needs more compute" if low > 1 else "not told from equal"
+    before, after = m.trend_interval
+    drift = "falls with compute" if after < 1 else "grows with compute" if before > 1 else "no change with compute told"
+    inside = f"losses {significant(m.rows[0]['loss'])} to {significant(m.rows[-1]['loss'])} are inside both"
+    return Verdict(SUPPORTED, f"{which}; {inside}; {drift}")
+
+
+def _no_multiplier(kind: str, reason: str) -> Multiplier:
+    nan = np.nan
+    return Multiplier(kind, [], nan, (nan, nan), nan, (nan, nan), nan, {}, Verdict(UNIDENTIFIED, reason))
+
+
+def to_json(found: Comparison) -> dict[str, Any]:
+    """compare.json: unit; a, b: {source, runs, left_out}; paired; units {unit: {tokens_a, tokens_b, percent}};
+    multiplier (C_A / C_B); loss_to_loss (B of A); notes. Unknown numbers are null. Intervals at `level`."""
+    sides = {
+        name: {"source": t.source, "runs": len(t), "left_out": [note._asdict() for note in t.notes]}
+        for name, t in zip("ab", found.tables, strict=True)
+    }
+    p, m = found.paired, found.multiplier
+    record = {
+        "unit": found.unit,
+        "level": found.options.level,
+        "draws": found.options.draws,
+        "seed": found.options.seed,
+        **sides,
+        "paired": {**vars(p), "verdict": p.verdict._asdict()},
+        "units": found.in_units,
+        "multiplier": {**vars(m), "verdict": m.verdict._asdict()},
+        "loss_to_loss": loss_to_loss.to_json(found.loss_to_loss),
+        "notes": list(found.notes),
+    }
+    return dict(plain(record))
+
+
+def summary(found: Comparison) -> str:
+    """The comparison in the few lines that a terminal has room for."""
+    p, m, law = found.paired, found.multiplier, found.loss_to_loss
+    a, b = found.tables
+    article = "an" if found.unit[0] in "aeiou" else "a"
+    lines = [
+        f"A: {plural(len(a), 'run')} of {a.source}; B: {plural(len(b), 'run')} of {b.source}; "
+        f"nats {article} {found.unit}",
+        f"loss of A against B at equal {p.at}: {_signed_percent(p.percent)}  "
+        f"[{span(p.interval, _signed_percent)}]  {p.verdict.word}: {p.verdict.reason}",
+        *_units_line(found),
+        f"compute of A for the loss of B: x {significant(m.value)}  [{span(m.interval, significant)}]  "
+        f"{m.verdict.word}: {m.verdict.reason} ({m.kind})",
+    ]
+    lines += [
+        f"  loss {decimal(row['loss'])}: A {power(row['C_a'])}, B {power(row['C_b'])} FLOPs, "
+        f"x {significant(row['multiplier'])}  [{span((row['low'], row['high']), significant)}]"
+        for row in m.rows
+    ]
+    if m.by_law:
+        lines.append("  by law: " + ", ".join(f"{name} x {significant(value)}" for name, value in m.by_law.items()))
+    fitted = ", ".join(
+        f"{name} {significant(value)} [{span(law.intervals[name], significant)}]"
+        for name, value in law.parameters.items()
+    )
+    lines.append(f"loss of B by that of A ({law.form}): {fitted}  {law.verdict.word}: {law.verdict.reason}")
+    return "\n".join([*lines, *found.notes])
+
+
+def _units_line(found: Comparison) -> list[str]:
+    parts = [
+        f"{_signed_percent(own['percent'])} a {unit} ({significant(own['tokens_a'])} tokens of A, "
+        f"{significant(own['tokens_b'])} of B)"
+        for unit, own in found.in_units.items()
+    ]
+    return ["  the same in every unit: " + "; ".join(parts).replace(" a event", " an event")] if parts else []
+
+
+def _signed_percent(value: float | None) -> str:
+    return f"{signed(value, 2)} %" if value is not None and np.isfinite(value) else "–"

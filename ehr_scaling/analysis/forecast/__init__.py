@@ -1,0 +1,1 @@
+"""Forecasts beyond the runs: rolling hold-outs, and the sealed top of the compute range."""

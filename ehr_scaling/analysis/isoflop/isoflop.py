@@ -1,0 +1,131 @@
+"""IsoFLOP profiles: at each compute budget, where does the loss turn?
+
+Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556): loss against log N at fixed C is fitted by a parabola, whose
+vertex is the optimal size. Here the parabola is local, every budget gets a verdict, and only bracketed ones go on.
+Instead of it a local cubic may be fitted, or an interpolation of all sizes (`Options.isoflop`).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehr_scaling.analysis.isoflop import interpolation, parabola
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers
+from ehr_scaling.errors import UserError
+
+PARABOLA, AKIMA, CUBIC = "parabola", "akima", "cubic"
+METHODS = (PARABOLA, AKIMA, CUBIC)
+
+
+def rule(options: Options) -> str:
+    """How a budget is judged, for the report."""
+    window = options.window
+    how = {
+        PARABOLA: f"a parabola of loss in log N is {parabola.rule('size', window)}",
+        AKIMA: f"Akima's interpolation of log loss in log N is {interpolation.rule('size', window)}",
+        CUBIC: f"a cubic of loss in log N, judged as a parabola would be, is {parabola.rule('size', window, degree=3)}",
+    }[options.isoflop]
+    return f"In each budget {how} Only bracketed budgets enter a law."
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetFit(parabola.Profile):
+    """One budget: the curve of loss in log N. Sizes in parameters.
+
+    shape: the curve. C: FLOPs. rows: [n] index into the table.
+    D, D_interval: tokens at the optimum. log_D: [draws] of the bootstrap.
+    """
+
+    shape: parabola.Parabola | interpolation.Interpolation
+    C: float
+    rows: NDArray[np.int64]
+    D: float = np.nan
+    D_interval: tuple[float, float] = (np.nan, np.nan)
+    log_D: Floats | None = None
+
+    @property
+    def centre(self) -> float:
+        """Middle of log N; NaN where no curve was fitted."""
+        return self.shape.centre
+
+    def curve(self, N: Floats) -> Floats:
+        """Loss of the curve at N, any shape."""
+        return self.shape.curve(N)
+
+    @property
+    def N(self) -> float:
+        return self.optimum
+
+    @property
+    def N_interval(self) -> tuple[float, float]:
+        return self.optimum_interval
+
+    @property
+    def L(self) -> float:
+        return self.lowest
+
+    @property
+    def L_interval(self) -> tuple[float, float]:
+        return self.lowest_interval
+
+    @property
+    def sizes(self) -> int:
+        return self.values
+
+    @property
+    def draws(self) -> Floats | None:
+        """[draws, 3] log N*, log D*, L* of each bootstrap draw, NaN where the vertex left the grid."""
+        if self.turns is None or self.log_D is None:
+            return None
+        return np.stack([self.turns[:, 0], self.log_D, self.turns[:, 1]], 1)
+
+
+def fit(table: RunTable, options: Options) -> list[BudgetFit]:
+    """One `BudgetFit` for every budget of the table, ascending in C.
+
+    Raises: UserError for an unknown method.
+    """
+    if options.isoflop not in METHODS:
+        raise UserError(f"isoflop={options.isoflop}: no such method, choose one of {', '.join(METHODS)}")
+    rng = np.random.default_rng([options.seed, 1])
+    factors = multipliers(table.clusters, options.draws, rng)
+    groups = [np.flatnonzero(table.group == g) for g in range(len(table.budgets))]
+    sd = np.full(len(groups), np.nan)
+    if options.isoflop == AKIMA:
+        noise = interpolation.noise(table.budgets, [(table.N[g], table.loss[g]) for g in groups], options.window)
+        sd, factors = noise.sd, noise.uncertain(factors, rng)
+    return [fit_budget(table, g, factors[:, g], options, float(s)) for g, s in zip(groups, sd, strict=True)]
+
+
+def fit_budget(
+    table: RunTable, rows: NDArray[np.int64], factors: Floats, options: Options, sd: float = np.nan
+) -> BudgetFit:
+    """Fits one budget.
+
+    rows: [n] the budget's rows. factors: [draws, n] of `uncertainty.multipliers`, for Akima's interpolation of
+    `interpolation.Noise.uncertain`. sd: of log loss of one run, needed by that alone.
+    """
+    C = float(np.exp(np.log(table.C[rows]).mean()))
+    N, loss = table.N[rows], table.loss[rows]
+    shared: Any = {"reach": options.window, "level": options.level, "what": "size", "near": options.near}
+    found: parabola.Parabola | interpolation.Interpolation
+    if options.isoflop == AKIMA:
+        found = interpolation.fit(N, loss, factors, sd, **shared)
+    else:
+        found = parabola.fit(N, loss, factors, degree=3 if options.isoflop == CUBIC else 2, **shared)
+    tokens: dict[str, Any] = {}
+    if found.turns is not None:
+        sizes, at = np.unique(np.log(N), return_inverse=True)
+        mean_log_D = np.bincount(at, weights=np.log(table.D[rows])) / np.bincount(at)
+        log_D = np.interp(found.turns[:, 0], sizes, mean_log_D, left=np.nan, right=np.nan)
+        low, high = interval(log_D, options.level)
+        tokens = {
+            "log_D": log_D,
+            "D": float(np.exp(np.interp(np.log(found.optimum), sizes, mean_log_D))),
+            "D_interval": (float(np.exp(low)), float(np.exp(high))),
+        }
+    profile = {field.name: getattr(found, field.name) for field in fields(parabola.Profile)}
+    return BudgetFit(**profile, shape=found, C=C, rows=rows, **tokens)

@@ -1,0 +1,199 @@
+"""How far the exponents depend on how parameters, compute and tokens are counted.
+
+The same runs give N ∝ C^0.37 or C^0.7, by what is called N and C: Kaplan et al. 2020 left out the embedding and the
+head, Hoffmann et al. 2022 did not (Pearce & Song 2024, arXiv 2406.12907; Porian et al. 2024, arXiv 2406.19146).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.compute_optimal import flops_of
+from ehr_scaling.analysis.joint.joint_laws import ALPHA, AUTO, BETA, DEFAULT, JointLaw
+from ehr_scaling.analysis.tables.run_table import SPAN, Floats, RunTable
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
+from ehr_scaling.analysis.wording import decimal, percent, significant, span
+
+PARAMETERS = ("body", "body + head", "all")
+COMPUTE = ("counted", "6ND")
+TOKENS = ("positions", "real tokens")
+COLUMNS = {"body + head": ("N_head",), "all": ("N_head", "N_embedding"), "real tokens": ("real_tokens",)}
+MOST_DRAWS = 400  # enough for the two ends of an interval; there are twelve conventions
+LINE, POINTS = 81, 8  # sizes and budgets at which a law is asked where it is lowest
+METHODS = {"joint": "the joint law", "isoflop": "the IsoFLOP vertices"}
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """One of N_opt ∝ C^a or D_opt ∝ C^b; NaN where it is not known."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+NONE = Exponent(np.nan, (np.nan, np.nan))
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What N, C and D mean, and the exponents of the runs so counted.
+
+    isoflop, joint: {"a", "b"}, of the lines through the IsoFLOP vertices and of the joint law's optimum.
+    verdicts: {"isoflop", "joint"}. A missing column makes both "not known".
+    """
+
+    N: str
+    C: str
+    D: str
+    isoflop: dict[str, Exponent]
+    joint: dict[str, Exponent]
+    verdicts: dict[str, Verdict]
+
+    @property
+    def name(self) -> str:
+        return f"N {self.N}, C {self.C}, D {self.D}"
+
+
+def fit(runs: RunTable, options: Options) -> list[Convention]:
+    """Both kinds of exponents under every convention, that of the study first: body parameters, counted C, positions.
+
+    The joint law is options.law, or Chinchilla's: here it is the counting that is compared.
+    """
+    options = replace(options, draws=min(options.draws, MOST_DRAWS))
+    return list(_each(runs, options))
+
+
+def _each(runs: RunTable, options: Options) -> Iterator[Convention]:
+    name = DEFAULT if options.law == AUTO else options.law
+    for D in TOKENS:
+        for N in PARAMETERS:
+            missing = [c for c in COLUMNS.get(N, ()) + COLUMNS.get(D, ()) if not np.isfinite(getattr(runs, c)).all()]
+            if missing:
+                reason = f"not known: no {' and '.join(missing)} for every run"
+                for C in COMPUTE:
+                    nothing = {"a": NONE, "b": NONE}
+                    word = Verdict(UNIDENTIFIED, reason)
+                    yield Convention(N, C, D, nothing, nothing, {"isoflop": word, "joint": word})
+                continue
+            counted = _counted(runs, N, D)
+            law = joint_laws.fit(name, counted.N, counted.D, counted.loss, counted.clusters, options)
+            for C in COMPUTE:
+                own = counted if C == "counted" else replace(counted, C=6.0 * counted.N * counted.D)
+                lines, line_word = _lines(own, C, options)
+                joint, joint_word = _joint(law, own, options)
+                yield Convention(N, C, D, lines, joint, {"isoflop": line_word, "joint": joint_word})
+
+
+def _counted(runs: RunTable, N: str, D: str) -> RunTable:
+    """The runs with N and D as the convention counts them; their budgets stay those they were designed for."""
+    parameters = runs.N + sum(getattr(runs, column) for column in COLUMNS.get(N, ()))
+    return replace(runs, N=parameters, D=runs.real_tokens if D == "real tokens" else runs.D)
+
+
+def _lines(runs: RunTable, C: str, options: Options) -> tuple[dict[str, Exponent], Verdict]:
+    groups = [runs.C[runs.group == g] for g in range(len(runs.budgets))]
+    apart = max(float(own.max() / own.min()) for own in groups)
+    if C != "counted" and apart > SPAN:  # the study's own budgets are as they are
+        reason = (
+            f"so counted, runs of one budget differ in C by a factor of {significant(apart, 2)}: no IsoFLOP profile"
+        )
+        return {"a": NONE, "b": NONE}, Verdict(UNIDENTIFIED, reason)
+    laws = power_laws.fit(isoflop.fit(runs, options), options)
+    found = {key: Exponent(laws[name].exponent, laws[name].interval) for key, name in (("a", "N"), ("b", "D"))}
+    return found, laws["N"].verdict
+
+
+def _joint(law: JointLaw | None, runs: RunTable, options: Options) -> tuple[dict[str, Exponent], Verdict]:
+    nothing = {"a": NONE, "b": NONE}
+    if law is None:
+        return nothing, Verdict(UNIDENTIFIED, f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D")
+    slopes = optimum_slopes(law, np.vstack([law.theta[None], law.draws]), runs)
+    if not np.isfinite(slopes[0, 0]):
+        return nothing, Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
+    failed = float(np.isnan(slopes[1:, 0]).mean()) if len(law.draws) else 1.0
+    found = {key: Exponent(float(slopes[0, k]), interval(slopes[1:, k], options.level)) for k, key in enumerate("ab")}
+    low, high = found["a"].interval
+    if failed > options.failed:
+        return found, Verdict(UNIDENTIFIED, f"{percent(failed)} of the bootstrap draws lose the optimum or a term")
+    if not high - low <= options.wide:
+        return found, Verdict(UNIDENTIFIED, f"the interval is wider than {options.wide:g}")
+    return found, Verdict(SUPPORTED, f"interval {high - low:.2f} wide")
+
+
+def optimum_slopes(law: JointLaw, theta: Floats, runs: RunTable) -> Floats:
+    """[b, 2] slopes of log N* and log D* in log C over the compute of the runs, for parameters [b, 6] of the law.
+
+    C = f(N) N D, where f is the runs' own C / (N D). Where it is 6 for all, the slopes are β / (α + β) and α / (α + β)
+    (Hoffmann et al. 2022, eq. 4). Where it falls with size, because small models spend most on head and attention, the
+    optimum moves; it is sought between the smallest and the largest size, and a compute without one there counts for
+    nothing: NaN with fewer than two left, and for draws that lose one of those that the first of theta has.
+    """
+    sizes, flops = flops_of(runs)
+    if np.ptp(flops) <= 1e-6 * flops[0]:
+        alpha, beta = theta[:, ALPHA], theta[:, BETA]
+        return np.stack([beta, alpha], 1) / (alpha + beta)[:, None]
+    log_C = np.linspace(np.log(runs.budgets[0]), np.log(runs.budgets[-1]), POINTS)
+    log_N = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), LINE)
+    log_ND = log_C[:, None] - np.interp(log_N, np.log(sizes), np.log(flops))
+    loss = law.losses_of(theta, np.exp(log_N)[None], np.exp(log_ND - log_N))  # [b, POINTS, LINE]
+    at = np.clip(loss.argmin(-1), 1, LINE - 2)
+    left, middle, right = (np.take_along_axis(loss, (at + k)[..., None], -1)[..., 0] for k in (-1, 0, 1))
+    inside = (middle < left) & (middle <= right)
+    with np.errstate(divide="ignore", invalid="ignore"):  # the vertex of the parabola through the three lowest
+        shift = np.where(inside, (left - right) / (left - 2 * middle + right) / 2, np.nan)
+    best = log_N[at] + shift * (log_N[1] - log_N[0])
+    used = np.isfinite(best[0])
+    if used.sum() < 2 or np.ptp(log_C) == 0:
+        return np.full((len(theta), 2), np.nan)
+    tokens = log_C - np.interp(best, np.log(sizes), np.log(flops)) - best
+    u = log_C[used] - log_C[used].mean()
+    return np.stack([best[:, used] @ u, tokens[:, used] @ u], 1) / (u @ u)
+
+
+def disagreement(found: list[Convention]) -> str:
+    """A sentence on whether any two conventions differ in a by more than their intervals."""
+    for method, what in METHODS.items():
+        known = [(c, getattr(c, method)["a"]) for c in found if np.isfinite(getattr(c, method)["a"].interval[0])]
+        if not known:
+            continue
+        low, high = min(known, key=lambda k: k[1].interval[1]), max(known, key=lambda k: k[1].interval[0])
+        if low[1].interval[1] < high[1].interval[0]:
+            ends = " and ".join(
+                f"{decimal(e.value, 2)} ({span(e.interval, _two)}) with {c.name}" for c, e in (low, high)
+            )
+            return (
+                f"By {what}, the same runs give a = {ends}: more apart than their intervals are wide. An exponent says "
+                "nothing without its convention."
+            )
+    told = sum(np.isfinite(c.joint["a"].value) or np.isfinite(c.isoflop["a"].value) for c in found)
+    if told < 2:
+        return "Only one convention can be told from these columns, so how far the exponents depend on it is not known."
+    return f"No two of the {told} conventions that can be told differ in a by more than their intervals."
+
+
+def _two(value: float | None) -> str:
+    return decimal(value, 2)
+
+
+def to_json(found: list[Convention]) -> list[dict[str, Any]]:
+    return [
+        {
+            "N": c.N,
+            "C": c.C,
+            "D": c.D,
+            **{
+                method: {
+                    "a": own["a"].value,
+                    "b": own["b"].value,
+                    "intervals": {"a": own["a"].interval, "b": own["b"].interval},
+                    **c.verdicts[method]._asdict(),
+                }
+                for method, own in (("isoflop", c.isoflop), ("joint", c.joint))
+            },
+        }
+        for c in found
+    ]

@@ -1,0 +1,201 @@
+"""Which numbers of a joint law the runs tell: profile beside bootstrap, and a word for each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from ehr_scaling.analysis.joint.compute_optimal import SIX, best_sizes
+from ehr_scaling.analysis.joint.joint_fit import jacobian
+from ehr_scaling.analysis.joint.joint_laws import JointLaw
+from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, curves, values
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, interval
+from ehr_scaling.analysis.wording import significant
+
+APART = 2.0  # intervals whose widths differ by more disagree
+WIDE = 10.0  # high over low, beyond which a quantity is unidentified as in JointLaw.words
+EXACT = 1e-6  # a narrower interval, relative to its value, is rounding
+COLLINEAR = 30.0
+SLACK = 1.01  # budgets are counted in whole steps
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A quantity of a law: a parameter, a of N* ∝ C^a, or at C FLOPs "N", "D", "D/N" or "L" of the best model.
+
+    interval: by `likelihood.curves`, NaN for an open end. bootstrap: of the run bootstrap, NaN without draws.
+    curve: [points, 2] values, ascending, and the rise of the objective there over its threshold.
+    """
+
+    name: str
+    C: float | None
+    estimate: float
+    interval: tuple[float, float]
+    bootstrap: tuple[float, float]
+    curve: Floats
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Identifiability:
+    """condition: of the Jacobian of log L, its columns scaled to one length (the Hessian's is its square); above 30
+    parameters stand in for each other (Belsley, Kuh & Welsch 1980). optima, basins: see `JointLaw`.
+    undercut: share of the objective by which a profile found a lower one; above 0 the fit is not the optimum.
+    """
+
+    law: str
+    level: float
+    profiles: tuple[Profile, ...]
+    condition: float
+    optima: tuple[int, int]
+    basins: int
+    undercut: float
+
+    def of(self, name: str, C: float | None = None) -> Profile:
+        """Raises: KeyError for a quantity that was not profiled."""
+        for profile in self.profiles:
+            if profile.name == name and profile.C == C:
+                return profile
+        raise KeyError((name, C))
+
+
+def identify(
+    law: JointLaw,
+    table: RunTable,
+    C_values: Sequence[float] = (),
+    options: Options | None = None,
+    flops: float = SIX,
+) -> Identifiability:
+    """Profiles of what was fitted of E, A, B, alpha, beta and k, of a, and of the best model at each of C_values.
+
+    table: the runs that the law was fitted to. C_values: FLOPs. flops: for each parameter and token, C / (N D).
+    """
+    options = options or Options()
+    found = curves(law, table, C_values, flops, options.level)
+    at_draws = values(law, C_values, flops)(law.draws[~np.isnan(law.draws).any(1)])
+    profiles = []
+    for k, curve in enumerate(found):
+        drawn, inside = interval(at_draws[:, k], options.level), _inside(curve.quantity, law, table, flops)
+        profiles += [_profile(r, curve, drawn, inside, options) for r in _readings(curve.quantity, flops)]
+    undercut = max(curve.undercut for curve in found)
+    return Identifiability(
+        law=law.name,
+        level=options.level,
+        profiles=tuple(profiles),
+        condition=_condition(law, table),
+        optima=law.optima,
+        basins=law.basins,
+        undercut=undercut / law.objective if undercut else 0.0,
+    )
+
+
+def _condition(law: JointLaw, table: RunTable) -> float:
+    by_N, by_D, _ = law.scale
+    X = jacobian(law.theta, np.log(table.N / by_N), np.log(table.D / by_D), law.form.free)
+    lengths = np.linalg.norm(X, axis=0)
+    return float(np.linalg.cond(X / lengths)) if (lengths > 0).all() else np.inf
+
+
+class _Reading(NamedTuple):
+    """How a number is read from a quantity's scale; `sign` is -1 where it falls as the quantity rises."""
+
+    name: str
+    read: Callable[[Floats], Floats]
+    sign: int
+
+
+def _readings(quantity: Quantity, flops: float) -> list[_Reading]:
+    """What one profile tells. D* = C / (flops N*), so that those of N*, D* and D*/N* are one."""
+    if quantity.name == "a":
+        return [_Reading("a", special.expit, 1)]
+    if quantity.name != "N" or quantity.C is None:
+        return [_Reading(quantity.name, np.exp, 1)]
+    log_product = np.log(quantity.C / flops)
+    return [
+        _Reading("N", np.exp, 1),
+        _Reading("D", lambda q: np.exp(log_product - q), -1),
+        _Reading("D/N", lambda q: np.exp(log_product - 2 * q), -1),
+    ]
+
+
+def _profile(reading: _Reading, curve: Curve, drawn: tuple[float, float], inside: bool, options: Options) -> Profile:
+    """drawn: the bootstrap interval on the scale of the quantity."""
+    name, read, sign = reading
+    low, high = _read(read, (curve.low, curve.high)[::sign])
+    word = _word(name, low, high, inside, options)
+    width, ratio = curve.high - curve.low, (drawn[1] - drawn[0]) / max(curve.high - curve.low, 1e-300)
+    if width > EXACT and (ratio > APART or ratio < 1 / APART):
+        word = Verdict(word.word, f"{word.reason}; the bootstrap interval is {significant(ratio, 2)} times as wide")
+    return Profile(
+        name=name,
+        C=curve.quantity.C,
+        estimate=float(read(np.array(curve.quantity.estimate))),
+        interval=(low, high),
+        bootstrap=_read(read, drawn[::sign]),
+        curve=np.column_stack([read(curve.points[:, 0]), curve.points[:, 1]])[::sign],
+        verdict=word,
+    )
+
+
+def _read(read: Callable[[Floats], Floats], ends: tuple[float, ...]) -> tuple[float, float]:
+    low, high = read(np.array(ends))
+    return float(low), float(high)
+
+
+def _word(name: str, low: float, high: float, inside: bool, options: Options) -> Verdict:
+    """Widths are judged as in `JointLaw.words`; a loss has no width that would be too much to know it by."""
+    if np.isnan(low) and np.isnan(high):
+        return Verdict(UNIDENTIFIED, "no value in reach fits clearly worse, on either side")
+    if np.isnan(low) or np.isnan(high):
+        side = f"below {significant(high)}" if np.isnan(low) else f"above {significant(low)}"
+        return Verdict(UNIDENTIFIED, f"the runs say no more than that it is {side}")
+    if name in ("alpha", "beta", "a") and high - low > options.wide:
+        return Verdict(UNIDENTIFIED, f"closed on both sides, but wider than {options.wide:g}")
+    if name not in ("alpha", "beta", "a", "E", "L") and high > WIDE * low:
+        return Verdict(UNIDENTIFIED, f"closed on both sides, but wider than a factor of {WIDE:g}")
+    if not inside:
+        return Verdict(EXTRAPOLATED, "closed on both sides, beyond the runs: noise alone, not what the law gets wrong")
+    return Verdict(SUPPORTED, "fits clearly worse on both sides")
+
+
+def _inside(quantity: Quantity, law: JointLaw, table: RunTable, flops: float) -> bool:
+    """Whether C, and the best N and D there, lie within those of the runs; a parameter belongs to them."""
+    if quantity.C is None:
+        return True
+    N, D = (float(v[0]) for v in best_sizes(law, law.theta[None], quantity.C / flops))
+    asked = ((table.C, quantity.C), (table.N, N), (table.D, D))
+    return all(column.min() <= at * SLACK and at <= column.max() * SLACK for column, at in asked)
+
+
+def to_json(found: Identifiability) -> dict[str, Any]:
+    """For laws.json; the ends of open intervals are null.
+
+    {law, level, condition, optima: [starts in the best, starts], basins, undercut, quantities: [{name, C, estimate,
+    profile, bootstrap, word, reason}]}.
+    """
+    return {
+        "law": found.law,
+        "level": found.level,
+        "condition": _number(found.condition),
+        "optima": list(found.optima),
+        "basins": found.basins,
+        "undercut": found.undercut,
+        "quantities": [
+            {
+                "name": p.name,
+                "C": p.C,
+                "estimate": p.estimate,
+                "profile": [_number(v) for v in p.interval],
+                "bootstrap": [_number(v) for v in p.bootstrap],
+                **p.verdict._asdict(),
+            }
+            for p in found.profiles
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None

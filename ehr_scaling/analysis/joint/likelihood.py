@@ -1,0 +1,277 @@
+"""What the runs tell of every number of a joint law: profiles of its objective.
+
+A quantity is held at values ever further from its estimate while all else is fitted again. Where the objective has
+risen by a threshold lies the end of its interval; where it never does, the end is open and the runs do not say. (A
+bootstrap shows no open end, only a far one.)
+
+The objective is a sum of Huber losses, no likelihood. Twice its rise over w is chi-square with one degree of freedom
+all the same (Kent 1982, Biometrika 69:19; for robust regression Ronchetti 1982), where w is the variance of the
+quantity over the one that the curvature alone would give it: w = g'VJVg / g'Vg, with g the gradient of the quantity,
+J the sum over runs of their squared scores, and V the inverse of X'MX for the Jacobian X of log L and the slopes M of
+the Huber scores. F(1, runs - parameters) takes the place of chi-square, because w is estimated.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ehr_scaling.analysis.joint.compute_optimal import best_log_size
+from ehr_scaling.analysis.joint.joint_fit import (
+    ALPHA,
+    BETA,
+    LOG_A,
+    LOG_E,
+    LOG_K,
+    Penalty,
+    jacobian,
+    minimise,
+    objective_of,
+    within,
+)
+from ehr_scaling.analysis.joint.joint_laws import TRUSTED, JointLaw
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import Floats
+
+PACE = 0.3  # of the way to the end of an interval, one step
+STEPS = 40
+STIFF = 100.0  # of the penalty, in curvatures of the objective: a step then ends within 1 % of where it was sent
+LEAST_FLOOR = 1e-3  # of the lowest loss; an E below is none
+FACTORS = {"A": 1e6, "B": 1e6, "k": 20.0, "L": 10.0}  # from the estimate: beyond them an end is open
+FACTOR = 1e4  # of the others
+LEAN = 4.0  # of log(β / α): a from 0.02 to 0.98
+STENCIL = 1e-4  # of finite differences, in units of theta, whose columns are of order 1
+
+
+class Quantity(NamedTuple):
+    """A parameter, a of N* ∝ C^a, or N* or L* at C FLOPs, on the scale on which it is profiled: logarithms, and
+    log(β / α) for a. low, high: where the search ends."""
+
+    name: str
+    C: float | None
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A profile. points: [points, 2] values of the quantity, ascending, and the rise of the objective there over its
+    threshold. low, high: where that is 1; NaN for an open end. undercut: by how much the objective of the fit was
+    undercut on the way: 0, or the fit was not the optimum.
+    """
+
+    quantity: Quantity
+    points: Floats
+    low: float
+    high: float
+    undercut: float
+
+
+def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], flops: float, level: float) -> list[Curve]:
+    """Of everything in `values`, in that order, at that level of confidence.
+
+    table: the runs that the law was fitted to. C_values: FLOPs. flops: for each parameter and token, C / (N D).
+    """
+    by_N, by_D, by_loss = law.scale
+    x, z, y = np.log(table.N / by_N), np.log(table.D / by_D), np.log(table.loss / by_loss)
+    value = values(law, C_values, flops)
+    chosen = _quantities(law, value(law.theta[None])[0], C_values)
+    start = law.theta.copy()
+    if LOG_E not in law.form.fixed:  # a floor of nothing has no gradient by which to leave it
+        start[LOG_E] = max(start[LOG_E], np.log(LEAST_FLOOR * law.lowest / by_loss))
+    X = jacobian(start, x, z, law.form.free)
+    rise, reach, direction = _thresholds(law, X, table.clusters, value, start, level)
+    found = []
+    for k, (down, up) in enumerate(_march(law, (x, z, y), value, chosen, start, rise, reach, direction)):
+        points = np.concatenate([down[:0:-1], up])
+        ends = _end(down, chosen[k].low), _end(up, chosen[k].high)
+        found.append(Curve(chosen[k], points, *ends, max(0.0, -float(points[:, 1].min() * rise[k]))))
+    return found
+
+
+def values(law: JointLaw, C_values: Sequence[float], flops: float) -> Callable[[Floats], Floats]:
+    """[b, 6] theta -> [b, quantities]: what was fitted of the parameters, a, then N* and L* at each of C_values."""
+    by_N, _, by_loss = law.scale
+
+    def value(theta: Floats) -> Floats:
+        E, A, alpha, beta, log_k = (theta[:, j] for j in (LOG_E, LOG_A, ALPHA, BETA, LOG_K))
+        columns = [np.log(v) for name, v in law.named(theta).items() if name not in ("a", "b")]
+        columns.append(np.log(beta / alpha))
+        for C in C_values:
+            log_N = best_log_size(law, theta, C / flops)
+            # At the optimum α A N^-α = β B D^-β.
+            terms = A - alpha * (log_N - np.log(by_N)) + np.log1p(alpha / beta)
+            columns += [log_N, np.logaddexp(E, np.exp(log_k) * terms) + np.log(by_loss)]
+        return np.stack(columns, 1)
+
+    return value
+
+
+def _quantities(law: JointLaw, estimates: Floats, C_values: Sequence[float]) -> list[Quantity]:
+    names: list[tuple[str, float | None]] = [(name, None) for name in law.parameters if name != "b"]
+    names += [(name, float(C)) for C in C_values for name in ("N", "L")]
+    limits = {
+        "E": (np.log(LEAST_FLOOR * law.lowest), np.log(law.lowest)),
+        "alpha": (np.log(TRUSTED[0]), np.log(TRUSTED[1])),
+        "beta": (np.log(TRUSTED[0]), np.log(TRUSTED[1])),
+        "a": (-LEAN, LEAN),
+    }
+    found = []
+    for (name, C), estimate in zip(names, estimates, strict=True):
+        away = np.log(FACTORS.get(name, FACTOR))
+        found.append(Quantity(name, C, float(estimate), *limits.get(name, (estimate - away, estimate + away))))
+    return found
+
+
+def _thresholds(
+    law: JointLaw,
+    X: Floats,
+    clusters: NDArray[np.int64],
+    value: Callable[[Floats], Floats],
+    start: Floats,
+    level: float,
+) -> tuple[Floats, Floats, Floats]:
+    """Of every quantity: the rise of the objective that ends its interval, about how far that is, and the direction
+    [quantities, free] in which theta goes as it moves by one."""
+    runs, free = int(clusters.max()) + 1, X.shape[1]
+    scores = np.zeros((runs, free))
+    np.add.at(scores, clusters, X * np.clip(law.residuals, -law.delta, law.delta)[:, None])
+    J = scores.T @ scores * runs / (runs - free)
+    slopes = _slopes(law.residuals * np.sqrt(len(X) / max(len(X) - free, 1)), law.delta)
+    lengths = np.maximum(np.linalg.norm(X, axis=0), 1e-300)
+    V = np.linalg.pinv((X / lengths).T @ (slopes[:, None] * X / lengths)) / np.outer(lengths, lengths)
+    kinds = np.arange(value(start[None]).shape[1])
+    gradient, _ = _differences(value, np.tile(start, (len(kinds), 1)), kinds, law.form.free)
+    toward = gradient @ V
+    bare = np.maximum(np.einsum("qi,qi->q", toward, gradient), 1e-300)
+    variance = np.einsum("qi,ij,qj->q", toward, J, toward)
+    F = float(stats.f.ppf(level, 1, runs - free))
+    # Rounding of exact tables must not look like signal.
+    rise = 0.5 * F * np.maximum(variance / bare, 1e-16)
+    return rise, np.sqrt(2 * rise * bare), toward / bare[:, None]
+
+
+def _slopes(residuals: Floats, delta: float) -> Floats:
+    """[n] slopes of the Huber scores by differences over a step wider than delta, within which few runs lie (Powell
+    1991 for quantiles, whose delta is zero). The step: Silverman 1986, eq. 3.31, times 1.74 for a uniform kernel."""
+    quartiles = float(np.diff(np.quantile(residuals, [0.25, 0.75]))[0]) / 1.34
+    step = max(delta, 1.74 * 0.9 * min(float(residuals.std()), quartiles) * len(residuals) ** -0.2)
+    found: Floats = (np.clip(residuals + step, -delta, delta) - np.clip(residuals - step, -delta, delta)) / (2 * step)
+    return found
+
+
+def _differences(
+    value: Callable[[Floats], Floats], theta: Floats, kinds: NDArray[np.int64], free: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Gradient [b, free] and Hessian [b, free, free] of quantity kinds[i] at theta[i] [b, 6], from the parabola through
+    points to either side along every column and every pair of columns."""
+    n = len(free)
+    offsets, weights = _stencil(n)
+    points = np.repeat(theta[:, None], len(offsets), 1)
+    points[:, :, free] += STENCIL * offsets
+    found = value(points.reshape(-1, 6))[np.arange(len(theta) * len(offsets)), np.repeat(kinds, len(offsets))]
+    found = found.reshape(len(theta), -1) @ weights.T
+    hessian, (first, second) = np.empty((len(theta), n, n)), np.triu_indices(n)
+    hessian[:, first, second] = hessian[:, second, first] = found[:, n + 1 :] / STENCIL**2
+    return found[:, 1 : n + 1] / STENCIL, hessian
+
+
+@cache
+def _stencil(n: int) -> tuple[Floats, Floats]:
+    """Offsets [points, n] and the weights [1 + n + n (n + 1) / 2, points] of values there in the parabola's value,
+    slopes and second derivatives (upper triangle) at its centre."""
+    first, second = np.triu_indices(n)
+    eye = np.eye(n)
+    sides = np.concatenate([eye, eye[first] + eye[second]])
+    offsets = np.concatenate([np.zeros((1, n)), sides, -sides])
+    products = offsets[:, first] * offsets[:, second] / np.where(first == second, 2, 1)
+    return offsets, np.linalg.pinv(np.column_stack([np.ones(len(offsets)), offsets, products]))
+
+
+def _march(
+    law: JointLaw,
+    data: tuple[Floats, Floats, Floats],
+    value: Callable[[Floats], Floats],
+    quantities: list[Quantity],
+    start: Floats,
+    rise: Floats,
+    reach: Floats,
+    direction: Floats,
+) -> list[tuple[Floats, Floats]]:
+    """Every quantity's profile to either side, all at once: [points, 2] of values, outwards, and rise over threshold.
+
+    A step adds a penalty on the distance from where it is sent. Wherever it ends, it ends on the profile: whatever
+    minimises objective + penalty(quantity) minimises the objective among all theta of that quantity.
+    """
+    free, kinds = law.form.free, np.repeat(np.arange(len(quantities)), 2)
+    side = np.tile([-1.0, 1.0], len(quantities))
+    edge = np.array([end for q in quantities for end in (q.low, q.high)])
+    theta, along = np.tile(start, (len(kinds), 1)), direction[kinds]
+    at = value(theta)[np.arange(len(kinds)), kinds]
+    step = PACE * np.clip(reach[kinds], 1e-12, 1.0)
+    depth = np.zeros(len(kinds))  # root of the rise over the threshold: near linear in the quantity
+    points = [[(float(v), 0.0)] for v in at]
+    active = np.flatnonzero(side * (edge - at) > 0)
+    for _ in range(STEPS):
+        if not len(active):
+            break
+        kind, own, ones = kinds[active], np.arange(len(active)), np.ones((len(active), len(data[0])))
+        stiff = 2 * STIFF * rise[kind] * (PACE / step[active]) ** 2
+        penalty = _pull(value, kind, at[active] + side[active] * step[active], stiff, free)
+        # From a step along the last one where that is a better place to begin, else from where the last one ended
+        trials = np.stack([theta[active]] * 2)
+        trials[1][:, free] += along[active] * (side * step)[active, None]
+        trials[1] = within(trials[1], free)
+        costs = [objective_of(trial, *data, ones, law.delta, penalty) for trial in trials]
+        trial = np.where((costs[1] < costs[0])[:, None], trials[1], trials[0])
+        found, objective = minimise(trial, *data, ones, law.delta, free, penalty=penalty)
+        risen = (objective - penalty(found, own, None)[0] - law.objective) / rise[kind]
+        moved = value(found)[own, kind] - at[active]
+        ahead = side[active] * moved > 1e-3 * step[active]
+        step[active[~ahead]] /= 4
+        on, moved, risen, found = active[ahead], moved[ahead], risen[ahead], found[ahead]
+        deeper = np.sqrt(np.maximum(risen, 0.0))
+        pace = PACE * np.abs(moved) / np.maximum(deeper - depth[on], 1e-9)
+        step[on] = np.clip(pace, step[on] / 3, step[on] * 3)
+        along[on] = (found[:, free] - theta[on][:, free]) / moved[:, None]
+        theta[on], at[on], depth[on] = found, at[on] + moved, deeper
+        for i, r in zip(on, risen, strict=True):
+            points[i].append((float(at[i]), float(r)))
+        active = active[(depth[active] < 1) & (side[active] * (edge[active] - at[active]) > 0)]
+    sides = [np.array(p) for p in points]
+    return list(zip(sides[::2], sides[1::2], strict=True))
+
+
+def _pull(
+    value: Callable[[Floats], Floats], kind: NDArray[np.int64], sent: Floats, stiff: Floats, free: NDArray[np.int64]
+) -> Penalty:
+    """stiff / 2 times the squared distance of quantity kind[i] from sent[i], for problem i."""
+
+    def penalty(theta: Floats, which: NDArray[np.int64], damping: Floats | None) -> tuple[Floats, Floats, Floats]:
+        off = value(theta)[np.arange(len(theta)), kind[which]] - sent[which]
+        cost = 0.5 * stiff[which] * off**2
+        if damping is None:
+            return cost, cost, cost
+        gradient, hessian = _differences(value, theta, kind[which], free)
+        pull = (stiff[which] * off)[:, None]
+        squared = gradient[:, :, None] * gradient[:, None] * (stiff[which] * (1 + damping))[:, None, None]
+        return cost, pull * gradient, squared + pull[:, None] * hessian
+
+    return penalty
+
+
+def _end(points: Floats, edge: float) -> float:
+    """Where a side first reaches the threshold, between its points by the root of the rise; NaN where it never does or
+    only beyond `edge`."""
+    depth = np.sqrt(np.maximum(points[:, 1], 0.0))
+    over = np.flatnonzero(depth >= 1)
+    if not len(over):
+        return np.nan
+    i = int(over[0])
+    end = float(np.interp(1.0, depth[i - 1 : i + 1], points[i - 1 : i + 1, 0]))
+    return end if abs(end - points[0, 0]) <= abs(edge - points[0, 0]) else np.nan

@@ -1,0 +1,1 @@
+"""From loss to bedside: scores of outcomes, and the AUROC that goes with a loss."""

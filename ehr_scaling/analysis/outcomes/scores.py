@@ -1,0 +1,314 @@
+"""What scores of a task hold beside the AUROC: of the model of least loss, of the smallest, and of the baselines."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ehr_scaling.analysis.outcomes import predictions
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.wording import count, known
+from ehr_scaling.artifacts import read_json
+from ehr_scaling.errors import UserError
+
+LEAST_LOSS, SMALLEST_MODEL, BASELINE = "least loss", "smallest", "baseline"  # roles
+PROBABILITIES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_in_the_large", "ece")
+NUMBERS = ("mae", "rmse", "r2", "spearman")
+CLASSES = ("top1", "top5", "log_loss", "macro_auroc")
+SHARES = ("open", "bounded", "median_error")  # of copies, and the standard error of a probability
+SAME_FOR_ALL = ("prevalence", "mean")  # baselines that tell no patients apart
+LEAST_PATIENTS = 11  # in a cell that may be told: the rule of US health agencies
+NO_FILES = ("baseline", "task", "artifact")  # names in the folder of a task that are no cells
+
+
+class Measure(NamedTuple):
+    """A number with its 95 % interval; NaN for an end that is not known. p_value: of a difference from 0."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float = np.nan
+
+
+class Bin(NamedTuple):
+    """Of a calibration curve: mean prediction, share with the outcome and its Wilson interval, stays."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    n: float
+
+
+class Group(NamedTuple):
+    """A subgroup. counts: stays, patients and those with the outcome, as far as told. suppressed: why, or ""."""
+
+    attribute: str
+    name: str
+    counts: dict[str, float]
+    measures: dict[str, Measure]
+    suppressed: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model or baseline; whatever its file lacks is not here either.
+
+    measures: by name, of PROBABILITIES, NUMBERS or CLASSES. differences: auroc, auprc, brier less those of the first
+    baseline, on the same resamples of patients. shares: by name, of SHARES. weighted: whether all but the AUROC is
+    weighted back from stays sampled by outcome to the cohort. roc: [2, k] false and true positive rate, from 0 to 1.
+    """
+
+    name: str
+    role: str
+    cell: str = ""
+    measures: dict[str, Measure] = field(default_factory=dict)
+    differences: dict[str, Measure] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    bins: tuple[Bin, ...] = ()
+    groups: tuple[Group, ...] = ()
+    weighted: bool = False
+    roc: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Valued:
+    """A task whose outcome is a number or a class (`kind`). models: how many were scored."""
+
+    task: str
+    kind: str
+    text: str
+    models: int
+    scores: list[Score]
+
+
+def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
+    """The scores that are compared of a yes-or-no task, with ROC curves where predictions are stored.
+
+    rows: the models in ascending order of loss, with cell, size, N, C and loss.
+    Raises: UserError naming the file when a curve has another area than its score says, or is about other stays.
+    """
+    chosen: list[Score] = []
+    if rows:
+        best, least = rows[0], min(rows, key=lambda r: (r["N"], r["C"], r["loss"]))
+        chosen.append(_of_model(folder, best, LEAST_LOSS))
+        chosen += [_of_model(folder, least, SMALLEST_MODEL)] if least is not best else []
+    return _with_curves([*chosen, *_baselines(folder)], folder)
+
+
+def valued(folder: Path, table: RunTable) -> list[Valued]:
+    """The tasks of `folder` whose outcome is a number or a class: the model of least loss, and the baselines."""
+    found = []
+    for task in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        about = described(task)
+        kind = str(about.get("kind", "binary"))
+        if kind == "binary":
+            continue
+        order = np.argsort(table.loss, kind="stable")
+        at = [i for i in order if (task / f"{table.cell[i]}.json").is_file()]
+        best = [{"cell": str(table.cell[i]), "size": str(table.size[i]), "N": float(table.N[i])} for i in at[:1]]
+        scores = [*(_of_model(task, row, LEAST_LOSS) for row in best), *_baselines(task)]
+        if scores := [score for score in scores if score.measures]:
+            found.append(Valued(task.name, kind, text_of(about), len(at), scores))
+    return found
+
+
+def described(task: Path) -> dict[str, Any]:
+    """What task.json says, where there is one."""
+    path = task / "task.json"
+    about = read_json(path) if path.is_file() else {}
+    return about if isinstance(about, dict) else {}
+
+
+def text_of(about: dict[str, Any]) -> str:
+    return str(about.get("description") or about.get("text") or "")
+
+
+def of_role(scores: list[Score], role: str) -> list[Score]:
+    return [score for score in scores if score.role == role]
+
+
+def named(names: Iterable[str], scores: Iterable[Score | Group]) -> list[str]:
+    """Of the names of measures those that any of the scores has."""
+    has = {name for score in scores for name in score.measures}
+    return [name for name in names if name in has]
+
+
+def _of_model(folder: Path, row: dict[str, Any], role: str) -> Score:
+    name = f"{role} ({row['size'] or count(row['N'])})"
+    return _read(read_json(folder / f"{row['cell']}.json"), name, role, str(row["cell"]))
+
+
+def _baselines(folder: Path) -> list[Score]:
+    path = folder / "baseline.json"
+    if not path.is_file():
+        return []
+    first = read_json(path)
+    if not isinstance(first, dict):
+        raise UserError(f"{path} is damaged: delete it and run launch.evaluate again")
+    others = first.get("others")
+    others = others if isinstance(others, dict) else {}
+    scores = [_read(first, str(first.get("name") or "baseline"), BASELINE)]
+    scores += [_read(other, str(name), BASELINE) for name, other in others.items()]
+    # In one order for all tasks, so that a line of one kind is the same baseline in all figures.
+    return [scores[0], *sorted(scores[1:], key=lambda s: (s.name in SAME_FOR_ALL, s.name))]
+
+
+def _read(record: Any, name: str, role: str, cell: str = "") -> Score:
+    record = record if isinstance(record, dict) else {}
+    against = record.get("against_baseline")
+    differences = {}
+    if isinstance(against, dict):
+        parts = {key: against.get(key) for key in ("auroc", "auprc", "brier")}
+        differences = {k: m for k, v in parts.items() if (m := _measure(v, "difference")) is not None}
+    curve, groups = record.get("calibration_curve"), record.get("subgroups")
+    return Score(
+        name=name,
+        role=role,
+        cell=cell,
+        measures=_measures(record),
+        differences=differences,
+        shares={key: value for key in SHARES if known(value := _number(record.get(key)))},
+        bins=tuple(b for part in (curve if isinstance(curve, list) else []) if (b := _bin(part)) is not None),
+        groups=tuple(_groups(groups)) if isinstance(groups, dict) else (),
+        weighted=record.get("weighted") is True,
+    )
+
+
+def _measures(record: Mapping[str, Any]) -> dict[str, Measure]:
+    found: dict[str, Measure] = {}
+    for name in (*PROBABILITIES, *NUMBERS, *CLASSES):
+        part = record.get(name)
+        if name == "auroc" and not isinstance(part, dict):  # its interval stands beside it
+            part = {"value": part, "low": record.get("low"), "high": record.get("high")}
+        measure = _measure(part if isinstance(part, dict) else {"value": part}, "value")
+        found |= {name: measure} if measure is not None else {}
+    return found
+
+
+def _measure(part: Any, key: str) -> Measure | None:
+    if not isinstance(part, dict) or not known(value := _number(part.get(key))):
+        return None
+    return Measure(value, *(_number(part.get(k)) for k in ("low", "high", "p_value")))
+
+
+def _bin(part: Any) -> Bin | None:
+    """A bin that is whole, and of as many patients as may be told."""
+    if not isinstance(part, dict):
+        return None
+    found = Bin(*(_number(part.get(key)) for key in Bin._fields))
+    patients = _number(part.get("patients", part.get("n")))
+    return found if all(map(known, found)) and patients >= LEAST_PATIENTS else None
+
+
+def _groups(attributes: dict[str, Any]) -> list[Group]:
+    found = []
+    for attribute, groups in attributes.items():
+        for name, part in (groups if isinstance(groups, dict) else {}).items():
+            part = part if isinstance(part, dict) else {}
+            counts = {k: n for k in ("n", "patients", "positives") if known(n := _number(part.get(k)))}
+            why = str(part.get("suppressed") or _too_small(counts))
+            measures = {} if why else _measures(part)
+            found.append(Group(str(attribute), str(name), {} if why else counts, measures, why))
+    return found
+
+
+def _too_small(counts: dict[str, float]) -> str:
+    """Scores leave small groups out; those of other programs may not."""
+    if not {"n", "positives"} <= counts.keys():
+        return "suppressed: its counts are not told"
+    n, positives = counts["n"], counts["positives"]
+    small = min(counts.get("patients", n), positives, n - positives) < LEAST_PATIENTS
+    return f"suppressed: a count under {LEAST_PATIENTS}" if small else ""
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no finite number."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return float(value) if good else np.nan
+
+
+def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
+    first = next((s for s in scores if s.role == BASELINE), None)
+    stored = {p.stem: p for p in sorted((folder / "baselines").glob("*.parquet"))}
+    paths = []
+    for score in scores:
+        if score.role != BASELINE:
+            paths.append(folder / f"{score.cell}.parquet")
+        else:
+            own = folder / "baseline.parquet"
+            paths.append(own if score is first else stored.get(score.name.replace(" ", "_"), folder / "absent"))
+    there = [k for k, path in enumerate(paths) if path.is_file()]
+    said, _ = predictions.read([paths[k] for k in there])
+    if said is None:
+        return scores
+    scores = list(scores)
+    for k, area, roc in zip(there, said.auroc, said.rocs(), strict=True):
+        score = scores[k]
+        if "auroc" in score.measures and abs(score.measures["auroc"].value - area) > predictions.AGREES:
+            raise UserError(
+                f"{paths[k]} has AUROC {area:.4f}, the score of {score.name} in {folder} "
+                f"{score.measures['auroc'].value:.4f}: delete both and run launch.evaluate again"
+            )
+        scores[k] = replace(score, roc=roc)
+    return scores
+
+
+def sampled(scores: list[Score]) -> str:
+    """A sentence on weights, where scores say that stays were sampled by outcome."""
+    if not any(score.weighted for score in scores):
+        return ""
+    return "Stays were sampled by outcome; all but the AUROC and ROC curves is weighted back to the cohort."
+
+
+def to_json(scores: list[Score]) -> list[dict[str, Any]]:
+    """Of laws.json; a baseline has no cell."""
+    return [
+        {
+            "name": s.name,
+            "role": s.role,
+            "cell": s.cell or None,
+            "measures": {name: _interval(m) for name, m in s.measures.items()},
+            "differences": {name: m._asdict() for name, m in s.differences.items()},
+            "shares": s.shares,
+            "weighted": s.weighted,
+            "calibration": [b._asdict() for b in s.bins],
+        }
+        for s in scores
+    ]
+
+
+def groups_to_json(scores: list[Score]) -> list[dict[str, Any]]:
+    """Subgroups of the model of least loss."""
+    return [
+        {
+            "attribute": g.attribute,
+            "group": g.name,
+            "suppressed": g.suppressed or None,
+            "counts": g.counts,
+            "measures": {name: _interval(m) for name, m in g.measures.items()},
+        }
+        for s in of_role(scores, LEAST_LOSS)
+        for g in s.groups
+    ]
+
+
+def valued_to_json(tasks: list[Valued]) -> list[dict[str, Any]]:
+    keys = ("name", "role", "cell", "measures", "shares")
+    return [
+        {
+            "task": t.task,
+            "kind": t.kind,
+            "text": t.text,
+            "models": t.models,
+            "compared": [{key: score[key] for key in keys} for score in to_json(t.scores)],
+        }
+        for t in tasks
+    ]
+
+
+def _interval(measure: Measure) -> dict[str, float]:
+    return {"value": measure.value, "low": measure.low, "high": measure.high}

@@ -1,0 +1,163 @@
+"""What a planner is made of, and its way through laws.json."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
+from ehr_scaling.analysis.joint import compute_optimal
+from ehr_scaling.analysis.joint.joint_laws import JointLaw
+from ehr_scaling.analysis.outcomes import downstream, sigmoid
+from ehr_scaling.analysis.outcomes.outcome_curve import Curve
+from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH, TOLERANCE, WIDE, Planner
+from ehr_scaling.analysis.repeats.repeated_data import IGNORED, Repeated
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, normal_quantile
+
+KEPT = 200  # bootstrap draws that go into laws.json
+_NOTHING = -1e3  # the logarithm of zero, which JSON lacks
+
+
+def planner(
+    found: Forecaster,
+    table: RunTable,
+    outcomes: Sequence[downstream.Outcome] = (),
+    repeated: Repeated | None = None,
+) -> Planner:
+    """Of the table that the forecaster was fitted to, the outcomes scored for its runs, and the laws of repeated data.
+
+    A law of repeats is used where held-out runs tell it from counting every token as new.
+    """
+    sizes, flops = compute_optimal.flops_of(table)
+    passes = table.passes[np.isfinite(table.passes)]
+    unique = table.largest("unique_tokens")
+    positions = table.D / (table.passes * table.unique_tokens)
+    padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
+    return Planner(
+        forecaster=found,
+        sizes=sizes,
+        flops=flops,
+        seen={
+            "N": (float(table.N.min()), float(table.N.max())),
+            "D": (float(table.D.min()), float(table.D.max())),
+            "C": (float(table.C.min()), float(table.C.max())),
+            "passes": (float(passes.min()), float(passes.max())) if len(passes) else (np.nan, np.nan),
+        },
+        patients=table.largest("patients"),
+        unique_tokens=unique,
+        positions=padding,
+        batch=_power_law(table.batch, table.D),
+        rate=_power_law(table.lr, table.N, table.batch),
+        outcomes=[_curve(o.task, o.curve) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED],
+        repeats=_repeats(repeated, unique * padding),
+    )
+
+
+def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:
+    if found is None or found.selected == IGNORED or found.verdict.word != SUPPORTED or not np.isfinite(unique):
+        return None
+    drawn = found.law.named(found.law.good[:KEPT])
+    draws = [dict(zip(drawn, map(float, row), strict=True)) for row in zip(*drawn.values(), strict=True)]
+    return {"law": found.selected, "parameters": found.law.parameters, "draws": draws, "unique": unique}
+
+
+def _curve(task: str, curve: Curve) -> dict[str, Any]:
+    good = curve.draws[np.isfinite(curve.draws).all(1)][:KEPT]
+    return {
+        "task": task,
+        "floor": sigmoid.FORMS[curve.form][0],
+        "centre": curve.centre,
+        "spread": curve.spread,
+        "theta": curve.theta.tolist(),
+        "draws": good.tolist(),
+        "noise": curve.noise,
+        "losses": list(curve.losses),
+    }
+
+
+def _power_law(y: Floats, *of: Floats) -> list[float] | None:
+    """Coefficients of log y in 1 and the logs of `of`, by least squares; None where a column is not recorded."""
+    if not all(np.isfinite(column).all() and (column > 0).all() for column in (y, *of)):
+        return None
+    X = np.column_stack([np.ones(len(y)), *(np.log(column) for column in of)])
+    # The least change that explains what was done: a quantity that did not vary gets the exponent 0.
+    middle = X[:, 1:].mean(0)
+    slopes = np.linalg.pinv(X[:, 1:] - middle, rcond=1e-8) @ (np.log(y) - np.log(y).mean())
+    return [float(np.log(y).mean() - middle @ slopes), *map(float, slopes)]
+
+
+def to_json(known: Planner | None) -> dict[str, Any] | None:
+    """The planner as laws.json has it: what `from_json` and planner.js compute plans from."""
+    if known is None:
+        return None
+    found = known.forecaster
+    laws = [
+        {
+            "name": law.name,
+            "theta": np.maximum(law.theta, _NOTHING),
+            "scale": law.scale,
+            "draws": np.maximum(law.draws[~np.isnan(law.draws).any(1)][:KEPT], _NOTHING),
+            "word": law.verdict.word,
+            "reason": law.verdict.reason,
+        }
+        for law in found.laws
+    ]
+    return {
+        "laws": laws,
+        "candidates": found.rolling.close,
+        "drift": found.rolling.drift,
+        "nearest": extrapolation.NEAREST,
+        "noise": found.noise,
+        "top": found.top,
+        "level": found.options.level,
+        "z": normal_quantile(found.options.level),
+        "sizes": known.sizes,
+        "flops": known.flops,
+        "seen": known.seen,
+        "patients": known.patients,
+        "unique_tokens": known.unique_tokens,
+        "batch": known.batch,
+        "rate": known.rate,
+        "outcomes": known.outcomes,
+        "positions": known.positions,
+        "repeats": known.repeats,
+        "grid": GRID,
+        "reach": REACH,
+        "band": BAND,
+        "tolerance": TOLERANCE,
+        "wide": WIDE,
+    }
+
+
+def from_json(record: dict[str, Any]) -> Planner:
+    """What `to_json` wrote, after its way through JSON; the laws keep what a forecast needs, and no residuals.
+
+    Raises: KeyError, TypeError or ValueError for a record that is none.
+    """
+    level = float(record["level"])
+    laws = tuple(
+        JointLaw(
+            name=law["name"], theta=_floats(law["theta"]), scale=tuple(law["scale"]), objective=np.nan, delta=np.nan,
+            lowest=np.nan, residuals=np.empty(0), draws=_floats(law["draws"]).reshape(-1, 6), failed=np.nan,
+            optima=(0, 0), basins=0, level=level, verdict=Verdict(law["word"], law["reason"]),
+        )
+        for law in record["laws"]
+    )  # fmt: skip
+    close = tuple(record["candidates"])
+    rolling = Rolling([], {}, close[0], close, float(_floats(record["drift"])))
+    forecaster = Forecaster(laws, rolling, float(record["top"]), _floats(record["noise"]), Options(level=level))
+    seen = {
+        name: (float(low), float(high)) for name, (low, high) in ((k, _floats(v)) for k, v in record["seen"].items())
+    }
+    return Planner(
+        forecaster, _floats(record["sizes"]), _floats(record["flops"]), seen, float(_floats(record["patients"])),
+        float(_floats(record["unique_tokens"])), float(record["positions"]), record["batch"], record["rate"],
+        record["outcomes"], record["repeats"],
+    )  # fmt: skip
+
+
+def _floats(value: Any) -> Floats:
+    """JSON's null is NaN."""
+    return np.array(value, np.float64)

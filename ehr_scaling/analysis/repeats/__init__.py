@@ -1,0 +1,1 @@
+"""Laws of runs that see the same patients more than once."""

@@ -1,0 +1,1 @@
+"""What is written: laws.json, figures and the page."""

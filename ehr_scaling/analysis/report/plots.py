@@ -1,0 +1,329 @@
+"""The figures: matplotlib without a display, one style, colours that survive colour blindness and grey print."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ehr_scaling.analysis.isoflop import isoflop, parabola
+from ehr_scaling.analysis.isoflop.power_laws import PowerLaw
+from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
+from ehr_scaling.analysis.wording import count, known, percent, power
+
+INK, MUTED, RULE, ACCENT = "#1d2733", "#66727f", "#d9dee4", "#c2410c"
+MARKERS = "osD^vPX<>"
+PUBLISHED = {"N": 0.58, "D": 0.44}
+PUBLISHED_SOURCE = "arXiv 2505.22964"
+CURVES = {isoflop.PARABOLA: "parabola", isoflop.CUBIC: "cubic", isoflop.AKIMA: "Akima's interpolation"}
+MANY = 9  # more budgets than this are told apart by a colour bar, not by a legend
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ehr_scaling",
+}
+
+
+def render(draw: Callable[..., Figure], folder: Path, name: str, *args: Any) -> str:
+    """Draws a figure, writes `<folder>/<name>.png` and `.svg`, and returns it as SVG that can stand inside HTML."""
+    with mpl.rc_context(STYLE):
+        figure = draw(*args)
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / f"{name}.png", dpi=160)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]  # the XML prologue names a DTD on the network
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    # Marks and clips are referenced by id, which must differ between figures of one page.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" class="plot" aria-hidden="true">', svg, count=1
+    )
+
+
+def budget_colours(results: Results) -> Floats:
+    """[budgets, 4] viridis by log C; the palest yellow is left out, it vanishes on white."""
+    log_C = np.log([b.C for b in results.budgets])
+    spread = np.ptp(log_C) if len(log_C) > 1 else 1.0
+    return mpl.colormaps["viridis"](0.88 * (log_C - log_C.min()) / (spread or 1.0))
+
+
+def fan(results: Results) -> Figure:
+    """Loss against size at each budget: a point a run, the fitted curve, its minimum where one is bracketed."""
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    table, colours = results.table, budget_colours(results)
+    seeds = _seeds(table.seed)
+    for budget, colour in zip(results.budgets, colours, strict=True):
+        good = budget.verdict == parabola.BRACKETED
+        for row in budget.rows:
+            inside = budget.window[np.flatnonzero(budget.rows == row)[0]]
+            axes.plot(
+                table.N[row], table.loss[row], MARKERS[seeds[row] % len(MARKERS)], ms=5.5, mec=colour, mew=1.2,
+                mfc=colour if inside else "white", alpha=0.85, zorder=3,
+            )  # fmt: skip
+        if known(budget.centre):
+            N = table.N[budget.rows][budget.window]
+            line = np.geomspace(N.min(), N.max(), 200)
+            axes.plot(line, budget.curve(line), color=colour, lw=1.8, ls="-" if good else (0, (4, 3)), zorder=2)
+        if good:
+            low, high = budget.N_interval
+            axes.plot([low, high], [budget.L] * 2, color=ACCENT, lw=2.2, solid_capstyle="butt", zorder=4)
+            axes.plot(budget.N, budget.L, "*", color=ACCENT, ms=13, mec="white", mew=0.9, zorder=5)
+    axes.set_xscale("log")
+    _counts(axes.xaxis)
+    axes.set(xlabel="Body parameters N", ylabel="Validation loss (nats a token)")
+    if len(results.budgets) <= MANY:
+        handles = [
+            Line2D([], [], color=c, lw=2.5, ls="-" if b.verdict == parabola.BRACKETED else (0, (2.2, 1.4)),
+                   label=f"{power(b.C)} FLOPs: {b.verdict}")
+            for b, c in zip(results.budgets[::-1], colours[::-1], strict=True)
+        ]  # fmt: skip
+    else:
+        handles = [
+            Line2D([], [], color=MUTED, lw=2, label=f"{CURVES[results.options.isoflop]}, bracketed"),
+            Line2D([], [], color=MUTED, lw=2, ls=(0, (2.2, 1.4)), label="not bracketed"),
+        ]
+        _budget_bar(figure, axes, results)
+    star = Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="optimum N* and its interval")
+    handles += [star] if any(b.verdict == parabola.BRACKETED for b in results.budgets) else []
+    handles += _seed_handles(table.seed)
+    many = len(results.budgets) > MANY
+    place: Any = "outside lower center" if many else "outside right upper"
+    figure.legend(handles=handles, loc=place, ncols=4 if many else 1)
+    return figure
+
+
+def scaling(results: Results) -> Figure:
+    """N_opt and D_opt against compute, with bands; the published exponents as slopes to compare with."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, name, what in zip(
+        figure.subplots(1, 2), ("N", "D"), ("Optimal parameters N*", "Optimal tokens D*"), strict=True
+    ):
+        law = results.lines[name]
+        _points(axes, results, name)
+        _band(axes, law, results)
+        if len(law.C):
+            axes.set_yscale("log")
+        else:
+            axes.set_yticks([])
+        if np.isfinite(law.exponent):
+            C = _reach(results)
+            anchor = float(np.exp(law.log_k) + law.floor)
+            axes.plot(C, anchor * (C / law.C0) ** PUBLISHED[name], color=MUTED, lw=1.3, ls=":", zorder=1,
+                      label=f"slope {PUBLISHED[name]} ({PUBLISHED_SOURCE})")  # fmt: skip
+            axes.legend(loc="upper left")
+        if len(law.C):
+            _counts(axes.yaxis)
+        axes.set(ylabel=what)
+        exponent = "exponent unidentified" if not np.isfinite(law.exponent) else _exponent(name, law)
+        axes.set_title(exponent)
+    return figure
+
+
+def loss_of_compute(results: Results) -> Figure:
+    """Loss at the optimum against compute, over all runs."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = budget_colours(results)
+    table, law = results.table, results.lines["L"]
+    _compute_axis(axes, results)
+    axes.scatter(
+        table.C, table.loss, s=16, color=colours[table.group], alpha=0.45, linewidths=0, zorder=2, label="runs"
+    )
+    _points(axes, results, "L")
+    _band(axes, law, results)
+    axes.set(ylabel="Validation loss (nats a token)")
+    if np.isfinite(law.exponent):
+        floor = f", floor {law.floor:.3g}" if law.floor > 0 else ", no floor told from zero"
+        axes.set_title(_exponent("L", law) + floor)
+        axes.legend(loc="upper right")
+    return figure
+
+
+def joint_fit(results: Results) -> Figure:
+    """What the joint law leaves unexplained, run by run."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    law, table = results.joint, results.table
+    assert law is not None
+    colours, seeds = budget_colours(results)[table.group], _seeds(table.seed)
+    axes.axhline(0, color=MUTED, lw=1)
+    for i, error in enumerate(100 * np.expm1(law.residuals)):
+        axes.plot(table.N[i], error, MARKERS[seeds[i] % len(MARKERS)], color=colours[i], ms=5.5, alpha=0.85)
+    axes.set_xscale("log")
+    _counts(axes.xaxis)
+    axes.set(xlabel="Body parameters N", ylabel="Joint law minus run (%)")
+    if len(results.budgets) <= MANY:
+        dots = [
+            Line2D([], [], ls="", marker="o", color=c, label=f"{power(b.C)} FLOPs")
+            for b, c in zip(results.budgets[::-1], budget_colours(results)[::-1], strict=True)
+        ]
+        figure.legend(handles=dots, loc="outside right upper")
+    else:
+        _budget_bar(figure, axes, results)
+    return figure
+
+
+def sealed(results: Results) -> Figure:
+    """The forecast of the sealed runs, made without them, against what they reached."""
+    assert results.holdout is not None
+    rows = [r for r in results.holdout["rows"] if known(r["low"])]
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    forecast, loss = (np.array([r[k] for r in rows]) for k in ("forecast", "loss"))
+    reach = np.abs(np.array([[r["low"], r["high"]] for r in rows]).T - forecast)
+    N = np.array([r["N"] for r in rows])
+    if len(results.holdout["optima"]) > 1:  # several budgets: forecast against result
+        axes.errorbar(loss, forecast, yerr=reach, fmt="o", color=ACCENT, ms=5, lw=1.2, capsize=2, label="sealed runs")
+        ends = [min(loss.min(), forecast.min()), max(loss.max(), forecast.max())]
+        axes.plot(ends, ends, color=MUTED, lw=1.2, ls=":", label="forecast = result")
+        axes.set(xlabel="Loss reached", ylabel="Loss forecast (nats a token)")
+    else:
+        order = np.argsort(N, kind="stable")
+        _, first = np.unique(N[order], return_index=True)
+        one = order[first]  # seeds of a size share their forecast
+        low, high = forecast[one] - reach[0][one], forecast[one] + reach[1][one]
+        axes.fill_between(N[one], low, high, color=ACCENT, alpha=0.13, lw=0)
+        axes.errorbar(N[one], forecast[one], yerr=reach[:, one], fmt="-s", color=ACCENT, ms=5, lw=1.4, capsize=3,
+                      label="forecast from the smaller budgets, with interval")  # fmt: skip
+        axes.plot(N, loss, "o", color=INK, ms=6, mfc="white", mew=1.5, label="result of each run", zorder=4)
+        axes.set_xscale("log")
+        _counts(axes.xaxis)
+        axes.set(xlabel="Body parameters N", ylabel="Validation loss (nats a token)")
+        axes.set_title(f"Sealed budget: {power(results.holdout['optima'][0]['C'])} FLOPs")
+    axes.legend(loc="best")
+    return figure
+
+
+def _exponent(name: str, law: PowerLaw) -> str:
+    left = f"{name}^*" + (" - E" if name == "L" and law.floor else "")
+    low, high = law.interval
+    bounds = f"  [{low:.2f}, {high:.2f}]".replace("-", "−") if np.isfinite(low) else ""
+    return rf"$\mathbf{{{left} \propto C^{{{law.exponent:.2f}}}}}${bounds}, {law.verdict.word}"
+
+
+def _points(axes: Axes, results: Results, name: str) -> None:
+    """The optima of the bracketed budgets with intervals; crosses on the axis for those that are in no law."""
+    _compute_axis(axes, results)
+    for budget, colour in zip(results.budgets, budget_colours(results), strict=True):
+        if budget.verdict == parabola.BRACKETED:
+            value = getattr(budget, name)
+            low, high = getattr(budget, f"{name}_interval")
+            bar = [[max(value - low, 0)], [max(high - value, 0)]] if np.isfinite(low) else None
+            axes.errorbar(
+                budget.C, value, yerr=bar, fmt="o", color=colour, mec="white", ms=8, lw=1.8, capsize=3, zorder=4
+            )
+        elif name != "L":
+            axes.plot(budget.C, 0.03, "x", color=MUTED, ms=6, transform=axes.get_xaxis_transform(), zorder=3)
+            if len(results.budgets) <= MANY:
+                axes.annotate(budget.verdict.replace("vertex outside the grid", "outside"), (budget.C, 0.03),
+                              xycoords=axes.get_xaxis_transform(), xytext=(0, 5), textcoords="offset points",
+                              ha="center", fontsize=7.5, color=MUTED)  # fmt: skip
+
+
+def _reach(results: Results) -> Floats:
+    C = np.array([b.C for b in results.budgets])
+    return np.geomspace(C.min() / 1.6, C.max() * 1.6, 120)
+
+
+def _compute_axis(axes: Axes, results: Results) -> None:
+    """Limits before any point, because matplotlib warns about an axis with a single budget on it."""
+    C = _reach(results)
+    axes.set_xscale("log")
+    axes.set(xlim=(C[0], C[-1]), xlabel="Compute C (FLOPs)")
+    log_ticks(axes.xaxis, power)
+
+
+def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
+    """The law: solid over its budgets, dashed beyond them, its band throughout; grey when it is unidentified."""
+    if not np.isfinite(law.exponent):
+        axes.text(0.5, 0.5, f"no law: {len(law.C)} bracketed", transform=axes.transAxes, ha="center", color=MUTED)
+        return
+    C = _reach(results)
+    colour = MUTED if law.verdict.word == UNIDENTIFIED else INK
+    low, high = law.band(C, results.options.level)
+    axes.fill_between(
+        C, low, high, color=colour, alpha=0.13, lw=0, zorder=1, label=f"{percent(results.options.level)} band"
+    )
+    axes.plot(C, law(C), color=colour, lw=1.3, ls=(0, (4, 3)), zorder=2)
+    inside = np.geomspace(law.C[0], law.C[-1], 60)
+    axes.plot(inside, law(inside), color=colour, lw=2, zorder=2, label=f"law ({law.verdict.word})")
+
+
+def _counts(axis: Any) -> None:
+    """Tick labels as 10 k, 1 M."""
+    log_ticks(axis, lambda value: count(value, 2))
+
+
+def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
+    """Labels at powers of ten, with 2 and 5 between them where the axis is short."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low) if low > 0 else 3
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3.5 else (1,)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _seeds(seed: Floats) -> list[int]:
+    """[n] ordinal of each run's seed; 0 for unknown."""
+    values = sorted({float(s) for s in seed if np.isfinite(s)})
+    return [values.index(float(s)) if np.isfinite(s) else 0 for s in seed]
+
+
+def _seed_handles(seed: Floats) -> list[Line2D]:
+    values = sorted({float(s) for s in seed if np.isfinite(s)})
+    return [
+        Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], color=MUTED, ms=5.5, label=f"seed {value:g}")
+        for i, value in enumerate(values[: len(MARKERS)])
+    ]
+
+
+def _budget_bar(figure: Figure, axes: Axes, results: Results) -> None:
+    C = [b.C for b in results.budgets]
+    log_bar(figure, axes, min(C), max(C), "Compute C (FLOPs)")
+
+
+def log_bar(figure: Figure, axes: Axes, low: float, high: float, label: str) -> Any:
+    """A bar beside `axes` of the colours from low to high: viridis, without its palest yellow. Returns it."""
+    norm = mpl.colors.LogNorm(low, high * (high / low) ** (0.12 / 0.88))
+    bar: Any = figure.colorbar(mpl.cm.ScalarMappable(norm, mpl.colormaps["viridis"]), ax=axes, pad=0.01)
+    bar.ax.set_ylim(low, high)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    bar.solids.set(rasterized=False, edgecolor="face")  # as lines and areas, not as an image inside the SVG
+    return bar

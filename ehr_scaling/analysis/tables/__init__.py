@@ -1,0 +1,1 @@
+"""Runs as rows: read from directories and files, typed, and chosen."""
