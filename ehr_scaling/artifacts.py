@@ -263,7 +263,10 @@ def record(folder: Path) -> dict[str, Any]:
 
     Raises: UserError where it is missing, damaged, or of a version that kept no checksums.
     """
-    known = read_json(folder / RECORD, _again(folder))
+    path = folder / RECORD
+    known = read_json(path, _again(folder))
+    if isinstance(known, dict) and f'"{SEAL}"' not in path.read_text(encoding="utf-8"):
+        raise UserError(f"{folder} was made by an earlier version, without checksums: {_again(folder)}")
     if not isinstance(known, dict) or not {"inputs", "fingerprint", "summary"} <= known.keys():
         raise UserError(f"{folder / RECORD} is damaged: {_again(folder)}")
     if "files" not in known:

@@ -60,7 +60,7 @@ def _split(workdir: Path) -> tables.View:
 def _patient(workdir: Path, ordinal: int) -> tables.View:
     if FAMILY.value:
         raise UserError("--family and --patient do not go together: give one of them")
-    generated = inspection.is_generated(inspection.record(workdir / "events"))
+    generated = inspection.of_generated(workdir)
     if not generated:
         if not MAY_SEE.value:
             raise UserError(

@@ -54,7 +54,7 @@ def main() -> None:
     _check_flags()
     common.use_all_cores()
     from ehr_scaling import artifacts
-    from ehr_scaling.data import others
+    from ehr_scaling.data import disclosure, inspection, others
     from ehr_scaling.errors import UserError
     from ehr_scaling.outcomes import predict, simulation
 
@@ -103,14 +103,19 @@ def main() -> None:
         seed=SEED.value,
         keep_futures=TRAJECTORIES.value,
     )
-    left_out = "".join(f"; left out: {n:,} labels {reason}" for reason, n in done["left_out"].items())
+    generated = inspection.of_generated(model if data is None else out)
+
+    def count(n: int) -> str:
+        return disclosure.words(n, generated)
+
+    left_out = "".join(f"; left out: {count(n)} labels {reason}" for reason, n in done["left_out"].items())
     print(
-        f"{task.name}: {done['stays']:,} predictions by cell {done['cell']} ({done['size']}), "
+        f"{task.name}: {count(done['stays'])} predictions by cell {done['cell']} ({done['size']}), "
         f"{done['bounded']:.1%} of futures cut off by --new_tokens{left_out}"
     )
     if data is not None:
         artifacts.write_json(out / predict.METRICS, {"task": task.name, **done, "known": known})
-        print(predict.told(done))
+        print(predict.told(done, generated))
 
 
 def _check_flags() -> None:

@@ -106,7 +106,12 @@ def _splits(facts: Facts) -> Table:
     rows = []
     for name in timelines.SPLITS:
         if s := facts.timelines.get("summary", {}).get(name):
-            lengths = [round(s["tokens_per_patient"][p]) for p in ("p5", "p50", "p95")]
+            lengths = [
+                round(s["tokens_per_patient"][f"p{p}"])
+                if disclosure.quantile(s["patients"], p / 100, inspection.is_generated(facts.events))
+                else None
+                for p in (5, 50, 95)
+            ]
             shares = Share(s["unknown_tokens"]), Share(s["fallback_events"])
             patients, tokens, empty = (_told(facts, s[key]) for key in ("patients", "tokens", "empty_patients"))
             rows.append((name, patients, tokens, *lengths, *shares, empty))
@@ -165,8 +170,13 @@ def _lengths(facts: Facts) -> Table:
     found = inspection.histogram(facts.lengths)
     people = _people(facts, [b.patients for b in found])
     rows = [(Right(f"{b.low:,} – {b.high:,}"), *row) for b, row in zip(found, people, strict=True)]
-    p5, p50, p95 = np.percentile(facts.lengths, (5, 50, 95)) if len(facts.lengths) else (0, 0, 0)
-    note = f"5 % of the patients have up to {p5:,.0f} tokens, half up to {p50:,.0f}, 95 % up to {p95:,.0f}."
+    generated, n = inspection.is_generated(facts.events), len(facts.lengths)
+    quantiles = [
+        f"{q} % of the patients have up to {np.percentile(facts.lengths, q):,.0f} tokens"
+        for q in (5, 50, 95)
+        if n and disclosure.quantile(n, q / 100, generated)
+    ]
+    note = f"{', '.join(quantiles)}." if quantiles else ""
     return Table("lengths", "Timeline lengths", ("tokens", "patients", "share", ""), rows, note)
 
 
@@ -214,7 +224,8 @@ def _packed(facts: Facts) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, record in facts.packed.items():
         for phase, p in enumerate(record["summary"]["splits"][facts.split]["phases"]):
-            told = (p["sequences"], p["segments"], p["real_tokens"], p["context_real"], Share(p["fill"]))
+            counts = (p["sequences"], p["segments"], p["real_tokens"], p["context_real"])
+            told = (*(_told(facts, n) for n in counts), Share(p["fill"]))
             rows.append((name if phase == 0 else "", phase, *told, Right(f"{p['bytes'] / p['real_tokens']:.2f}")))
     note = (
         "A phase is one way to cut the timelines into windows; a segment is one window of one patient. Fill: share of "

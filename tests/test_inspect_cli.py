@@ -33,8 +33,8 @@ def work(tmp_path_factory):
     def extract(out):
         return synthetic.extract(None, out, seed=0, patients=150)
 
-    artifacts.build(work / "events", inputs, extract, resume=True)
-    artifacts.build(work / "timelines", {}, lambda out: timelines.build(work / "events", out), resume=True)
+    made = {"events": artifacts.build(work / "events", inputs, extract, resume=True)["fingerprint"]}
+    artifacts.build(work / "timelines", made, lambda out: timelines.build(work / "events", out), resume=True)
     options = {"context": 64, "block": 4, "seed": 0, "phases": 2}
     artifacts.build(
         work / "packed" / "t64", {}, lambda out: packing.build(work / "timelines", out, **options), resume=True

@@ -66,7 +66,7 @@ def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, g
     title = f"Generated patients: token timelines ({name})" if generated else f"Token timelines: {name}"
     sections = {
         "Source": _source(about, events["inputs"], generated),
-        "Contents": _contents(summary),
+        "Contents": _contents(summary, generated),
         "Tokens": _tokens(summary, fitted),
         "Left out": _left_out(summary, about, generated),
         "Privacy": _privacy(fitted, generated),
@@ -92,14 +92,22 @@ def _source(about: Mapping[str, Any], inputs: Mapping[str, Any], generated: bool
     return "\n\n".join(tables)
 
 
-def _contents(summary: Mapping[str, Any]) -> str:
+def _contents(summary: Mapping[str, Any], generated: bool) -> str:
+    def told(n: float) -> str:
+        return disclosure.words(round(n), generated)
+
     rows = []
     for split, of_events in _SPLITS.items():
         s = summary[split]
-        p5, p50, p95 = (f"{s['tokens_per_patient'][p]:,.0f}" for p in ("p5", "p50", "p95"))
+        lengths = [
+            f"{s['tokens_per_patient'][f'p{p}']:,.0f}"
+            if disclosure.quantile(s["patients"], p / 100, generated)
+            else "not told"
+            for p in (5, 50, 95)
+        ]
         shares = _percent(s["unknown_tokens"]), _percent(s["fallback_events"])
-        days = f"{s['patient_days']:,.0f}" if "patient_days" in s else "not counted"
-        counts = f"{s['patients']:,}", f"{s['tokens']:,}", p5, p50, p95, f"{s['events']:,}", days
+        days = told(s["patient_days"]) if "patient_days" in s else "not counted"
+        counts = told(s["patients"]), told(s["tokens"]), *lengths, told(s["events"]), days
         rows.append((split, of_events, *counts, *shares))
     header = (
         *("split", "in events/", "patients", "tokens", "p5", "p50", "p95", "events", "patient-days"),

@@ -13,6 +13,11 @@ def told(n: int, generated: bool) -> int | None:
     return None if 0 < n < FEWEST else (n + FEWEST // 2) // FEWEST * FEWEST
 
 
+def quantile(n: int, q: float, generated: bool) -> bool:
+    """Whether the quantile q of something that n persons have may be told: with ten of them at least on either side."""
+    return generated or round(min(q, 1 - q) * n, 6) >= FEWEST
+
+
 def words(n: int, generated: bool) -> str:
     """The same in words: `1,230`, or `under 10`."""
     known = told(n, generated)

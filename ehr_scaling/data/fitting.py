@@ -11,11 +11,13 @@ from ehr_scaling.data import events, presets
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.counting import Counts
 from ehr_scaling.data.presets import NO_PARENTS, Parents, Rules
+from ehr_scaling.data.presets.rule import REPEATS
 from ehr_scaling.data.tokenizer import is_event, slot_family
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, PAD, UNK, UNKNOWN, Vocabulary, family, quantile_names
 from ehr_scaling.errors import UserError
 
 Paths = tuple[tuple[str, ...], ...]
+FEWEST_LOST = 50  # events of a family without any token from which on it stops the work
 MOST_SLOTS = 32  # a prefix longer than this is not what anyone wants, and hides a source that has no times
 
 
@@ -39,6 +41,31 @@ def fit(counts: Counts, settings: Mapping[str, Any], maps: CodeMaps, parents: Pa
         quantiles={scale: breaks[scale] for scale in sorted(draft.scales())},
         settings={**settings, "code_maps": dict(maps.files)},
     )
+
+
+def check_families(counts: Counts, settings: Mapping[str, Any], maps: CodeMaps, may_lose: Sequence[str] = ()) -> None:
+    """Raises UserError where the preset `clean` makes no token of any code of a family that has many events.
+
+    Published presets leave whole families out, as they are published. Args: may_lose, families that may vanish.
+    """
+    if settings["preset"] != "clean":
+        return
+    rules = presets.rules(settings, maps)
+    seen, kept, why = collections.Counter[str](), {events.BIRTH}, dict[str, str]()
+    for code, n in counts.codes.items():
+        rule, name = rules(code), family(code)
+        seen[name] += n.timed + n.static
+        if rule.why_not in ("", REPEATS):
+            kept.add(name)
+        else:
+            why.setdefault(name, rule.why_not)
+    for name, many in seen.most_common():
+        if many >= FEWEST_LOST and name not in kept and name not in may_lose:
+            told = name if name in presets.FAMILIES else "a family"
+            raise UserError(
+                f"none of the {many:,} events of {told} of the train split would become a token ({why[name]}): mend "
+                f"the source, or let it be so with --config.data.may_lose=\"('{told}',)\""
+            )
 
 
 def _breaks(counts: Counts, rules: Rules) -> dict[str, tuple[float, ...]]:

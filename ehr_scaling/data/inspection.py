@@ -112,7 +112,7 @@ def gather(workdir: Path, split: str) -> Facts:
     return Facts(
         split=split,
         vocabulary=vocabulary,
-        events=record(workdir / "events"),
+        events=events_record(workdir),
         timelines=record(workdir / timelines.NAME),
         packed={path.parent.name: record(path.parent) for path in sorted(workdir.glob(f"packed/t*/{packing.FILE}"))},
         labels=labels(workdir / "events"),
@@ -123,10 +123,28 @@ def gather(workdir: Path, split: str) -> Facts:
     )
 
 
+def events_record(workdir: Path) -> Record:
+    """The record of events/, which says whose the timelines beside it are; empty where there is none.
+
+    Raises: UserError where it is not that of the events from which the timelines were made, and cannot speak for them.
+    """
+    events, made = record(workdir / "events"), record(workdir / timelines.NAME)
+    if events and made and made["inputs"].get("events") != events["fingerprint"]:
+        raise UserError(
+            f"{workdir / 'events'} is not what {workdir / timelines.NAME} was made from: put back the events that it "
+            "was made from, or delete it and run launch.prepare again"
+        )
+    return events
+
+
+def of_generated(workdir: Path) -> bool:
+    """Whether the timelines of a folder are nobody's."""
+    return is_generated(events_record(workdir))
+
+
 def record(folder: Path) -> Record:
     """The record of the artifact in `folder`; empty where there is none."""
-    path = folder / artifacts.RECORD
-    return artifacts.read_json(path) if path.is_file() else {}
+    return artifacts.record(folder) if (folder / artifacts.RECORD).is_file() else {}
 
 
 def _context(vocabulary: Vocabulary, part: timelines.Timelines) -> dict[str, np.ndarray]:
@@ -245,7 +263,7 @@ def source_counts(about: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     }
     lists = {}
     for name, counts in about.items():
-        if isinstance(counts, Mapping) and name != "patients":
+        if isinstance(counts, Mapping) and name not in ("patients", "shards"):
             rows = [(_words(key), value) for key, value in counts.items() if value or value is False]
             rows.sort(key=lambda row: (-row[1] if isinstance(row[1], int) else 0, row[0]))
             lists[spelt.get(name, f"Source: {_words(name)}")] = rows

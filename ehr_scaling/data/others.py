@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ehr_scaling import artifacts
+from ehr_scaling.data import disclosure, known, sources, timelines
 from ehr_scaling.data import events as meds
-from ehr_scaling.data import known, sources, timelines
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.data.sources.challenge_2012 import FILES as CHALLENGE
@@ -32,6 +35,21 @@ def source_of(folder: Path) -> str:
         else "is no folder"
     )
     raise UserError(f"--data={folder} {reason}: give the folder of the other patients' records")
+
+
+def trained_on(model: Path, out: Path) -> NDArray[np.int64]:
+    """Ids of the patients of `out`, see `prepare`, on whom the study `model` was trained or chosen: of both the same id
+    and the same time of birth. Other hospitals may use the same numbers; releases of one share their patients."""
+    theirs = _births(out, [SPLIT])
+    known = _births(model, ["train", "validation"]) if theirs else {}
+    return np.array([i for i, birth in theirs.items() if known.get(i) == birth], np.int64)
+
+
+def _births(folder: Path, splits: Sequence[str]) -> dict[int, int]:
+    parts = (part for split in splits for part in timelines.batches(folder, split))
+    return {
+        i: birth for part in parts for i, birth in zip(part.subject_ids.tolist(), part.births.tolist(), strict=True)
+    }
 
 
 def prepare(
@@ -66,15 +84,12 @@ def prepare(
         raise UserError(f"{model} was prepared with other code maps: give the same folder with --code_maps")
     study = artifacts.record(model / "events")["inputs"] if (model / "events" / artifacts.RECORD).is_file() else {}
     options: dict[str, Any] = {}
+    if name in ("meds", "mimic-iv"):
+        options = {"preset": vocabulary.preset, "times": study.get("times")}
     if name == "meds":
-        options = {"dialect": dialect, "may_lose": tuple(may_lose)}
+        options |= {"dialect": dialect, "may_lose": tuple(may_lose)}
     elif name == "mimic-iv":
-        same = study.get("source") == name
-        options = {
-            "preset": vocabulary.preset,
-            "tables": tuple(study["tables"]) if same else (),
-            "times": study["times"] if same else None,
-        }
+        options["tables"] = tuple(study.get("tables", ())) if study.get("source") == name else ()
     source = sources.get(name)
     runner = Runner(workers or cores())
     inputs = source.inputs(raw, **options)
@@ -94,7 +109,7 @@ def prepare(
     for what, kind in (("left out", "dropped"), ("mended", "mended")) if new else ():
         for reason, rows in sorted(made["summary"].get(kind, {}).items()):
             if rows:
-                print(f"  {what}: {rows:,}, {reason}")
+                print(f"  {what}: {disclosure.words(rows, made['summary'].get('generated', False))}, {reason}")
 
     def tokenize(folder: Path) -> dict[str, Any]:
         artifacts.verify(out / "events", alone=True)

@@ -81,7 +81,8 @@ def prepare(
 
     def tokenize(out: Path) -> dict[str, Any]:
         artifacts.verify(workdir / "events", alone=True)
-        summary = timelines.build(workdir / "events", out, runner=small, code_maps=data.code_maps, **settings)
+        others = {"code_maps": data.code_maps, "may_lose": tuple(data.may_lose)}
+        summary = timelines.build(workdir / "events", out, runner=small, **others, **settings)
         card.write(out, summary, events, generated=generated)
         if (share := vocabulary.load(out).interval_share) > MOST_INTERVALS:
             told = "facts that stand at the birth, or another time not theirs, need none"
@@ -118,7 +119,7 @@ def prepare(
         )
         train, part = record["summary"]["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
         say(
-            f"packed: {part}{train['real_tokens']:,} tokens of {train['patients']:,} patients to train on, "
+            f"packed: {part}{count(train['real_tokens'])} tokens of {count(train['patients'])} patients to train on, "
             f"context {data.context}"
         )
         return record

@@ -34,24 +34,27 @@ def build(
     runner: Runner | None = None,
     code_maps: str | None = None,
     fitted: Vocabulary | None = None,
+    may_lose: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Tokenize the events in `folder` into the folder `out`: count and fit on train, then tokenize each shard.
 
     Args: runner, where the shards are worked on; code_maps, folder of ICD and drug tables; fitted, the vocabulary of
-      other patients, which is kept as it is, with its bins, settings and counts, instead of fitting one; options, those
-      of `tokenizer.DEFAULTS` that are to differ.
+      other patients, which is kept as it is, with its bins, settings and counts, instead of fitting one; may_lose,
+      families of codes of which no event needs a token, see `fitting.check_families`; options, those of
+      `tokenizer.DEFAULTS` that are to differ.
     Returns: a JSON summary: preset, vocabulary (its size), vocabulary_fingerprint, context_slots, and for each split
       patients, tokens, events (that make tokens), patient_days (from each patient's first such event to the last;
       not where units of an earlier version went in), tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK
       and FAMILY//UNK), fallback_events (share of events of which a part was not in the vocabulary), silent_events
       (those that make no token, by family), empty_patients (left out, for want of any event with a time).
-    Raises: UserError for an unknown option, an empty train split, damaged events or code maps.
+    Raises: UserError for an unknown option, an empty train split, damaged events or code maps, and a family
+      of codes that would vanish.
     """
     runner = runner or Runner()
     parts, given = out / events.PARTS, fitted
     if given is None:
-        fitted = _fit(folder, parts, tokenizer.options(options), code_maps, runner)
+        fitted = _fit(folder, parts, tokenizer.options(options), code_maps, runner, may_lose)
     else:
         parts.mkdir(exist_ok=True)
         fitted = given
@@ -93,7 +96,14 @@ def build(
     return summary
 
 
-def _fit(folder: Path, parts: Path, settings: dict[str, Any], code_maps: str | None, runner: Runner) -> Vocabulary:
+def _fit(
+    folder: Path,
+    parts: Path,
+    settings: dict[str, Any],
+    code_maps: str | None,
+    runner: Runner,
+    may_lose: Sequence[str],
+) -> Vocabulary:
     """The vocabulary of the train split, from what each of its shards counts."""
     shards = list(enumerate(events.shards(folder, "train")))
 
@@ -104,6 +114,7 @@ def _fit(folder: Path, parts: Path, settings: dict[str, Any], code_maps: str | N
         yield from files
 
     counts = counting.merge(map(counting.Counts.load, count(_count, "count", "count codes")))
+    fitting.check_families(counts, settings, _maps(code_maps), may_lose)
     draft = fitting.fit(counts, settings, _maps(code_maps), _parents(folder))
     again, turn = bool(settings["min_patients"]), 0
     while again:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.events import DEATH
 from ehr_scaling.data.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import DAY, HOUR, YEAR, Vocabulary
@@ -105,19 +105,21 @@ def stays(folder: Path, split: str | None, task: Task) -> Stays:
     Raises: as `find`, and Unanswerable when there is no stay, or a binary outcome is that of all or none; labels that
       say nothing (NaN) are let through, since predictions can be made all the same.
     """
-    return checked(find(folder, split, [task]), split, task)
+    return checked(find(folder, split, [task]), folder, split, task)
 
 
-def checked(group: Group, split: str | None, task: Task) -> Stays:
+def checked(group: Group, folder: Path, split: str | None, task: Task) -> Stays:
     """The stays of a group of one task, where they can be judged. Raises Unanswerable as `stays` does."""
-    every = group.of(0)
+    every, generated = group.of(0), inspection.of_generated(folder)
     where = f"the {split} split" if split else "all splits"
     if not len(every.labels):
-        raise Unanswerable(f"0 stays of {where} can be asked for {task.name}: {group.told(0)}")
+        raise Unanswerable(f"0 stays of {where} can be asked for {task.name}: {group.told(0, generated)}")
     if every.labels.dtype == bool and not 0 < (positives := int(every.labels.sum())) < len(every.labels):
         raise Unanswerable(
-            f"{len(every.labels)} stays of {where} can be asked for {task.name}, {positives} of them with the outcome: "
-            f"both kinds are needed, take more patients or another split (--config.data.splits); {group.told(0)}"
+            f"{disclosure.words(len(every.labels), generated)} stays of {where} can be asked for {task.name}, "
+            f"{'all' if positives else 'none'} of them with the outcome: "
+            "both kinds are needed, take more patients or another split (--config.data.splits); "
+            f"{group.told(0, generated)}"
         )
     return every
 

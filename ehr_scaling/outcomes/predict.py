@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import timelines
+from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import (
     cohort,
@@ -155,9 +155,13 @@ def predict(
     simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), model / "timelines")
     stops = tasks.stops(vocabulary, [task])
     group = cohort.find(asked_of, ours[split], [task])
+    if patients is not None:
+        group = group.without(others.trained_on(model, patients), "of patients the model was trained or chosen on")
     asked = group.of(0)
     if not len(asked.times):
-        raise tasks.Unanswerable(f"nobody in {asked_of} can be asked for {task.name}: {group.told(0)}")
+        raise tasks.Unanswerable(
+            f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
+        )
     # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     width = chosen["context"] - min(new_tokens, max(1, chosen["context"] // 2))
     simulated = Simulation(
@@ -214,8 +218,8 @@ def _judged(asked: stays.Stays, probability: np.ndarray, seed: int) -> dict[str,
     return {"metrics": metrics.evaluate(asked.labels, probability, asked.patients, probabilities=True, seed=seed)}
 
 
-def told(done: dict[str, Any]) -> str:
-    """One line of the metrics in a summary of `predict`."""
+def told(done: dict[str, Any], generated: bool) -> str:
+    """One line of the metrics in a summary of `predict`. Args: generated, whether the patients are nobody's."""
     found = done["metrics"]
     if found is None:
         return f"no metrics: {done['metrics_missing']}"
@@ -227,4 +231,5 @@ def told(done: dict[str, Any]) -> str:
     parts = [line("AUROC", {**found, "value": found["auroc"]}), line("AUPRC", found["auprc"])]
     parts.append(line("Brier score", found["brier"]))
     missing = f"; no intervals: {found['interval_missing']}" if "interval_missing" in found else ""
-    return f"{', '.join(parts)}; {found['positives']:,} of {found['n']:,} with the outcome{missing}"
+    some, every = (disclosure.words(found[name], generated) for name in ("positives", "n"))
+    return f"{', '.join(parts)}; {some} of {every} with the outcome{missing}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import static_context, timelines
+from ehr_scaling.data import disclosure, inspection, static_context, timelines
 from ehr_scaling.data.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
@@ -95,7 +95,7 @@ def prepare(
 
     def make(folder: Path) -> dict[str, Any]:
         group = cohort.find(workdir, split, [task])
-        every = cohort.checked(group, split, task)
+        every = cohort.checked(group, workdir, split, task)
         if every.labels.dtype != cohort.LABELS[task.kind]:
             raise UserError(
                 f"the labels of the task {task.name} have no boolean_value, so nothing can be scored: add it, or "
@@ -112,7 +112,11 @@ def prepare(
         if every.labels.dtype == bool:
             facts |= {"positives": int(samples.stays.labels.sum()), "available_positives": int(every.labels.sum())}
         facts |= {"left_out": group.left_out[0], "vocabulary": len(vocabulary.tokens)}
-        about = {"task": task.name, "kind": task.kind, "description": _describe(task, split, positive_share, facts)}
+        about = {
+            "task": task.name,
+            "kind": task.kind,
+            "description": _describe(task, split, positive_share, facts, inspection.of_generated(workdir)),
+        }
         artifacts.write_sealed(folder / "task.json", {**about, **facts, "inputs": inputs})
         return facts
 
@@ -189,16 +193,21 @@ def _attributes(
     return out["sex"], out["age"], out["race"]
 
 
-def _describe(task: Task, split: str, positive_share: float | None, facts: dict[str, Any]) -> str:
+def _describe(task: Task, split: str, positive_share: float | None, facts: dict[str, Any], generated: bool) -> str:
+    def told(n: int) -> str:
+        return disclosure.words(n, generated)
+
     n = facts["available_stays"]
-    text = f"{task.description} {n:,} stays of the {split} split can be asked"
+    text = f"{task.description} {told(n)} stays of the {split} split can be asked"
     if "positives" in facts:
-        text += f", {facts['available_positives'] / n:.1%} with the outcome"
+        some = facts["available_positives"]
+        share = f"{some / n:.1%}" if generated or min(some, n - some) >= disclosure.FEWEST else told(some)
+        text += f", {share} with the outcome"
     if facts["stays"] == n:
         return f"{text}; all are."
-    text += f"; a seeded sample of {facts['stays']:,} is"
+    text += f"; a seeded sample of {told(facts['stays'])} is"
     if "positives" in facts:
-        text += f", {facts['positives']:,} of them with the outcome"
+        text += f", {told(facts['positives'])} of them with the outcome"
     text += "."
     if positive_share is not None and "positives" in facts:
         text += (

@@ -37,7 +37,7 @@ def check(workdir: Path, stays: int | None, trajectories_to: Path | None, cell: 
     if cell is not None and stays is None and trajectories_to is None:
         raise UserError("--cell is for --show and --trajectories, and neither is given: all models are scored")
     if stays is not None:
-        fan.check_open(artifacts.record(workdir / "events"))
+        fan.check_open(inspection.events_record(workdir))
     if trajectories_to is not None:
         trajectories.check_new(trajectories_to)
     if stays is not None or trajectories_to is not None:
@@ -51,7 +51,7 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
       `seed`, as many with the outcome of the first task as without where there are.
     Raises: UserError for records that not everybody may see, and where nothing is trained or prepared.
     """
-    events = artifacts.record(workdir / "events")
+    events = inspection.events_record(workdir)
     fan.check_open(events)
     if stays < 1:
         raise UserError(f"--show={stays}: take 1 or more")

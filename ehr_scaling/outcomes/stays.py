@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import static_context, timelines
+from ehr_scaling.data import disclosure, static_context, timelines
 from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
@@ -39,10 +39,18 @@ class Group(NamedTuple):
         """The stays of task k with its labels, as if it had been asked alone."""
         return self.stays.take(self.rows[k])._replace(labels=self.labels[k])
 
-    def told(self, k: int) -> str:
-        """How many stays task k asks about, and how many not, by reason."""
-        reasons = [f"{n:,} {reason}" for reason, n in self.left_out[k].items()]
-        return f"{len(self.rows[k]):,} stays asked; left out: {', '.join(reasons) or 'none'}"
+    def told(self, k: int, generated: bool) -> str:
+        """How many stays task k asks about, and how many not, by reason. Args: generated, whether they are nobody's."""
+        reasons = [f"{disclosure.words(n, generated)} {reason}" for reason, n in self.left_out[k].items()]
+        asked = disclosure.words(len(self.rows[k]), generated)
+        return f"{asked} stays asked; left out: {', '.join(reasons) or 'none'}"
+
+    def without(self, subject_ids: np.ndarray, reason: str) -> "Group":
+        """No stay of these patients; they are counted among those left out. Args: subject_ids, int64 (m,)."""
+        chosen = [np.flatnonzero(~np.isin(self.stays.subject_ids[rows], subject_ids)) for rows in self.rows]
+        gone = [len(rows) - len(some) for rows, some in zip(self.rows, chosen, strict=True)]
+        left_out = ({**own, reason: n} if n else own for own, n in zip(self.left_out, gone, strict=True))
+        return self.choose(chosen)._replace(left_out=tuple(left_out))
 
     def choose(self, chosen: Sequence[np.ndarray]) -> "Group":
         """Only some stays of each task. Args: chosen, for each task, int (m_k,) ascending, an index into rows[k]."""

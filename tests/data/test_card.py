@@ -4,7 +4,7 @@ import re
 import made_up
 import pytest
 
-from ehr_scaling.data import card, timelines, vocabulary
+from ehr_scaling.data import card, disclosure, timelines, vocabulary
 from ehr_scaling.errors import UserError
 
 EVENTS = {
@@ -56,9 +56,9 @@ def test_it_says_where_the_data_come_from_and_what_is_in_them(built):
         s = summary[split]
         assert found[split][:4] == [
             of_events,
-            f"{s['patients']:,}",
-            f"{s['tokens']:,}",
-            f"{s['tokens_per_patient']['p5']:,.0f}",
+            disclosure.words(s["patients"], False),
+            disclosure.words(s["tokens"], False),
+            "not told",  # a patient may be a handful from which it could be worked out
         ]
     assert f"{summary['vocabulary']:,} tokens" in text(built)
     assert f"`{summary['vocabulary_fingerprint']}`" in text(built)
@@ -74,6 +74,15 @@ def test_every_row_of_a_table_has_its_columns(built):
     for block in re.findall(r"(?:^\|.*\n)+", text(built), re.M):
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
+
+
+def test_lengths_of_generated_patients_are_told(built):
+    _, summary = built
+    found = rows(text(built, generated=True))
+    for split in timelines.SPLITS:
+        s = summary[split]
+        lengths = (s["tokens_per_patient"][p] for p in ("p5", "p50", "p95"))
+        assert found[split][1:6] == [f"{n:,.0f}" for n in (s["patients"], s["tokens"], *lengths)]
 
 
 def test_generated_patients_are_named_so_on_the_first_line(built):

@@ -12,6 +12,12 @@ def test_what_is_told():
     assert [disclosure.words(n, False) for n in (3, 1_234)] == ["under 10", "1,230"]
 
 
+def test_a_quantile_of_few_is_not_told():
+    told = [(n, q) for n in (7, 20, 81, 200) for q in (0.05, 0.5, 0.95) if disclosure.quantile(n, q, False)]
+    assert told == [(20, 0.5), (81, 0.5), (200, 0.05), (200, 0.5), (200, 0.95)]
+    assert disclosure.quantile(1, 0.5, True)
+
+
 @given(st.lists(st.integers(10, 500), min_size=1, max_size=8))
 def test_a_part_that_is_hidden_does_not_follow_from_the_total_and_the_others(parts):
     """Whatever the hidden part of 1 to 9 is, some other one would have been told in the same way."""

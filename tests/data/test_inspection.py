@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import itertools
+import shutil
 
 import made_up
 import numpy as np
@@ -121,6 +122,19 @@ def test_records_that_do_not_say_so_are_real(facts, work):
     assert generated.fewest == 0
     with pytest.raises(UserError, match=r"vocabulary\.json is missing"):
         inspection.gather(work / "events", "train")
+
+
+def test_the_record_of_other_events_says_nothing_of_these(work, tmp_path):
+    """Else a file of generated patients, laid beside real ones, would let their records be shown."""
+    folder = tmp_path / "w"
+    shutil.copytree(work, folder)
+    record = {"inputs": {"source": "synthetic"}, "fingerprint": "other", "summary": {"generated": True}, "files": {}}
+    artifacts.write_sealed(folder / "events" / artifacts.RECORD, record)
+    with pytest.raises(UserError, match=r"events is not what .*timelines was made from"):
+        inspection.gather(folder, "train")
+    artifacts.write_json(folder / "events" / artifacts.RECORD, record)
+    with pytest.raises(UserError, match=r"without checksums"):
+        inspection.gather(folder, "train")
 
 
 @pytest.mark.parametrize(("preset", "ages"), [("ethos_ares", {"AGE, tens", "AGE, units"}), ("ethos_paper", {"AGE"})])

@@ -1,7 +1,6 @@
 """From a trained cell to its score: written whole, in the schema others read, and never from other data."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -72,7 +71,7 @@ def test_a_score_and_its_predictions(trained, monkeypatch):
     score = evaluate.job(grid[:1], workdir, seen.append)[0][TASK.name]
     assert sum(seen) == grid[0]["own_tokens"]
     folder = workdir / "outcomes" / TASK.name
-    assert json.loads((folder / f"{cell['id']}.json").read_text()) == score
+    assert artifacts.read_json(folder / f"{cell['id']}.json") == score
     assert {"cell", "task", "auroc", "low", "high", "n", "positives", "copies", "undetermined", "generated_tokens",
             "method"} <= set(score)  # fmt: skip
     assert (score["cell"], score["task"], score["n"], score["copies"]) == (cell["id"], TASK.name, 60, 2)
@@ -108,7 +107,7 @@ def test_the_baseline(trained, monkeypatch):
     workdir, _ = trained
     folder = workdir / "outcomes" / TASK.name
     score = evaluate.baseline(workdir, TASK)
-    assert json.loads((folder / "baseline.json").read_text()) == score
+    assert artifacts.read_json(folder / "baseline.json") == score
     asked = questions.load(folder).stays
     assert score["name"] == "logistic regression"
     assert (score["n"], score["positives"]) == (60, asked.labels.sum())
@@ -133,13 +132,13 @@ def test_what_does_not_belong_together_is_refused(study_of):
         score({**cell, "id": "other"})
     folder = workdir / "outcomes" / TASK.name
     record = artifacts.read_json(folder / artifacts.RECORD)
-    artifacts.write_json(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "context": 65}})
+    artifacts.write_sealed(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "context": 65}})
     with pytest.raises(UserError, match=r"65 tokens of prompt and future, and cell \w+ was trained on 64"):
         score(cell)
-    artifacts.write_json(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "timelines": "else"}})
+    artifacts.write_sealed(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "timelines": "else"}})
     with pytest.raises(UserError, match="other timelines"):
         score(cell)
-    artifacts.write_json(folder / artifacts.RECORD, record)
+    artifacts.write_sealed(folder / artifacts.RECORD, record)
     damaged = (folder / questions.SAMPLES).read_bytes()[:-300]
     (folder / questions.SAMPLES).write_bytes(damaged)
     with pytest.raises(UserError, match=r"samples\.npz is damaged .*: delete"):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -97,7 +98,9 @@ def test_metrics_where_the_outcome_is_known(asked):
     found = done["metrics"]
     assert 0 < found["positives"] < found["n"] == done["stays"]
     assert found["low"] <= found["auroc"] <= found["high"]
-    assert predict.told(done).startswith(f"AUROC {found['auroc']:.3f} ({found['low']:.3f} to {found['high']:.3f}), AU")
+    assert predict.told(done, True).startswith(
+        f"AUROC {found['auroc']:.3f} ({found['low']:.3f} to {found['high']:.3f}), AU"
+    )
 
 
 def test_labels_of_the_strangers(trained, asked, tmp_path):
@@ -109,7 +112,7 @@ def test_labels_of_the_strangers(trained, asked, tmp_path):
     assert by_label["stays"] == done["stays"] and by_label["metrics"]["positives"] == done["metrics"]["positives"]
     pq.write_table(every.drop_columns(["boolean_value"]), tmp_path / "labels.parquet")
     bare = predict.predict(trained, task, tmp_path / "p", others.SPLIT, patients=out, **FAST)
-    assert bare["metrics"] is None and predict.told(bare) == "no metrics: the labels have no boolean_value"
+    assert bare["metrics"] is None and predict.told(bare, True) == "no metrics: the labels have no boolean_value"
     alive = cohort.stays(out, "test", task)._replace(labels=np.zeros(bare["stays"], bool))
     none = predict._judged(alive, np.full(bare["stays"], 0.3), 0)
     assert none == {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
@@ -210,3 +213,38 @@ def test_the_command(trained, strangers, asked, tmp_path):
     assert written["metrics"]["auroc"] == pytest.approx(asked[1]["metrics"]["auroc"], abs=0.01)
     assert set(written["known"]) == {"events", "known", "fallen_back", "unknown", "families"}
     assert f"AUROC {written['metrics']['auroc']:.3f} (" in done.stdout and "events in the model's vo" in done.stdout
+
+
+def test_nobody_is_asked_whom_the_model_was_trained_on(trained, asked, tmp_path):
+    """The same number is another person, where the birth differs."""
+    folder = tmp_path / "meds"
+    (folder / "metadata").mkdir(parents=True)
+    (folder / "data").mkdir()
+    shutil.copy(trained / "events/metadata/codes.parquet", folder / "metadata")
+    files = [path for name in ("train", "held_out") for path in sorted((trained / "events/data" / name).glob("*"))]
+    every = pa.concat_tables(map(pq.read_table, files))
+    pq.write_table(every, folder / "data/all.parquet")
+    out = tmp_path / "out"
+    others.prepare(folder, trained, out)
+    known = others.trained_on(trained, out)
+    ids = pq.read_table(trained / "events/metadata/subject_splits.parquet").to_pydict()
+    split = dict(zip(ids["subject_id"], ids["split"], strict=True))
+    in_both = set(every["subject_id"].to_pylist())
+    assert set(known.tolist()) == {i for i in in_both if split[i] == "train"}
+    done = predict.predict(trained, predict.of_cohort(TASK), out, others.SPLIT, patients=out, **FAST)
+    assert done["stays"] == asked[1]["stays"]
+    assert done["left_out"]["of patients the model was trained or chosen on"] > 50
+    assert rows(out / predict.FILE)["subject_id"] == rows(asked[0] / predict.FILE)["subject_id"]
+    # Of somebody else's patients, born on other days, nobody is known.
+    moved = renamed_births(every)
+    pq.write_table(moved, folder / "data/all.parquet")
+    others.prepare(folder, trained, tmp_path / "moved")
+    assert not len(others.trained_on(trained, tmp_path / "moved"))
+
+
+def renamed_births(table):
+    """The same events, each patient born an hour earlier."""
+    births = pc.equal(table["code"], "MEDS_BIRTH")
+    hour = pa.scalar(3_600_000_000, pa.duration("us"))
+    times = pc.if_else(births, pc.subtract(table["time"], hour), table["time"])
+    return table.set_column(table.schema.get_field_index("time"), "time", times)

@@ -290,7 +290,7 @@ def test_what_cannot_be_shown_is_told_before_anything_is_simulated(trained, tmp_
     shutil.copytree(workdir / "events", closed / "events", ignore=shutil.ignore_patterns("data"))
     record = artifacts.read_json(closed / "events" / artifacts.RECORD)
     about = {**record["summary"], "generated": False, "name": "MIMIC-IV", "license": "credentialed"}
-    artifacts.write_json(closed / "events" / artifacts.RECORD, {**record, "summary": about})
+    artifacts.write_sealed(closed / "events" / artifacts.RECORD, {**record, "summary": about})
     with pytest.raises(UserError) as told:
         show.check(closed, 1, None, None)
     with pytest.raises(UserError) as known:

@@ -25,6 +25,11 @@ _NO_DOSE = {
 # Of other hospitals
 _NO_DOSE |= dict.fromkeys(("HELD", "REFUSED", "DECLINED", "MISSED", "OMITTED", "CANCEL"), "nothing was given")
 _NO_DOSE |= {"ORDERED": "an order"}
+# Anywhere in a text that is not one of MIMIC-IV's: "MAR Hold", "Patient refused", "No longer given"
+_ANYWHERE = re.compile(
+    r"\b(NOT|NO LONGER|HELD|HOLD|REFUSED|DECLINED|WITHHELD|MISSED|OMITTED|CANCEL\w*|DISCONTINUED|DUE|PENDING|ERROR|"
+    r"VERIF\w+|RETURN(ED)?)\b"
+)
 _REPLACED = "REMOVED EXISTING"
 _ELSEWHERE = "IN OTHER LOCATION"
 # What MIMIC-IV writes: these, and no other text, may be named in a count.
@@ -80,7 +85,9 @@ def why_no_dose(text: str | None) -> str:
         return "" if _ELSEWHERE in (text or "").upper() else NOT_TOLD
     if core.startswith(_REPLACED):
         return ""
-    return next((why for head, why in _NO_DOSE.items() if core.startswith(head)), "")
+    if why := next((why for head, why in _NO_DOSE.items() if core.startswith(head)), ""):
+        return why
+    return "nothing was given" if core not in _KNOWN and _ANYWHERE.search(core) else ""
 
 
 def told(text: str | None) -> str:

@@ -9,7 +9,7 @@ import re
 from ehr_scaling.data.codes import doses, drugs, units
 from ehr_scaling.data.codes.maps import CodeMaps, atc, atc_by_ingredient, atc_one, icd10cm, icd10pcs
 from ehr_scaling.data.presets.paths import ATC, ICD9CM, ICD9PCS, ICD10CM, ICD10PCS, detailed
-from ehr_scaling.data.presets.rule import Rule, bare, known, normalise, nothing, one
+from ehr_scaling.data.presets.rule import REPEATS, Rule, bare, known, normalise, nothing, one
 from ehr_scaling.data.vocabulary import UNK
 
 BREAKS = {"ACUITY": (1.0, 2.0, 3.0, 4.0)}  # a scale of five steps as it is
@@ -55,7 +55,7 @@ def rule(code: str, maps: CodeMaps, depth: int) -> Rule:
         case "MARITAL_STATUS" | "MARITAL" if first:
             return one(f"MARITAL//{known(first)}")
         case "TRANSFER_TO" if first.lower() in ("ed", "discharge"):
-            return nothing("repeats an admission or discharge")
+            return nothing(REPEATS)
         case "TRANSFER_TO" if first.lower() in ("admit", "transfer"):
             return one(f"TRANSFER//{known(rest[1] if len(rest) > 1 else '')}")
         case "DRG" if rest == ["UNKNOWN"]:

@@ -14,7 +14,7 @@ from ehr_scaling.data.codes import maps as code_maps
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.presets.clean import FACILITIES
 from ehr_scaling.data.presets.paths import ATC, ETHOS_CM, ETHOS_PCS, ICD9CM, ICD9PCS, PRESSURE, PRESSURES, detailed
-from ehr_scaling.data.presets.rule import Rule, bare, known, normalise, nothing, one, spelt
+from ehr_scaling.data.presets.rule import REPEATS, Rule, bare, known, normalise, nothing, one, spelt
 from ehr_scaling.data.vocabulary import UNK, UNKNOWN
 
 # SOFA: ten bins of equal width from 0 to 23, its range in the table those programs read; ACUITY: its five steps.
@@ -78,7 +78,7 @@ def _rule(code: str, maps: CodeMaps, depth: int, program: Program) -> Rule:
             return one(name)
         case "TRANSFER_TO":
             if first.lower() not in ("admit", "transfer"):
-                return nothing("repeats an admission or discharge")
+                return nothing(REPEATS)
             return one(f"TRANSFER//{_place(rest[1] if len(rest) > 1 else '', program)}")._replace(unseen="drop")
         case "DRG" if rest == ["UNKNOWN"]:
             return one(code)

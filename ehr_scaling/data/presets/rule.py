@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from ehr_scaling.data.vocabulary import UNK, UNKNOWN
 
+REPEATS = "repeats an admission or discharge"  # why it makes no token, where another event says the same
+
 
 class Rule(NamedTuple):
     """The tokens of a code: those of each of its paths in order, then one for its value."""

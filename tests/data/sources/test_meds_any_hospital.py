@@ -93,7 +93,7 @@ def test_folders_are_splits(tmp_path):
     assert summary["patients"] == {"train": 1, "tuning": 1, "held_out": 0}
     assert summary["splits"].startswith("those of the folders data/")
     put(tmp_path / "two", {"train/0": a, "tuning/0": pa.concat_tables([a, b])})
-    with pytest.raises(UserError, match="1 patients are in more than one of data/train"):
+    with pytest.raises(UserError, match="under 10 patients are in more than one of data/train"):
         extract(tmp_path / "two", tmp_path / "events2")
 
 
@@ -157,3 +157,35 @@ def test_numbers_in_another_column_are_read_or_named(tmp_path, capsys):
     put(tmp_path / "text", {"0": t.set_column(3, "value", pa.array(["5.0"]))})
     with pytest.raises(UserError, match="column value is string, and there is no numeric_value"):
         extract(tmp_path / "text", tmp_path / "events2")
+
+
+def test_a_bound_in_the_text_is_a_number(tmp_path, capsys):
+    numbers, texts = [None, None, 5.0, None], ["<93.2", "> 182", "<7", "hemolyzed"]
+    told = table([(1, k, "LAB//glucose", value) for k, value in enumerate(numbers)])
+    put(tmp_path / "raw", {"0": told.set_column(4, "text_value", pa.array(texts, pa.large_string()))})
+    summary, found = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    assert [v if v is None else round(v, 3) for v in found["train"][0]["numeric_value"].to_pylist()] == [
+        93.2, 182.0, 5.0, None
+    ]  # fmt: skip
+    assert summary["mended"]["result given as a bound read as its number"] == 2
+
+
+def test_patients_whose_rows_are_apart_are_counted_once(tmp_path):
+    rows = [(1, 1, "A", 1.0), (2, 1, "A", 1.0)] * 3 + [(3, 1, "A", 1.0)]
+    put(tmp_path / "raw", {"0": table(rows)})
+    summary, _ = extract(tmp_path / "raw", tmp_path / "events", splits=(1.0, 0.0, 0.0))
+    assert summary["mended"]["patients whose rows are not together"] == 2
+
+
+def test_a_family_without_a_token_stops_the_work(tmp_path):
+    """Orders are no doses: a hospital that codes its doses as such is told, and may have it so."""
+    rows = [(i, 1, "MEDS_BIRTH", None) for i in range(9)]
+    rows += [(i, k, code, 1.0) for i in range(9) for k in range(2, 9) for code in ("MEDICATION//START//x", "LAB//y")]
+    put(tmp_path / "raw", {"0": table(sorted(rows))})
+    config = base.get_config().data
+    config.source, config.raw, config.splits = "meds", str(tmp_path / "raw"), (0.8, 0.2, 0.0)
+    told = r"none of the \d+ events of MEDICATION of the train split would become a token \(an order, not a dose\)"
+    with pytest.raises(UserError, match=told):
+        pipeline.prepare(config, tmp_path / "w", workers=1, until="timelines")
+    config.may_lose = ("MEDICATION",)
+    pipeline.prepare(config, tmp_path / "may", workers=1, until="timelines")

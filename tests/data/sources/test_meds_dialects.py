@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling.data import events
+from ehr_scaling.data.codes import doses
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import dialects as d
 from ehr_scaling.errors import UserError
@@ -362,6 +363,8 @@ def test_every_code_has_a_place_or_a_reason(dialect, code, detail, unit):
             *(f"{name}: not among the events of mimic-iv" for name in ("weight", "height", "egfr")),
             "dates and ingredients of the ICU: not among the events of mimic-iv",
             "doses: no name",
+            "doses: not told (not told)",
+            *(f"doses: {doses.why_no_dose(word)} ({told})" for word in doses.WORDS for told in (word, "another text")),
         }
     else:
         assert 1 <= len(found) <= 2 and all(isinstance(c, str) for c in found)

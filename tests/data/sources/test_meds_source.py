@@ -130,7 +130,7 @@ GOOD = table([(1, 0, "A", 1.0)])
         (table([(1, 0, None, 1.0)]), None, r"no patient in the train split \(0 patients, 0 events"),
         (GOOD.slice(0, 0), None, r"no patient in the train split \(0 patients, 0 events"),
         (GOOD, {1: "test"}, r"subject_splits\.parquet, row 1: split is none of MEDS', train, tuning, held_out"),
-        (GOOD, {2: "train"}, r"subject_splits\.parquet lists no split for 1 patients"),
+        (GOOD, {2: "train"}, r"subject_splits\.parquet lists no split for under 10 patients"),
         (GOOD, {1: "tuning"}, r"no patient in the train split"),
     ],
 )

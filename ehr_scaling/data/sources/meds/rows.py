@@ -1,7 +1,7 @@
 """Rows of one MEDS file as arrays: types made ours, what is no event left out and counted, codes spelt our way."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from ehr_scaling.data.codes import units
 from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.presets import FAMILIES
 from ehr_scaling.data.sources.meds import dialects
+from ehr_scaling.data.sources.mimic.parsing import bound
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 
@@ -212,6 +213,7 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
     """Events of a data set whose codes are kept: with the modifiers and the unit of the value as parts of the code."""
     modifiers = [name for name in how.modifiers if name in batch.schema.names]
     unit = next((name for name in UNITS if name in batch.schema.names and name not in modifiers), "")
+    rows = rows._replace(values=_with_bounds(rows, batch, dropped))
     valued = ~np.isnan(rows.values)
     key, made_of = combined(rows, batch, modifiers, np.arange(len(rows.codes)) if modifiers else np.zeros(0, np.int64))
     if unit:
@@ -244,6 +246,36 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
     # A birth or a death without a time tells nothing.
     bare = np.array([family(name) in (events.BIRTH, events.DEATH) for name in rows.names], bool)
     return without(rows, (rows.times == STATIC) & bare[rows.codes], _NO_TIME, dropped)
+
+
+def _with_bounds(rows: Rows, batch: pa.RecordBatch, dropped: Dropped) -> np.ndarray:
+    """The values, float32 (n,): where there is none and the text is a bound ("<0.01"), the number of the bound."""
+    if "text_value" not in batch.schema.names or pa.types.is_null(batch["text_value"].type):
+        return rows.values
+    values = rows.values.copy()
+    at = np.flatnonzero(np.isnan(values) & pc.is_valid(batch["text_value"]).to_numpy(zero_copy_only=False))
+    values[at] = parsed(batch["text_value"].cast(pa.large_string()).take(pa.array(at)), values[at], bound)
+    dropped.values["result given as a bound read as its number"] += int((~np.isnan(values[at])).sum())
+    return values
+
+
+def parsed(text: pa.Array | None, values: np.ndarray, parse: Callable[[str], float | None]) -> np.ndarray:
+    """What `parse` makes of the values, and of the texts where there is none; NaN where it makes nothing."""
+    if not len(values):
+        return values
+
+    def number(word: str | None) -> float:
+        parsed = parse(word) if word else None
+        return np.nan if parsed is None else parsed
+
+    known, at = np.unique(values, return_inverse=True)
+    out = np.array([number(None if np.isnan(value) else f"{value:.6g}") for value in known.tolist()], np.float32)[at]
+    if text is None:
+        return out
+    words = text.dictionary_encode()
+    told = np.array([number(word) for word in [*words.dictionary.to_pylist(), None]], np.float32)
+    at = pc.fill_null(words.indices.cast(pa.int64()), len(told) - 1).to_numpy(zero_copy_only=False)
+    return np.where(np.isnan(values), told[at], out)
 
 
 def _with_unit(parts: list[str], unit: str) -> tuple[list[str], bool]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ehr_scaling.data import events
+from ehr_scaling.data import disclosure, events
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.errors import UserError
 
@@ -59,7 +59,8 @@ def assigned(
     """
     if splits.listed is not None:
         if missing := int((~np.isin(ids, splits.listed[0])).sum()):
-            raise UserError(f"{FILE.as_posix()} lists no split for {missing} patients of data/: add them, or delete it")
+            told = disclosure.words(missing, False)
+            raise UserError(f"{FILE.as_posix()} lists no split for {told} patients of data/: add them, or delete it")
         split = splits.listed[1][np.searchsorted(splits.listed[0], ids)]
     elif splits.folders:
         split = np.full(len(ids), -1, np.int8)
@@ -71,8 +72,8 @@ def assigned(
         if several := int(twice.sum()):
             folders = ", ".join(f"data/{name}" for name in events.SPLITS)
             raise UserError(
-                f"{several} patients are in more than one of {folders}: each may be in one split only; mend them, or "
-                f"write {FILE.as_posix()}"
+                f"{disclosure.words(several, False)} patients are in more than one of {folders}: each may be in one "
+                f"split only; mend them, or write {FILE.as_posix()}"
             )
     else:
         return events.assign(ids, seed, fractions)

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 from ehr_scaling.data.codes import units
 from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources.meds import dialects
-from ehr_scaling.data.sources.meds.rows import Dropped, Rows, by_family, combined, without
+from ehr_scaling.data.sources.meds.rows import Dropped, Rows, by_family, combined, parsed, without
 from ehr_scaling.data.sources.mimic.parsing import body_mass_index, bound, pain, race
 
 
@@ -42,7 +41,7 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
     values[pair], low[pair] = _pressures(None if text is None else text.take(pa.array(pair)), values[pair])
     for scored, parse in ((dialects.BMI, body_mass_index), (dialects.PAIN, pain)):
         at = np.flatnonzero(code == made.get(scored, -2))
-        values[at] = _parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
+        values[at] = parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
 
     at = np.flatnonzero(code == made.get(dialects.TEMPERATURE, -2))
     values[at], celsius = units.fahrenheit(values[at])
@@ -50,7 +49,7 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
     measured = np.array([name.startswith(("LAB//", "CHART//")) for name in made] + [False], bool)[code]
     at = np.flatnonzero(measured & np.isnan(values)) if text is not None else np.zeros(0, np.int64)
     if text is not None and len(at):  # a result that is given as a bound
-        values[at] = _parsed(text.take(pa.array(at)), values[at], bound)
+        values[at] = parsed(text.take(pa.array(at)), values[at], bound)
     origin, place = [np.flatnonzero(code >= 0), pair], [0, 1]
     codes, numbers_of = [code[origin[0]], second[key[pair]]], [values[origin[0]], low[pair]]
     admitted = np.array([name.startswith(dialects.ADMISSION) for name in made] + [False], bool)[code]
@@ -105,8 +104,8 @@ def _described(rows: Rows, batch: pa.RecordBatch, dialect: str) -> tuple[np.ndar
 
 def _pressures(text: pa.Array | None, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Systolic and diastolic, float32: of a text "120/80", or of a number and a text "80"; both NaN if one is."""
-    high = _parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[0]) if "/" in t else None)
-    low = _parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[2] if "/" in t else t))
+    high = parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[0]) if "/" in t else None)
+    low = parsed(text, np.full_like(values, np.nan), lambda t: _number(t.partition("/")[2] if "/" in t else t))
     high = np.where(np.isnan(high), values, high)
     neither = np.isnan(high) | np.isnan(low)
     return np.where(neither, np.float32(np.nan), high), np.where(neither, np.float32(np.nan), low)
@@ -114,22 +113,3 @@ def _pressures(text: pa.Array | None, values: np.ndarray) -> tuple[np.ndarray, n
 
 def _number(text: str) -> float | None:
     return float(text) if re.fullmatch(r"\s*\d{1,3}(\.\d{1,6})?\s*", text) else None
-
-
-def _parsed(text: pa.Array | None, values: np.ndarray, parse: Callable[[str], float | None]) -> np.ndarray:
-    """What `parse` makes of the values, and of the texts where there is none; NaN where it makes nothing."""
-    if not len(values):
-        return values
-
-    def number(word: str | None) -> float:
-        parsed = parse(word) if word else None
-        return np.nan if parsed is None else parsed
-
-    known, at = np.unique(values, return_inverse=True)
-    out = np.array([number(None if np.isnan(value) else f"{value:.6g}") for value in known.tolist()], np.float32)[at]
-    if text is None:
-        return out
-    words = text.dictionary_encode()
-    told = np.array([number(word) for word in [*words.dictionary.to_pylist(), None]], np.float32)
-    at = pc.fill_null(words.indices.cast(pa.int64()), len(told) - 1).to_numpy(zero_copy_only=False)
-    return np.where(np.isnan(values), told[at], out)
