@@ -13,7 +13,7 @@ from meds_files import SCHEMA, T0, extract, put, table
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.meds import dataset as meds
-from ehr_scaling.data.sources.meds import rows as meds_rows
+from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds import shuffle
 from ehr_scaling.errors import UserError
 
@@ -84,7 +84,7 @@ def test_no_event_is_lost_or_added(tmp_path_factory, rows, files, group, unit):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meds, "_UNIT", unit)
         patch.setattr(shuffle, "_HELD", unit)
-        patch.setattr(meds_rows, "_BATCH", 7)
+        patch.setattr(meds_reading, "_BATCH", 7)
         patch.setattr(events, "SHARD", 4)
         summary, found = extract(root, tmp_path / "events", splits=(1.0, 0.0, 0.0))
     got = [
@@ -302,7 +302,7 @@ def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
     out.mkdir()
     with pytest.raises(KeyboardInterrupt):
         meds.extract(root, out, seed=0)
-    monkeypatch.setattr(meds_rows, "read", None)  # nothing is read from the data set again
+    monkeypatch.setattr(meds_reading, "read", None)  # nothing is read from the data set again
     assert meds.extract(root, out, seed=0) == whole
     assert calls[2] == calls[3] and len(calls) == len({*calls}) + 1
 

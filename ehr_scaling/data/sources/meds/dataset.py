@@ -29,9 +29,10 @@ from ehr_scaling.artifacts import fingerprint_files, read_json, writing
 from ehr_scaling.data import events, parquet
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources.meds import dialects, shuffle, spelling
+from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
-from ehr_scaling.data.sources.meds.rows import Reading
+from ehr_scaling.data.sources.meds.reading import Reading
 from ehr_scaling.data.sources.mimic.tables import chosen_times
 from ehr_scaling.data.splits import AllHeldOut, Listed, Splits
 from ehr_scaling.data.splits import told as met
@@ -58,7 +59,7 @@ _TYPES = {
     "subject_id": ("int64", pa.types.is_integer),
     "time": ("timestamp[us]", lambda t: any(f(t) for f in _MOMENTS)),
     "code": ("string", lambda t: _is_string(t) or (pa.types.is_dictionary(t) and _is_string(t.value_type))),
-    **dict.fromkeys(meds_rows.VALUES, ("float32", lambda t: any(f(t) for f in _NUMBERS))),
+    **dict.fromkeys(meds_reading.VALUES, ("float32", lambda t: any(f(t) for f in _NUMBERS))),
 }
 
 
@@ -138,9 +139,9 @@ def extract(
     found, why = dialects.recognise(_codes(files, told), about)
     how = Reading(dialect or found, _modifiers(about), chosen_times(preset, times) == "known")
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
-    for name in sorted(_numbers(files) - {meds_rows.VALUE}):
+    for name in sorted(_numbers(files) - {meds_reading.VALUE}):
         told_in = f"those of the column {name}" if name else "none"
-        print(f"  numbers: {told_in}, for files that have no column {meds_rows.VALUE}")
+        print(f"  numbers: {told_in}, for files that have no column {meds_reading.VALUE}")
     by_file = splits.name if isinstance(splits, AllHeldOut) else "those of the split file"
     told_splits = by_file if isinstance(splits, Listed) else own_splits.words
     print(f"  splits: {told_splits}")
@@ -234,7 +235,7 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
     units: list[list[shuffle.Part]] = [[]]
     rows = 0
     for number, path in enumerate(files):
-        with meds_rows.reading(path):
+        with meds_reading.reading(path):
             file = pq.ParquetFile(path)
             _check_schema(path, file.schema_arrow)
         first = 0
@@ -253,21 +254,21 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
 
 def _numbers(files: list[Path]) -> set[str]:
     """The columns in which numbers are, "" for none."""
-    return {meds_rows.value_column(pq.read_schema(path)) or "" for path in files}
+    return {meds_reading.value_column(pq.read_schema(path)) or "" for path in files}
 
 
 def _check_schema(path: Path, schema: pa.Schema) -> None:
     """Raises UserError where a column cannot be what MEDS wants."""
-    meds_rows.check_once(path, schema)
+    meds_reading.check_once(path, schema)
     for column in ("subject_id", "time", "code"):
         if column not in schema.names:
             raise UserError(f"{path} has no column {column}: is it MEDS 0.3.3 or 0.4?")
-    value = meds_rows.value_column(schema)
+    value = meds_reading.value_column(schema)
     for column, (wanted, fits) in _TYPES.items():
-        other = column in meds_rows.VALUES and column != value
+        other = column in meds_reading.VALUES and column != value
         if column in schema.names and not other and not fits(schema.field(column).type):
             found = schema.field(column).type
-            instead = f", and there is no {meds_rows.VALUE}" if column in meds_rows.VALUES[1:] else ""
+            instead = f", and there is no {meds_reading.VALUE}" if column in meds_reading.VALUES[1:] else ""
             raise UserError(f"{path}: column {column} is {found}{instead}, MEDS wants {wanted}: convert the data set")
 
 
@@ -277,7 +278,7 @@ def _told(raw: Path) -> pa.Table:
     schema = pa.schema({"code": pa.string(), "description": pa.string(), "parent_codes": pa.list_(pa.string())})
     if not path.is_file():
         return schema.empty_table()
-    table = meds_rows.whole(path)
+    table = meds_reading.whole(path)
     if "code" not in table.column_names:
         raise UserError(f"{path} has no column code: mend it or delete it")
     columns = []
@@ -291,7 +292,7 @@ def _told(raw: Path) -> pa.Table:
 
 def _codes(files: list[Path], told: pa.Table) -> set[str]:
     """Codes by which to know the dialect: those of the metadata, and of the first rows of some files."""
-    first = (meds_rows.codes(path) for path in files[:: max(1, len(files) // _LOOKED_AT)])
+    first = (meds_reading.codes(path) for path in files[:: max(1, len(files) // _LOOKED_AT)])
     return set(told["code"].slice(0, _LOOKED_UP).to_pylist()).union(*first)
 
 
@@ -320,7 +321,7 @@ def _assign(
 
 def _by_file(units: list[list[shuffle.Part]]) -> Iterator[tuple[int, np.ndarray]]:
     for path, number, first, last in (part for unit in units for part in unit):
-        for ids in meds_rows.subjects(Path(path), range(first, last)):
+        for ids in meds_reading.subjects(Path(path), range(first, last)):
             yield number, ids
 
 

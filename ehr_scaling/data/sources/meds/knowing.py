@@ -22,9 +22,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ehr_scaling.data import events
+from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.sources import reconcile
 from ehr_scaling.data.sources.meds import dialects
-from ehr_scaling.data.sources.meds.rows import NO_STAY, STATIC, Rows, first_of_run
+from ehr_scaling.data.sources.meds.rows import NO_STAY, Rows, first_of_run
 from ehr_scaling.data.sources.reconcile import DAY, NEVER, NULL, day_end
 
 _SECOND = 1_000_000  # µs

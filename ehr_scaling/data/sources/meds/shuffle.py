@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events, parquet
+from ehr_scaling.data.columns import STATIC
 from ehr_scaling.data.shards import once
 from ehr_scaling.data.sources.meds import dialects, knowing, spelling
-from ehr_scaling.data.sources.meds import rows as meds_rows
-from ehr_scaling.data.sources.meds.rows import STATIC, Dropped, Reading, Rows, distinct, first_of_run
+from ehr_scaling.data.sources.meds import reading as meds_reading
+from ehr_scaling.data.sources.meds.reading import Reading
+from ehr_scaling.data.sources.meds.rows import Dropped, Rows, distinct, first_of_run
 
 _HELD = 2_000_000  # events of a piece in memory: 60 MB, and some times that while they are sorted and packed
 _SCHEMA = pa.schema(
@@ -61,7 +63,7 @@ def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
     """Write who is in some parts of the data set: int64 (P,), sorted."""
 
     def make() -> dict[str, Any]:
-        some = [ids for path, _, first, last in parts for ids in meds_rows.subjects(Path(path), range(first, last))]
+        some = [ids for path, _, first, last in parts for ids in meds_reading.subjects(Path(path), range(first, last))]
         found = distinct(np.concatenate([np.zeros(0, np.int64), *some]))
         with writing(folder.patients(unit)) as partial:
             np.save(partial, found)
@@ -83,7 +85,7 @@ def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading) -> dict[
     held: list[tuple[Rows, int]] = []
     files = count = 0
     for path, file, first, last in parts:
-        for rows in _watched(meds_rows.read(Path(path), range(first, last), how, dropped), mended):
+        for rows in _watched(meds_reading.read(Path(path), range(first, last), how, dropped), mended):
             if len(rows.subjects):
                 held.append((rows, file))
                 count += len(rows.subjects)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ehr_scaling.data import disclosure, events
+from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.errors import UserError
 
@@ -81,7 +82,7 @@ def assigned(
 
 
 def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    table = meds_rows.whole(path)
+    table = meds_reading.whole(path)
     for column in ("subject_id", "split"):
         if column not in table.column_names:
             raise UserError(f"{path} has no column {column}: mend it, or delete it to split by --config.data.splits")
