@@ -128,7 +128,7 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
     data, generated = origin.pop()
     return from_rows(
         rows,
-        source=str(path),
+        source=path.resolve().name,  # a path on somebody's machine is nobody else's business
         where=where,
         notes=notes,
         data=data,
