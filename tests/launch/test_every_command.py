@@ -55,7 +55,9 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path):
 def test_help_is_no_error():
     """All commands at once: most of their time is their imports."""
     running = {
-        (name, flag): subprocess.Popen([sys.executable, "-m", f"launch.{name}", flag], stdout=subprocess.PIPE, text=True)
+        (name, flag): subprocess.Popen(
+            [sys.executable, "-m", f"launch.{name}", flag], stdout=subprocess.PIPE, text=True
+        )
         for name, flag in [("analyze", "--help"), ("compare", "--helpfull"), ("study", "--help"), ("bench", "--help")]
     }
     for command, process in running.items():
