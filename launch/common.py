@@ -163,16 +163,20 @@ def fail(message: object, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """absl's flags from a command line: what is left of it. A mistake ends in one line and status 2, --help in 0."""
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # --help and its kin, which absl ends with 1
+        sys.exit(0)
+    except flags.Error as e:
+        fail(f"{e}: see --help", 2)
+    except CONFIG_ERRORS as e:
+        fail(_config_error(e), 2)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status."""
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as e:
-            fail(f"{e}: see --help", 2)
-        except CONFIG_ERRORS as e:
-            fail(_config_error(e), 2)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
@@ -103,7 +104,7 @@ def edited(draw, table):
             case "nulls":
                 mask = pa.array([i % 3 == 0 for i in range(table.num_rows)])
                 column = table.column(at)
-                kept = pa.compute.if_else(mask, pa.scalar(None, column.type), column) if table.num_rows else column
+                kept = pc.if_else(mask, pa.scalar(None, column.type), column) if table.num_rows else column
                 table = table.set_column(at, name, kept)
             case "none":
                 table = table.slice(0, 0)

@@ -52,6 +52,19 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path):
     assert file.read_text() == "no folder"
 
 
+def test_help_is_no_error():
+    """All commands at once: most of their time is their imports."""
+    running = {
+        (name, flag): subprocess.Popen(
+            [sys.executable, "-m", f"launch.{name}", flag], stdout=subprocess.PIPE, text=True
+        )
+        for name, flag in [("analyze", "--help"), ("compare", "--helpfull"), ("study", "--help"), ("bench", "--help")]
+    }
+    for command, process in running.items():
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode == 0 and "--" in said, command
+
+
 # Of POSIX' numbers those that reading, writing, making or locking files, and starting processes, may give
 _NUMBERS = """
 EACCES EAGAIN EBUSY EDQUOT EEXIST EFBIG EHOSTDOWN EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENFILE

@@ -2,13 +2,11 @@
 patient, or a patient is the same whatever it was written in. (A vocabulary that leaves things out of the timelines does
 not pay for them: that difference no unit shows. Where two make tokens of a different number of events, it is told.)"""
 
-import csv
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables import files, readers
 from ehr_scaling.analysis.tables.run_table import Floats, RunTable
 from ehr_scaling.analysis.wording import percent
 from ehr_scaling.artifacts import RECORD, read_json
@@ -156,32 +154,13 @@ def _units(path: Path, measured: Measured | None) -> dict[str, str | float]:
         return dict(measured.tokens_per) if measured.counts.get("tokens") else {}
     if path.is_dir() or not path.is_file():
         return {}
-    header = _header(path)
+    header = files.read(path).names
     found: dict[str, str | float] = {}
     for unit in UNITS:
         for column in (f"tokens_per_{unit}", f"loss_per_{unit}"):  # a loss that is there needs no product
             if column in header:
                 found[unit] = column
     return found
-
-
-def _header(path: Path) -> list[str]:
-    """Names of a table's columns; those of the first record of a .jsonl. What is wrong with it `readers` will say."""
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet as pq  # here, because only this format needs it
-
-        try:
-            return list(pq.read_schema(path).names)
-        except (OSError, ValueError):  # pyarrow's errors of a file's contents are ValueErrors
-            return []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as f:
-        line = f.readline()
-    if path.suffix.lower() != ".csv":
-        try:
-            return list(json.loads(line))
-        except (json.JSONDecodeError, TypeError):
-            return []
-    return [name.strip() for row in csv.reader([line]) for name in row]
 
 
 def _in_unit(path: Path, unit: str, known: dict[str, str | float], columns: dict[str, str]) -> RunTable:

@@ -34,7 +34,7 @@ from ehr_scaling.analysis.uncertainty import (
     parameter_verdict,
     resampling_weights,
 )
-from ehr_scaling.analysis.wording import percent
+from ehr_scaling.analysis.wording import decimal, percent, span
 
 AUTO, DEFAULT = "auto", "chinchilla"  # the law that forecasts best, and where none can be told apart
 STARTS = 6
@@ -237,8 +237,10 @@ def _judged(law: JointLaw, options: Options) -> JointLaw:
     if law.failed > options.failed:
         verdict = words["a"]
     elif wide:
-        spans = ", ".join(f"{n} {bounds[n][0]:.2f} to {bounds[n][1]:.2f}" for n in wide)
-        verdict = Verdict(UNIDENTIFIED, f"intervals wider than {options.wide:g}: {spans}")
+        spans = ", ".join(f"{n} {span(bounds[n], lambda end: decimal(end, 2))}" for n in wide)
+        known = np.isfinite([bounds[n] for n in wide]).all()
+        reason = f"intervals wider than {options.wide:g}: {spans}" if known else "the draws are too few for intervals"
+        verdict = Verdict(UNIDENTIFIED, reason)
     else:
         told = "E" not in words or words["E"].word == SUPPORTED
         floor = "" if told else "; the floor E is not told from zero"

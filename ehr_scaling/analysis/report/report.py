@@ -1,7 +1,5 @@
 """From runs to a report: laws.json, forecast.json, figures and one page that stands alone."""
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from ehr_scaling.analysis.forecast import holdout
 from ehr_scaling.analysis.report import (
     checklist,
+    folder,
     law_sections,
     listings,
     outcome_plots,
@@ -22,6 +21,7 @@ from ehr_scaling.analysis.report import (
     sweep_plots,
     sweep_sections,
 )
+from ehr_scaling.analysis.report.folder import MARK
 from ehr_scaling.analysis.report.html import Raw, bullets, page, section
 from ehr_scaling.analysis.report.limits import limits
 from ehr_scaling.analysis.report.results import Results, fit, to_json
@@ -30,11 +30,9 @@ from ehr_scaling.analysis.tables.run_table import RunTable, describe
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.analysis.wording import plural
 from ehr_scaling.artifacts import write_json, write_text
-from ehr_scaling.errors import UserError
 
 TITLE = "Scaling laws for electronic health records"
 TABLE_TITLE = "Scaling laws of a table of runs"
-MARK = "laws.json"
 
 
 def analyze(
@@ -52,25 +50,19 @@ def analyze(
     provenance: dict of dicts shown as tables (versions, commit, fingerprints, config), or what makes it, called when
     all runs are read. drop_bad_rows: as `readers.read` takes it.
     out: takes laws.json, forecast.json (written before the sealed losses are used; of a directory of runs beside its
-    grid, before the files that hold them are opened), report.html and figures/*.png. The folder is made beside it and
-    swapped in whole; a report that is there already is replaced.
+    grid, before the files that hold them are opened), report.html and figures/*.png. A report that is there already is
+    replaced whole, see `folder.writing`; files in it that no analysis wrote are kept.
 
     Returns: what laws.json holds.
-    Raises: UserError for unusable input, or when `out` holds something that is not a report.
+    Raises: UserError for unusable input, and as `folder.writing`.
     """
     options = options or Options()
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - a link stays a link, and "." gets a name
-    if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
-        raise UserError(f"--out={out} exists and is not a report: name a new folder, nothing is overwritten")
-    _recover(out)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "figures").mkdir(parents=True)
+    with folder.writing(Path(out)) as partial:
+        (partial / "figures").mkdir()
 
-    def file(forecast: dict[str, Any]) -> None:
-        write_json(partial / "forecast.json", holdout.dated(forecast))
+        def file(forecast: dict[str, Any]) -> None:
+            write_json(partial / "forecast.json", holdout.dated(forecast))
 
-    try:
         filed = None
         if isinstance(runs, Path) and runs.is_dir():
             filed = holdout.of_directory(runs, options, drop_bad_rows=drop_bad_rows)
@@ -82,11 +74,8 @@ def analyze(
         facts = provenance() if callable(provenance) else provenance or {}
         laws["provenance"] = facts
         write_text(partial / "report.html", render(results, partial / "figures", facts))
+        laws["files"] = sorted([*folder.files(partial), MARK])
         write_json(partial / MARK, laws)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _swap(partial, out)
     return laws
 
 
@@ -147,19 +136,3 @@ def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
     title = TABLE_TITLE if results.table.generated is None else TITLE
     headings = [(name, label) for name, label in sections.HEADINGS if any(f'<section id="{name}">' in p for p in body)]
     return page(title, f"{describe(results.all_runs)}.", lead, headings, body)
-
-
-def _swap(partial: Path, out: Path) -> None:
-    """Puts the finished folder in place of the old one; what a kill in between leaves, `_recover` mends."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.replace(old)
-    partial.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    if old.exists() and not out.exists():
-        old.replace(out)

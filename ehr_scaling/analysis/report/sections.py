@@ -51,14 +51,13 @@ def answer(r: Results) -> Raw:
     cards = []
     for name, key, what in (("N", "a", "Optimal size, N* ∝ C^a"), ("D", "b", "Optimal tokens, D* ∝ C^b")):
         law = lines[name]
-        value = decimal(law.exponent, 2) if np.isfinite(law.exponent) else "none"
         bounds = (
             f"{level} interval {span(law.interval, lambda v: decimal(v, 2))}. " if np.isfinite(law.interval[0]) else ""
         )
         cards.append(
             card(
                 formula(what),
-                f"{key} = {value}",
+                f"{key} = {decimal(law.exponent, 2)}" if np.isfinite(law.exponent) else f"{key} is not known",
                 join(chip(words[key].word), f" {bounds}{_sentence(words[key].reason)}"),
             )
         )

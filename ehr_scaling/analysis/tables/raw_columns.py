@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 
 # FLOPs a parameter and token: 6 without head and attention, some hundreds where a small body has a large head.
 POSSIBLE = (1.0, 1e4)
+FAR = 1e50  # no quantity of a run, in any unit; its fifth power is still a number
 GAP = 30.0  # sizes lie closer than that in C / (N D); thousands taken for ones lie further
 
 
@@ -34,9 +35,11 @@ class BadRows:
             raise UserError(f"{self.place(i)}: {self.rows[i][1]} (or leave such rows out with --drop_bad_rows)")
 
 
-def numbers(values: Sequence[Any] | NDArray[Any], name: str, required: bool, bad: BadRows) -> Floats:
-    """[n] float64, NaN for unknown (None or ""); what is no number, not finite, negative, or missing and required, goes
-    to `bad`."""
+def numbers(
+    values: Sequence[Any] | NDArray[Any], name: str, bad: BadRows, *, required: bool = False, positive: bool = False
+) -> Floats:
+    """[n] float64, NaN for unknown (None or ""); what is no number, not finite, out of all measure, negative or, where
+    it must be positive, zero, and what is missing and required, goes to `bad`."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
         found, unknown = values.astype(np.float64), np.zeros(len(values), bool)
     else:
@@ -47,8 +50,10 @@ def numbers(values: Sequence[Any] | NDArray[Any], name: str, required: bool, bad
         bad.add(unknown, "nonfinite", lambda i: f"{name} is empty; every run needs N, D, C and loss")
     mend = "leave out runs that diverged or mend the value"
     bad.add(~np.isfinite(found) & ~unknown, "nonfinite", lambda i: f"{name} is not finite; {mend}")
-    low = found <= 0 if required else found < 0
+    low = found <= 0 if positive else found < 0
     bad.add(low, "not_positive", lambda i: f"{name} is {found[i]:g}; it must be positive")
+    far = (found > FAR) | ((found < 1 / FAR) & (found > 0))
+    bad.add(far, "units", lambda i: f"{name} is {found[i]:g}, which no run has: give it in other units")
     return found
 
 
@@ -56,13 +61,13 @@ def _converted(cells: NDArray[Any], name: str, bad: BadRows) -> Floats:
     """[n] objects as float64; NaN where one is no number."""
     try:
         return cells.astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     found, wrong = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
     for i, cell in enumerate(cells):
         try:
             found[i] = float(cell)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wrong[i] = True
     bad.add(wrong, "nonfinite", lambda i: f"{name} is not a number")
     return found
@@ -72,6 +77,17 @@ def impossible(ratio: Floats) -> NDArray[np.bool_]:
     """[n] whether C / (N D) is what no training costs."""
     found: NDArray[np.bool_] = (ratio < POSSIBLE[0]) | (ratio > POSSIBLE[1])
     return found
+
+
+def text(cell: Any) -> str:
+    """A cell of a column of names; what no file or page can hold is replaced."""
+    if cell is None:
+        return ""
+    try:
+        found = str(cell)
+    except ValueError:  # an integer of thousands of digits
+        found = "a long integer"
+    return found.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def mixed_units(ratio: Floats, bad: BadRows) -> None:

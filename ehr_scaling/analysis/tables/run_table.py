@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis.tables.raw_columns import BadRows, Floats, mixed_units, numbers
+from ehr_scaling.analysis.tables.raw_columns import BadRows, Floats, mixed_units, numbers, text
 from ehr_scaling.errors import UserError
 
 REQUIRED = ("N", "D", "C", "loss")
@@ -17,6 +17,7 @@ OPTIONAL = (
     "loss_se", "lr", "rate_multiple", "batch", "weight_decay", "dropout", "fraction", "own_flops",
 )  # fmt: skip
 TEXT = ("run", "cell", "size", "phase", "schedule", "trunk", "optimizer", "parametrization", "edge")
+POSITIVE = (*REQUIRED, "real_tokens", "unique_tokens", "batch", "fraction")  # the others may be zero
 COLUMNS = TEXT + REQUIRED + OPTIONAL
 
 # Runs of one IsoFLOP budget differ in counted C by their integer steps, about 1 %; budgets lie a factor apart.
@@ -170,17 +171,18 @@ def from_columns(
     for name in REQUIRED + OPTIONAL:
         found[name] = np.full(n, np.nan)
         if name in columns and name != six_nd:
-            found[name] = numbers(columns[name], name, name in REQUIRED, bad)
+            found[name] = numbers(columns[name], name, bad, required=name in REQUIRED, positive=name in POSITIVE)
     for name in TEXT:
         found[name] = np.zeros(n, "<U1")
         if name in columns:
-            found[name] = np.array(["" if v is None else str(v) for v in columns[name]], dtype=np.str_)
+            found[name] = np.array(list(map(text, columns[name])), dtype=np.str_)
     found["run"] = _named(found["run"], found["cell"])
     bad.check()
     N, D, C = found["N"], found["D"], found["C"]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of rows that will be dropped
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of rows that will be dropped
         if six_nd:
-            found[six_nd] = 6.0 * N * D if six_nd == "C" else C / 6.0 / (N if six_nd == "D" else D)
+            derived = 6.0 * N * D if six_nd == "C" else C / 6.0 / (N if six_nd == "D" else D)
+            found[six_nd] = numbers(derived, six_nd, bad)
         mixed_units(found["C"] / found["N"] / found["D"], bad)
     bad.check()
     left_out = [Note(str(found["run"][i]), *bad.rows[i]) for i in sorted(bad.rows)]
