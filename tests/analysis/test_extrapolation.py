@@ -35,7 +35,7 @@ def test_the_law_that_forecasts_best_is_selected():
         # Chinchilla's law is a case of the coupled one: of its own data they say nearly the same.
         others = [e for name, e in errors.items() if name.split(",")[0] not in ("coupled", expected)]
         assert min(errors[expected], errors["coupled"]) < 0.5 * min(others)
-        assert found.selected in (expected, "coupled") and found.selected == found.close[0]
+        assert found.selected in (expected, "coupled") and found.chosen == found.close[0]
         assert len(found.folds) >= 3 and found.drift < 0.02
         assert [f["above"] for f in found.folds] == sorted(f["above"] for f in found.folds)
 

@@ -18,12 +18,16 @@ from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint import quality
 from ehr_scaling.analysis.tables import planned_runs, readers, selection
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Floats, Options
+from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict
+from ehr_scaling.analysis.wording import percent
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
 # When the sealed losses were read, beside the forecast
 AFTER, WITH_THE_TABLE = "after", "with the table"
+
+LEAST_INSIDE = 0.5  # of the sealed runs: intervals that are meant to hold 95 % and hold fewer are none
+MOST_OFF = 0.03  # mean absolute error in log loss of a forecast that still tells, however wide its intervals
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,24 @@ def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit
         for point, fit in ((_nearest(made["optima"], fit.C), fit) for fit in fits)
     ]
     return result
+
+
+def judged(compared: dict[str, Any] | None) -> Verdict:
+    """What the sealed forecast says of forecasts beyond the data.
+
+    compared: as `compare` returns it; None where nothing was sealed.
+    Returns: SUPPORTED where the sealed results came out as forecast; UNIDENTIFIED where they did not: fewer than
+    LEAST_INSIDE lay inside their intervals, or they were off by more than MOST_OFF on average; EXTRAPOLATED where that
+    was not tried. Always with the reason. Only the first lets a forecast beyond the data be called supported.
+    """
+    if compared is None or not compared["rows"]:
+        why = compared["reason"] if compared else ""
+        return Verdict(EXTRAPOLATED, "no sealed budget was forecast" + (f": {why}" if why else ""))
+    error, inside = compared["error_percent"] / 100, compared["coverage"]
+    found = f"{percent(error, 1)} off on average, {percent(inside)} of its runs inside their intervals"
+    if inside < LEAST_INSIDE or error > MOST_OFF:
+        return Verdict(UNIDENTIFIED, f"the forecast of the sealed budget failed: {found}")
+    return Verdict(SUPPORTED, f"the sealed budget came out as forecast: {found}")
 
 
 def _paired(cells: list[dict[str, Any]], sealed: RunTable) -> list[tuple[dict[str, Any], float]]:
