@@ -281,6 +281,19 @@ def test_a_bracketed_minimum_that_the_nearest_sizes_do_not_share_is_doubtful():
     assert not any(f.doubtful for f in isoflop.fit(table, by("cubic", window=np.inf)))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_five_seeds_of_little_noise_about_a_curve_that_is_no_parabola_have_an_answer(seed):
+    losses = [4.5294, 4.3183, 4.2129, 4.1801, 4.2351, 4.4022, 4.6705]
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"N": N, "D": 1e20 / 6 / N, "C": 1e20, "loss": loss * np.exp(3e-4 * rng.standard_normal()), "seed": s}
+        for N, loss in zip([5.774e6, 9.873e6, 1.688e7, 2.887e7, 4.936e7, 8.441e7, 1.443e8], losses, strict=True)
+        for s in range(5)
+    ]
+    fit = only(from_rows(rows, source="x"))
+    assert fit.verdict == parabola.BRACKETED and 2.5e7 < fit.N < 3.2e7
+
+
 def test_most_profiles_lopsided_is_said_of_the_law_and_only_then():
     rows = [
         {"N": N, "D": C / 6 / N, "C": C, "loss": loss}

@@ -231,18 +231,26 @@ def fit(
     small = small_sample(polynomial.X, polynomial.solve, coefficients, turn, leverage, factors[:1, window])
     found = replace(partial, optimum=exp(turn + centre), lowest=lowest, small=small, **spread(turns, level))
     if degree == 2 and partial.systematic <= LOPSIDED:
-        alone = fit(np.exp(x), y, factors[:0], reach=1.0, level=level, what=what)
-        low, high = found.optimum_interval
-        if alone.verdict == BRACKETED and (alone.optimum < low or high < alone.optimum):
-            doubt = (
-                f"; doubtful: the {NEAREST} nearest {what}s alone have it at {alone.optimum / found.optimum:.2f} times "
-                f"that {what}, and the runs scatter about the parabola more than about their neighbours "
-                f"({p_value(partial.systematic)})"
-            )
-            found = replace(found, doubtful=True, reason=found.reason + doubt)
+        found = _doubted(found, seen, y, what)
     if near is None:
         return found
     return replace(found, near=near_band(line, powers @ coefficients, drawn @ powers.T, near, level))
+
+
+def _doubted(found: Parabola, seen: Sizes, y: Floats, what: str) -> Parabola:
+    """`found`, doubtful where the parabola through the nearest x alone is lowest outside of its interval."""
+    near = nearest(seen.x, seen.best, 0.0)[seen.at]
+    coefficients = _solve(seen.x[seen.at][near] - found.centre, y[near], 2).coefficients
+    turn = float(_minima(coefficients[None])[0][0]) + found.centre
+    low, high = found.optimum_interval
+    if not seen.x[0] < turn < seen.x[-1] or not (exp(turn) < low or high < exp(turn)):
+        return found
+    doubt = (
+        f"; doubtful: the {NEAREST} nearest {what}s alone have it at {exp(turn) / found.optimum:.2f} times "
+        f"that {what}, and the runs scatter about the parabola more than about their neighbours "
+        f"({p_value(found.systematic)})"
+    )
+    return replace(found, doubtful=True, reason=found.reason + doubt)
 
 
 class _Polynomial(NamedTuple):
