@@ -2,7 +2,7 @@
 
 Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556): loss against log N at fixed C is fitted by a parabola, whose
 vertex is the optimal size. Here the parabola is local, every budget gets a verdict, and only bracketed ones go on.
-Instead of it a local cubic may be fitted, or an interpolation of all sizes (`Options.isoflop`).
+Instead of it all sizes may be interpolated (`Options.isoflop`).
 """
 
 from dataclasses import dataclass, fields
@@ -16,8 +16,8 @@ from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers
 from ehr_scaling.errors import UserError
 
-PARABOLA, AKIMA, CUBIC = "parabola", "akima", "cubic"
-METHODS = (PARABOLA, AKIMA, CUBIC)
+PARABOLA, AKIMA = "parabola", "akima"
+METHODS = (PARABOLA, AKIMA)
 
 
 def rule(options: Options) -> str:
@@ -26,7 +26,6 @@ def rule(options: Options) -> str:
     how = {
         PARABOLA: f"a parabola of loss in log N is {parabola.rule('size', window)}",
         AKIMA: f"Akima's interpolation of log loss in log N is {interpolation.rule('size', window)}",
-        CUBIC: f"a cubic of loss in log N, judged as a parabola would be, is {parabola.rule('size', window, degree=3)}",
     }[options.isoflop]
     return f"In each budget {how} Only bracketed budgets enter a law."
 
@@ -115,7 +114,7 @@ def fit_budget(
     if options.isoflop == AKIMA:
         found = interpolation.fit(N, loss, factors, sd, **shared)
     else:
-        found = parabola.fit(N, loss, factors, degree=3 if options.isoflop == CUBIC else 2, **shared)
+        found = parabola.fit(N, loss, factors, **shared)
     tokens: dict[str, Any] = {}
     if found.turns is not None:
         sizes, at = np.unique(np.log(N), return_inverse=True)

@@ -1,7 +1,7 @@
 """Where does a loss turn? A local parabola in the logarithm of a quantity, with a verdict on whether it tells.
 
-For model sizes at one budget (`isoflop`) and for learning rates at one size (`rates`). A cubic, and what curves of
-other kinds share with these (`interpolation`), are here too.
+For model sizes at one budget (`isoflop`) and for learning rates at one size (`rates`). What curves of other kinds
+share with it (`interpolation`) is here too.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,9 +41,9 @@ RULE = (
 )
 
 
-def rule(what: str, reach: float, degree: int = 2) -> str:
+def rule(what: str, reach: float) -> str:
     """How `fit` judges, for the report: the end of a sentence that says which parabola is fitted."""
-    return RULE.format(what=what, reach=reach, nearest=NEAREST + degree - 2, least=LEAST + degree - 2)
+    return RULE.format(what=what, reach=reach, nearest=NEAREST, least=LEAST)
 
 
 class Near(NamedTuple):
@@ -103,7 +103,7 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class Parabola(Profile):
-    """coefficients: (c0, c1, c2) of c0 + c1 u + c2 u^2, u = log x - centre, and c3 for a cubic; NaN when too few."""
+    """coefficients: (c0, c1, c2) of c0 + c1 u + c2 u^2, u = log x - centre; NaN when too few."""
 
     coefficients: tuple[float, ...] = (np.nan, np.nan, np.nan)
     centre: float = np.nan
@@ -162,43 +162,37 @@ def fit(
     reach: float,
     level: float,
     what: str,
-    degree: int = 2,
     near: float | None = None,
 ) -> Parabola:
     """Fits [n] losses y at [n] positive x, runs of one x being repeats.
 
     factors: [draws, n] of `uncertainty.multipliers`. reach: the parabola sees x within this factor of the best one.
-    level: of the intervals. what: the name of x in reasons. degree: 3 for a cubic. near: the share of `Near`.
+    level: of the intervals. what: the name of x in reasons. near: the share of `Near`.
     """
     x = np.log(x)
     seen = sizes(x, y)
-    least = LEAST + degree - 2
-    if len(seen.x) < least:
-        return Parabola(**too_few(seen, least, what))
+    if len(seen.x) < LEAST:
+        return Parabola(**too_few(seen, LEAST, what))
 
-    near_x = nearest(seen.x, seen.best, np.log(reach), NEAREST + degree - 2)
+    near_x = nearest(seen.x, seen.best, np.log(reach))
     window = near_x[seen.at]
     xs, ys = x[window], y[window]
     centre = float(xs.mean())
-    polynomial = _solve(xs - centre, ys, degree)
-    coefficients, residual, freedom = polynomial.coefficients, polynomial.residual, len(ys) - degree - 1
+    polynomial = _solve(xs - centre, ys, 2)
+    coefficients, residual, freedom = polynomial.coefficients, polynomial.residual, len(ys) - 3
     scatter = float(np.sqrt((residual**2).sum() / freedom))
     turn, lowest = (float(v[0]) for v in _minima(coefficients[None]))
     line = np.linspace(xs.min(), xs.max(), LINE)
-    powers = np.vander(line - centre, degree + 1, increasing=True)
+    powers = np.vander(line - centre, 3, increasing=True)
     # Rounding of exact tables must not look like signal.
     variance = max(scatter**2, (1e-12 * np.abs(ys).max()) ** 2)
     explained = max(float(((ys - ys.mean()) ** 2).sum() - (residual**2).sum()), 0.0)
-    depth_p = float(stats.f.sf(explained / degree / variance, degree, freedom))
-    # Half the second derivative, at the minimum where that lies in the window, else in the middle.
-    bend = np.array([0.0, 0.0, 1.0, 3 * turn if line[0] < turn + centre < line[-1] else 0.0])[: degree + 1]
-    curvature = float(bend @ coefficients)
-    curvature_p = two_sided(curvature, bend @ polynomial.solve, variance, freedom)
+    depth_p = float(stats.f.sf(explained / 2 / variance, 2, freedom))
+    curvature = float(coefficients[2])
+    curvature_p = two_sided(curvature, polynomial.solve[2], variance, freedom)
     beyond = int(turn + centre >= seen.x[-1]) - int(turn + centre <= seen.x[0]) if curvature > 0 else 0
     verdict, reason = judge(seen, curvature, beyond, depth_p, curvature_p, what)
-    if verdict == BRACKETED and not seen.x[0] < turn + centre < seen.x[-1]:
-        verdict, reason = OUTSIDE, f"the cubic has no minimum between the smallest and the largest {what} run"
-    lopsided, elsewhere = _lopsided(xs - centre, ys) if degree == 2 else (np.nan, np.nan)
+    lopsided, elsewhere = _lopsided(xs - centre, ys)
     if lopsided <= LOPSIDED and verdict == OUTSIDE and 0 < seen.best < len(seen.x) - 1:
         verdict = MISFIT
         reason += f", yet the best run does not: no parabola fits this window (cubic term, {p_value(lopsided)})"
@@ -230,19 +224,27 @@ def fit(
     turns[~((turns[:, 0] > seen.x[0]) & (turns[:, 0] < seen.x[-1]))] = np.nan
     small = small_sample(polynomial.X, polynomial.solve, coefficients, turn, leverage, factors[:1, window])
     found = replace(partial, optimum=exp(turn + centre), lowest=lowest, small=small, **spread(turns, level))
-    if degree == 2 and partial.systematic <= LOPSIDED:
-        alone = fit(np.exp(x), y, factors[:0], reach=1.0, level=level, what=what)
-        low, high = found.optimum_interval
-        if alone.verdict == BRACKETED and (alone.optimum < low or high < alone.optimum):
-            doubt = (
-                f"; doubtful: the {NEAREST} nearest {what}s alone have it at {alone.optimum / found.optimum:.2f} times "
-                f"that {what}, and the runs scatter about the parabola more than about their neighbours "
-                f"({p_value(partial.systematic)})"
-            )
-            found = replace(found, doubtful=True, reason=found.reason + doubt)
+    if partial.systematic <= LOPSIDED:
+        found = _doubted(found, seen, y, what)
     if near is None:
         return found
     return replace(found, near=near_band(line, powers @ coefficients, drawn @ powers.T, near, level))
+
+
+def _doubted(found: Parabola, seen: Sizes, y: Floats, what: str) -> Parabola:
+    """`found`, doubtful where the parabola through the nearest x alone is lowest outside of its interval."""
+    near = nearest(seen.x, seen.best, 0.0)[seen.at]
+    coefficients = _solve(seen.x[seen.at][near] - found.centre, y[near], 2).coefficients
+    turn = float(_minima(coefficients[None])[0][0]) + found.centre
+    low, high = found.optimum_interval
+    if not seen.x[0] < turn < seen.x[-1] or not (exp(turn) < low or high < exp(turn)):
+        return found
+    doubt = (
+        f"; doubtful: the {NEAREST} nearest {what}s alone have it at {exp(turn) / found.optimum:.2f} times "
+        f"that {what}, and the runs scatter about the parabola more than about their neighbours "
+        f"({p_value(found.systematic)})"
+    )
+    return replace(found, doubtful=True, reason=found.reason + doubt)
 
 
 class _Polynomial(NamedTuple):
@@ -388,11 +390,11 @@ def p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
-def nearest(xs: Floats, best: int, reach: float, least: int = NEAREST) -> NDArray[np.bool_]:
-    """[values] bool: those within `reach` of the best in log x, and the `least` nearest to it."""
+def nearest(xs: Floats, best: int, reach: float) -> NDArray[np.bool_]:
+    """[values] bool: those within `reach` of the best in log x, and the `NEAREST` nearest to it."""
     distance = np.abs(xs - xs[best])
     inside = distance <= reach + 1e-9
-    inside[np.argsort(distance, kind="stable")[:least]] = True
+    inside[np.argsort(distance, kind="stable")[:NEAREST]] = True
     return inside
 
 

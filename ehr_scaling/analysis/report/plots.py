@@ -24,7 +24,7 @@ INK, MUTED, RULE, ACCENT = "#1d2733", "#66727f", "#d9dee4", "#c2410c"
 MARKERS = "osD^vPX<>"
 PUBLISHED = {"N": 0.58, "D": 0.44}
 PUBLISHED_SOURCE = "arXiv 2505.22964"
-CURVES = {isoflop.PARABOLA: "parabola", isoflop.CUBIC: "cubic", isoflop.AKIMA: "Akima's interpolation"}
+CURVES = {isoflop.PARABOLA: "parabola", isoflop.AKIMA: "Akima's interpolation"}
 MANY = 9  # more budgets than this are told apart by a colour bar, not by a legend
 
 STYLE: Any = {
