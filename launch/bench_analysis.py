@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint import joint_laws
-from ehr_scaling.analysis.joint.compute_optimal import optimum
+from ehr_scaling.analysis.joint.optimum import optimum, proportional
 from ehr_scaling.analysis.repeats import effective_data, repeated_laws
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss, from_rows
@@ -103,7 +103,7 @@ def _published(table: RunTable) -> Iterator[Row]:
     draws = law.named(law.draws)
     for name, published in (("E", 0.0257), ("alpha", 0.0154), ("beta", 0.0206)):
         yield _within(f"  standard error of {name}", float(np.nanstd(draws[name])), published, 0.12 * published)
-    best = optimum(law, 5.76e23)
+    best = optimum(law, 5.76e23, proportional())
     low, high = best.interval("D/N", 0.8)
     yield _within("  best size at 5.76e23 FLOPs, 10⁹ parameters", best.N / 1e9, 73.2, 0.3)
     yield _within("  tokens a parameter there", best.D / best.N, 17.9, 0.3)

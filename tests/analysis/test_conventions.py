@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import simulated
 
-from ehr_scaling.analysis.joint import conventions, joint_laws
+from ehr_scaling.analysis.joint import conventions, joint_laws, optimum
 from ehr_scaling.analysis.report import law_sections
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
@@ -73,9 +73,9 @@ def test_the_optimum_along_counted_compute_is_that_of_the_formula_where_c_is_6nd
     """A factor that varies by a millionth is searched for on the line of sizes, a constant one is not."""
     table = simulated.table(noise=0.0)
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, Options(draws=0))
-    exact = conventions.optimum_slopes(law, law.theta[None], table)
+    exact = optimum.exponents(law, law.theta[None], table.budgets, optimum.cost_of(table))
     varied = replace(table, C=table.C * (1 + 1e-5 * (table.N.min() == table.N)))
-    searched = conventions.optimum_slopes(law, law.theta[None], varied)
+    searched = optimum.exponents(law, law.theta[None], varied.budgets, optimum.cost_of(varied))
     np.testing.assert_allclose(searched, exact, atol=1e-3)
     np.testing.assert_allclose(exact[0], [simulated.EXPONENT, 1 - simulated.EXPONENT], atol=1e-4)
 

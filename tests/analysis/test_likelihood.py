@@ -39,7 +39,7 @@ def test_a_profile_is_the_least_objective_with_that_parameter_fixed(form, name, 
     if column in law.form.fixed:
         assert name not in [p.name for p in identify(law, table).profiles]
         return
-    curve = next(c for c in likelihood.curves(law, table, (), 6.0, 0.95) if c.quantity.name == name)
+    curve = next(c for c in likelihood.curves(law, table, (), 0.95) if c.quantity.name == name)
     assert len(curve.points) > 5
     thetas = np.tile(law.theta, (len(curve.points), 1))
     thetas[:, column] = {"E": curve.points[:, 0] - np.log(law.scale[2]), "k": curve.points[:, 0]}.get(
@@ -62,7 +62,7 @@ def test_the_profile_of_the_best_size_is_the_least_objective_on_that_surface():
     table, law = fitted(noise=0.01)
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, replace(QUICK, delta=0.02))
     x, z, y = in_units(table, law)
-    curve = next(c for c in likelihood.curves(law, table, (MIDDLE,), 6.0, 0.95) if c.quantity.name == "N")
+    curve = next(c for c in likelihood.curves(law, table, (MIDDLE,), 0.95) if c.quantity.name == "N")
     product = np.log(MIDDLE / 6 / law.scale[0] / law.scale[1])
 
     def objective(t, log_N):

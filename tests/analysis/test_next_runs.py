@@ -3,8 +3,8 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.forecast import extrapolation
-from ehr_scaling.analysis.joint import compute_optimal, joint_laws
-from ehr_scaling.analysis.joint.compute_optimal import optimum
+from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.optimum import cost_of, optimum, proportional
 from ehr_scaling.analysis.plan import next_runs, planner
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
@@ -21,11 +21,11 @@ def known_of(rows):
     noise = np.quantile(law.residuals, [0.025, 0.975])
     found = extrapolation.Forecaster((law,), rolling, table.C.max(), noise, OPTIONS)
     seen = {name: (getattr(table, name).min(), getattr(table, name).max()) for name in ("N", "D", "C")}
-    return planner.Planner(found, *compute_optimal.flops_of(table), seen, np.nan, np.nan, 1.0, None, None, [])
+    return planner.Planner(found, cost_of(table), seen, np.nan, np.nan, 1.0, None, None, [])
 
 
 def width(known, target):
-    low, high = optimum(known.forecaster.law, AT).interval({"N": "N", "loss": "L"}[target], 0.95)
+    low, high = optimum(known.forecaster.law, AT, proportional()).interval({"N": "N", "loss": "L"}[target], 0.95)
     return np.log(high / low)
 
 
@@ -58,11 +58,13 @@ def test_proposed_runs_narrow_the_target_more_than_the_grid_again(target):
 def test_every_gradient_is_that_of_the_target():
     law = known_of(simulated.rows(budgets=5, sizes=5, seeds=1)).forecaster.law
     free = law.form.free
-    slope = next_runs._gradient(lambda theta: next_runs._target(law, theta, "N", AT, 6.0), law.theta, free)
+    slope = next_runs._gradient(lambda theta: next_runs._target(law, theta, "N", AT, proportional()), law.theta, free)
     for k, column in enumerate(free):
         moved = law.theta.copy()
         moved[column] += 1e-3
-        change = next_runs._target(law, moved, "N", AT, 6.0) - next_runs._target(law, law.theta, "N", AT, 6.0)
+        change = next_runs._target(law, moved, "N", AT, proportional()) - next_runs._target(
+            law, law.theta, "N", AT, proportional()
+        )
         assert float(change[0]) == pytest.approx(1e-3 * float(slope[k]), rel=0.01, abs=1e-9)
 
 

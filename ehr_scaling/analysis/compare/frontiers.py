@@ -7,8 +7,8 @@ import numpy as np
 
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.isoflop.parabola import BRACKETED
-from ehr_scaling.analysis.joint.compute_optimal import flops_of
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
+from ehr_scaling.analysis.joint.optimum import cost_of
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import SUPPORTED, Floats, Options, Verdict
 
@@ -35,9 +35,8 @@ def of_laws(laws: list[JointLaw], tables: tuple[RunTable, RunTable]) -> list[Fro
 
 
 def _frontier(law: JointLaw, table: RunTable) -> Frontier:
-    sizes, flops = flops_of(table)
-    N = np.geomspace(sizes[0], sizes[-1], _SIZES)  # the best of sizes that were run: none beyond is taken
-    each = np.exp(np.interp(np.log(N), np.log(sizes), np.log(flops)))
+    N = np.geomspace(table.N.min(), table.N.max(), _SIZES)  # the best of sizes that were run: none beyond is taken
+    each = cost_of(table)(N)
     return Frontier(
         f"joint law {law.name}",
         (float(table.C.min()), float(table.C.max())),

@@ -12,9 +12,9 @@ import numpy as np
 
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint import joint_laws
-from ehr_scaling.analysis.joint.compute_optimal import flops_of
-from ehr_scaling.analysis.joint.joint_laws import ALPHA, AUTO, BETA, DEFAULT, JointLaw
-from ehr_scaling.analysis.tables.run_table import SPAN, Floats, RunTable
+from ehr_scaling.analysis.joint.joint_laws import AUTO, DEFAULT, JointLaw
+from ehr_scaling.analysis.joint.optimum import computes, cost_of, exponents
+from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
 from ehr_scaling.analysis.wording import decimal, percent, significant, span
 
@@ -23,7 +23,6 @@ COMPUTE = ("counted", "6ND")
 TOKENS = ("positions", "real tokens")
 COLUMNS = {"body + head": ("N_head",), "all": ("N_head", "N_embedding"), "real tokens": ("real_tokens",)}
 MOST_DRAWS = 400  # enough for the two ends of an interval; there are twelve conventions
-LINE, POINTS = 81, 8  # sizes and budgets at which a law is asked where it is lowest
 METHODS = {"joint": "the joint law", "isoflop": "the IsoFLOP vertices"}
 
 
@@ -111,47 +110,18 @@ def _joint(law: JointLaw | None, runs: RunTable, options: Options) -> tuple[dict
     nothing = {"a": NONE, "b": NONE}
     if law is None:
         return nothing, Verdict(UNIDENTIFIED, f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D")
-    slopes = optimum_slopes(law, np.vstack([law.theta[None], law.draws]), runs)
+    cost = cost_of(runs)
+    theta = np.vstack([law.theta[None], law.draws[~np.isnan(law.draws).any(1)]])
+    slopes = exponents(law, theta, computes(law, cost, runs), cost)
     if not np.isfinite(slopes[0, 0]):
         return nothing, Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
-    failed = float(np.isnan(slopes[1:, 0]).mean()) if len(law.draws) else 1.0
     found = {key: Exponent(float(slopes[0, k]), interval(slopes[1:, k], options.level)) for k, key in enumerate("ab")}
     low, high = found["a"].interval
-    if failed > options.failed:
-        return found, Verdict(UNIDENTIFIED, f"{percent(failed)} of the bootstrap draws lose the optimum or a term")
+    if not law.failed <= options.failed:
+        return found, Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
     if not high - low <= options.wide:
         return found, Verdict(UNIDENTIFIED, f"the interval is wider than {options.wide:g}")
     return found, Verdict(SUPPORTED, f"interval {high - low:.2f} wide")
-
-
-def optimum_slopes(law: JointLaw, theta: Floats, runs: RunTable) -> Floats:
-    """[b, 2] slopes of log N* and log D* in log C over the compute of the runs, for parameters [b, 6] of the law.
-
-    C = f(N) N D, where f is the runs' own C / (N D). Where it is 6 for all, the slopes are β / (α + β) and α / (α + β)
-    (Hoffmann et al. 2022, eq. 4). Where it falls with size, because small models spend most on head and attention, the
-    optimum moves; it is sought between the smallest and the largest size, and a compute without one there counts for
-    nothing: NaN with fewer than two left, and for draws that lose one of those that the first of theta has.
-    """
-    sizes, flops = flops_of(runs)
-    if np.ptp(flops) <= 1e-6 * flops[0]:
-        alpha, beta = theta[:, ALPHA], theta[:, BETA]
-        return np.stack([beta, alpha], 1) / (alpha + beta)[:, None]
-    log_C = np.linspace(np.log(runs.budgets[0]), np.log(runs.budgets[-1]), POINTS)
-    log_N = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), LINE)
-    log_ND = log_C[:, None] - np.interp(log_N, np.log(sizes), np.log(flops))
-    loss = law.losses_of(theta, np.exp(log_N)[None], np.exp(log_ND - log_N))  # [b, POINTS, LINE]
-    at = np.clip(loss.argmin(-1), 1, LINE - 2)
-    left, middle, right = (np.take_along_axis(loss, (at + k)[..., None], -1)[..., 0] for k in (-1, 0, 1))
-    inside = (middle < left) & (middle <= right)
-    with np.errstate(divide="ignore", invalid="ignore"):  # the vertex of the parabola through the three lowest
-        shift = np.where(inside, (left - right) / (left - 2 * middle + right) / 2, np.nan)
-    best = log_N[at] + shift * (log_N[1] - log_N[0])
-    used = np.isfinite(best[0])
-    if used.sum() < 2 or np.ptp(log_C) == 0:
-        return np.full((len(theta), 2), np.nan)
-    tokens = log_C - np.interp(best, np.log(sizes), np.log(flops)) - best
-    u = log_C[used] - log_C[used].mean()
-    return np.stack([best[:, used] @ u, tokens[:, used] @ u], 1) / (u @ u)
 
 
 def disagreement(found: list[Convention]) -> str:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
-from ehr_scaling.analysis.joint.compute_optimal import SIX, best_sizes
 from ehr_scaling.analysis.joint.joint_fit import jacobian
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, curves, values
+from ehr_scaling.analysis.joint.optimum import Cost, cost_of, log_best
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, interval
 from ehr_scaling.analysis.wording import significant
@@ -67,19 +66,18 @@ def identify(
     table: RunTable,
     C_values: Sequence[float] = (),
     options: Options | None = None,
-    flops: float = SIX,
 ) -> Identifiability:
     """Profiles of what was fitted of E, A, B, alpha, beta and k, of a, and of the best model at each of C_values.
 
-    table: the runs that the law was fitted to. C_values: FLOPs. flops: for each parameter and token, C / (N D).
+    table: the runs that the law was fitted to, which also say what compute costs (`optimum.cost_of`). C_values: FLOPs.
     """
-    options = options or Options()
-    found = curves(law, table, C_values, flops, options.level)
-    at_draws = values(law, C_values, flops)(law.draws[~np.isnan(law.draws).any(1)])
+    options, cost = options or Options(), cost_of(table)
+    found = curves(law, table, C_values, options.level)
+    at_draws = values(law, table, C_values)(law.draws[~np.isnan(law.draws).any(1)])
     profiles = []
     for k, curve in enumerate(found):
-        drawn, inside = interval(at_draws[:, k], options.level), _inside(curve.quantity, law, table, flops)
-        profiles += [_profile(r, curve, drawn, inside, options) for r in _readings(curve.quantity, flops)]
+        drawn, inside = interval(at_draws[:, k], options.level), _inside(curve.quantity, law, table, cost)
+        profiles += [_profile(r, curve, drawn, inside, options) for r in _readings(curve.quantity, cost)]
     undercut = max(curve.undercut for curve in found)
     return Identifiability(
         law=law.name,
@@ -107,17 +105,17 @@ class _Reading(NamedTuple):
     sign: int
 
 
-def _readings(quantity: Quantity, flops: float) -> list[_Reading]:
-    """What one profile tells. D* = C / (flops N*), so that those of N*, D* and D*/N* are one."""
+def _readings(quantity: Quantity, cost: Cost) -> list[_Reading]:
+    """What one profile tells. D* = C / (f(N*) N*), so that those of N*, D* and D*/N* are one."""
+    C = quantity.C
     if quantity.name == "a":
-        return [_Reading("a", special.expit, 1)]
-    if quantity.name != "N" or quantity.C is None:
+        return [_Reading("a", lambda q: q, 1)]
+    if quantity.name != "N" or C is None:
         return [_Reading(quantity.name, np.exp, 1)]
-    log_product = np.log(quantity.C / flops)
     return [
         _Reading("N", np.exp, 1),
-        _Reading("D", lambda q: np.exp(log_product - q), -1),
-        _Reading("D/N", lambda q: np.exp(log_product - 2 * q), -1),
+        _Reading("D", lambda q: cost.tokens(np.exp(q), C), -1),
+        _Reading("D/N", lambda q: cost.tokens(np.exp(q), C) / np.exp(q), -1),
     ]
 
 
@@ -161,11 +159,11 @@ def _word(name: str, low: float, high: float, inside: bool, options: Options) ->
     return Verdict(SUPPORTED, "fits clearly worse on both sides")
 
 
-def _inside(quantity: Quantity, law: JointLaw, table: RunTable, flops: float) -> bool:
+def _inside(quantity: Quantity, law: JointLaw, table: RunTable, cost: Cost) -> bool:
     """Whether C, and the best N and D there, lie within those of the runs; a parameter belongs to them."""
     if quantity.C is None:
         return True
-    N, D = (float(v[0]) for v in best_sizes(law, law.theta[None], quantity.C / flops))
+    N, D, _ = map(float, np.exp(log_best(law, law.theta[None], quantity.C, cost)[0]))
     asked = ((table.C, quantity.C), (table.N, N), (table.D, D))
     return all(column.min() <= at * SLACK and at <= column.max() * SLACK for column, at in asked)
 

@@ -20,13 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ehr_scaling.analysis.joint.compute_optimal import best_log_size
 from ehr_scaling.analysis.joint.joint_fit import (
-    ALPHA,
-    BETA,
-    LOG_A,
     LOG_E,
-    LOG_K,
     Penalty,
     jacobian,
     minimise,
@@ -34,6 +29,7 @@ from ehr_scaling.analysis.joint.joint_fit import (
     within,
 )
 from ehr_scaling.analysis.joint.joint_laws import TRUSTED, JointLaw
+from ehr_scaling.analysis.joint.optimum import Cost, computes, cost_of, exponents, log_best
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import Floats
 
@@ -43,13 +39,14 @@ STIFF = 100.0  # of the penalty, in curvatures of the objective: a step then end
 LEAST_FLOOR = 1e-3  # of the lowest loss; an E below is none
 FACTORS = {"A": 1e6, "B": 1e6, "k": 20.0, "L": 10.0}  # from the estimate: beyond them an end is open
 FACTOR = 1e4  # of the others
-LEAN = 4.0  # of log(β / α): a from 0.02 to 0.98
+LEAN = (0.02, 0.98)  # of a where C ∝ N D; counted, it may exceed one
+STEEPEST = 1.5  # of a then
 STENCIL = 1e-4  # of finite differences, in units of theta, whose columns are of order 1
 
 
 class Quantity(NamedTuple):
-    """A parameter, a of N* ∝ C^a, or N* or L* at C FLOPs, on the scale on which it is profiled: logarithms, and
-    log(β / α) for a. low, high: where the search ends."""
+    """A parameter, a of N* ∝ C^a, or N* or L* at C FLOPs, on the scale on which it is profiled: logarithms, but a as it
+    is. low, high: where the search ends."""
 
     name: str
     C: float | None
@@ -72,15 +69,15 @@ class Curve:
     undercut: float
 
 
-def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], flops: float, level: float) -> list[Curve]:
+def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], level: float) -> list[Curve]:
     """Of everything in `values`, in that order, at that level of confidence.
 
-    table: the runs that the law was fitted to. C_values: FLOPs. flops: for each parameter and token, C / (N D).
+    table: the runs that the law was fitted to. C_values: FLOPs.
     """
     by_N, by_D, by_loss = law.scale
     x, z, y = np.log(table.N / by_N), np.log(table.D / by_D), np.log(table.loss / by_loss)
-    value = values(law, C_values, flops)
-    chosen = _quantities(law, value(law.theta[None])[0], C_values)
+    value, cost = values(law, table, C_values), cost_of(table)
+    chosen = _quantities(law, value(law.theta[None])[0], C_values, cost)
     start = law.theta.copy()
     if LOG_E not in law.form.fixed:  # a floor of nothing has no gradient by which to leave it
         start[LOG_E] = max(start[LOG_E], np.log(LEAST_FLOOR * law.lowest / by_loss))
@@ -94,32 +91,36 @@ def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], flops: flo
     return found
 
 
-def values(law: JointLaw, C_values: Sequence[float], flops: float) -> Callable[[Floats], Floats]:
-    """[b, 6] theta -> [b, quantities]: what was fitted of the parameters, a, then N* and L* at each of C_values."""
-    by_N, _, by_loss = law.scale
+def values(law: JointLaw, table: RunTable, C_values: Sequence[float]) -> Callable[[Floats], Floats]:
+    """[b, 6] theta -> [b, quantities]: what was fitted of the parameters, a, then N* and L* at each of C_values.
+
+    table: the runs, which say what compute costs. a is left out where under two budgets have their best size among
+    those run.
+    """
+    cost = cost_of(table)
+    through = computes(law, cost, table)
 
     def value(theta: Floats) -> Floats:
-        E, A, alpha, beta, log_k = (theta[:, j] for j in (LOG_E, LOG_A, ALPHA, BETA, LOG_K))
         columns = [np.log(v) for name, v in law.named(theta).items() if name not in ("a", "b")]
-        columns.append(np.log(beta / alpha))
+        if len(through) > 1:
+            columns.append(exponents(law, theta, through, cost)[:, 0])
         for C in C_values:
-            log_N = best_log_size(law, theta, C / flops)
-            # At the optimum α A N^-α = β B D^-β.
-            terms = A - alpha * (log_N - np.log(by_N)) + np.log1p(alpha / beta)
-            columns += [log_N, np.logaddexp(E, np.exp(log_k) * terms) + np.log(by_loss)]
+            log_N, _, log_L = log_best(law, theta, C, cost).T
+            columns += [log_N, log_L]
         return np.stack(columns, 1)
 
     return value
 
 
-def _quantities(law: JointLaw, estimates: Floats, C_values: Sequence[float]) -> list[Quantity]:
-    names: list[tuple[str, float | None]] = [(name, None) for name in law.parameters if name != "b"]
+def _quantities(law: JointLaw, estimates: Floats, C_values: Sequence[float], cost: Cost) -> list[Quantity]:
+    names: list[tuple[str, float | None]] = [(name, None) for name in law.parameters if name not in ("a", "b")]
+    names += [("a", None)] * (len(estimates) - len(names) - 2 * len(C_values))
     names += [(name, float(C)) for C in C_values for name in ("N", "L")]
     limits = {
         "E": (np.log(LEAST_FLOOR * law.lowest), np.log(law.lowest)),
         "alpha": (np.log(TRUSTED[0]), np.log(TRUSTED[1])),
         "beta": (np.log(TRUSTED[0]), np.log(TRUSTED[1])),
-        "a": (-LEAN, LEAN),
+        "a": LEAN if cost.constant else (LEAN[0], STEEPEST),
     }
     found = []
     for (name, C), estimate in zip(names, estimates, strict=True):

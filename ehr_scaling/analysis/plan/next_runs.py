@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.joint.compute_optimal import best_sizes
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
+from ehr_scaling.analysis.joint.optimum import Cost, log_best
 from ehr_scaling.analysis.plan.planner import Planner
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Verdict, normal_quantile
 
@@ -57,13 +57,12 @@ def propose(known: Planner, target: str, C: float, budget: float) -> NextRuns:
     covariance = np.cov(draws, rowvar=False)
     # A scatter of nothing would make one run worth everything.
     scatter = max(float(np.ptp(found.noise)) / 2 / z, 1e-4)
-    flops = float(known.flops[-1])
-    slope = _gradient(lambda theta: _target(law, theta, target, C, flops), law.theta, free)
+    slope = _gradient(lambda theta: _target(law, theta, target, C, known.cost), law.theta, free)
     N = np.geomspace(known.seen["N"][0] / 3, known.seen["N"][1] * 3, SIZES)
     cost = np.geomspace(1, 1 / max(COUNTS), COSTS) * budget
     cost = cost[(cost >= known.seen["C"][0]) & (cost <= 10 * known.seen["C"][1])]
     grid_N, grid_C = (v.ravel() for v in np.meshgrid(N, cost))
-    D = grid_C / (grid_N * known.flops_at(grid_N))
+    D = known.cost.tokens(grid_N, grid_C)
     # Far off the best size a law is wrong, however much a run there would tell if it were not.
     losses = law(grid_N, D).reshape(len(cost), SIZES)
     worth = (losses <= losses.min(1, keepdims=True) * (1 + FAR)).ravel()
@@ -109,10 +108,8 @@ def _with_run(covariance: Floats, j: Floats, scatter: float) -> Floats:
     return covariance - np.outer(through, through) / (scatter**2 + j @ through)
 
 
-def _target(law: JointLaw, theta: Floats, target: str, C: float, flops: float) -> Floats:
-    N, D = best_sizes(law, theta[None], C / flops)
-    found: Floats = np.log(N if target == "N" else law.losses_of(theta[None], N, D)[0])
-    return found
+def _target(law: JointLaw, theta: Floats, target: str, C: float, cost: Cost) -> Floats:
+    return log_best(law, theta[None], C, cost)[:, 0 if target == "N" else 2]
 
 
 def _gradient(function: Callable[[Floats], Floats], theta: Floats, free: Any) -> Floats:

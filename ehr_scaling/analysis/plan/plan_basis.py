@@ -7,8 +7,8 @@ import numpy as np
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
-from ehr_scaling.analysis.joint import compute_optimal
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
+from ehr_scaling.analysis.joint.optimum import Cost, cost_of
 from ehr_scaling.analysis.outcomes import downstream, sigmoid
 from ehr_scaling.analysis.outcomes.outcome_curve import Curve
 from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH, TOLERANCE, WIDE, Planner
@@ -30,15 +30,13 @@ def planner(
 
     A law of repeats is used where held-out runs tell it from counting every token as new.
     """
-    sizes, flops = compute_optimal.flops_of(table)
     passes = table.passes[np.isfinite(table.passes)]
     unique = table.largest("unique_tokens")
     positions = table.D / (table.passes * table.unique_tokens)
     padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
     return Planner(
         forecaster=found,
-        sizes=sizes,
-        flops=flops,
+        cost=cost_of(table),
         seen={
             "N": (float(table.N.min()), float(table.N.max())),
             "D": (float(table.D.min()), float(table.D.max())),
@@ -113,8 +111,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "top": found.top,
         "level": found.options.level,
         "z": normal_quantile(found.options.level),
-        "sizes": known.sizes,
-        "flops": known.flops,
+        "cost": {"sizes": known.cost.sizes, "flops": known.cost.flops, "slopes": known.cost.slopes},
         "seen": known.seen,
         "patients": known.patients,
         "unique_tokens": known.unique_tokens,
@@ -151,8 +148,9 @@ def from_json(record: dict[str, Any]) -> Planner:
     seen = {
         name: (float(low), float(high)) for name, (low, high) in ((k, _floats(v)) for k, v in record["seen"].items())
     }
+    cost = Cost(*(_floats(record["cost"][name]) for name in ("sizes", "flops", "slopes")))
     return Planner(
-        forecaster, _floats(record["sizes"]), _floats(record["flops"]), seen, float(_floats(record["patients"])),
+        forecaster, cost, seen, float(_floats(record["patients"])),
         float(_floats(record["unique_tokens"])), float(record["positions"]), record["batch"], record["rate"],
         record["outcomes"], record["repeats"],
     )  # fmt: skip

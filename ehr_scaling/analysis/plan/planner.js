@@ -9,10 +9,14 @@ function loss(law, theta, N, D) {
   return law.scale[2] * (Math.exp(E) + Math.exp(Math.exp(logK) * sum));
 }
 
-function interpolate(x, xs, ys) {
+// log f at x = log N: between knots the cubic of their values and slopes, beyond them as at the end.
+function interpolate(x, xs, ys, slopes) {
   if (x <= xs[0]) return ys[0];
-  for (let i = 1; i < xs.length; i++)
-    if (x <= xs[i]) return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1]);
+  for (let i = 1; i < xs.length; i++) {
+    if (x > xs[i]) continue;
+    const wide = xs[i] - xs[i - 1], t = (x - xs[i - 1]) / wide, s = 1 - t;
+    return s * s * ((1 + 2 * t) * ys[i - 1] + t * wide * slopes[i - 1]) + t * t * ((1 + 2 * s) * ys[i] - s * wide * slopes[i]);
+  }
   return ys[ys.length - 1];
 }
 
@@ -30,8 +34,8 @@ function lowestOf(values) {
 function gridOf(K) {
   const low = Math.log(K.seen.N[0] * K.reach[0]), high = Math.log(K.seen.N[1] * K.reach[1]);
   const N = Array.from({length: K.grid}, (_, i) => Math.exp(low + (high - low) * i / (K.grid - 1)));
-  const xs = K.sizes.map(Math.log), ys = K.flops.map(Math.log);
-  return {N, cost: N.map(n => n * Math.exp(interpolate(Math.log(n), xs, ys)))};
+  const xs = K.cost.sizes.map(Math.log), ys = K.cost.flops.map(Math.log);
+  return {N, cost: N.map(n => n * Math.exp(interpolate(Math.log(n), xs, ys, K.cost.slopes)))};
 }
 
 // Loss by a law of repeated data at N and D positions, U of them unique: arXiv 2305.16264, 2605.01640.
@@ -83,12 +87,12 @@ function worth(K, grid, C, data) {
 
 function feeds(K, grid, data) {
   const cap = data.unique * data.most;
-  const least = Math.min(...K.flops) * grid.N[0];
+  const least = Math.min(...K.cost.flops) * grid.N[0];
   const takesAll = factor => {
     const found = bestOf(K, grid, least * factor, data);
     return found.at > 0 && allTaken(found.D[found.at], cap, grid);
   };
-  const C = least * bisect(takesAll, Math.max(...K.flops) * grid.N[K.grid - 1] * cap / least);
+  const C = least * bisect(takesAll, Math.max(...K.cost.flops) * grid.N[K.grid - 1] * cap / least);
   return isFinite(C) ? {N: grid.N[bestOf(K, grid, C, data).at], C} : {N: NaN, C: NaN};
 }
 

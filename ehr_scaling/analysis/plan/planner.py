@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster
+from ehr_scaling.analysis.joint.optimum import Cost
 from ehr_scaling.analysis.outcomes import sigmoid
 from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.uncertainty import (
@@ -36,7 +37,7 @@ WIDE = 10.0  # a size whose interval spans more than this factor is not told
 class Planner:
     """What a table of runs knows for planning.
 
-    sizes, flops: [s] body parameters of the runs, and operations for each parameter and token at them (C / (N D)).
+    cost: operations for each parameter and token at any size, C / (N D).
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise: standard deviation of a model about the curve, losses: ends of those seen}.
@@ -47,8 +48,7 @@ class Planner:
     """
 
     forecaster: Forecaster
-    sizes: Floats
-    flops: Floats
+    cost: Cost
     seen: dict[str, tuple[float, float]]
     patients: float
     unique_tokens: float
@@ -68,10 +68,6 @@ class Planner:
             return np.ones(np.broadcast_shapes(np.shape(N), np.shape(D)))
         own = self.repeats["parameters"]
         return repeated_loss(own, N, D, unique) / repeated_loss(own, N, D, self.repeats["unique"])
-
-    def flops_at(self, N: Floats) -> Floats:
-        """Operations for each parameter and token at N, interpolated in log N; beyond the runs as at their end."""
-        return np.exp(np.interp(np.log(N), np.log(self.sizes), np.log(self.flops)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +169,7 @@ def _grid(known: Planner) -> Floats:
 
 
 def _tokens(known: Planner, C: float, cap: float, N: Floats) -> Floats:
-    return np.minimum(C / (known.flops_at(N) * N), cap)
+    return np.minimum(known.cost.tokens(N, C), cap)
 
 
 def _takes_all(tokens: float, cap: float, N: Floats) -> bool:
@@ -239,13 +235,13 @@ def _bisect(enough: Callable[[float], bool], most: float) -> float:
 
 def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
     """The least compute whose best use takes all the data, and the size that goes with it."""
-    least = known.flops.min() * N[0]  # one token through the smallest
+    least = known.cost.flops.min() * N[0]  # one token through the smallest
 
     def takes_all(factor: float) -> bool:
         best, _, D = _best(known, least * factor, data, N)
         return best > 0 and _takes_all(D[best], data.cap, N)
 
-    C = least * _bisect(takes_all, known.flops.max() * N[-1] * data.cap / least)
+    C = least * _bisect(takes_all, known.cost.flops.max() * N[-1] * data.cap / least)
     if not np.isfinite(C):
         return {"N": np.nan, "C": np.nan}
     return {"N": float(N[_best(known, C, data, N)[0]]), "C": float(C)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 from ehr_scaling.analysis.compare import schedules
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates
-from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, quality
+from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
 from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval, parameter_verdict
 from ehr_scaling.analysis.wording import percent
 
 SCHEMA = 1
@@ -56,6 +57,11 @@ class Results:
     def joint(self) -> joint_laws.JointLaw | None:
         """The law that rolling hold-outs select."""
         return self.laws.get(self.rolling.selected)
+
+    @cached_property
+    def cost(self) -> optimum.Cost:
+        """What compute costs: FLOPs a parameter and token of the runs in the fits."""
+        return optimum.cost_of(self.table)
 
 
 def fit(
@@ -125,8 +131,8 @@ def _identify(
     """At the largest compute of the runs and ten times it; of a law without draws there is nothing to compare with."""
     if law is None or not options.draws:
         return None
-    top, flops = float(table.C.max()), float(np.median(table.C / (table.N * table.D)))
-    return identifiability.identify(law, table, (top, 10 * top), options, flops)
+    top = float(table.C.max())
+    return identifiability.identify(law, table, (top, 10 * top), options)
 
 
 def _repeated(table: RunTable, options: Options) -> repeated_data.Repeated | None:
@@ -160,15 +166,29 @@ def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
 
 
 def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
-    """Where along this budget's own sizes the joint law is lowest; NaN at an end of the grid or without a law."""
-    table, law = results.table, results.joint
-    sizes, at = np.unique(np.log(table.N[budget.rows]), return_inverse=True)
-    if law is None or len(sizes) < 2:
-        return np.nan
-    log_D = np.bincount(at, weights=np.log(table.D[budget.rows])) / np.bincount(at)
-    line = np.linspace(sizes[0], sizes[-1], 501)
-    best = int(law(np.exp(line), np.exp(np.interp(line, sizes, log_D))).argmin())
-    return float(np.exp(line[best])) if 0 < best < 500 else np.nan
+    """N* of the joint law at this budget's compute; NaN without a law."""
+    law = results.joint
+    return np.nan if law is None else optimum.optimum(replace(law, draws=law.draws[:0]), budget.C, results.cost).N
+
+
+def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[float, tuple[float, float], Verdict]]:
+    """Value, interval and word of every parameter of a law of `results.laws`, of which a and b are the slopes of its
+    N* and D* under counted C (`optimum.exponents`)."""
+    found = {
+        name: (value, law.intervals[name], law.words(results.options)[name]) for name, value in law.parameters.items()
+    }
+    through = optimum.computes(law, results.cost, results.table)
+    good = law.draws[~np.isnan(law.draws).any(1)]
+    slopes = optimum.exponents(law, np.vstack([law.theta[None], good]), through, results.cost)
+    for k, name in enumerate("ab"):
+        bounds = interval(slopes[1:, k], law.level)
+        word = found[name][2]
+        if len(through) < 2:
+            word = Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
+        elif law.failed <= results.options.failed:
+            word = parameter_verdict(name, bounds, law.lowest, results.options.wide)
+        found[name] = (float(slopes[0, k]), bounds, word)
+    return found
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
@@ -203,16 +223,17 @@ def to_json(results: Results) -> dict[str, Any]:
     Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
     table, lines = results.table, results.lines
+    told = {name: parameters(results, law) for name, law in results.laws.items()}
     laws = {
         name: {
             "formula": law.form.formula,
-            "parameters": law.parameters,
+            "parameters": {parameter: value for parameter, (value, _, _) in told[name].items()},
             "objective": law.objective,
             "delta": law.delta,
-            "intervals": law.intervals,
+            "intervals": {parameter: bounds for parameter, (_, bounds, _) in told[name].items()},
             "failed_draws": law.failed,
             "optima": {"starts": law.optima[1], "in_the_best": law.optima[0]},
-            "words": {parameter: v._asdict() for parameter, v in law.words(results.options).items()},
+            "words": {parameter: word._asdict() for parameter, (_, _, word) in told[name].items()},
             "runs": len(table),
         }
         for name, law in results.laws.items()

@@ -19,7 +19,7 @@ from ehr_scaling.analysis.report.html import (
     section,
     table,
 )  # fmt: skip
-from ehr_scaling.analysis.report.results import Results, budget_verdict, joint_optimum, verdicts
+from ehr_scaling.analysis.report.results import Results, budget_verdict, joint_optimum, parameters, verdicts
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, plural, power, signed, significant, span, title
 
@@ -200,13 +200,11 @@ def joint(r: Results, svg: str | None) -> Raw:
     law = r.joint
     if law is None:
         return section("joint", "Joint law", paragraph(_sentence(verdicts(r)[r.rolling.selected].reason)))
-    names = {"alpha": "α", "beta": "β", "a": "a = β/(α+β)", "b": "b = α/(α+β)"}
-    bounds = law.intervals
-    words = law.words(r.options)
+    names = {"alpha": "α", "beta": "β", "a": "a of N* ∝ C^a", "b": "b of D* ∝ C^b"}
     rows = [
-        [names.get(n, n), significant(v, 4), span(bounds[n], lambda x: significant(x, 4)),
-         join(chip(words[n].word), Raw("<small>"), words[n].reason, Raw("</small>"))]
-        for n, v in law.parameters.items()
+        [names.get(n, n), significant(v, 4), span(bounds, lambda x: significant(x, 4)),
+         join(chip(word.word), Raw("<small>"), word.reason, Raw("</small>"))]
+        for n, (v, bounds, word) in parameters(r, law).items()
     ]  # fmt: skip
     text = (
         f" over {plural(len(r.table), 'run')}, Huber loss (δ = {law.delta:g}) on log L. Objective "
@@ -236,9 +234,10 @@ def _laws(r: Results) -> Raw:
     if not found.folds:
         text = "There are too few budgets to hold any out, so no law was selected, nor is known how far off it is."
         return paragraph(text, "muted")
+    exponents = {name: parameters(r, law)["a"] for name, law in r.laws.items()}
     rows = [
-        [name.capitalize(), FORMULAS[name], significant(law.objective, 4), decimal(law.parameters["a"]),
-         span(law.intervals["a"]), decimal(found.error_percent[name], 2),
+        [name.capitalize(), FORMULAS[name], significant(law.objective, 4), decimal(exponents[name][0]),
+         span(exponents[name][1]), decimal(found.error_percent[name], 2),
          decimal(found.error_percent[name + extrapolation.LOCAL], 2), chip(law.verdict.word),
          _chosen(name, found)]
         for name, law in r.laws.items()
