@@ -161,7 +161,7 @@ class Forecaster:
 
     laws: the chosen one first, then those close to it. top: the largest C of the runs. noise: [2] ends of the interval
     of a single run about the law, in log loss. misfit: what the law misses among its runs. widened: factor on the
-    spread of its draws, for the parameters that were fitted to the same runs (`choice.freedom`).
+    spread of its draws, for the parameters that were fitted to the same runs (`choice.widened`).
     """
 
     laws: tuple[JointLaw, ...]
@@ -175,6 +175,11 @@ class Forecaster:
     @property
     def law(self) -> JointLaw:
         return self.laws[0]
+
+    @property
+    def drift(self) -> float:
+        """Standard deviation of log loss a decade; where the table tells none, that of simulated studies."""
+        return choice.drift([], [], []) if np.isnan(self.rolling.drift) else self.rolling.drift
 
     def __call__(self, N: Floats, D: Floats, C: Floats, *, noise: bool = True) -> tuple[Floats, Floats, Floats]:
         """Loss, and the bounds of its interval at options.level; all [m], for N, D, C [m].
@@ -195,15 +200,11 @@ class Forecaster:
         return np.exp(central), np.exp(central - low), np.exp(central + high)
 
     def beyond(self, N: Floats, D: Floats, C: Floats) -> Floats:
-        """[m] standard deviation of log loss that distance and disagreement add; 0 inside the data.
-
-        Where the table tells no drift it is that of simulated studies.
-        """
+        """[m] standard deviation of log loss that distance and disagreement add; 0 inside the data."""
         decades = np.maximum(np.log10(C / self.top), 0.0)
-        drift = choice.drift([], [], []) if np.isnan(self.rolling.drift) else self.rolling.drift
         apart = [np.abs(np.log(law(N, D) / self.law(N, D))) for law in self.laws[1:]]
         spread = np.max(apart, axis=0) / 2 if apart else np.zeros(len(N))
-        return np.where(decades > 0, np.hypot(drift * np.maximum(decades, NEAREST), spread), 0.0)
+        return np.where(decades > 0, np.hypot(self.drift * np.maximum(decades, NEAREST), spread), 0.0)
 
 
 def forecaster(table: RunTable, options: Options) -> Forecaster | None:
@@ -223,7 +224,7 @@ def forecaster(table: RunTable, options: Options) -> Forecaster | None:
         _noise(law, weight, options.level),
         options,
         misfit.misfit(law, table, weight),
-        choice.freedom(choice.equal_runs(weight), len(law.form.free)),
+        choice.widened(choice.equal_runs(weight), len(law.form.free)),
     )
 
 
