@@ -8,9 +8,9 @@ from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.tables.run_table import from_rows
 
 
-def missed(table, residuals):
+def missed(table, residuals, near=None):
     law = SimpleNamespace(residuals=residuals, form=joint_laws.FORMS["coupled"])
-    return misfit.misfit(law, table, np.ones(len(table)))
+    return misfit.misfit(law, table, np.ones(len(table)) if near is None else near, len(table))
 
 
 def test_noise_is_not_misfit_and_a_bend_is():
@@ -30,6 +30,14 @@ def test_misfit_is_told_where_it_is():
     found = missed(table, small)
     assert found(table.C.min()) > 0.01 and found(table.C.max()) < 0.002
     assert found(table.C.max() * 100) == found(table.C.max())
+
+
+def test_misfit_far_from_the_best_loss_is_not_that_of_a_forecast():
+    table = simulated.table(budgets=6, sizes=8, seeds=1, decades=2.0)
+    far = np.abs(np.log(table.N / simulated.optimum(table.C))) > 1.5
+    residuals = np.where(far, 0.1, 0.0)
+    assert missed(table, residuals)(table.C.max()) > 0.04
+    assert missed(table, residuals, np.where(far, 1e-4, 1.0))(table.C.max()) < 0.002
 
 
 def test_seeds_of_a_cell_are_no_neighbours_of_one_another():
