@@ -100,6 +100,33 @@ def test_an_interval_is_the_root_of_the_squares_of_its_parts():
     np.testing.assert_allclose(reach(law), np.hypot(draws, z * choice.drift([], [], []) * 2))
 
 
+def test_a_forecaster_widens_by_the_degrees_of_freedom_that_its_law_took():
+    table = table_of(coupled, budgets=4, decades=1.5, sizes=6, seeds=1)
+    found = extrapolation.forecaster(table, FEW)
+    assert found.rolling.chosen == "coupled, local"
+    weight, off = extrapolation.local_weights(table), found.law.residuals
+    runs = weight.sum() ** 2 / (weight**2).sum()
+    assert found.widened == pytest.approx(np.sqrt(runs / (runs - 6)) * stats.t.ppf(0.975, runs - 6) / 1.959964)
+    order = np.argsort(off)
+    share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
+    low, middle, high = np.interp([0.025, 0.5, 0.975], share, off[order])
+    np.testing.assert_allclose(found.noise, np.array([low - middle, high - middle]) * np.sqrt(runs / (runs - 6)))
+
+
+def test_what_a_law_misses_among_its_runs_is_in_its_intervals_there():
+    def mistuned(N, D):
+        return simulated.loss(N, D) * (1 + 0.05 * np.maximum(np.log10(3e5 / N), 0) ** 2)
+
+    table = table_of(mistuned, budgets=7, decades=3.0, noise=0.001)
+    found = extrapolation.forecaster(table, FEW)
+    C = np.array([table.C.min()])
+    N = simulated.optimum(C)
+    central, low, high = found(N, C / (6 * N), C, noise=False)
+    truth = mistuned(N, C / (6 * N))
+    assert abs(np.log(truth / central)) > 3e-3 and low < truth < high
+    assert found.misfit(table.C.max()) < found.misfit(C) / 2
+
+
 def test_local_weights_fall_with_compute_and_with_the_distance_from_the_best():
     rows = [
         {"N": 1e6 * 10 ** (i / 2) * way, "D": 1e8 * 10 ** (i / 2) / way, "C": 6e14 * 10**i, "loss": loss * 0.9**i}
