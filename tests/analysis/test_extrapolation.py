@@ -3,8 +3,9 @@ import pytest
 import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.forecast import choice, extrapolation, misfit
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.report import results, sections
 from ehr_scaling.analysis.report.summary import summary
@@ -61,6 +62,109 @@ def test_intervals_widen_with_distance_beyond_the_data_and_hold_the_truth():
         assert ((low < central) & (central < high)).all()
         inside.append((low <= coupled(N, D)) & (coupled(N, D) <= high))
     assert np.mean(inside) >= 0.85
+
+
+def forecaster_of(laws, drift=np.nan, misfit_=misfit.NONE, widened=1.0, noise_=(0.0, 0.0)):
+    rolling = extrapolation.Rolling([], {}, "coupled", tuple(law.name for law in laws), drift)
+    return extrapolation.Forecaster(tuple(laws), rolling, 1e13, np.array(noise_), Options(draws=100), misfit_, widened)
+
+
+def test_an_interval_is_the_root_of_the_squares_of_its_parts():
+    table = table_of(coupled, budgets=5, decades=2.0)
+    law, other = (extrapolation.fit(name, table, FEW) for name in ("coupled", "kaplan"))
+    N, D, C = np.array([1e6]), np.array([1e8]), np.array([1e15])  # two decades beyond 1e13
+    apart = np.abs(np.log(other(N, D) / law(N, D)))
+    draws = np.abs(np.quantile(np.log(law.sample(N, D)), [0.025, 0.975], axis=0) - np.log(law(N, D)))[:, 0]
+    missed = misfit.Misfit(np.array([12.0]), np.array([0.004]))
+
+    def reach(*made, noise=True, at=C, **settings):
+        central, low, high = forecaster_of(made, **settings)(N, D, at, noise=noise)
+        return np.log([central[0] / low[0], high[0] / central[0]])
+
+    z = stats.norm.ppf(0.975)
+    np.testing.assert_allclose(reach(law, drift=0.0), draws)
+    np.testing.assert_allclose(reach(law, drift=0.0, widened=1.5), 1.5 * draws)
+    np.testing.assert_allclose(reach(law, drift=0.01), np.hypot(draws, z * 0.01 * 2))
+    np.testing.assert_allclose(reach(law, other, drift=0.0), np.hypot(draws, z * apart / 2))
+    np.testing.assert_allclose(reach(law, drift=0.0, misfit_=missed), np.hypot(draws, z * 0.004))
+    np.testing.assert_allclose(reach(law, drift=0.0, noise_=(-0.02, 0.03)), np.hypot(draws, [0.02, 0.03]))
+    np.testing.assert_allclose(reach(law, drift=0.0, noise_=(-0.02, 0.03), noise=False), draws)
+    all_of_it = reach(law, other, drift=0.01, misfit_=missed)
+    np.testing.assert_allclose(all_of_it, np.sqrt(draws**2 + z**2 * (0.02**2 + apart**2 / 4 + 0.004**2)))
+    # Just beyond the data a drift counts as over a third of a decade; inside there is none, and no disagreement.
+    np.testing.assert_allclose(reach(law, drift=0.03, at=1.001e13 + 0 * C), np.hypot(draws, z * 0.01))
+    np.testing.assert_allclose(
+        reach(law, other, drift=0.03, at=1e13 + 0 * C, misfit_=missed), np.hypot(draws, z * 0.004)
+    )
+    # Where the table tells no drift, it is that of simulated studies.
+    np.testing.assert_allclose(reach(law), np.hypot(draws, z * choice.drift([], [], []) * 2))
+
+
+def test_a_forecaster_widens_by_the_degrees_of_freedom_that_its_law_took():
+    table = table_of(coupled, budgets=4, decades=1.5, sizes=6, seeds=1)
+    found = extrapolation.forecaster(table, FEW)
+    assert found.rolling.chosen == "coupled, local"
+    weight, off = extrapolation.local_weights(table), found.law.residuals
+    runs = weight.sum() ** 2 / (weight**2).sum()
+    assert found.widened == pytest.approx(np.sqrt(runs / (runs - 6)) * stats.t.ppf(0.975, runs - 6) / 1.959964)
+    order = np.argsort(off)
+    share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
+    low, middle, high = np.interp([0.025, 0.5, 0.975], share, off[order])
+    np.testing.assert_allclose(found.noise, np.array([low - middle, high - middle]) * np.sqrt(runs / (runs - 6)))
+
+
+def test_what_a_law_misses_among_its_runs_is_in_its_intervals_there():
+    def mistuned(N, D):
+        return simulated.loss(N, D) * (1 + 0.05 * np.maximum(np.log10(3e5 / N), 0) ** 2)
+
+    table = table_of(mistuned, budgets=7, decades=3.0, noise=0.001)
+    found = extrapolation.forecaster(table, FEW)
+    C = np.array([table.C.min()])
+    N = simulated.optimum(C)
+    central, low, high = found(N, C / (6 * N), C, noise=False)
+    truth = mistuned(N, C / (6 * N))
+    assert abs(np.log(truth / central)) > 3e-3 and low < truth < high
+    assert found.misfit(table.C.max()) < found.misfit(C) / 2
+
+
+def test_local_weights_fall_with_compute_and_with_the_distance_from_the_best():
+    rows = [
+        {"N": 1e6 * 10 ** (i / 2) * way, "D": 1e8 * 10 ** (i / 2) / way, "C": 6e14 * 10**i, "loss": loss * 0.9**i}
+        for i in range(3)
+        for way, loss in zip(np.geomspace(0.1, 10, 40), np.r_[1.05 * np.ones(20), np.ones(20)], strict=True)
+    ]
+    table = from_rows(rows, source="x")
+    weight = extrapolation.local_weights(table)
+    assert weight[-1] == pytest.approx(1) and weight[-40] == pytest.approx(0.5)  # 5 % above the best counts half
+    assert weight[79] == pytest.approx(0.1) and weight[39] == pytest.approx(0.01)
+
+
+def test_local_weights_leave_enough_runs_for_a_law():
+    for runs in ({"sizes": 5, "seeds": 1}, {"sizes": 3, "seeds": 1}):
+        table = simulated.table(budgets=4, decades=3.0, **runs)
+        weight = extrapolation.local_weights(table)
+        assert choice.equal_runs(weight) >= min(16, 0.9 * len(table)) * (1 - 1e-6)
+        assert (np.diff(weight[np.argsort(table.C, kind="stable")][:: runs["sizes"]]) > 0).all()
+
+
+def test_few_runs_and_no_folds_get_the_simple_law():
+    assert extrapolation.rolling(simulated.table(budgets=2, sizes=9, seeds=1), FEW).chosen == "chinchilla"
+    few = simulated.table(budgets=5, sizes=2, seeds=1)
+    assert len(few) < extrapolation.FEW and extrapolation.rolling(few, FEW).chosen == "chinchilla"
+    assert extrapolation.rolling(simulated.table(budgets=4, sizes=5, seeds=1), FEW).chosen == "coupled, local"
+
+
+def test_seeds_that_share_what_their_cell_has_do_not_narrow_the_interval():
+    """Two seeds a cell that agree are one run, not two."""
+    widths = []
+    for seeds in (1, 3):
+        rng = np.random.default_rng(3)
+        rows = simulated.rows(budgets=4, sizes=6, seeds=1, noise=0.0)
+        rows = [{**r, "loss": r["loss"] * np.exp(0.004 * rng.standard_normal())} for r in rows]
+        copies = [{**r, "run": f"{r['run']}-{s}"} for r in rows for s in range(seeds)]
+        law = extrapolation.fit("chinchilla", from_rows(copies, source="x"), Options(draws=300))
+        widths.append(float(np.log(law.sample(1e6, 1e8)).std()))
+    assert widths[1] == pytest.approx(widths[0], rel=1e-3)
 
 
 def test_without_folds_nothing_is_selected_and_the_drift_is_unknown():

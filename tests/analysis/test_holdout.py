@@ -6,14 +6,15 @@ import pytest
 import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from ehr_scaling import artifacts
 from ehr_scaling.analysis.forecast import holdout
-from ehr_scaling.analysis.isoflop import isoflop, parabola
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
 from ehr_scaling.analysis.report import report, results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
@@ -90,6 +91,41 @@ def test_misses_on_one_side_are_reported():
     rows = [{**r, "loss": 1.2 * r["loss"]} if r["C"] == TOP else r for r in ROWS]
     h = forecast_of(rows)[1].holdout
     assert h["same_sign"] and h["bias_percent"] < -10 and h["coverage"] == 0
+
+
+def test_a_sealed_optimum_is_forecast_with_its_own_noise_and_the_drift_of_the_line():
+    known, sealed = holdout.seal(from_rows(ROWS, source="x"), None)
+    made = holdout.forecast(known, holdout.design(sealed), FEW)
+    fits = isoflop.fit(known, FEW)
+    lines = power_laws.fit(fits, FEW)
+    (top,) = made["optima"]
+    drift = {"N": 0.3, "D": 0.3, "L": made["drift_percent_a_decade"] / 100}
+    for name, a_decade in drift.items():
+        central = float(lines[name](np.array([top["C"]]))[0])
+        band = np.array(lines[name].band(np.array([top["C"]]), FEW.level))[:, 0]
+        least_certain = max(np.log(high / low) / 2 for low, high in (getattr(f, f"{name}_interval") for f in fits))
+        beyond = stats.norm.ppf(0.975) * a_decade * np.log10(top["C"] / known.budgets[-1])
+        expected = np.sqrt(np.log(band / central) ** 2 + least_certain**2 + beyond**2)
+        assert top[name] == pytest.approx(central)
+        np.testing.assert_allclose(np.log([central / top[f"{name}_low"], top[f"{name}_high"] / central]), expected)
+
+
+def test_only_a_sealed_forecast_that_came_out_lets_others_be_called_supported():
+    held = forecast_of(ROWS)[1].holdout
+    assert holdout.judged(held).word == SUPPORTED and "came out as forecast" in holdout.judged(held).reason
+    failed = forecast_of([{**r, "loss": 1.06 * r["loss"]} if r["C"] == TOP else r for r in ROWS])[1].holdout
+    word, reason = holdout.judged(failed)
+    assert word == UNIDENTIFIED and "failed" in reason and "% off on average, 0" in reason.replace("\u00a0", " ")
+    for known, expected in (
+        ({"error_percent": 5.2, "coverage": 1.0}, UNIDENTIFIED),  # wide enough to hold all, and of no use
+        ({"error_percent": 0.4, "coverage": 0.49}, UNIDENTIFIED),
+        ({"error_percent": 0.4, "coverage": 0.51}, SUPPORTED),
+        ({"error_percent": 2.9, "coverage": 0.9}, SUPPORTED),
+        ({"error_percent": 3.1, "coverage": 0.9}, UNIDENTIFIED),
+    ):
+        assert holdout.judged({"rows": [1], "reason": "", **known}).word == expected
+    untried = holdout.judged({"rows": [], "reason": "too few runs"})
+    assert untried.word == holdout.judged(None).word == EXTRAPOLATED and "too few runs" in untried.reason
 
 
 def test_seal_by_compute():

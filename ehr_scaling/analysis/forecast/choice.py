@@ -1,7 +1,7 @@
 """Which law to forecast with, and how far to trust it, from what rolling hold-outs say. Arrays in, numbers out.
 
 Few folds of one table say little, and of many candidates the luckiest looks best. So both answers begin from what held
-in simulated studies of five families (`launch.bench forecasts`), and leave it only as far as the folds are evidence.
+in simulated studies of five families (`launch.bench analysis`), and leave it only as far as the folds are evidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,9 @@ NEAREST = 1 / 3  # decades of compute over which a drift is seen at least: neare
 # independent folds that is worth. It is what few folds are pulled towards, and twice of it stands where there are none.
 USUAL_DRIFT, WORTH = 0.005, 3.0
 UNSEEN_DRIFT = 2 * USUAL_DRIFT
+SIZE_DRIFT = 0.3  # of N* off the line through smaller budgets there, root mean square in log N a decade
 OVERLAP = 0.5  # independent folds in one: each holds the runs of those before it
+FEWEST_LEFT = 3.0  # degrees of freedom: Student's interval of fewer is of no use
 LEAST_DRIFT = 0.002  # a decade, whatever the folds say: no law was ever seen to be nearer
 
 
@@ -67,14 +69,21 @@ def drift(biases: Sequence[float], decades: Sequence[float], seen: Sequence[floa
     return _student(WORTH + folds) * max(float(np.sqrt(variance)), LEAST_DRIFT)
 
 
-def _student(freedom: float) -> float:
-    return float(special.stdtrit(freedom, 0.975)) / normal_quantile(0.95)
+def _student(degrees: float) -> float:
+    """What makes a normal 95 % interval one of Student's."""
+    return float(special.stdtrit(degrees, 0.975)) / normal_quantile(0.95)
 
 
 def freedom(runs: float, parameters: int) -> float:
-    """Factor on reaches that rest on residuals of a law with so many parameters, fitted to so many runs of equal
-    weight: a fit bends to its own runs."""
+    """Factor on residuals of a law with so many parameters, fitted to so many runs of equal weight: a fit bends to its
+    own runs."""
     return float(np.sqrt(runs / max(runs - parameters, 1.0)))
+
+
+def widened(runs: float, parameters: int) -> float:
+    """Factor on the spread of a law's draws, which rest on such residuals: `freedom`, and Student's interval of as many
+    degrees as are left, for a normal one."""
+    return freedom(runs, parameters) * _student(max(runs - parameters, FEWEST_LEFT))
 
 
 def equal_runs(weight: Floats) -> float:

@@ -60,19 +60,23 @@ def local_weights(table: RunTable) -> Floats:
 
     No law here holds over all runs of a study, as its small models and short runs are of another kind; a law fitted to
     all bends to them. One fitted where it is to be used is off by a fraction: 10^-decades below the largest compute,
-    times 1 / (1 + (e / 5 %)²), e what the run's loss is above the best of its compute or less. Where that leaves too
-    few runs for a law, the weights are evened out by a power below 1. On simulated studies the latter brought the mean
-    error of the coupled law at the top quarter of log C from .91 to .70 % where fewer than 12 would have been left.
+    times `nearness`. Where that leaves too few runs for a law, the weights are evened out by a power below 1. On
+    simulated studies the latter brought the mean error of the coupled law at the top quarter of log C from .91 to .70 %
+    where fewer than 12 would have been left.
     """
-    order = np.argsort(table.C, kind="stable")
-    best = np.minimum.accumulate(table.loss[order])
-    at = np.searchsorted(table.C[order], table.C * SPAN, side="right") - 1
-    excess = table.loss / best[at] - 1
-    weight = table.C / table.C.max() / (1 + (excess / NEAR) ** 2)
+    weight = table.C / table.C.max() * nearness(table)
     least = min(EQUAL, LEFT * len(table))
     if choice.equal_runs(weight) < least:
         weight = weight ** optimize.brentq(lambda power: choice.equal_runs(weight**power) - least, 0.0, 1.0)
     return weight
+
+
+def nearness(table: RunTable) -> Floats:
+    """[n] 1 / (1 + (e / 5 %)²), e what the run's loss is above the best of its compute or less."""
+    order = np.argsort(table.C, kind="stable")
+    best = np.minimum.accumulate(table.loss[order])
+    at = np.searchsorted(table.C[order], table.C * SPAN, side="right") - 1
+    return np.asarray(1 / (1 + ((table.loss / best[at] - 1) / NEAR) ** 2))
 
 
 def fit(candidate: str, table: RunTable, options: Options) -> JointLaw | None:
@@ -161,7 +165,7 @@ class Forecaster:
 
     laws: the chosen one first, then those close to it. top: the largest C of the runs. noise: [2] ends of the interval
     of a single run about the law, in log loss. misfit: what the law misses among its runs. widened: factor on the
-    spread of its draws, for the parameters that were fitted to the same runs (`choice.freedom`).
+    spread of its draws, for the parameters that were fitted to the same runs (`choice.widened`).
     """
 
     laws: tuple[JointLaw, ...]
@@ -175,6 +179,11 @@ class Forecaster:
     @property
     def law(self) -> JointLaw:
         return self.laws[0]
+
+    @property
+    def drift(self) -> float:
+        """Standard deviation of log loss a decade; where the table tells none, that of simulated studies."""
+        return choice.drift([], [], []) if np.isnan(self.rolling.drift) else self.rolling.drift
 
     def __call__(self, N: Floats, D: Floats, C: Floats, *, noise: bool = True) -> tuple[Floats, Floats, Floats]:
         """Loss, and the bounds of its interval at options.level; all [m], for N, D, C [m].
@@ -195,15 +204,11 @@ class Forecaster:
         return np.exp(central), np.exp(central - low), np.exp(central + high)
 
     def beyond(self, N: Floats, D: Floats, C: Floats) -> Floats:
-        """[m] standard deviation of log loss that distance and disagreement add; 0 inside the data.
-
-        Where the table tells no drift it is that of simulated studies.
-        """
+        """[m] standard deviation of log loss that distance and disagreement add; 0 inside the data."""
         decades = np.maximum(np.log10(C / self.top), 0.0)
-        drift = choice.drift([], [], []) if np.isnan(self.rolling.drift) else self.rolling.drift
         apart = [np.abs(np.log(law(N, D) / self.law(N, D))) for law in self.laws[1:]]
         spread = np.max(apart, axis=0) / 2 if apart else np.zeros(len(N))
-        return np.where(decades > 0, np.hypot(drift * np.maximum(decades, NEAREST), spread), 0.0)
+        return np.where(decades > 0, np.hypot(self.drift * np.maximum(decades, NEAREST), spread), 0.0)
 
 
 def forecaster(table: RunTable, options: Options) -> Forecaster | None:
@@ -222,8 +227,8 @@ def forecaster(table: RunTable, options: Options) -> Forecaster | None:
         float(table.C.max()),
         _noise(law, weight, options.level),
         options,
-        misfit.misfit(law, table, weight),
-        choice.freedom(choice.equal_runs(weight), len(law.form.free)),
+        misfit.misfit(law, table, nearness(table), choice.equal_runs(weight)),
+        choice.widened(choice.equal_runs(weight), len(law.form.free)),
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis.forecast.choice import equal_runs
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import Floats
@@ -52,27 +51,28 @@ def cells(table: RunTable) -> NDArray[np.int64]:
             return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
-def misfit(law: JointLaw, table: RunTable, weight: Floats) -> Misfit:
-    """Of a law fitted to a table with these weights [n] of its runs.
+def misfit(law: JointLaw, table: RunTable, near: Floats, runs: float) -> Misfit:
+    """Of a law fitted to a table, as if to so many runs of equal weight.
 
-    At each level of compute the product is averaged over cells near it. The fit pulls residuals of neighbours apart, by
-    as much of their square as the law has parameters to a run: that is added. And one standard error is taken off, so
-    that noise alone is rarely called misfit.
+    At each level of compute the product is averaged over cells near it, as both count [n]: near the best loss of their
+    compute, where forecasts are asked for. The fit pulls residuals of neighbours apart, by as much of their square as
+    the law has parameters to a run: that is added. And one standard error is taken off, so that noise alone is rarely
+    called misfit.
     """
     place = np.unique(np.column_stack([table.N, table.D]), axis=0, return_inverse=True)[1].ravel()
     count = np.bincount(place)
-    x, z, c, missed = (
-        np.bincount(place, v) / count for v in (*map(np.log, (table.N, table.D, table.C)), law.residuals)
-    )
+    columns = (np.log(table.N), np.log(table.D), np.log(table.C), law.residuals, near)
+    x, z, c, missed, near = (np.bincount(place, values) / count for values in columns)
     if len(count) < 2:
         return NONE
     apart = (x[:, None] - x) ** 2 + (z[:, None] - z) ** 2
     np.fill_diagonal(apart, np.inf)
-    product, square = missed * missed[apart.argmin(1)], missed**2
+    other = apart.argmin(1)
+    product, square = missed * missed[other], (missed**2 + missed[other] ** 2) / 2
     levels = np.linspace(c.min(), c.max(), KNOTS)
-    near = np.exp(-0.5 * ((levels[:, None] - c) / (WIDTH * max(np.ptp(c), 1e-9))) ** 2)
-    share = near / near.sum(1, keepdims=True)
+    share = near * near[other] * np.exp(-0.5 * ((levels[:, None] - c) / (WIDTH * max(np.ptp(c), 1e-9))) ** 2)
+    share /= share.sum(1, keepdims=True)
     here = 1 / (share**2).sum(1)
-    taken = min(len(law.form.free) / equal_runs(weight), 1.0)
+    taken = min(len(law.form.free) / runs, 1.0)
     variance = share @ product + (share @ square) * (taken - 1 / np.sqrt(here))
     return Misfit(levels / np.log(10), np.sqrt(np.maximum(variance, 0.0)))

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.forecast import choice, extrapolation
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
+from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost, cost_of
 from ehr_scaling.analysis.outcomes import downstream, sigmoid
@@ -106,8 +107,11 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "laws": laws,
         "candidates": found.rolling.close,
         "drift": found.rolling.drift,
+        "usual_drift": choice.drift([], [], []),
         "nearest": extrapolation.NEAREST,
         "noise": found.noise,
+        "misfit": {"level": found.misfit.level, "deviation": found.misfit.deviation},
+        "widened": found.widened,
         "top": found.top,
         "level": found.options.level,
         "z": normal_quantile(found.options.level),
@@ -144,7 +148,10 @@ def from_json(record: dict[str, Any]) -> Planner:
     )  # fmt: skip
     close = tuple(record["candidates"])
     rolling = Rolling([], {}, close[0], close, float(_floats(record["drift"])))
-    forecaster = Forecaster(laws, rolling, float(record["top"]), _floats(record["noise"]), Options(level=level))
+    misfit = Misfit(_floats(record["misfit"]["level"]), _floats(record["misfit"]["deviation"]))
+    forecaster = Forecaster(
+        laws, rolling, float(record["top"]), _floats(record["noise"]), Options(level=level), misfit, record["widened"]
+    )
     seen = {
         name: (float(low), float(high)) for name, (low, high) in ((k, _floats(v)) for k, v in record["seen"].items())
     }

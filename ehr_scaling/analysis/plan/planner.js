@@ -131,10 +131,12 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const own = best / factors[at];  // by the law alone
   const apart = K.laws.slice(1).map(law => Math.abs(Math.log(loss(law, law.theta, grid.N[at], D[at]) / own)));
   const spread = apart.length ? Math.max(...apart) / 2 : 0;
-  const beyond = decades > 0 ? K.z * Math.hypot((K.drift || 0) * Math.max(decades, K.nearest), spread) : 0;
+  const drift = K.drift === null ? K.usual_drift : K.drift;
+  const beyond = decades > 0 ? K.z * Math.hypot(drift * Math.max(decades, K.nearest), spread) : 0;
+  const misfit = K.z * interpolate(Math.log10(C), K.misfit.level, K.misfit.deviation);
   const drawn = K.repeats ? K.repeats.draws.map(p => Math.log(factorOf(K, p, grid.N[at], D[at], data.unique))) : [0];
   const reach = tails.map(share => Math.hypot(
-    quantile(logs, share) - Math.log(own), beyond, quantile(drawn, share) - Math.log(factors[at])));
+    K.widened * (quantile(logs, share) - Math.log(own)), misfit, beyond, quantile(drawn, share) - Math.log(factors[at])));
 
   const sizes = first.draws.map(theta => {
     let lowest = Infinity, which = 0;
