@@ -12,33 +12,70 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster
-from ehr_scaling.analysis.joint.optimum import Cost
+from ehr_scaling.analysis.joint.joint_laws import JointLaw
+from ehr_scaling.analysis.joint.optimum import Cost, optimum
 from ehr_scaling.analysis.outcomes import sigmoid
+from ehr_scaling.analysis.plan import plan_words
+from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW, TOLERANCE
 from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
     SUPPORTED,
-    UNIDENTIFIED,
     Floats,
     Verdict,
     ends,
     normal_quantile,
 )
-from ehr_scaling.analysis.wording import count, decimal, percent, significant
 
 GRID = 3000  # sizes among which a plan is sought
 REACH = (0.1, 1e4)  # of the sizes of the runs, smallest and largest
 BAND = 0.005  # of the lowest loss: what a plan calls near-optimal
-TOLERANCE = 0.02  # by which laws nearly as good may disagree about the loss
-WIDE = 10.0  # a size whose interval spans more than this factor is not told
+
+# What more patients would do: `Plan.data`
+NO_LIMIT, LIMITS, ENOUGH, NOT_TOLD = "no limit", "limits", "enough", "not told"
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What tells the best size at a compute.
+
+    A forecaster weighs runs towards the largest compute and the best loss, where losses are to be forecast; they say
+    little of the slope along N there. So sizes come from laws fitted to all runs alike, and from the optima of the
+    IsoFLOP budgets.
+
+    laws: the one that stands for the study first, with its draws, then others that forecast about as well.
+    line: JSON, N* = exp(log_k) (C / C0)^exponent through the bracketed budgets: {C0, log_k, exponent, draws: [k, 2] of
+    log_k and exponent, C: [2] first and last bracketed budget}; None where too few are bracketed, or it is not told.
+    """
+
+    laws: tuple[JointLaw, ...]
+    line: dict[str, Any] | None
+
+    @property
+    def law(self) -> JointLaw:
+        return self.laws[0]
+
+    def bracketed(self, C: float) -> bool:
+        """Whether bracketed budgets lie on both sides of C."""
+        return self.line is not None and self.line["C"][0] * 0.99 <= C <= self.line["C"][1] * 1.01
+
+    def line_at(self, C: float, level: float) -> tuple[float, float, float]:
+        """log N* by the line, low end, middle and high end; NaN without one."""
+        if self.line is None:
+            return np.nan, np.nan, np.nan
+        u = np.log(C / self.line["C0"])
+        draws = np.asarray(self.line["draws"], np.float64)
+        low, high = ends(draws[:, 0] + draws[:, 1] * u, level)
+        return float(low), self.line["log_k"] + self.line["exponent"] * u, float(high)
 
 
 @dataclass(frozen=True)
 class Planner:
     """What a table of runs knows for planning.
 
-    cost: operations for each parameter and token at any size, C / (N D).
+    forecaster: of losses. sizing: of sizes. cost: operations for each parameter and token at any size, C / (N D).
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
+    missed: mean error of the sealed forecast where its intervals held less than half of the results, else NaN.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise: standard deviation of a model about the curve, losses: ends of those seen}.
     positions: processed for each unique token of a pass (padding), so that D positions are D / (U positions) passes.
@@ -48,6 +85,7 @@ class Planner:
     """
 
     forecaster: Forecaster
+    sizing: Sizing
     cost: Cost
     seen: dict[str, tuple[float, float]]
     patients: float
@@ -57,6 +95,12 @@ class Planner:
     rate: list[float] | None
     outcomes: list[dict[str, Any]]
     repeats: dict[str, Any] | None = None
+    missed: float = np.nan
+
+    @property
+    def repeating(self) -> bool:
+        """Whether the runs saw tokens again, and nothing tells what that costs."""
+        return self.repeats is None and not self.seen["passes"][1] <= 1 and np.isfinite(self.seen["passes"][1])
 
     @property
     def tokens_a_patient(self) -> float:
@@ -74,11 +118,13 @@ class Planner:
 class Plan:
     """What to train with C FLOPs and data of `unique_tokens`, and what it will reach.
 
-    refused: why none of it should be acted on; empty where it may be. words: of "N" and "loss". band: sizes whose loss
-    is within BAND of the lowest. laws: {candidate: loss} of those in the running. limited: whether more patients would
-    allow a better use of this compute. patients_are_worth: the factor of compute that lowers the loss as much as twice
-    the patients do (inf: none does; 1: nothing). feeds: size and compute at which these data suffice for the best use.
-    outcomes: {task: {auroc, interval, word}}.
+    refused: why none of it should be acted on; empty where it may be. words: of "N" and "loss". N_interval: what the
+    draws of the law, laws about as good, and the line through the IsoFLOP optima say. ways: {way: N*, low, high} of the
+    joint law and the line, without any limit of data. band: sizes whose loss is within BAND of the lowest. laws:
+    {candidate: loss} of those in the running. data: NO_LIMIT was given; LIMITS, twice the patients lower the loss at
+    this compute; ENOUGH, they do not; or NOT_TOLD. patients_are_worth: the factor of compute that lowers the loss as
+    much as twice the patients do (inf: none does; 1: nothing; NaN: not told). feeds: size and compute at which these
+    data suffice for the best use, NaN without a limit. outcomes: {task: {auroc, interval, word}}.
     """
 
     C: float
@@ -89,9 +135,10 @@ class Plan:
     loss: float
     loss_interval: tuple[float, float]
     N_interval: tuple[float, float]
+    ways: dict[str, tuple[float, float, float]]
     band: tuple[float, float]
     laws: dict[str, float]
-    limited: bool
+    data: str
     patients_are_worth: float
     passes: float
     feeds: dict[str, float]
@@ -128,27 +175,34 @@ def repeated_loss(p: dict[str, float], N: Any, D: Any, U: float) -> Floats:
 
 
 def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tolerance: float = TOLERANCE) -> Plan:
-    """Args: C, FLOPs; unique_tokens of the patients there are; most_passes over them that are allowed (> 0)."""
+    """Args: C, FLOPs; unique_tokens of the patients there are; most_passes over them that are allowed (> 0); both may
+    be infinite, for no limit."""
     data = Data(unique_tokens * known.positions, most_passes)
     N = _grid(known)
     best, losses, D = _best(known, C, data, N)
     batch = _at(known.batch, D[best])
     factor = known.factor(N[best], D[best], data.unique)
+    point = np.array([N[best]]), np.array([D[best]])
+    loss = float(known.forecaster.law(*point)[0] * factor)
     in_running = zip(known.forecaster.rolling.close, known.forecaster.laws, strict=True)
+    laws = {name: float(law(N[best], D[best]) * factor) for name, law in in_running}
     near = N[losses <= losses[best] * (1 + BAND)]
+    word, worth = _more_patients(known, C, data, N, float(D[best]))
+    ways = _ways(known, C)
     made = Plan(
         C=C,
         unique_tokens=unique_tokens,
         most_passes=most_passes,
         N=float(N[best]),
         D=float(D[best]),
-        loss=float(losses[best]),
+        loss=loss,
         loss_interval=_interval(known, N[best], D[best], C, data.unique),
         N_interval=_optima(known, C, data, N),
+        ways=ways,
         band=(float(near[0]), float(near[-1])),
-        laws={name: float(law(N[best], D[best]) * factor) for name, law in in_running},
-        limited=_takes_all(D[best], data.cap, N),
-        patients_are_worth=_worth(known, C, data, N),
+        laws=laws,
+        data=word,
+        patients_are_worth=worth,
         passes=float(D[best] / data.unique),
         feeds=_feeds(known, data, N),
         batch=batch,
@@ -156,11 +210,10 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         outcomes={},
         words={},
     )
-    made = replace(made, words=_words(known, made))
-    made = replace(
-        made, outcomes={o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
-    )
-    return replace(made, refused=_refusals(known, made, best in (0, GRID - 1), tolerance))
+    made = replace(made, words=plan_words.words(known, made))
+    outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
+    at_the_end = best in (0, GRID - 1)
+    return replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
 
 
 def _grid(known: Planner) -> Floats:
@@ -180,12 +233,13 @@ def _takes_all(tokens: float, cap: float, N: Floats) -> bool:
 def _best(known: Planner, C: float, data: Data, N: Floats) -> tuple[int, Floats, Floats]:
     """Index of the best size of the grid, losses [GRID] and tokens [GRID] at all."""
     D = _tokens(known, C, data.cap, N)
-    losses = known.forecaster.law(N, D) * known.factor(N, D, data.unique)
+    losses = known.sizing.law(N, D) * known.factor(N, D, data.unique)
     return int(losses.argmin()), losses, D
 
 
 def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tuple[float, float]:
-    """Of the loss: the forecaster's, and what the draws of the law of repeats say otherwise, added up as squares."""
+    """Of the loss: the forecaster's; inside the runs half of what laws about as good say otherwise, as the forecaster
+    has it beyond; and what the draws of the law of repeats say otherwise. They add up as squares."""
     point = np.array([N]), np.array([D])
     found = known.forecaster(*point, np.array([C]), noise=False)
     loss, low, high = (float(v[0]) for v in found)
@@ -196,18 +250,53 @@ def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tu
             float(np.log(repeated_loss(p, N, D, unique) / repeated_loss(p, N, D, own))) for p in known.repeats["draws"]
         ]
         reach = ends(np.array(drawn), known.forecaster.options.level) - np.log(factor)
-    below, above = np.hypot(np.log(loss / low), reach[0]), np.hypot(np.log(high / loss), reach[1])
+    inside = 0.0
+    if known.forecaster.top >= C:
+        apart = [abs(float(np.log(law(*point)[0] / loss))) for law in known.forecaster.laws[1:]]
+        inside = normal_quantile(known.forecaster.options.level) * max(apart, default=0.0) / 2
+    below = np.sqrt(np.log(loss / low) ** 2 + reach[0] ** 2 + inside**2)
+    above = np.sqrt(np.log(high / loss) ** 2 + reach[1] ** 2 + inside**2)
     return float(loss * factor * np.exp(-below)), float(loss * factor * np.exp(above))
 
 
+def _ways(known: Planner, C: float) -> dict[str, tuple[float, float, float]]:
+    """N* at C FLOPs and its interval by either way that has one, without any limit of data."""
+    level = known.forecaster.options.level
+    found = optimum(known.sizing.law, C, known.cost)
+    low, middle, high = map(float, np.exp(known.sizing.line_at(C, level)))
+    ways = {JOINT_LAW: (found.N, *found.interval("N", level)), ISOFLOP: (middle, low, high)}
+    return {name: way for name, way in ways.items() if np.isfinite(way).all()}
+
+
 def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, float]:
-    """Interval of the best size over the draws of the law."""
+    """All that the draws of the law, the other laws and the line through the IsoFLOP optima say of the best size."""
+    level, laws = known.forecaster.options.level, known.sizing.laws
     D = _tokens(known, C, data.cap, N)
-    losses = known.forecaster.law.sample(N, D) * known.factor(N, D, data.unique)
-    if len(losses) < 20:
+    factor = known.factor(N, D, data.unique)
+    draws = laws[0].sample(N, D) * factor
+    if len(draws) < 20:
         return np.nan, np.nan
-    low, high = ends(np.log(N[losses.argmin(1)]), known.forecaster.options.level)
-    return float(np.exp(low)), float(np.exp(high))
+    found = [*ends(np.log(N[draws.argmin(1)]), level)]
+    found += [np.log(N[(law(N, D) * factor).argmin()]) for law in laws[1:]]
+    if known.sizing.line is not None and (known.repeats is None or data.unique == known.repeats["unique"]):
+        fewest = np.log(N[np.argmax(known.cost.tokens(N, C) <= data.cap)])  # the data have no more tokens to give
+        low, _, high = known.sizing.line_at(C, level)
+        found += [max(low, fewest), max(high, fewest)]
+    return float(np.exp(min(found))), float(np.exp(max(found)))
+
+
+def _more_patients(known: Planner, C: float, data: Data, N: Floats, D: float) -> tuple[str, float]:
+    """What twice the patients do at this compute, and the factor of compute that does the same.
+
+    Tokens that are new cost nothing; of tokens seen again only a law of repeats tells what they cost.
+    """
+    if not np.isfinite(data.cap if known.repeats is None else data.unique):
+        return NO_LIMIT, np.nan
+    worth = _worth(known, C, data, N)
+    if worth > 1:
+        return LIMITS, worth
+    new = data.unique >= D and known.seen["passes"][1] <= 1
+    return (ENOUGH, 1.0) if known.repeats is not None or new else (NOT_TOLD, np.nan)
 
 
 def _lowest(known: Planner, C: float, data: Data, N: Floats) -> float:
@@ -235,6 +324,8 @@ def _bisect(enough: Callable[[float], bool], most: float) -> float:
 
 def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
     """The least compute whose best use takes all the data, and the size that goes with it."""
+    if not np.isfinite(data.cap):
+        return {"N": np.nan, "C": np.nan}
     least = known.cost.flops.min() * N[0]  # one token through the smallest
 
     def takes_all(factor: float) -> bool:
@@ -273,42 +364,3 @@ def _at(coefficients: list[float] | None, *of: float) -> float:
     if coefficients is None:
         return np.nan
     return float(np.exp(coefficients[0] + sum(c * np.log(x) for c, x in zip(coefficients[1:], of, strict=True))))
-
-
-def _words(known: Planner, made: Plan) -> dict[str, Verdict]:
-    beyond = []
-    if made.C > known.forecaster.top * 1.01:  # noqa: SIM300
-        beyond.append(f"compute {significant(made.C / known.forecaster.top, 2)} times the largest run's")
-    for name, value in (("N", made.N), ("D", made.D), ("passes", made.passes)):
-        low, high = known.seen[name]
-        if value > high * 1.01 or (value < low * 0.99 and name != "passes"):
-            beyond.append(f"{name} outside {count(low)} to {count(high)} of the runs")
-    where = Verdict(EXTRAPOLATED, "; ".join(beyond)) if beyond else Verdict(SUPPORTED, "inside the runs")
-    low, high = made.N_interval
-    told = high <= WIDE * low
-    size = where if told else Verdict(UNIDENTIFIED, f"its interval spans more than a factor of {WIDE:g}")
-    return {"N": size, "loss": where}
-
-
-def _refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) -> list[str]:
-    """Why a plan should not be acted on, in sentences."""
-    found, beyond = known.forecaster, known.forecaster.top * 1.01 < made.C
-    reasons = []
-    if found.law.verdict.word == UNIDENTIFIED:
-        reasons.append(f"the law is unidentified: {found.law.verdict.reason}")
-    apart = max(abs(np.log(loss / made.loss)) for loss in made.laws.values())
-    if apart > tolerance:
-        named = ", ".join(f"{name} {decimal(loss)}" for name, loss in made.laws.items())
-        reasons.append(
-            f"laws that forecast the held-out runs about equally well disagree by {percent(apart, 1)} here, more than "
-            f"{percent(tolerance, 1)}: {named}"
-        )
-    if beyond and np.isnan(found.rolling.drift):
-        reasons.append("beyond the runs nothing tells how far off the law is: too few budgets to hold any out")
-    if not all(map(np.isfinite, made.loss_interval)):
-        reasons.append("the loss has no interval")
-    if at_the_end:
-        reasons.append("the best size lies further from the runs than a law can be asked")
-    if made.words["N"].word == UNIDENTIFIED:
-        reasons.append(f"the size is not told: {made.words['N'].reason}")
-    return reasons

@@ -99,17 +99,18 @@ def fit(
     repeated = _repeated(of_a_kind, options)
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     laws = {name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None}
+    lines = power_laws.fit(budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
     return Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
         options=options,
         budgets=budgets,
-        lines=power_laws.fit(budgets, options),
+        lines=lines,
         laws=laws,
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
-        planner=plan_basis.planner(forecaster, table, scored, repeated) if forecaster else None,
+        planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
         conventions=conventions.fit(table, options),
         doubts=doubts,
         forecast=forecast,
