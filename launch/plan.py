@@ -58,7 +58,8 @@ def main() -> None:
     known = known_of(laws)
     C = compute()
     if NEXT.value is not None:
-        proposed = next_runs.propose(known, TARGET.value, C, positive("next_runs", NEXT.value))
+        budget = positive("next_runs", NEXT.value)
+        proposed = next_runs.propose(known, TARGET.value, C, budget, unique_tokens(known), most_passes(known))
         print(proposal(proposed, known.forecaster.options.level))
         write({"next_runs": vars(proposed)})
         return
