@@ -11,6 +11,7 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.outcomes import outcome_curve
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW
@@ -23,7 +24,8 @@ SCRIPT = Path(planner.__file__).with_suffix(".js")
 RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
 
 DEATH = {
-    "task": "death", "floor": 0.5, "centre": 3.0, "spread": 1.0, "theta": [1.0, 2.0, 0.95], "noise": 0.01,
+    "task": "death", "floor": 0.5, "centre": 3.0, "spread": 1.0, "theta": [1.0, 2.0, 0.95], "noise_reach": 0.02,
+    "others": [{"floor": 0.0, "theta": [2.5, 1.4, 1.0]}],
     "draws": [[1.0 + 0.1 * k, 2.0, 0.95 - 0.002 * k] for k in range(-10, 11)], "losses": [2.0, 6.0],
 }  # fmt: skip
 BASE = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}
@@ -223,6 +225,24 @@ def test_an_outcome_follows_the_loss(known):
         assert found["interval"][0] < found["auroc"] - 0.0196 and found["interval"][1] > found["auroc"] + 0.0196
     assert small.outcomes["death"]["word"] == "supported" and large.outcomes["death"]["word"] == "extrapolated"
     assert small.outcomes["death"]["auroc"] < large.outcomes["death"]["auroc"]
+
+
+def test_an_outcome_is_as_uncertain_as_the_forecast_of_its_curve(known):
+    """Both hold the loss, the draws of the curve, models about it by Student's t, and beyond the losses other forms."""
+    rng, loss = np.random.default_rng(2), np.linspace(2.4, 3.2, 7)
+    truth = 0.5 + 0.42 / (1 + np.exp(2.2 * (loss - 2.9)))
+    auroc = truth + 0.006 * rng.standard_normal(7)
+    patients = 0.004 * rng.standard_normal((400, 1)) + 0.001 * rng.standard_normal((400, 7))
+    each = np.arange(7)
+    curve = outcome_curve.fit(loss, auroc, patients, each, each, Options(draws=400))
+    kept = replace(known, outcomes=[plan_basis._curve("death", curve, 0.95)])
+    for C in (1e13, 1e15):
+        made = planner.plan(kept, C, np.inf, np.inf)
+        low, high = made.loss_interval
+        middle, spread = made.loss, np.log(high / low) / 2 / 1.96
+        _, *expected = curve.forecast(middle * np.exp(spread * rng.standard_normal(4000)))
+        np.testing.assert_allclose(np.diff(made.outcomes["death"]["interval"]), np.diff(expected), rtol=0.12)
+    assert curve.others and curve.freedom < 6
 
 
 def test_a_record_gives_the_plan_again(known):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
@@ -57,7 +58,9 @@ def planner(
         positions=padding,
         batch=_power_law(table.batch, table.D),
         rate=_power_law(table.lr, table.N, table.batch),
-        outcomes=[_curve(o.task, o.curve) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED],
+        outcomes=[
+            _curve(o.task, o.curve, found.options.level) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED
+        ],
         repeats=_repeats(repeated, unique * padding),
         missed=_missed(sealed),
     )
@@ -97,7 +100,7 @@ def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:
     return {"law": found.selected, "parameters": found.law.parameters, "draws": draws, "unique": unique}
 
 
-def _curve(task: str, curve: Curve) -> dict[str, Any]:
+def _curve(task: str, curve: Curve, level: float) -> dict[str, Any]:
     good = curve.draws[np.isfinite(curve.draws).all(1)][:KEPT]
     return {
         "task": task,
@@ -106,7 +109,8 @@ def _curve(task: str, curve: Curve) -> dict[str, Any]:
         "spread": curve.spread,
         "theta": curve.theta.tolist(),
         "draws": good.tolist(),
-        "noise": curve.noise,
+        "noise_reach": curve.noise * float(stats.t.ppf((1 + level) / 2, curve.freedom)),
+        "others": [{"floor": sigmoid.FORMS[form][0], "theta": theta.tolist()} for form, theta in curve.others.items()],
         "losses": list(curve.losses),
     }
 

@@ -156,18 +156,21 @@ function powerLaw(coefficients, ...of) {
   return Math.exp(of.reduce((sum, x, i) => sum + coefficients[i + 1] * Math.log(x), coefficients[0]));
 }
 
-function sigmoid(curve, [a, b, c], loss) {
+function sigmoid(curve, [a, b, c], loss, floor = curve.floor) {
   const u = (loss - curve.centre) / curve.spread;
-  return curve.floor + (c - curve.floor) / (1 + Math.exp(b * u - a));
+  return floor + (c - floor) / (1 + Math.exp(b * u - a));
 }
 
 function outcomeOf(curve, loss, interval, K, extrapolated) {
   const central = sigmoid(curve, curve.theta, loss);
   const byLoss = interval.map(end => sigmoid(curve, curve.theta, end) - central).sort((x, y) => x - y);
   const drawn = curve.draws.map(theta => sigmoid(curve, theta, loss));
+  const seen = curve.losses[0] <= loss && loss <= curve.losses[1];
+  const apart = curve.others.map(other => Math.abs(sigmoid(curve, other.theta, loss, other.floor) - central));
+  const forms = seen ? 0 : K.z * Math.max(0, ...apart) / 2;
   const reach = [(1 - K.level) / 2, (1 + K.level) / 2].map((share, k) =>
-    Math.hypot(byLoss[k], quantile(drawn, share) - central, K.z * curve.noise));
-  const inside = !extrapolated && curve.losses[0] <= loss && loss <= curve.losses[1];
+    Math.hypot(byLoss[k], quantile(drawn, share) - central, curve.noise_reach, forms));
+  const inside = !extrapolated && seen;
   return {
     auroc: central, interval: [Math.max(central - reach[0], 0), Math.min(central + reach[1], 1)],
     word: inside ? "supported" : "extrapolated",

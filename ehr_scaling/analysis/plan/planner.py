@@ -77,7 +77,8 @@ class Planner:
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
     missed: mean error of the sealed forecast where its intervals held less than half of the results, else NaN.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
-    draws of it, noise: standard deviation of a model about the curve, losses: ends of those seen}.
+    draws of it, noise_reach: of a model about the curve, at the level of the intervals, others: forms about as good,
+    {floor, theta}, losses: ends of those seen}.
     positions: processed for each unique token of a pass (padding), so that D positions are D / (U positions) passes.
     repeats: JSON, the law of repeated data where one is told: {law, parameters, draws: of them, unique: positions of a
     pass of the runs}; None where passes count as new tokens, as far as the runs made passes.
@@ -339,23 +340,27 @@ def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
 
 
 def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
-    """AUROC at the plan's loss. Its interval holds what the loss may be, the curve's own draws and the noise of a model
-    about it, each its own, so that the reaches add up as squares."""
+    """AUROC at the plan's loss. Its interval holds what that of `Curve.forecast` does: what the loss may be, the draws
+    of the curve, the noise of a model about it by Student's t, and beyond the losses seen half of what forms about as
+    good say otherwise; each its own, so that the reaches add up as squares."""
 
-    def auroc(theta: Any, loss: float) -> Floats:
+    def auroc(theta: Any, loss: float, floor: float) -> Floats:
         a, b, c = np.atleast_2d(np.asarray(theta, np.float64)).T
-        return sigmoid.at(np.array((loss - curve["centre"]) / curve["spread"]), a, b, c, curve["floor"])
+        return sigmoid.at(np.array((loss - curve["centre"]) / curve["spread"]), a, b, c, floor)
 
-    central = float(auroc(curve["theta"], made.loss)[0])
-    by_loss = sorted(float(auroc(curve["theta"], loss)[0]) - central for loss in made.loss_interval)
-    by_draws = ends(auroc(curve["draws"], made.loss), level) - central
-    noise = normal_quantile(level) * curve["noise"]
-    reach = [float(np.sqrt(by_loss[k] ** 2 + by_draws[k] ** 2 + noise**2)) for k in range(2)]
+    own = curve["floor"]
+    central = float(auroc(curve["theta"], made.loss, own)[0])
+    by_loss = sorted(float(auroc(curve["theta"], loss, own)[0]) - central for loss in made.loss_interval)
+    by_draws = ends(auroc(curve["draws"], made.loss, own), level) - central
     low, high = curve["losses"]
-    inside = made.words["loss"].word == SUPPORTED and low <= made.loss <= high
+    seen = low <= made.loss <= high
+    apart = [abs(float(auroc(other["theta"], made.loss, other["floor"])[0]) - central) for other in curve["others"]]
+    forms = 0.0 if seen else normal_quantile(level) * max(apart, default=0.0) / 2
+    reach = np.sqrt(np.square(by_loss) + by_draws**2 + curve["noise_reach"] ** 2 + forms**2)
+    inside = made.words["loss"].word == SUPPORTED and seen
     return {
         "auroc": central,
-        "interval": (max(central - reach[0], 0.0), min(central + reach[1], 1.0)),
+        "interval": (max(central - float(reach[0]), 0.0), min(central + float(reach[1]), 1.0)),
         "word": SUPPORTED if inside else EXTRAPOLATED,
     }
 
