@@ -25,7 +25,7 @@ RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
 
 DEATH = {
     "task": "death", "floor": 0.5, "centre": 3.0, "spread": 1.0, "theta": [1.0, 2.0, 0.95], "noise_reach": 0.02,
-    "others": [{"floor": 0.0, "theta": [2.5, 1.4, 1.0]}],
+    "others": [[0.0, 2.5, 1.4, 1.0]],
     "draws": [[1.0 + 0.1 * k, 2.0, 0.95 - 0.002 * k] for k in range(-10, 11)], "losses": [2.0, 6.0],
 }  # fmt: skip
 BASE = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}

@@ -110,7 +110,7 @@ def _curve(task: str, curve: Curve, level: float) -> dict[str, Any]:
         "theta": curve.theta.tolist(),
         "draws": good.tolist(),
         "noise_reach": curve.noise * float(stats.t.ppf((1 + level) / 2, curve.freedom)),
-        "others": [{"floor": sigmoid.FORMS[form][0], "theta": theta.tolist()} for form, theta in curve.others.items()],
+        "others": [[sigmoid.FORMS[form][0], *theta.tolist()] for form, theta in curve.others.items()],
         "losses": list(curve.losses),
     }
 

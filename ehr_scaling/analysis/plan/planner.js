@@ -166,7 +166,7 @@ function outcomeOf(curve, loss, interval, K, extrapolated) {
   const byLoss = interval.map(end => sigmoid(curve, curve.theta, end) - central).sort((x, y) => x - y);
   const drawn = curve.draws.map(theta => sigmoid(curve, theta, loss));
   const seen = curve.losses[0] <= loss && loss <= curve.losses[1];
-  const apart = curve.others.map(other => Math.abs(sigmoid(curve, other.theta, loss, other.floor) - central));
+  const apart = curve.others.map(([floor, ...theta]) => Math.abs(sigmoid(curve, theta, loss, floor) - central));
   const forms = seen ? 0 : K.z * Math.max(0, ...apart) / 2;
   const reach = [(1 - K.level) / 2, (1 + K.level) / 2].map((share, k) =>
     Math.hypot(byLoss[k], quantile(drawn, share) - central, curve.noise_reach, forms));

@@ -78,7 +78,7 @@ class Planner:
     missed: mean error of the sealed forecast where its intervals held less than half of the results, else NaN.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise_reach: of a model about the curve, at the level of the intervals, others: forms about as good,
-    {floor, theta}, losses: ends of those seen}.
+    [floor, a, b, c] each, losses: ends of those seen}.
     positions: processed for each unique token of a pass (padding), so that D positions are D / (U positions) passes.
     repeats: JSON, the law of repeated data where one is told: {law, parameters, draws: of them, unique: positions of a
     pass of the runs}; None where passes count as new tokens, as far as the runs made passes.
@@ -354,7 +354,7 @@ def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
     by_draws = ends(auroc(curve["draws"], made.loss, own), level) - central
     low, high = curve["losses"]
     seen = low <= made.loss <= high
-    apart = [abs(float(auroc(other["theta"], made.loss, other["floor"])[0]) - central) for other in curve["others"]]
+    apart = [abs(float(auroc(theta, made.loss, floor)[0]) - central) for floor, *theta in curve["others"]]
     forms = 0.0 if seen else normal_quantile(level) * max(apart, default=0.0) / 2
     reach = np.sqrt(np.square(by_loss) + by_draws**2 + curve["noise_reach"] ** 2 + forms**2)
     inside = made.words["loss"].word == SUPPORTED and seen
