@@ -27,6 +27,7 @@ from ehr_scaling import hardware
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import next_runs, plan_basis, planner
 from ehr_scaling.analysis.plan.plan_words import TOLERANCE
+from ehr_scaling.analysis.plan.record import ENOUGH, NO_LIMIT, NOT_TOLD, Plan, Planner
 from ehr_scaling.analysis.report.report import MARK
 from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span, title
 from ehr_scaling.artifacts import read_json, write_json
@@ -71,7 +72,7 @@ def main() -> None:
         sys.exit(REFUSED)
 
 
-def known_of(laws: dict[str, Any]) -> planner.Planner:
+def known_of(laws: dict[str, Any]) -> Planner:
     record = laws.get("planner")
     if record is None:
         raise UserError(
@@ -84,7 +85,7 @@ def known_of(laws: dict[str, Any]) -> planner.Planner:
         raise UserError(f"{REPORT.value}/{MARK} is damaged: run launch.analyze again") from None
 
 
-def most_passes(known: planner.Planner) -> float:
+def most_passes(known: Planner) -> float:
     """Infinite for no limit."""
     if PASSES.value is not None:
         return positive("most_passes", PASSES.value, most=np.inf)
@@ -118,7 +119,7 @@ def rate() -> float:
     return peak * positive("mfu", MFU.value)
 
 
-def unique_tokens(known: planner.Planner) -> float:
+def unique_tokens(known: Planner) -> float:
     """Of the patients there are; infinite for no limit."""
     if PATIENTS.value is not None and TOKENS.value is not None:
         raise UserError("give --patients or --unique_tokens, not both")
@@ -132,7 +133,7 @@ def unique_tokens(known: planner.Planner) -> float:
     return known.unique_tokens if np.isfinite(known.unique_tokens) else np.inf
 
 
-def words(known: planner.Planner, made: planner.Plan) -> str:
+def words(known: Planner, made: Plan) -> str:
     """The plan for a terminal, or why there is none."""
     patients = made.unique_tokens / known.tokens_a_patient
     who = f"{count(patients)} patients, " if np.isfinite(patients) else ""
@@ -168,15 +169,15 @@ def words(known: planner.Planner, made: planner.Plan) -> str:
     return "\n".join([*lines, *exchange(made)])
 
 
-def exchange(made: planner.Plan) -> list[str]:
+def exchange(made: Plan) -> list[str]:
     feeds = made.feeds
     fed = f": these feed {count(feeds['N'])} parameters at {power(feeds['C'])} FLOPs" if np.isfinite(feeds["N"]) else ""
-    if made.data == planner.NO_LIMIT:
+    if made.data == NO_LIMIT:
         return []
-    if made.data == planner.NOT_TOLD:
+    if made.data == NOT_TOLD:
         why = "the runs do not say what it costs to see tokens again"
         return [f"  data    whether more patients would help is not told, as {why}{fed}"]
-    if made.data == planner.ENOUGH:
+    if made.data == ENOUGH:
         return [f"  data    more patients would not help at this compute{fed}"]
     if np.isfinite(made.patients_are_worth):
         worth = f"are worth {significant(made.patients_are_worth)} times the compute"

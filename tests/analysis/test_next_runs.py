@@ -7,7 +7,8 @@ import simulated
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.optimum import cost_of, optimum, proportional
-from ehr_scaling.analysis.plan import next_runs, planner
+from ehr_scaling.analysis.plan import next_runs
+from ehr_scaling.analysis.plan.record import Planner, Sizing
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
@@ -23,8 +24,8 @@ def known_of(rows):
     noise = np.quantile(law.residuals, [0.025, 0.975])
     found = extrapolation.Forecaster((law,), rolling, table.C.max(), noise, OPTIONS)
     seen = {name: (getattr(table, name).min(), getattr(table, name).max()) for name in ("N", "D", "C")}
-    seen["passes"], sizing = (np.nan, np.nan), planner.Sizing((law,), None)
-    return planner.Planner(found, sizing, cost_of(table), seen, np.nan, np.nan, 1.0, None, None, [])
+    seen["passes"], sizing = (np.nan, np.nan), Sizing((law,), None)
+    return Planner(found, sizing, cost_of(table), seen, np.nan, np.nan, 1.0, None, None, [])
 
 
 def width(known, target):
@@ -65,7 +66,7 @@ def test_widths_are_those_of_the_draws_whatever_their_tails():
     tails = law.draws.copy()
     tails[:3, [0, 1]] += np.array([[3.0, 8.0], [-40.0, -8.0], [2.0, 20.0]])  # three draws of three hundred far off
     wild = replace(law, draws=tails)
-    heavy = replace(known, forecaster=replace(known.forecaster, laws=(wild,)), sizing=planner.Sizing((wild,), None))
+    heavy = replace(known, forecaster=replace(known.forecaster, laws=(wild,)), sizing=Sizing((wild,), None))
     for target in next_runs.TARGETS:
         plain, other = (next_runs.propose(each, target, AT, budget) for each in (known, heavy))
         drawn = optimum(law, AT, proportional())

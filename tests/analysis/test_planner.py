@@ -11,14 +11,15 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.outcomes import outcome_curve
 from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.plan import plan_basis, planner
+from ehr_scaling.analysis.plan import plan_basis, planner, record
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW
 from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options
+from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options, Verdict
 
 SCRIPT = Path(planner.__file__).with_suffix(".js")
 RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
@@ -63,7 +64,7 @@ def test_a_plan_is_the_best_use_of_the_compute(known):
         np.testing.assert_allclose(made.D, C / 6 / made.N, rtol=1e-6)
         assert made.loss_interval[0] < simulated.loss(made.N, made.D) < made.loss_interval[1]
         assert made.band[0] < simulated.optimum(C) < made.band[1] and not made.refused
-        assert made.data == planner.NOT_TOLD and np.isnan(made.patients_are_worth)  # the runs made passes
+        assert made.data == record.NOT_TOLD and np.isnan(made.patients_are_worth)  # the runs made passes
         assert (made.batch, made.rate) == (pytest.approx(2048), pytest.approx(0.004))
         assert made.words["N"].word == ("supported" if C < 1e13 else "extrapolated")
 
@@ -94,6 +95,19 @@ def test_the_size_is_refused_where_the_ways_to_it_disagree(known):
     # Between bracketed budgets the interval holds both, and nothing is refused.
     made = planner.plan(other, 1e12, np.inf, 1)
     assert not made.refused and made.N_interval[0] < simulated.optimum(1e12) < made.N_interval[1] / 3
+
+
+def test_between_bracketed_budgets_there_is_an_answer_though_exponents_are_not_told(known):
+    law = replace(known.forecaster.law, verdict=Verdict(UNIDENTIFIED, "exponents too wide"))
+    rolling = replace(known.forecaster.rolling, close=known.forecaster.rolling.close[:1])
+    untold = replace(known, forecaster=replace(known.forecaster, laws=(law,), rolling=rolling))
+    inside, beyond = (planner.plan(untold, C, np.inf, np.inf) for C in (3e12, 1e15))
+    assert not inside.refused and any("unidentified" in reason for reason in beyond.refused)
+    table, options = simulated.table(budgets=4, decades=0.6, sizes=7, seeds=2, noise=0.02), Options(draws=100)
+    line = power_laws.fit(isoflop.fit(table, options), options)["N"]
+    narrow = replace(options, wide=0.9 * np.ptp(line.interval))
+    assert power_laws.fit(isoflop.fit(table, narrow), narrow)["N"].verdict.word == UNIDENTIFIED and len(line.C) > 2
+    assert known_of(table, narrow).sizing.line["C"] == [line.C[0], line.C[-1]]
 
 
 def test_supported_takes_bracketed_budgets_and_a_sealed_forecast_that_held(known):
@@ -128,7 +142,7 @@ def test_no_limit_of_data_is_an_answer(known):
     for tokens, passes in ((np.inf, np.inf), (np.inf, 2), (1e9, np.inf)):
         for own in (known, bare):
             made = planner.plan(own, 3e12, tokens, passes)
-            assert made.data == planner.NO_LIMIT and np.isnan(made.patients_are_worth) and np.isnan(made.feeds["C"])
+            assert made.data == record.NO_LIMIT and np.isnan(made.patients_are_worth) and np.isnan(made.feeds["C"])
             assert made.N == planner.plan(known, 3e12, 1e12, 1).N and made.passes == made.D / tokens
 
 
@@ -136,11 +150,11 @@ def test_more_patients_are_told_of_by_new_tokens_or_a_law_of_repeats(known):
     """Runs on the same patients that saw them again do not know what others would do."""
     once = replace(known, seen={**known.seen, "passes": (0.1, 1.0)})
     told = replace(known, repeats=PENALTY)
-    assert planner.plan(once, 3e12, 1e12, 1).data == planner.ENOUGH
-    assert planner.plan(once, 3e12, 1e6, 1e6).data == planner.NOT_TOLD  # many passes, which the runs did not make
-    assert planner.plan(known, 3e12, 1e12, 1).data == planner.NOT_TOLD
+    assert planner.plan(once, 3e12, 1e12, 1).data == record.ENOUGH
+    assert planner.plan(once, 3e12, 1e6, 1e6).data == record.NOT_TOLD  # many passes, which the runs did not make
+    assert planner.plan(known, 3e12, 1e12, 1).data == record.NOT_TOLD
     made = planner.plan(told, 1e13, 2e6, np.inf)
-    assert made.data == planner.LIMITS and made.patients_are_worth > 1  # fewer repeats, though all are allowed
+    assert made.data == record.LIMITS and made.patients_are_worth > 1  # fewer repeats, though all are allowed
     assert known.repeating and not once.repeating and not told.repeating
     far, further = planner.plan(known, 1e15, np.inf, np.inf), planner.plan(once, 1e15, np.inf, np.inf)
     assert "no law tells what that costs" in far.words["loss"].reason
@@ -151,7 +165,7 @@ def test_patients_limit_a_plan_and_are_worth_compute(known):
     C = 1e14
     free = planner.plan(known, C, 1e12, 1)
     made = planner.plan(known, C, free.D / 8, 2)
-    assert made.data == planner.LIMITS and made.passes == pytest.approx(2, rel=0.01)
+    assert made.data == record.LIMITS and made.passes == pytest.approx(2, rel=0.01)
     np.testing.assert_allclose(made.N, 4 * free.N, rtol=0.05)  # what tokens cannot use goes into size
     assert made.loss > free.loss and made.patients_are_worth > 1
     # The compute that does what twice the patients do, does it.
@@ -159,14 +173,14 @@ def test_patients_limit_a_plan_and_are_worth_compute(known):
     assert more.loss == pytest.approx(planner.plan(known, C, free.D / 4, 2).loss, rel=1e-4)
     # What the data feed: at that compute the best use just takes all of them.
     feeds = made.feeds
-    assert planner.plan(known, feeds["C"] * 1.02, free.D / 8, 2).data == planner.LIMITS
-    assert planner.plan(known, feeds["C"] * 0.97, free.D / 8, 2).data != planner.LIMITS
+    assert planner.plan(known, feeds["C"] * 1.02, free.D / 8, 2).data == record.LIMITS
+    assert planner.plan(known, feeds["C"] * 0.97, free.D / 8, 2).data != record.LIMITS
     assert feeds["N"] == pytest.approx(simulated.optimum(feeds["C"]), rel=0.1)
 
 
 def test_so_few_patients_that_no_compute_makes_up_for_them(known):
     made = planner.plan(known, 1e14, 1e5, 1)
-    assert made.data == planner.LIMITS and made.patients_are_worth == np.inf
+    assert made.data == record.LIMITS and made.patients_are_worth == np.inf
 
 
 def test_refused_where_laws_disagree_or_are_unidentified_or_unchecked(known):
@@ -204,7 +218,7 @@ def test_passes_are_worth_what_the_law_of_repeats_says(known, repeats):
     assert losses == sorted(losses, reverse=True) and losses[0] > losses[2] * 1.01
     # The factor is that of the law, at the plan's own N and D.
     made = planner.plan(told, C, own / 4, 32)
-    ratio = planner.repeated_loss(repeats["parameters"], made.N, made.D, own / 4) / planner.repeated_loss(
+    ratio = record.repeated_loss(repeats["parameters"], made.N, made.D, own / 4) / record.repeated_loss(
         repeats["parameters"], made.N, made.D, own
     )
     assert made.loss == pytest.approx(float(known.forecaster.law(made.N, made.D)) * float(ratio))
@@ -213,7 +227,7 @@ def test_passes_are_worth_what_the_law_of_repeats_says(known, repeats):
 def test_effective_data_are_those_of_the_law():
     law = effective_data.EffectiveData(8.0, 5.0, BASE, 0.0, np.empty((0, 2)), {}, {})
     N, D, U = 1e6, np.array([1e6, 4e6, 1e8]), 2e6
-    np.testing.assert_allclose(planner.repeated_loss(EFFECTIVE["parameters"], N, D, U), law(N, D, U))
+    np.testing.assert_allclose(record.repeated_loss(EFFECTIVE["parameters"], N, D, U), law(N, D, U))
 
 
 def test_an_outcome_follows_the_loss(known):
@@ -261,20 +275,20 @@ def test_the_page_computes_the_same(law, repeats, tmp_path):
     known = replace(known_of(table, Options(draws=60, law=law)), outcomes=[DEATH], positions=1.1, repeats=repeats)
     if law == "kaplan":
         known = replace(known, seen={**known.seen, "passes": (np.nan, np.nan)})
-    record = tmp_path / "planner.json"
-    record.write_text(json.dumps(plain(plan_basis.to_json(known))))
+    file = tmp_path / "planner.json"
+    file.write_text(json.dumps(plain(plan_basis.to_json(known))))
     for C, tokens, passes in ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1), (1e13, np.inf, np.inf)):
         made = planner.plan(known, C, tokens, passes)
         code = (
             f"const {{plan}} = require({str(SCRIPT)!r});"
-            f"const K = JSON.parse(require('fs').readFileSync({str(record)!r}));"
+            f"const K = JSON.parse(require('fs').readFileSync({str(file)!r}));"
             f"const found = plan(K, {C}, {script(tokens)}, {script(passes)}); console.log(JSON.stringify(found))"
         )
         found = json.loads(subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True).stdout)
         for name in ("N", "D", "passes", "loss", "loss_interval", "N_interval", "band", "batch", "rate"):
             np.testing.assert_allclose(found[name], getattr(made, name), rtol=1e-9)
         assert found["data"] == made.data
-        if made.data == planner.LIMITS:
+        if made.data == record.LIMITS:
             assert (found["patients_are_worth"] or np.inf) == pytest.approx(made.patients_are_worth, rel=1e-9)
         assert (found["feeds"]["C"] or np.nan) == pytest.approx(made.feeds["C"], rel=1e-9, nan_ok=True)
         assert found["outcomes"].keys() == made.outcomes.keys() == {"death"}

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ehr_scaling.analysis.joint.optimum import best_log_size, log_best
-from ehr_scaling.analysis.plan.planner import Planner, plan
+from ehr_scaling.analysis.plan.planner import plan
+from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Verdict, ends, normal_quantile
 
 TARGETS = ("N", "loss")

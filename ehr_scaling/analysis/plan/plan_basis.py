@@ -15,12 +15,14 @@ from ehr_scaling.analysis.joint.optimum import Cost, cost_of
 from ehr_scaling.analysis.outcomes import downstream, sigmoid
 from ehr_scaling.analysis.outcomes.outcome_curve import Curve
 from ehr_scaling.analysis.plan.plan_words import TOLERANCE, WIDE
-from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH, Planner, Sizing
+from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH
+from ehr_scaling.analysis.plan.record import Planner, Sizing
 from ehr_scaling.analysis.repeats.repeated_data import IGNORED, Repeated
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, normal_quantile
 
 KEPT = 200  # bootstrap draws that go into laws.json
+LEAST_BRACKETED = 3  # budgets under a line whose exponent is not told
 LEAST_HELD = 0.5  # of the sealed results, in their intervals
 _NOTHING = -1e3  # the logarithm of zero, which JSON lacks
 
@@ -45,7 +47,7 @@ def planner(
     padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
     return Planner(
         forecaster=found,
-        sizing=Sizing(_all_alike(found, table), _line(line)),
+        sizing=Sizing(_all_alike(found, table), _line(line, found.options)),
         cost=cost_of(table),
         seen={
             "N": (float(table.N.min()), float(table.N.max())),
@@ -74,9 +76,12 @@ def _all_alike(found: Forecaster, table: RunTable) -> tuple[JointLaw, ...]:
     return tuple(law for law in fits if law is not None)
 
 
-def _line(line: power_laws.PowerLaw) -> dict[str, Any] | None:
+def _line(line: power_laws.PowerLaw, options: Options) -> dict[str, Any] | None:
+    """An exponent too wide to be called one still belongs to a line between its budgets; beyond them the line is as
+    wide as that makes it."""
+    wide = np.ptp(line.interval) > options.wide and line.failed <= options.failed and len(line.C) >= LEAST_BRACKETED
     draws = line.draws[np.isfinite(line.draws).all(1)][:KEPT, :2]
-    if line.verdict.word == UNIDENTIFIED or len(draws) < 20:
+    if (line.verdict.word == UNIDENTIFIED and not wide) or len(draws) < 20:
         return None
     return {
         "C0": line.C0,

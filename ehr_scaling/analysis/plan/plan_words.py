@@ -1,16 +1,10 @@
 """The words beside a plan, and why one is refused."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from ehr_scaling.analysis.plan.record import Plan, Planner
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Verdict
 from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span
-
-if TYPE_CHECKING:
-    from ehr_scaling.analysis.plan.planner import Plan, Planner
 
 TOLERANCE = 0.02  # by which laws nearly as good may disagree about a loss beyond the runs
 WIDE = 10.0  # a size whose interval spans more than this factor is not told
@@ -51,7 +45,9 @@ def refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) -> 
     """Why a plan should not be acted on, in sentences."""
     found, beyond = known.forecaster, known.forecaster.top * 1.01 < made.C
     reasons = []
-    if found.law.verdict.word == UNIDENTIFIED:
+    between = known.sizing.bracketed(made.C)
+    # Between bracketed budgets size and loss were measured; the exponents need not be told for that.
+    if not between and found.law.verdict.word == UNIDENTIFIED:
         reasons.append(f"the law is unidentified: {found.law.verdict.reason}")
     apart = max(abs(np.log(loss / made.loss)) for loss in made.laws.values())
     # Inside the runs, what laws say otherwise is in the interval.
@@ -61,7 +57,7 @@ def refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) -> 
             f"laws that forecast the held-out runs about equally well disagree by {percent(apart, 1)} here, more than "
             f"{percent(tolerance, 1)}: {named}"
         )
-    if not known.sizing.bracketed(made.C) and disjoint(made):
+    if not between and disjoint(made):
         named = ", ".join(
             f"{count(N)} ({span((low, high), count)}) by {way}" for way, (N, low, high) in made.ways.items()
         )

@@ -213,7 +213,7 @@ function plan(K, C, uniqueTokens, mostPasses) {
     batch, rate: powerLaw(K.rate, grid.N[at], batch),
     // In the order of planner.py's reasons.
     refused: [
-      first.word === "unidentified", past && largest > K.tolerance, !bracketed(K, C) && disjoint(K, grid, C),
+      !bracketed(K, C) && first.word === "unidentified", past && largest > K.tolerance, !bracketed(K, C) && disjoint(K, grid, C),
       past && K.drift === null,
       !(isFinite(reach[0]) && isFinite(reach[1])), at === 0 || at === K.grid - 1, !(interval[1] <= K.wide * interval[0]),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.plan.plan_words import TOLERANCE
+from ehr_scaling.analysis.plan.record import Plan, Planner
 from ehr_scaling.analysis.report.html import Raw, join, paragraph, section
 from ehr_scaling.analysis.wording import count, decimal, percent, power, span
 
@@ -16,7 +17,7 @@ DATA = (1e-2, 1e3)  # of the patients of the report
 MOST_PASSES = 16
 
 
-def plan(known: planner.Planner | None) -> Raw:
+def plan(known: Planner | None) -> Raw:
     """Sliders and what follows from them; without a script, one plan in words. Nothing where no law could be fitted."""
     if known is None:
         return Raw("")
@@ -57,7 +58,7 @@ def plan(known: planner.Planner | None) -> Raw:
     )
 
 
-def _in_words(made: planner.Plan) -> Raw:
+def _in_words(made: Plan) -> Raw:
     data = f"{count(made.unique_tokens)} unique tokens" if np.isfinite(made.unique_tokens) else "no limit of data"
     head = f"With {power(made.C)} FLOPs and {data}: "
     if made.refused:

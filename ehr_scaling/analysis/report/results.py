@@ -14,7 +14,8 @@ from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.plan import plan_basis, planner
+from ehr_scaling.analysis.plan import plan_basis
+from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
 from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
@@ -39,7 +40,7 @@ class Results:
     laws: dict[str, joint_laws.JointLaw]
     identifiability: identifiability.Identifiability | None
     rolling: extrapolation.Rolling
-    planner: planner.Planner | None
+    planner: Planner | None
     conventions: list[conventions.Convention]
     doubts: tuple[Note, ...]
     forecast: dict[str, Any] | None
