@@ -17,6 +17,7 @@ from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner, record
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW
 from ehr_scaling.analysis.repeats import effective_data
+from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options, Verdict
@@ -159,6 +160,13 @@ def test_more_patients_are_told_of_by_new_tokens_or_a_law_of_repeats(known):
     far, further = planner.plan(known, 1e15, np.inf, np.inf), planner.plan(once, 1e15, np.inf, np.inf)
     assert "no law tells what that costs" in far.words["loss"].reason
     assert "no law tells" not in further.words["loss"].reason
+
+
+def test_the_line_of_losses_says_that_the_runs_saw_their_data_again():
+    rows = simulated.rows(budgets=3, sizes=5, seeds=1, noise=0.003)
+    for unique, told in ((2e6, True), (1e9, False)):
+        found = results.fit(from_rows([{**r, "unique_tokens": unique} for r in rows], source="x"), Options(draws=20))
+        assert ("saw their data again" in results.verdicts(found)["loss"].reason) == told
 
 
 def test_patients_limit_a_plan_and_are_worth_compute(known):

@@ -195,10 +195,14 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
 
 def verdicts(results: Results) -> dict[str, Verdict]:
     missing = Verdict(UNIDENTIFIED, f"{len(results.table)} runs; a joint law needs at least {joint_laws.LEAST_RUNS}")
+    loss = results.lines["L"].verdict
+    if results.planner is not None and results.planner.repeating:
+        again = "the runs saw their data again, and no law tells what that costs: beyond them the loss may fall less"
+        loss = Verdict(loss.word, f"{loss.reason}; {again}")
     return {
         "a": results.lines["N"].verdict,
         "b": results.lines["D"].verdict,
-        "loss": results.lines["L"].verdict,
+        "loss": loss,
         **{name: results.laws[name].verdict if name in results.laws else missing for name in joint_laws.FORMS},
     }
 
