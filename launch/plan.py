@@ -7,7 +7,9 @@ r"""Which model to train with the patients and the compute you have, and what it
 --report is the folder that launch.analyze or launch.study wrote. Compute is --flops, or --gpu_hours of a --device at a
 share --mfu of its peak rate (an assumption: measure it on a run, metrics.jsonl has it). Data are --patients, or
 --unique_tokens; by default those of the report. A plan is refused, with the reason and exit status 3, where the law is
-unidentified or laws that are about as good disagree by more than --tolerance of the loss.
+unidentified, and beyond the runs where laws that are about as good disagree by more than --tolerance of the loss, or
+the joint law and the line through the IsoFLOP optima about the best size. "inf" patients, tokens or passes are no
+limit; so are those that the runs do not tell.
 
 --next_runs asks another question: which runs to add for so many FLOPs, to narrow what is known of the --target at the
 compute given.
@@ -24,6 +26,8 @@ from absl import flags
 from ehr_scaling import hardware
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import next_runs, plan_basis, planner
+from ehr_scaling.analysis.plan.plan_words import TOLERANCE
+from ehr_scaling.analysis.plan.record import ENOUGH, NO_LIMIT, NOT_TOLD, Plan, Planner
 from ehr_scaling.analysis.report.report import MARK
 from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span, title
 from ehr_scaling.artifacts import read_json, write_json
@@ -39,8 +43,8 @@ MFU = flags.DEFINE_float("mfu", 0.3, "Share of the peak rate that training reach
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations, for the peak rate.")
 PATIENTS = flags.DEFINE_float("patients", None, "Patients to train on.")
 TOKENS = flags.DEFINE_float("unique_tokens", None, "Or: their tokens.")
-PASSES = flags.DEFINE_float("most_passes", None, "Passes over the patients at most; default: the most of the runs.")
-TOLERANCE = flags.DEFINE_float("tolerance", planner.TOLERANCE, "Of the loss, by which laws may disagree.")
+PASSES = flags.DEFINE_float("most_passes", None, "Passes over the patients at most; default: those of the runs.")
+MOST_APART = flags.DEFINE_float("tolerance", TOLERANCE, "Of the loss, by which laws may disagree beyond the runs.")
 NEXT = flags.DEFINE_float("next_runs", None, "Propose runs for so many FLOPs instead.")
 TARGET = flags.DEFINE_enum(
     "target", "loss", next_runs.TARGETS, "What they are to narrow: the best size N, or the loss."
@@ -55,22 +59,20 @@ def main() -> None:
     known = known_of(laws)
     C = compute()
     if NEXT.value is not None:
-        proposed = next_runs.propose(known, TARGET.value, C, positive("next_runs", NEXT.value))
+        budget = positive("next_runs", NEXT.value)
+        proposed = next_runs.propose(known, TARGET.value, C, budget, unique_tokens(known), most_passes(known))
         print(proposal(proposed, known.forecaster.options.level))
         write({"next_runs": vars(proposed)})
         return
     tokens = unique_tokens(known)
-    most = known.seen["passes"][1] if PASSES.value is None else positive("most_passes", PASSES.value)
-    if not np.isfinite(most):
-        raise UserError("the runs do not say how many passes they made over their patients: give --most_passes")
-    made = planner.plan(known, C, tokens, max(most, 1.0) if PASSES.value is None else most, TOLERANCE.value)
+    made = planner.plan(known, C, tokens, most_passes(known), MOST_APART.value)
     print(f"{laws['data']['description']}\n{words(known, made)}")
     write({"plan": vars(made)})
     if made.refused:
         sys.exit(REFUSED)
 
 
-def known_of(laws: dict[str, Any]) -> planner.Planner:
+def known_of(laws: dict[str, Any]) -> Planner:
     record = laws.get("planner")
     if record is None:
         raise UserError(
@@ -83,8 +85,16 @@ def known_of(laws: dict[str, Any]) -> planner.Planner:
         raise UserError(f"{REPORT.value}/{MARK} is damaged: run launch.analyze again") from None
 
 
-def positive(flag: str, value: float) -> float:
-    if not (np.isfinite(value) and value > 0):
+def most_passes(known: Planner) -> float:
+    """Infinite for no limit."""
+    if PASSES.value is not None:
+        return positive("most_passes", PASSES.value, most=np.inf)
+    seen = known.seen["passes"][1]
+    return max(seen, 1.0) if np.isfinite(seen) else np.inf
+
+
+def positive(flag: str, value: float, most: float = np.finfo(float).max) -> float:
+    if not 0 < value <= most:
         raise UserError(f"--{flag}={value:g}: give a number above 0")
     return value
 
@@ -109,28 +119,29 @@ def rate() -> float:
     return peak * positive("mfu", MFU.value)
 
 
-def unique_tokens(known: planner.Planner) -> float:
+def unique_tokens(known: Planner) -> float:
+    """Of the patients there are; infinite for no limit."""
     if PATIENTS.value is not None and TOKENS.value is not None:
         raise UserError("give --patients or --unique_tokens, not both")
     if TOKENS.value is not None:
-        return positive("unique_tokens", TOKENS.value)
+        return positive("unique_tokens", TOKENS.value, most=np.inf)
     if PATIENTS.value is not None:
-        if not np.isfinite(known.tokens_a_patient):
+        patients = positive("patients", PATIENTS.value, most=np.inf)
+        if np.isfinite(patients) and not np.isfinite(known.tokens_a_patient):
             raise UserError("the runs do not say how many tokens a patient has: give --unique_tokens")
-        return positive("patients", PATIENTS.value) * known.tokens_a_patient
-    if not np.isfinite(known.unique_tokens):
-        raise UserError("the runs do not say how many tokens their patients have: give --unique_tokens")
-    return known.unique_tokens
+        return patients * known.tokens_a_patient if np.isfinite(patients) else np.inf
+    return known.unique_tokens if np.isfinite(known.unique_tokens) else np.inf
 
 
-def words(known: planner.Planner, made: planner.Plan) -> str:
+def words(known: Planner, made: Plan) -> str:
     """The plan for a terminal, or why there is none."""
     patients = made.unique_tokens / known.tokens_a_patient
     who = f"{count(patients)} patients, " if np.isfinite(patients) else ""
-    head = (
-        f"with {power(made.C)} FLOPs and {who}{count(made.unique_tokens)} unique tokens, at most "
-        f"{significant(made.most_passes, 2)} {'pass' if made.most_passes == 1 else 'passes'}:"
-    )
+    times = f"at most {significant(made.most_passes, 2)} {'pass' if made.most_passes == 1 else 'passes'}"
+    data = f"{who}{count(made.unique_tokens)} unique tokens, " if np.isfinite(made.unique_tokens) else ""
+    head = f"with {power(made.C)} FLOPs and {data}{times if np.isfinite(made.most_passes) else 'any number of passes'}:"
+    if not np.isfinite(made.unique_tokens):
+        head = f"with {power(made.C)} FLOPs and no limit of data:"
     if made.refused:
         ask = "--next_runs says which runs would tell more"
         return "\n".join([head, *(f"refused: {reason}" for reason in made.refused), ask])
@@ -139,7 +150,7 @@ def words(known: planner.Planner, made: planner.Plan) -> str:
         head,
         f"  size    {count(made.N)} body parameters ({level}: {span(made.N_interval, count)}; within "
         f"{percent(planner.BAND, 1)} of the lowest loss: {span(made.band, count)}), {made.words['N'].word}",
-        f"  tokens  {count(made.D)}, {significant(made.passes, 3)} passes",
+        f"  tokens  {count(made.D)}" + (f", {significant(made.passes, 3)} passes" if made.passes else ""),
         f"  loss    {decimal(made.loss)} nats a token ({level}: {span(made.loss_interval)}), {made.words['loss'].word}",
     ]
     if made.words["loss"].reason:
@@ -158,15 +169,16 @@ def words(known: planner.Planner, made: planner.Plan) -> str:
     return "\n".join([*lines, *exchange(made)])
 
 
-def exchange(made: planner.Plan) -> list[str]:
-    if not made.limited:
-        feeds = made.feeds
-        more = (
-            f": they feed {count(feeds['N'])} parameters at {power(feeds['C'])} FLOPs"
-            if np.isfinite(feeds["N"])
-            else ""
-        )
-        return [f"  data    more patients would not help at this compute{more}"]
+def exchange(made: Plan) -> list[str]:
+    feeds = made.feeds
+    fed = f": these feed {count(feeds['N'])} parameters at {power(feeds['C'])} FLOPs" if np.isfinite(feeds["N"]) else ""
+    if made.data == NO_LIMIT:
+        return []
+    if made.data == NOT_TOLD:
+        why = "the runs do not say what it costs to see tokens again"
+        return [f"  data    whether more patients would help is not told, as {why}{fed}"]
+    if made.data == ENOUGH:
+        return [f"  data    more patients would not help at this compute{fed}"]
     if np.isfinite(made.patients_are_worth):
         worth = f"are worth {significant(made.patients_are_worth)} times the compute"
     else:

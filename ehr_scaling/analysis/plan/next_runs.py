@@ -1,34 +1,40 @@
 """Which runs to train next: those that narrow a named target the most for what they cost.
 
-A c-optimal design (Atkinson, Donev & Tobias 2007, Optimum Experimental Designs, ch. 10), one run after another; of a
-few large runs and many small ones whatever narrows the target more for the same compute. What is known of the law's
-parameters is the covariance M⁻¹ of its bootstrap draws; a run at (N, D) adds J Jᵀ / s² to M, J the gradient of log L
-there and s the scatter of runs about the law. The variance of a target with gradient g is then gᵀ M⁻¹ g.
+One run after another, each where the draws of the law, by what they say of its loss, tell most of the target (a
+c-optimal design: Atkinson, Donev & Tobias 2007, Optimum Experimental Designs, ch. 10); of a few large runs and many
+small ones whatever narrows it more for the same compute. After each run the draws are drawn together as far as it would
+tell them apart, by the ensemble square-root filter (Whitaker & Hamill 2002, Mon. Weather Rev. 130:1913), and widths are
+read off their quantiles. Losses and targets are used as the draws have them: parameters of a law stand in for each
+other, have heavy tails, and their covariance says nothing of what the law tells.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.analysis.joint.joint_laws import JointLaw
-from ehr_scaling.analysis.joint.optimum import Cost, log_best
-from ehr_scaling.analysis.plan.planner import Planner
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Verdict, normal_quantile
+from ehr_scaling.analysis.joint.optimum import best_log_size, log_best
+from ehr_scaling.analysis.plan.planner import plan
+from ehr_scaling.analysis.plan.record import Planner
+from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Verdict, ends, normal_quantile
 
 TARGETS = ("N", "loss")
-SIZES, COSTS = 24, 16  # of the candidates
+SIZES, COSTS = 32, 24  # of the candidates
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # runs of one proposal
+CHEAPEST = 1e-3  # of the budget, that a run costs at least
+BEYOND = 3.0  # times the smallest and the largest size, and the best of the dearest candidate
 FAR = 0.2  # above the lowest loss of its compute: no run is proposed there
-STEP = 1e-4
+OUTLYING = 0.01  # of the draws, at either end of the target: no run is chosen for them
+REASON = (
+    "widths are those of the law's own draws, were the law true; what it gets wrong beyond the runs they do not hold"
+)
 
 
 @dataclass(frozen=True)
 class NextRuns:
     """Runs to train next.
 
-    target: "N" (the best size) or "loss" (the lowest loss), at C FLOPs. runs: dicts {N, D, C, width}, in the order of
+    target: "N" (the best size) or "loss" (that of the plan), at C FLOPs. runs: dicts {N, D, C, width}, in the order of
     their use; `width` is the target's expected interval after it, as the share high / low - 1. before, after: that
     share without them and with all of them. cost: FLOPs of all.
     """
@@ -42,87 +48,89 @@ class NextRuns:
     verdict: Verdict
 
 
-def propose(known: Planner, target: str, C: float, budget: float) -> NextRuns:
-    """Which runs to add for `budget` FLOPs in all.
+class Candidates(NamedTuple):
+    """N, D, C: [candidates]. losses: [draws, candidates] of log L."""
 
-    target: of TARGETS, at C FLOPs. Candidates: sizes from a third of the smallest to three times the largest run, each
-    at costs from those of the cheapest run to ten times those of the dearest, whose loss is within 20 % of the lowest.
+    N: Floats
+    D: Floats
+    C: Floats
+    losses: Floats
+
+
+def propose(
+    known: Planner, target: str, C: float, budget: float, unique_tokens: float = np.inf, most_passes: float = np.inf
+) -> NextRuns:
+    """Which runs to add for `budget` FLOPs in all, none dearer than C nor cheaper than the cheapest there is.
+
+    target: of TARGETS, at C FLOPs. unique_tokens, most_passes: as of `planner.plan`: what a run may draw on.
     """
-    found = known.forecaster
-    law, z = found.law, normal_quantile(found.options.level)
-    free = law.form.free
-    draws = law.draws[~np.isnan(law.draws).any(1)][:, free]
-    if len(draws) < 20:
+    law = known.sizing.law if target == "N" else known.forecaster.law
+    level = known.forecaster.options.level
+    theta = law.draws[~np.isnan(law.draws).any(1)]
+    if len(theta) < 20:
         return NextRuns(target, C, [], np.nan, np.nan, 0.0, Verdict(UNIDENTIFIED, "the law has no draws to narrow"))
-    covariance = np.cov(draws, rowvar=False)
+    if target == "N":
+        values = log_best(law, theta, C, known.cost)[:, 0]
+    else:
+        made = plan(known, C, unique_tokens, most_passes)
+        values = np.log(law.losses_of(theta, np.array(made.N), np.array(made.D)))
+    before = _width(values, level)
+    found = _candidates(known, theta, C, budget, unique_tokens * most_passes * known.positions, target)
     # A scatter of nothing would make one run worth everything.
-    scatter = max(float(np.ptp(found.noise)) / 2 / z, 1e-4)
-    slope = _gradient(lambda theta: _target(law, theta, target, C, known.cost), law.theta, free)
-    N = np.geomspace(known.seen["N"][0] / 3, known.seen["N"][1] * 3, SIZES)
-    cost = np.geomspace(1, 1 / max(COUNTS), COSTS) * budget
-    cost = cost[(cost >= known.seen["C"][0]) & (cost <= 10 * known.seen["C"][1])]
-    grid_N, grid_C = (v.ravel() for v in np.meshgrid(N, cost))
-    D = known.cost.tokens(grid_N, grid_C)
-    # Far off the best size a law is wrong, however much a run there would tell if it were not.
-    losses = law(grid_N, D).reshape(len(cost), SIZES)
-    worth = (losses <= losses.min(1, keepdims=True) * (1 + FAR)).ravel()
-    grid_N, grid_C, D = grid_N[worth], grid_C[worth], D[worth]
-    J = _gradient(lambda theta: np.log(law.losses_of(theta[None], grid_N, D)[0]), law.theta, free)  # [free, candidates]
-
-    before = _width(covariance, slope, z)
-    ways = [_greedy(covariance, slope, J, scatter, grid_C, budget, many) for many in COUNTS] if len(cost) else []
-    chosen, left = min(ways, key=lambda way: _width(way[1], slope, z), default=([], covariance))
-    runs, so_far = [], covariance
-    for best in chosen:
-        so_far = _with_run(so_far, J[:, best], scatter)
-        point = {"N": float(grid_N[best]), "D": float(D[best]), "C": float(grid_C[best])}
-        runs.append({**point, "width": _width(so_far, slope, z)})
-    after = _width(left, slope, z)
-    reason = (
-        "widths are those of the law's own interval, were it true and its draws normal; what the law gets wrong beyond "
-        "the runs they do not hold"
+    scatter = max(float(np.ptp(known.forecaster.noise)) / 2 / normal_quantile(level), 1e-4)
+    ways = [_greedy(values, found, scatter, budget, many, level) for many in COUNTS] if len(found.C) else []
+    runs = min(ways, key=lambda way: way[-1]["width"] if way else np.inf, default=[])
+    after = runs[-1]["width"] if runs else before
+    return NextRuns(
+        target, C, runs, before, after, float(sum(run["C"] for run in runs)), Verdict(law.verdict.word, REASON)
     )
-    spent = float(sum(run["C"] for run in runs))
-    return NextRuns(target, C, runs, before, after, spent, Verdict(law.verdict.word, reason))
+
+
+def _candidates(known: Planner, theta: Floats, C: float, budget: float, most_tokens: float, target: str) -> Candidates:
+    law = known.sizing.law if target == "N" else known.forecaster.law
+    dearest = min(budget, C)
+    cheapest = max(known.seen["C"][0], dearest * CHEAPEST)
+    if cheapest > dearest:
+        nothing = np.zeros(0)
+        return Candidates(nothing, nothing, nothing, np.zeros((len(theta), 0)))
+    cost = np.geomspace(cheapest, dearest, COSTS)
+    best = float(np.exp(best_log_size(law, law.theta[None], dearest, known.cost)[0]))
+    low, high = known.seen["N"]
+    sizes = np.geomspace(low / BEYOND, max(high, best) * BEYOND, SIZES)
+    N, flops = (v.ravel() for v in np.meshgrid(sizes, cost))
+    D = known.cost.tokens(N, flops)
+    losses = law(N, D).reshape(COSTS, SIZES)
+    # Far off the best size a law is wrong, however much a run there would tell if it were not.
+    worth = (losses <= losses.min(1, keepdims=True) * (1 + FAR)).ravel() & (most_tokens >= D)
+    N, D, flops = N[worth], D[worth], flops[worth]
+    return Candidates(N, D, flops, np.log(law.losses_of(theta, N, D)))
 
 
 def _greedy(
-    covariance: Floats, slope: Floats, J: Floats, scatter: float, cost: Floats, budget: float, many: int
-) -> tuple[list[int], Floats]:
+    values: Floats, found: Candidates, scatter: float, budget: float, many: int, level: float
+) -> list[dict[str, float]]:
     """Up to `many` runs of at most an equal part of the budget each, every one that narrows the target most."""
-    chosen: list[int] = []
+    affordable = budget / many * (1 + 1e-9) >= found.C
+    if not affordable.any():
+        return []
+    low, high = np.quantile(values, [OUTLYING, 1 - OUTLYING])
+    inner = (low <= values) & (values <= high)
+    Y, t = found.losses[:, affordable], values
+    runs = []
     for _ in range(many):
-        through = covariance @ J
-        gain = (slope @ through) ** 2 / (scatter**2 + np.einsum("ij,ij->j", J, through))
-        best = int(np.where(cost <= budget / many * (1 + 1e-9), gain, -np.inf).argmax())
-        if cost[best] > budget / many * (1 + 1e-9) or not gain[best] > 0:
-            break
-        chosen.append(best)
-        covariance = _with_run(covariance, J[:, best], scatter)
-    return chosen, covariance
+        apart = Y[inner] - Y[inner].mean(0)
+        variance = apart.var(0) + scatter**2
+        with_target = (t[inner] - t[inner].mean()) @ apart / inner.sum()
+        best = int((with_target**2 / variance).argmax())
+        y, own = Y[:, best] - Y[inner, best].mean(), variance[best]
+        gain = y / own / (1 + scatter / np.sqrt(own))
+        t, Y = t - gain * with_target[best], Y - np.outer(gain, apart[:, best] @ apart / inner.sum())
+        point = {name: float(getattr(found, name)[affordable][best]) for name in ("N", "D", "C")}
+        runs.append({**point, "width": _width(t, level)})
+    return runs
 
 
-def _with_run(covariance: Floats, j: Floats, scatter: float) -> Floats:
-    """What a run of gradient j takes off a covariance (Sherman & Morrison 1950)."""
-    through = covariance @ j
-    return covariance - np.outer(through, through) / (scatter**2 + j @ through)
-
-
-def _target(law: JointLaw, theta: Floats, target: str, C: float, cost: Cost) -> Floats:
-    return log_best(law, theta[None], C, cost)[:, 0 if target == "N" else 2]
-
-
-def _gradient(function: Callable[[Floats], Floats], theta: Floats, free: Any) -> Floats:
-    """[free, ...] central differences in the free columns of theta; [free] of a function with one value."""
-    rows = []
-    for column in free:
-        step = np.zeros(6)
-        step[column] = STEP
-        rows.append((function(theta + step) - function(theta - step)) / (2 * STEP))
-    found: Floats = np.array(rows)
-    return found[:, 0] if found.shape[1] == 1 else found
-
-
-def _width(covariance: Floats, slope: Floats, z: float) -> float:
-    """high / low - 1 of the interval of the target, whose logarithm has the gradient `slope`."""
-    return float(np.expm1(2 * z * np.sqrt(max(float(slope @ covariance @ slope), 0.0))))
+def _width(values: Floats, level: float) -> float:
+    """high / low - 1 of the interval of what `values` are the logarithms of."""
+    low, high = ends(values, level)
+    return float(np.expm1(high - low))

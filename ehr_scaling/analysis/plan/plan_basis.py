@@ -1,23 +1,30 @@
 """What a planner is made of, and its way through laws.json."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ehr_scaling.analysis.forecast import choice, extrapolation
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
 from ehr_scaling.analysis.forecast.misfit import Misfit
+from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost, cost_of
 from ehr_scaling.analysis.outcomes import downstream, sigmoid
 from ehr_scaling.analysis.outcomes.outcome_curve import Curve
-from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH, TOLERANCE, WIDE, Planner
+from ehr_scaling.analysis.plan.plan_words import TOLERANCE, WIDE
+from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH
+from ehr_scaling.analysis.plan.record import Planner, Sizing
 from ehr_scaling.analysis.repeats.repeated_data import IGNORED, Repeated
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, normal_quantile
 
 KEPT = 200  # bootstrap draws that go into laws.json
+LEAST_BRACKETED = 3  # budgets under a line whose exponent is not told
+LEAST_HELD = 0.5  # of the sealed results, in their intervals
 _NOTHING = -1e3  # the logarithm of zero, which JSON lacks
 
 
@@ -26,17 +33,22 @@ def planner(
     table: RunTable,
     outcomes: Sequence[downstream.Outcome] = (),
     repeated: Repeated | None = None,
+    line: power_laws.PowerLaw | None = None,
+    sealed: dict[str, Any] | None = None,
 ) -> Planner:
     """Of the table that the forecaster was fitted to, the outcomes scored for its runs, and the laws of repeated data.
 
-    A law of repeats is used where held-out runs tell it from counting every token as new.
+    A law of repeats is used where held-out runs tell it from counting every token as new. line: N* of the bracketed
+    budgets, fitted here where it is not given. sealed: `holdout.compare` of the sealed budget.
     """
+    line = line or power_laws.fit(isoflop.fit(table, found.options), found.options)["N"]
     passes = table.passes[np.isfinite(table.passes)]
     unique = table.largest("unique_tokens")
     positions = table.D / (table.passes * table.unique_tokens)
     padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
     return Planner(
         forecaster=found,
+        sizing=Sizing(_all_alike(found, table), _line(line, found.options)),
         cost=cost_of(table),
         seen={
             "N": (float(table.N.min()), float(table.N.max())),
@@ -49,9 +61,41 @@ def planner(
         positions=padding,
         batch=_power_law(table.batch, table.D),
         rate=_power_law(table.lr, table.N, table.batch),
-        outcomes=[_curve(o.task, o.curve) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED],
+        outcomes=[
+            _curve(o.task, o.curve, found.options.level) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED
+        ],
         repeats=_repeats(repeated, unique * padding),
+        missed=_missed(sealed),
     )
+
+
+def _all_alike(found: Forecaster, table: RunTable) -> tuple[JointLaw, ...]:
+    """The forms in the running, each fitted to all runs alike; draws of the first."""
+    names = list(dict.fromkeys(name.removesuffix(extrapolation.LOCAL) for name in found.rolling.close))
+    each = [found.options if i == 0 else replace(found.options, draws=0) for i in range(len(names))]
+    fits = [extrapolation.fit(name, table, options) for name, options in zip(names, each, strict=True)]
+    return tuple(law for law in fits if law is not None)
+
+
+def _line(line: power_laws.PowerLaw, options: Options) -> dict[str, Any] | None:
+    """An exponent too wide to be called one still belongs to a line between its budgets; beyond them the line is as
+    wide as that makes it."""
+    wide = np.ptp(line.interval) > options.wide and line.failed <= options.failed and len(line.C) >= LEAST_BRACKETED
+    draws = line.draws[np.isfinite(line.draws).all(1)][:KEPT, :2]
+    if (line.verdict.word == UNIDENTIFIED and not wide) or len(draws) < 20:
+        return None
+    return {
+        "C0": line.C0,
+        "log_k": line.log_k,
+        "exponent": line.exponent,
+        "draws": draws.tolist(),
+        "C": [float(line.C[0]), float(line.C[-1])],
+    }
+
+
+def _missed(sealed: dict[str, Any] | None) -> float:
+    held = 1.0 if sealed is None else sealed.get("coverage", 1.0)
+    return float(sealed["error_percent"]) / 100 if sealed is not None and held < LEAST_HELD else np.nan
 
 
 def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:
@@ -62,7 +106,7 @@ def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:
     return {"law": found.selected, "parameters": found.law.parameters, "draws": draws, "unique": unique}
 
 
-def _curve(task: str, curve: Curve) -> dict[str, Any]:
+def _curve(task: str, curve: Curve, level: float) -> dict[str, Any]:
     good = curve.draws[np.isfinite(curve.draws).all(1)][:KEPT]
     return {
         "task": task,
@@ -71,7 +115,8 @@ def _curve(task: str, curve: Curve) -> dict[str, Any]:
         "spread": curve.spread,
         "theta": curve.theta.tolist(),
         "draws": good.tolist(),
-        "noise": curve.noise,
+        "noise_reach": curve.noise * float(stats.t.ppf((1 + level) / 2, curve.freedom)),
+        "others": [[sigmoid.FORMS[form][0], *theta.tolist()] for form, theta in curve.others.items()],
         "losses": list(curve.losses),
     }
 
@@ -92,19 +137,9 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
     if known is None:
         return None
     found = known.forecaster
-    laws = [
-        {
-            "name": law.name,
-            "theta": np.maximum(law.theta, _NOTHING),
-            "scale": law.scale,
-            "draws": np.maximum(law.draws[~np.isnan(law.draws).any(1)][:KEPT], _NOTHING),
-            "word": law.verdict.word,
-            "reason": law.verdict.reason,
-        }
-        for law in found.laws
-    ]
     return {
-        "laws": laws,
+        "laws": [_law(law) for law in found.laws],
+        "sizing": {"laws": [_law(law) for law in known.sizing.laws], "line": known.sizing.line},
         "candidates": found.rolling.close,
         "drift": found.rolling.drift,
         "usual_drift": choice.drift([], [], []),
@@ -129,7 +164,27 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "band": BAND,
         "tolerance": TOLERANCE,
         "wide": WIDE,
+        "missed": known.missed,
     }
+
+
+def _law(law: JointLaw) -> dict[str, Any]:
+    return {
+        "name": law.name,
+        "theta": np.maximum(law.theta, _NOTHING),
+        "scale": law.scale,
+        "draws": np.maximum(law.draws[~np.isnan(law.draws).any(1)][:KEPT], _NOTHING),
+        "word": law.verdict.word,
+        "reason": law.verdict.reason,
+    }
+
+
+def _law_of(record: dict[str, Any], level: float) -> JointLaw:
+    return JointLaw(
+        name=record["name"], theta=_floats(record["theta"]), scale=tuple(record["scale"]), objective=np.nan,
+        delta=np.nan, lowest=np.nan, residuals=np.empty(0), draws=_floats(record["draws"]).reshape(-1, 6),
+        failed=np.nan, optima=(0, 0), basins=0, level=level, verdict=Verdict(record["word"], record["reason"]),
+    )  # fmt: skip
 
 
 def from_json(record: dict[str, Any]) -> Planner:
@@ -138,14 +193,8 @@ def from_json(record: dict[str, Any]) -> Planner:
     Raises: KeyError, TypeError or ValueError for a record that is none.
     """
     level = float(record["level"])
-    laws = tuple(
-        JointLaw(
-            name=law["name"], theta=_floats(law["theta"]), scale=tuple(law["scale"]), objective=np.nan, delta=np.nan,
-            lowest=np.nan, residuals=np.empty(0), draws=_floats(law["draws"]).reshape(-1, 6), failed=np.nan,
-            optima=(0, 0), basins=0, level=level, verdict=Verdict(law["word"], law["reason"]),
-        )
-        for law in record["laws"]
-    )  # fmt: skip
+    laws = tuple(_law_of(law, level) for law in record["laws"])
+    sizing = Sizing(tuple(_law_of(law, level) for law in record["sizing"]["laws"]), record["sizing"]["line"])
     close = tuple(record["candidates"])
     rolling = Rolling([], {}, close[0], close, float(_floats(record["drift"])))
     misfit = Misfit(_floats(record["misfit"]["level"]), _floats(record["misfit"]["deviation"]))
@@ -157,9 +206,10 @@ def from_json(record: dict[str, Any]) -> Planner:
     }
     cost = Cost(*(_floats(record["cost"][name]) for name in ("sizes", "flops", "slopes")))
     return Planner(
-        forecaster, cost, seen, float(_floats(record["patients"])),
+        forecaster, sizing, cost, seen, float(_floats(record["patients"])),
         float(_floats(record["unique_tokens"])), float(record["positions"]), record["batch"], record["rate"],
         record["outcomes"], record["repeats"],
+        float(_floats(record["missed"])),
     )  # fmt: skip
 
 

@@ -59,8 +59,53 @@ function factorOf(K, p, N, D, unique) {
 function bestOf(K, grid, C, data) {
   const p = K.repeats && K.repeats.parameters, D = grid.cost.map(cost => Math.min(C / cost, data.unique * data.most));
   const factors = grid.N.map((N, i) => factorOf(K, p, N, D[i], data.unique));
-  const losses = grid.N.map((N, i) => loss(K.laws[0], K.laws[0].theta, N, D[i]) * factors[i]);
+  const law = K.sizing.laws[0], losses = lossesOf(law, law.theta, grid, D, factors);
   return {D, factors, losses, at: lowestOf(losses)};
+}
+
+function lossesOf(law, theta, grid, D, factors) {
+  return grid.N.map((N, i) => loss(law, theta, N, D[i]) * factors[i]);
+}
+
+// log N* by the line through the IsoFLOP optima, low and high end; null without one.
+function lineAt(K, C) {
+  const line = K.sizing.line;
+  if (!line) return null;
+  const u = Math.log(C / line.C0), logs = line.draws.map(([level, slope]) => level + slope * u);
+  return [(1 - K.level) / 2, (1 + K.level) / 2].map(share => quantile(logs, share));
+}
+
+function bracketed(K, C) {
+  const line = K.sizing.line;
+  return line !== null && line.C[0] * 0.99 <= C && C <= line.C[1] * 1.01;
+}
+
+// Ends of log N* by the draws of the law that stands for the study.
+function byDraws(K, grid, D, factors) {
+  const law = K.sizing.laws[0];
+  const logs = law.draws.map(theta => Math.log(grid.N[lowestOf(lossesOf(law, theta, grid, D, factors))]));
+  return [(1 - K.level) / 2, (1 + K.level) / 2].map(share => quantile(logs, share));
+}
+
+// All that the draws, laws about as good and the line say of the best size: logarithms.
+function optima(K, grid, C, data, D, factors) {
+  if (K.sizing.laws[0].draws.length < 20) return [NaN, NaN];
+  const found = byDraws(K, grid, D, factors), line = lineAt(K, C);
+  for (const law of K.sizing.laws.slice(1))
+    found.push(Math.log(grid.N[lowestOf(lossesOf(law, law.theta, grid, D, factors))]));
+  if (line && (!K.repeats || data.unique === K.repeats.unique)) {
+    const cap = data.unique * data.most, fewest = Math.log(grid.N[Math.max(grid.cost.findIndex(cost => C / cost <= cap), 0)]);
+    found.push(...line.map(end => Math.max(end, fewest)));
+  }
+  return [Math.min(...found), Math.max(...found)];
+}
+
+// Whether law and line have intervals of N* with nothing in common, without any limit of data.
+function disjoint(K, grid, C) {
+  const line = lineAt(K, C);
+  if (!line || K.sizing.laws[0].draws.length < 20) return false;
+  const free = grid.cost.map(cost => C / cost), law = byDraws(K, grid, free, grid.N.map(() => 1));
+  return Math.max(law[0], line[0]) > Math.min(law[1], line[1]);
 }
 
 // As near as the steps of the grid allow.
@@ -85,8 +130,18 @@ function worth(K, grid, C, data) {
   return bisect(factor => lowest(C * factor, data) <= target, 1e6);
 }
 
+// What twice the patients do: see planner.py.
+function morePatients(K, grid, C, data, D) {
+  if (!isFinite(K.repeats ? data.unique : data.unique * data.most)) return {data: "no limit", worth: NaN};
+  const gain = worth(K, grid, C, data);
+  if (gain > 1) return {data: "limits", worth: gain};
+  const told = K.repeats || (D <= data.unique && K.seen.passes[1] !== null && K.seen.passes[1] <= 1);
+  return told ? {data: "enough", worth: 1} : {data: "not told", worth: NaN};
+}
+
 function feeds(K, grid, data) {
   const cap = data.unique * data.most;
+  if (!isFinite(cap)) return {N: NaN, C: NaN};
   const least = Math.min(...K.cost.flops) * grid.N[0];
   const takesAll = factor => {
     const found = bestOf(K, grid, least * factor, data);
@@ -101,34 +156,37 @@ function powerLaw(coefficients, ...of) {
   return Math.exp(of.reduce((sum, x, i) => sum + coefficients[i + 1] * Math.log(x), coefficients[0]));
 }
 
-function sigmoid(curve, [a, b, c], loss) {
+function sigmoid(curve, [a, b, c], loss, floor = curve.floor) {
   const u = (loss - curve.centre) / curve.spread;
-  return curve.floor + (c - curve.floor) / (1 + Math.exp(b * u - a));
+  return floor + (c - floor) / (1 + Math.exp(b * u - a));
 }
 
 function outcomeOf(curve, loss, interval, K, extrapolated) {
   const central = sigmoid(curve, curve.theta, loss);
   const byLoss = interval.map(end => sigmoid(curve, curve.theta, end) - central).sort((x, y) => x - y);
   const drawn = curve.draws.map(theta => sigmoid(curve, theta, loss));
+  const seen = curve.losses[0] <= loss && loss <= curve.losses[1];
+  const apart = curve.others.map(([floor, ...theta]) => Math.abs(sigmoid(curve, theta, loss, floor) - central));
+  const forms = seen ? 0 : K.z * Math.max(0, ...apart) / 2;
   const reach = [(1 - K.level) / 2, (1 + K.level) / 2].map((share, k) =>
-    Math.hypot(byLoss[k], quantile(drawn, share) - central, K.z * curve.noise));
-  const inside = !extrapolated && curve.losses[0] <= loss && loss <= curve.losses[1];
+    Math.hypot(byLoss[k], quantile(drawn, share) - central, curve.noise_reach, forms));
+  const inside = !extrapolated && seen;
   return {
     auroc: central, interval: [Math.max(central - reach[0], 0), Math.min(central + reach[1], 1)],
     word: inside ? "supported" : "extrapolated",
   };
 }
 
-// C in FLOPs, unique tokens, passes over them; everything that planner.Plan has but sentences.
+// C in FLOPs, unique tokens, passes over them, Infinity for no limit; everything that planner.Plan has but sentences.
 function plan(K, C, uniqueTokens, mostPasses) {
-  const data = {unique: uniqueTokens * K.positions, most: mostPasses}, cap = data.unique * data.most;
+  const data = {unique: uniqueTokens * K.positions, most: mostPasses};
   const grid = gridOf(K), first = K.laws[0];
-  const {D, factors, losses, at} = bestOf(K, grid, C, data), best = losses[at], passes = D[at] / data.unique;
+  const {D, factors, losses, at} = bestOf(K, grid, C, data), passes = D[at] / data.unique;
   const tails = [(1 - K.level) / 2, (1 + K.level) / 2];
 
   const logs = first.draws.map(theta => Math.log(loss(first, theta, grid.N[at], D[at])));
   const decades = Math.max(Math.log10(C / K.top), 0);
-  const own = best / factors[at];  // by the law alone
+  const own = loss(first, first.theta, grid.N[at], D[at]), best = own * factors[at];
   const apart = K.laws.slice(1).map(law => Math.abs(Math.log(loss(law, law.theta, grid.N[at], D[at]) / own)));
   const spread = apart.length ? Math.max(...apart) / 2 : 0;
   const drift = K.drift === null ? K.usual_drift : K.drift;
@@ -138,35 +196,30 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const reach = tails.map(share => Math.hypot(
     K.widened * (quantile(logs, share) - Math.log(own)), misfit, beyond, quantile(drawn, share) - Math.log(factors[at])));
 
-  const sizes = first.draws.map(theta => {
-    let lowest = Infinity, which = 0;
-    for (let i = 0; i < grid.N.length; i++) {
-      const value = loss(first, theta, grid.N[i], D[i]) * factors[i];
-      if (value < lowest) { lowest = value; which = i; }
-    }
-    return Math.log(grid.N[which]);
-  });
-  const near = grid.N.filter((_, i) => losses[i] <= best * (1 + K.band));
+  const near = grid.N.filter((_, i) => losses[i] <= losses[at] * (1 + K.band));
   const batch = powerLaw(K.batch, D[at]);
-  const extrapolated = C > K.top * 1.01 ||
+  const extrapolated = C > K.top * 1.01 || !bracketed(K, C) || K.missed !== null ||
+    (passes > 1.01 && !K.repeats && K.seen.passes[1] === null) ||
     [["N", grid.N[at]], ["D", D[at]], ["passes", passes]].some(([name, value]) =>
-      value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99));
+      K.seen[name][1] !== null && value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99));
   const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];
   const outcomes = Object.fromEntries(K.outcomes.map(curve =>
     [curve.task, outcomeOf(curve, best, lossInterval, K, extrapolated)]));
-  const largest = Math.max(0, ...apart), interval = tails.map(share => Math.exp(quantile(sizes, share)));
+  const largest = Math.max(0, ...apart), interval = optima(K, grid, C, data, D, factors).map(Math.exp);
+  const more = morePatients(K, grid, C, data, D[at]), past = C > K.top * 1.01;
   return {
     N: grid.N[at], D: D[at], passes, loss: best,
     loss_interval: lossInterval, outcomes, extrapolated,
     N_interval: interval, band: [near[0], near[near.length - 1]],
-    limited: allTaken(D[at], cap, grid), patients_are_worth: worth(K, grid, C, data), feeds: feeds(K, grid, data),
+    data: more.data, patients_are_worth: more.worth, feeds: feeds(K, grid, data),
     batch, rate: powerLaw(K.rate, grid.N[at], batch),
     // In the order of planner.py's reasons.
     refused: [
-      first.word === "unidentified", largest > K.tolerance, C > K.top * 1.01 && K.drift === null,
+      !bracketed(K, C) && first.word === "unidentified", past && largest > K.tolerance, !bracketed(K, C) && disjoint(K, grid, C),
+      past && K.drift === null,
       !(isFinite(reach[0]) && isFinite(reach[1])), at === 0 || at === K.grid - 1, !(interval[1] <= K.wide * interval[0]),
     ],
-    curve: {N: grid.N, losses},
+    curve: {N: grid.N, losses: losses.map(value => value * best / losses[at])},
   };
 }
 

@@ -6,100 +6,27 @@ a patient has. It is written into laws.json (`plan_basis`), so that `launch.plan
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling.analysis.forecast.extrapolation import Forecaster
-from ehr_scaling.analysis.joint.optimum import Cost
+from ehr_scaling.analysis.joint.optimum import optimum
 from ehr_scaling.analysis.outcomes import sigmoid
-from ehr_scaling.analysis.repeats import effective_data
+from ehr_scaling.analysis.plan import plan_words
+from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW, TOLERANCE
+from ehr_scaling.analysis.plan.record import ENOUGH, LIMITS, NO_LIMIT, NOT_TOLD, Plan, Planner, repeated_loss
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
     SUPPORTED,
-    UNIDENTIFIED,
     Floats,
-    Verdict,
     ends,
     normal_quantile,
 )
-from ehr_scaling.analysis.wording import count, decimal, percent, significant
 
 GRID = 3000  # sizes among which a plan is sought
 REACH = (0.1, 1e4)  # of the sizes of the runs, smallest and largest
 BAND = 0.005  # of the lowest loss: what a plan calls near-optimal
-TOLERANCE = 0.02  # by which laws nearly as good may disagree about the loss
-WIDE = 10.0  # a size whose interval spans more than this factor is not told
-
-
-@dataclass(frozen=True)
-class Planner:
-    """What a table of runs knows for planning.
-
-    cost: operations for each parameter and token at any size, C / (N D).
-    seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
-    outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
-    draws of it, noise: standard deviation of a model about the curve, losses: ends of those seen}.
-    positions: processed for each unique token of a pass (padding), so that D positions are D / (U positions) passes.
-    repeats: JSON, the law of repeated data where one is told: {law, parameters, draws: of them, unique: positions of a
-    pass of the runs}; None where passes count as new tokens, as far as the runs made passes.
-    batch: tokens a step = exp(c0) D^c1. rate: peak learning rate = exp(c0) N^c1 batch^c2. Both None where not recorded.
-    """
-
-    forecaster: Forecaster
-    cost: Cost
-    seen: dict[str, tuple[float, float]]
-    patients: float
-    unique_tokens: float
-    positions: float
-    batch: list[float] | None
-    rate: list[float] | None
-    outcomes: list[dict[str, Any]]
-    repeats: dict[str, Any] | None = None
-
-    @property
-    def tokens_a_patient(self) -> float:
-        return self.unique_tokens / self.patients
-
-    def factor(self, N: Floats, D: Floats, unique: float) -> Floats:
-        """What the loss at N and D is with data of so many positions a pass, over that with those of the runs."""
-        if self.repeats is None:
-            return np.ones(np.broadcast_shapes(np.shape(N), np.shape(D)))
-        own = self.repeats["parameters"]
-        return repeated_loss(own, N, D, unique) / repeated_loss(own, N, D, self.repeats["unique"])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to train with C FLOPs and data of `unique_tokens`, and what it will reach.
-
-    refused: why none of it should be acted on; empty where it may be. words: of "N" and "loss". band: sizes whose loss
-    is within BAND of the lowest. laws: {candidate: loss} of those in the running. limited: whether more patients would
-    allow a better use of this compute. patients_are_worth: the factor of compute that lowers the loss as much as twice
-    the patients do (inf: none does; 1: nothing). feeds: size and compute at which these data suffice for the best use.
-    outcomes: {task: {auroc, interval, word}}.
-    """
-
-    C: float
-    unique_tokens: float
-    most_passes: float
-    N: float
-    D: float
-    loss: float
-    loss_interval: tuple[float, float]
-    N_interval: tuple[float, float]
-    band: tuple[float, float]
-    laws: dict[str, float]
-    limited: bool
-    patients_are_worth: float
-    passes: float
-    feeds: dict[str, float]
-    batch: float
-    rate: float
-    outcomes: dict[str, dict[str, Any]]
-    words: dict[str, Verdict]
-    refused: list[str] = field(default_factory=list)
 
 
 class Data(NamedTuple):
@@ -113,42 +40,35 @@ class Data(NamedTuple):
         return self.unique * self.most
 
 
-def repeated_loss(p: dict[str, float], N: Any, D: Any, U: float) -> Floats:
-    """Loss at N and D positions over U unique ones by the parameters of a law of repeated data, in natural units.
-
-    With R_D, R_N that of effective data (`effective_data.effective`), else with the over-fit penalty P R^δ (N/U)^κ of
-    arXiv 2605.01640.
-    """
-    if "R_D" in p:
-        N, D = effective_data.effective(N, D, np.asarray(U), p, p["R_D"], p["R_N"])
-        return np.asarray(p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"])
-    repeats = np.maximum(np.asarray(D) / U - 1, 0.0)
-    penalty = p["P"] * repeats ** p["delta"] * (np.asarray(N) / U) ** p["kappa"]
-    return np.asarray(p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"] + penalty)
-
-
 def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tolerance: float = TOLERANCE) -> Plan:
-    """Args: C, FLOPs; unique_tokens of the patients there are; most_passes over them that are allowed (> 0)."""
+    """Args: C, FLOPs; unique_tokens of the patients there are; most_passes over them that are allowed (> 0); both may
+    be infinite, for no limit."""
     data = Data(unique_tokens * known.positions, most_passes)
     N = _grid(known)
     best, losses, D = _best(known, C, data, N)
     batch = _at(known.batch, D[best])
     factor = known.factor(N[best], D[best], data.unique)
+    point = np.array([N[best]]), np.array([D[best]])
+    loss = float(known.forecaster.law(*point)[0] * factor)
     in_running = zip(known.forecaster.rolling.close, known.forecaster.laws, strict=True)
+    laws = {name: float(law(N[best], D[best]) * factor) for name, law in in_running}
     near = N[losses <= losses[best] * (1 + BAND)]
+    word, worth = _more_patients(known, C, data, N, float(D[best]))
+    ways = _ways(known, C)
     made = Plan(
         C=C,
         unique_tokens=unique_tokens,
         most_passes=most_passes,
         N=float(N[best]),
         D=float(D[best]),
-        loss=float(losses[best]),
+        loss=loss,
         loss_interval=_interval(known, N[best], D[best], C, data.unique),
         N_interval=_optima(known, C, data, N),
+        ways=ways,
         band=(float(near[0]), float(near[-1])),
-        laws={name: float(law(N[best], D[best]) * factor) for name, law in in_running},
-        limited=_takes_all(D[best], data.cap, N),
-        patients_are_worth=_worth(known, C, data, N),
+        laws=laws,
+        data=word,
+        patients_are_worth=worth,
         passes=float(D[best] / data.unique),
         feeds=_feeds(known, data, N),
         batch=batch,
@@ -156,11 +76,10 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         outcomes={},
         words={},
     )
-    made = replace(made, words=_words(known, made))
-    made = replace(
-        made, outcomes={o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
-    )
-    return replace(made, refused=_refusals(known, made, best in (0, GRID - 1), tolerance))
+    made = replace(made, words=plan_words.words(known, made))
+    outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
+    at_the_end = best in (0, GRID - 1)
+    return replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
 
 
 def _grid(known: Planner) -> Floats:
@@ -180,12 +99,13 @@ def _takes_all(tokens: float, cap: float, N: Floats) -> bool:
 def _best(known: Planner, C: float, data: Data, N: Floats) -> tuple[int, Floats, Floats]:
     """Index of the best size of the grid, losses [GRID] and tokens [GRID] at all."""
     D = _tokens(known, C, data.cap, N)
-    losses = known.forecaster.law(N, D) * known.factor(N, D, data.unique)
+    losses = known.sizing.law(N, D) * known.factor(N, D, data.unique)
     return int(losses.argmin()), losses, D
 
 
 def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tuple[float, float]:
-    """Of the loss: the forecaster's, and what the draws of the law of repeats say otherwise, added up as squares."""
+    """Of the loss: the forecaster's; inside the runs half of what laws about as good say otherwise, as the forecaster
+    has it beyond; and what the draws of the law of repeats say otherwise. They add up as squares."""
     point = np.array([N]), np.array([D])
     found = known.forecaster(*point, np.array([C]), noise=False)
     loss, low, high = (float(v[0]) for v in found)
@@ -196,18 +116,53 @@ def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tu
             float(np.log(repeated_loss(p, N, D, unique) / repeated_loss(p, N, D, own))) for p in known.repeats["draws"]
         ]
         reach = ends(np.array(drawn), known.forecaster.options.level) - np.log(factor)
-    below, above = np.hypot(np.log(loss / low), reach[0]), np.hypot(np.log(high / loss), reach[1])
+    inside = 0.0
+    if known.forecaster.top >= C:
+        apart = [abs(float(np.log(law(*point)[0] / loss))) for law in known.forecaster.laws[1:]]
+        inside = normal_quantile(known.forecaster.options.level) * max(apart, default=0.0) / 2
+    below = np.sqrt(np.log(loss / low) ** 2 + reach[0] ** 2 + inside**2)
+    above = np.sqrt(np.log(high / loss) ** 2 + reach[1] ** 2 + inside**2)
     return float(loss * factor * np.exp(-below)), float(loss * factor * np.exp(above))
 
 
+def _ways(known: Planner, C: float) -> dict[str, tuple[float, float, float]]:
+    """N* at C FLOPs and its interval by either way that has one, without any limit of data."""
+    level = known.forecaster.options.level
+    found = optimum(known.sizing.law, C, known.cost)
+    low, middle, high = map(float, np.exp(known.sizing.line_at(C, level)))
+    ways = {JOINT_LAW: (found.N, *found.interval("N", level)), ISOFLOP: (middle, low, high)}
+    return {name: way for name, way in ways.items() if np.isfinite(way).all()}
+
+
 def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, float]:
-    """Interval of the best size over the draws of the law."""
+    """All that the draws of the law, the other laws and the line through the IsoFLOP optima say of the best size."""
+    level, laws = known.forecaster.options.level, known.sizing.laws
     D = _tokens(known, C, data.cap, N)
-    losses = known.forecaster.law.sample(N, D) * known.factor(N, D, data.unique)
-    if len(losses) < 20:
+    factor = known.factor(N, D, data.unique)
+    draws = laws[0].sample(N, D) * factor
+    if len(draws) < 20:
         return np.nan, np.nan
-    low, high = ends(np.log(N[losses.argmin(1)]), known.forecaster.options.level)
-    return float(np.exp(low)), float(np.exp(high))
+    found = [*ends(np.log(N[draws.argmin(1)]), level)]
+    found += [np.log(N[(law(N, D) * factor).argmin()]) for law in laws[1:]]
+    if known.sizing.line is not None and (known.repeats is None or data.unique == known.repeats["unique"]):
+        fewest = np.log(N[np.argmax(known.cost.tokens(N, C) <= data.cap)])  # the data have no more tokens to give
+        low, _, high = known.sizing.line_at(C, level)
+        found += [max(low, fewest), max(high, fewest)]
+    return float(np.exp(min(found))), float(np.exp(max(found)))
+
+
+def _more_patients(known: Planner, C: float, data: Data, N: Floats, D: float) -> tuple[str, float]:
+    """What twice the patients do at this compute, and the factor of compute that does the same.
+
+    Tokens that are new cost nothing; of tokens seen again only a law of repeats tells what they cost.
+    """
+    if not np.isfinite(data.cap if known.repeats is None else data.unique):
+        return NO_LIMIT, np.nan
+    worth = _worth(known, C, data, N)
+    if worth > 1:
+        return LIMITS, worth
+    new = data.unique >= D and known.seen["passes"][1] <= 1
+    return (ENOUGH, 1.0) if known.repeats is not None or new else (NOT_TOLD, np.nan)
 
 
 def _lowest(known: Planner, C: float, data: Data, N: Floats) -> float:
@@ -235,6 +190,8 @@ def _bisect(enough: Callable[[float], bool], most: float) -> float:
 
 def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
     """The least compute whose best use takes all the data, and the size that goes with it."""
+    if not np.isfinite(data.cap):
+        return {"N": np.nan, "C": np.nan}
     least = known.cost.flops.min() * N[0]  # one token through the smallest
 
     def takes_all(factor: float) -> bool:
@@ -248,23 +205,27 @@ def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
 
 
 def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
-    """AUROC at the plan's loss. Its interval holds what the loss may be, the curve's own draws and the noise of a model
-    about it, each its own, so that the reaches add up as squares."""
+    """AUROC at the plan's loss. Its interval holds what that of `Curve.forecast` does: what the loss may be, the draws
+    of the curve, the noise of a model about it by Student's t, and beyond the losses seen half of what forms about as
+    good say otherwise; each its own, so that the reaches add up as squares."""
 
-    def auroc(theta: Any, loss: float) -> Floats:
+    def auroc(theta: Any, loss: float, floor: float) -> Floats:
         a, b, c = np.atleast_2d(np.asarray(theta, np.float64)).T
-        return sigmoid.at(np.array((loss - curve["centre"]) / curve["spread"]), a, b, c, curve["floor"])
+        return sigmoid.at(np.array((loss - curve["centre"]) / curve["spread"]), a, b, c, floor)
 
-    central = float(auroc(curve["theta"], made.loss)[0])
-    by_loss = sorted(float(auroc(curve["theta"], loss)[0]) - central for loss in made.loss_interval)
-    by_draws = ends(auroc(curve["draws"], made.loss), level) - central
-    noise = normal_quantile(level) * curve["noise"]
-    reach = [float(np.sqrt(by_loss[k] ** 2 + by_draws[k] ** 2 + noise**2)) for k in range(2)]
+    own = curve["floor"]
+    central = float(auroc(curve["theta"], made.loss, own)[0])
+    by_loss = sorted(float(auroc(curve["theta"], loss, own)[0]) - central for loss in made.loss_interval)
+    by_draws = ends(auroc(curve["draws"], made.loss, own), level) - central
     low, high = curve["losses"]
-    inside = made.words["loss"].word == SUPPORTED and low <= made.loss <= high
+    seen = low <= made.loss <= high
+    apart = [abs(float(auroc(theta, made.loss, floor)[0]) - central) for floor, *theta in curve["others"]]
+    forms = 0.0 if seen else normal_quantile(level) * max(apart, default=0.0) / 2
+    reach = np.sqrt(np.square(by_loss) + by_draws**2 + curve["noise_reach"] ** 2 + forms**2)
+    inside = made.words["loss"].word == SUPPORTED and seen
     return {
         "auroc": central,
-        "interval": (max(central - reach[0], 0.0), min(central + reach[1], 1.0)),
+        "interval": (max(central - float(reach[0]), 0.0), min(central + float(reach[1]), 1.0)),
         "word": SUPPORTED if inside else EXTRAPOLATED,
     }
 
@@ -273,42 +234,3 @@ def _at(coefficients: list[float] | None, *of: float) -> float:
     if coefficients is None:
         return np.nan
     return float(np.exp(coefficients[0] + sum(c * np.log(x) for c, x in zip(coefficients[1:], of, strict=True))))
-
-
-def _words(known: Planner, made: Plan) -> dict[str, Verdict]:
-    beyond = []
-    if made.C > known.forecaster.top * 1.01:  # noqa: SIM300
-        beyond.append(f"compute {significant(made.C / known.forecaster.top, 2)} times the largest run's")
-    for name, value in (("N", made.N), ("D", made.D), ("passes", made.passes)):
-        low, high = known.seen[name]
-        if value > high * 1.01 or (value < low * 0.99 and name != "passes"):
-            beyond.append(f"{name} outside {count(low)} to {count(high)} of the runs")
-    where = Verdict(EXTRAPOLATED, "; ".join(beyond)) if beyond else Verdict(SUPPORTED, "inside the runs")
-    low, high = made.N_interval
-    told = high <= WIDE * low
-    size = where if told else Verdict(UNIDENTIFIED, f"its interval spans more than a factor of {WIDE:g}")
-    return {"N": size, "loss": where}
-
-
-def _refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) -> list[str]:
-    """Why a plan should not be acted on, in sentences."""
-    found, beyond = known.forecaster, known.forecaster.top * 1.01 < made.C
-    reasons = []
-    if found.law.verdict.word == UNIDENTIFIED:
-        reasons.append(f"the law is unidentified: {found.law.verdict.reason}")
-    apart = max(abs(np.log(loss / made.loss)) for loss in made.laws.values())
-    if apart > tolerance:
-        named = ", ".join(f"{name} {decimal(loss)}" for name, loss in made.laws.items())
-        reasons.append(
-            f"laws that forecast the held-out runs about equally well disagree by {percent(apart, 1)} here, more than "
-            f"{percent(tolerance, 1)}: {named}"
-        )
-    if beyond and np.isnan(found.rolling.drift):
-        reasons.append("beyond the runs nothing tells how far off the law is: too few budgets to hold any out")
-    if not all(map(np.isfinite, made.loss_interval)):
-        reasons.append("the loss has no interval")
-    if at_the_end:
-        reasons.append("the best size lies further from the runs than a law can be asked")
-    if made.words["N"].word == UNIDENTIFIED:
-        reasons.append(f"the size is not told: {made.words['N'].reason}")
-    return reasons

@@ -5,6 +5,7 @@
   const REASONS = [
     "the law is unidentified: " + K.laws[0].reason,
     "laws that forecast the held-out runs about equally well disagree here by more than " + 100 * K.tolerance + " %",
+    "the joint law and the line through the IsoFLOP optima disagree about the best size beyond their intervals",
     "beyond the runs nothing tells how far off the law is: too few budgets to hold any out",
     "the loss has no interval", "the best size lies further from the runs than a law can be asked",
     "the size is not told: its interval spans more than a factor of " + K.wide,
@@ -85,14 +86,15 @@
   }
 
   const compute = slider("plan-compute", "Compute (FLOPs)", P.C, power);
-  const data = slider("plan-data", P.patients ? "Patients" : "Unique tokens",
+  // A table that does not say how many tokens its runs had sets no limit.
+  const data = P.tokens && slider("plan-data", P.patients ? "Patients" : "Unique tokens",
     P.patients ? P.tokens.map(x => x / P.tokens[1] * P.patients) : P.tokens, count);
-  const passes = slider("plan-passes", "Passes over them at most", P.passes, x => x.toPrecision(2));
+  const passes = P.tokens && slider("plan-passes", "Passes over them at most", P.passes, x => x.toPrecision(2));
   const outcome = element("div", {"aria-live": "polite"});
 
   function update() {
-    const tokens = P.patients ? data.value() / P.patients * P.tokens[1] : data.value();
-    const found = plan(K, compute.value(), tokens, passes.value());
+    const tokens = !data ? Infinity : P.patients ? data.value() / P.patients * P.tokens[1] : data.value();
+    const found = plan(K, compute.value(), tokens, passes ? passes.value() : Infinity);
     const refused = REASONS.filter((_, i) => found.refused[i]);
     if (refused.length) {
       outcome.replaceChildren(element("p", {}, element("span", {class: "chip bad"}, "refused"), " " +
@@ -100,15 +102,18 @@
       return;
     }
     const word = found.extrapolated ? "extrapolated" : "supported";
-    let exchange = "More patients would not help at this compute.";
+    let exchange = {
+      "no limit": "No limit of data is given.", enough: "More patients would not help at this compute.",
+      "not told": "Whether more patients would help is not told: the runs do not say what it costs to see tokens again.",
+    }[found.data];
     if (isFinite(found.feeds.C)) exchange += ` They feed ${count(found.feeds.N)} parameters at ${power(found.feeds.C)} FLOPs.`;
-    if (found.limited) exchange = isFinite(found.patients_are_worth)
+    if (found.data === "limits") exchange = isFinite(found.patients_are_worth)
       ? `The patients limit this plan: twice as many are worth ${found.patients_are_worth.toPrecision(3)} times the compute.`
       : "The patients limit this plan: twice as many reach what no compute does with these.";
     const cards = [
       card("Size N*", count(found.N), `${span(found.N_interval, count)}; within ${100 * K.band} % of the lowest loss: ` +
         `${span(found.band, count)}`),
-      card("Tokens D", count(found.D), `${found.passes.toPrecision(3)} passes`),
+      card("Tokens D", count(found.D), data ? `${found.passes.toPrecision(3)} passes` : ""),
       card("Loss, nats a token", loss3(found.loss), `${span(found.loss_interval, loss3)}`),
     ];
     for (const [task, {auroc, interval, word}] of Object.entries(found.outcomes))
@@ -120,6 +125,6 @@
       element("div", {class: "cards"}, ...cards), curve(found));
   }
 
-  panel.append(compute.row, data.row, passes.row, outcome);
+  panel.append(...[compute, data, passes].filter(Boolean).map(each => each.row), outcome);
   update();
 })();

@@ -14,7 +14,8 @@ from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.plan import plan_basis, planner
+from ehr_scaling.analysis.plan import plan_basis
+from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
 from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
@@ -39,7 +40,7 @@ class Results:
     laws: dict[str, joint_laws.JointLaw]
     identifiability: identifiability.Identifiability | None
     rolling: extrapolation.Rolling
-    planner: planner.Planner | None
+    planner: Planner | None
     conventions: list[conventions.Convention]
     doubts: tuple[Note, ...]
     forecast: dict[str, Any] | None
@@ -99,17 +100,18 @@ def fit(
     repeated = _repeated(of_a_kind, options)
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     laws = {name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None}
+    lines = power_laws.fit(budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
     return Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
         options=options,
         budgets=budgets,
-        lines=power_laws.fit(budgets, options),
+        lines=lines,
         laws=laws,
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
-        planner=plan_basis.planner(forecaster, table, scored, repeated) if forecaster else None,
+        planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
         conventions=conventions.fit(table, options),
         doubts=doubts,
         forecast=forecast,
@@ -193,10 +195,14 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
 
 def verdicts(results: Results) -> dict[str, Verdict]:
     missing = Verdict(UNIDENTIFIED, f"{len(results.table)} runs; a joint law needs at least {joint_laws.LEAST_RUNS}")
+    loss = results.lines["L"].verdict
+    if results.planner is not None and results.planner.repeating:
+        again = "the runs saw their data again, and no law tells what that costs: beyond them the loss may fall less"
+        loss = Verdict(loss.word, f"{loss.reason}; {again}")
     return {
         "a": results.lines["N"].verdict,
         "b": results.lines["D"].verdict,
-        "loss": results.lines["L"].verdict,
+        "loss": loss,
         **{name: results.laws[name].verdict if name in results.laws else missing for name in joint_laws.FORMS},
     }
 
