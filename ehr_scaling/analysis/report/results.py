@@ -10,6 +10,7 @@ import numpy as np
 from ehr_scaling.analysis.compare import schedules
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates
+from ehr_scaling.analysis.isoflop.sizes import LEAST
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, quality
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
@@ -154,6 +155,8 @@ def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
         return Verdict(UNIDENTIFIED, budget.reason)
     if budget.doubtful:
         return Verdict(UNIDENTIFIED, budget.reason)
+    if budget.thin:
+        return Verdict(UNIDENTIFIED, f"{LEAST} sizes in the window leave too little to judge their noise by: run five")
     if budget.failed > options.failed:
         return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
     return Verdict(SUPPORTED, budget.reason)
