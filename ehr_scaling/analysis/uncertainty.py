@@ -25,7 +25,7 @@ class Options:
     window: the parabola sees sizes within this factor of the best one, and at least the five nearest.
     near: how far above the lowest a fitted loss may be, as a share of it, to count as near-optimal.
     wide: an exponent whose interval is wider is called unidentified. failed: the largest share of draws that may
-    lose the optimum, and of budgets whose runs contradict their parabola, before the word is unidentified.
+    lose the optimum, misfits: of budgets whose runs may contradict their parabola, before the word is unidentified.
     delta: where the Huber loss of log residuals turns linear.
     law: "auto", or the joint law that is taken whatever rolling hold-outs say.
     drop_highest_loss: runs left out of every fit. hold_out_above: FLOPs; None seals the largest budget.
@@ -39,6 +39,7 @@ class Options:
     near: float = 0.005
     wide: float = 0.3
     failed: float = 0.1
+    misfits: float = 0.2
     delta: float = 1e-3
     law: str = "auto"
     drop_highest_loss: int = 0

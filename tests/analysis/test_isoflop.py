@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling.analysis import small_sample
-from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, windows
 from ehr_scaling.analysis.report import plots, results, sections
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
@@ -272,7 +272,52 @@ def test_a_window_too_wide_for_a_parabola_is_flagged_in_budgets_and_law():
     assert law.verdict.word == UNIDENTIFIED and "at 2 of 5 budgets no parabola fits" in law.verdict.reason
     assert all(f.verdict == parabola.BRACKETED for f in isoflop.fit(table, FEW))
     # A share of misfits that the options let pass is no verdict on the law.
-    assert power_laws.fit(fits, replace(wide, failed=0.5, wide=10))["N"].verdict.word == SUPPORTED
+    assert power_laws.fit(fits, replace(wide, misfits=0.5, wide=10))["N"].verdict.word == SUPPORTED
+
+
+def test_one_misfit_of_nine_leaves_a_good_exponent_and_two_take_its_word():
+    offsets = np.linspace(4, 6, 9)
+    for misfits, word in ((1, SUPPORTED), (2, UNIDENTIFIED)):
+        moved = np.concatenate([np.full(misfits, 1.2), offsets[misfits:]])
+        fits = isoflop.fit(walls(moved, bowls=range(misfits, 9)), replace(FEW, window=np.inf))
+        assert [f.verdict for f in fits] == [parabola.MISFIT] * misfits + [parabola.BRACKETED] * (9 - misfits)
+        assert power_laws.fit(fits, FEW)["N"].verdict.word == word
+
+
+def widening(bend, seed=0, noise=2e-4):
+    """Profiles that are parabolas near their minimum and lopsided beyond it, the more the larger their compute."""
+    rng, rows = np.random.default_rng(seed), []
+    for k, C in enumerate(np.geomspace(1e11, 1e14, 7)):
+        for u in np.arange(-4.0, 4.5, 0.5):
+            N = 1e4 * 2.0 ** (u + 0.8 * k)
+            far = max(abs(u) - 1.5, 0.0) ** 2 * np.sign(u)
+            loss = (2 + 0.05 * u**2 - bend * (k - 3) * far) * np.exp(noise * rng.standard_normal())
+            rows.append({"N": N, "D": C / 6 / N, "C": C, "loss": loss})
+    return from_rows(rows, source="widening")
+
+
+def test_an_exponent_that_the_window_moves_is_not_supported_and_says_so():
+    for bend, word in ((0.0, SUPPORTED), (0.004, UNIDENTIFIED)):
+        table, options = widening(bend), replace(FEW, window=3.0)
+        budgets = isoflop.fit(table, options)
+        assert {b.verdict for b in budgets} == {parabola.BRACKETED}
+        assert power_laws.fit(budgets, options)["N"].verdict.word == SUPPORTED
+        laws = windows.lines(table, budgets, options)
+        assert laws["N"].verdict.word == laws["D"].verdict.word == word, laws["N"].verdict
+        assert set(laws["N"].windows) == {"half", "twice"} and not laws["L"].windows
+        assert laws["L"].verdict.word == SUPPORTED
+    reason = laws["N"].verdict.reason
+    assert "depends on the window" in reason and "with twice the window" in reason
+    low, high = laws["N"].interval
+    assert not low <= laws["N"].windows["twice"] <= high
+
+
+def test_noise_alone_seldom_makes_an_exponent_depend_on_the_window():
+    words = []
+    for seed in range(30):
+        table = simulated.table(budgets=5, sizes=11, spacing=1.4, seeds=1, noise=0.01, seed=seed)
+        words.append(windows.lines(table, isoflop.fit(table, FEW), FEW)["N"].verdict.word)
+    assert np.mean([w == SUPPORTED for w in words]) >= 0.9
 
 
 def test_a_bracketed_minimum_that_the_nearest_sizes_do_not_share_is_doubtful():

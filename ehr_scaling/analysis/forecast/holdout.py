@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling.analysis.forecast import extrapolation
-from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.isoflop import isoflop, power_laws, windows
 from ehr_scaling.analysis.joint import quality
 from ehr_scaling.analysis.tables import planned_runs, readers, selection
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss
@@ -106,7 +106,7 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
     field "reason" says what could not be forecast.
     """
     found = extrapolation.forecaster(known, options)
-    lines = power_laws.fit(isoflop.fit(known, options), options)
+    lines = windows.lines(known, isoflop.fit(known, options), options)
     rows = [[float(v) for v in row] for row in zip(known.N, known.D, known.C, known.loss, strict=True)]
     result: dict[str, Any] = {
         "made_from": {

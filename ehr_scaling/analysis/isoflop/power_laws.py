@@ -1,6 +1,6 @@
 """Lines through the optima of the bracketed budgets: N_opt(C), D_opt(C) and L(C)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class PowerLaw:
     `needed`), their share is `failed`.
     misfit: the factor by which the draws were widened because the points scatter about the line more than their own
     intervals allow (the Birge ratio, never below 1).
-    C: [points] budgets under the law, ascending.
+    C: [points] budgets under the law, ascending. windows: the exponents that other windows give (`windows.lines`).
     """
 
     name: str
@@ -56,6 +56,7 @@ class PowerLaw:
     failed: float
     misfit: float
     verdict: Verdict
+    windows: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, C: Floats) -> Floats:
         """The law at FLOPs C, any shape."""
@@ -82,7 +83,7 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
 
     With fewer than two the laws hold NaN and the verdict says why; nothing is left out silently.
     In a bootstrap draw a budget that lost its vertex is left out of that draw's line; a draw left with fewer than
-    `needed` of them has failed, for all three laws. Where more than options.failed of the budgets contradict their
+    `needed` of them has failed, for all three laws. Where more than options.misfits of the budgets contradict their
     parabola the laws are unidentified: what is left of them was found by the same too wide a curve.
     """
     used = [b for b in budgets if b.verdict == BRACKETED]
@@ -122,7 +123,7 @@ def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], o
         sum(b.verdict == MISFIT or b.doubtful for b in budgets),
         sum(b.lopsided <= LOPSIDED for b in used),
     )
-    if misfits > options.failed * len(budgets):
+    if misfits > options.misfits * len(budgets):
         reason = f"at {misfits} of {len(budgets)} budgets no parabola fits the runs in its window: take a narrower one"
         return Verdict(UNIDENTIFIED, reason)
     thin = sum(b.thin for b in used)

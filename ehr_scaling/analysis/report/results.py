@@ -9,7 +9,7 @@ import numpy as np
 
 from ehr_scaling.analysis.compare import schedules
 from ehr_scaling.analysis.forecast import extrapolation, holdout
-from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
 from ehr_scaling.analysis.isoflop.sizes import LEAST
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, quality
 from ehr_scaling.analysis.outcomes import downstream, scores
@@ -100,7 +100,7 @@ def fit(
         all_runs=replace(runs, notes=table.notes),
         options=options,
         budgets=budgets,
-        lines=power_laws.fit(budgets, options),
+        lines=windows.lines(table, budgets, options),
         laws=laws,
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
@@ -278,6 +278,7 @@ def _line(law: power_laws.PowerLaw, level: float) -> dict[str, Any]:
         "interval": law.interval,
         "budgets": len(law.C),
         "widened_by": law.misfit,
+        "windows": law.windows,
         "word": law.verdict.word,
     }
 
