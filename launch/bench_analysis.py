@@ -217,7 +217,8 @@ def _sealed_size(table: RunTable, options: Options) -> list[float]:
     parts = holdout.seal(table, None)
     if parts is None:
         return []
-    made = holdout.optimum(isoflop.fit(parts[0], options), float(parts[1].budgets[-1]), choice.UNSEEN_DRIFT, options)
+    fits, top = isoflop.fit(parts[0], options), float(parts[1].budgets[-1])
+    made = holdout.optimum(fits, power_laws.fit(fits, options), top, choice.UNSEEN_DRIFT, options)
     own = isoflop.fit(parts[1], options)[0]
     if own.verdict != parabola.BRACKETED or made["N_low"] is None:
         return []

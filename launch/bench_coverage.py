@@ -6,15 +6,17 @@ said of a parameter by bootstrap and by profile, and of a factor and its exponen
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from absl import flags
 
-from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.compare import comparison
+from ehr_scaling.analysis.isoflop import isoflop, power_laws, windows
 from ehr_scaling.analysis.joint import identifiability, joint_laws
-from ehr_scaling.analysis.tables.run_table import RunTable, from_rows
-from ehr_scaling.analysis.uncertainty import Floats, Options, ends
+from ehr_scaling.analysis.report.results import budget_verdict
+from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
+from ehr_scaling.analysis.uncertainty import SUPPORTED, Floats, Options, ends
 from launch.rows import Row, row, seconds
 
 REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)
@@ -27,6 +29,50 @@ NOISES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
     "heavy tails": lambda rng, n: rng.standard_t(3, n),
 }
 BUDGETS = np.geomspace(1e11, 10**13.5, 8)
+
+
+@dataclass(frozen=True)
+class Study:
+    """An IsoFLOP study whose log losses are moved by `noise` of every run, `apart` of every size, `shared` of every
+    seed and `own` of every seed in a budget (standard deviations)."""
+
+    label: str
+    budgets: int = 6
+    sizes: int = 6
+    seeds: int = 2
+    noise: float = 0.005
+    apart: float = 0.0
+    shared: float = 0.0
+    own: float = 0.0
+
+    def table(self, rng: np.random.Generator) -> RunTable:
+        shape = (self.budgets, self.sizes, self.seeds)
+        C = np.geomspace(BUDGETS[0], BUDGETS[-1], self.budgets)[:, None]
+        steps = np.arange(self.sizes) - (self.sizes - 1) / 2 + rng.uniform(-0.5, 0.5, (self.budgets, 1))
+        N = optimum(C) * 1.9**steps
+        moved = self.noise * rng.standard_normal(shape) + self.apart * rng.standard_normal((*shape[:2], 1))
+        moved += self.shared * rng.standard_normal(self.seeds)
+        moved += self.own * rng.standard_normal((self.budgets, 1, self.seeds))
+        columns = {
+            "N": np.broadcast_to(N[..., None], shape),
+            "C": np.broadcast_to(C[..., None], shape),
+            "loss": loss(N, C / (6 * N))[..., None] * np.exp(moved),
+            "seed": np.broadcast_to(np.arange(self.seeds), shape),
+        }
+        columns["D"] = columns["C"] / (6 * columns["N"])
+        columns["budget"] = columns["C"]
+        return from_columns({name: values.ravel() for name, values in columns.items()}, source="made up")
+
+
+STUDIES = (
+    Study("noise of runs alone"),
+    Study("one seed", seeds=1),
+    Study("sizes apart beyond seeds", noise=0.002, apart=0.004),
+    Study("seeds share an effect", noise=0.003, shared=0.003),
+    Study("seeds share one in a budget", noise=0.003, own=0.003),
+    Study("three budgets of five sizes", budgets=3, sizes=5),
+    Study("four budgets of four sizes, one seed", budgets=4, sizes=4, seeds=1, noise=0.002),
+)
 
 
 def loss(N: Floats, D: Floats) -> Floats:
@@ -57,6 +103,45 @@ def rows() -> Iterator[Row]:
     yield row(f"profiles of 14 quantities, {len(runs)} runs", taken, "s", 2.0, False)
     yield from _grid(6, 2)
     yield from _grid(5, 1)
+    for k, study in enumerate(STUDIES):
+        yield from _isoflop(study, k)
+
+
+def _isoflop(study: Study, number: int) -> Iterator[Row]:
+    """Of what is called supported; how often that is stands in the name."""
+    held: dict[str, list[float]] = defaultdict(list)
+    for replicate in range(REPLICATES.value):
+        rng = np.random.default_rng([number, replicate])
+        for name, value in supported(study.table(rng), study.table(rng), replace(OPTIONS, seed=replicate)).items():
+            held[name].append(value)
+    for name, values in held.items():
+        told = np.array(values)[np.isfinite(values)]
+        label = f"{study.label}: IsoFLOP, {name} (supported in {100 * len(told) / len(values):.0f} %)"
+        if len(told):
+            yield _share(label, 100 * float(told.mean()))
+        else:
+            yield row(label, 0.0, "%")
+
+
+def supported(runs: RunTable, others: RunTable, options: Options) -> dict[str, float]:
+    """Whether intervals of what is called supported hold the truth, 0 or 1, of budgets the share; NaN where nothing is.
+
+    others: of an equal recipe, whose compute multiplier is 1.
+    """
+    budgets = isoflop.fit(runs, options)
+    used = [b for b in budgets if budget_verdict(b, options).word == SUPPORTED]
+    best = [float(optimum(np.array(b.C))) for b in used]
+    lowest = [float(loss(np.array(N), np.array(b.C / (6 * N)))) for b, N in zip(used, best, strict=True)]
+    sizes = [_holds(b.N_interval, N) for b, N in zip(used, best, strict=True)]
+    losses = [_holds(b.L_interval, L) for b, L in zip(used, lowest, strict=True)]
+    line = windows.lines(runs, budgets, options)["N"]
+    equal = comparison.multiplier(runs, others, options)
+    return {
+        "N* of a budget": float(np.mean(sizes)) if used else np.nan,
+        "L* of a budget": float(np.mean(losses)) if used else np.nan,
+        "a": _holds(line.interval, TRUTH["a"]) if line.verdict.word == SUPPORTED else np.nan,
+        "multiplier of equals": _holds(equal.interval, 1.0) if equal.verdict.word == SUPPORTED else np.nan,
+    }
 
 
 def _grid(sizes: int, seeds: int) -> Iterator[Row]:

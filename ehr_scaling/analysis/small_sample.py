@@ -1,12 +1,13 @@
-"""How far the spread of bootstrap draws of a profile's minimum can be trusted where few runs are under it."""
+"""How far the spread of bootstrap draws of a profile's minimum can be trusted where few sizes are under it."""
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import optimize, special
 
 from ehr_scaling.analysis.uncertainty import Floats
 
-LEAST_LEFT = 0.05  # of a run's noise in its residual, below which that is not scaled up further
+LEAST_LEFT = 0.05  # of a size's noise in its residual, below which that is not scaled up further
 
 
 class SmallSample(NamedTuple):
@@ -14,40 +15,62 @@ class SmallSample(NamedTuple):
 
     freedom: [2] degrees of freedom of these variances, as estimates; infinite where all profiles share one. inflation:
     [2] by how much they are too large on average, which makes up for the few degrees of freedom where a profile stands
-    alone, and adds up where many are put together.
+    alone, and adds up where many are put together. unit: [2] the variances that noise of variance one would give.
     """
 
     freedom: Floats
     inflation: Floats
+    unit: Floats
 
 
 def none() -> SmallSample:
-    return SmallSample(np.full(2, np.inf), np.ones(2))
+    return SmallSample(np.full(2, np.inf), np.ones(2), np.full(2, np.nan))
 
 
-def small_sample(
-    X: Floats, solve: Floats, coefficients: Floats, turn: float, leverage: Floats, factors: Floats
-) -> SmallSample:
+def small_sample(X: Floats, solve: Floats, coefficients: Floats, turn: float, leverage: Floats) -> SmallSample:
     """For draws with HC3 residuals, to first order in these and for noise of one size (Bell & McCaffrey 2002, Survey
     Methodology 28:169).
 
-    X: [n, degree + 1] powers. solve: its pseudoinverse. coefficients: of the polynomial, whose minimum is at `turn`.
-    leverage: [n]. factors: [1 or 0, n], equal for rows of one run.
+    X: [n, 3] powers of u, rows multiplied by the roots of their weights. solve: its pseudoinverse. coefficients: of the
+    parabola, whose minimum is at `turn`. leverage: [n].
     """
-    k = np.arange(X.shape[1])
-    slopes = k * float(turn) ** np.maximum(k - 1, 0)
-    bend = float((k * (k - 1) * float(turn) ** np.maximum(k - 2, 0)) @ coefficients)
-    run = np.unique(factors[0], return_inverse=True)[1] if len(factors) else np.arange(len(X))
-    runs, hat = int(run.max()) + 1, solve @ solve.T
-    freedom, inflation = np.full(2, np.inf), np.ones(2)
-    for i, weights in enumerate((-slopes / bend @ solve, float(turn) ** k @ solve)):
-        # The variance is y' R M R y, R what the fit leaves of y, M a block of b b' for each run.
-        b = weights / np.maximum(1 - leverage, LEAST_LEFT)
-        across = np.stack([np.bincount(run, b * column, runs) for column in X.T])
-        own, inner = np.bincount(run, b * b, runs), hat @ across @ across.T
+    slopes, value = np.array([0.0, 1.0, 2 * turn]), np.array([1.0, turn, turn * turn])
+    hat, bend = solve @ solve.T, 2 * float(coefficients[2])
+    freedom, inflation, unit = none()
+    for i, weights in enumerate((-slopes / bend @ solve, value @ solve)):
+        # The variance is y' R M R y, R what the fit leaves of y, M diagonal with b².
+        own = (weights / np.maximum(1 - leverage, LEAST_LEFT)) ** 2
+        inner = hat @ (X.T * own) @ X
         trace = own.sum() - np.trace(inner)
-        squared = own @ own - 2 * own @ np.einsum("ic,ij,jc->c", across, hat, across) + np.trace(inner @ inner)
+        squared = own @ own - 2 * own**2 @ leverage + np.trace(inner @ inner)
+        unit[i] = weights @ weights
         if trace > 0 and squared > 0:
             freedom[i] = trace**2 / squared
-            inflation[i] = float((b * b * (1 - leverage)).sum() / (weights @ weights))
-    return SmallSample(freedom, inflation)
+            inflation[i] = float((own * (1 - leverage)).sum() / unit[i])
+    return SmallSample(freedom, inflation, unit)
+
+
+def moderated(variance: Floats, freedom: Floats) -> Floats:
+    """Variances [points], each estimated with `freedom` [points], drawn together as far as their differences are those
+    of estimates of one variance: the empirical Bayes of Smyth 2004 (Stat. Appl. Genet. Mol. Biol. 3:3, section 6.2).
+
+    Variances of infinite freedom, or fewer than three, stay as they are.
+    """
+    if len(variance) < 3 or not np.isfinite(freedom).all() or not (variance > 0).all():
+        return variance
+    middle, own = common(variance, freedom)
+    if np.isinf(own):
+        return np.full(len(variance), middle)
+    return np.asarray((own * middle + freedom * variance) / (own + freedom))
+
+
+def common(variance: Floats, freedom: Floats) -> tuple[float, float]:
+    """The variance that three or more estimates [points] of finite `freedom` [points] scatter about, and the degrees of
+    freedom that it is worth as an estimate of any of them: infinite where chance explains all differences."""
+    half = freedom / 2
+    logs = np.log(variance) - special.digamma(half) + np.log(half)
+    beyond = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
+    if beyond <= 0:
+        return float(np.exp(logs.mean())), np.inf
+    prior = float(optimize.brentq(lambda t: special.polygamma(1, np.exp(t)) - beyond, -20, 30))  # log of half of it
+    return float(np.exp(logs.mean() + special.digamma(np.exp(prior)) - prior)), 2 * float(np.exp(prior))

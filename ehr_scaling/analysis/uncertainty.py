@@ -25,7 +25,7 @@ class Options:
     window: the parabola sees sizes within this factor of the best one, and at least the five nearest.
     near: how far above the lowest a fitted loss may be, as a share of it, to count as near-optimal.
     wide: an exponent whose interval is wider is called unidentified. failed: the largest share of draws that may
-    lose the optimum, and of budgets whose runs contradict their parabola, before the word is unidentified.
+    lose the optimum, misfits: of budgets whose runs may contradict their parabola, before the word is unidentified.
     delta: where the Huber loss of log residuals turns linear.
     law: "auto", or the joint law that is taken whatever rolling hold-outs say.
     drop_highest_loss: runs left out of every fit. hold_out_above: FLOPs; None seals the largest budget.
@@ -39,6 +39,7 @@ class Options:
     near: float = 0.005
     wide: float = 0.3
     failed: float = 0.1
+    misfits: float = 0.2
     delta: float = 1e-3
     law: str = "auto"
     drop_highest_loss: int = 0
@@ -65,6 +66,11 @@ def ends(samples: Floats, level: float) -> Floats:
     return found
 
 
+def spread(draws: Floats) -> Floats:
+    """[points] standard deviation by the central 68 % of the draws [draws, points], which outliers do not move."""
+    return np.asarray(np.diff(np.nanquantile(draws, [0.16, 0.84], axis=0), axis=0)[0] / 2)
+
+
 def normal_quantile(level: float) -> float:
     """1.96 for a level of 0.95."""
     return float(special.ndtri((1 + level) / 2))
@@ -78,6 +84,20 @@ def multipliers(clusters: NDArray[np.int64], draws: int, rng: np.random.Generato
     95 % was meant, and lost the vertex in up to 60 % of draws of profiles that were clearly bracketed.
     """
     return rng.standard_normal((draws, int(clusters.max()) + 1))[:, clusters]
+
+
+def of_cells(factors: Floats, cell: NDArray[np.int64], clusters: NDArray[np.int64]) -> Floats:
+    """[draws, cells] one standard normal factor for every cell, from those of its rows.
+
+    Seeds repeat a cell, they are no independent evidence about the curve through the cells. Cells of the same runs move
+    together, cells that share some of their runs do so in part.
+
+    factors: [draws, n] of `multipliers`. cell: [n] indices, each up to the last occurring. clusters: [n] of the runs.
+    """
+    (of, _), rows = np.unique(np.stack([cell, clusters]), axis=1, return_index=True)
+    first = np.searchsorted(of, np.arange(int(of.max()) + 1))
+    total = np.add.reduceat(factors[:, rows], first, axis=1)
+    return np.asarray(total / np.sqrt(np.bincount(of)))
 
 
 def resampling_counts(clusters: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:

@@ -39,9 +39,10 @@ def test_noise_of_runs_is_read_off_neighbours_and_falls_as_a_power_of_compute_wh
     constant = interpolation.noise(C, noisy(np.full(8, 0.01), C), np.inf)
     np.testing.assert_allclose(constant.sd, 0.01, rtol=0.1)
     assert np.ptp(constant.sd) == pytest.approx(0, abs=1e-15)
-    # Of single runs, though the curve goes through means; repeats tell of it too.
-    (repeated,) = interpolation.noise(C[:1], noisy([0.01], C, repeats=8, sizes=6), np.inf).sd
-    assert repeated == pytest.approx(0.01, rel=0.2)
+    # Of the means that the curve goes through: repeats of a size say nothing of how it lies to its neighbours.
+    repeated = interpolation.noise(C, noisy(np.full(8, 0.01), C, repeats=8), np.inf)
+    np.testing.assert_allclose(repeated.sd, 0.01 / 8**0.5, rtol=0.1)
+    assert repeated.freedom == 8 * 37
     assert np.isnan(interpolation.noise(C[:1], noisy([0.01], C, sizes=3), np.inf).sd).all()
 
 

@@ -30,7 +30,7 @@ UNSURE = 10.0  # an interval that spans more than this factor
 
 @dataclass(frozen=True)
 class Paired:
-    """Loss of A over that of B at equal cells, mean of the logarithm over runs.
+    """Loss of A over that of B at equal cells, mean of the logarithm over cells.
 
     at: what is equal: "N and D" or "N and C". percent: 100 (A / B - 1). lower: in how many cells A is lower.
     """
@@ -121,22 +121,23 @@ def _ready(table: RunTable) -> RunTable:
 
 
 def paired(pairs: Pairs, at: str, options: Options) -> Paired:
-    """By Student's t over runs: checkpoints of one run count as one, and few runs make a wide interval."""
+    """By Student's t over cells: their seeds, and checkpoints of one run, count as one, and few make it wide."""
     differences = np.log(pairs.L1 / pairs.L2)
-    runs = len(np.unique(pairs.cluster))
-    if not runs:
+    units, unit = np.unique(pairs.cluster, return_inverse=True)
+    if not len(units):
         nothing = "no cell of A has its N with the D, or the C, of one of B"
         return Paired(at, 0, 0, np.nan, (np.nan, np.nan), Verdict(UNIDENTIFIED, nothing))
-    means = np.bincount(pairs.cluster, weights=differences) / np.bincount(pairs.cluster)
-    lower, mean = int((differences < 0).sum()), float(means.mean())
-    found = Paired(at, len(pairs), lower, 100 * float(np.expm1(mean)), (np.nan, np.nan), Verdict("", ""))
-    if runs < LEAST_PAIRS:
-        few = f"{plural(runs, 'run')} of A at equal {at}; at least {LEAST_PAIRS} are needed"
+    means = np.bincount(unit, weights=differences) / np.bincount(unit)
+    of_cells = np.bincount(pairs.cell, weights=differences)
+    lower, mean = int((of_cells < 0).sum()), float(means.mean())
+    found = Paired(at, len(of_cells), lower, 100 * float(np.expm1(mean)), (np.nan, np.nan), Verdict("", ""))
+    if len(units) < LEAST_PAIRS:
+        few = f"{plural(len(units), 'cell')} of A at equal {at}; at least {LEAST_PAIRS} are needed"
         return replace(found, verdict=Verdict(UNIDENTIFIED, few))
-    reach = float(stats.t.ppf((1 + options.level) / 2, runs - 1) * means.std(ddof=1) / np.sqrt(runs))
+    reach = float(stats.t.ppf((1 + options.level) / 2, len(units) - 1) * means.std(ddof=1) / np.sqrt(len(units)))
     low, high = (100 * float(np.expm1(mean + side * reach)) for side in (-1, 1))
     told = "" if low > 0 or high < 0 else "; which is lower is not told"
-    reason = f"A is lower in {lower} of {plural(len(pairs), 'cell')} at equal {at}{told}"
+    reason = f"A is lower in {lower} of {plural(len(of_cells), 'cell')} at equal {at}{told}"
     return replace(found, interval=(low, high), verdict=Verdict(SUPPORTED, reason))
 
 
@@ -175,11 +176,14 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
 def _laws(
     name: str, tables: tuple[RunTable, RunTable], seeds: list[Options], draws: int | None = None
 ) -> list[JointLaw]:
-    """That law of both tables; empty where one has none."""
+    """That law of both tables, by the bootstrap of cells (their seeds are no evidence of the law's own); empty where
+    one has none."""
     found = []
     for table, own in zip(tables, seeds, strict=True):
         options = own if draws is None else replace(own, draws=draws)
-        found.append(joint_laws.fit(name, table.N, table.D, table.loss, table.clusters, options))
+        cell = np.unique(np.stack([table.N, table.D]), axis=1, return_inverse=True)[1].ravel()
+        clusters = np.unique(loss_to_loss.first_of(cell, table.clusters)[cell], return_inverse=True)[1]
+        found.append(joint_laws.fit(name, table.N, table.D, table.loss, clusters, options))
     laws = [law for law in found if law is not None]
     return laws if len(laws) == len(found) else []
 

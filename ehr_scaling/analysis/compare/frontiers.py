@@ -53,13 +53,13 @@ def _least(law: JointLaw, N: Floats, D: Floats) -> Floats:
 
 
 def of_optima(budgets: list[isoflop.BudgetFit]) -> Frontier | None:
-    used = [b for b in budgets if b.verdict == BRACKETED and b.draws is not None]
+    used = [b for b in budgets if b.verdict == BRACKETED and b.told is not None and not b.thin]
     if len(used) < LEAST_BUDGETS:
         return None
     x, lowest = np.log([b.C for b in used]), np.array([b.L for b in used])
-    draws = np.stack([b.draws[:, 2] for b in used if b.draws is not None], 1)
+    draws = np.stack([b.told[:, 2] for b in used if b.told is not None and not b.thin], 1)
     # A vertex that a draw lost stands at its estimate there.
-    y = np.log(np.vstack([lowest, np.where(np.isfinite(draws), draws, lowest)]))
+    y = np.log(np.vstack([lowest, np.where(draws > 0, draws, lowest)]))
 
     def curve(C: Floats) -> Floats:
         at = np.clip(np.searchsorted(x, np.log(C)) - 1, 0, len(x) - 2)  # beyond the ends their lines go on

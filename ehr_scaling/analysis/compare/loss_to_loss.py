@@ -36,11 +36,13 @@ _GAMMAS = np.geomspace(0.2, 5.0, 60)
 
 @dataclass(frozen=True)
 class Pairs:
-    """n models of both tables. L1, L2: [n] nats a token. cluster: [n] index of the model's run. N, D, C: [n] of the
-    first table. unmatched: rows of the first and of the second table without a partner."""
+    """n models of both tables. L1, L2: [n] nats a token. cell: [n] index of the model's N and D (or C), which its seeds
+    share. cluster: [n] what is evidence of its own: cells, of which those that are checkpoints of one run are one. N,
+    D, C: [n] of the first table. unmatched: rows of the first and of the second table without a partner."""
 
     L1: Floats
     L2: Floats
+    cell: NDArray[np.int64]
     cluster: NDArray[np.int64]
     N: Floats
     D: Floats
@@ -65,17 +67,27 @@ def matched(first: RunTable, second: RunTable, at: str = "D") -> Pairs:
         [table.loss[own[key]].mean() for key in both] for table, own in zip((first, second), groups, strict=True)
     )
     rows = np.array([groups[0][key][0] for key in both], np.int64)
-    cluster = np.unique(first.run[rows], return_inverse=True)[1].astype(np.int64)
+    cell = np.unique([key[0] + " " + key[1] for key in both], return_inverse=True)[1].astype(np.int64)
+    run = np.unique(first.run[rows], return_inverse=True)[1].astype(np.int64)
     counts = [sum(len(own[key]) for key in both) for own in groups]
     return Pairs(
         np.array(one, np.float64),
         np.array(two, np.float64),
-        cluster,
+        cell,
+        first_of(cell, run)[cell],
         first.N[rows],
         first.D[rows],
         first.C[rows],
         (len(first) - counts[0], len(second) - counts[1]),
     )
+
+
+def first_of(cell: NDArray[np.int64], run: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[cells] the lowest run of each cell, cells being all indices [n] up to the last: the same for cells whose seeds
+    went on from one to the other."""
+    lowest = np.full(int(cell.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, cell, run)
+    return lowest
 
 
 def _keys(table: RunTable, at: str, seeded: bool, named: bool) -> list[tuple[str, ...]]:
@@ -161,8 +173,8 @@ def fit(
     """A line, and the power law instead where it explains the pairs better than chance (F-test of its two parameters,
     5 %, against the scatter about it): with less bend than that, no exponent is told.
 
-    L1, L2: [n] of the same models. clusters: [n] index of each row's run; None when every row is its own. κ, E2 >= 0
-    in the power law. Least squares of L2.
+    L1, L2: [n] of the same models. clusters: [n] index of each row's cell or run; None when every row is its own.
+    κ, E2 >= 0 in the power law. Least squares of L2.
     """
     options = options or Options()
     L1, L2 = np.asarray(L1, np.float64), np.asarray(L2, np.float64)
@@ -180,7 +192,7 @@ def fit(
     if runs >= LEAST_FOR_POWER:
         powers = _powers(L1, L2, counts)
         squares = [float(((L2 - _law(t[:1], L1)[0]) ** 2).sum()) for t in (theta, powers)]
-        freedom = len(L1) - 4
+        freedom = runs - 4  # seeds of a cell tell no bend
         rounding = len(L1) * (1e-9 * float(np.abs(L2).max())) ** 2  # of exact tables: no signal
         ratio = (squares[0] - squares[1]) / 2 / max(squares[1] / freedom, rounding)
         p = float(stats.f.sf(max(ratio, 0.0), 2, freedom))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling.analysis.forecast import choice, extrapolation
-from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, windows
 from ehr_scaling.analysis.joint import quality
 from ehr_scaling.analysis.tables import planned_runs, readers, selection
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss
@@ -119,6 +119,7 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
     """
     found = extrapolation.forecaster(known, options)
     fits = isoflop.fit(known, options)
+    lines = windows.lines(known, fits, options)
     off = found.drift if found else choice.drift([], [], [])
     rows = [[float(v) for v in row] for row in zip(known.N, known.D, known.C, known.loss, strict=True)]
     result: dict[str, Any] = {
@@ -130,7 +131,7 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
         "law": None,
         "reason": "too few runs below the sealed budget for a joint law",
         "cells": [],
-        "optima": [optimum(fits, float(C), off, options) for C in ahead.budgets],
+        "optima": [optimum(fits, lines, float(C), off, options) for C in ahead.budgets],
     }
     if found is not None:
         law = found.law
@@ -166,7 +167,9 @@ def _cells(found: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any
     ]
 
 
-def optimum(fits: list[isoflop.BudgetFit], C: float, off: float, options: Options) -> dict[str, Any]:
+def optimum(
+    fits: list[isoflop.BudgetFit], lines: dict[str, power_laws.PowerLaw], C: float, off: float, options: Options
+) -> dict[str, Any]:
     """N*, D* and L* as the runs of a budget of C FLOPs would find them, by the lines through the optima of `fits`.
 
     off: by how much a forecast of loss is, log loss a decade. The draws of a line know how the optima scatter about it
@@ -175,7 +178,7 @@ def optimum(fits: list[isoflop.BudgetFit], C: float, off: float, options: Option
     least certain of the budgets under it says of itself, as the largest are run at the fewest sizes. All add up as
     squares.
     """
-    lines, used = power_laws.fit(fits, options), [fit for fit in fits if fit.verdict == parabola.BRACKETED]
+    used = [fit for fit in fits if fit.verdict == parabola.BRACKETED]
     point: dict[str, Any] = {"C": C}
     for name, drift in (("N", choice.SIZE_DRIFT), ("D", choice.SIZE_DRIFT), ("L", off)):
         line = lines[name]

@@ -1,7 +1,7 @@
 """Where does a loss turn, by a curve through every size instead of a parabola near the best one?
 
 Akima's interpolation (1970, J. ACM 17(4)) of log loss in log N, as in Porian et al. 2024 (arXiv 2406.19146): it
-assumes no shape, so a lopsided profile does not bias it, and follows the noise of single runs, so a parabola is
+assumes no shape, so a lopsided profile does not bias it, and follows the noise of every size, so a parabola is
 steadier.
 """
 
@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.interpolate import Akima1DInterpolator
 
 from ehr_scaling.analysis.isoflop import parabola
-from ehr_scaling.analysis.isoflop.parabola import Sizes
+from ehr_scaling.analysis.isoflop.sizes import LEAST, NEAREST, Sizes, nearest, roughness, sizes
 from ehr_scaling.analysis.uncertainty import Floats
 
 PER_STEP = 16  # points looked at between two sizes
@@ -24,9 +24,9 @@ FLOOR = 1e-12  # of log loss: rounding of exact tables must not look like signal
 CHI2 = 3.84  # 5 % point of chi-square with one degree of freedom
 
 RULE = (
-    "drawn through the mean log loss of every {what}. The noise of a run about a smooth curve is read off third "
-    "differences of neighbouring {what}s within a factor {reach:g} of the best one (at least the {nearest} nearest) "
-    "and off repeats, over all budgets together, as a power of compute where they tell one from a constant. Too few: "
+    "drawn through the mean log loss of every {what}. The noise of these means about a smooth curve is read off third "
+    "differences of neighbouring {what}s within a factor {reach:g} of the best one (at least the {nearest} nearest), "
+    "over all budgets together, as a power of compute where they tell one from a constant. Too few: "
     "under {least} {what}s. Flat: the losses in the window are told from a constant by no F-test at 5 %, or their "
     "curvature from zero by no t-test at 5 %, both against that noise. Inverted: the curvature is significantly "
     "negative. Edge: the best {what} is the smallest or largest run. Bracketed: none of these."
@@ -35,7 +35,7 @@ RULE = (
 
 def rule(what: str, reach: float) -> str:
     """How `fit` judges, for the report: the end of a sentence that says which curve is drawn."""
-    return RULE.format(what=what, reach=reach, nearest=parabola.NEAREST, least=parabola.LEAST)
+    return RULE.format(what=what, reach=reach, nearest=NEAREST, least=LEAST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Interpolation(parabola.Profile):
 
 
 class Noise(NamedTuple):
-    """sd: [budgets] of log loss of a single run about a smooth curve. freedom: degrees of it, over all budgets."""
+    """sd: [budgets] of the mean log loss of a size about a smooth curve. freedom: degrees of it, over all budgets."""
 
     sd: Floats
     freedom: int
@@ -66,15 +66,15 @@ class Noise(NamedTuple):
 
 
 def noise(C: Floats, profiles: Sequence[tuple[Floats, Floats]], reach: float) -> Noise:
-    """The noise of runs at every budget, from all of them: few sizes each tell little alone, and it falls with compute.
+    """The noise at every budget, from all of them: few sizes each tell little alone, and it falls with compute.
 
     C: [budgets] FLOPs. profiles: of each its x and losses [n]. reach: as in `fit`.
     A power of C by maximum likelihood (the mean squares are chi-square) where a likelihood-ratio test at 5 % tells it
     from a constant.
     """
     seen = [sizes_of(*profile) for profile in profiles]
-    windows = [parabola.nearest(own.x, own.best, np.log(reach)) for own in seen]
-    found = [parabola.roughness(own, window) for own, window in zip(seen, windows, strict=True)]
+    windows = [nearest(own.x, own.best, np.log(reach)) for own in seen]
+    found = [roughness(own, window) for own, window in zip(seen, windows, strict=True)]
     squares, freedom = np.array(found).reshape(-1, 2).T
     told = freedom > 0
     if not told.any():
@@ -108,7 +108,7 @@ def _deviance(weight: Floats, squares: Floats, X: Floats, coefficients: Floats) 
 
 def sizes_of(x: Floats, loss: Floats) -> Sizes:
     """Runs of one x together, in log x and log loss."""
-    return parabola.sizes(np.log(x), np.log(loss))
+    return sizes(np.log(x), np.log(loss))
 
 
 def fit(
@@ -116,14 +116,14 @@ def fit(
 ) -> Interpolation:
     """Draws the curve through [n] losses y at [n] positive x, runs of one x being repeats.
 
-    factors: [draws, n] of `Noise.uncertain`. sd: of log loss of one run. reach: the losses within this factor of the
-    best x are judged. level: of the intervals. what: the name of x in reasons. near: the share of `Near`.
-    A draw moves every run by its factor times `sd` and looks for the lowest point anew.
+    factors: [draws, values] of `Noise.uncertain`, one for every different x. sd: of the mean log loss of an x. reach:
+    the losses within this factor of the best x are judged. level: of the intervals. what: the name of x in reasons.
+    near: the share of `Near`. A draw moves every mean by its factor times `sd` and looks for the lowest point anew.
     """
     seen = sizes_of(x, y)
-    if len(seen.x) < parabola.LEAST:
-        return Interpolation(**parabola.too_few(seen, parabola.LEAST, what), x=seen.x, y=seen.means)
-    window = parabola.nearest(seen.x, seen.best, np.log(reach))
+    if len(seen.x) < LEAST:
+        return Interpolation(**parabola.too_few(seen, LEAST, what), x=seen.x, y=seen.means)
+    window = nearest(seen.x, seen.best, np.log(reach))
     points = np.linspace(seen.x[0], seen.x[-1], min(PER_STEP * (len(seen.x) - 1), MOST_POINTS) + 1)
     turn, lowest = (float(v[0]) for v in _lowest(seen.x, seen.means[None], points))
     line = np.linspace(seen.x[window].min(), seen.x[window].max(), parabola.LINE)
@@ -140,14 +140,12 @@ def fit(
         vertex=parabola.exp(turn),
         depth=float(np.ptp(curve)),
         scatter=sd * float(np.exp(seen.means.min())),
-        seed_noise=parabola.sizes(seen.x[seen.at], y).noise,
+        seed_noise=sizes(seen.x[seen.at], y).noise,
     )
     if verdict != parabola.BRACKETED:
         return partial
 
-    first = np.cumsum(seen.counts) - seen.counts
-    shift = np.add.reduceat(factors[:, np.argsort(seen.at, kind="stable")], first, axis=1) / seen.counts
-    drawn = seen.means + sd * shift
+    drawn = seen.means + sd * np.sqrt(seen.variance) * factors
     turns = np.stack(_lowest(seen.x, drawn, points), 1)
     turns[:, 1] = np.exp(turns[:, 1])
     curves = np.exp(Akima1DInterpolator(seen.x, drawn.T)(line)).T
@@ -156,7 +154,7 @@ def fit(
         partial,
         optimum=parabola.exp(turn),
         lowest=float(np.exp(lowest)),
-        # The curve follows single runs: the optimum may lie anywhere between two of them.
+        # The curve follows every size: the optimum may lie anywhere between two of them.
         resolution=float(step) / np.sqrt(12),
         near=parabola.near_band(line, curve, curves, near, level),
         **parabola.spread(turns, level),
@@ -180,15 +178,15 @@ def _lowest(x: Floats, y: Floats, points: Floats) -> tuple[Floats, Floats]:
 
 
 def _judge(seen: Sizes, window: NDArray[np.bool_], sd: float, what: str) -> tuple[str, str]:
-    """As `parabola.fit` judges, but by the noise of the runs: what a parabola leaves over is not held against it."""
-    x, y, counts = seen.x[window], seen.means[window], seen.counts[window].astype(float)
+    """As `parabola.fit` judges, but by the noise of the means: what a parabola leaves over is not held against it."""
+    x, y, weight = seen.x[window], seen.means[window], 1 / seen.variance[window]
     variance = max(sd, FLOOR) ** 2
-    root = np.sqrt(counts)
+    root = np.sqrt(weight)
     X = np.vander(x - x.mean(), 3, increasing=True)
     bend = (np.linalg.pinv(root[:, None] * X) * root)[2]
-    level = (counts * y).sum() / counts.sum()
-    explained = float((counts * (y - level) ** 2).sum())
-    freedom = int(counts.sum()) - 3
+    level = (weight * y).sum() / weight.sum()
+    explained = float((weight * (y - level) ** 2).sum())
+    freedom = len(x) - 3
     depth_p = float(stats.f.sf(explained / (len(x) - 1) / variance, len(x) - 1, freedom))
     curvature_p = parabola.two_sided(float(bend @ y), bend / root, variance, freedom)
     return parabola.judge(seen, float(bend @ y), 0, depth_p, curvature_p, what)

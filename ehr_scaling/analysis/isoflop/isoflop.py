@@ -5,15 +5,15 @@ vertex is the optimal size. Here the parabola is local, every budget gets a verd
 Instead of it all sizes may be interpolated (`Options.isoflop`).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis.isoflop import interpolation, parabola
+from ehr_scaling.analysis.isoflop import interpolation, parabola, widths
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers
+from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers, of_cells
 from ehr_scaling.errors import UserError
 
 PARABOLA, AKIMA = "parabola", "akima"
@@ -36,6 +36,8 @@ class BudgetFit(parabola.Profile):
 
     shape: the curve. C: FLOPs. rows: [n] index into the table.
     D, D_interval: tokens at the optimum. log_D: [draws] of the bootstrap.
+    width: how the noise of all budgets widens the draws. told: [draws, 3] of log N*, log D*, L*, as wide as their
+    intervals; shift: [draws] what seeds add to L* (`widths`).
     """
 
     shape: parabola.Parabola | interpolation.Interpolation
@@ -44,6 +46,9 @@ class BudgetFit(parabola.Profile):
     D: float = np.nan
     D_interval: tuple[float, float] = (np.nan, np.nan)
     log_D: Floats | None = None
+    width: widths.Width = field(default_factory=lambda: widths.Width(np.ones(2), np.full(2, np.inf)))
+    told: Floats | None = None
+    shift: Floats | None = None
 
     @property
     def centre(self) -> float:
@@ -76,7 +81,8 @@ class BudgetFit(parabola.Profile):
 
     @property
     def draws(self) -> Floats | None:
-        """[draws, 3] log N*, log D*, L* of each bootstrap draw, NaN where the vertex left the grid."""
+        """[draws, 3] log N*, log D*, L* of each bootstrap draw of this budget alone, NaN where the vertex left the
+        grid."""
         if self.turns is None or self.log_D is None:
             return None
         return np.stack([self.turns[:, 0], self.log_D, self.turns[:, 1]], 1)
@@ -96,7 +102,60 @@ def fit(table: RunTable, options: Options) -> list[BudgetFit]:
     if options.isoflop == AKIMA:
         noise = interpolation.noise(table.budgets, [(table.N[g], table.loss[g]) for g in groups], options.window)
         sd, factors = noise.sd, noise.uncertain(factors, rng)
-    return [fit_budget(table, g, factors[:, g], options, float(s)) for g, s in zip(groups, sd, strict=True)]
+    found = [
+        fit_budget(table, g, _of_sizes(table, g, factors[:, g]), options, float(s))
+        for g, s in zip(groups, sd, strict=True)
+    ]
+    return _together(found, table, options)
+
+
+def _together(found: list[BudgetFit], table: RunTable, options: Options) -> list[BudgetFit]:
+    """The budgets with intervals that the noise of all of them, and what their seeds share, give."""
+    rng = np.random.default_rng([options.seed, 16])
+    uniform, normal = rng.uniform(size=options.draws), rng.standard_normal((options.draws, 1 + len(found)))
+    loss = np.array([float(np.exp(np.log(table.loss[b.rows]).mean())) for b in found])
+    effect = widths.seed_effect(table, [b.rows for b in found])
+    out = []
+    for k, (b, width) in enumerate(zip(found, widths.moderated(found, loss), strict=True)):
+        if b.draws is None:
+            out.append(b)
+            continue
+        chance = np.stack([uniform, normal[:, 0], normal[:, 1 + k]], 1)
+        centre = np.array([np.log(b.N), np.log(b.D), b.L])
+        told, shift = widths.widened(b.draws, centre, width, loss[k], effect, int(effect.seeds[k]), chance)
+        ends = [interval(told[:, i], options.level) for i in range(3)]
+        N, D = ((parabola.exp(low), parabola.exp(high)) for low, high in ends[:2])
+        out.append(
+            replace(
+                b,
+                optimum_interval=N,
+                lowest_interval=ends[2],
+                D_interval=D,
+                near=b.near and _as_wide(b.near, np.log(N), np.log(b.optimum_interval)),
+                width=width,
+                told=told,
+                shift=shift,
+            )
+        )
+    return out
+
+
+def _as_wide(near: parabola.Near, now: Floats, before: Floats) -> parabola.Near:
+    """The band with intervals of its ends that grow as that of log N* did."""
+    ratio = np.ptp(now) / np.ptp(before) if np.ptp(before) > 0 else 1.0
+
+    def wider(value: float, bounds: tuple[float, float]) -> tuple[float, float]:
+        low, high = value * (np.array(bounds) / value) ** ratio
+        return float(low), float(high)
+
+    return near._replace(
+        low_interval=wider(near.low, near.low_interval), high_interval=wider(near.high, near.high_interval)
+    )
+
+
+def _of_sizes(table: RunTable, rows: NDArray[np.int64], factors: Floats) -> Floats:
+    """[draws, sizes] of a budget's rows [n], ascending in N."""
+    return of_cells(factors, np.unique(np.log(table.N[rows]), return_inverse=True)[1], table.clusters[rows])
 
 
 def fit_budget(
@@ -104,8 +163,8 @@ def fit_budget(
 ) -> BudgetFit:
     """Fits one budget.
 
-    rows: [n] the budget's rows. factors: [draws, n] of `uncertainty.multipliers`, for Akima's interpolation of
-    `interpolation.Noise.uncertain`. sd: of log loss of one run, needed by that alone.
+    rows: [n] the budget's rows. factors: [draws, sizes] of `uncertainty.of_cells`, for Akima's interpolation of
+    `interpolation.Noise.uncertain`. sd: of the mean log loss of a size, needed by that alone.
     """
     C = float(np.exp(np.log(table.C[rows]).mean()))
     N, loss = table.N[rows], table.loss[rows]

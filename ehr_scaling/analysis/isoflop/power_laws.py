@@ -1,12 +1,15 @@
 """Lines through the optima of the bracketed budgets: N_opt(C), D_opt(C) and L(C)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import stats
 
 from ehr_scaling.analysis.isoflop.isoflop import BudgetFit
 from ehr_scaling.analysis.isoflop.parabola import BRACKETED, LOPSIDED, MISFIT
+from ehr_scaling.analysis.isoflop.sizes import LEAST
+from ehr_scaling.analysis.small_sample import moderated
 from ehr_scaling.analysis.uncertainty import (
     EXTRAPOLATED,
     SUPPORTED,
@@ -17,10 +20,18 @@ from ehr_scaling.analysis.uncertainty import (
     exponent_verdict,
     interval,
     normal_quantile,
+    spread,
 )
 
 GAMMAS = np.geomspace(0.01, 3.0, 400)
 FLOOR_CHI2 = 3.84  # 5 % point of chi-square with one degree of freedom
+
+
+class Freedom(NamedTuple):
+    """each: [points] degrees of freedom of the variance of each. most: of all together, which may share some."""
+
+    each: Floats
+    most: float
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class PowerLaw:
     `needed`), their share is `failed`.
     misfit: the factor by which the draws were widened because the points scatter about the line more than their own
     intervals allow (the Birge ratio, never below 1).
-    C: [points] budgets under the law, ascending.
+    C: [points] budgets under the law, ascending. windows: the exponents that other windows give (`windows.lines`).
     """
 
     name: str
@@ -45,6 +56,7 @@ class PowerLaw:
     failed: float
     misfit: float
     verdict: Verdict
+    windows: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, C: Floats) -> Floats:
         """The law at FLOPs C, any shape."""
@@ -71,7 +83,7 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
 
     With fewer than two the laws hold NaN and the verdict says why; nothing is left out silently.
     In a bootstrap draw a budget that lost its vertex is left out of that draw's line; a draw left with fewer than
-    `needed` of them has failed, for all three laws. Where more than options.failed of the budgets contradict their
+    `needed` of them has failed, for all three laws. Where more than options.misfits of the budgets contradict their
     parabola the laws are unidentified: what is left of them was found by the same too wide a curve.
     """
     used = [b for b in budgets if b.verdict == BRACKETED]
@@ -84,17 +96,24 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     cube[np.isfinite(cube[:, :, 0]).sum(1) < needed(len(used))] = np.nan
     failed = float(np.isnan(cube[:, :, 0]).all(1).mean()) if len(cube) else np.nan
     laws = {}
-    # Of many budgets together the draws are as wide as their own residuals say.
     centre = np.array([[np.log(b.N), np.log(b.D), b.L] for b in used])
+    factor = np.array([b.width.factor[[0, 0, 1]] for b in used])
+    told = centre + (cube - centre) * factor
+    told[:, :, 2] += np.stack([b.shift for b in used if b.shift is not None], 1)
+    # Points weigh as their own residuals say, of many together.
     inflation = np.array([b.small.inflation[[0, 0, 1]] for b in used])
     cube = centre + (cube - centre) / np.sqrt(inflation)
-    freedom, of_loss = np.array([b.small.freedom for b in used]).T
+    own, own_of_loss = np.array([b.small.freedom for b in used]).T
+    most = sum(b.freedom for b in used) or np.inf
+    freedom = Freedom(np.array([b.width.freedom[0] for b in used]), most)
+    of_loss = Freedom(np.array([b.width.freedom[1] for b in used]), most)
     # The same for N and D, so that a + b keeps its meaning
-    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]), freedom)
+    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]), own)
     for k, name in enumerate(("N", "D")):
         y = np.log([getattr(b, name) for b in used])
-        laws[name] = _line(name, C, y, cube[:, :, k], weight, freedom, failed, options)
-    laws["L"] = _loss_law(C, np.array([b.L for b in used]), cube[:, :, 2], of_loss, failed, options)
+        laws[name] = _line(name, C, y, told[:, :, k], weight, freedom, failed, options)
+    lowest = np.array([b.L for b in used])
+    laws["L"] = _loss_law(C, lowest, told[:, :, 2], cube[:, :, 2], own_of_loss, of_loss, failed, options)
     return {name: replace(law, verdict=_shaped(law.verdict, budgets, used, options)) for name, law in laws.items()}
 
 
@@ -104,9 +123,15 @@ def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], o
         sum(b.verdict == MISFIT or b.doubtful for b in budgets),
         sum(b.lopsided <= LOPSIDED for b in used),
     )
-    if misfits > options.failed * len(budgets):
+    if misfits > options.misfits * len(budgets):
         reason = f"at {misfits} of {len(budgets)} budgets no parabola fits the runs in its window: take a narrower one"
         return Verdict(UNIDENTIFIED, reason)
+    thin = sum(b.thin for b in used)
+    if 2 * thin > len(used):
+        reason = (
+            f"{thin} of {len(used)} bracketed budgets have {LEAST} sizes in their window, which leaves too little to "
+        )
+        return Verdict(UNIDENTIFIED, reason + "judge their noise by: run five")
     if 2 * lopsided < len(used):
         return verdict
     note = f"; {lopsided} of {len(used)} profiles are lopsided, which moves a parabola's vertex: compare isoflop=akima"
@@ -131,28 +156,9 @@ def weights(draws: Floats, resolution: Floats | float = 0.0, freedom: Floats | f
     """
     if np.isfinite(draws).sum(0).min() < 20:
         return np.ones(draws.shape[1])
-    spread = np.sqrt(moderated(_spread(draws) ** 2, np.broadcast_to(freedom, draws.shape[1])))
-    least = np.maximum(resolution, max(float(np.median(spread)) / 4, 1e-12))
-    return np.maximum(spread, least) ** -2.0
-
-
-def moderated(variance: Floats, freedom: Floats) -> Floats:
-    """Variances [points], each estimated with `freedom` [points], drawn together as far as their differences are those
-    of estimates of one variance: the empirical Bayes of Smyth 2004 (Stat. Appl. Genet. Mol. Biol. 3:3, section 6.2).
-
-    Variances of infinite freedom, or fewer than three, stay as they are.
-    """
-    if len(variance) < 3 or not np.isfinite(freedom).all() or not (variance > 0).all():
-        return variance
-    half = freedom / 2
-    logs = np.log(variance) - special.digamma(half) + np.log(half)
-    beyond = float(logs.var(ddof=1) - special.polygamma(1, half).mean())  # what chance does not explain
-    if beyond <= 0:
-        return np.full(len(variance), np.exp(logs.mean()))
-    prior = float(optimize.brentq(lambda t: special.polygamma(1, np.exp(t)) - beyond, -20, 30))  # log of half of it
-    own = np.exp(prior)
-    middle = np.exp(logs.mean() + special.digamma(own) - prior)
-    return np.asarray((own * middle + half * variance) / (own + half))
+    sd = np.sqrt(moderated(spread(draws) ** 2, np.broadcast_to(freedom, draws.shape[1])))
+    least = np.maximum(resolution, max(float(np.median(sd)) / 4, 1e-12))
+    return np.maximum(sd, least) ** -2.0
 
 
 def _line(
@@ -161,7 +167,7 @@ def _line(
     y: Floats,
     draws: Floats,
     weight: Floats,
-    freedom: Floats,
+    freedom: Freedom,
     failed: float,
     options: Options,
 ) -> PowerLaw:
@@ -183,18 +189,13 @@ def _line(
     return PowerLaw(name, C, float(np.exp(centre)), log_k, exponent, 0.0, sample, bounds, failed, misfit, verdict)
 
 
-def _student(part: Floats, freedom: Floats, level: float) -> float:
-    """How much wider Student's interval is than the normal one, of a sum whose variance has these parts [points], each
-    estimated with `freedom` [points] (Satterthwaite 1946, Biometrics Bulletin 2:110)."""
-    if np.isinf(freedom).all():
+def _student(part: Floats, freedom: Freedom, level: float) -> float:
+    """How much wider Student's interval is than the normal one, of a sum whose variance has these parts [points]
+    (Satterthwaite 1946, Biometrics Bulletin 2:110)."""
+    if np.isinf(freedom.each).all():
         return 1.0
-    together = float(part.sum() ** 2 / max(float((part**2 / freedom).sum()), 1e-300))
+    together = min(float(part.sum() ** 2 / max(float((part**2 / freedom.each).sum()), 1e-300)), freedom.most)
     return float(stats.t.ppf((1 + level) / 2, together)) / normal_quantile(level)
-
-
-def _spread(draws: Floats) -> Floats:
-    """[points] standard deviation by the central 68 % of the draws [draws, points], which outliers do not move."""
-    return np.asarray(np.diff(np.nanquantile(draws, [0.16, 0.84], axis=0), axis=0)[0] / 2)
 
 
 def _straight(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
@@ -228,11 +229,23 @@ def _birge(residual: Floats, weight: Floats, freedom: int) -> float:
     return max(1.0, float(np.sqrt((weight * residual**2).sum() / freedom)))
 
 
-def _loss_law(C: Floats, y: Floats, draws: Floats, freedom: Floats, failed: float, options: Options) -> PowerLaw:
-    """L(C) = k C^-γ, or E + k C^-γ where at least four budgets tell the floor from none (chi-square, 5 %)."""
-    weight = weights(draws, freedom=freedom)
-    logs = np.log(np.where(draws > 0, draws, np.nan))
-    floorless = _line("L", C, np.log(y), logs, weights(logs, freedom=freedom), freedom, failed, options)
+def _loss_law(
+    C: Floats,
+    y: Floats,
+    draws: Floats,
+    own: Floats,
+    own_freedom: Floats,
+    freedom: Freedom,
+    failed: float,
+    options: Options,
+) -> PowerLaw:
+    """L(C) = k C^-γ, or E + k C^-γ where at least four budgets tell the floor from none (chi-square, 5 %).
+
+    own, own_freedom: draws and freedom that the weights are from.
+    """
+    weight = weights(own, freedom=own_freedom)
+    logs, of_logs = (np.log(np.where(d > 0, d, np.nan)) for d in (draws, own))
+    floorless = _line("L", C, np.log(y), logs, weights(of_logs, freedom=own_freedom), freedom, failed, options)
     if len(C) < 4:
         return floorless
     C0 = float(np.exp(np.log(C).mean()))

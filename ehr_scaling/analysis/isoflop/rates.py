@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import cell_keys, grouped, kind_names
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options, Verdict, interval, multipliers
+from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options, Verdict, interval, multipliers, of_cells
 from ehr_scaling.analysis.wording import percent, plural
 
 REACH = 4.0  # the loss rises faster above the best rate than below it: a parabola holds only near it
@@ -71,11 +71,11 @@ def fit(table: RunTable, options: Options) -> Rates | None:
     names, curves = kind_names(table), []
     for (_, fraction, N, D), cell in grouped(cell_keys(table)).items():
         rows = _alike(table, cell[np.isfinite(x[cell])], x)
-        if len(np.unique(x[rows])) < LEAST_RATES:
+        tried, at = np.unique(x[rows], return_inverse=True)
+        if len(tried) < LEAST_RATES:
             continue
-        found = parabola.fit(
-            x[rows], table.loss[rows], factors[:, rows], reach=REACH, level=options.level, what="learning rate"
-        )
+        own = of_cells(factors[:, rows], at, table.clusters[rows])
+        found = parabola.fit(x[rows], table.loss[rows], own, reach=REACH, level=options.level, what="learning rate")
         curves.append(RateCurve(names[rows[0]], N, D, fraction, rows, x[rows], table.loss[rows], found))
     if not curves:
         return None

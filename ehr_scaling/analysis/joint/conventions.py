@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.isoflop import isoflop, windows
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, DEFAULT, JointLaw
 from ehr_scaling.analysis.joint.optimum import computes, cost_of, exponents
@@ -101,7 +101,7 @@ def _lines(runs: RunTable, C: str, options: Options) -> tuple[dict[str, Exponent
             f"so counted, runs of one budget differ in C by a factor of {significant(apart, 2)}: no IsoFLOP profile"
         )
         return {"a": NONE, "b": NONE}, Verdict(UNIDENTIFIED, reason)
-    laws = power_laws.fit(isoflop.fit(runs, options), options)
+    laws = windows.lines(runs, isoflop.fit(runs, options), options)
     found = {key: Exponent(laws[name].exponent, laws[name].interval) for key, name in (("a", "N"), ("b", "D"))}
     return found, laws["N"].verdict
 

@@ -92,12 +92,12 @@ def _noise(r: Results) -> list[str]:
             "No size was run with two seeds, so the noise between seeds is not known; scatter about the parabola "
             "stands in."
         ]
-    rough = [f for f in known if f.scatter > 2 * f.seed_noise]
+    rough = [f for f in known if f.scatter * (len(f.rows) / f.sizes) ** 0.5 > 2 * f.seed_noise]
     if rough:
         out.append(
-            f"At {', '.join(power(f.C) for f in rough)} FLOPs the runs scatter about the parabola more than twice "
-            "as much as seeds of one size differ: something other than the seed moves these cells, and the "
-            "intervals may be too narrow."
+            f"At {', '.join(power(f.C) for f in rough)} FLOPs the sizes scatter about the curve more than twice "
+            "as much as their seeds explain: something other than the seed moves these cells. The intervals hold "
+            "that."
         )
     shaky = [f for f in r.budgets if f.verdict == parabola.BRACKETED and f.failed > r.options.failed]
     if shaky:

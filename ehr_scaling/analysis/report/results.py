@@ -10,7 +10,8 @@ import numpy as np
 
 from ehr_scaling.analysis.compare import schedules
 from ehr_scaling.analysis.forecast import extrapolation, holdout
-from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
+from ehr_scaling.analysis.isoflop.sizes import LEAST
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
@@ -100,7 +101,7 @@ def fit(
     repeated = _repeated(of_a_kind, options)
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     laws = {name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None}
-    lines = power_laws.fit(budgets, options)
+    lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
     return Results(
         table=table,
@@ -162,6 +163,8 @@ def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
         return Verdict(UNIDENTIFIED, budget.reason)
     if budget.doubtful:
         return Verdict(UNIDENTIFIED, budget.reason)
+    if budget.thin:
+        return Verdict(UNIDENTIFIED, f"{LEAST} sizes in the window leave too little to judge their noise by: run five")
     if budget.failed > options.failed:
         return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
     return Verdict(SUPPORTED, budget.reason)
@@ -302,6 +305,7 @@ def _line(law: power_laws.PowerLaw, level: float) -> dict[str, Any]:
         "interval": law.interval,
         "budgets": len(law.C),
         "widened_by": law.misfit,
+        "windows": law.windows,
         "word": law.verdict.word,
     }
 

@@ -137,8 +137,8 @@ def profiles(r: Results, svg: str) -> Raw:
         f"N within {percent(r.options.near, 1)}: the sizes whose fitted loss is at most that much above the lowest, so "
         "how little it costs to be off; below each end its interval, and an arrow where the loss is still as good at "
         "the last size that the curve saw. Depth: rise of the curve over its window. Scatter: standard deviation of "
-        "single runs about a smooth curve. Seed noise: standard deviation between seeds of one size; scatter well "
-        "above it means that the profile is not of the curve's shape or that some cells are badly tuned. Failed "
+        "the sizes' mean losses about a smooth curve. Seed noise: standard deviation between seeds of a size; scatter "
+        "well above it means that the profile is not of the curve's shape or that some cells are badly tuned. Failed "
         "draws: bootstrap draws whose minimum left the grid. Losses in nats a token."
     )
     return section(
@@ -183,8 +183,9 @@ def power_laws(r: Results, svg: str, loss_svg: str) -> Raw:
         "data, sizes and conventions differ."
     )
     method = (
-        "Intervals: run bootstrap, wild and clustered by run (each run's leverage-corrected residual is multiplied "
-        "by one normal draw), the whole chain repeated on every draw; where the points scatter about a line more "
+        "Intervals: wild bootstrap of sizes, seeds averaged (each size's leverage-corrected residual is multiplied "
+        "by one normal draw), the noise of budgets drawn together as far as chance explains its differences, the "
+        "whole chain repeated on every draw; where the points scatter about a line more "
         "than their intervals allow, the draws are widened by that factor. A draw in which a bracketed budget "
         "loses its vertex counts as failed and is in no interval. The exponents need not sum to 1, because C "
         "counts head and attention too. The floor is fitted only where four budgets or more tell it from zero."
