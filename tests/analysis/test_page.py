@@ -191,3 +191,9 @@ def test_paper_holds_all_of_it(chromium, page, request):
     )
     assert edge <= 719
     assert chromium.pdf().startswith(b"%PDF")
+
+
+def test_sentences_stand_apart(records, others):
+    """A template swallows the end of a line after a block."""
+    for page in (records, others):
+        assert not re.findall(r"[a-z)%]{2}\.[A-Z][a-z]+ \w+", text_of(page.read_text()))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ehr_scaling.analysis.report.plots import INK, MANY, budget_bar, budget_colours, log_ticks
 from ehr_scaling.analysis.report.results import Results
@@ -29,7 +29,7 @@ def learning(results: Results, curves: Mapping[str, Floats]) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     log_ticks(axes.xaxis, lambda value: count(value, 2))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 2)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="Tokens seen", ylabel="Loss (nats a token)")
