@@ -1,6 +1,8 @@
 """What a reader sees of the report, in headless Chromium: the first screen, a phone, the dark, and paper."""
 
+import json
 import re
+from dataclasses import replace
 
 import browser
 import numpy as np
@@ -9,8 +11,10 @@ import simulated
 import sweeps
 from matplotlib.colors import to_rgb
 from test_downstream import write_scores
+from test_planner import RECORDED, known_of
 
-from ehr_scaling.analysis.report import html, plots, report
+from ehr_scaling.analysis.plan import planner
+from ehr_scaling.analysis.report import html, plan_section, plots, report
 from ehr_scaling.analysis.tables import curves
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options, Verdict
@@ -124,6 +128,37 @@ def test_cells_of_a_table_are_words_notes_and_text():
     assert '<td class="text"><span class="chip good">supported</span><small>x &lt; y</small></td>' in page
     assert "<td>&lt;1&gt;<small>2</small></td>" in page
     assert html.formula("N^{−α} <") == "N<sup>−α</sup> &lt;"
+
+
+@pytest.fixture(scope="module")
+def known():
+    return known_of(simulated.table(budgets=5, decades=2.0, noise=0.003, extra=RECORDED), FEW)
+
+
+def refusing(limit):
+    """`planner.plan`, but with no plan for more than so many FLOPs."""
+
+    def plan(known, C, *rest):
+        made = planner_plan(known, C, *rest)
+        return replace(made, refused=["it is too far"] if limit * 1.01 < C else [])
+
+    planner_plan = planner.plan
+    return plan
+
+
+def test_the_plan_begins_where_it_has_an_answer(known, monkeypatch):
+    top = known.forecaster.top
+    monkeypatch.setattr(plan_section.planner, "plan", refusing(top))
+    page = plan_section.plan(known)
+    low, start, high = json.loads(re.search(r'id="planner-data">(.*?)</script>', page)[1])["panel"]["C"]
+    assert low <= top / 10 and start == top and high > 100 * top
+    assert "no plan" not in text_of(page) and "Drag what you have" in page
+
+
+def test_a_study_without_any_plan_says_so_in_one_line(known, monkeypatch):
+    monkeypatch.setattr(plan_section.planner, "plan", refusing(0.0))
+    assert text_of(plan_section.plan(known)) == "Plan no plan It is too far."
+    assert plan_section.plan(None) == ""
 
 
 @seen
