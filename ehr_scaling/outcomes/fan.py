@@ -59,8 +59,6 @@ _HORIZON, _CUT = ("horizon reached", "arrow"), ("cut off, undecided", "dots")
 STYLE = (
     fan_figure.STYLE
     + """
-@media (prefers-color-scheme: dark) { :root { color-scheme: dark; --ink: #e4e9ee; --muted: #9aa6b2; --rule: #333d47;
-  --soft: #1c232a; } body { background: #12171c; } .rests { background: #2b3640; color: #fff; } a { color: #8ab8ee; } }
 .rests strong { display: block; }
 .who { margin: .2rem 0 .4rem; padding: 0; list-style: none; max-width: none; display: flex; flex-wrap: wrap;
   gap: .3rem; }
@@ -130,8 +128,8 @@ def page(
         f"of the prediction. {model}"
     )
     contents = [(f"timeline-{i + 1}", f"Timeline {i + 1}") for i in range(len(prompts))]
-    text = html.page(TITLE, banner, lead.strip(), [*contents, ("reading", "How to read it")], [*sections, _READING])
-    return text.replace("</style>", f"{STYLE}</style>", 1)
+    contents.append(("reading", "How to read it"))
+    return html.page(TITLE, banner, lead.strip(), contents, [*sections, _READING], STYLE)
 
 
 _WHOSE = {True: "Nobody's records: generated patients.", False: "De-identified records of an open release."}

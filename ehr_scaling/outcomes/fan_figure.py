@@ -35,7 +35,7 @@ GROUPS = (
 STYLE = """
 :root { --care: #0064a3; --diagnosis: #c04f00; --procedure: #a8497f; --drug: #007a58; --measure: #7d8894;
   --other: #8a6a00; --band: rgba(0, 100, 163, .17); --line: #b9c2cb; }
-@media (prefers-color-scheme: dark) { :root { --care: #66b8f0; --diagnosis: #f08a45; --procedure: #e29cc4;
+@media screen and (prefers-color-scheme: dark) { :root { --care: #66b8f0; --diagnosis: #f08a45; --procedure: #e29cc4;
   --drug: #35c79b; --measure: #8f9ba8; --other: #d9b341; --band: rgba(102, 184, 240, .25); --line: #4a5663; } }
 .fan { display: block; width: 100%; min-width: 54rem; height: auto; font-size: 13px; }
 .fan text { fill: var(--ink); } .fan .quiet { fill: var(--muted); } .fan .strong { font-weight: 650; }

@@ -29,7 +29,7 @@ def test_what_the_runs_hold_is_answered():
     known, unknown = answers(rows, Options(draws=20, drop_highest_loss=2))
     assert unknown == ["Which metric, on which data?", "Are checkpoints and training code public?"]
     assert known["How many models were trained?"] == "46 runs in the fits, 48 read"
-    assert known["Are runs excluded?"] == "2 highest_loss"
+    assert known["Are runs excluded?"] == "2 highest loss"
     assert known["Are outliers dropped?"] == "2 of highest loss, by flag"
     assert known["At which compute?"].startswith("4 budgets, 10¹¹ to ")
     assert known["How is compute counted?"] == "C = 6 N D"

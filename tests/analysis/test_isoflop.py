@@ -2,6 +2,7 @@ import csv
 import re
 from collections import defaultdict
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -510,7 +511,7 @@ def test_the_report_says_the_method_and_shows_the_band():
     band = written["budgets"][0]["near"]
     assert band["within"] == 0.005 and band["low"] < written["budgets"][0]["N"] < band["high"]
     assert band["open_low"] is False and len(band["low_interval"]) == 2
-    page = sections.profiles(found, "<svg></svg>")
+    page = unescape(sections.profiles(found))
     assert "N within 0.5" in page and "Akima's interpolation" in page
     for method, name in {"parabola": "a parabola", "akima": "Akima"}.items():
         assert f"In each budget {name}" in isoflop.rule(by(method))

@@ -1,3 +1,5 @@
+from html import unescape
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -114,7 +116,7 @@ def test_codes_by_run_and_the_section():
     rows[3] = {**rows[3], "batch": rows[3]["D"] / 60, "edge": "N"}
     found = tuple(notes(rows))
     assert quality.by_run(found) == {rows[3]["run"]: "few_steps, at_edge"}
-    page = law_sections.doubtful(found)
+    page = unescape(law_sections.doubtful(found))
     assert "1 run with a doubt" in page and "60 steps" in page and quality.CODES["few_steps"] in page
     assert "None of 7 checks" in law_sections.doubtful(())
 

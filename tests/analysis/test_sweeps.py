@@ -223,7 +223,7 @@ def test_the_report_shows_what_was_varied_and_only_that(tmp_path, rows, heading,
     laws = report.analyze(table(rows), tmp_path / "r", options=Options(draws=40))
     text = (tmp_path / "r" / "report.html").read_text()
     for name in ("rates", "repeats", "branches"):
-        assert (f'<section id="{name}">' in text) == (f'href="#{name}"' in text) == (name == heading)
+        assert (f'<section id="{name}">' in text) == (name == heading)
     made = {p.name for p in (tmp_path / "r" / "figures").glob("*.png")}
     assert made & {"learning_rates.png", "passes.png"} == set(figures)
     assert json.loads((tmp_path / "r" / "laws.json").read_text()) == json.loads(json.dumps(laws))

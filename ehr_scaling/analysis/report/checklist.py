@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO
-from ehr_scaling.analysis.report.html import Raw, chip, paragraph, section, table
+from ehr_scaling.analysis.report.html import Raw, Table, render
+from ehr_scaling.analysis.report.limits import left_out
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.tables.run_table import Floats, RunTable, describe
+from ehr_scaling.analysis.uncertainty import Verdict
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, significant, span
 
 NOT_RECORDED = "not recorded"
@@ -79,9 +81,9 @@ def _collection(r: Results) -> dict[str, str]:
     t, everything = r.table, r.all_runs
     runs, rows = len(np.unique(t.run)), len(t)
     seeds = np.unique(t.seed[np.isfinite(t.seed)])
-    left_out: dict[str, int] = {}
+    dropped: dict[str, int] = {}
     for note in everything.notes:
-        left_out[note.code] = left_out.get(note.code, 0) + 1
+        dropped[note.code] = dropped.get(note.code, 0) + 1
     checkpoints = "the last one" if runs == rows else f"{rows / runs:.1f} on average, resampled together"
     return {
         "How many models were trained?": f"{plural(runs, 'run')} in the fits, {len(np.unique(everything.run))} read",
@@ -93,8 +95,10 @@ def _collection(r: Results) -> dict[str, str]:
         "Which metric, on which data?": "loss in nats a token, on held-out patients" if t.generated is not None else "",
         "Are losses changed before the fit?": "no: neither smoothed nor interpolated, every seed a point of its own",
         "Are checkpoints and training code public?": "",
-        "How precisely is it measured?": _range(t.loss_se, "nats, standard error over patients"),
-        "Are runs excluded?": ", ".join(f"{n} {code}" for code, n in left_out.items()) or "none",
+        "How precisely is it measured?": _range(
+            t.loss_se, "nats, standard error" + (" over patients" if t.of_patients else "")
+        ),
+        "Are runs excluded?": ", ".join(f"{n} {left_out(code, t)}" for code, n in dropped.items()) or "none",
     }
 
 
@@ -204,14 +208,6 @@ def _residual(residuals: Floats) -> str:
 def checklist(results: Results) -> Raw:
     """The section of the report."""
     found = items(results)
-    rows = [[i.part, i.question, i.answer if i.known else chip(i.answer)] for i in found]
-    known = sum(i.known for i in found)
-    text = (
-        f"What (Mis)Fitting (arXiv 2502.18969) asks of every study of scaling laws: {known} of {len(found)} questions "
-        "are answered by the runs. What is not recorded belongs in the text that cites these laws."
-    )
-    body = table(["Part", "Question", "Answer"], rows, words=(0,), long=(1, 2))
-    return section(
-        "checklist", "Reporting checklist", paragraph(text, "muted"),
-        Raw("<details><summary>The checklist</summary>"), body, Raw("</details>"),
-    )  # fmt: skip
+    rows = [[i.part, i.question, i.answer if i.known else Verdict(i.answer, "")] for i in found]
+    table = Table(["Part", "Question", "Answer"], rows, words=(0,), long=(1, 2))
+    return render("checklist.html", table=table, known=sum(i.known for i in found))

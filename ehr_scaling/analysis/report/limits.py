@@ -4,9 +4,15 @@ import numpy as np
 
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.report.results import Results
-from ehr_scaling.analysis.wording import count, plural, power, significant
+from ehr_scaling.analysis.tables.run_table import RunTable
+from ehr_scaling.analysis.wording import count, plural, power, significant, title
 
 FEW_PASSES = 4  # repeats up to about here cost little (Muennighoff et al. 2023, arXiv 2305.16264)
+
+
+def left_out(code: str, table: RunTable) -> str:
+    """Why a run is in no fit, by the code of its note: 'fewer patients'; of runs that know no patients, 'less data'."""
+    return "less data" if code == "fewer_patients" and not table.of_patients else title(code)
 
 
 def limits(r: Results) -> list[str]:
@@ -36,7 +42,7 @@ def limits(r: Results) -> list[str]:
         out.append(
             f"Repeated data: runs saw their training tokens {significant(passes.min(), 2)} to "
             f"{significant(passes.max(), 2)} times; {many} of {len(passes)} more than {FEW_PASSES} times. The laws "
-            "count every token seen as new, so optima of much-repeated runs hold for this number of patients only."
+            "count every token seen as new, so optima of much-repeated runs hold for this amount of data only."
         )
     else:
         out.append("Unique tokens are not in the table, so whether data were repeated is not known.")
@@ -46,11 +52,12 @@ def limits(r: Results) -> list[str]:
         codes: dict[str, int] = {}
         for note in t.notes:
             codes[note.code] = codes.get(note.code, 0) + 1
-        listing = ", ".join(f"{number} {code.replace('_', ' ')}" for code, number in codes.items())
+        listing = ", ".join(f"{number} {left_out(code, t)}" for code, number in codes.items())
         out.append(f"Left out of the fits: {listing}; each is listed with the cells.")
+    task = "any clinical task" if t.of_patients else "a task that the model is meant for"
     out.append(
         "Loss a token depends on the vocabulary: it compares runs of one tokenization only. The optimum is of "
-        "validation loss, which need not be the optimum of any clinical task."
+        f"validation loss, which need not be that of {task}."
     )
     return out
 

@@ -1,46 +1,40 @@
 """The long parts of the report: every cell, provenance."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from ehr_scaling.analysis.joint import quality
-from ehr_scaling.analysis.report.html import Raw, bullets, join, paragraph, section, table
+from ehr_scaling.analysis.report.html import Raw, Table, render
+from ehr_scaling.analysis.report.limits import left_out
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.tables.selection import kind_names
-from ehr_scaling.analysis.wording import (
-    DASH,
-    count,
-    decimal,
-    known,
-    plural,
-    power,
-    significant,
-    title,
-    whole,
-)
+from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, title, whole
+
+# Tables of thousands of runs would make the page unreadable; laws are in laws.json, rows in the user's own file.
+MOST_ROWS = 2000
 
 
 def cells(r: Results) -> Raw:
+    """The section of every run that was read, with what became of it."""
     t = r.all_runs
-    left_out = {note.run: note for note in t.notes}
+    notes = {note.run: note for note in t.notes}
     doubts = quality.by_run(r.doubts)
     scores = {m["cell"]: m["auroc"] for task in r.outcomes[:1] for m in task.rows}
     name = f"AUROC {title(r.outcomes[0].task)}" if r.outcomes else ""
     kinds = kind_names(t)
     several = any(kinds)
     rows = []
-    for i in np.lexsort((t.seed, t.N, t.C if not np.isfinite(t.budget).all() else t.budget)):
+    for i in np.lexsort((t.seed, t.N, t.C if not np.isfinite(t.budget).all() else t.budget))[:MOST_ROWS]:
         se = f" ± {significant(t.loss_se[i], 2)}" if known(t.loss_se[i]) else ""
-        note = left_out.get(str(t.run[i]))
+        note = notes.get(str(t.run[i]))
         rows.append(
             [
                 t.size[i] or DASH, *([kinds[i]] if several else []),
                 count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
                 power(t.C[i]), power(t.C_6nd[i]), whole(t.seed[i]), decimal(t.loss[i]) + se,
                 *([decimal(scores.get(str(t.cell[i])))] if scores else []),
-                title(note.code) if note else _used(doubts.get(str(t.run[i]))),
+                left_out(note.code, t) if note else _used(doubts.get(str(t.run[i]))),
                 significant(t.lr[i]), count(t.batch[i]), count(t.unique_tokens[i]), t.run[i],
             ]
         )  # fmt: skip
@@ -49,54 +43,37 @@ def cells(r: Results) -> Raw:
         "N body", "N head", "D tokens", "Passes", "C counted", "6ND", "Seed", "Loss ± s.e.",
         *([name] if scores else []), "In the fits", "Peak LR", "Batch (tokens)", "Unique tokens", "Run",
     ]  # fmt: skip
-    # Tables of thousands of runs would make the page unreadable; laws are in laws.json, rows in the user's own file.
-    shown = rows[:2000]
-    cut = paragraph(f"The first 2,000 of {len(rows):,} rows.", "muted") if len(rows) > len(shown) else ""
-    unfinished = [n for n in t.notes if n.code == "unfinished"]
-    listing = (
-        join(
-            paragraph(f"{plural(len(unfinished), 'cell')} not finished, and in no fit:"),
-            bullets(f"{n.run}: {n.text}" for n in unfinished),
-        )
-        if unfinished
-        else ""
+    told = [k for k, column in enumerate(zip(*rows, strict=True)) if set(column) != {DASH}]
+    words = {"Size", "Kind", "In the fits", "Run"}
+    table = Table([header[k] for k in told], [[row[k] for k in told] for row in rows])
+    return render(
+        "cells.html",
+        table=table._replace(words=[k for k, name in enumerate(table.header) if name in words]),
+        runs=len(t),
+        unfinished=[n for n in t.notes if n.code == "unfinished"],
+        of_patients=t.of_patients,
+        errors=bool(np.isfinite(t.loss_se).any()),
     )
-    body = table(header, shown, words=(0, *([1] if several else []), len(header) - 5, len(header) - 1))
-    if len(rows) > 60:
-        body = Raw(f"<details><summary>{plural(len(rows), 'run')}</summary>{body}</details>")
-    legend = (
-        "N: body parameters, without embedding and head. D: positions processed. Passes: targets seen over unique "
-        "targets. C: forward and backward FLOPs of body, head and causal attention; 6ND beside it. s.e.: of the "
-        "mean loss over held-out patients, the same patients for every run."
-    )
-    return section("cells", "All cells", body, cut, listing, paragraph(legend, "muted"))
 
 
 def _used(doubts: str | None) -> str:
     return f"used; {title(doubts)}" if doubts else "used"
 
 
+def learning_curves(svg: str | None) -> Raw:
+    """The section of `curve_plots.learning`. Empty where the runs kept no curves."""
+    return render("curves.html", svg=Raw(svg)) if svg else Raw("")
+
+
 def provenance(facts: dict[str, Any]) -> Raw:
-    """Dict of dicts, one table each; deeper ones as dotted names."""
-    parts: list[Any] = []
+    """The section of facts: dict of dicts, one table each; deeper ones as dotted names."""
     loose = {k: v for k, v in facts.items() if not isinstance(v, dict)}
     groups = ({"study": loose} if loose else {}) | {k: v for k, v in facts.items() if isinstance(v, dict)}
-    for name, values in groups.items():
-        parts.append(Raw(f"<details{' open' if len(groups) < 3 else ''}><summary>{name}</summary>"))
-        parts.append(
-            table(
-                ["Setting", "Value"],
-                [[k, Raw(f"<code>{_escaped(v)}</code>")] for k, v in _flat(values)],
-                words=(0,),
-                long=(1,),
-            )
-        )
-        parts.append(Raw("</details>"))
-    return section("provenance", "Data and provenance", *parts)
-
-
-def _escaped(value: Any) -> str:
-    return escape(str(value), quote=False)
+    tables = {
+        name: Table(["Setting", "Value"], [[k, Raw("<code>{}</code>").format(v)] for k, v in _flat(values)], (0,), (1,))
+        for name, values in groups.items()
+    }
+    return render("provenance.html", tables=tables)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

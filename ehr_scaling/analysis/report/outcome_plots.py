@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, SMALLEST_MODEL, Score, of_role
-from ehr_scaling.analysis.report.plots import ACCENT, INK, MANY, MARKERS, MUTED, log_bar, log_ticks
+from ehr_scaling.analysis.report.plots import ACCENT, HERO, INK, MANY, MARKERS, MUTED, log_bar, log_ticks, shades
 from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
 from ehr_scaling.analysis.wording import count, decimal, known, percent, power
 
@@ -20,48 +19,68 @@ DASHES = ("-", (0, (5, 2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1.5)))  # of baseline
 RARE = 0.1  # mean share with the outcome, under which calibration is drawn on logarithmic axes
 
 
-def auroc(task: Outcome) -> Figure:
-    """AUROC of every model against its loss, better models to the right, and against its compute; marked by size."""
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
-    by_loss, by_compute = figure.subplots(1, 2, sharey=True)
-    sizes = sorted({r["N"] for r in task.rows})
-    log_N = np.log(sizes)
-    colours = mpl.colormaps["viridis"](0.88 * (log_N - log_N[0]) / (np.ptp(log_N) or 1.0))
-    many = len(sizes) > MANY
-    markers = ["o" if many else MARKERS[k % len(MARKERS)] for k in range(len(sizes))]
-    C = np.array([r["C"] for r in task.rows])
-    by_compute.set_xscale("log")
-    middle, reach = np.sqrt(C.min() * C.max()), max(1.5 * np.sqrt(C.max() / C.min()), np.sqrt(10))
-    by_compute.set_xlim(middle / reach, middle * reach)  # a decade at least, for the sake of ticks
-    for N, colour, marker in zip(sizes, colours, markers, strict=True):
-        rows = [r for r in task.rows if r["N"] == N]
-        for r in rows:
+def of_loss(task: Outcome) -> Figure:
+    """AUROC of every model against its loss, better models to the right, with the law and its band; marked by size."""
+    figure = Figure(figsize=HERO, layout="constrained")
+    axes = figure.subplots()
+    for N, (colour, marker) in _sizes(task).items():
+        for r in task.rows:
+            if r["N"] != N:
+                continue
             low, high = (r[k] if known(r[k]) else r["auroc"] for k in ("low", "high"))
-            by_loss.errorbar(
+            axes.errorbar(
                 r["loss"], r["auroc"], yerr=[[max(r["auroc"] - low, 0)], [max(high - r["auroc"], 0)]], fmt=marker,
                 ms=5, color=colour, lw=1, elinewidth=0.8, alpha=0.85,
             )  # fmt: skip
-        _by_compute(by_compute, rows, colour, marker)
+    handles = []
     if task.curve:
-        colour = MUTED if task.verdict.word == UNIDENTIFIED else INK
+        ink = MUTED if task.verdict.word == UNIDENTIFIED else INK
         line = np.linspace(*task.curve.losses, 100)
-        by_loss.fill_between(line, *task.curve.band(line), color=colour, alpha=0.13, lw=0, zorder=1)
-        by_loss.plot(line, task.curve(line), color=colour, lw=1.6, zorder=2)
-    handles = _baselines(task, by_loss, by_compute)
-    if task.curve:
-        handles.insert(0, Line2D([], [], color=colour, lw=1.6, label=f"law and band ({task.verdict.word})"))
-    if many:
-        bar = log_bar(figure, by_compute, sizes[0], sizes[-1], "Body parameters N")
+        axes.fill_between(line, *task.curve.band(line), color=ink, alpha=0.13, lw=0, zorder=1)
+        axes.plot(line, task.curve(line), color=ink, lw=1.6, zorder=2)
+        handles.append(Line2D([], [], color=ink, lw=1.6, label=f"law and band ({task.verdict.word})"))
+    axes.invert_xaxis()
+    axes.set(xlabel="Validation loss (nats a token), lower to the right", ylabel="AUROC")
+    _legend(figure, axes, task, handles)
+    return figure
+
+
+def of_compute(task: Outcome) -> Figure:
+    """AUROC of every model against its compute, beside the baselines; marked by size."""
+    figure = Figure(figsize=HERO, layout="constrained")
+    axes = figure.subplots()
+    C = np.array([r["C"] for r in task.rows])
+    axes.set_xscale("log")
+    middle, reach = np.sqrt(C.min() * C.max()), max(1.5 * np.sqrt(C.max() / C.min()), np.sqrt(10))
+    axes.set_xlim(middle / reach, middle * reach)  # a decade at least, for the sake of ticks
+    for N, (colour, marker) in _sizes(task).items():
+        _by_compute(axes, [r for r in task.rows if r["N"] == N], colour, marker)
+    axes.set(xlabel="Compute C (FLOPs)", ylabel="AUROC")
+    log_ticks(axes.xaxis, power)
+    _legend(figure, axes, task, [])
+    return figure
+
+
+def _sizes(task: Outcome) -> dict[float, tuple[Floats, str]]:
+    """Colour and marker of each size, ascending."""
+    sizes = sorted({r["N"] for r in task.rows})
+    markers = ["o" if len(sizes) > MANY else MARKERS[k % len(MARKERS)] for k in range(len(sizes))]
+    return dict(zip(sizes, zip(shades(sizes), markers, strict=True), strict=True))
+
+
+def _legend(figure: Figure, axes: Axes, task: Outcome, handles: list[Line2D]) -> None:
+    """Draws the baselines and says what all marks are."""
+    handles = handles + _baselines(task, axes)
+    sizes = _sizes(task)
+    if len(sizes) > MANY:
+        bar = log_bar(figure, axes, min(sizes), max(sizes), "Body parameters N")
         log_ticks(bar.ax.yaxis, lambda value: count(value, 2))
     else:
-        dots = zip(sizes, colours, markers, strict=True)
-        handles += [Line2D([], [], ls="", marker=m, color=c, ms=5.5, label=f"N = {count(N)}") for N, c, m in dots]
-    by_loss.invert_xaxis()
-    by_loss.set(xlabel="Validation loss (nats a token), lower to the right", ylabel="AUROC")
-    by_compute.set(xlabel="Compute C (FLOPs)")
-    log_ticks(by_compute.xaxis, power)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return figure
+        handles += [
+            Line2D([], [], ls="", marker=marker, color=tuple(colour), ms=5.5, label=f"N = {count(N)}")
+            for N, (colour, marker) in sizes.items()
+        ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _by_compute(axes: Axes, rows: list[dict[str, Any]], colour: Floats, marker: str) -> None:
@@ -75,12 +94,11 @@ def _by_compute(axes: Axes, rows: list[dict[str, Any]], colour: Floats, marker: 
     axes.plot(*means, color=colour, lw=1.1, alpha=0.7, zorder=2)
 
 
-def _baselines(task: Outcome, *panels: Axes) -> list[Line2D]:
+def _baselines(task: Outcome, axes: Axes) -> list[Line2D]:
     """Lines of the baselines, the first with its interval, and that of chance; one that ranks nothing is chance."""
     handles, chance = [], ["chance"]
     if task.baseline and known(task.baseline["low"]) and known(task.baseline["high"]):
-        for axes in panels:
-            axes.axhspan(task.baseline["low"], task.baseline["high"], color=ACCENT, alpha=0.1, lw=0, zorder=0)
+        axes.axhspan(task.baseline["low"], task.baseline["high"], color=ACCENT, alpha=0.1, lw=0, zorder=0)
     for score, dash in _dashed(task.compared):
         if "auroc" not in score.measures:
             continue
@@ -88,11 +106,9 @@ def _baselines(task: Outcome, *panels: Axes) -> list[Line2D]:
         if _constant(score):
             chance.append(score.name)
             continue
-        for axes in panels:
-            axes.axhline(reached, color=ACCENT, lw=1.6, ls=dash, zorder=1)
+        axes.axhline(reached, color=ACCENT, lw=1.6, ls=dash, zorder=1)
         handles.append(Line2D([], [], color=ACCENT, lw=1.6, ls=dash, label=f"{score.name}: {decimal(reached)}"))
-    for axes in panels:
-        axes.axhline(0.5, color=MUTED, lw=1.2, ls=CHANCE)
+    axes.axhline(0.5, color=MUTED, lw=1.2, ls=CHANCE)
     return [*handles, Line2D([], [], color=MUTED, lw=1.2, ls=CHANCE, label=", ".join(chance))]
 
 

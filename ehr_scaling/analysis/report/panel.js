@@ -62,21 +62,21 @@
       const written = Object.entries(attributes).map(([key, value]) => `${key}="${value}"`).join(" ");
       parts.push(`<${name} ${written}>${text}</${name}>`);
     };
-    const words = {"font-size": 12, fill: "#5b6672"};
+    const words = {"font-size": 12, fill: "var(--muted)"};
     const band = found.band.map(N => X(Math.min(Math.max(Math.log10(N), x0), x1)));
     add("rect", {x: band[0], y: pad.t, width: Math.max(band[1] - band[0], 1), height: high - pad.t - pad.b,
-      fill: "#e3f2ec"});
+      fill: "var(--good-soft)"});
     for (let e = Math.ceil(x0); e <= x1; e++) {
-      add("line", {x1: X(e), x2: X(e), y1: pad.t, y2: high - pad.b, stroke: "#e1e5ea"});
+      add("line", {x1: X(e), x2: X(e), y1: pad.t, y2: high - pad.b, stroke: "var(--rule)"});
       add("text", {x: X(e), y: high - pad.b + 16, "text-anchor": "middle", ...words}, count(10 ** e));
     }
     for (const y of [found.loss, found.loss * 1.05, found.loss * 1.1]) {
-      add("line", {x1: pad.l, x2: wide - pad.r, y1: Y(y), y2: Y(y), stroke: "#e1e5ea"});
+      add("line", {x1: pad.l, x2: wide - pad.r, y1: Y(y), y2: Y(y), stroke: "var(--rule)"});
       add("text", {x: pad.l - 6, y: Y(y) + 4, "text-anchor": "end", ...words}, loss3(y));
     }
     const drawn = keep.filter(([, y]) => y <= top).map(([x, y]) => X(x).toFixed(1) + "," + Y(y).toFixed(1));
-    add("polyline", {points: drawn.join(" "), fill: "none", stroke: "#1d4f91", "stroke-width": 2});
-    add("circle", {cx: X(Math.log10(found.N)), cy: Y(found.loss), r: 5, fill: "#c2410c"});
+    add("polyline", {points: drawn.join(" "), fill: "none", stroke: "var(--ink)", "stroke-width": 2});
+    add("circle", {cx: X(Math.log10(found.N)), cy: Y(found.loss), r: 5, fill: "var(--accent)"});
     add("text", {x: wide - pad.r, y: high - 4, "text-anchor": "end", ...words},
       `body parameters; shaded: within ${100 * K.band} % of the lowest loss`);
     const made = element("div", {});
@@ -89,7 +89,7 @@
   // A table that does not say how many tokens its runs had sets no limit.
   const data = P.tokens && slider("plan-data", P.patients ? "Patients" : "Unique tokens",
     P.patients ? P.tokens.map(x => x / P.tokens[1] * P.patients) : P.tokens, count);
-  const passes = P.tokens && slider("plan-passes", "Passes over them at most", P.passes, x => x.toPrecision(2));
+  const passes = P.tokens && slider("plan-passes", "Passes over them, at most", P.passes, x => x.toPrecision(2));
   const outcome = element("div", {"aria-live": "polite"});
 
   function update() {
@@ -97,19 +97,24 @@
     const found = plan(K, compute.value(), tokens, passes ? passes.value() : Infinity);
     const refused = REASONS.filter((_, i) => found.refused[i]);
     if (refused.length) {
-      outcome.replaceChildren(element("p", {}, element("span", {class: "chip bad"}, "refused"), " " +
-        refused.join("; ") + "."));
+      const why = refused[0][0].toUpperCase() + refused[0].slice(1);
+      outcome.replaceChildren(element("p", {}, element("span", {class: "chip bad"}, "no plan"), ` ${why}.`));
       return;
     }
     const word = found.extrapolated ? "extrapolated" : "supported";
+    const more = P.patients ? "patients" : "unique tokens";
     let exchange = {
-      "no limit": "No limit of data is given.", enough: "More patients would not help at this compute.",
-      "not told": "Whether more patients would help is not told: the runs do not say what it costs to see tokens again.",
+      "no limit": "Any number of tokens: the table does not say how many are unique.",
+      enough: `More ${more} would not help at this compute.`,
+      "not told": `Whether more ${more} would help is not told: the runs do not say what it costs to see tokens again.`,
     }[found.data];
-    if (isFinite(found.feeds.C)) exchange += ` They feed ${count(found.feeds.N)} parameters at ${power(found.feeds.C)} FLOPs.`;
     if (found.data === "limits") exchange = isFinite(found.patients_are_worth)
-      ? `The patients limit this plan: twice as many are worth ${found.patients_are_worth.toPrecision(3)} times the compute.`
-      : "The patients limit this plan: twice as many reach what no compute does with these.";
+      ? `The ${more} limit this plan: twice as many are worth ${found.patients_are_worth.toPrecision(3)} times the compute.`
+      : `The ${more} limit this plan: twice as many reach what no compute does with these.`;
+    else if (data && isFinite(found.feeds.C)) {
+      const these = count(P.patients ? data.value() : tokens);
+      exchange += ` These ${these} feed ${count(found.feeds.N)} parameters at ${power(found.feeds.C)} FLOPs.`;
+    }
     const cards = [
       card("Size N*", count(found.N), `${span(found.N_interval, count)}; within ${100 * K.band} % of the lowest loss: ` +
         `${span(found.band, count)}`),

@@ -7,64 +7,49 @@ import numpy as np
 
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner
-from ehr_scaling.analysis.plan.plan_words import TOLERANCE
-from ehr_scaling.analysis.plan.record import Plan, Planner
-from ehr_scaling.analysis.report.html import Raw, join, paragraph, section
-from ehr_scaling.analysis.wording import count, decimal, percent, power, span
+from ehr_scaling.analysis.plan.record import Planner
+from ehr_scaling.analysis.report.html import Raw, render
 
-DECADES = (1.0, 4.0)  # of compute that the slider shows below and above the largest run
+STARTS = (10.0, 3.0, 1.0, 0.3, 0.1)  # of the largest run's compute: the panel begins at the first that has a plan
+MOST = 1e4  # times the largest run's compute, where the slider ends
 DATA = (1e-2, 1e3)  # of the patients of the report
 MOST_PASSES = 16
 
 
 def plan(known: Planner | None) -> Raw:
-    """Sliders and what follows from them; without a script, one plan in words. Nothing where no law could be fitted."""
+    """Sliders and what follows from them; without a script, one plan in words.
+
+    One line where there is no plan at any of STARTS. Nothing where no law could be fitted.
+    """
     if known is None:
         return Raw("")
-    tokens, limited = known.unique_tokens, np.isfinite(known.unique_tokens)
+    tokens, limited = known.unique_tokens, bool(np.isfinite(known.unique_tokens))
     patients = known.patients if np.isfinite(known.patients) else None
     passes = known.seen["passes"][1]
-    passes = float(min(max(passes, 1.0), MOST_PASSES)) if np.isfinite(passes) else 1.0
-    C = 10 * known.forecaster.top
+    passes = float(min(max(passes, 1.0), MOST_PASSES)) if limited and np.isfinite(passes) else 1.0
+    top = known.forecaster.top
+    for start in STARTS:
+        made = planner.plan(known, start * top, *((tokens, passes) if limited else (np.inf, np.inf)))
+        if not made.refused:
+            break
+    least = min(STARTS[-1] * top, known.seen["C"][0])
     record = {
         **plain(plan_basis.to_json(known)),
         "panel": {
-            "C": [known.forecaster.top * 10 ** -DECADES[0], C, known.forecaster.top * 10 ** DECADES[1]],
+            "C": [least, made.C, MOST * top],
             "tokens": [tokens * DATA[0], tokens, tokens * DATA[1]] if limited else None,
             "patients": patients,
             "passes": [1, passes, MOST_PASSES],
         },
     }
-    # A "<" could end the script that holds it.
-    data = json.dumps(record, allow_nan=False).replace("<", "\\u003c")
     code = resources.files("ehr_scaling.analysis")
     script = "".join((code / name).read_text(encoding="utf-8") for name in ("plan/planner.js", "report/panel.js"))
-    about = join(
-        "Drag what you have. The plan is the best use of the compute by the law that forecast the held-out runs best, "
-        f"with its {percent(known.forecaster.options.level)} intervals; ",
-        Raw("<code>python -m launch.plan</code>"),
-        " gives the same, with wall times. It is refused where the law is unidentified, and beyond the runs where laws "
-        f"about as good disagree by more than {percent(TOLERANCE)} of the loss, or law and IsoFLOP optima about the "
-        "size.",
-    )
-    allowed = (tokens, passes) if limited else (np.inf, np.inf)
-    return section(
-        "plan",
-        "Plan",
-        paragraph(about),
-        Raw('<div id="panel"></div>'),
-        Raw(f"<noscript>{paragraph(_in_words(planner.plan(known, C, *allowed)))}</noscript>"),
-        Raw(f'<script type="application/json" id="planner-data">{data}</script>\n<script>\n{script}</script>'),
-    )
-
-
-def _in_words(made: Plan) -> Raw:
-    data = f"{count(made.unique_tokens)} unique tokens" if np.isfinite(made.unique_tokens) else "no limit of data"
-    head = f"With {power(made.C)} FLOPs and {data}: "
-    if made.refused:
-        return join(head, "no plan, for ", "; ".join(made.refused), ".")
-    return join(
-        head,
-        f"{count(made.N)} body parameters ({span(made.N_interval, count)}) on {count(made.D)} tokens, reaching "
-        f"{decimal(made.loss)} nats a token ({span(made.loss_interval)}), {made.words['loss'].word}.",
+    return render(
+        "plan.html",
+        made=made,
+        limited=limited,
+        level=known.forecaster.options.level,
+        # A "<" could end the script that holds it.
+        data=Raw(json.dumps(record, allow_nan=False).replace("<", "\\u003c")),
+        script=Raw(script),
     )

@@ -1,8 +1,11 @@
-"""The figures: matplotlib without a display, one style, colours that survive colour blindness and grey print."""
+"""The figures: matplotlib without a display, one style, colours that survive colour blindness, grey print and the dark.
+
+Whatever grows (compute, size, tokens) is drawn from pale to dark, so that any eye tells its order by lightness alone.
+"""
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,15 @@ PUBLISHED = {"N": 0.58, "D": 0.44}
 PUBLISHED_SOURCE = "arXiv 2505.22964"
 CURVES = {isoflop.PARABOLA: "parabola", isoflop.AKIMA: "Akima's interpolation"}
 MANY = 9  # more budgets than this are told apart by a colour bar, not by a legend
+
+HERO = (5.0, 4.0)  # inches: of figures that are read on a phone as they are
+
+# The palest yellow of viridis is left out, it vanishes on white, as its darkest blue does in the dark.
+SHADES = mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.8, 0.0, 256)), "shades")
+_IN_THE_DARK = mpl.colormaps["viridis"](np.linspace(0.36, 1.0, 256))
+# What a browser may change of a figure that stands in a page: colours by the names of its style sheet.
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", "#ffffff": "--page"}
+_VARIABLES |= {mpl.colors.to_hex(SHADES(k)): f"--shade-{k}" for k in reversed(range(256))}
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -57,7 +69,10 @@ STYLE: Any = {
 
 
 def render(draw: Callable[..., Figure], folder: Path, name: str, *args: Any) -> str:
-    """Draws a figure, writes `<folder>/<name>.png` and `.svg`, and returns it as SVG that can stand inside HTML."""
+    """Draws a figure, writes `<folder>/<name>.png` and `.svg`, and returns it as SVG that can stand inside HTML.
+
+    There its colours are those of the page's style sheet and of `palette`.
+    """
     with mpl.rc_context(STYLE):
         figure = draw(*args)
         FigureCanvasAgg(figure)
@@ -72,28 +87,50 @@ def render(draw: Callable[..., Figure], folder: Path, name: str, *args: Any) -> 
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     # Marks and clips are referenced by id, which must differ between figures of one page.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({_VARIABLES[m[0]]})" if m[0] in _VARIABLES else m[0], svg)
     return re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" class="plot" aria-hidden="true">', svg, count=1
     )
 
 
+def palette(svgs: Iterable[str]) -> str:
+    """CSS of the shades that these figures have, for a bright page and for a dark one."""
+    used = sorted({int(k) for svg in svgs for k in re.findall(r"var\(--shade-(\d+)\)", svg)})
+    bright, dark = (
+        " ".join(f"--shade-{k}: {mpl.colors.to_hex(colours[k])};" for k in used)
+        for colours in (SHADES(np.arange(256)), _IN_THE_DARK)
+    )
+    return f":root {{ {bright} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+
+
+def shades(values: Sequence[float] | Floats) -> Floats:
+    """[n, 4] colours of values in ascending order: the first pale, the last dark; evenly apart where they are few."""
+    n = len(values)
+    if n <= MANY:
+        return SHADES(np.linspace(0, 1, n) if n > 1 else np.ones(n))
+    logs = np.log(np.asarray(values, np.float64))
+    return SHADES((logs - logs[0]) / (np.ptp(logs) or 1.0))
+
+
 def budget_colours(results: Results) -> Floats:
-    """[budgets, 4] viridis by log C; the palest yellow is left out, it vanishes on white."""
-    log_C = np.log([b.C for b in results.budgets])
-    spread = np.ptp(log_C) if len(log_C) > 1 else 1.0
-    return mpl.colormaps["viridis"](0.88 * (log_C - log_C.min()) / (spread or 1.0))
+    """[budgets, 4] by C, ascending."""
+    return shades([b.C for b in results.budgets])
 
 
 def fan(results: Results) -> Figure:
     """Loss against size at each budget: a point a run, the fitted curve, its minimum where one is bracketed."""
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=HERO, layout="constrained")
     axes = figure.subplots()
     table, colours = results.table, budget_colours(results)
     seeds = _seeds(table.seed)
+    top = _top(results)
     for budget, colour in zip(results.budgets, colours, strict=True):
         good = budget.verdict == parabola.BRACKETED
         for row in budget.rows:
             inside = budget.window[np.flatnonzero(budget.rows == row)[0]]
+            if table.loss[row] > top:
+                axes.plot(table.N[row], top, ls="", marker=r"$\uparrow$", ms=7, color=colour, clip_on=False, zorder=3)
+                continue
             axes.plot(
                 table.N[row], table.loss[row], MARKERS[seeds[row] % len(MARKERS)], ms=5.5, mec=colour, mew=1.2,
                 mfc=colour if inside else "white", alpha=0.85, zorder=3,
@@ -109,52 +146,69 @@ def fan(results: Results) -> Figure:
     axes.set_xscale("log")
     _counts(axes.xaxis)
     axes.set(xlabel="Body parameters N", ylabel="Validation loss (nats a token)")
+    dashed: Any = (0, (2.2, 1.4))
     if len(results.budgets) <= MANY:
         handles = [
-            Line2D([], [], color=c, lw=2.5, ls="-" if b.verdict == parabola.BRACKETED else (0, (2.2, 1.4)),
-                   label=f"{power(b.C)} FLOPs: {b.verdict}")
+            Line2D([], [], color=c, lw=2.5, ls="-" if b.verdict == parabola.BRACKETED else dashed,
+                   label=f"{power(b.C)} FLOPs")
             for b, c in zip(results.budgets[::-1], colours[::-1], strict=True)
         ]  # fmt: skip
     else:
-        handles = [
-            Line2D([], [], color=MUTED, lw=2, label=f"{CURVES[results.options.isoflop]}, bracketed"),
-            Line2D([], [], color=MUTED, lw=2, ls=(0, (2.2, 1.4)), label="not bracketed"),
-        ]
-        _budget_bar(figure, axes, results)
-    star = Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="optimum N* and its interval")
+        handles = [Line2D([], [], color=MUTED, lw=2, label=f"{CURVES[results.options.isoflop]}, bracketed")]
+        budget_bar(figure, axes, results)
+    if any(b.verdict != parabola.BRACKETED for b in results.budgets):
+        handles.append(Line2D([], [], color=MUTED, lw=2, ls=dashed, label="dashed: not bracketed"))
+    star = Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="best size, interval")
     handles += [star] if any(b.verdict == parabola.BRACKETED for b in results.budgets) else []
     handles += _seed_handles(table.seed)
-    many = len(results.budgets) > MANY
-    place: Any = "outside lower center" if many else "outside right upper"
-    figure.legend(handles=handles, loc=place, ncols=4 if many else 1)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _top(results: Results) -> float:
+    """Loss above which single runs would press all curves flat; they are drawn as arrows at it."""
+    rows = np.concatenate([b.rows[b.window] for b in results.budgets] or [np.zeros(0, np.int64)])
+    losses = results.table.loss
+    near = losses[rows] if len(rows) else losses
+    top = near.max() + 0.25 * np.ptp(near)
+    return float(top) if losses.max() > near.max() + 0.5 * np.ptp(near) else np.inf
+
+
+def best_sizes(results: Results) -> Figure:
+    """N_opt against compute, with its band."""
+    figure = Figure(figsize=HERO, layout="constrained")
+    _optima(figure.subplots(), results, "N", "Optimal parameters N*")
     return figure
 
 
 def scaling(results: Results) -> Figure:
-    """N_opt and D_opt against compute, with bands; the published exponents as slopes to compare with."""
+    """N_opt and D_opt against compute, with bands; for studies of records the published exponents as slopes beside."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, name, what in zip(
-        figure.subplots(1, 2), ("N", "D"), ("Optimal parameters N*", "Optimal tokens D*"), strict=True
-    ):
-        law = results.lines[name]
-        _points(axes, results, name)
-        _band(axes, law, results)
-        if len(law.C):
-            axes.set_yscale("log")
-        else:
-            axes.set_yticks([])
-        if np.isfinite(law.exponent):
+    left, right = figure.subplots(1, 2)
+    _optima(left, results, "N", "Optimal parameters N*")
+    _optima(right, results, "D", "Optimal tokens D*")
+    return figure
+
+
+def _optima(axes: Axes, results: Results, name: str, what: str) -> None:
+    law = results.lines[name]
+    _points(axes, results, name)
+    _band(axes, law, results)
+    if len(law.C):
+        axes.set_yscale("log")
+    else:
+        axes.set_yticks([])
+    if np.isfinite(law.exponent):
+        if results.table.of_patients:
             C = _reach(results)
             anchor = float(np.exp(law.log_k) + law.floor)
             axes.plot(C, anchor * (C / law.C0) ** PUBLISHED[name], color=MUTED, lw=1.3, ls=":", zorder=1,
                       label=f"slope {PUBLISHED[name]} ({PUBLISHED_SOURCE})")  # fmt: skip
-            axes.legend(loc="upper left")
-        if len(law.C):
-            _counts(axes.yaxis)
-        axes.set(ylabel=what)
-        exponent = "exponent unidentified" if not np.isfinite(law.exponent) else _exponent(name, law)
-        axes.set_title(exponent)
-    return figure
+        axes.legend(loc="upper left")
+    if len(law.C):
+        _counts(axes.yaxis)
+    axes.set(ylabel=what)
+    axes.set_title("exponent unidentified" if not np.isfinite(law.exponent) else _exponent(name, law))
 
 
 def loss_of_compute(results: Results) -> Figure:
@@ -197,7 +251,7 @@ def joint_fit(results: Results) -> Figure:
         ]
         figure.legend(handles=dots, loc="outside right upper")
     else:
-        _budget_bar(figure, axes, results)
+        budget_bar(figure, axes, results)
     return figure
 
 
@@ -315,16 +369,15 @@ def _seed_handles(seed: Floats) -> list[Line2D]:
     ]
 
 
-def _budget_bar(figure: Figure, axes: Axes, results: Results) -> None:
+def budget_bar(figure: Figure, axes: Axes, results: Results) -> None:
     C = [b.C for b in results.budgets]
     log_bar(figure, axes, min(C), max(C), "Compute C (FLOPs)")
 
 
 def log_bar(figure: Figure, axes: Axes, low: float, high: float, label: str) -> Any:
-    """A bar beside `axes` of the colours from low to high: viridis, without its palest yellow. Returns it."""
-    norm = mpl.colors.LogNorm(low, high * (high / low) ** (0.12 / 0.88))
-    bar: Any = figure.colorbar(mpl.cm.ScalarMappable(norm, mpl.colormaps["viridis"]), ax=axes, pad=0.01)
-    bar.ax.set_ylim(low, high)
+    """A bar beside `axes` of the shades from low to high. Returns it."""
+    norm = mpl.colors.LogNorm(low, high)
+    bar: Any = figure.colorbar(mpl.cm.ScalarMappable(norm, SHADES), ax=axes, pad=0.01)
     bar.set_label(label)
     bar.outline.set_visible(False)
     bar.solids.set(rasterized=False, edgecolor="face")  # as lines and areas, not as an image inside the SVG

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ehr_scaling.analysis.repeats.repeated_data import IGNORED, Repeated
 from ehr_scaling.analysis.repeats.repeated_laws import LEAST_REPEATS
-from ehr_scaling.analysis.report.plots import MUTED
+from ehr_scaling.analysis.report.plots import MUTED, shades
 from ehr_scaling.analysis.uncertainty import Floats
 from ehr_scaling.analysis.wording import count, significant
 
@@ -28,7 +28,7 @@ def passes(found: Repeated) -> Figure:
     sizes = _most(table.N[repeating], PANELS)
     here = repeating & np.isin(table.N, sizes)
     pools = _most(pool[here], LINES)
-    colours = dict(zip(pools, mpl.colormaps["viridis"](np.linspace(0, 0.88, len(pools))), strict=True))
+    colours = dict(zip(pools, shades(pools), strict=True))
     shown = ([] if found.selected == IGNORED else [found.selected]) + [IGNORED]
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     row = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]

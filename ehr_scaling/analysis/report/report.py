@@ -1,13 +1,16 @@
 """From runs to a report: laws.json, forecast.json, figures and one page that stands alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ehr_scaling.analysis.forecast import holdout
 from ehr_scaling.analysis.report import (
+    answer,
     checklist,
+    curve_plots,
     folder,
+    html,
     law_sections,
     listings,
     outcome_plots,
@@ -22,13 +25,12 @@ from ehr_scaling.analysis.report import (
     sweep_sections,
 )
 from ehr_scaling.analysis.report.folder import MARK
-from ehr_scaling.analysis.report.html import Raw, bullets, page, section
+from ehr_scaling.analysis.report.html import Raw
 from ehr_scaling.analysis.report.limits import limits
 from ehr_scaling.analysis.report.results import Results, fit, to_json
-from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables import curves, readers
 from ehr_scaling.analysis.tables.run_table import RunTable, describe
-from ehr_scaling.analysis.uncertainty import Options
-from ehr_scaling.analysis.wording import plural
+from ehr_scaling.analysis.uncertainty import Floats, Options
 from ehr_scaling.artifacts import write_json, write_text
 
 TITLE = "Scaling laws for electronic health records"
@@ -73,66 +75,79 @@ def analyze(
         laws = to_json(results)
         facts = provenance() if callable(provenance) else provenance or {}
         laws["provenance"] = facts
-        write_text(partial / "report.html", render(results, partial / "figures", facts))
+        learnt = curves.read(runs, results.table) if isinstance(runs, Path) and runs.is_dir() else {}
+        write_text(partial / "report.html", render(results, partial / "figures", facts, learnt))
         laws["files"] = sorted([*folder.files(partial), MARK])
         write_json(partial / MARK, laws)
     return laws
 
 
-def render(results: Results, figures: Path, provenance: dict[str, Any]) -> str:
-    """The page; writes the PNG of every figure into `figures`."""
-    svg = {
-        "fan": plots.render(plots.fan, figures, "isoflop", results),
-        "laws": plots.render(plots.scaling, figures, "power_laws", results),
-        "loss": plots.render(plots.loss_of_compute, figures, "loss_of_compute", results),
+def draw(results: Results, figures: Path, learnt: Mapping[str, Floats]) -> dict[str, str]:
+    """Every figure as SVG by its name; writes `<name>.png` and `<name>.svg` of each into `figures`."""
+    r = results
+    drawn: dict[str, tuple[Any, ...]] = {
+        "isoflop": (plots.fan, r),
+        "power_laws": (plots.scaling, r),
+        "loss_of_compute": (plots.loss_of_compute, r),
     }
-    if results.joint:
-        svg["joint"] = plots.render(plots.joint_fit, figures, "joint_law", results)
-    if results.identifiability:
-        svg["profiles"] = plots.render(profile_plots.profiles, figures, "profiles", results.identifiability)
-    if results.holdout and any(row["low"] is not None for row in results.holdout["rows"]):
-        svg["sealed"] = plots.render(plots.sealed, figures, "sealed_forecast", results)
-    if results.rates:
-        svg["rates"] = plots.render(sweep_plots.learning_rates, figures, "learning_rates", results)
-    if results.repeats:
-        svg["repeats"] = plots.render(sweep_plots.passes, figures, "passes", results)
-    if results.repeated:
-        svg["repeated"] = plots.render(repeated_plots.passes, figures, "repeated_data", results.repeated)
-    scored = {
-        task.task: plots.render(outcome_plots.auroc, figures, f"outcome_{task.task}", task)
-        for task in results.outcomes
-        if task.rows
-    }
-    accuracy = {
-        task.task: plots.render(outcome_plots.accuracy, figures, f"accuracy_{task.task}", task.compared)
-        for task in results.outcomes
-        if outcome_plots.has_accuracy(task.compared)
-    }
-    lead = (
-        f"{plural(len(results.table), 'run')} in {plural(len(results.budgets), 'compute budget')}. Every number "
-        "stands with its interval and one of three words: supported (inside the data, bracketed), extrapolated, "
-        "unidentified."
-    )
+    tasks = [task for task in r.outcomes if task.rows]
+    if not tasks and any(len(line.C) for line in r.lines.values()):
+        drawn["best_sizes"] = plots.best_sizes, r
+    if learnt:
+        drawn["learning_curves"] = curve_plots.learning, r, learnt
+    if r.joint:
+        drawn["joint_law"] = plots.joint_fit, r
+    if r.identifiability:
+        drawn["profiles"] = profile_plots.profiles, r.identifiability
+    if r.holdout and any(row["low"] is not None for row in r.holdout["rows"]):
+        drawn["sealed_forecast"] = plots.sealed, r
+    if r.rates:
+        drawn["learning_rates"] = sweep_plots.learning_rates, r
+    if r.repeats:
+        drawn["passes"] = sweep_plots.passes, r
+    if r.repeated:
+        drawn["repeated_data"] = repeated_plots.passes, r.repeated
+    for task in tasks:
+        drawn[f"auroc_{task.task}"] = outcome_plots.of_compute, task
+        drawn[f"outcome_{task.task}"] = outcome_plots.of_loss, task
+    for task in r.outcomes:
+        if outcome_plots.has_accuracy(task.compared):
+            drawn[f"accuracy_{task.task}"] = outcome_plots.accuracy, task.compared
+    return {name: plots.render(how, figures, name, *what) for name, (how, *what) in drawn.items()}
+
+
+def render(
+    results: Results, figures: Path, provenance: dict[str, Any], learnt: Mapping[str, Floats] | None = None
+) -> str:
+    """The page; writes every figure into `figures`. learnt: of `tables.curves.read`."""
+    r, svg = results, draw(results, figures, learnt or {})
     body = [
-        sections.answer(results),
-        plan_section.plan(results.planner),
-        sections.profiles(results, svg["fan"]),
-        sections.power_laws(results, svg["laws"], svg["loss"]),
-        sections.joint(results, svg.get("joint")),
-        law_sections.identifiability(results.identifiability, svg["profiles"]) if results.identifiability else Raw(""),
-        sections.sealed(results, svg.get("sealed")),
-        sweep_sections.learning_rates(results, svg.get("rates")),
-        sweep_sections.repeated(results, svg.get("repeats")),
-        repeated_sections.section(results.repeated, svg.get("repeated")),
-        sweep_sections.branches(results),
-        outcome_sections.outcomes(results, scored, accuracy),
-        law_sections.counting(results.conventions),
-        law_sections.doubtful(results.doubts),
-        listings.cells(results),
-        checklist.checklist(results),
-        listings.provenance(provenance or {"analysis": {"source": results.table.source}}),
-        section("limits", "Limits", bullets(limits(results))),
+        answer.answer(r, svg),
+        plan_section.plan(r.planner),
+        sections.profiles(r),
+        sections.power_laws(r, svg["power_laws"], svg["loss_of_compute"]),
+        sections.joint(r, svg.get("joint_law")),
+        law_sections.identifiability(r.identifiability, svg.get("profiles")),
+        sections.sealed(r, svg.get("sealed_forecast")),
+        sweep_sections.learning_rates(r, svg.get("learning_rates")),
+        sweep_sections.repeated(r, svg.get("passes")),
+        repeated_sections.section(r.repeated, svg.get("repeated_data")),
+        sweep_sections.branches(r),
+        outcome_sections.outcomes(r, svg),
+        listings.learning_curves(svg.get("learning_curves")),
+        law_sections.counting(r.conventions),
+        law_sections.doubtful(r.doubts),
+        listings.cells(r),
+        checklist.checklist(r),
+        listings.provenance(provenance or {"analysis": {"source": r.table.source}}),
+        html.render("limits.html", limits=limits(r)),
     ]
-    title = TABLE_TITLE if results.table.generated is None else TITLE
-    headings = [(name, label) for name, label in sections.HEADINGS if any(f'<section id="{name}">' in p for p in body)]
-    return page(title, f"{describe(results.all_runs)}.", lead, headings, body)
+    return str(
+        html.render(
+            "report.html",
+            heading=TABLE_TITLE if r.table.generated is None else TITLE,
+            first_line=f"{describe(r.all_runs)}.",
+            body=body,
+            style=Raw(plots.palette(svg.values())),
+        )
+    )

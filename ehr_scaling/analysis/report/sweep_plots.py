@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ehr_scaling.analysis.isoflop import parabola, rates
-from ehr_scaling.analysis.report.plots import ACCENT
+from ehr_scaling.analysis.report.plots import ACCENT, shades
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.tables.selection import grouped
 from ehr_scaling.analysis.uncertainty import Floats
@@ -31,10 +30,6 @@ def _spread(number: int, at_most: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, number - 1, min(number, at_most)).round()})
 
 
-def _shades(number: int) -> Floats:
-    return mpl.colormaps["viridis"](np.linspace(0, 0.88, number) if number > 1 else np.array([0.35]))
-
-
 def learning_rates(results: Results) -> Figure:
     """Loss against learning rate for each size, a panel for each kind of run, with the optima that are bracketed."""
     found = results.rates
@@ -43,7 +38,7 @@ def learning_rates(results: Results) -> Figure:
     shown = list(panels.items())[:PANELS]
     sizes = sorted({curve.N for _, curves in shown for curve in curves})
     sizes = [sizes[i] for i in _spread(len(sizes), LINES)]
-    colours = dict(zip(sizes, _shades(len(sizes)), strict=True))
+    colours = dict(zip(sizes, shades(sizes), strict=True))
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     row = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, (kind, curves) in zip(row, shown, strict=True):
@@ -106,10 +101,11 @@ def _cut(row: list[Axes], curves: list[rates.RateCurve], colours: dict[float, Fl
 
 def passes(results: Results) -> Figure:
     """Loss against passes over the patients, a panel for each size, a line for each fraction of the patients."""
+    data = "patients" if results.table.of_patients else "data"
     sizes = sorted({row["N"] for row in results.repeats})
     sizes = [sizes[i] for i in _spread(len(sizes), PANELS)]
     fractions = sorted({row["fraction"] for row in results.repeats})
-    colours = dict(zip(fractions, _shades(len(fractions)), strict=True))
+    colours = dict(zip(fractions, shades(fractions), strict=True))
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     row = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for axes, N in zip(row, sizes, strict=True):
@@ -120,13 +116,13 @@ def passes(results: Results) -> Figure:
                 axes.plot([p["passes"]] * len(p["runs"]), p["runs"], "o", color=colour, ms=4.5, alpha=0.85, zorder=3)
         axes.set_xscale("log")
         _ticks(axes, np.array([p["passes"] for r in results.repeats if r["N"] == N for p in r["points"]]))
-        axes.set_xlabel("Passes over the patients")
+        axes.set_xlabel(f"Passes over the {data}")
         axes.set_title(f"N = {count(N)}")
     row[0].set_ylabel("Validation loss (nats a token)")
     unique = {r["fraction"]: r["unique_tokens"] for r in results.repeats}
     handles = [
         Line2D([], [], color=colours[f], lw=2.2, marker="o", ms=5,
-               label=f"{'all patients' if f == 1 else share(f) + ' of them'}: U = {count(unique[f])}")
+               label=f"{f'all {data}' if f == 1 else share(f) + ' of them'}: U = {count(unique[f])}")
         for f in fractions[::-1]
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside right upper")

@@ -99,6 +99,11 @@ class RunTable:
         group, budgets = budget_groups(columns["C"], columns["budget"])
         return replace(self, **columns, group=group, budgets=budgets, notes=self.notes + tuple(notes))
 
+    @property
+    def of_patients(self) -> bool:
+        """Whether the runs are of health records: those of the trainer, or a table that counts patients."""
+        return self.generated is not None or bool(np.isfinite(self.patients).any())
+
     @cached_property
     def clusters(self) -> NDArray[np.int64]:
         """[n] index of each row's run: the unit of every bootstrap."""

@@ -14,7 +14,7 @@ DEFAULTS = ("cosine", "adamw", "standard")  # where two kinds have as many cells
 LEVERS = {"lr": "learning rate", "weight_decay": "weight decay", "dropout": "dropout", "batch": "batch"}
 
 RULE = (
-    "Where a cell (N, D and patients alike) was run at several learning rates, weight decays, dropouts or batches, its "
+    "Where a cell (N, D and data alike) was run at several learning rates, weight decays, dropouts or batches, its "
     "setting of lowest mean loss over seeds stands for it, and the others are in no fit; they are no seeds. The lowest "
     "of five settings that are equally good lies 1.2 standard errors of a mean too low. A best setting at the end of "
     "what was tried is marked as at the edge: a better one may lie beyond."
