@@ -15,11 +15,13 @@ from ehr_scaling.analysis.forecast.extrapolation import Forecaster
 from ehr_scaling.analysis.outcomes import sigmoid
 from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.uncertainty import (
+    DOUBTFUL,
     EXTRAPOLATED,
     SUPPORTED,
     UNIDENTIFIED,
     Floats,
     Verdict,
+    doubted,
     ends,
     normal_quantile,
 )
@@ -164,7 +166,9 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
     made = replace(
         made, outcomes={o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
     )
-    return replace(made, refused=_refusals(known, made, best in (0, GRID - 1), tolerance))
+    made = replace(made, refused=_refusals(known, made, best in (0, GRID - 1), tolerance))
+    law = known.forecaster.law.verdict
+    return doubted(made, law.reason) if law.word == DOUBTFUL else made
 
 
 def _grid(known: Planner) -> Floats:
