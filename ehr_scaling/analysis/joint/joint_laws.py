@@ -157,7 +157,8 @@ class JointLaw:
 
 def _predict(theta: Floats, N: Floats, D: Floats) -> Floats:
     E, A, B, alpha, beta, k = (theta[:, j].reshape((-1,) + (1,) * np.ndim(N)) for j in range(6))
-    return np.exp(E) + np.exp(np.exp(k) * np.logaddexp(A - alpha * np.log(N), B - beta * np.log(D)))
+    with np.errstate(invalid="ignore"):  # draws that failed are NaN
+        return np.exp(E) + np.exp(np.exp(k) * np.logaddexp(A - alpha * np.log(N), B - beta * np.log(D)))
 
 
 def fit(
