@@ -1,7 +1,7 @@
 """Draws, intervals, and the three words that go beside a number."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ from scipy import special
 from ehr_scaling.analysis.wording import percent
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 SUPPORTED, EXTRAPOLATED, UNIDENTIFIED = "supported", "extrapolated", "unidentified"
+DOUBTFUL = "doubtful"  # in place of supported, where what was read may not be what it is taken for
 
 FACTORS = ("A", "B", "P", "k", "R_D", "R_N")  # parameters of laws of loss that are neither exponents nor the floor
 
@@ -29,6 +31,7 @@ class Options:
     delta: where the Huber loss of log residuals turns linear.
     law: "auto", or the joint law that is taken whatever rolling hold-outs say.
     drop_highest_loss: runs left out of every fit. hold_out_above: FLOPs; None seals the largest budget.
+    doubt: why nothing is supported (`quality.grave`), which the analysis itself finds; "" for no such reason.
     """
 
     draws: int = 1000
@@ -44,11 +47,32 @@ class Options:
     law: str = "auto"
     drop_highest_loss: int = 0
     hold_out_above: float | None = None
+    doubt: str = ""
 
 
 class Verdict(NamedTuple):
     word: str
     reason: str
+
+
+def doubted(found: T, doubt: str) -> T:
+    """Whatever was found, with no word `SUPPORTED` in it: each verdict of that word is doubtful, for this reason."""
+    if isinstance(found, Verdict):
+        return Verdict(DOUBTFUL, doubt) if found.word == SUPPORTED else found  # type: ignore[return-value]
+    if is_dataclass(found) and not isinstance(found, type):
+        parts = {f.name: getattr(found, f.name) for f in fields(found) if f.init}
+        changed = {name: new for name, old in parts.items() if (new := doubted(old, doubt)) is not old}
+        return replace(found, **changed) if changed else found
+    if isinstance(found, dict):
+        new = {key: doubted(value, doubt) for key, value in found.items()}
+        if new.get("word") == SUPPORTED:
+            new |= {"word": DOUBTFUL} | ({"reason": doubt} if "reason" in new else {})
+        return new if any(new[key] is not found[key] for key in found) else found  # type: ignore[return-value]
+    if type(found) in (list, tuple):
+        items = [doubted(value, doubt) for value in found]  # type: ignore[attr-defined]
+        same = all(a is b for a, b in zip(items, found, strict=True))  # type: ignore[call-overload]
+        return found if same else type(found)(items)  # type: ignore[call-arg]
+    return found
 
 
 def interval(samples: NDArray[Any], level: float) -> tuple[float, float]:

@@ -118,7 +118,7 @@ def test_codes_by_run_and_the_section():
     assert quality.by_run(found) == {rows[3]["run"]: "few_steps, at_edge"}
     page = unescape(law_sections.doubtful(found))
     assert "1 run with a doubt" in page and "60 steps" in page and quality.CODES["few_steps"] in page
-    assert "None of 7 checks" in law_sections.doubtful(())
+    assert "None of 8 checks" in law_sections.doubtful(())
 
 
 def test_the_known_outliers_of_a_published_table(real_data):

@@ -11,6 +11,8 @@ import pytest
 import simulated
 from test_downstream import write_scores
 
+from ehr_scaling.analysis.isoflop import isoflop
+from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
 from ehr_scaling.analysis.report import plots, report
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint
@@ -215,7 +217,33 @@ def test_command_line(tmp_path):
     assert done.stdout.count("bracketed") >= 3 and f"report: {out / 'report.html'}" in done.stdout
     assert json.loads((out / "laws.json").read_text())["left_out"][0]["code"] == "highest_loss"
 
+    assert (
+        re.match(r"\[ +\d s\] reading .*\n(\[.*\n)*\[ +\d+ s\] fitting the IsoFLOP", done.stdout) and done.stderr == ""
+    )
+
     bad = run(f"--runs={table}", f"--out={tmp_path / 'no'}")
-    assert bad.returncode == 1 and bad.stdout == ""
-    assert re.fullmatch(r"error: .*t\.csv row 2: no column 'N' for N; .*--columns=N=.*\n", bad.stderr)
+    assert bad.returncode == 1
+    assert re.fullmatch(r"error: .*t\.csv row 2: no column 'loss' for loss; .*--columns=loss=.*\n", bad.stderr)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_report_for_each_corpus(tmp_path):
+    rows = [{**r, "corpus": corpus} for corpus in ("notes", "labs/icu") for r in simulated.rows(budgets=2, sizes=4)]
+    table = tmp_path / "t.csv"
+    table.write_text(";".join(rows[0]) + "\n" + "".join(";".join(map(str, r.values())) + "\n" for r in rows))
+    done = run(f"--runs={table}", "--group_by=corpus", "--where=seed=0", f"--out={tmp_path / 'out'}", "--draws=20")
+    assert done.returncode == 0, done.stderr
+    for name, corpus in (("notes", "notes"), ("labs_icu", "labs/icu")):
+        data = json.loads((tmp_path / "out" / name / "laws.json").read_text())["data"]
+        assert (data["runs"], data["source"]) == (8, f"t.csv, corpus {corpus}")
+
+
+def test_the_flags_name_every_law_and_curve():
+    """They stand in the command so that its first line need not wait for what fits."""
+    from launch import analyze
+
+    assert (AUTO, *FORMS) == analyze.LAWS and tuple(isoflop.METHODS) == analyze.METHODS
+    defaults = {name: analyze.flags.FLAGS[name].default for name in ("draws", "bootstrap_seed", "isoflop", "near")}
+    own = Options()
+    assert defaults == {"draws": own.draws, "bootstrap_seed": own.seed, "isoflop": own.isoflop, "near": own.near}
+    assert analyze.flags.FLAGS["window"].default == own.window

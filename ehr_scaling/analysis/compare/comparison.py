@@ -81,6 +81,9 @@ class Comparison:
     in_units: dict[str, dict[str, float]]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return summary(self)
+
 
 def compare(common: Common, options: Options | None = None) -> Comparison:
     """Compares runs whose losses are in one unit. Of each table the runs that a law is fitted to: cooled, of one kind,

@@ -4,7 +4,7 @@ The same runs give N ∝ C^0.37 or C^0.7, by what is called N and C: Kaplan et a
 head, Hoffmann et al. 2022 did not (Pearce & Song 2024, arXiv 2406.12907; Porian et al. 2024, arXiv 2406.19146).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,16 +57,17 @@ class Convention:
         return f"N {self.N}, C {self.C}, D {self.D}"
 
 
-def fit(runs: RunTable, options: Options) -> list[Convention]:
+def fit(runs: RunTable, options: Options, known: Mapping[str, JointLaw] | None = None) -> list[Convention]:
     """Both kinds of exponents under every convention, that of the study first: body parameters, counted C, positions.
 
-    The joint law is options.law, or Chinchilla's: here it is the counting that is compared.
+    known: laws that are fitted already to the runs as the study counts them, by name, with the draws of `options`. The
+    joint law is options.law, or Chinchilla's: here it is the counting that is compared.
     """
     options = replace(options, draws=min(options.draws, MOST_DRAWS))
-    return list(_each(runs, options))
+    return list(_each(runs, options, known or {}))
 
 
-def _each(runs: RunTable, options: Options) -> Iterator[Convention]:
+def _each(runs: RunTable, options: Options, known: Mapping[str, JointLaw]) -> Iterator[Convention]:
     name = DEFAULT if options.law == AUTO else options.law
     for D in TOKENS:
         for N in PARAMETERS:
@@ -79,7 +80,10 @@ def _each(runs: RunTable, options: Options) -> Iterator[Convention]:
                     yield Convention(N, C, D, nothing, nothing, {"isoflop": word, "joint": word})
                 continue
             counted = _counted(runs, N, D)
-            law = joint_laws.fit(name, counted.N, counted.D, counted.loss, counted.clusters, options)
+            if (PARAMETERS[0], TOKENS[0]) == (N, D) and name in known:
+                law: JointLaw | None = replace(known[name], draws=known[name].draws[:MOST_DRAWS])
+            else:
+                law = joint_laws.fit(name, counted.N, counted.D, counted.loss, counted.clusters, options)
             for C in COMPUTE:
                 own = counted if C == "counted" else replace(counted, C=6.0 * counted.N * counted.D)
                 lines, line_word = _lines(own, C, options)

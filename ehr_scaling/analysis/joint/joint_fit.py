@@ -15,6 +15,8 @@ LOG_E, LOG_A, LOG_B, ALPHA, BETA, LOG_K = range(6)
 _LOWEST = np.array([-60.0, -60.0, -60.0, 1e-3, 1e-3, -3.0])
 _HIGHEST = np.array([60.0, 60.0, 60.0, 10.0, 10.0, 3.0])
 
+CACHED = 1 << 15  # problems times rows whose arrays stay in a core's cache: a third faster than all at once
+
 # (theta [b, 6], which problems those are [b], damping [b] or None) -> what is added to their sums [b] and, unless None,
 # its gradients [b, free] and damped Hessians [b, free, free]
 Penalty = Callable[[Floats, NDArray[np.int64], Floats | None], tuple[Floats, Floats, Floats]]
@@ -42,6 +44,28 @@ def minimise(
     Ronchetti 2009, section 7.8), because damped by multiples of the identity they stall, starts and draws alike.
     Returns: theta [b, 6] and objective [b].
     """
+    some = max(CACHED // len(x), 1)
+    if penalty or len(theta) <= some:
+        return _together(theta, x, z, y, weight, delta, free, steps, penalty, least)
+    parts = [
+        _together(theta[i : i + some], x, z, y, weight[i : i + some], delta, free, steps, None, least)
+        for i in range(0, len(theta), some)
+    ]
+    return np.concatenate([own[0] for own in parts]), np.concatenate([own[1] for own in parts])
+
+
+def _together(
+    theta: Floats,
+    x: Floats,
+    z: Floats,
+    y: Floats,
+    weight: Floats,
+    delta: float,
+    free: NDArray[np.int64],
+    steps: int,
+    penalty: Penalty | None,
+    least: float,
+) -> tuple[Floats, Floats]:
     theta = within(theta, free)
     damping = np.full(len(theta), 1e-3)
     objective, residual, parts = evaluate(theta, x, z, y, weight, delta)
@@ -130,18 +154,17 @@ def derivatives(
     ∂²t = k w (1 - w) (∂u - ∂v)(∂u - ∂v)ᵀ, where w is the share of e^u, and for log k: ∂²t/∂log k ∂θ = ∂t/∂θ.
     """
     p, w, k = parts[:, 0], parts[:, 1], parts[:, 3]
-    zero, one = np.zeros_like(p), np.ones_like(p)
-    dt, dE = _slopes(parts, x, z, free)
-    apart = np.stack([zero, one, -one, -one * x, one * z, zero], 1)[:, free]
+    dt, J = _slopes(parts, x, z, free)
+    apart = np.stack([np.broadcast_to(v, x.shape) for v in (0.0, 1.0, -1.0, -x, z, 0.0)])[free]
     slope = np.clip(residual, -delta, delta) * weight
-    J = (1 - p)[:, None] * dE + p[:, None] * dt
     gradient = np.einsum("bkn,bn->bk", J, slope)
     size = np.abs(residual)
     bend = (size <= delta) + np.reshape(damping, (-1, 1)) * delta / np.maximum(size, delta)
     hessian = np.matmul(J * (weight * bend)[:, None], J.transpose(0, 2, 1))
-    across = dt - dE
+    across = dt.copy()
+    across[:, free == LOG_E] -= 1.0
     hessian += np.matmul(across * (slope * p * (1 - p))[:, None], across.transpose(0, 2, 1))
-    hessian += np.matmul(apart * (slope * p * k * w * (1 - w))[:, None], apart.transpose(0, 2, 1))
+    hessian += np.matmul(apart * (slope * p * k * w * (1 - w))[:, None], apart.T)
     if LOG_K in free:
         own = int(np.flatnonzero(free == LOG_K)[0])
         mixed = np.einsum("bkn,bn->bk", dt, slope * p)
@@ -152,16 +175,17 @@ def derivatives(
 
 
 def _slopes(parts: Floats, x: Floats, z: Floats, free: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """∂t and ∂E [b, free, n] by the free columns of theta."""
-    w, t, k = parts[:, 1], parts[:, 2], parts[:, 3]
-    zero, one = np.zeros_like(w), np.ones_like(w)
-    dt = np.stack([zero, k * w, k * (1 - w), -k * w * x, -k * (1 - w) * z, t], 1)[:, free]
-    return dt, np.stack([one, zero, zero, zero, zero, zero], 1)[:, free]
+    """∂t and ∂f [b, free, n] by the free columns of theta."""
+    p, w, t, k = (parts[:, j] for j in range(4))
+    by_A, by_B = k * w, k * (1 - w)
+    columns = (np.zeros_like(w), by_A, by_B, -by_A * x, -by_B * z, t)
+    dt = np.stack([columns[j] for j in free], 1)
+    df = p[:, None] * dt
+    df[:, free == LOG_E] += (1 - p)[:, None]
+    return dt, df
 
 
 def jacobian(theta: Floats, x: Floats, z: Floats, free: NDArray[np.int64]) -> Floats:
     """[n, free] derivatives of log L at centred log N and log D [n] by the free columns of theta [6]."""
     parts = evaluate(theta[None], x, z, np.zeros_like(x), np.ones((1, len(x))), 1.0)[2]
-    dt, dE = _slopes(parts, x, z, free)
-    p = parts[:, :1]
-    return ((1 - p) * dE + p * dt)[0].T
+    return _slopes(parts, x, z, free)[1][0].T

@@ -30,6 +30,7 @@ from ehr_scaling.analysis.uncertainty import (
     Floats,
     Options,
     Verdict,
+    doubted,
     interval,
     parameter_verdict,
     resampling_weights,
@@ -92,6 +93,14 @@ class JointLaw:
     level: float
     verdict: Verdict
 
+    def __repr__(self) -> str:
+        known = self.intervals
+        lines = [f"{self.name}: L = {self.form.formula}"] + [
+            f"  {name:<6}{value:.5g}  ({percent(self.level)}: {span(known[name], lambda end: f'{end:.4g}')})"
+            for name, value in self.parameters.items()
+        ]
+        return "\n".join([*lines, f"{self.verdict.word}: {self.verdict.reason}"])
+
     def __call__(self, N: Floats, D: Floats) -> Floats:
         """Loss in nats a token at N parameters and D tokens, broadcast together."""
         return self.losses_of(self.theta[None], N, D)[0]
@@ -143,12 +152,13 @@ class JointLaw:
         if self.failed > options.failed:
             lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
             words = dict.fromkeys(words, Verdict(UNIDENTIFIED, lost))
-        return words
+        return doubted(words, options.doubt) if options.doubt else words
 
 
 def _predict(theta: Floats, N: Floats, D: Floats) -> Floats:
     E, A, B, alpha, beta, k = (theta[:, j].reshape((-1,) + (1,) * np.ndim(N)) for j in range(6))
-    return np.exp(E) + np.exp(np.exp(k) * np.logaddexp(A - alpha * np.log(N), B - beta * np.log(D)))
+    with np.errstate(invalid="ignore"):  # draws that failed are NaN
+        return np.exp(E) + np.exp(np.exp(k) * np.logaddexp(A - alpha * np.log(N), B - beta * np.log(D)))
 
 
 def fit(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.tables import selection
-from ehr_scaling.analysis.tables.raw_columns import impossible
+from ehr_scaling.analysis.tables.raw_columns import heaps, impossible
 from ehr_scaling.analysis.tables.run_table import OPTIONAL, REQUIRED, TEXT, Floats, Note, RunTable
 from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.analysis.wording import percent, power, significant
@@ -20,8 +20,18 @@ CODES = {
     "at_edge": "N, D or a tuned setting lies at the end of what was explored, or outside: a better one may lie beyond.",
     "high_outlier": "The loss lies far above the joint law: the run may have diverged, or be badly tuned.",
     "loss_se": "The loss was measured far less precisely than that of most runs.",
-    "units": "FLOPs a parameter and token that no training costs: N, D or C are in other units. No exponent minds.",
+    "units": "N, D and C that no training has, or that are not of one unit: nothing is called supported.",
+    "perplexity": "A loss of more nats than guessing costs, as a perplexity has: nothing is called supported.",
 }
+GRAVE = ("units", "perplexity")  # doubts about what the columns mean, not about a run
+
+ALL = "all runs"  # in place of a run's name
+# C over 6 (N + head) D of the largest models, where head and attention weigh least; a forward pass alone is a third.
+USUAL_C = (0.3, 10.0)
+APART = 10.0  # sizes next to each other lie closer in C / (N D)
+SMALLEST = 500  # parameters: less than one layer of eight channels
+TOKENS_A_PARAMETER = (1e-3, 1e5)
+GUESSING = 10.0  # nats a token, of 22,000 equally likely ones
 
 MOST_ROWS = 20_000  # every run is a mark in the figures
 MOST_DRAWN = 8_000_000  # rows times draws: the bootstrap of the joint law holds 520 bytes of each, 4 GB
@@ -43,7 +53,7 @@ def check(runs: RunTable, options: Options) -> tuple[Note, ...]:
     Raises: UserError for more rows than memory holds, or figures can show.
     """
     affordable(runs, options)
-    doubts = (_duplicates, _off_budget, _few_steps, _at_edge, _high_outliers, _imprecise, _units)
+    doubts = (_duplicates, _off_budget, _few_steps, _at_edge, _high_outliers, _imprecise, _units, _perplexity)
     return tuple(note for doubt in doubts for note in doubt(runs))
 
 
@@ -146,7 +156,39 @@ def _imprecise(runs: RunTable) -> list[Note]:
 
 def _units(runs: RunTable) -> list[Note]:
     ratio = runs.C / runs.N / runs.D
-    return _noted(runs, impossible(ratio), "units", lambda i: f"C / (N D) is {power(ratio[i])}")
+    odd = impossible(ratio)
+    if odd.any():
+        return _noted(runs, odd, "units", lambda i: f"C / (N D) is {power(ratio[i])}")
+    ends, heap = heaps(ratio, APART)
+    if len(ends):
+        most = int(np.bincount(heap).argmax())
+        rest = significant(float(np.median(ratio[heap == most])))
+        text = f"in {int((heap == most).sum())} of {len(runs)} rows: C, N or D of these may be in other units"
+        return _noted(runs, heap != most, "units", lambda i: f"C / (N D) is {power(ratio[i])}, {rest} {text}")
+    head = np.where(np.isfinite(runs.N_head), runs.N_head, 0.0)
+    times = float(np.median((runs.C / (6 * (runs.N + head) * runs.D))[runs.N.max() / 2 <= runs.N]))
+    a_parameter = float(np.median(runs.D / runs.N))
+    notes = []
+    if not USUAL_C[0] <= times <= USUAL_C[1]:
+        notes.append(f"C is {significant(times)} times 6 N D for the largest models: C, N or D may be in other units")
+    if not TOKENS_A_PARAMETER[0] <= a_parameter <= TOKENS_A_PARAMETER[1]:
+        notes.append(f"{power(a_parameter)} tokens a parameter: N or D may be in thousands, millions or billions")
+    elif runs.N.min() < SMALLEST:
+        notes.append(f"a model of {significant(float(runs.N.min()))} parameters: N may be in millions or billions")
+    return [Note(ALL, "units", text) for text in notes]
+
+
+def _perplexity(runs: RunTable) -> list[Note]:
+    middle = float(np.median(runs.loss))
+    if middle <= GUESSING:
+        return []
+    text = f"the loss is {significant(middle)} in the middle: a perplexity? The loss in nats a token is its logarithm"
+    return [Note(ALL, "perplexity", text)]
+
+
+def grave(notes: Iterable[Note]) -> str:
+    """The first doubt about what the columns mean, in a line; "" without one."""
+    return next((f"doubtful {note.code}: {note.text}" for note in notes if note.code in GRAVE), "")
 
 
 def by_run(notes: Iterable[Note]) -> dict[str, str]:

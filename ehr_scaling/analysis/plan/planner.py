@@ -17,9 +17,11 @@ from ehr_scaling.analysis.plan import plan_words
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW, TOLERANCE
 from ehr_scaling.analysis.plan.record import ENOUGH, LIMITS, NO_LIMIT, NOT_TOLD, Plan, Planner, repeated_loss
 from ehr_scaling.analysis.uncertainty import (
+    DOUBTFUL,
     EXTRAPOLATED,
     SUPPORTED,
     Floats,
+    doubted,
     ends,
     normal_quantile,
 )
@@ -79,7 +81,9 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
     made = replace(made, words=plan_words.words(known, made))
     outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
     at_the_end = best in (0, GRID - 1)
-    return replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
+    made = replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
+    law = known.forecaster.law.verdict
+    return doubted(made, law.reason) if law.word == DOUBTFUL else made
 
 
 def _grid(known: Planner) -> Floats:

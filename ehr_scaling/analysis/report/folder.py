@@ -12,7 +12,8 @@ from pathlib import Path
 from ehr_scaling.errors import UserError
 
 MARK = "laws.json"  # what makes a folder a report; its "files" are what the analysis wrote there
-ALWAYS = (MARK, "forecast.json", "report.html")  # of any report, those of versions that kept no list too
+FORECAST = "forecast.json"
+ALWAYS = (MARK, FORECAST, "report.html")  # of any report, those of versions that kept no list too
 
 
 @contextlib.contextmanager

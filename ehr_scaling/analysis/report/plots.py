@@ -76,8 +76,9 @@ def render(draw: Callable[..., Figure], folder: Path, name: str, *args: Any) -> 
     with mpl.rc_context(STYLE):
         figure = draw(*args)
         FigureCanvasAgg(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once for both files: that is half of the time
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+            figure.set_layout_engine(None)  # laid out once for both files: else each is drawn twice and laid out anew
         figure.savefig(folder / f"{name}.png", dpi=160)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -24,33 +24,35 @@ from ehr_scaling.analysis.report import (
     sweep_plots,
     sweep_sections,
 )
-from ehr_scaling.analysis.report.folder import MARK
+from ehr_scaling.analysis.report.folder import FORECAST, MARK
 from ehr_scaling.analysis.report.html import Raw
 from ehr_scaling.analysis.report.limits import limits
-from ehr_scaling.analysis.report.results import Results, fit, to_json
+from ehr_scaling.analysis.report.results import Results, fit, silent, to_json
 from ehr_scaling.analysis.tables import curves, readers
 from ehr_scaling.analysis.tables.run_table import RunTable, describe
 from ehr_scaling.analysis.uncertainty import Floats, Options
 from ehr_scaling.artifacts import write_json, write_text
 
+Provenance = dict[str, Any] | Callable[[], dict[str, Any]] | None
 TITLE = "Scaling laws for electronic health records"
 TABLE_TITLE = "Scaling laws of a table of runs"
 
 
 def analyze(
-    runs: Path | RunTable,
-    out: Path,
+    runs: str | Path | RunTable,
+    out: str | Path,
     *,
-    provenance: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
+    provenance: Provenance = None,
     outcomes: Path | None = None,
     options: Options | None = None,
     drop_bad_rows: bool = False,
+    say: Callable[[str], None] = silent,
 ) -> dict[str, Any]:
     """Fits everything and writes the report.
 
-    runs: a directory of runs, a .csv, a .jsonl, or a table already read. outcomes: the directory of tasks.
+    runs: a directory of runs, a file (`readers.read`), or a table already read. outcomes: the directory of tasks.
     provenance: dict of dicts shown as tables (versions, commit, fingerprints, config), or what makes it, called when
-    all runs are read. drop_bad_rows: as `readers.read` takes it.
+    all runs are read. drop_bad_rows: as `readers.read` takes it. say: is told each step as it begins.
     out: takes laws.json, forecast.json (written before the sealed losses are used; of a directory of runs beside its
     grid, before the files that hold them are opened), report.html and figures/*.png. A report that is there already is
     replaced whole, see `folder.writing`; files in it that no analysis wrote are kept.
@@ -59,26 +61,47 @@ def analyze(
     Raises: UserError for unusable input, and as `folder.writing`.
     """
     options = options or Options()
+    runs = Path(runs) if isinstance(runs, str) else runs
     with folder.writing(Path(out)) as partial:
-        (partial / "figures").mkdir()
 
         def file(forecast: dict[str, Any]) -> None:
-            write_json(partial / "forecast.json", holdout.dated(forecast))
+            write_json(partial / FORECAST, holdout.dated(forecast))
 
         filed = None
         if isinstance(runs, Path) and runs.is_dir():
+            say("forecasting the largest budget, whose results are not opened")
             filed = holdout.of_directory(runs, options, drop_bad_rows=drop_bad_rows)
         if filed is not None:
             file(filed)
         table = runs if isinstance(runs, RunTable) else readers.read(runs, drop_bad_rows=drop_bad_rows)
-        results = fit(table, options, outcomes, on_forecast=file, filed=filed)
-        laws = to_json(results)
-        facts = provenance() if callable(provenance) else provenance or {}
-        laws["provenance"] = facts
+        results = fit(table, options, outcomes, on_forecast=file, filed=filed, say=say)
         learnt = curves.read(runs, results.table) if isinstance(runs, Path) and runs.is_dir() else {}
-        write_text(partial / "report.html", render(results, partial / "figures", facts, learnt))
-        laws["files"] = sorted([*folder.files(partial), MARK])
-        write_json(partial / MARK, laws)
+        return _fill(partial, results, provenance, say, learnt)
+
+
+def write(results: Results, out: Path, provenance: Provenance = None) -> dict[str, Any]:
+    """As `analyze`, of what is fitted already."""
+    with folder.writing(out) as partial:
+        if results.forecast is not None:
+            write_json(partial / FORECAST, holdout.dated(results.forecast))
+        return _fill(partial, results, provenance, silent, {})
+
+
+def _fill(
+    partial: Path,
+    results: Results,
+    provenance: Provenance,
+    say: Callable[[str], None],
+    learnt: Mapping[str, Floats],
+) -> dict[str, Any]:
+    laws = to_json(results)
+    facts = provenance() if callable(provenance) else provenance or {}
+    laws["provenance"] = facts
+    say("drawing the figures")
+    (partial / "figures").mkdir()
+    write_text(partial / "report.html", render(results, partial / "figures", facts, learnt))
+    laws["files"] = sorted([*folder.files(partial), MARK])
+    write_json(partial / MARK, laws)
     return laws
 
 

@@ -20,8 +20,17 @@ from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
 from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval, parameter_verdict
-from ehr_scaling.analysis.wording import percent
+from ehr_scaling.analysis.uncertainty import (
+    DOUBTFUL,
+    SUPPORTED,
+    UNIDENTIFIED,
+    Options,
+    Verdict,
+    doubted,
+    interval,
+    parameter_verdict,
+)
+from ehr_scaling.analysis.wording import percent, plural
 
 SCHEMA = 1
 
@@ -66,30 +75,39 @@ class Results:
         return optimum.cost_of(self.table)
 
 
+def silent(step: str) -> None:
+    """Tells nobody."""
+
+
 def fit(
     runs: RunTable,
     options: Options,
     outcomes: Path | None = None,
     on_forecast: Callable[[dict[str, Any]], None] = lambda forecast: None,
     filed: dict[str, Any] | None = None,
+    say: Callable[[str], None] = silent,
 ) -> Results:
-    """The whole analysis.
+    """The whole analysis. say: is told each step as it begins.
 
     filed: a forecast of the sealed budget made before `runs` was read (`holdout.of_directory`); without one it is made
     here, and handed to `on_forecast`, before the sealed losses are used.
     """
     cooled = selection.cooled(runs)
     alike = holdout.alike(runs)
+    say(f"checking {plural(len(runs), 'run')}")
     doubts = quality.check(alike, options)
+    options = replace(options, doubt=quality.grave(doubts))
     forecast, sealed = filed, None
     if parts := holdout.seal(alike, options.hold_out_above):
         known, sealed = parts
         if forecast is None:
+            say("forecasting the largest budget from the others")
             forecast = holdout.of_table(known, sealed, options)
             on_forecast(forecast)
     tuning = selection.tuned(alike)
     table = alike.take(tuning.keep, tuning.notes) if tuning.cells else alike
     table = drop_highest_loss(table, options.drop_highest_loss)
+    say("fitting the IsoFLOP curves of each budget")
     budgets = isoflop.fit(table, options)
     compared = None
     if forecast is not None and sealed is not None:
@@ -97,13 +115,17 @@ def fit(
         compared = holdout.compare(forecast, sealed, _fits_of(sealed, table, budgets, options))
     best_of_all = cooled.take(selection.tuned(cooled).keep)
     of_a_kind = selection.of_one_kind(best_of_all)
+    say("choosing a joint law by rolling hold-outs")
     forecaster = extrapolation.forecaster(table, options)
     repeated = _repeated(of_a_kind, options)
+    say("fitting the joint laws and their bootstrap")
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
-    laws = {name: law for name in joint_laws.FORMS if (law := _law(name, table, options)) is not None}
+    done = _plainly_fitted(forecaster)
+    laws = {name: law for name in joint_laws.FORMS if (law := done.get(name) or _law(name, table, options)) is not None}
+    say("profiling what the runs tell of each number")
     lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
-    return Results(
+    found = Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
         options=options,
@@ -113,7 +135,7 @@ def fit(
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
         planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
-        conventions=conventions.fit(table, options),
+        conventions=conventions.fit(table, options, laws),
         doubts=doubts,
         forecast=forecast,
         holdout=compared,
@@ -126,6 +148,14 @@ def fit(
         schedules=schedules.compare(best_of_all, options),
         saved=schedules.saving(runs),
     )
+    return doubted(found, options.doubt) if options.doubt else found
+
+
+def _plainly_fitted(forecaster: extrapolation.Forecaster | None) -> dict[str, joint_laws.JointLaw]:
+    """The law that the forecaster fitted to all runs alike, with its draws, by name."""
+    if forecaster is None or forecaster.rolling.chosen not in joint_laws.FORMS:
+        return {}
+    return {forecaster.law.name: forecaster.law}
 
 
 def _identify(
@@ -167,7 +197,7 @@ def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
         return Verdict(UNIDENTIFIED, f"{LEAST} sizes in the window leave too little to judge their noise by: run five")
     if budget.failed > options.failed:
         return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
-    return Verdict(SUPPORTED, budget.reason)
+    return Verdict(DOUBTFUL, options.doubt) if options.doubt else Verdict(SUPPORTED, budget.reason)
 
 
 def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:

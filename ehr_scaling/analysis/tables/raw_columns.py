@@ -79,6 +79,13 @@ def impossible(ratio: Floats) -> NDArray[np.bool_]:
     return found
 
 
+def heaps(ratio: Floats, gap: float) -> tuple[Floats, NDArray[np.int64]]:
+    """Ratios [n] in heaps that lie further than a factor `gap` apart: the last of each heap but one, and [n] which."""
+    ascending = np.sort(ratio[np.isfinite(ratio) & (ratio > 0)])
+    ends = ascending[:-1][ascending[1:] > gap * ascending[:-1]]
+    return ends, np.searchsorted(ends, ratio, side="left")
+
+
 def text(cell: Any) -> str:
     """A cell of a column of names; what no file or page can hold is replaced."""
     if cell is None:
@@ -99,9 +106,7 @@ def mixed_units(ratio: Floats, bad: BadRows) -> None:
     known = np.isfinite(ratio) & (ratio > 0)
     if not known.any():
         return
-    ascending = np.sort(ratio[known])
-    ends = ascending[:-1][ascending[1:] > GAP * ascending[:-1]]
-    heap = np.searchsorted(ends, ratio, side="left")
+    ends, heap = heaps(ratio, GAP)
     most = int(np.bincount(heap[known]).argmax())
     odd = np.zeros(len(ends) + 1, bool)
     odd[heap[known & impossible(ratio)]] = True

@@ -73,10 +73,11 @@ def read_groups(
     """As `read`, a table for each value of the column `by` of a file: several corpora in one table are not one law."""
     if path.is_dir():
         _of_a_file(by)
-    table, names = _read(path), checked(columns or {})
+    table, given = _read(path), checked(columns or {})
+    names = named(table, given)
     table = chosen(table, parse_where(where), names, str(path))
     return {
-        value: of_columns(own, f"{path.name}, {by} {value}".rstrip(), names, drop_bad_rows=drop_bad_rows)
+        value: of_columns(own, f"{path.name}, {by} {value}".rstrip(), given, drop_bad_rows=drop_bad_rows)
         for value, own in groups(table, by, names).items()
     }
 
@@ -93,8 +94,8 @@ def of_columns(
     given = checked(columns or {})
     if not table.n:
         raise UserError(f"{source} holds no runs: it needs a header and at least one row")
-    table = chosen(table, parse_where(where), given, source)
     names = named(table, given)
+    table = chosen(table, parse_where(where), names, source)
     six_nd = next((name for name, rule in SIX_ND.items() if given.get(name) == rule), "")
     found = {ours: table.values(theirs) for ours, theirs in names.items()}
     return from_columns(found, source=source, where=table.place, six_nd=six_nd, drop_bad_rows=drop_bad_rows)

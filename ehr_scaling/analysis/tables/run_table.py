@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling.analysis.tables.raw_columns import BadRows, Floats, mixed_units, numbers, text
+from ehr_scaling.analysis.wording import count, plural, power
 from ehr_scaling.errors import UserError
 
 REQUIRED = ("N", "D", "C", "loss")
@@ -87,6 +88,14 @@ class RunTable:
 
     def __len__(self) -> int:
         return len(self.N)
+
+    def __repr__(self) -> str:
+        ends = [
+            f"{name} {as_text(column.min())} to {as_text(column.max())}"
+            for name, column, as_text in (("N", self.N, count), ("D", self.D, count), ("C", self.C, power))
+        ] + [f"loss {self.loss.min():.4g} to {self.loss.max():.4g}"]
+        kept = f"{plural(len(self), 'run')} in {plural(len(self.budgets), 'compute budget')} ({self.source})"
+        return "\n".join([f"{kept}: {', '.join(ends)}", *(f"left out: {n.run}: {n.text}" for n in self.notes[:5])])
 
     def largest(self, column: str) -> float:
         """NaN where no run knows it."""

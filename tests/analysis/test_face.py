@@ -1,0 +1,177 @@
+"""What a stranger meets: tables under usual names, one import, answers that can be read, doubts that are heard."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import simulated
+
+from ehr_scaling import analysis as laws
+from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.report import results
+from ehr_scaling.analysis.tables import readers
+from ehr_scaling.analysis.tables.run_table import from_rows
+from ehr_scaling.analysis.uncertainty import DOUBTFUL, SUPPORTED, Options, Verdict, doubted
+from ehr_scaling.errors import UserError
+
+ROWS = simulated.rows(budgets=3, sizes=4, seeds=1)
+COLUMNS = {name: [row[name] for row in ROWS] for name in ("N", "D", "C", "loss")}
+CORPORA = {**COLUMNS, "corpus": ["notes", "labs"] * 6, "step": range(12)}
+
+
+def renamed(**names):
+    return {names.get(name, name): values for name, values in COLUMNS.items()}
+
+
+def csv(columns, separator=","):
+    rows = [map(str, row) for row in zip(*columns.values(), strict=True)]
+    return "\n".join(map(separator.join, [columns, *rows])) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("N", "D", "C", "loss"),
+    [
+        ("params", "tokens", "flops", "val_loss"),
+        ("n_params", "n_tokens", "FLOPs", "final_loss"),
+        ("Num Params", "train-tokens", "compute", "eval_loss"),
+        ("parameters", "Training Tokens", "total_flops", "Validation Loss"),
+    ],
+)
+def test_usual_names_are_found(N, D, C, loss):
+    table = laws.read(renamed(N=N, D=D, C=C, loss=loss))
+    for name, values in COLUMNS.items():
+        np.testing.assert_array_equal(getattr(table, name), values)
+
+
+def test_what_may_be_two_columns_is_asked():
+    two = {**renamed(N="params"), "n_params": [2 * n for n in COLUMNS["N"]]}
+    with pytest.raises(UserError, match=r"N may be 'params' or 'n_params': say which with --columns=N=params"):
+        laws.read(two)
+    assert laws.read(two, {"N": "n_params"}).N[0] == 2 * COLUMNS["N"][0]
+    same = {**renamed(N="params"), "n_params": COLUMNS["N"]}
+    assert laws.read(same).N.tolist() == COLUMNS["N"]
+    assert laws.read({**COLUMNS, "params": [1] * 12}).N.tolist() == COLUMNS["N"]  # ours is ours
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_separators(tmp_path, separator, suffix):
+    path = tmp_path / f"runs.{suffix}"
+    path.write_text(csv(COLUMNS, separator))
+    assert laws.read(str(path)).loss.tolist() == COLUMNS["loss"]
+
+
+@pytest.mark.parametrize("value", [[{name: row[name] for name in COLUMNS} for row in ROWS], COLUMNS])
+def test_json(tmp_path, value):
+    (tmp_path / "runs.json").write_text(json.dumps(value))
+    assert laws.read(tmp_path / "runs.json").loss.tolist() == COLUMNS["loss"]
+    for bad, message in (
+        ("[1]", "neither an array"),
+        ("3", "neither an array"),
+        ("[", "not JSON"),
+        ("[" * 99_999, "not JSON that"),
+    ):
+        (tmp_path / "runs.json").write_text(bad)
+        with pytest.raises(UserError, match=message):
+            laws.read(tmp_path / "runs.json")
+
+
+def test_a_data_frame_is_columns_with_names():
+    class Frame(dict):
+        """As pandas and polars have it: iterated it gives names, indexed by them columns."""
+
+    assert len(laws.read(Frame({name: np.array(values) for name, values in COLUMNS.items()}))) == 12
+    with pytest.raises(UserError, match="'D' has 1 values and 'N' 12"):
+        laws.read({**COLUMNS, "D": [1.0]})
+    with pytest.raises(UserError, match="is no column"):
+        laws.read({**COLUMNS, "D": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("corpus=notes", range(0, 12, 2)), ("corpus != notes", range(1, 12, 2)), ("step<3", range(3)),
+        ("step >= 1e1", (10, 11)), (["corpus=labs", "step<=3"], (1, 3)), ("step=4.0", (4,)),
+    ],
+)  # fmt: skip
+def test_where(where, rows):
+    assert laws.read(CORPORA, where=where).loss.tolist() == [COLUMNS["loss"][i] for i in rows]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("corpus", "give column=value"), ("=3", "give column=value"), ("corpora=notes", "no column 'corpora'"),
+        ("corpus<notes", "'notes' is no number"), ("corpus=x", "no row is left by --where=corpus=x; 'corpus' is notes"),
+    ],
+)  # fmt: skip
+def test_where_that_cannot_be(where, message):
+    with pytest.raises(UserError, match=message):
+        laws.read(CORPORA, where=where)
+
+
+def test_groups(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(csv(CORPORA))
+    found = readers.read_groups(path, "corpus", where=["step<9"])
+    assert {name: len(table) for name, table in found.items()} == {"notes": 5, "labs": 4}
+    assert found["labs"].source == "runs.csv, corpus labs"
+    with pytest.raises(UserError, match="--group_by=corpora: the table has no column"):
+        readers.read_groups(path, "corpora")
+
+
+def units(rows=ROWS, **factors):
+    return [{**row, **{name: row[name] * by for name, by in factors.items()}} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "many"),
+    [
+        (units(C=100), "units", 1),
+        (units(ROWS[:3], C=100) + ROWS[3:], "units", 3),
+        (units(N=1e-6, C=1e-6), "units", 1),
+        ([{**row, "loss": np.exp(row["loss"]) + 5} for row in ROWS], "perplexity", 1),
+        (ROWS, "", 0),
+        (units(N=1.5, C=1.5), "", 0),
+    ],
+    ids=["C of all", "C of some", "N in millions", "perplexity", "as it should be", "larger"],
+)
+def test_columns_that_mean_something_else_take_support_away(rows, code, many):
+    table = from_rows(rows, source="x")
+    notes = [note for note in quality.check(table, Options(draws=20)) if note.code in quality.GRAVE]
+    assert [note.code for note in notes] == [code] * many
+    assert bool(quality.grave(notes)) == bool(many)
+
+
+def test_a_doubt_reaches_every_word_of_a_study():
+    """One budget's word, the laws', a parameter's, the profiles' and the planner's."""
+    rows = simulated.rows(budgets=4, sizes=7, seeds=1, noise=0.001)
+    for factor, word in ((1, SUPPORTED), (100, DOUBTFUL)):
+        found = results.to_json(results.fit(from_rows(units(rows, C=factor), source="x"), Options(draws=40)))
+        text = json.dumps(found)
+        assert (text.count(f': "{SUPPORTED}"') > 0, text.count(f': "{DOUBTFUL}"') > 0) == (factor == 1, factor == 100)
+        assert found["isoflop"]["budgets"][1]["word"] == found["verdicts"]["a"]["word"] == word
+        assert ("100 times" in found["options"]["doubt"]) == (factor == 100)
+
+
+def test_words_are_found_wherever_they_stand():
+    told = {"words": [{"word": SUPPORTED, "reason": ""}], "other": (Verdict(SUPPORTED, ""), 3), "word": "extrapolated"}
+    assert doubted(told, "why") == {
+        "words": [{"word": DOUBTFUL, "reason": "why"}],
+        "other": (Verdict(DOUBTFUL, "why"), 3),
+        "word": "extrapolated",
+    }
+    same = {"word": "extrapolated", "rows": [1, 2]}
+    assert doubted(same, "why") is same
+
+
+def test_the_import_is_light_and_help_teaches():
+    code = "import sys, ehr_scaling.analysis as laws; assert not {'numpy', 'scipy', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert callable(laws.compare) and callable(__import__("ehr_scaling.analysis.compare").analysis.compare)
+    for name in laws.__all__:
+        assert len(getattr(laws, name).__doc__) > 200
+    with pytest.raises(UserError, match="'drawn' is no option of the analysis; choose from draws"):
+        laws.fit(COLUMNS, drawn=3)
