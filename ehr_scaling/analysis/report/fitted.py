@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.joint import optimum
+from ehr_scaling.analysis.joint import optimum as joint_optimum
 from ehr_scaling.analysis.joint.joint_laws import LEAST_RUNS, JointLaw
 from ehr_scaling.analysis.plan import planner
 from ehr_scaling.analysis.plan.record import Plan, Planner
@@ -197,8 +197,8 @@ class Fit:
         doubts = [f"doubtful: {line}" for line in self.doubts[:5]]
         return "\n".join([head, summary(self.to_json()), *doubts])
 
-    def _best(self, C: float) -> optimum.Optimum:
-        return optimum.optimum(self.law, C, self.results.cost)
+    def _best(self, C: float) -> joint_optimum.Optimum:
+        return joint_optimum.optimum(self.law, C, self.results.cost)
 
     def _planner(self) -> Planner:
         if self.results.planner is None:
