@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ehr_scaling.analysis.tables.run_table import RunTable
     from ehr_scaling.analysis.uncertainty import Options
 
-LAWS, METHODS = ("auto", "chinchilla", "coupled", "kaplan"), ("parabola", "akima", "cubic")
+LAWS, METHODS = ("auto", "chinchilla", "coupled", "kaplan"), ("parabola", "akima")
 RUNS = flags.DEFINE_string(
     "runs", None, "Directory of runs, or a .csv, .tsv, .jsonl, .json or .parquet table of them.", required=True
 )

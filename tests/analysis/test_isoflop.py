@@ -417,8 +417,10 @@ def test_parabolas_through_all_sizes_are_doubted_where_their_residuals_are_syste
     for f in bent:
         assert f.systematic <= 0.01 and "neighbours" in f.reason
         assert results.budget_verdict(f, wide).word == UNIDENTIFIED
-    verdict = power_laws.fit(fits, wide)["N"].verdict
-    assert verdict.word == UNIDENTIFIED and "no parabola fits the runs" in verdict.reason
+    line = windows.lines(table, fits, wide)["N"]
+    assert line.exponent == pytest.approx(0.66, abs=0.01)
+    # Two or three of twelve budgets contradict their parabola, which is where the line stands: not supported, or wide.
+    assert line.verdict.word == UNIDENTIFIED or line.interval[0] <= 0.602 <= line.interval[1]
     near = power_laws.fit(isoflop.fit(table, Options(draws=200)), Options(draws=200))["N"]
     assert near.verdict.word == SUPPORTED and near.exponent == pytest.approx(0.602, abs=0.02)
     # Where they come out right nothing is doubted: 0.571 is published.

@@ -12,32 +12,41 @@ from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, V
 from ehr_scaling.analysis.wording import decimal, span
 
 SHARES = {"half": 0.5, "twice": 2.0}  # of options.window, as factors about the best size
+USUAL = "the usual"
 MOST_DRAWS = 300
 
 
 def lines(table: RunTable, budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
-    """`power_laws.fit` of the budgets of a table, where N_opt and D_opt are not supported if half or twice the window
-    moves their exponent out of its interval. Half the window sees fewer runs and has the larger error: it counts only
-    where its own interval leaves out the exponent too. (Of two estimates of which one uses all that the other does, the
-    difference varies by no more than the worse one: Hausman 1978, Econometrica 46:1251.)"""
+    """`power_laws.fit` of the budgets of a table, N_opt and D_opt not supported where the window moves their exponent.
+
+    It does where twice the window, or the usual one beside none, moves it out of its interval. Half the window sees
+    fewer runs and has the larger error: it counts only where its own interval leaves out the exponent too. (Of two
+    estimates of which one uses all that the other does, the difference varies by no more than the worse one: Hausman
+    1978, Econometrica 46:1251.)
+    """
     laws = power_laws.fit(budgets, options)
-    if options.isoflop != isoflop.PARABOLA or not np.isfinite(options.window) or not options.draws:
+    if options.isoflop != isoflop.PARABOLA or not options.draws:
         return laws
-    for which, share in SHARES.items():
-        other = replace(options, window=share * options.window, draws=min(options.draws, MOST_DRAWS))
+    windows = {which: share * options.window for which, share in SHARES.items()}
+    if not np.isfinite(options.window):  # all sizes: beside those near the best one
+        windows = {USUAL: Options().window}
+    for which, window in windows.items():
+        other = replace(options, window=window, draws=min(options.draws, MOST_DRAWS))
         again = power_laws.fit(isoflop.fit(table, other), other)
         for name in ("N", "D"):
-            laws[name] = _beside(laws[name], again[name], which)
+            laws[name] = _beside(laws[name], again[name], which, wider=window > options.window)
     return laws
 
 
-def _beside(law: PowerLaw, other: PowerLaw, which: str) -> PowerLaw:
+def _beside(law: PowerLaw, other: PowerLaw, which: str, *, wider: bool) -> PowerLaw:
     """The law with what another window says of its exponent."""
     law = replace(law, windows=law.windows | {which: other.exponent})
-    apart = _outside(other.exponent, law) and (SHARES[which] > 1 or _outside(law.exponent, other))
+    apart = _outside(other.exponent, law) and (wider or _outside(law.exponent, other))
     if not apart or law.verdict.word != SUPPORTED:
         return law
-    there = f"{decimal(other.exponent)} ({span(other.interval)}) with {which} the window"
+    there = (
+        f"{decimal(other.exponent)} ({span(other.interval)}) with {which} {'one' if which == USUAL else 'the window'}"
+    )
     reason = f"the exponent depends on the window: {decimal(law.exponent)} ({span(law.interval)}), but {there}"
     return replace(law, verdict=Verdict(UNIDENTIFIED, reason))
 

@@ -20,6 +20,14 @@ function interpolate(x, xs, ys, slopes) {
   return ys[ys.length - 1];
 }
 
+// Between points on straight lines, beyond them as at the end.
+function straight(x, xs, ys) {
+  if (x <= xs[0]) return ys[0];
+  for (let i = 1; i < xs.length; i++)
+    if (x <= xs[i]) return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1]);
+  return ys[ys.length - 1];
+}
+
 function quantile(values, share) {
   const sorted = Float64Array.from(values).sort(), at = share * (sorted.length - 1), low = Math.floor(at);
   return low + 1 < sorted.length ? sorted[low] + (at - low) * (sorted[low + 1] - sorted[low]) : sorted[low];
@@ -189,9 +197,9 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const own = loss(first, first.theta, grid.N[at], D[at]), best = own * factors[at];
   const apart = K.laws.slice(1).map(law => Math.abs(Math.log(loss(law, law.theta, grid.N[at], D[at]) / own)));
   const spread = apart.length ? Math.max(...apart) / 2 : 0;
-  const drift = K.drift === null ? K.usual_drift : K.drift;
-  const beyond = decades > 0 ? K.z * Math.hypot(drift * Math.max(decades, K.nearest), spread) : 0;
-  const misfit = K.z * interpolate(Math.log10(C), K.misfit.level, K.misfit.deviation);
+  const slope = K.drift === null ? K.usual_drift : K.drift;
+  const drift = decades > 0 ? slope * Math.max(decades, K.nearest) : 0, beyond = K.z * Math.hypot(drift, spread);
+  const misfit = K.z * straight(Math.log10(C), K.misfit.level, K.misfit.deviation);
   const drawn = K.repeats ? K.repeats.draws.map(p => Math.log(factorOf(K, p, grid.N[at], D[at], data.unique))) : [0];
   const reach = tails.map(share => Math.hypot(
     K.widened * (quantile(logs, share) - Math.log(own)), misfit, beyond, quantile(drawn, share) - Math.log(factors[at])));

@@ -223,7 +223,7 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
         elif law.failed <= results.options.failed:
             word = parameter_verdict(name, bounds, law.lowest, results.options.wide)
         found[name] = (float(slopes[0, k]), bounds, word)
-    return found
+    return doubted(found, results.options.doubt) if results.options.doubt else found
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
