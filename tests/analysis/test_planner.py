@@ -118,13 +118,13 @@ def test_supported_takes_bracketed_budgets_and_a_sealed_forecast_that_held(known
     words = planner.plan(edge, 3e11, np.inf, np.inf).words
     assert {w.word for w in words.values()} == {"extrapolated"} and "no line through" in words["N"].reason
     assert {w.word for w in planner.plan(known, 3e12, np.inf, np.inf).words.values()} == {"supported"}
-    sealed = {"coverage": 0.2, "error_percent": 5.6}
+    sealed = {"coverage": 0.2, "error_percent": 5.6, "rows": [{}]}
     table = simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2)
     options = Options(draws=40)
     missed = plan_basis.planner(extrapolation.forecaster(table, options), table, sealed=sealed)
     words = planner.plan(missed, 3e12, np.inf, np.inf).words
-    assert {w.word for w in words.values()} == {"extrapolated"} and "missed by 5.6" in words["loss"].reason
-    held = plan_basis.planner(missed.forecaster, table, sealed={**sealed, "coverage": 0.9})
+    assert {w.word for w in words.values()} == {"extrapolated"} and "failed, 5.6" in words["loss"].reason
+    held = plan_basis.planner(missed.forecaster, table, sealed={**sealed, "coverage": 0.9, "error_percent": 1.0})
     assert {w.word for w in planner.plan(held, 3e12, np.inf, np.inf).words.values()} == {"supported"}
 
 

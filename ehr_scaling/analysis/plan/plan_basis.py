@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ehr_scaling.analysis.forecast import choice, extrapolation
+from ehr_scaling.analysis.forecast import choice, extrapolation, holdout
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
 from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
@@ -24,7 +24,6 @@ from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Floats, Op
 
 KEPT = 200  # bootstrap draws that go into laws.json
 LEAST_BRACKETED = 3  # budgets under a line whose exponent is not told
-LEAST_HELD = 0.5  # of the sealed results, in their intervals
 _NOTHING = -1e3  # the logarithm of zero, which JSON lacks
 
 
@@ -94,8 +93,8 @@ def _line(line: power_laws.PowerLaw, options: Options) -> dict[str, Any] | None:
 
 
 def _missed(sealed: dict[str, Any] | None) -> float:
-    held = 1.0 if sealed is None else sealed.get("coverage", 1.0)
-    return float(sealed["error_percent"]) / 100 if sealed is not None and held < LEAST_HELD else np.nan
+    failed = sealed is not None and holdout.judged(sealed).word == UNIDENTIFIED
+    return float(sealed["error_percent"]) / 100 if sealed is not None and failed else np.nan
 
 
 def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ def words(known: Planner, made: Plan) -> dict[str, Verdict]:
     elif not past and not known.sizing.bracketed(made.C):
         beyond.append(f"budgets are bracketed from {power(line['C'][0])} to {power(line['C'][1])} FLOPs only")
     if np.isfinite(known.missed):
-        beyond.append(f"the sealed budget was missed by {percent(known.missed, 1)}, most of it outside the intervals")
+        beyond.append(f"the forecast of the sealed budget failed, {percent(known.missed, 1)} off on average")
     where = Verdict(EXTRAPOLATED, "; ".join(beyond)) if beyond else Verdict(SUPPORTED, "inside the runs")
     loss = where
     if beyond and known.repeating:

@@ -55,7 +55,7 @@ class Planner:
 
     forecaster: of losses. sizing: of sizes. cost: operations for each parameter and token at any size, C / (N D).
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
-    missed: mean error of the sealed forecast where its intervals held less than half of the results, else NaN.
+    missed: mean error of the sealed forecast where it failed (`holdout.judged`), else NaN.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise_reach: of a model about the curve, at the level of the intervals, others: forms about as good,
     [floor, a, b, c] each, losses: ends of those seen}.

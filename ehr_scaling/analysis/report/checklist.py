@@ -44,7 +44,7 @@ def _form(r: Results) -> dict[str, str]:
     forms = "; ".join(f"{name}: L = {form.formula}" for name, form in joint_laws.FORMS.items())
     how = f"taken by --law={r.options.law}"
     if r.options.law == AUTO:
-        how = f"of least error over {plural(len(r.rolling.folds), 'rolling hold-out')}"
+        how = f"the usual one, or clearly better over {plural(len(r.rolling.folds), 'rolling hold-out')}"
     fitted = "" if law is None else ", ".join(name for name in law.parameters if name not in ("a", "b"))
     return {
         "What is the form of the law?": f"{forms}; N* = k C^a, D* = k C^b, L* = E + k C^c over the IsoFLOP vertices",
