@@ -211,3 +211,17 @@ def test_real_ladder_gives_the_published_exponents(real_data):
         found[config] = power_laws.fit(fits, FEW)["N"].exponent
         assert found[config] == pytest.approx(exponent, abs=0.03)
     assert sorted(found.values(), reverse=True) == list(found.values())
+
+
+def test_runs_whose_tokens_follow_their_size_tell_no_exponent():
+    """Twenty tokens a parameter in all runs fit any share of the loss for N and for D, with narrow intervals."""
+    rng = np.random.default_rng(0)
+    N = np.repeat(np.geomspace(1e6, 1e9, 8), 3)
+    for apart, word in ((1.0, UNIDENTIFIED), (1.2, UNIDENTIFIED), (8.0, SUPPORTED)):
+        D = 20 * N * apart ** np.tile([-0.5, 0.0, 0.5], 8)
+        loss = (1.7 + (N / 5e4) ** -0.35 + (D / 2e6) ** -0.35) * np.exp(rng.normal(0, 5e-4, len(N)))
+        law = joint_laws.fit("chinchilla", N, D, loss, options=Options(draws=100))
+        assert law.verdict.word == word, law.verdict
+        words = law.words(Options())
+        assert words["a"].word == word and ("rise together" in words["a"].reason) == (word == UNIDENTIFIED)
+        assert law(N, D) == pytest.approx(loss, rel=0.01)  # the losses along the line are told all the same

@@ -121,6 +121,8 @@ def _joint(law: JointLaw | None, runs: RunTable, options: Options) -> tuple[dict
         return nothing, Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
     found = {key: Exponent(float(slopes[0, k]), interval(slopes[1:, k], options.level)) for k, key in enumerate("ab")}
     low, high = found["a"].interval
+    if law.tied:
+        return found, Verdict(UNIDENTIFIED, law.tied)
     if not law.failed <= options.failed:
         return found, Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
     if not high - low <= options.wide:

@@ -39,6 +39,7 @@ from ehr_scaling.analysis.wording import decimal, percent, span
 
 AUTO, DEFAULT = "auto", "chinchilla"  # the law that forecasts best, and where none can be told apart
 STARTS = 6
+TIED = 1.5  # of D at one N, or of N at one D, about the line through all runs: less does not tell the two apart
 LEAST_RUNS = 8  # five parameters and something to judge them by
 SAME = 1e-6  # objectives no further apart, as a share, are those of one optimum
 TRUSTED = (0.01, 4.0)  # a draw with an exponent outside has lost that term
@@ -76,7 +77,7 @@ class JointLaw:
     draws: [draws, 6] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
     objective: the Huber sum at the optimum. residuals: [n] log predicted - log observed.
     lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many. basins: in
-    how many different objectives the starts ended.
+    how many different objectives the starts ended. tied: why the runs do not tell N from D; empty where they do.
     """
 
     name: str
@@ -92,6 +93,7 @@ class JointLaw:
     basins: int
     level: float
     verdict: Verdict
+    tied: str = ""
 
     def __repr__(self) -> str:
         known = self.intervals
@@ -152,6 +154,8 @@ class JointLaw:
         if self.failed > options.failed:
             lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
             words = dict.fromkeys(words, Verdict(UNIDENTIFIED, lost))
+        if self.tied:
+            words = dict.fromkeys(words, Verdict(UNIDENTIFIED, self.tied))
         return doubted(words, options.doubt) if options.doubt else words
 
 
@@ -215,8 +219,22 @@ def fit(
         basins=basins,
         level=options.level,
         verdict=Verdict("", ""),
+        tied=_tied(x, z),
     )
     return _judged(law, options)
+
+
+def _tied(x: Floats, z: Floats) -> str:
+    """Why runs do not tell what N and what D buy: of log N and log D [n] one follows from the other; else empty."""
+    left = [
+        float(np.ptp(b - np.polyval(np.polyfit(a, b, 1), a))) if np.ptp(a) > 0 else 0.0 for a, b in ((x, z), (z, x))
+    ]
+    if min(left) >= np.log(TIED):
+        return ""
+    return (
+        "N and D rise together: no two runs have one size and tokens more than a factor "
+        f"{TIED:g} apart, or the other way, so what each of them buys is not told"
+    )
 
 
 def fit_many(
@@ -244,7 +262,7 @@ def _judged(law: JointLaw, options: Options) -> JointLaw:
     # Where k is fitted it takes up what α and β would say; their ratio is told all the same.
     telling = ("a",) if LOG_K not in law.form.fixed else ("alpha", "beta", "a")
     wide = [n for n in telling if n in words and words[n].word == UNIDENTIFIED]
-    if law.failed > options.failed:
+    if law.tied or law.failed > options.failed:
         verdict = words["a"]
     elif wide:
         spans = ", ".join(f"{n} {span(bounds[n], lambda end: decimal(end, 2))}" for n in wide)

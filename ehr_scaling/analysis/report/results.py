@@ -218,7 +218,9 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
     for k, name in enumerate("ab"):
         bounds = interval(slopes[1:, k], law.level)
         word = found[name][2]
-        if len(through) < 2:
+        if law.tied:
+            word = Verdict(UNIDENTIFIED, law.tied)
+        elif len(through) < 2:
             word = Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
         elif law.failed <= results.options.failed:
             word = parameter_verdict(name, bounds, law.lowest, results.options.wide)
