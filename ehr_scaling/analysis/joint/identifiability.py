@@ -8,7 +8,7 @@ import numpy as np
 
 from ehr_scaling.analysis.joint.joint_fit import jacobian
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
-from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, curves, values
+from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, Values, curves
 from ehr_scaling.analysis.joint.optimum import Cost, cost_of, log_best
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, interval
@@ -73,7 +73,7 @@ def identify(
     """
     options, cost = options or Options(), cost_of(table)
     found = curves(law, table, C_values, options.level)
-    at_draws = values(law, table, C_values)(law.draws[~np.isnan(law.draws).any(1)])
+    at_draws = Values(law, table, C_values)(law.draws[~np.isnan(law.draws).any(1)])
     profiles = []
     for k, curve in enumerate(found):
         drawn, inside = interval(at_draws[:, k], options.level), _inside(curve.quantity, law, table, cost)

@@ -13,7 +13,7 @@ the Huber scores. F(1, runs - parameters) takes the place of chi-square, because
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -70,13 +70,13 @@ class Curve:
 
 
 def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], level: float) -> list[Curve]:
-    """Of everything in `values`, in that order, at that level of confidence.
+    """Of everything in `Values`, in that order, at that level of confidence.
 
     table: the runs that the law was fitted to. C_values: FLOPs.
     """
     by_N, by_D, by_loss = law.scale
     x, z, y = np.log(table.N / by_N), np.log(table.D / by_D), np.log(table.loss / by_loss)
-    value, cost = values(law, table, C_values), cost_of(table)
+    value, cost = Values(law, table, C_values), cost_of(table)
     chosen = _quantities(law, value(law.theta[None])[0], C_values, cost)
     start = law.theta.copy()
     if LOG_E not in law.form.fixed:  # a floor of nothing has no gradient by which to leave it
@@ -91,25 +91,42 @@ def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], level: flo
     return found
 
 
-def values(law: JointLaw, table: RunTable, C_values: Sequence[float]) -> Callable[[Floats], Floats]:
-    """[b, 6] theta -> [b, quantities]: what was fitted of the parameters, a, then N* and L* at each of C_values.
+class Values:
+    """What was fitted of the parameters (their logarithms), a, then log N* and log L* at each of C_values, for any
+    theta: a column each.
 
-    table: the runs, which say what compute costs. a is left out where under two budgets have their best size among
-    those run.
+    a is left out where under two budgets of the table, which says what compute costs, have their best size among the
+    sizes that were run.
     """
-    cost = cost_of(table)
-    through = computes(law, cost, table)
 
-    def value(theta: Floats) -> Floats:
-        columns = [np.log(v) for name, v in law.named(theta).items() if name not in ("a", "b")]
+    def __init__(self, law: JointLaw, table: RunTable, C_values: Sequence[float]) -> None:
+        cost = cost_of(table)
+        through = computes(law, cost, table)
+
+        def parameters(theta: Floats) -> Floats:
+            return np.stack([np.log(v) for name, v in law.named(theta).items() if name not in ("a", "b")], 1)
+
+        def best(theta: Floats, C: float) -> Floats:
+            return log_best(law, theta, C, cost)[:, [0, 2]]
+
+        self._parts: list[tuple[int, Callable[[Floats], Floats]]] = [(len(law.parameters) - 2, parameters)]
         if len(through) > 1:
-            columns.append(exponents(law, theta, through, cost)[:, 0])
-        for C in C_values:
-            log_N, _, log_L = log_best(law, theta, C, cost).T
-            columns += [log_N, log_L]
-        return np.stack(columns, 1)
+            self._parts.append((1, lambda theta: exponents(law, theta, through, cost)[:, :1]))
+        self._parts += [(2, partial(best, C=float(C))) for C in C_values]
 
-    return value
+    def __call__(self, theta: Floats) -> Floats:
+        """[b, 6] -> [b, columns]."""
+        return np.concatenate([part(theta) for _, part in self._parts], 1)
+
+    def of(self, theta: Floats, kinds: NDArray[np.int64]) -> Floats:
+        """[b] of theta [b, 6] column kinds[i] at theta[i], and none that nobody asks for."""
+        found, first = np.empty(len(theta)), 0
+        for many, part in self._parts:
+            rows = np.flatnonzero((kinds >= first) & (kinds < first + many))
+            if len(rows):
+                found[rows] = part(theta[rows])[np.arange(len(rows)), kinds[rows] - first]
+            first += many
+        return found
 
 
 def _quantities(law: JointLaw, estimates: Floats, C_values: Sequence[float], cost: Cost) -> list[Quantity]:
@@ -133,7 +150,7 @@ def _thresholds(
     law: JointLaw,
     X: Floats,
     clusters: NDArray[np.int64],
-    value: Callable[[Floats], Floats],
+    value: Values,
     start: Floats,
     level: float,
 ) -> tuple[Floats, Floats, Floats]:
@@ -167,7 +184,7 @@ def _slopes(residuals: Floats, delta: float) -> Floats:
 
 
 def _differences(
-    value: Callable[[Floats], Floats], theta: Floats, kinds: NDArray[np.int64], free: NDArray[np.int64]
+    value: Values, theta: Floats, kinds: NDArray[np.int64], free: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """Gradient [b, free] and Hessian [b, free, free] of quantity kinds[i] at theta[i] [b, 6], from the parabola through
     points to either side along every column and every pair of columns."""
@@ -175,7 +192,7 @@ def _differences(
     offsets, weights = _stencil(n)
     points = np.repeat(theta[:, None], len(offsets), 1)
     points[:, :, free] += STENCIL * offsets
-    found = value(points.reshape(-1, 6))[np.arange(len(theta) * len(offsets)), np.repeat(kinds, len(offsets))]
+    found = value.of(points.reshape(-1, 6), np.repeat(kinds, len(offsets)))
     found = found.reshape(len(theta), -1) @ weights.T
     hessian, (first, second) = np.empty((len(theta), n, n)), np.triu_indices(n)
     hessian[:, first, second] = hessian[:, second, first] = found[:, n + 1 :] / STENCIL**2
@@ -197,7 +214,7 @@ def _stencil(n: int) -> tuple[Floats, Floats]:
 def _march(
     law: JointLaw,
     data: tuple[Floats, Floats, Floats],
-    value: Callable[[Floats], Floats],
+    value: Values,
     quantities: list[Quantity],
     start: Floats,
     rise: Floats,
@@ -213,7 +230,7 @@ def _march(
     side = np.tile([-1.0, 1.0], len(quantities))
     edge = np.array([end for q in quantities for end in (q.low, q.high)])
     theta, along = np.tile(start, (len(kinds), 1)), direction[kinds]
-    at = value(theta)[np.arange(len(kinds)), kinds]
+    at = value.of(theta, kinds)
     step = PACE * np.clip(reach[kinds], 1e-12, 1.0)
     depth = np.zeros(len(kinds))  # root of the rise over the threshold: near linear in the quantity
     points = [[(float(v), 0.0)] for v in at]
@@ -232,7 +249,7 @@ def _march(
         trial = np.where((costs[1] < costs[0])[:, None], trials[1], trials[0])
         found, objective = minimise(trial, *data, ones, law.delta, free, penalty=penalty)
         risen = (objective - penalty(found, own, None)[0] - law.objective) / rise[kind]
-        moved = value(found)[own, kind] - at[active]
+        moved = value.of(found, kind) - at[active]
         ahead = side[active] * moved > 1e-3 * step[active]
         step[active[~ahead]] /= 4
         on, moved, risen, found = active[ahead], moved[ahead], risen[ahead], found[ahead]
@@ -248,13 +265,11 @@ def _march(
     return list(zip(sides[::2], sides[1::2], strict=True))
 
 
-def _pull(
-    value: Callable[[Floats], Floats], kind: NDArray[np.int64], sent: Floats, stiff: Floats, free: NDArray[np.int64]
-) -> Penalty:
+def _pull(value: Values, kind: NDArray[np.int64], sent: Floats, stiff: Floats, free: NDArray[np.int64]) -> Penalty:
     """stiff / 2 times the squared distance of quantity kind[i] from sent[i], for problem i."""
 
     def penalty(theta: Floats, which: NDArray[np.int64], damping: Floats | None) -> tuple[Floats, Floats, Floats]:
-        off = value(theta)[np.arange(len(theta)), kind[which]] - sent[which]
+        off = value.of(theta, kind[which]) - sent[which]
         cost = 0.5 * stiff[which] * off**2
         if damping is None:
             return cost, cost, cost

@@ -121,8 +121,8 @@ def optimum(law: JointLaw, C: float, cost: Cost) -> Optimum:
     return Optimum(C, N, D, L, found[1:])
 
 
-def log_best(law: JointLaw, theta: Floats, C: float, cost: Cost) -> Floats:
-    """[b, 3] logarithms of N*, D* and L* of parameters theta [b, 6] of a law at C FLOPs."""
+def log_best(law: JointLaw, theta: Floats, C: Floats | float, cost: Cost) -> Floats:
+    """[b, 3] logarithms of N*, D* and L* of parameters theta [b, 6] of a law at C FLOPs, one for all or [b]."""
     x = best_log_size(law, theta, C, cost)
     log_f = cost.log_flops(x)
     terms = np.logaddexp(*_terms(law, theta, C, x[:, None], log_f[:, None]))[:, 0]
@@ -130,8 +130,9 @@ def log_best(law: JointLaw, theta: Floats, C: float, cost: Cost) -> Floats:
     return np.stack([x, np.log(C) - log_f - x, log_L], 1)
 
 
-def best_log_size(law: JointLaw, theta: Floats, C: float, cost: Cost) -> Floats:
-    """[b] log N* of theta [b, 6] at C FLOPs: the lowest loss of all sizes, to the accuracy of floats."""
+def best_log_size(law: JointLaw, theta: Floats, C: Floats | float, cost: Cost) -> Floats:
+    """[b] log N* of theta [b, 6] at C FLOPs, one for all or [b]: the lowest loss of all sizes, to the accuracy of
+    floats."""
     x, log_f = cost.line
     ends = np.stack([_at_constant(law, theta, C, float(cost.flops[k])) for k in (0, -1)], 1)
     if cost.constant:
@@ -145,7 +146,7 @@ def best_log_size(law: JointLaw, theta: Floats, C: float, cost: Cost) -> Floats:
     return np.take_along_axis(tried, losses.argmin(1)[:, None], 1)[:, 0]
 
 
-def _at_constant(law: JointLaw, theta: Floats, C: float, flops: float) -> Floats:
+def _at_constant(law: JointLaw, theta: Floats, C: Floats | float, flops: float) -> Floats:
     by_N, by_D, _ = law.scale
     alpha, beta = theta[:, ALPHA], theta[:, BETA]
     lean = np.log(alpha / beta) + theta[:, LOG_A] - theta[:, LOG_B]
@@ -153,14 +154,14 @@ def _at_constant(law: JointLaw, theta: Floats, C: float, flops: float) -> Floats
     return found
 
 
-def _terms(law: JointLaw, theta: Floats, C: float, x: Floats, log_f: Floats) -> tuple[Floats, Floats]:
+def _terms(law: JointLaw, theta: Floats, C: Floats | float, x: Floats, log_f: Floats) -> tuple[Floats, Floats]:
     """[b, m] logarithms of A N^-α and B D^-β at log N = x [m] or [b, m]."""
     by_N, by_D, _ = law.scale
     A, B, alpha, beta = (theta[:, j, None] for j in (LOG_A, LOG_B, ALPHA, BETA))
-    return A - alpha * (x - np.log(by_N)), B - beta * (np.log(C / by_D) - log_f - x)
+    return A - alpha * (x - np.log(by_N)), B - beta * (np.log(np.asarray(C) / by_D)[..., None] - log_f - x)
 
 
-def _root(law: JointLaw, theta: Floats, C: float, cost: Cost, low: Floats, high: Floats, x: Floats) -> Floats:
+def _root(law: JointLaw, theta: Floats, C: Floats | float, cost: Cost, low: Floats, high: Floats, x: Floats) -> Floats:
     """[b] where the loss stops falling between low and high [b], from x [b]: by Newton's steps on the logarithm of the
     ratio of its two slopes, which is nearly straight in log N."""
     alpha, beta = theta[:, ALPHA], theta[:, BETA]
@@ -184,7 +185,7 @@ def computes(law: JointLaw, cost: Cost, table: RunTable) -> Floats:
     C = np.geomspace(table.budgets[0], max(table.budgets[-1], 2 * table.budgets[0]), POINTS)
     if cost.constant:
         return C
-    N = np.exp([best_log_size(law, law.theta[None], float(each), cost)[0] for each in C])
+    N = np.exp(best_log_size(law, np.repeat(law.theta[None], len(C), 0), C, cost))
     return C[(table.N.min() <= N) & (table.N.max() >= N)]
 
 
@@ -195,7 +196,7 @@ def exponents(law: JointLaw, theta: Floats, C: Floats, cost: Cost) -> Floats:
     """
     if len(C) < 2 or C[0] == C[-1]:
         return np.full((len(theta), 2), np.nan)
-    N = np.stack([best_log_size(law, theta, float(each), cost) for each in C], 1)
+    N = best_log_size(law, np.repeat(theta, len(C), 0), np.tile(C, len(theta)), cost).reshape(len(theta), len(C))
     D = np.log(C) - cost.log_flops(N) - N
     u = np.log(C) - np.log(C).mean()
     return np.stack([N @ u, D @ u], 1) / (u @ u)
