@@ -171,7 +171,9 @@ def _thresholds(
     F = float(stats.f.ppf(level, 1, runs - free))
     # Rounding of exact tables must not look like signal.
     rise = 0.5 * F * np.maximum(variance / bare, 1e-16)
-    return rise, np.sqrt(2 * rise * bare), toward / bare[:, None]
+    # What no parameter moves has no direction.
+    direction = np.divide(toward, bare[:, None], out=np.zeros_like(toward), where=bare[:, None] > 1e-200)
+    return rise, np.sqrt(2 * rise * bare), direction
 
 
 def _slopes(residuals: Floats, delta: float) -> Floats:
