@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ehr_scaling.data.sources import challenge_2012, meds, mimic
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.mimic import reading
+from tests.data.sources.meds_files import table
 from tests.data.sources.mimic_iv_tables import ED, TABLES
 from tests.data.sources.test_challenge_2012 import OUTCOMES, STAYS, filler, tar
-from tests.data.sources.test_meds_source import table
 from tests.fuzz.one_line import PATIENT, SECRET, fuzz, result_or_line
 from tests.fuzz.strategies import JSON, damaged, encoded, parquets, with_cells
 

@@ -36,6 +36,7 @@ from ehr_scaling.analysis.uncertainty import Floats
 PACE = 0.3  # of the way to the end of an interval, one step
 STEPS = 40
 STIFF = 100.0  # of the penalty, in curvatures of the objective: a step then ends within 1 % of where it was sent
+STIFFEST = 1e100  # of a penalty with its damping: more would overflow
 LEAST_FLOOR = 1e-3  # of the lowest loss; an E below is none
 FACTORS = {"A": 1e6, "B": 1e6, "k": 20.0, "L": 10.0}  # from the estimate: beyond them an end is open
 FACTOR = 1e4  # of the others
@@ -236,7 +237,8 @@ def _march(
     step = PACE * np.clip(reach[kinds], 1e-12, 1.0)
     depth = np.zeros(len(kinds))  # root of the rise over the threshold: near linear in the quantity
     points = [[(float(v), 0.0)] for v in at]
-    active = np.flatnonzero(side * (edge - at) > 0)
+    # What no parameter moves has no profile, and both of its sides stay open.
+    active = np.flatnonzero((side * (edge - at) > 0) & along.any(1))
     for _ in range(STEPS):
         if not len(active):
             break
@@ -277,7 +279,8 @@ def _pull(value: Values, kind: NDArray[np.int64], sent: Floats, stiff: Floats, f
             return cost, cost, cost
         gradient, hessian = _differences(value, theta, kind[which], free)
         pull = (stiff[which] * off)[:, None]
-        squared = gradient[:, :, None] * gradient[:, None] * (stiff[which] * (1 + damping))[:, None, None]
+        weight = stiff[which] * np.minimum(1 + damping, STIFFEST / np.maximum(stiff[which], 1.0))
+        squared = gradient[:, :, None] * gradient[:, None] * weight[:, None, None]
         return cost, pull * gradient, squared + pull[:, None] * hessian
 
     return penalty
