@@ -99,10 +99,11 @@ def _checksum(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_json(path: Path, remedy: str = "") -> Any:
+def read_json(path: Path, remedy: str = "", *, must_be_sealed: bool = False) -> Any:
     """The JSON value in `path`, without its seal where it has one.
 
-    Args: remedy, what to do when the file is damaged; by default to delete its folder and run again.
+    Args: remedy, what to do when the file is damaged; by default to delete its folder and run again. must_be_sealed,
+      whether an object without a seal is refused too.
     Raises: UserError where it is missing, damaged, or not what was sealed.
     """
     remedy = remedy or f"delete {path.parent} and run again"
@@ -114,6 +115,8 @@ def read_json(path: Path, remedy: str = "") -> Any:
         raise UserError(f"{path} is damaged ({e}): {remedy}") from None
     if not isinstance(value, dict):
         return value
+    if must_be_sealed and SEAL not in value:
+        raise UserError(f"{path.parent} was made by an earlier version, without checksums: {remedy}")
     if (rest := unsealed(value)) is None:
         raise UserError(f"{path} is damaged (it has changed since it was written): {remedy}")
     return rest
@@ -263,10 +266,7 @@ def record(folder: Path) -> dict[str, Any]:
 
     Raises: UserError where it is missing, damaged, or of a version that kept no checksums.
     """
-    path = folder / RECORD
-    known = read_json(path, _again(folder))
-    if isinstance(known, dict) and f'"{SEAL}"' not in path.read_text(encoding="utf-8"):
-        raise UserError(f"{folder} was made by an earlier version, without checksums: {_again(folder)}")
+    known = read_json(folder / RECORD, _again(folder), must_be_sealed=True)
     if not isinstance(known, dict) or not {"inputs", "fingerprint", "summary"} <= known.keys():
         raise UserError(f"{folder / RECORD} is damaged: {_again(folder)}")
     if "files" not in known:

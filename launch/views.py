@@ -25,7 +25,6 @@ def split(facts: Facts, top: int, family: str | None = None) -> View:
         else f"Counts from real records, to the nearest ten. Numbers below {facts.fewest} are not shown."
     )
     name = facts.events.get("summary", {}).get("name", "a source without a record")
-    generated = inspection.is_generated(facts.events)
     patients, tokens = (disclosure.words(int(n), generated) for n in (len(facts.lengths), facts.counts.sum()))
     about = (
         f"{name}: split {facts.split}, {patients} patients, {tokens} tokens, vocabulary of "

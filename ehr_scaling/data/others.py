@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import disclosure, known, sources, timelines
+from ehr_scaling.data import disclosure, known, parquet, sources, timelines
 from ehr_scaling.data import events as meds
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
@@ -41,6 +41,10 @@ def trained_on(model: Path, out: Path) -> NDArray[np.int64]:
     """Ids of the patients of `out`, see `prepare`, on whom the study `model` was trained or chosen: of both the same id
     and the same time of birth. Other hospitals may use the same numbers; releases of one share their patients."""
     theirs = _births(out, [SPLIT])
+    splits = model / "events" / "metadata" / "subject_splits.parquet"
+    if splits.is_file():  # most strangers have other numbers, which is told without reading all timelines
+        ids = parquet.read(splits, ["subject_id"])["subject_id"].to_numpy()
+        theirs = {i: theirs[i] for i in np.intersect1d(ids, np.array(list(theirs), np.int64)).tolist()}
     known = _births(model, ["train", "validation"]) if theirs else {}
     return np.array([i for i, birth in theirs.items() if known.get(i) == birth], np.int64)
 
