@@ -20,7 +20,7 @@ from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import Options
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "laws.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "laws.md"
 
 
 def number(value):

@@ -201,7 +201,7 @@ def test_poor_tables_get_a_reasoned_report_not_a_traceback(tmp_path, losses):
 
 
 def run(*flags):
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     return subprocess.run(
         [sys.executable, "-m", "launch.analyze", *flags], cwd=root, capture_output=True, text=True, env=dict(os.environ)
     )
@@ -246,7 +246,7 @@ from launch.analyze import LAWS, METHODS, flags
 names = ("draws", "bootstrap_seed", "isoflop", "near", "window", "law")
 print(json.dumps([LAWS, METHODS, [flags.FLAGS[name].default for name in names]]))
 """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     own = Options()
     defaults = [own.draws, own.seed, own.isoflop, own.near, own.window, own.law]
