@@ -55,14 +55,6 @@ class Outcome:
     patients: str = ""
     compared: list[Score] = field(default_factory=list)
 
-    def forecast(self, losses: Floats) -> tuple[float, float, float]:
-        """AUROC, low, high of a model whose loss has these draws [k]: see `outcome_curve.Curve.forecast`; NaN without
-        a curve. `word` goes with it."""
-        return self.curve.forecast(losses) if self.curve else (np.nan, np.nan, np.nan)
-
-    def word(self, loss: float) -> str:
-        return self.curve.word(loss) if self.curve else UNIDENTIFIED
-
 
 def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> list[Outcome]:
     """Reads `<folder>/<task>/<cell>.json`, `baseline.json` and `task.json`, joined to the runs by cell, and the

@@ -13,7 +13,6 @@ from scipy import special
 from ehr_scaling.analysis.outcomes import sigmoid
 from ehr_scaling.analysis.outcomes.sigmoid import FORMS
 from ehr_scaling.analysis.uncertainty import (
-    EXTRAPOLATED,
     SUPPORTED,
     UNIDENTIFIED,
     Floats,
@@ -73,47 +72,10 @@ class Curve:
         return self._at(self.form, self.draws, loss)
 
     def band(self, loss: Floats) -> tuple[Floats, Floats]:
-        """Low and high of the curve at losses [m], without the noise of a single model."""
+        """Low and high of the curve at losses [m] among those seen, without the noise of a single model."""
         values = self.sample(loss)
         low, high = np.array([interval(values[:, i], self.options.level) for i in range(len(loss))]).T
-        reach = self._apart(loss)
-        return np.clip(low - reach, 0, 1), np.clip(high + reach, 0, 1)
-
-    def forecast(self, losses: Floats, *, noise: bool = True) -> tuple[float, float, float]:
-        """AUROC of a model whose loss is known by its draws, [k], k = 1 for a loss that is known.
-
-        Returns: AUROC at the median loss, and the ends of the interval at options.level. It holds the draws of the
-        loss, the curve's own, which patients and models make, the noise of a single model (`noise`), and beyond the
-        losses seen what the forms in the running disagree by. All NaN where no loss is finite. `word` goes with it.
-        """
-        losses = np.ravel(losses)
-        losses = losses[np.isfinite(losses)]
-        good = self.draws[np.isfinite(self.draws).all(1)]
-        if not len(losses) or not len(good):
-            return np.nan, np.nan, np.nan
-        rng, size = np.random.default_rng([self.options.seed, 6]), max(len(losses), len(good))
-        middle = float(np.median(losses))
-        u = (_spread_out(losses, size, rng) - self.centre) / self.spread
-        a, b, c = _spread_out(good, size, rng).T
-        values = sigmoid.at(u, a, b, c, FORMS[self.form][0]) + self._apart(np.array([middle])) * rng.standard_normal(
-            size
-        )
-        if noise:
-            values = values + self.noise * rng.standard_t(self.freedom, size)
-        low, high = interval(np.clip(values, 0, 1), self.options.level)
-        return float(self(np.array(middle))), low, high
-
-    def word(self, loss: float) -> str:
-        """supported between the losses seen, extrapolated beyond them, unidentified where the curve is."""
-        if self.verdict.word == UNIDENTIFIED or not np.isfinite(loss):
-            return UNIDENTIFIED
-        return SUPPORTED if self.losses[0] <= loss <= self.losses[1] else EXTRAPOLATED
-
-    def _apart(self, loss: Floats) -> Floats:
-        """[m] half of the widest distance between forms in the running, beyond the losses seen; 0 between them."""
-        apart = [np.abs(self._at(form, theta[None], loss)[0] - self(loss)) / 2 for form, theta in self.others.items()]
-        beyond = (loss < self.losses[0]) | (loss > self.losses[1])
-        return np.where(beyond, np.max(apart, axis=0), 0.0) if apart else np.zeros(np.shape(loss))
+        return low, high
 
     @property
     def formula(self) -> str:
@@ -255,8 +217,3 @@ def _noise(u: Floats, auroc: Floats, weight: Floats, patients: Floats, theta: Fl
     by_patients = float((weight * (patients @ off.T) ** 2).sum(1).mean()) if len(patients) else 0.0
     room = float((weight * (off**2).sum(1)).sum())
     return float(np.sqrt(max(seen - by_patients, 0.0) / room)), max(len(u) - tangents.shape[1], 1)
-
-
-def _spread_out(values: Floats, size: int, rng: np.random.Generator) -> Floats:
-    """`size` rows, each of `values` as often as any other, or once more; in random order."""
-    return values[rng.permutation(np.resize(np.arange(len(values)), size))]

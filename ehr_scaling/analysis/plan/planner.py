@@ -209,9 +209,9 @@ def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
 
 
 def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
-    """AUROC at the plan's loss. Its interval holds what that of `Curve.forecast` does: what the loss may be, the draws
-    of the curve, the noise of a model about it by Student's t, and beyond the losses seen half of what forms about as
-    good say otherwise; each its own, so that the reaches add up as squares."""
+    """AUROC at the plan's loss. Its interval holds what the loss may be, the draws of the curve, the noise of a model
+    about it by Student's t, and beyond the losses seen half of what forms about as good say otherwise; each its own, so
+    that the reaches add up as squares."""
 
     def auroc(theta: Any, loss: float, floor: float) -> Floats:
         a, b, c = np.atleast_2d(np.asarray(theta, np.float64)).T

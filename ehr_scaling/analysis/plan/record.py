@@ -130,7 +130,7 @@ class Plan:
     refused: list[str] = field(default_factory=list)
 
 
-def repeated_loss(p: dict[str, float], N: Any, D: Any, U: float) -> Floats:
+def repeated_loss(p: dict[str, float], N: Any, D: Any, U: Any) -> Floats:
     """Loss at N and D positions over U unique ones by the parameters of a law of repeated data, in natural units.
 
     With R_D, R_N that of effective data (`effective_data.effective`), else with the over-fit penalty P R^δ (N/U)^κ of

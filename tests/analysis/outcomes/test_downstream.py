@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from ehr_scaling.analysis.outcomes import downstream, outcome_curve
 from ehr_scaling.analysis.outcomes.outcome_curve import INVERTED, SCALES, UNTOLD
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options, interval
+from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, interval
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import metrics, tasks
 from ehr_scaling.outcomes import predictions as predictions_of
@@ -149,11 +148,10 @@ def test_a_known_curve_is_recovered_with_intervals_that_hold_it():
         curve, _, _ = fitted(seed)
         assert curve.pattern == SCALES and curve.verdict.word == SUPPORTED and curve.form in ("chance", "ceiling")
         for loss in (2.7, 3.0, 3.4):
-            centre, low, high = curve.forecast(np.array([loss]), noise=False)
+            centre, (low, high) = curve(loss), np.ravel(curve.band(np.array([loss])))
             assert abs(centre - auroc_of(loss)) < 0.08 and low < centre < high
             inside.append(low <= auroc_of(loss) <= high)
     assert np.mean(inside) > 0.85
-    assert curve.word(3.0) == SUPPORTED and curve.word(2.0) == EXTRAPOLATED and curve.word(np.nan) == UNIDENTIFIED
 
 
 def test_exact_scores_give_the_parameters_back():
@@ -171,7 +169,7 @@ def test_no_dependence_and_an_inverted_one_are_called_so():
     patterns = [fitted(seed, slope=0.0)[0].pattern for seed in range(20)]
     assert patterns.count(UNTOLD) >= 17  # 5 % is what chance tells
     flat = next(c for c in (fitted(seed, slope=0.0)[0] for seed in range(20)) if c.pattern == UNTOLD)
-    assert flat.verdict.word == UNIDENTIFIED and flat.word(3.0) == UNIDENTIFIED
+    assert flat.verdict.word == UNIDENTIFIED
     inverted, _, _ = fitted(slope=-1.0)
     assert inverted.pattern == INVERTED and inverted.verdict.word == UNIDENTIFIED
     assert "lower loss ranks patients worse" in inverted.verdict.reason
@@ -186,21 +184,7 @@ def test_the_unit_of_loss_does_not_matter(unit):
         outcome_curve.fit(x, said.auroc, drawn, cells, np.arange(12), Options(draws=60)) for x in (loss, unit * loss)
     )
     assert one.form == other.form and one.pattern == other.pattern
-    np.testing.assert_allclose(one.forecast(np.array([3.0])), other.forecast(np.array([3.0 * unit])), rtol=1e-6)
-
-
-def test_an_unsure_loss_and_a_far_one_widen_the_forecast():
-    curve, _, _ = fitted()
-    rng = np.random.default_rng(0)
-    width = lambda found: found[2] - found[1]  # noqa: E731
-    known = width(curve.forecast(np.array([3.0])))
-    assert width(curve.forecast(3.0 + 0.1 * rng.standard_normal(500))) > known
-    assert width(curve.forecast(np.array([3.0]), noise=False)) <= known
-    low, high = curve.band(np.array([3.0]))
-    assert low[0] < curve(3.0) < high[0]
-    assert all(np.isnan(curve.forecast(np.array([np.nan]))))
-    apart = replace(curve, others={"logit": curve.theta * [1, 2, 1]})
-    assert width(apart.forecast(np.array([2.0]))) > width(replace(curve, others={}).forecast(np.array([2.0])))
+    np.testing.assert_allclose(one.band(np.array([3.0])), other.band(np.array([3.0 * unit])), rtol=1e-6)
 
 
 @pytest.mark.parametrize("models", [2, 8])
@@ -257,8 +241,6 @@ def test_stored_predictions_are_resampled_together_with_the_baselines(tmp_path):
     # paired with the models, the lead is known better than the two AUROCs apart would say
     curve = outcome.curve.sample(np.array([outcome.curve.losses[0]]))[:, 0]
     assert high - low < np.hypot(np.subtract(*interval(curve, 0.95)), alone["high"] - alone["low"])
-    auroc, low, high = outcome.forecast(np.array([3.0]))
-    assert low < auroc < high and outcome.word(3.0) == SUPPORTED and outcome.word(1.0) == EXTRAPOLATED
     text = json.dumps(downstream.to_json(outcome))
     assert "NaN" not in text and json.loads(text)["curve"]["form"] == outcome.curve.form
 
@@ -271,13 +253,12 @@ def test_missing_predictions_fall_back_openly(tmp_path):
     table = study(tmp_path / "b")
     (whole,) = downstream.read(tmp_path / "b", table, FEW, table.cell)
     (low, high), (own_low, own_high) = (
-        o.forecast(np.array([3.0]))[1:] for o in (whole, outcome)
+        np.ravel(o.curve.band(np.array([3.0]))) for o in (whole, outcome)
     )  # as wide, about: nothing is gained by not knowing
     assert own_high - own_low > 0.8 * (high - low)
     (without,) = downstream.read(tmp_path / "b", table.take(np.arange(6)), FEW, table.cell)
     assert without.curve is None and without.verdict.word == UNIDENTIFIED
     assert "3 scored cells; at least 5" in without.verdict.reason
-    assert np.isnan(without.forecast(np.array([3.0]))).all() and without.word(3.0) == UNIDENTIFIED
 
 
 def test_scores_without_any_interval_are_unidentified(tmp_path):

@@ -12,11 +12,10 @@ import simulated
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
-from ehr_scaling.analysis.outcomes import outcome_curve
+from ehr_scaling.analysis.outcomes import outcome_curve, sigmoid
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner, record
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW
-from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
@@ -232,12 +231,6 @@ def test_passes_are_worth_what_the_law_of_repeats_says(known, repeats):
     assert made.loss == pytest.approx(float(known.forecaster.law(made.N, made.D)) * float(ratio))
 
 
-def test_effective_data_are_those_of_the_law():
-    law = effective_data.EffectiveData(8.0, 5.0, BASE, 0.0, np.empty((0, 2)), {}, {})
-    N, D, U = 1e6, np.array([1e6, 4e6, 1e8]), 2e6
-    np.testing.assert_allclose(record.repeated_loss(EFFECTIVE["parameters"], N, D, U), law(N, D, U))
-
-
 def test_an_outcome_follows_the_loss(known):
     known = replace(known, outcomes=[DEATH])
     small, large = (planner.plan(known, C, 1e12, 1) for C in (1e12, 1e15))
@@ -249,7 +242,7 @@ def test_an_outcome_follows_the_loss(known):
     assert small.outcomes["death"]["auroc"] < large.outcomes["death"]["auroc"]
 
 
-def test_an_outcome_is_as_uncertain_as_the_forecast_of_its_curve(known):
+def test_an_outcome_is_as_uncertain_as_all_that_is_simulated_at_once(known):
     """Both hold the loss, the draws of the curve, models about it by Student's t, and beyond the losses other forms."""
     rng, loss = np.random.default_rng(2), np.linspace(2.4, 3.2, 7)
     truth = 0.5 + 0.42 / (1 + np.exp(2.2 * (loss - 2.9)))
@@ -262,7 +255,15 @@ def test_an_outcome_is_as_uncertain_as_the_forecast_of_its_curve(known):
         made = planner.plan(kept, C, np.inf, np.inf)
         low, high = made.loss_interval
         middle, spread = made.loss, np.log(high / low) / 2 / 1.96
-        _, *expected = curve.forecast(middle * np.exp(spread * rng.standard_normal(4000)))
+        u = (middle * np.exp(spread * rng.standard_normal(4000)) - curve.centre) / curve.spread
+        values = sigmoid.at(u, *np.resize(curve.draws, (4000, 3)).T, sigmoid.FORMS[curve.form][0])
+        values += curve.noise * rng.standard_t(curve.freedom, 4000)
+        if not curve.losses[0] <= middle <= curve.losses[1]:
+            apart = [
+                abs(curve._at(form, theta[None], middle)[0] - curve(middle)) for form, theta in curve.others.items()
+            ]
+            values += max(apart) / 2 * rng.standard_normal(4000)
+        expected = np.quantile(np.clip(values, 0, 1), [0.025, 0.975])
         np.testing.assert_allclose(np.diff(made.outcomes["death"]["interval"]), np.diff(expected), rtol=0.12)
     assert curve.others and curve.freedom < 6
 

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
 from ehr_scaling.analysis.joint import newton
+from ehr_scaling.analysis.plan import record
 from ehr_scaling.analysis.repeats import effective_data, repeated_laws
 from ehr_scaling.analysis.repeats.repeated_laws import FORMS
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
@@ -26,9 +27,8 @@ def grid(sizes=6, pools=4, seed=0):
 
 
 def losses(name, N, D, U):
-    if name == "effective":
-        return effective_data.EffectiveData(12.0, 4.0, BASE, 0.0, np.zeros((0, 2)), {}, {})(N, D, U)
-    loss = BASE["E"] + BASE["A"] * N ** -BASE["alpha"] + BASE["B"] * D ** -BASE["beta"]
+    seen = effective_data.effective(N, D, U, BASE, **TRUTH[name]) if name == "effective" else (N, D)
+    loss = BASE["E"] + BASE["A"] * seen[0] ** -BASE["alpha"] + BASE["B"] * seen[1] ** -BASE["beta"]
     if name == "penalty":
         loss = loss + 0.02 * np.maximum(D / U - 1, 0) ** 0.8 * (N / U) ** 0.6
     return loss
@@ -83,8 +83,7 @@ def test_intervals_hold_the_truth_and_say_supported(name):
 def test_the_effective_law_is_the_one_of_its_paper():
     N, D, U = grid()
     law = repeated_laws.fit("effective", N, D, U, losses("effective", N, D, U), None, NONE)
-    p = law.parameters
-    other = effective_data.EffectiveData(p["R_D"], p["R_N"], p, 0.0, np.zeros((0, 2)), {}, {})
+    other = partial(record.repeated_loss, law.parameters)
     np.testing.assert_allclose(law(N, D, U), other(N, D, U), rtol=1e-9)
     np.testing.assert_allclose(law(N, D, 3 * D), other(N, D, D), rtol=1e-9)  # more than is seen does not matter
 
