@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling.analysis.joint.joint_fit import jacobian
+from ehr_scaling.analysis.joint.joint_fit import Coupled
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, Values, curves
 from ehr_scaling.analysis.joint.optimum import Cost, cost_of, log_best
@@ -92,7 +92,7 @@ def identify(
 
 def _condition(law: JointLaw, table: RunTable) -> float:
     by_N, by_D, _ = law.scale
-    X = jacobian(law.theta, np.log(table.N / by_N), np.log(table.D / by_D), law.form.free)
+    X = Coupled(np.log(table.N / by_N), np.log(table.D / by_D), law.form.free).jacobian(law.theta)
     lengths = np.linalg.norm(X, axis=0)
     return float(np.linalg.cond(X / lengths)) if (lengths > 0).all() else np.inf
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis.joint import newton
 from ehr_scaling.analysis.joint.joint_fit import (
     ALPHA,
     BETA,
@@ -21,8 +22,7 @@ from ehr_scaling.analysis.joint.joint_fit import (
     LOG_B,
     LOG_E,
     LOG_K,
-    evaluate,
-    minimise,
+    Coupled,
 )
 from ehr_scaling.analysis.uncertainty import (
     SUPPORTED,
@@ -187,12 +187,9 @@ def fit(
         return None
     by_N, by_D, by_loss = (float(np.exp(np.log(v).mean())) for v in (N, D, loss))
     x, z, y = np.log(N / by_N), np.log(D / by_D), np.log(loss / by_loss)
-    theta = starts(form, x, z, loss / by_loss)
+    runs, theta = Coupled(x, z, free), starts(form, x, z, loss / by_loss)
     weight = np.ones(len(N)) if weight is None else weight
-    each, objective = np.tile(weight, (len(theta), 1)), np.zeros(len(theta))
-    # A wide Huber has one valley, and leads into the right narrow one: it need not be walked to its end.
-    for delta, least in ((0.1, 1e-3), (0.01, 1e-4), (options.delta, 1e-10)):
-        theta, objective = minimise(theta, x, z, y, each, max(delta, options.delta), free, least=least)
+    theta, objective = newton.narrowing(runs, theta, y, np.tile(weight, (len(theta), 1)), options.delta)
     best = int(objective.argmin())
     ranked = np.sort(objective)
     same = int((ranked <= ranked[0] * (1 + SAME)).sum())
@@ -201,10 +198,8 @@ def fit(
     draws = np.full((0, 6), np.nan)
     if options.draws:
         weights = resampling_weights(clusters, options.draws, np.random.default_rng([options.seed, 2]))
-        draws, _ = minimise(np.tile(theta[best], (options.draws, 1)), x, z, y, weights * weight, options.delta, free)
-    exponents = draws[:, ALPHA : BETA + 1]
-    kept = np.all((exponents > TRUSTED[0]) & (exponents < TRUSTED[1]), axis=1)
-    draws[~kept] = np.nan
+        draws, _ = newton.minimise(runs, np.tile(theta[best], (options.draws, 1)), y, weights * weight, options.delta)
+    draws, failed = trusted(draws)
     law = JointLaw(
         name=name,
         theta=theta[best],
@@ -212,9 +207,9 @@ def fit(
         objective=float(objective[best]),
         delta=options.delta,
         lowest=float(loss.min()),
-        residuals=evaluate(theta[best][None], x, z, y, each[:1], options.delta)[1][0],
+        residuals=runs.log_loss(theta[best][None])[0][0] - y,
         draws=draws,
-        failed=float((~kept).mean()) if options.draws else np.nan,
+        failed=failed,
         optima=(same, len(theta)),
         basins=basins,
         level=options.level,
@@ -222,6 +217,13 @@ def fit(
         tied=_tied(x, z),
     )
     return _judged(law, options)
+
+
+def trusted(draws: Floats) -> tuple[Floats, float]:
+    """Draws [draws, p] with NaN for those that lost a term of the law, and the share of these; NaN without draws."""
+    exponents = draws[:, ALPHA : BETA + 1]
+    kept = np.all((exponents > TRUSTED[0]) & (exponents < TRUSTED[1]), axis=1)
+    return np.where(kept[:, None], draws, np.nan), float((~kept).mean()) if len(draws) else np.nan
 
 
 def _tied(x: Floats, z: Floats) -> str:
@@ -251,8 +253,7 @@ def fit_many(
     kept = [w > 0 for w in weights]
     theta = np.concatenate([starts(form, x[k], z[k], loss[k] / by_loss) for k in kept])
     each = np.repeat(weights, STARTS, axis=0)
-    for wide, least in ((0.1, 1e-3), (0.01, 1e-3), (delta, 1e-5)):
-        theta, objective = minimise(theta, x, z, y, each, max(wide, delta), free, least=least)
+    theta, objective = newton.narrowing(Coupled(x, z, free), theta, y, each, delta, least=1e-5)
     best = objective.reshape(-1, STARTS).argmin(1) + STARTS * np.arange(len(weights))
     return lambda k, N, D: scale[2] * _predict(theta[best[k]][None], N / scale[0], D / scale[1])[0]
 

@@ -20,14 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ehr_scaling.analysis.joint.joint_fit import (
-    LOG_E,
-    Penalty,
-    jacobian,
-    minimise,
-    objective_of,
-    within,
-)
+from ehr_scaling.analysis.joint import newton
+from ehr_scaling.analysis.joint.joint_fit import LOG_E, Coupled
 from ehr_scaling.analysis.joint.joint_laws import TRUSTED, JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost, computes, cost_of, exponents, log_best
 from ehr_scaling.analysis.tables.run_table import RunTable
@@ -36,7 +30,7 @@ from ehr_scaling.analysis.uncertainty import Floats
 PACE = 0.3  # of the way to the end of an interval, one step
 STEPS = 40
 STIFF = 100.0  # of the penalty, in curvatures of the objective: a step then ends within 1 % of where it was sent
-STIFFEST = 1e100  # of a penalty with its damping: more would overflow
+STIFFEST = 1e96  # more would overflow when it is damped
 LEAST_FLOOR = 1e-3  # of the lowest loss; an E below is none
 FACTORS = {"A": 1e6, "B": 1e6, "k": 20.0, "L": 10.0}  # from the estimate: beyond them an end is open
 FACTOR = 1e4  # of the others
@@ -82,10 +76,11 @@ def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], level: flo
     start = law.theta.copy()
     if LOG_E not in law.form.fixed:  # a floor of nothing has no gradient by which to leave it
         start[LOG_E] = max(start[LOG_E], np.log(LEAST_FLOOR * law.lowest / by_loss))
-    X = jacobian(start, x, z, law.form.free)
+    runs = Coupled(x, z, law.form.free)
+    X = runs.jacobian(start)
     rise, reach, direction = _thresholds(law, X, table.clusters, value, start, level)
     found = []
-    for k, (down, up) in enumerate(_march(law, (x, z, y), value, chosen, start, rise, reach, direction)):
+    for k, (down, up) in enumerate(_march(law, runs, y, value, chosen, start, rise, reach, direction)):
         points = np.concatenate([down[:0:-1], up])
         ends = _end(down, chosen[k].low), _end(up, chosen[k].high)
         found.append(Curve(chosen[k], points, *ends, max(0.0, -float(points[:, 1].min() * rise[k]))))
@@ -216,7 +211,8 @@ def _stencil(n: int) -> tuple[Floats, Floats]:
 
 def _march(
     law: JointLaw,
-    data: tuple[Floats, Floats, Floats],
+    runs: Coupled,
+    y: Floats,
     value: Values,
     quantities: list[Quantity],
     start: Floats,
@@ -242,17 +238,17 @@ def _march(
     for _ in range(STEPS):
         if not len(active):
             break
-        kind, own, ones = kinds[active], np.arange(len(active)), np.ones((len(active), len(data[0])))
+        kind, own, ones = kinds[active], np.arange(len(active)), np.ones((len(active), len(y)))
         stiff = 2 * STIFF * rise[kind] * (PACE / step[active]) ** 2
-        penalty = _pull(value, kind, at[active] + side[active] * step[active], stiff, free)
+        pull = _Pull(value, kind, at[active] + side[active] * step[active], np.minimum(stiff, STIFFEST), free)
         # From a step along the last one where that is a better place to begin, else from where the last one ended
         trials = np.stack([theta[active]] * 2)
         trials[1][:, free] += along[active] * (side * step)[active, None]
-        trials[1] = within(trials[1], free)
-        costs = [objective_of(trial, *data, ones, law.delta, penalty) for trial in trials]
+        trials[1] = newton.within(runs, trials[1])
+        costs = [newton.huber_sum(runs, trial, y, ones, law.delta) + pull.cost(trial, own) for trial in trials]
         trial = np.where((costs[1] < costs[0])[:, None], trials[1], trials[0])
-        found, objective = minimise(trial, *data, ones, law.delta, free, penalty=penalty)
-        risen = (objective - penalty(found, own, None)[0] - law.objective) / rise[kind]
+        found, objective = newton.minimise(runs, trial, y, ones, law.delta, penalty=pull)
+        risen = (objective - pull.cost(found, own) - law.objective) / rise[kind]
         moved = value.of(found, kind) - at[active]
         ahead = side[active] * moved > 1e-3 * step[active]
         step[active[~ahead]] /= 4
@@ -269,21 +265,28 @@ def _march(
     return list(zip(sides[::2], sides[1::2], strict=True))
 
 
-def _pull(value: Values, kind: NDArray[np.int64], sent: Floats, stiff: Floats, free: NDArray[np.int64]) -> Penalty:
-    """stiff / 2 times the squared distance of quantity kind[i] from sent[i], for problem i."""
+@dataclass(frozen=True)
+class _Pull:
+    """A penalty of problem i, stiff[i] / 2 times the squared distance of quantity kind[i] from sent[i]; see
+    `newton.Penalty`."""
 
-    def penalty(theta: Floats, which: NDArray[np.int64], damping: Floats | None) -> tuple[Floats, Floats, Floats]:
-        off = value.of(theta, kind[which]) - sent[which]
-        cost = 0.5 * stiff[which] * off**2
-        if damping is None:
-            return cost, cost, cost
-        gradient, hessian = _differences(value, theta, kind[which], free)
-        pull = (stiff[which] * off)[:, None]
-        weight = stiff[which] * np.minimum(1 + damping, STIFFEST / np.maximum(stiff[which], 1.0))
-        squared = gradient[:, :, None] * gradient[:, None] * weight[:, None, None]
-        return cost, pull * gradient, squared + pull[:, None] * hessian
+    value: Values
+    kind: NDArray[np.int64]
+    sent: Floats
+    stiff: Floats
+    free: NDArray[np.int64]
 
-    return penalty
+    def cost(self, theta: Floats, which: NDArray[np.int64]) -> Floats:
+        return np.asarray(0.5 * self.stiff[which] * self._off(theta, which) ** 2)
+
+    def derivatives(self, theta: Floats, which: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        gradient, hessian = _differences(self.value, theta, self.kind[which], self.free)
+        pull = (self.stiff[which] * self._off(theta, which))[:, None]
+        squared = gradient[:, :, None] * gradient[:, None] * self.stiff[which, None, None]
+        return pull * gradient, squared + pull[:, None] * hessian, squared
+
+    def _off(self, theta: Floats, which: NDArray[np.int64]) -> Floats:
+        return self.value.of(theta, self.kind[which]) - self.sent[which]
 
 
 def _end(points: Floats, edge: float) -> float:

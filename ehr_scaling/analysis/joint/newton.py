@@ -1,133 +1,203 @@
-"""Laws of loss that are sums of terms, L = e^t_1 + e^t_2 + ..., fitted to many weightings of the runs at once.
+"""The lowest Huber sum of a law of loss, many problems at once: starts, bootstrap draws, folds, points of a profile.
 
-The sum of Huber losses of the residuals of log L is lowered by damped Newton steps. One batch holds the draws of a
-bootstrap, or the folds of a cross-validation (weight 0 for what is held out).
+All laws of loss are fitted by this: joint ones, their local fits and profiles, and those of repeated data.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ehr_scaling.analysis.joint.joint_fit import huber
 from ehr_scaling.analysis.uncertainty import Floats
 
-AT_ONCE = 20_000_000  # slopes held at a time
-
-# theta [b, p] -> the terms t [b, terms, n] of log L = logsumexp of t, and their slopes by theta [b or 1, terms, p, n].
-# A term of a run may be -inf, its slopes then 0.
-Terms = Callable[[Floats], tuple[Floats, Floats]]
+CACHED = 1 << 15  # problems times rows whose arrays stay in a core's cache: a third faster than all at once
+WIDE = ((0.1, 1e-3), (0.01, 1e-4))  # deltas on the way to a narrow one, and the gain with which they are left
+STUCK = 1e3  # a step that must be damped by more leads nowhere
 
 
-def fit(
+class Law(Protocol):
+    """log L of n runs as a function of theta [p].
+
+    free: columns of theta that are fitted, [q]. low, high: their bounds, [q].
+    """
+
+    free: NDArray[np.int64]
+    low: Floats
+    high: Floats
+
+    def log_loss(self, theta: Floats) -> tuple[Floats, tuple[Floats, ...]]:
+        """[b, p] -> log L [b, n], and what its derivatives need of the way there, each [b, ...]."""
+
+    def slopes(self, parts: tuple[Floats, ...]) -> Floats:
+        """[b, q, n] of log L by the free columns."""
+
+    def bends(self, parts: tuple[Floats, ...], pull: Floats) -> Floats:
+        """[b, q, q] the sum over runs of pull [b, n] times ∂²L / L, which is ∂²f + ∂f ∂fᵀ for f = log L.
+
+        An approximation slows the steps and moves no optimum.
+        """
+
+
+class Penalty(Protocol):
+    """What is added to the sum of each problem."""
+
+    def cost(self, theta: Floats, which: NDArray[np.int64]) -> Floats:
+        """[b] at theta [b, p] of the problems `which` [b]."""
+
+    def derivatives(self, theta: Floats, which: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        """Gradient [b, q], Hessian [b, q, q], and the part of it that damping adds again, [b, q, q]."""
+
+
+def minimise(
+    law: Law,
     theta: Floats,
-    terms: Terms,
     y: Floats,
     weight: Floats,
     delta: float,
-    bounds: tuple[Floats, Floats],
-    least_gain: float = 1e-10,
+    penalty: Penalty | None = None,
+    least: float = 1e-10,
     steps: int = 200,
 ) -> tuple[Floats, Floats]:
-    """Lowers the Huber sum of log L - y for each start and its weights.
+    """Damped Newton on the Huber sum of log L - y.
 
-    theta: [b, p] starts. y: [n] log of the observed loss. weight: [b, n] of the runs. delta: of the Huber loss.
-    bounds: lowest and highest theta, [p] each. least_gain: a step that gains less, as a share of the sum, is the last.
-    The curvature is exact but for that of the terms themselves, which is 0 where they are linear in theta. Negative
-    curvature is turned positive, and a step that does not descend is taken back.
-    Returns: theta [b, p] and the sums [b].
+    theta: [b, p] starts. y: [n] log of the observed losses. weight: [b, n] of the runs. delta: where the Huber loss
+    turns linear. least: a step that gains less, as a share of the sum, is the last.
+    Negative curvature is turned positive (saddle-free), and a step that does not descend is taken back. Where most
+    residuals are beyond delta the Hessian knows of few rows; steps are damped by the curvature of parabolas that touch
+    the Huber losses from above (Huber & Ronchetti 2009, section 7.8), because damped by multiples of the identity they
+    stall, starts and draws alike.
+    Returns: theta [b, p] and the sums [b], which hold the penalty.
     """
-    done = [_fit(theta[own], terms, y, weight[own], delta, bounds, least_gain, steps) for own in _parts(theta, len(y))]
-    return np.concatenate([t for t, _ in done]), np.concatenate([s for _, s in done])
-
-
-def _fit(
-    theta: Floats,
-    terms: Terms,
-    y: Floats,
-    weight: Floats,
-    delta: float,
-    bounds: tuple[Floats, Floats],
-    least_gain: float,
-    steps: int,
-) -> tuple[Floats, Floats]:
-    theta = np.clip(theta, *bounds)
-    damping = np.full(len(theta), 1e-3)
-    total, gradient, hessian = huber_sum(theta, terms, y, weight, delta)
-    active = np.arange(len(theta))
-    for _ in range(steps):
-        values, vectors = np.linalg.eigh(hessian[active])
-        values = np.abs(values)
-        top = values[:, -1:]
-        values = np.maximum(values, 1e-10 * top) + damping[active, None] * top + 1e-300
-        along = np.einsum("bij,bi->bj", vectors, gradient[active]) / values
-        trial = np.clip(theta[active] - np.einsum("bij,bj->bi", vectors, along), *bounds)
-        reached, slope, curvature = huber_sum(trial, terms, y, weight[active], delta)
-        better = reached < total[active]
-        gain = np.where(better, total[active] - reached, 0.0)
-        moved = active[better]
-        theta[moved], total[moved] = trial[better], reached[better]
-        gradient[moved], hessian[moved] = slope[better], curvature[better]
-        damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 6)
-        active = active[~((better & (gain < least_gain * reached)) | (damping[active] > 1e3))]
-        if not len(active):
-            break
+    theta, total = within(law, theta), np.empty(len(theta))
+    for which in _batches(len(theta), len(y)):
+        theta[which], total[which] = _together(law, theta[which], y, weight[which], delta, penalty, which, least, steps)
     return theta, total
 
 
-def _parts(theta: Floats, n: int) -> list[slice]:
-    size = max(1, AT_ONCE // (4 * n * theta.shape[1]))
-    return [slice(i, i + size) for i in range(0, max(len(theta), 1), size)]
+def narrowing(
+    law: Law, theta: Floats, y: Floats, weight: Floats, delta: float, least: float = 1e-10
+) -> tuple[Floats, Floats]:
+    """`minimise` with ever narrower Huber losses: a wide one has one valley, and leads into the right narrow one. It
+    need not be walked to its end."""
+    for wide, gain in WIDE:
+        theta, _ = minimise(law, theta, y, weight, max(wide, delta), least=max(gain, least))
+    return minimise(law, theta, y, weight, delta, least=least)
 
 
-def log_loss(theta: Floats, terms: Terms, n: int) -> Floats:
-    """[b, n]"""
-    return np.concatenate([_shares(terms(theta[own])[0])[0] for own in _parts(theta, n)])
+def _together(
+    law: Law,
+    theta: Floats,
+    y: Floats,
+    weight: Floats,
+    delta: float,
+    penalty: Penalty | None,
+    which: NDArray[np.int64],
+    least: float,
+    steps: int,
+) -> tuple[Floats, Floats]:
+    def sums(theta: Floats, weight: Floats, which: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, ...]]:
+        f, parts = law.log_loss(theta)
+        total = (weight * huber(f - y, delta)).sum(1)
+        return total + penalty.cost(theta, which) if penalty else total, f - y, parts
+
+    def slopes(
+        theta: Floats, residual: Floats, parts: tuple[Floats, ...], weight: Floats, which: NDArray[np.int64]
+    ) -> tuple[Floats, Floats, Floats]:
+        found = derivatives(law, residual, parts, weight, delta)
+        if penalty:
+            gradient, hessian, damped = (a + b for a, b in zip(found, penalty.derivatives(theta, which), strict=True))
+            return gradient, hessian, damped
+        return found
+
+    total, residual, parts = sums(theta, weight, which)
+    gradient, hessian, damped = slopes(theta, residual, parts, weight, which)
+    damping, active = np.full(len(theta), 1e-3), np.arange(len(theta))
+    for _ in range(steps):
+        own = weight[active]
+        trial = theta[active]
+        held = _held(law, trial, gradient[active])
+        trial[:, law.free] -= _step(
+            gradient[active], hessian[active] + damping[active, None, None] * damped[active], held
+        )
+        trial = within(law, trial)
+        reached, residual, parts = sums(trial, own, which[active])
+        better = reached < total[active]
+        gain = np.where(better, total[active] - reached, 0.0)
+        theta[active[better]], total[active[better]] = trial[better], reached[better]
+        damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 6)
+        done = (better & (gain < least * reached)) | (damping[active] > STUCK)
+        if done.all():
+            break
+        if (on := better & ~done).any():
+            moved, parts = active[on], tuple(part[on] for part in parts)
+            found = slopes(trial[on], residual[on], parts, own[on], which[moved])
+            gradient[moved], hessian[moved], damped[moved] = found
+        active = active[~done]
+    return theta, total
 
 
-def _shares(t: Floats) -> tuple[Floats, Floats]:
-    """log of the sum of terms [b, n], and the share of each in it [b, terms, n]."""
-    highest = t.max(1, keepdims=True)
-    share = np.exp(t - highest)
-    total = share.sum(1, keepdims=True)
-    return (highest + np.log(total))[:, 0], share / total
+def _held(law: Law, theta: Floats, gradient: Floats) -> NDArray[np.bool_]:
+    """[b, q] free columns at a bound, where the sum falls beyond it."""
+    at = theta[:, law.free]
+    return np.asarray(((at <= law.low) & (gradient > 0)) | ((at >= law.high) & (gradient < 0)))
 
 
-def slopes(theta: Floats, terms: Terms) -> Floats:
-    """[b, p, n] of log L by theta."""
-    t, by = terms(theta)
-    return _slopes(_shares(t)[1], by, _present(by))
+def _step(gradient: Floats, hessian: Floats, held: NDArray[np.bool_]) -> Floats:
+    """[b, q], to be taken off; the columns that are held stay, and the others move as if they were fixed."""
+    gradient = np.where(held, 0.0, gradient)
+    hessian = np.where(held[:, :, None] | held[:, None], 0.0, hessian)
+    values, vectors = np.linalg.eigh(hessian)
+    values = np.abs(values)
+    values = np.maximum(values, 1e-10 * values.max(1, keepdims=True)) + 1e-300
+    return np.einsum("bij,bj->bi", vectors, np.einsum("bij,bi->bj", vectors, gradient) / values)
 
 
-def _present(by: Floats) -> list[list[int]]:
-    """For each term the parameters that it depends on."""
-    depends = np.any(by != 0, axis=(0, 3))
-    return [np.flatnonzero(depends[k]).tolist() for k in range(by.shape[1])]
+def derivatives(
+    law: Law, residual: Floats, parts: tuple[Floats, ...], weight: Floats, delta: float
+) -> tuple[Floats, Floats, Floats]:
+    """Of the Huber sum of residuals [b, n]: gradient [b, q], Hessian [b, q, q], and the curvature of the parabolas that
+    touch the Huber losses from above, [b, q, q]."""
+    J, size = law.slopes(parts), np.abs(residual)
+    pull = np.clip(residual, -delta, delta) * weight
+    gradient = np.matmul(J, pull[:, :, None])[:, :, 0]
+    across = J.transpose(0, 2, 1)
+    hessian = np.matmul(J * (weight * (size <= delta) - pull)[:, None], across) + law.bends(parts, pull)
+    return gradient, hessian, np.matmul(J * (weight * (delta / np.maximum(size, delta)))[:, None], across)
 
 
-def _slopes(share: Floats, by: Floats, present: list[list[int]]) -> Floats:
-    out = np.zeros((len(share), by.shape[2], share.shape[2]))
-    for k, own in enumerate(present):
-        for p in own:
-            out[:, p] += share[:, k] * by[:, k, p]
-    return out
+def huber(residual: Floats, delta: float) -> Floats:
+    """Half the square up to `delta`, linear beyond (Huber 1964); any shape."""
+    inside = np.minimum(np.abs(residual), delta)
+    return np.asarray(inside * (np.abs(residual) - 0.5 * inside))
 
 
-def huber_sum(theta: Floats, terms: Terms, y: Floats, weight: Floats, delta: float) -> tuple[Floats, Floats, Floats]:
-    """The Huber sum [b], its gradient [b, p], and its Hessian [b, p, p] for terms that are linear in theta.
+def huber_sum(law: Law, theta: Floats, y: Floats, weight: Floats, delta: float) -> Floats:
+    """[b] what `minimise` minimises, without a penalty, at theta [b, p]."""
+    return np.asarray((weight * huber(law.log_loss(theta)[0] - y, delta)).sum(1))
 
-    With p_k the share of term k in L, f = log L has ∂f = Σ p_k ∂t_k and ∂²f = Σ p_k ∂t_k ∂t_kᵀ - ∂f ∂fᵀ.
-    """
-    t, by = terms(theta)
-    f, share = _shares(t)
-    present, residual = _present(by), f - y
-    slope = np.clip(residual, -delta, delta) * weight
-    J = _slopes(share, by, present)
-    hessian = np.matmul(J * (weight * (np.abs(residual) <= delta) - slope)[:, None], J.transpose(0, 2, 1))
-    for k, own in enumerate(present):
-        pulled = slope * share[:, k]
-        for p, q in ((p, q) for p in own for q in own if p <= q):
-            product = by[:, k, p] * by[:, k, q]
-            value = pulled @ product[0] if len(product) == 1 else (pulled * product).sum(1)
-            hessian[:, p, q] += value
-            hessian[:, q, p] += value * (p != q)
-    return (weight * huber(residual, delta)).sum(1), np.matmul(J, slope[:, :, None])[:, :, 0], hessian
+
+def within(law: Law, theta: Floats) -> Floats:
+    """theta [b, p], its free columns brought within their bounds."""
+    theta = theta.copy()
+    theta[:, law.free] = np.clip(theta[:, law.free], law.low, law.high)
+    return theta
+
+
+def log_loss(law: Law, theta: Floats, n: int) -> Floats:
+    """[b, n] of log L at theta [b, p], a batch after the other."""
+    return np.concatenate([law.log_loss(theta[own])[0] for own in _batches(len(theta), n)])
+
+
+def _batches(problems: int, rows: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of the problems that go together; one empty batch of none."""
+    size = max(CACHED // max(rows, 1), 1)
+    return (np.arange(i, min(i + size, problems)) for i in range(0, max(problems, 1), size))
+
+
+def log_sum(t: Floats) -> tuple[Floats, Floats]:
+    """log of the sum of e^t over the second axis of [b, terms, n], and the share of each term in it, [b, terms, n]."""
+    highest = t.max(1)
+    share = np.exp(t - highest[:, None])
+    total = share.sum(1)
+    return highest + np.log(total), share / total[:, None]

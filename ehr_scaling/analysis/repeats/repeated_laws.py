@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling.analysis.joint import joint_laws, newton
-from ehr_scaling.analysis.joint.joint_laws import TRUSTED
 from ehr_scaling.analysis.repeats.effective_data import worth
 from ehr_scaling.analysis.uncertainty import (
     UNIDENTIFIED,
@@ -49,30 +48,45 @@ _BASE = np.array([[-60.0, -60.0, -60.0, 1e-3, 1e-3], [60.0, 60.0, 60.0, 10.0, 10
 
 class Form(NamedTuple):
     """A law: its formula, the names of what it has beside E, A, B, alpha, beta, where these may lie [2, extra] and are
-    started [starts, extra], and its terms, given logs of N, D, U [n]."""
+    started [starts, extra], and how it is made of logs of N, D, U [n]."""
 
     formula: str
     extra: tuple[str, ...]
     bounds: Floats
     starts: Floats
-    terms: Callable[[Floats, Floats, Floats], newton.Terms]
+    law: Callable[[Floats, Floats, Floats], newton.Law]
 
 
 def _mesh(*values: tuple[float, ...]) -> Floats:
     return np.stack(np.meshgrid(*values, indexing="ij"), -1).reshape(-1, len(values))
 
 
-def _linear(design: Floats, offset: Floats) -> newton.Terms:
-    """Terms that are linear in theta: design [terms, p, n], offset [terms, n]."""
+class _Linear:
+    """L = e^t_1 + e^t_2 + ... with terms that are linear in theta: design [terms, p, n] @ theta + offset [terms, n], of
+    which -inf leaves a term out; see `newton.Law`."""
 
-    def terms(theta: Floats) -> tuple[Floats, Floats]:
-        return np.einsum("bp,tpn->btn", theta, design) + offset, design[None]
+    def __init__(self, bounds: Floats, design: Floats, offset: Floats) -> None:
+        self.low, self.high = np.column_stack([_BASE, bounds])
+        self.free = np.arange(len(self.low))
+        self.design, self.offset = design, offset
+        self._flat = design.transpose(1, 0, 2).reshape(len(self.low), -1)
+        self._squares = np.einsum("tpn,tqn->tnpq", design, design).reshape(offset.size, -1)
 
-    return terms
+    def log_loss(self, theta: Floats) -> tuple[Floats, tuple[Floats, ...]]:
+        f, share = newton.log_sum((theta @ self._flat).reshape(-1, *self.offset.shape) + self.offset)
+        return f, (share,)
+
+    def slopes(self, parts: tuple[Floats, ...]) -> Floats:
+        return np.asarray(np.einsum("btn,tpn->bpn", parts[0], self.design))
+
+    def bends(self, parts: tuple[Floats, ...], pull: Floats) -> Floats:
+        """∂²L / L = Σ share ∂t ∂tᵀ."""
+        pulled = (parts[0] * pull[:, None]).reshape(len(pull), -1)
+        return np.asarray((pulled @ self._squares).reshape(len(pull), len(self.low), -1))
 
 
-def _chinchilla(x: Floats, z: Floats, u: Floats) -> newton.Terms:
-    return _linear(*_base(x, z, 3, 5))
+def _chinchilla(x: Floats, z: Floats, u: Floats) -> newton.Law:
+    return _Linear(FORMS["chinchilla"].bounds, *_base(x, z, 3, 5))
 
 
 def _base(x: Floats, z: Floats, terms: int, p: int) -> tuple[Floats, Floats]:
@@ -82,32 +96,48 @@ def _base(x: Floats, z: Floats, terms: int, p: int) -> tuple[Floats, Floats]:
     return design, np.zeros((terms, len(x)))
 
 
-def _penalty(x: Floats, z: Floats, u: Floats) -> newton.Terms:
+def _penalty(x: Floats, z: Floats, u: Floats) -> newton.Law:
     design, offset = _base(x, z, 4, 8)
     repeats = np.expm1(z - u)
     some = repeats > LEAST_REPEATS
     design[3, LOG_P] = some
     design[3, DELTA, some], design[3, KAPPA, some] = np.log(repeats[some]), (x - u)[some]
     offset[3, ~some] = -np.inf
-    return _linear(design, offset)
+    return _Linear(FORMS["penalty"].bounds, design, offset)
 
 
-def _effective(x: Floats, z: Floats, u: Floats) -> newton.Terms:
-    def terms(theta: Floats) -> tuple[Floats, Floats]:
+class _Effective:
+    """Chinchilla's law in effective N' and D' at logs of N, D, U [n]; see `newton.Law`."""
+
+    def __init__(self, x: Floats, z: Floats, u: Floats) -> None:
+        self.x, self.z, self.u = x, z, u
+        self.low, self.high = np.column_stack([_BASE, FORMS["effective"].bounds])
+        self.free = np.arange(len(self.low))
+
+    def log_loss(self, theta: Floats) -> tuple[Floats, tuple[Floats, ...]]:
         E, A, B, alpha, beta, R_D, R_N = (theta[:, j, None] for j in range(7))
-        found = worth(x, z, u, A, B, alpha, beta, R_D, R_N)
+        found = worth(self.x, self.z, self.u, A, B, alpha, beta, R_D, R_N)
         t = np.stack([np.broadcast_to(E, found.N.shape), A - alpha * found.N, B - beta * found.D], 1)
-        by = np.zeros((len(theta), 3, 7, len(x)))
+        by = np.zeros((len(theta), 3, 7, len(self.x)))
         by[:, 0, LOG_E] = by[:, 2, LOG_B] = 1
         # N' moves with the base, by the N that suits U
         by[:, 1, LOG_A], by[:, 1, LOG_B] = 1 - found.by_suits, found.by_suits
         by[:, 1, ALPHA] = -found.N - found.by_suits * (1 / alpha - found.suits)
-        by[:, 1, BETA] = -found.by_suits * (u - 1 / beta)
+        by[:, 1, BETA] = -found.by_suits * (self.u - 1 / beta)
         by[:, 1, LOG_R_N] = -alpha * found.by_R_N
         by[:, 2, BETA], by[:, 2, LOG_R_D] = -found.D, -beta * found.by_R_D
-        return t, by
+        f, share = newton.log_sum(t)
+        return f, (share, by)
 
-    return terms
+    def slopes(self, parts: tuple[Floats, ...]) -> Floats:
+        share, by = parts
+        return np.asarray(np.einsum("btn,btpn->bpn", share, by))
+
+    def bends(self, parts: tuple[Floats, ...], pull: Floats) -> Floats:
+        """∂²L / L = Σ share (∂t ∂tᵀ + ∂²t), of which the last is left out."""
+        share, by = parts
+        pulled = by * (share * pull[:, None])[:, :, None]
+        return np.asarray(np.matmul(pulled, by.transpose(0, 1, 3, 2)).sum(1))
 
 
 _R = np.log([0.05, 1e6])  # beyond, a run of any length is worth as much as one of new data
@@ -118,7 +148,7 @@ FORMS = {
         ("R_D", "R_N"),
         np.column_stack([_R, _R]),
         np.log(_mesh((5.0, 50.0), (3.0, 100.0))),
-        _effective,
+        _Effective,
     ),
     "penalty": Form(
         "E + A N^-alpha + B D^-beta + P R^delta (N/U)^kappa",
@@ -158,8 +188,8 @@ class RepeatLaw:
         """[b, ...] losses at N, D, U [...] of parameters [b, p] in the units of theta."""
         shape = np.broadcast_shapes(*(np.shape(v) for v in (N, D, U)))
         n, d, u = (np.broadcast_to(np.asarray(v, np.float64), shape).ravel() for v in (N, D, U))
-        terms = FORMS[self.name].terms(*_logs(n, d, u, self.scale))
-        return self.scale[2] * np.exp(newton.log_loss(theta, terms, n.size)).reshape(len(theta), *shape)
+        law = FORMS[self.name].law(*_logs(n, d, u, self.scale))
+        return self.scale[2] * np.exp(newton.log_loss(law, theta, n.size)).reshape(len(theta), *shape)
 
     @property
     def good(self) -> Floats:
@@ -235,23 +265,20 @@ def fit(
     scale = by_N, by_D, by_loss
     x, z, u = _logs(N, D, U, scale)
     y, form = np.log(loss / by_loss), FORMS[name]
-    terms, bounds = form.terms(x, z, u), _bounds(form)
-    theta = _starts(form, x, z, u, np.exp(y))
-    theta, objective = _narrowing(theta, terms, y, np.ones((len(theta), len(N))), options.delta, bounds)
+    law, theta = form.law(x, z, u), _starts(form, x, z, u, np.exp(y))
+    theta, objective = newton.narrowing(law, theta, y, np.ones((len(theta), len(N))), options.delta)
     best, lowest = theta[objective.argmin()], objective.min()
     # The narrow Huber has many near valleys; optima of resampled runs lead to others (Wood 2001, Biometrics 57:240)
     shaken = resampling_counts(clusters, _SHAKEN, np.random.default_rng([options.seed, 15]))
-    theta, _ = newton.fit(np.tile(best, (_SHAKEN, 1)), terms, y, shaken, options.delta, bounds, _NEAR)
-    theta, objective = newton.fit(theta, terms, y, np.ones_like(shaken), options.delta, bounds)
+    theta, _ = newton.minimise(law, np.tile(best, (_SHAKEN, 1)), y, shaken, options.delta, least=_NEAR)
+    theta, objective = newton.minimise(law, theta, y, np.ones_like(shaken), options.delta)
     if objective.min() < lowest:
         best, lowest = theta[objective.argmin()], objective.min()
     draws = np.full((0, len(best)), np.nan)
     if options.draws:
         counts = resampling_counts(clusters, options.draws, np.random.default_rng([options.seed, 11]))
-        draws, _ = newton.fit(np.tile(best, (options.draws, 1)), terms, y, counts, options.delta, bounds, _NEAR)
-    exponents = draws[:, ALPHA : BETA + 1]
-    kept = np.all((exponents > TRUSTED[0]) & (exponents < TRUSTED[1]), axis=1)
-    draws[~kept] = np.nan
+        draws, _ = newton.minimise(law, np.tile(best, (options.draws, 1)), y, counts, options.delta, least=_NEAR)
+    draws, failed = joint_laws.trusted(draws)
     return RepeatLaw(
         name=name,
         theta=best,
@@ -259,15 +286,10 @@ def fit(
         objective=float(lowest),
         lowest=float(loss.min()),
         draws=draws,
-        failed=float((~kept).mean()) if options.draws else np.nan,
-        blurred=_blurred(newton.slopes(best[None], terms)[0], form),
+        failed=failed,
+        blurred=_blurred(law.slopes(law.log_loss(best[None])[1])[0], form),
         level=options.level,
     )
-
-
-def _bounds(form: Form) -> tuple[Floats, Floats]:
-    low, high = np.column_stack([_BASE, form.bounds])
-    return low, high
 
 
 def _starts(form: Form, x: Floats, z: Floats, u: Floats, loss: Floats) -> Floats:
@@ -299,33 +321,18 @@ def held_out(
 
     fold: [n] index. The fits begin at `law`, that of all runs.
     """
-    terms, y = FORMS[law.name].terms(*_logs(N, D, U, law.scale)), np.log(loss / law.scale[2])
+    runs, y = FORMS[law.name].law(*_logs(N, D, U, law.scale)), np.log(loss / law.scale[2])
     folds, at = np.unique(fold, return_inverse=True)
     weight = (at != np.arange(len(folds))[:, None]).astype(np.float64)
-    theta, _ = _without(law, terms, y, weight, delta)
-    missed: Floats = newton.log_loss(theta, terms, len(N))[at, np.arange(len(N))] - y
+    theta, _ = _without(law, runs, y, weight, delta)
+    missed: Floats = newton.log_loss(runs, theta, len(N))[at, np.arange(len(N))] - y
     return missed
 
 
-def _without(law: RepeatLaw, terms: newton.Terms, y: Floats, weight: Floats, delta: float) -> tuple[Floats, Floats]:
+def _without(law: RepeatLaw, runs: newton.Law, y: Floats, weight: Floats, delta: float) -> tuple[Floats, Floats]:
     """The law and its Huber sum for every row of weights [folds, n]."""
-    start, bounds = np.tile(law.theta, (len(weight), 1)), _bounds(FORMS[law.name])
-    theta, total = newton.fit(start, terms, y, weight, delta, bounds, _NEAR)
+    start = np.tile(law.theta, (len(weight), 1))
+    theta, total = newton.minimise(runs, start, y, weight, delta, least=_NEAR)
     # A fold may have its lowest valley elsewhere; the wide Huber leads there, as in `fit`
-    other, lower = _narrowing(start, terms, y, weight, delta, bounds, _NEAR)
+    other, lower = newton.narrowing(runs, start, y, weight, delta, _NEAR)
     return np.where((lower < total)[:, None], other, theta), np.minimum(lower, total)
-
-
-def _narrowing(
-    theta: Floats,
-    terms: newton.Terms,
-    y: Floats,
-    weight: Floats,
-    delta: float,
-    bounds: tuple[Floats, Floats],
-    least_gain: float = 1e-10,
-) -> tuple[Floats, Floats]:
-    """`newton.fit` with ever narrower Huber losses: a wide one has one valley, and leads into the right narrow one."""
-    for wide in (0.1, 0.01):
-        theta, _ = newton.fit(theta, terms, y, weight, max(wide, delta), bounds, least_gain=1e-4)
-    return newton.fit(theta, terms, y, weight, delta, bounds, least_gain)

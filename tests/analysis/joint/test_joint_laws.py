@@ -5,7 +5,7 @@ import pytest
 import simulated
 from scipy.optimize import approx_fprime, minimize
 
-from ehr_scaling.analysis.joint import joint_fit, joint_laws
+from ehr_scaling.analysis.joint import joint_fit, joint_laws, newton
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
@@ -80,16 +80,18 @@ def test_gradient_and_hessian_agree_with_finite_differences(name):
         full[form.free] = t
         return full[None]
 
+    runs = joint_fit.Coupled(x, z, form.free)
+
     def objective(t):
-        return joint_fit.evaluate(theta(t), x, z, y, weight, delta)[0][0]
+        return newton.huber_sum(runs, theta(t), y, weight, delta)[0]
 
     def derivatives(t):
-        _, residual, parts = joint_fit.evaluate(theta(t), x, z, y, weight, delta)
-        gradient, hessian = joint_fit.derivatives(parts, residual, x, z, weight, delta, form.free)
+        f, parts = runs.log_loss(theta(t))
+        gradient, hessian, _ = newton.derivatives(runs, f - y, parts, weight, delta)
         return gradient[0], hessian[0]
 
     at = whole[form.free]
-    residual = joint_fit.evaluate(theta(at), x, z, y, weight, delta)[1]
+    residual = runs.log_loss(theta(at))[0] - y
     assert 0 < (np.abs(residual) <= delta).sum() < 40
     gradient, hessian = derivatives(at)
     np.testing.assert_allclose(gradient, approx_fprime(at, objective, 1e-7), rtol=1e-4, atol=1e-6)
@@ -132,10 +134,11 @@ def test_no_better_optimum_is_found_by_a_simplex_from_elsewhere(noise):
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, Options(draws=20))
     x, z, y = (np.log(v / s) for v, s in zip((table.N, table.D, table.loss), law.scale, strict=True))
     rng, ones = np.random.default_rng(1), np.ones((1, len(x)))
+    runs = joint_fit.Coupled(x, z, law.form.free)
     for _ in range(4):
         start = law.theta[:5] + 0.3 * rng.standard_normal(5)
         found = minimize(
-            lambda t: joint_fit.evaluate(np.append(t, 0)[None], x, z, y, ones, 1e-3)[0][0],
+            lambda t: newton.huber_sum(runs, np.append(t, 0)[None], y, ones, 1e-3)[0],
             start, method="Nelder-Mead", options={"maxfev": 4000, "xatol": 1e-10, "fatol": 1e-14},
         )  # fmt: skip
         assert law.objective <= found.fun * (1 + 1e-6)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
 
-from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, likelihood
+from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, likelihood, newton
 from ehr_scaling.analysis.joint.identifiability import identify
 from ehr_scaling.analysis.joint.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
 from ehr_scaling.analysis.report import law_sections, profile_plots
@@ -47,8 +47,8 @@ def test_a_profile_is_the_least_objective_with_that_parameter_fixed(form, name, 
     )
     free = law.form.free[law.form.free != column]
     ones = np.ones((len(thetas), len(table)))
-    for delta in (0.1, 0.01, law.delta):
-        thetas, objective = joint_fit.minimise(thetas, *in_units(table, law), ones, delta, free)
+    x, z, y = in_units(table, law)
+    _, objective = newton.narrowing(joint_fit.Coupled(x, z, free), thetas, y, ones, law.delta)
     rises = objective - law.objective
     threshold = rises[-1] / curve.points[-1, 1]
     assert threshold > 0
@@ -63,13 +63,14 @@ def test_the_profile_of_the_best_size_is_the_least_objective_on_that_surface():
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, replace(QUICK, delta=0.02))
     x, z, y = in_units(table, law)
     curve = next(c for c in likelihood.curves(law, table, (MIDDLE,), 0.95) if c.quantity.name == "N")
+    runs = joint_fit.Coupled(x, z, law.form.free)
     product = np.log(MIDDLE / 6 / law.scale[0] / law.scale[1])
 
     def objective(t, log_N):
         E, B, alpha, beta = t
         A = log_N * (alpha + beta) - beta * product - np.log(alpha / beta) + B
         theta = np.array([[E, A, B, alpha, beta, 0.0]])
-        return joint_fit.evaluate(theta, x, z, y, np.ones((1, len(x))), law.delta)[0][0]
+        return newton.huber_sum(runs, theta, y, np.ones((1, len(x))), law.delta)[0]
 
     rises = []
     for log_N in curve.points[[0, -1], 0] - np.log(law.scale[0]):
@@ -88,7 +89,7 @@ def test_with_squares_the_interval_is_that_of_a_regression():
     table, _ = fitted(noise=0.002, seeds=4)
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, replace(QUICK, delta=10.0))
     x, z, _ = in_units(table, law)
-    X = joint_fit.jacobian(law.theta, x, z, law.form.free)
+    X = joint_fit.Coupled(x, z, law.form.free).jacobian(law.theta)
     freedom = len(table) - 5
     variance = (law.residuals**2).sum() / freedom
     error = np.sqrt(variance * np.linalg.inv(X.T @ X).diagonal())
@@ -231,8 +232,8 @@ def test_a_fit_that_is_not_the_optimum_is_found_out():
     assert identify(law, table).undercut < 1e-6
     x, z, y = in_units(table, law)
     theta = law.theta + np.array([0, 0.02, 0, 0, 0, 0])
-    objective, residuals, _ = joint_fit.evaluate(theta[None], x, z, y, np.ones((1, len(x))), law.delta)
-    worse = replace(law, theta=theta, objective=float(objective[0]), residuals=residuals[0])
+    residuals = joint_fit.Coupled(x, z, law.form.free).log_loss(theta[None])[0][0] - y
+    worse = replace(law, theta=theta, objective=float(newton.huber(residuals, law.delta).sum()), residuals=residuals)
     found = identify(worse, table)
     assert found.undercut == pytest.approx(1 - law.objective / worse.objective, rel=0.2)
     assert "is not the optimum" in str(law_sections.identifiability(found))

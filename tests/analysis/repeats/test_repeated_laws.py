@@ -39,20 +39,24 @@ def test_gradient_and_hessian_agree_with_finite_differences(name):
     rng = np.random.default_rng(0)
     x, z, u = rng.normal(size=(3, 40))
     u = np.minimum(u, z)
-    terms, y, delta = FORMS[name].terms(x, z, u), 0.3 * rng.normal(size=40), 0.2
+    runs, y, delta = FORMS[name].law(x, z, u), 0.3 * rng.normal(size=40), 0.2
     weight = rng.integers(0, 3, (1, 40)).astype(float)
     at = np.array([-1.0, -1.5, -1.3, 0.3, 0.5, *([-2.0, 0.7, 0.4] if name == "penalty" else [1.0, 0.5])])
     at = at[: 5 + len(FORMS[name].extra)]
 
     def total(t):
-        return newton.huber_sum(t[None], terms, y, weight, delta)
+        return newton.huber_sum(runs, t[None], y, weight, delta)[0]
 
-    residual = newton.log_loss(at[None], terms, 40) - y
+    def derivatives(t):
+        f, parts = runs.log_loss(t[None])
+        return newton.derivatives(runs, f - y, parts, weight, delta)
+
+    residual = newton.log_loss(runs, at[None], 40) - y
     assert 0 < (np.abs(residual) <= delta).sum() < 40  # some on either branch of the Huber loss
-    _, gradient, hessian = total(at)
-    np.testing.assert_allclose(gradient[0], approx_fprime(at, lambda t: total(t)[0][0], 1e-7), rtol=1e-4, atol=1e-5)
+    gradient, hessian, _ = derivatives(at)
+    np.testing.assert_allclose(gradient[0], approx_fprime(at, total, 1e-7), rtol=1e-4, atol=1e-5)
     if name != "effective":  # its terms bend, which the steps leave out
-        columns = [approx_fprime(at, lambda t, k=k: total(t)[1][0, k], 1e-7) for k in range(len(at))]
+        columns = [approx_fprime(at, lambda t, k=k: derivatives(t)[0][0, k], 1e-7) for k in range(len(at))]
         np.testing.assert_allclose(hessian[0], np.array(columns), rtol=1e-3, atol=1e-4)
 
 
@@ -139,9 +143,9 @@ def test_held_out_runs_are_forecast_as_if_they_did_not_exist(name):
     wild[fold == 1] *= 3  # what is held out cannot move its own forecast
     again = repeated_laws.held_out(law, N, D, U, wild, fold, NONE.delta)
     np.testing.assert_allclose((again + np.log(wild))[fold == 1], (missed + np.log(loss))[fold == 1], rtol=1e-12)
-    terms, y = FORMS[name].terms(*repeated_laws._logs(N, D, U, law.scale)), np.log(loss / law.scale[2])
+    runs, y = FORMS[name].law(*repeated_laws._logs(N, D, U, law.scale)), np.log(loss / law.scale[2])
     weight = (fold != np.arange(3)[:, None]).astype(float)
-    _, totals = repeated_laws._without(law, terms, y, weight, NONE.delta)
+    _, totals = repeated_laws._without(law, runs, y, weight, NONE.delta)
     for k in range(3):
         kept = fold != k
         alone = repeated_laws.fit(name, N[kept], D[kept], U[kept], loss[kept], None, NONE)
