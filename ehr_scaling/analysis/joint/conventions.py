@@ -10,85 +10,90 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.isoflop import isoflop, windows
+from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.isoflop.power_laws import PowerLaw
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, DEFAULT, JointLaw
 from ehr_scaling.analysis.joint.optimum import computes, cost_of, exponents
 from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
-from ehr_scaling.analysis.wording import decimal, percent, significant, span
+from ehr_scaling.analysis.uncertainty import Floats, Options, interval
+from ehr_scaling.analysis.wording import decimal, significant, span
 
 PARAMETERS = ("body", "body + head", "all")
 COMPUTE = ("counted", "6ND")
 TOKENS = ("positions", "real tokens")
 COLUMNS = {"body + head": ("N_head",), "all": ("N_head", "N_embedding"), "real tokens": ("real_tokens",)}
-MOST_DRAWS = 400  # enough for the two ends of an interval; there are twelve conventions
+DRAWS = 100  # by which the budgets of a line are weighed
 METHODS = {"joint": "the joint law", "isoflop": "the IsoFLOP vertices"}
 
 
 @dataclass(frozen=True)
-class Exponent:
-    """One of N_opt ∝ C^a or D_opt ∝ C^b; NaN where it is not known."""
+class Exponents:
+    """N_opt ∝ C^a and D_opt ∝ C^b; NaN where they are not known, for `reason`."""
 
-    value: float
-    interval: tuple[float, float]
-
-
-NONE = Exponent(np.nan, (np.nan, np.nan))
+    a: float = np.nan
+    b: float = np.nan
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """What N, C and D mean, and the exponents of the runs so counted.
-
-    isoflop, joint: {"a", "b"}, of the lines through the IsoFLOP vertices and of the joint law's optimum.
-    verdicts: {"isoflop", "joint"}. A missing column makes both "not known".
-    """
+    """What N, C and D mean, and the exponents of the runs so counted: of the lines through the IsoFLOP vertices, and of
+    the joint law's optimum."""
 
     N: str
     C: str
     D: str
-    isoflop: dict[str, Exponent]
-    joint: dict[str, Exponent]
-    verdicts: dict[str, Verdict]
+    isoflop: Exponents
+    joint: Exponents
 
     @property
     def name(self) -> str:
         return f"N {self.N}, C {self.C}, D {self.D}"
 
 
-def fit(runs: RunTable, options: Options, known: Mapping[str, JointLaw] | None = None) -> list[Convention]:
-    """Both kinds of exponents under every convention, that of the study first: body parameters, counted C, positions.
+@dataclass(frozen=True)
+class Conventions:
+    """each: that of the study first, body parameters, counted C, positions. intervals: of its a, by method.
 
-    known: laws that are fitted already to the runs as the study counts them, by name, with the draws of `options`. The
-    joint law is options.law, or Chinchilla's: here it is the counting that is compared.
+    Other counts have the noise of the same runs, hence no intervals of their own.
     """
-    options = replace(options, draws=min(options.draws, MOST_DRAWS))
-    return list(_each(runs, options, known or {}))
+
+    each: list[Convention]
+    intervals: dict[str, tuple[float, float]]
 
 
-def _each(runs: RunTable, options: Options, known: Mapping[str, JointLaw]) -> Iterator[Convention]:
+def fit(runs: RunTable, options: Options, laws: Mapping[str, JointLaw], lines: Mapping[str, PowerLaw]) -> Conventions:
+    """Both kinds of exponents under every convention.
+
+    laws, lines: those that are fitted already to the runs as the study counts them, by name. The joint law is
+    options.law, or Chinchilla's: here it is the counting that is compared.
+    """
     name = DEFAULT if options.law == AUTO else options.law
+    intervals = {"isoflop": lines["N"].interval, "joint": (np.nan, np.nan)}
+    if (law := laws.get(name)) and law.failed <= options.failed:
+        slopes = _slopes(law, law.draws[~np.isnan(law.draws).any(1)], runs)
+        intervals["joint"] = interval(slopes[:, 0], options.level)
+    return Conventions(list(_each(runs, name, options, laws, lines)), intervals)
+
+
+def _each(
+    runs: RunTable, name: str, options: Options, laws: Mapping[str, JointLaw], lines: Mapping[str, PowerLaw]
+) -> Iterator[Convention]:
+    few = replace(options, draws=min(options.draws, DRAWS))
     for D in TOKENS:
         for N in PARAMETERS:
             missing = [c for c in COLUMNS.get(N, ()) + COLUMNS.get(D, ()) if not np.isfinite(getattr(runs, c)).all()]
             if missing:
-                reason = f"not known: no {' and '.join(missing)} for every run"
-                for C in COMPUTE:
-                    nothing = {"a": NONE, "b": NONE}
-                    word = Verdict(UNIDENTIFIED, reason)
-                    yield Convention(N, C, D, nothing, nothing, {"isoflop": word, "joint": word})
+                nothing = Exponents(reason=f"not known: no {' and '.join(missing)} for every run")
+                yield from (Convention(N, C, D, nothing, nothing) for C in COMPUTE)
                 continue
-            counted = _counted(runs, N, D)
-            if (PARAMETERS[0], TOKENS[0]) == (N, D) and name in known:
-                law: JointLaw | None = replace(known[name], draws=known[name].draws[:MOST_DRAWS])
-            else:
-                law = joint_laws.fit(name, counted.N, counted.D, counted.loss, counted.clusters, options)
-            for C in COMPUTE:
-                own = counted if C == "counted" else replace(counted, C=6.0 * counted.N * counted.D)
-                lines, line_word = _lines(own, C, options)
-                joint, joint_word = _joint(law, own, options)
-                yield Convention(N, C, D, lines, joint, {"isoflop": line_word, "joint": joint_word})
+            counted, usual = _counted(runs, N, D), (PARAMETERS[0], TOKENS[0]) == (N, D)
+            columns = counted.N, counted.D, counted.loss, counted.clusters
+            law = laws.get(name) if usual else joint_laws.fit(name, *columns, replace(options, draws=0))
+            yield Convention(N, COMPUTE[0], D, _line(lines if usual else _lines(counted, few)), _joint(law, counted))
+            by_6ND = replace(counted, C=6.0 * counted.N * counted.D)
+            yield Convention(N, COMPUTE[1], D, _along_budgets(by_6ND, few), _joint(law, by_6ND))
 
 
 def _counted(runs: RunTable, N: str, D: str) -> RunTable:
@@ -97,79 +102,69 @@ def _counted(runs: RunTable, N: str, D: str) -> RunTable:
     return replace(runs, N=parameters, D=runs.real_tokens if D == "real tokens" else runs.D)
 
 
-def _lines(runs: RunTable, C: str, options: Options) -> tuple[dict[str, Exponent], Verdict]:
+def _lines(runs: RunTable, options: Options) -> Mapping[str, PowerLaw]:
+    return power_laws.fit(isoflop.fit(runs, options), options)
+
+
+def _line(lines: Mapping[str, PowerLaw]) -> Exponents:
+    a, b = lines["N"].exponent, lines["D"].exponent
+    return Exponents(a, b, "" if np.isfinite(a) else lines["N"].verdict.reason)
+
+
+def _along_budgets(runs: RunTable, options: Options) -> Exponents:
+    """As `_line`, where budgets are not those that were designed: their runs may then differ in C."""
     groups = [runs.C[runs.group == g] for g in range(len(runs.budgets))]
     apart = max(float(own.max() / own.min()) for own in groups)
-    if C != "counted" and apart > SPAN:  # the study's own budgets are as they are
-        reason = (
-            f"so counted, runs of one budget differ in C by a factor of {significant(apart, 2)}: no IsoFLOP profile"
+    if apart > SPAN:
+        factor = significant(apart, 2)
+        return Exponents(
+            reason=f"so counted, runs of one budget differ in C by a factor of {factor}: no IsoFLOP profile"
         )
-        return {"a": NONE, "b": NONE}, Verdict(UNIDENTIFIED, reason)
-    laws = windows.lines(runs, isoflop.fit(runs, options), options)
-    found = {key: Exponent(laws[name].exponent, laws[name].interval) for key, name in (("a", "N"), ("b", "D"))}
-    return found, laws["N"].verdict
+    return _line(_lines(runs, options))
 
 
-def _joint(law: JointLaw | None, runs: RunTable, options: Options) -> tuple[dict[str, Exponent], Verdict]:
-    nothing = {"a": NONE, "b": NONE}
+def _joint(law: JointLaw | None, runs: RunTable) -> Exponents:
     if law is None:
-        return nothing, Verdict(UNIDENTIFIED, f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D")
+        return Exponents(reason=f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D")
+    a, b = _slopes(law, law.theta[None], runs)[0]
+    if not np.isfinite(a):
+        return Exponents(reason="by the law, under two budgets have their best size among those run")
+    return Exponents(reason=law.tied) if law.tied else Exponents(float(a), float(b))
+
+
+def _slopes(law: JointLaw, theta: Floats, runs: RunTable) -> Floats:
     cost = cost_of(runs)
-    theta = np.vstack([law.theta[None], law.draws[~np.isnan(law.draws).any(1)]])
-    slopes = exponents(law, theta, computes(law, cost, runs), cost)
-    if not np.isfinite(slopes[0, 0]):
-        return nothing, Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
-    found = {key: Exponent(float(slopes[0, k]), interval(slopes[1:, k], options.level)) for k, key in enumerate("ab")}
-    low, high = found["a"].interval
-    if law.tied:
-        return found, Verdict(UNIDENTIFIED, law.tied)
-    if not law.failed <= options.failed:
-        return found, Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
-    if not high - low <= options.wide:
-        return found, Verdict(UNIDENTIFIED, f"the interval is wider than {options.wide:g}")
-    return found, Verdict(SUPPORTED, f"interval {high - low:.2f} wide")
+    return exponents(law, theta, computes(law, cost, runs), cost)
 
 
-def disagreement(found: list[Convention]) -> str:
-    """A sentence on whether any two conventions differ in a by more than their intervals."""
+def disagreement(found: Conventions) -> str:
+    """A sentence on whether any convention moves a out of the interval of the study's own."""
+    told = 0
     for method, what in METHODS.items():
-        known = [(c, getattr(c, method)["a"]) for c in found if np.isfinite(getattr(c, method)["a"].interval[0])]
-        if not known:
+        known = {c.name: float(getattr(c, method).a) for c in found.each if np.isfinite(getattr(c, method).a)}
+        (low, high), own = found.intervals[method], found.each[0].name
+        if len(known) < 2 or own not in known or not np.isfinite(low):
             continue
-        low, high = min(known, key=lambda k: k[1].interval[1]), max(known, key=lambda k: k[1].interval[0])
-        if low[1].interval[1] < high[1].interval[0]:
-            ends = " and ".join(
-                f"{decimal(e.value, 2)} ({span(e.interval, _two)}) with {c.name}" for c, e in (low, high)
-            )
+        far = max(known, key=lambda name: abs(known[name] - known[own]))
+        if not low <= known[far] <= high:
             return (
-                f"By {what}, the same runs give a = {ends}: more apart than their intervals are wide. An exponent says "
-                "nothing without its convention."
+                f"By {what}, the same runs give a = {decimal(known[own], 2)} ({span((low, high), _two)}) with {own}, "
+                f"and {decimal(known[far], 2)} with {far}: another count moves the exponent by more than the noise of "
+                "the runs. An exponent says nothing without its convention."
             )
-    told = sum(np.isfinite(c.joint["a"].value) or np.isfinite(c.isoflop["a"].value) for c in found)
-    if told < 2:
-        return "Only one convention can be told from these columns, so how far the exponents depend on it is not known."
-    return f"No two of the {told} conventions that can be told differ in a by more than their intervals."
+        told = max(told, len(known))
+    if not told:
+        return (
+            "Under two conventions can be told from these columns, so how far the exponents depend on it is not known."
+        )
+    return f"None of the {told} conventions that can be told moves a out of its interval under the study's own."
 
 
 def _two(value: float | None) -> str:
     return decimal(value, 2)
 
 
-def to_json(found: list[Convention]) -> list[dict[str, Any]]:
+def to_json(found: Conventions) -> list[dict[str, Any]]:
     return [
-        {
-            "N": c.N,
-            "C": c.C,
-            "D": c.D,
-            **{
-                method: {
-                    "a": own["a"].value,
-                    "b": own["b"].value,
-                    "intervals": {"a": own["a"].interval, "b": own["b"].interval},
-                    **c.verdicts[method]._asdict(),
-                }
-                for method, own in (("isoflop", c.isoflop), ("joint", c.joint))
-            },
-        }
-        for c in found
+        {"N": c.N, "C": c.C, "D": c.D, **{method: vars(getattr(c, method)) for method in METHODS}} for c in found.each
     ]

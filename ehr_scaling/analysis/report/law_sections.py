@@ -1,13 +1,11 @@
 """What the report says of the joint law beside its fit: what the runs tell of it, how it is counted, doubtful runs."""
 
-from typing import Any
-
 from ehr_scaling.analysis.joint import conventions, quality
 from ehr_scaling.analysis.joint.identifiability import COLLINEAR, Identifiability
 from ehr_scaling.analysis.report.html import Raw, Table, render
 from ehr_scaling.analysis.tables.run_table import Note
 from ehr_scaling.analysis.uncertainty import Verdict
-from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, span
+from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant
 
 UNDERCUT = 1e-6  # by which a profile's objective is lower than the fit's, to be more than rounding
 
@@ -47,24 +45,18 @@ def _between(bounds: tuple[float, float]) -> str:
     return f"{significant(low)} to {significant(high)}"
 
 
-def counting(found: list[conventions.Convention]) -> Raw:
+def counting(found: conventions.Conventions) -> Raw:
     """The section of what is called N, C and D."""
-
-    def two(value: float | None) -> str:
-        return decimal(value, 2)
-
-    def cells(own: dict[str, conventions.Exponent], word: Verdict) -> list[Any]:
-        return [two(own["a"].value), span(own["a"].interval, two), two(own["b"].value), word]
-
     rows = [
-        [c.N, c.C, c.D, *cells(c.isoflop, c.verdicts["isoflop"]), *cells(c.joint, c.verdicts["joint"])] for c in found
-    ]
-    header = ["N", "C", "D", "a, IsoFLOP", "Interval", "b", "Word", "a, joint law", "Interval", "b", "Word"]
+        [c.N, c.C, c.D, *(decimal(v, 2) for v in (c.isoflop.a, c.isoflop.b, c.joint.a, c.joint.b)),
+         "; ".join(dict.fromkeys(own.reason for own in (c.isoflop, c.joint) if own.reason))]
+        for c in found.each
+    ]  # fmt: skip
+    header = ["N", "C", "D", "a, IsoFLOP", "b", "a, joint law", "b", ""]
     return render(
         "conventions.html",
         disagreement=conventions.disagreement(found),
-        table=Table(header, rows, words=(0, 1, 2), long=(6, 10)),
-        draws=conventions.MOST_DRAWS,
+        table=Table(header, rows, words=(0, 1, 2, 7), long=(7,)),
     )
 
 

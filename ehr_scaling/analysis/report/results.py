@@ -51,7 +51,7 @@ class Results:
     identifiability: identifiability.Identifiability | None
     rolling: extrapolation.Rolling
     planner: Planner | None
-    conventions: list[conventions.Convention]
+    conventions: conventions.Conventions
     doubts: tuple[Note, ...]
     forecast: dict[str, Any] | None
     holdout: dict[str, Any] | None
@@ -135,7 +135,7 @@ def fit(
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
         planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
-        conventions=conventions.fit(table, options, laws),
+        conventions=conventions.fit(table, options, laws, lines),
         doubts=doubts,
         forecast=forecast,
         holdout=compared,
