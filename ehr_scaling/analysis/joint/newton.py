@@ -62,17 +62,19 @@ def minimise(
 ) -> tuple[Floats, Floats]:
     """Damped Newton on the Huber sum of log L - y.
 
-    theta: [b, p] starts. y: [n] log of the observed losses. weight: [b, n] of the runs. delta: where the Huber loss
-    turns linear. least: a step that gains less, as a share of the sum, is the last.
+    theta: [b, p] starts. y: [n] or [b, n] log of the observed losses. weight: [b, n] of runs. delta: where the Huber
+    loss turns linear. least: a step that gains less, as a share of the sum, is the last.
     Negative curvature is turned positive (saddle-free), and a step that does not descend is taken back. Where most
     residuals are beyond delta the Hessian knows of few rows; steps are damped by the curvature of parabolas that touch
     the Huber losses from above (Huber & Ronchetti 2009, section 7.8), because damped by multiples of the identity they
     stall, starts and draws alike.
     Returns: theta [b, p] and the sums [b], which hold the penalty.
     """
-    theta, total = within(law, theta), np.empty(len(theta))
-    for which in _batches(len(theta), len(y)):
-        theta[which], total[which] = _together(law, theta[which], y, weight[which], delta, penalty, which, least, steps)
+    theta, total, y = within(law, theta), np.empty(len(theta)), np.broadcast_to(y, weight.shape)
+    for which in _batches(len(theta), y.shape[1]):
+        theta[which], total[which] = _together(
+            law, theta[which], y[which], weight[which], delta, penalty, which, least, steps
+        )
     return theta, total
 
 
@@ -97,30 +99,27 @@ def _together(
     least: float,
     steps: int,
 ) -> tuple[Floats, Floats]:
-    def sums(theta: Floats, weight: Floats, which: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, ...]]:
+    def sums(theta: Floats, own: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, ...]]:
         f, parts = law.log_loss(theta)
-        total = (weight * huber(f - y, delta)).sum(1)
-        return total + penalty.cost(theta, which) if penalty else total, f - y, parts
+        residual = f - y[own]
+        total = (weight[own] * huber(residual, delta)).sum(1)
+        return total + penalty.cost(theta, which[own]) if penalty else total, residual, parts
 
-    def slopes(
-        theta: Floats, residual: Floats, parts: tuple[Floats, ...], weight: Floats, which: NDArray[np.int64]
-    ) -> tuple[Floats, Floats, Floats]:
-        found = derivatives(law, residual, parts, weight, delta)
-        if penalty:
-            gradient, hessian, damped = (a + b for a, b in zip(found, penalty.derivatives(theta, which), strict=True))
-            return gradient, hessian, damped
-        return found
+    def slopes(theta: Floats, own: NDArray[np.int64], residual: Floats, parts: tuple[Floats, ...]) -> list[Floats]:
+        found = derivatives(law, residual, parts, weight[own], delta)
+        added = penalty.derivatives(theta, which[own]) if penalty else ()
+        return [a + b for a, b in zip(found, added, strict=True)] if added else list(found)
 
-    total, residual, parts = sums(theta, weight, which)
-    gradient, hessian, damped = slopes(theta, residual, parts, weight, which)
-    damping, active = np.full(len(theta), 1e-3), np.arange(len(theta))
+    active = np.arange(len(theta))
+    total, residual, parts = sums(theta, active)
+    gradient, hessian, damped = slopes(theta, active, residual, parts)
+    damping = np.full(len(theta), 1e-3)
     for _ in range(steps):
-        own = weight[active]
         trial = theta[active]
         curvature = hessian[active] + damping[active, None, None] * damped[active]
         trial[:, law.free] -= _step(law, trial, gradient[active], curvature)
         trial = within(law, trial)
-        reached, residual, parts = sums(trial, own, which[active])
+        reached, residual, parts = sums(trial, active)
         better = reached < total[active]
         gain = np.where(better, total[active] - reached, 0.0)
         theta[active[better]], total[active[better]] = trial[better], reached[better]
@@ -129,9 +128,8 @@ def _together(
         if done.all():
             break
         if (on := better & ~done).any():
-            moved, parts = active[on], tuple(part[on] for part in parts)
-            found = slopes(trial[on], residual[on], parts, own[on], which[moved])
-            gradient[moved], hessian[moved], damped[moved] = found
+            own, parts = active[on], tuple(part[on] for part in parts)
+            gradient[own], hessian[own], damped[own] = slopes(trial[on], own, residual[on], parts)
         active = active[~done]
     return theta, total
 

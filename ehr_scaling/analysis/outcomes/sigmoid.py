@@ -10,6 +10,7 @@ All are fitted in AUROC itself, since a model that scores below the floor has no
 import numpy as np
 from scipy import special
 
+from ehr_scaling.analysis.joint import newton
 from ehr_scaling.analysis.uncertainty import Floats
 
 # Floor, and the values of c that are tried
@@ -18,13 +19,14 @@ FORMS = {
     "chance": (0.5, np.ones(1)),
     "ceiling": (0.5, np.linspace(0.55, 1.0, 19)),
 }
+_NO_OUTLIER = 10.0  # where Huber's loss turns linear: beyond all differences of AUROC, so that it is their squares
 _STEEPEST = 30.0  # of a and b: a steeper curve is a step between two models
 
 
 def solve(form: str, u: Floats, y: Floats, weight: Floats, start: Floats | None = None) -> Floats:
     """[b, n] AUROC at u [n] with weights [b, n] -> [b, 3] a, b, c of least weighted squares, many problems at once.
 
-    a and b by damped Gauss-Newton for each c of the form's list, and of these the best. start: [3] for all problems.
+    a and b by damped Newton for each c of the form's list, and of these the best. start: [3] for all problems.
     """
     floor, ceilings = FORMS[form]
     if start is None:
@@ -33,10 +35,9 @@ def solve(form: str, u: Floats, y: Floats, weight: Floats, start: Floats | None 
         theta = np.tile(start[:2], (len(y), 1))
     tried = len(ceilings)
     y, weight, theta = (np.repeat(x, tried, 0) for x in (y, weight, theta))
-    c = np.tile(ceilings, len(y) // tried)[:, None]
-    theta, cost = _descend(theta, u, y, weight, floor, c)
-    best = cost.reshape(-1, tried).argmin(1) + tried * np.arange(len(y) // tried)
-    return np.hstack([theta[best], c[best]])
+    theta = np.column_stack([theta, np.tile(ceilings, len(y) // tried)])
+    theta, cost = newton.minimise(_Curve(u, floor), theta, y, weight, _NO_OUTLIER, least=1e-7)
+    return theta[cost.reshape(-1, tried).argmin(1) + tried * np.arange(len(y) // tried)]
 
 
 def _line(u: Floats, z: Floats, weight: Floats) -> Floats:
@@ -47,32 +48,27 @@ def _line(u: Floats, z: Floats, weight: Floats) -> Floats:
     return np.column_stack([(s2 * t0 - s1 * t1) / determinant, (s1 * t0 - s0 * t1) / determinant])
 
 
-def _descend(
-    theta: Floats, u: Floats, y: Floats, weight: Floats, floor: float, c: Floats, steps: int = 60
-) -> tuple[Floats, Floats]:
-    """Levenberg-Marquardt in a and b [b, 2] from `theta`, with c [b, 1]. Returns: both, and squares [b]."""
-    theta, damping, active = np.clip(theta, -_STEEPEST, _STEEPEST), np.full(len(y), 1e-3), np.arange(len(y))
-    cost = (weight * (y - at(u, theta[:, :1], theta[:, 1:], c, floor)) ** 2).sum(1)
-    for _ in range(steps):
-        w, height = weight[active], c[active] - floor
-        share = special.expit(theta[active, :1] - theta[active, 1:] * u)
-        residual, slope = y[active] - floor - height * share, height * share * (1 - share)
-        pull, squares = w * residual * slope, w * slope**2
-        g_a, g_b = pull.sum(1), -(pull @ u)
-        aa, ab, bb = squares.sum(1), -(squares @ u), squares @ u**2
-        more = 1 + damping[active]
-        determinant = aa * bb * more**2 - ab**2 + 1e-300
-        step = np.column_stack([bb * more * g_a - ab * g_b, aa * more * g_b - ab * g_a]) / determinant[:, None]
-        trial = np.clip(theta[active] + step, -_STEEPEST, _STEEPEST)
-        reached = (w * (y[active] - at(u, trial[:, :1], trial[:, 1:], c[active], floor)) ** 2).sum(1)
-        better, gain = reached < cost[active], cost[active] - reached
-        done = (better & (gain <= 1e-7 * reached)) | (damping[active] > 1e3)
-        theta[active[better]], cost[active[better]] = trial[better], reached[better]
-        damping[active] *= np.where(better, 0.1, 10.0)
-        active = active[~done]
-        if not len(active):
-            break
-    return theta, cost
+class _Curve:
+    """AUROC at u [n], in place of a law's log loss: theta a, b, c, of which c is held; see `newton.Law`."""
+
+    def __init__(self, u: Floats, floor: float) -> None:
+        self.u, self.floor, self.free = u, floor, np.arange(2)
+        self.low, self.high = np.full(2, -_STEEPEST), np.full(2, _STEEPEST)
+        self._squares = np.stack([np.ones_like(u), -u, -u, u**2], 1)
+
+    def log_loss(self, theta: Floats) -> tuple[Floats, tuple[Floats, ...]]:
+        share, height = special.expit(theta[:, :1] - theta[:, 1:2] * self.u), theta[:, 2:] - self.floor
+        return self.floor + height * share, (share, height)
+
+    def slopes(self, parts: tuple[Floats, ...]) -> Floats:
+        share, height = parts
+        slope = height * share * (1 - share)
+        return np.stack([slope, -slope * self.u], 1)
+
+    def bends(self, parts: tuple[Floats, ...], pull: Floats) -> Floats:
+        share, height = parts
+        slope = height * share * (1 - share)
+        return np.asarray((pull * slope * (1 - 2 * share + slope)) @ self._squares).reshape(-1, 2, 2)
 
 
 def at(u: Floats, a: Floats, b: Floats, c: Floats | float, floor: float) -> Floats:
