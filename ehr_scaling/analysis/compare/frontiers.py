@@ -47,7 +47,7 @@ def _frontier(law: JointLaw, table: RunTable) -> Frontier:
 
 def _least(law: JointLaw, N: Floats, D: Floats) -> Floats:
     """[1 + draws, m] least loss over sizes N [sizes] at tokens D [m, sizes]."""
-    theta = np.vstack([law.theta[None], law.draws[~np.isnan(law.draws).any(1)]])
+    theta = np.vstack([law.theta[None], law.good])
     part, N = max(1, _AT_ONCE // D.size), np.broadcast_to(N, D.shape)
     return np.concatenate([law.losses_of(theta[i : i + part], N, D).min(-1) for i in range(0, len(theta), part)])
 

@@ -72,7 +72,7 @@ def fit(runs: RunTable, options: Options, laws: Mapping[str, JointLaw], lines: M
     name = DEFAULT if options.law == AUTO else options.law
     intervals = {"isoflop": lines["N"].interval, "joint": (np.nan, np.nan)}
     if (law := laws.get(name)) and law.failed <= options.failed:
-        slopes = _slopes(law, law.draws[~np.isnan(law.draws).any(1)], runs)
+        slopes = _slopes(law, law.good, runs)
         intervals["joint"] = interval(slopes[:, 0], options.level)
     return Conventions(list(_each(runs, name, options, laws, lines)), intervals)
 

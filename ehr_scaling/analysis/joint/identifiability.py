@@ -73,7 +73,7 @@ def identify(
     """
     options, cost = options or Options(), cost_of(table)
     found = curves(law, table, C_values, options.level)
-    at_draws = Values(law, table, C_values)(law.draws[~np.isnan(law.draws).any(1)])
+    at_draws = Values(law, table, C_values)(law.good)
     profiles = []
     for k, curve in enumerate(found):
         drawn, inside = interval(at_draws[:, k], options.level), _inside(curve.quantity, law, table, cost)

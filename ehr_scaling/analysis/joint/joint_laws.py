@@ -68,8 +68,33 @@ FORMS = {
 }
 
 
+class Drawn:
+    """What laws have in common: theta [p], and its draws of a bootstrap, [draws, p], NaN rows for those that failed."""
+
+    theta: Floats
+    draws: Floats
+    level: float
+
+    def named(self, theta: Floats) -> dict[str, Floats]:
+        """[..., p] -> parameters by name, in natural units."""
+        raise NotImplementedError
+
+    @property
+    def good(self) -> Floats:
+        """[good draws, p]"""
+        return self.draws[~np.isnan(self.draws).any(1)]
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.named(self.theta).items()}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
+
+
 @dataclass(frozen=True)
-class JointLaw:
+class JointLaw(Drawn):
     """One of FORMS, fitted.
 
     theta: [6] log E, log A, log B, α, β, log k, which belong to N, D and L divided by `scale`: that keeps them tame,
@@ -109,7 +134,7 @@ class JointLaw:
 
     def sample(self, N: Floats, D: Floats) -> Floats:
         """[good draws, ...] losses at N, D [...] under the draws that did not fail."""
-        return self.losses_of(self.draws[~np.isnan(self.draws).any(1)], N, D)
+        return self.losses_of(self.good, N, D)
 
     def losses_of(self, theta: Floats, N: Floats, D: Floats) -> Floats:
         """[b, ...] losses at N, D [...] of parameters [b, 6] in the units of theta."""
@@ -138,14 +163,6 @@ class JointLaw:
             "a": beta / (alpha + beta),
             "b": alpha / (alpha + beta),
         }
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.named(self.theta).items()}
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
 
     def words(self, options: Options) -> dict[str, Verdict]:
         """A word for each parameter, by `parameter_verdict`; where too many draws fail, for all of them."""

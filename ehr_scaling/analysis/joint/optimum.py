@@ -115,7 +115,7 @@ class Optimum:
 
 def optimum(law: JointLaw, C: float, cost: Cost) -> Optimum:
     """The best model at C FLOPs. cost: of the table that the law was fitted to (`cost_of`)."""
-    theta = np.vstack([law.theta[None], law.draws[~np.isnan(law.draws).any(1)]])
+    theta = np.vstack([law.theta[None], law.good])
     found = np.exp(log_best(law, theta, C, cost))
     N, D, L = map(float, found[0])
     return Optimum(C, N, D, L, found[1:])

@@ -66,7 +66,7 @@ def propose(
     """
     law = known.sizing.law if target == "N" else known.forecaster.law
     level = known.forecaster.options.level
-    theta = law.draws[~np.isnan(law.draws).any(1)]
+    theta = law.good
     if len(theta) < 20:
         return NextRuns(target, C, [], np.nan, np.nan, 0.0, Verdict(UNIDENTIFIED, "the law has no draws to narrow"))
     if target == "N":

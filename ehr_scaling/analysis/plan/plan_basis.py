@@ -1,13 +1,13 @@
 """What a planner is made of, and its way through laws.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from ehr_scaling.analysis.forecast import choice, extrapolation, holdout
+from ehr_scaling.analysis.forecast import choice, extrapolation, holdout, misfit
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
 from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
@@ -34,11 +34,13 @@ def planner(
     repeated: Repeated | None = None,
     line: power_laws.PowerLaw | None = None,
     sealed: dict[str, Any] | None = None,
+    laws: Mapping[str, JointLaw] | None = None,
 ) -> Planner:
     """Of the table that the forecaster was fitted to, the outcomes scored for its runs, and the laws of repeated data.
 
     A law of repeats is used where held-out runs tell it from counting every token as new. line: N* of the bracketed
-    budgets, fitted here where it is not given. sealed: `holdout.compare` of the sealed budget.
+    budgets, fitted here where it is not given. sealed: `holdout.compare` of the sealed budget. laws: by name, fitted to
+    all runs alike with draws of runs, which stand where every run is a cell of its own.
     """
     line = line or power_laws.fit(isoflop.fit(table, found.options), found.options)["N"]
     passes = table.passes[np.isfinite(table.passes)]
@@ -47,7 +49,7 @@ def planner(
     padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
     return Planner(
         forecaster=found,
-        sizing=Sizing(_all_alike(found, table), _line(line, found.options)),
+        sizing=Sizing(_all_alike(found, table, laws or {}), _line(line, found.options)),
         cost=cost_of(table),
         seen={
             "N": (float(table.N.min()), float(table.N.max())),
@@ -68,12 +70,13 @@ def planner(
     )
 
 
-def _all_alike(found: Forecaster, table: RunTable) -> tuple[JointLaw, ...]:
+def _all_alike(found: Forecaster, table: RunTable, laws: Mapping[str, JointLaw]) -> tuple[JointLaw, ...]:
     """The forms in the running, each fitted to all runs alike; draws of the first."""
     names = list(dict.fromkeys(name.removesuffix(extrapolation.LOCAL) for name in found.rolling.close))
-    each = [found.options if i == 0 else replace(found.options, draws=0) for i in range(len(names))]
-    fits = [extrapolation.fit(name, table, options) for name, options in zip(names, each, strict=True)]
-    return tuple(law for law in fits if law is not None)
+    known = laws if np.array_equal(misfit.cells(table), table.clusters) else {}
+    first = known.get(names[0]) or extrapolation.fit(names[0], table, found.options)
+    others = [extrapolation.fit(name, table, replace(found.options, draws=0)) for name in names[1:]]
+    return tuple(law for law in (first, *others) if law is not None)
 
 
 def _line(line: power_laws.PowerLaw, options: Options) -> dict[str, Any] | None:
@@ -172,7 +175,7 @@ def _law(law: JointLaw) -> dict[str, Any]:
         "name": law.name,
         "theta": np.maximum(law.theta, _NOTHING),
         "scale": law.scale,
-        "draws": np.maximum(law.draws[~np.isnan(law.draws).any(1)][:KEPT], _NOTHING),
+        "draws": np.maximum(law.good[:KEPT], _NOTHING),
         "word": law.verdict.word,
         "reason": law.verdict.reason,
     }

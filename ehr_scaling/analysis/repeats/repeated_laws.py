@@ -24,7 +24,6 @@ from ehr_scaling.analysis.uncertainty import (
     Floats,
     Options,
     Verdict,
-    interval,
     parameter_verdict,
     resampling_counts,
 )
@@ -161,7 +160,7 @@ FORMS = {
 
 
 @dataclass(frozen=True)
-class RepeatLaw:
+class RepeatLaw(joint_laws.Drawn):
     """One of FORMS, fitted.
 
     theta: [p] log E, log A, log B, α, β, then log P, δ, κ or log R_D*, log R_N*; they belong to N, D, U and L divided
@@ -191,11 +190,6 @@ class RepeatLaw:
         law = FORMS[self.name].law(*_logs(n, d, u, self.scale))
         return self.scale[2] * np.exp(newton.log_loss(law, theta, n.size)).reshape(len(theta), *shape)
 
-    @property
-    def good(self) -> Floats:
-        """[good draws, p]"""
-        return self.draws[~np.isnan(self.draws).any(1)]
-
     def named(self, theta: Floats) -> dict[str, Floats]:
         """[..., p] -> E, A, B (in the units of N and D), alpha, beta, and P, delta, kappa or R_D, R_N."""
         E, A, B, alpha, beta, *extra = np.moveaxis(theta, -1, 0)
@@ -213,14 +207,6 @@ class RepeatLaw:
         elif self.name == "effective":
             found |= {"R_D": np.exp(extra[0]), "R_N": np.exp(extra[1])}
         return found
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.named(self.theta).items()}
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
 
     def words(self, options: Options) -> dict[str, Verdict]:
         """A word for each parameter, by `parameter_verdict` but for what these runs cannot tell at all."""

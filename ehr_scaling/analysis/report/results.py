@@ -134,7 +134,9 @@ def fit(
         laws=laws,
         identifiability=_identify(laws.get(rolling.selected), table, options),
         rolling=rolling,
-        planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
+        planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared, laws)
+        if forecaster
+        else None,
         conventions=conventions.fit(table, options, laws, lines),
         doubts=doubts,
         forecast=forecast,
@@ -213,8 +215,7 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
         name: (value, law.intervals[name], law.words(results.options)[name]) for name, value in law.parameters.items()
     }
     through = optimum.computes(law, results.cost, results.table)
-    good = law.draws[~np.isnan(law.draws).any(1)]
-    slopes = optimum.exponents(law, np.vstack([law.theta[None], good]), through, results.cost)
+    slopes = optimum.exponents(law, np.vstack([law.theta[None], law.good]), through, results.cost)
     for k, name in enumerate("ab"):
         bounds = interval(slopes[1:, k], law.level)
         word = found[name][2]

@@ -12,6 +12,7 @@ import simulated
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
+from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.outcomes import outcome_curve, sigmoid
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner, record
@@ -306,3 +307,21 @@ def test_the_page_computes_the_same(law, repeats, tmp_path):
         assert found["outcomes"]["death"]["word"] == made.outcomes["death"]["word"]
         assert any(found["refused"]) == bool(made.refused)
         assert found["extrapolated"] == (made.words["loss"].word == "extrapolated")
+
+
+@pytest.mark.parametrize(("seeds", "asked"), [(1, 0), (2, 1)])
+def test_a_law_that_is_fitted_already_is_not_fitted_again_where_every_run_is_a_cell(seeds, asked, monkeypatch):
+    """Two seeds share a cell; the draws of a planner's law are of cells."""
+    options, table, found = Options(draws=30, law="chinchilla"), simulated.table(noise=0.003, seeds=seeds), []
+    forecaster = extrapolation.forecaster(table, options)
+    law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, table.clusters, options)
+    expected = extrapolation.fit("chinchilla", table, options)
+
+    def fit(name, *rest):
+        found.append(name)
+        return expected if name == "chinchilla" else None
+
+    monkeypatch.setattr(extrapolation, "fit", fit)
+    made = plan_basis.planner(forecaster, table, laws={"chinchilla": law})
+    assert found.count("chinchilla") == asked
+    np.testing.assert_array_equal(made.sizing.law.draws, expected.draws)
