@@ -12,11 +12,13 @@ import numpy as np
 from absl import flags
 
 from ehr_scaling.analysis.compare import comparison
+from ehr_scaling.analysis.draws import Floats, ends
 from ehr_scaling.analysis.isoflop import isoflop, power_laws, windows
 from ehr_scaling.analysis.joint import identifiability, joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report.results import budget_verdict
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, Floats, Options, ends
+from ehr_scaling.analysis.words import SUPPORTED
 from launch.rows import Row, row, seconds
 
 REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)

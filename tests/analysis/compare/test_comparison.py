@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from configs import base
 from ehr_scaling.analysis.compare import comparable, comparison, frontiers, loss_to_loss
 from ehr_scaling.analysis.compare.comparable import Common
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells
 from ehr_scaling.training import checkpoint

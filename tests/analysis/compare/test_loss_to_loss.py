@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ehr_scaling.analysis.compare import loss_to_loss
 from ehr_scaling.analysis.compare.loss_to_loss import LINE, POWER
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 
 FEW = Options(draws=200)
 L1 = np.linspace(2, 4, 30)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ehr_scaling.analysis import small_sample
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, windows
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import plots, results, sections
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 
 FEW = Options(draws=200)

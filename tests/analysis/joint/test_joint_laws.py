@@ -6,9 +6,10 @@ import simulated
 from scipy.optimize import approx_fprime, minimize
 
 from ehr_scaling.analysis.joint import joint_fit, joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 
 FEW = Options(draws=100)
 
