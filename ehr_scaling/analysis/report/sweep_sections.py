@@ -105,6 +105,6 @@ def branches(r: Results) -> Raw:
         found=found,
         interval=span(found.interval, lambda v: signed(v, 4)) if found else "",
         table=Table(header, rows, words=(7,)),
-        apart=sum(row["verdict"] == "differs" for row in found.rows) if found else 0,
+        apart=sum(row["verdict"] == words.DIFFERS for row in found.rows) if found else 0,
         chance=1 - r.options.level,
     )

@@ -48,7 +48,9 @@ def test_intervals_hold_a_known_law_and_new_models():
         _, low, high = law.forecast((at + 0.01 * rng.standard_normal((50, 3))).ravel())
         ahead.append(((low <= new.ravel()) & (new.ravel() <= high)).reshape(50, 3).mean(0))
     assert np.mean(held) > 0.8 and (np.mean(ahead, axis=0) > 0.88).all()
-    assert law.word(3.0) == SUPPORTED and law.word(1.5) == EXTRAPOLATED and law.word(np.nan) == UNIDENTIFIED
+    assert (
+        law.word(3.0).word == SUPPORTED and law.word(1.5).word == EXTRAPOLATED and law.word(np.nan).word == UNIDENTIFIED
+    )
 
 
 def test_where_no_bend_is_told_it_is_a_line_and_says_so():

@@ -180,14 +180,6 @@ def test_too_little_to_ask_five_parameters_of():
     assert joint_laws.fit("chinchilla", constant, np.geomspace(1e5, 1e7, 20), np.linspace(3, 2, 20), None, FEW) is None
 
 
-def test_what_the_data_do_not_say_is_called_unidentified():
-    rng = np.random.default_rng(0)
-    N, D = np.geomspace(1e4, 1e6, 12), np.geomspace(1e6, 1e7, 12)
-    law = joint_laws.fit("chinchilla", N, D, 2 + 0.3 * rng.random(12), None, FEW)
-    assert law.verdict.word == UNIDENTIFIED
-    assert UNIDENTIFIED in {v.word for v in law.words(FEW).values()}
-
-
 def test_real_ladder_gives_the_published_exponents(real_data):
     """Porian et al. 2024 (arXiv 2406.19146): the exponent falls from Kaplan's to Chinchilla's as the recipe is mended.
 
