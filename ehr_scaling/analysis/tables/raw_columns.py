@@ -47,7 +47,7 @@ def numbers(
         unknown = np.array([cell is None or cell == "" for cell in values], bool)
         found = _converted(np.where(unknown, np.nan, cells), name, bad)
     if required:
-        bad.add(unknown, "nonfinite", lambda i: f"{name} is empty; every run needs N, D, C and loss")
+        bad.add(unknown, "nonfinite", lambda i: f"{name} is empty; every run needs it")
     mend = "leave out runs that diverged or mend the value"
     bad.add(~np.isfinite(found) & ~unknown, "nonfinite", lambda i: f"{name} is not finite; {mend}")
     low = found <= 0 if positive else found < 0
