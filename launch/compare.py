@@ -21,44 +21,48 @@ from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling.analysis.compare import comparable, comparison
-from ehr_scaling.analysis.tables import readers
-from ehr_scaling.analysis.uncertainty import Options
-from ehr_scaling.artifacts import write_json
-from ehr_scaling.errors import UserError
 from launch.common import run
+from launch.steps import Steps
 
-DEFAULTS = Options()
+UNITS = ("auto", "token", "event", "day", "patient")
 RUNS = flags.DEFINE_multi_string(
     "runs", [], "Directory of runs, or a .csv, .tsv, .jsonl, .json or .parquet table of them; give it twice."
 )
 OUT = flags.DEFINE_string("out", None, "File for the comparison, such as compare.json.", required=True)
-UNIT = flags.DEFINE_enum(
-    "unit", comparable.AUTO, [comparable.AUTO, comparable.TOKEN, *comparable.UNITS], "What losses are counted by."
-)
+UNIT = flags.DEFINE_enum("unit", "auto", UNITS, "What losses are counted by.")
 COLUMNS = flags.DEFINE_string("columns", "", "Names in both tables for ours: N=params,D=tokens,loss=val_loss.")
 WHERE = flags.DEFINE_multi_string("where", [], "Only rows of which this holds: column=value, or a comparison: N>=1e6.")
 BAD = flags.DEFINE_bool("drop_bad_rows", False, "Leave out rows that are no numbers, with a reason, instead of ending.")
-DRAWS = flags.DEFINE_integer("draws", DEFAULTS.draws, "Bootstrap draws.", lower_bound=20)
-SEED = flags.DEFINE_integer("bootstrap_seed", DEFAULTS.seed, "Seed of the draws: the same seed, the same numbers.")
+DRAWS = flags.DEFINE_integer("draws", 1000, "Bootstrap draws.", lower_bound=20)
+SEED = flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the draws: the same seed, the same numbers.")
 
 
 def main() -> None:
+    from ehr_scaling.errors import UserError
+
     if len(RUNS.value) != 2:
         raise UserError(f"--runs is given {len(RUNS.value)} times: give it twice, once for A and once for B")
     out = Path(OUT.value)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UserError(f"--out={out} is no file in a folder that is there: name one, such as compare.json")
     first, second = RUNS.value
-    common = comparable.read(
-        (Path(first), Path(second)),
-        UNIT.value,
-        readers.parse_columns(COLUMNS.value),
-        where=WHERE.value,
-        drop_bad_rows=BAD.value,
-    )
-    found = comparison.compare(common, Options(draws=DRAWS.value, seed=SEED.value))
-    write_json(out, comparison.to_json(found))
+    with Steps() as steps:
+        steps.say(f"reading {first} and {second}")
+        from ehr_scaling.analysis.compare import comparable, comparison
+        from ehr_scaling.analysis.tables import readers
+        from ehr_scaling.analysis.uncertainty import Options
+        from ehr_scaling.artifacts import write_json
+
+        common = comparable.read(
+            (Path(first), Path(second)),
+            UNIT.value,
+            readers.parse_columns(COLUMNS.value),
+            where=WHERE.value,
+            drop_bad_rows=BAD.value,
+        )
+        steps.say(f"comparing {len(common.a)} runs with {len(common.b)}, in losses a {common.unit}")
+        found = comparison.compare(common, Options(draws=DRAWS.value, seed=SEED.value))
+        write_json(out, comparison.to_json(found))
     print(f"{comparison.summary(found)}\ncomparison: {out}")
 
 

@@ -61,5 +61,5 @@ def test_two_tables_are_compared_and_refused_in_one_line(tmp_path):
         ((*flags[:2], f"--out={tmp_path}", *flags[3:]), "is no file in a folder that is there"),
     ):
         done = launch(*wrong)
-        assert done.returncode == 1 and done.stdout == ""
+        assert done.returncode == 1 and "compute of A" not in done.stdout
         assert re.fullmatch(r"error: .*\n", done.stderr) and said in done.stderr

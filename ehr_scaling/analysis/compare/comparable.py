@@ -67,6 +67,8 @@ def read(
     of both.
     Raises: UserError where no unit is common to both, or the one asked for is not.
     """
+    for path in paths:
+        readers.check_there(path)
     names = [f"--runs={path}" for path in paths]
     measured = [_measured(path) for path in paths]
     known = [_units(path, found) for path, found in zip(paths, measured, strict=True)]

@@ -120,9 +120,14 @@ def parse_columns(text: str) -> dict[str, str]:
     return checked(mapping)
 
 
-def _read(path: Path) -> Columns:
+def check_there(path: Path) -> None:
+    """Raises: UserError when there is no such file or directory."""
     if not path.exists():
         raise UserError(f"--runs={path}: no such file or directory")
+
+
+def _read(path: Path) -> Columns:
+    check_there(path)
     return files.read(path)
 
 

@@ -231,7 +231,7 @@ def test_losses_a_token_are_not_compared_blindly(tmp_path):
         comparable.read((a, b))
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"--runs=.*absent\.csv: no such file"):
-        comparable.read((a, tmp_path / "absent.csv"), "token")
+        comparable.read((a, tmp_path / "absent.csv"))
 
 
 COUNTS = {"patients": 50, "tokens": 50 * 200, "events": 50 * 80, "patient_days": 50 * 1000.0}
