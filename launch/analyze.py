@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from ehr_scaling.errors import NO_MEMORY
 from launch.common import run
 from launch.steps import Steps
 
@@ -136,4 +137,4 @@ def provenance(runs: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, {NO_MEMORY: f"{NO_MEMORY}: fewer --draws"})

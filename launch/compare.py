@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ehr_scaling.errors import NO_MEMORY
 from launch.common import run
 from launch.steps import Steps
 
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, {NO_MEMORY: f"{NO_MEMORY}: fewer --draws"})

@@ -146,7 +146,7 @@ def _missing(names: list[str], measured: list[Measured | None]) -> list[str]:
         if lacks:
             notes.append(
                 f"{name}: no loss per {' or '.join(lacks)}, because its timelines were made by a version that did not "
-                "count these; prepare the data in a new --workdir and train there for them"
+                "count these; prepare the data anew (launch.study with another --workdir) and train there for them"
             )
     return notes
 

@@ -169,7 +169,7 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
     best = min(fits, key=lambda name: _criterion(fits[name])) if options.law == AUTO else options.law
     sides = frontiers.of_laws(_laws(best, tables, seeds), tables)
     if not sides:
-        return _no_multiplier("none", f"--law={best} cannot be fitted to both")
+        return _no_multiplier("none", f"law={best} cannot be fitted to both")
     for name, side in zip("AB", sides, strict=True):
         if side.verdict.word == UNIDENTIFIED:
             return _no_multiplier(side.kind, f"the law of {name} is unidentified: {side.verdict.reason}")

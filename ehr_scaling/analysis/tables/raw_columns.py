@@ -32,7 +32,9 @@ class BadRows:
         """Raises: UserError for the first of them, unless they may be dropped."""
         if self.rows and not self.drop:
             i = min(self.rows)
-            raise UserError(f"{self.place(i)}: {self.rows[i][1]} (or leave such rows out with --drop_bad_rows)")
+            raise UserError(
+                f"{self.place(i)}: {self.rows[i][1]} (launch.analyze and launch.compare --drop_bad_rows leave such out)"
+            )
 
 
 def numbers(
