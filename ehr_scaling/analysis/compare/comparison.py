@@ -170,7 +170,7 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
     best = min(fits, key=lambda name: _criterion(fits[name])) if options.law == AUTO else options.law
     laws = _laws(best, tables, seeds)
     if not laws:
-        return _no_multiplier("none", f"--law={best} cannot be fitted to both")
+        return _no_multiplier("none", f"law={best} cannot be fitted to both")
     sides = frontiers.of_laws(laws, tables)
     for name, law, side in zip("AB", laws, sides, strict=True):
         if not law.verdict.told:

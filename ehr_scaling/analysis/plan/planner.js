@@ -112,8 +112,10 @@ function optima(K, grid, C, data, D, factors) {
 function disjoint(K, grid, C) {
   const line = lineAt(K, C);
   if (!line || K.sizing.laws[0].draws.length < 20) return false;
-  const free = grid.cost.map(cost => C / cost), law = byDraws(K, grid, free, grid.N.map(() => 1));
-  return Math.max(law[0], line[0]) > Math.min(law[1], line[1]);
+  const free = grid.cost.map(cost => C / cost), [low, high] = byDraws(K, grid, free, grid.N.map(() => 1));
+  // What lies at an end of the grid may lie beyond it.
+  const first = Math.log(grid.N[0]), last = Math.log(grid.N[K.grid - 1]);
+  return Math.max(low > first ? low : -Infinity, line[0]) > Math.min(high < last ? high : Infinity, line[1]);
 }
 
 // As near as the steps of the grid allow.
@@ -157,6 +159,10 @@ function feeds(K, grid, data) {
   };
   const C = least * bisect(takesAll, Math.max(...K.cost.flops) * grid.N[K.grid - 1] * cap / least);
   return isFinite(C) ? {N: grid.N[bestOf(K, grid, C, data).at], C} : {N: NaN, C: NaN};
+}
+
+function percent(share) {
+  return (100 * share).toFixed(1) + "\u00a0%";
 }
 
 function powerLaw(coefficients, ...of) {
@@ -221,12 +227,18 @@ function plan(K, C, uniqueTokens, mostPasses) {
     N_interval: interval, band: [near[0], near[near.length - 1]],
     data: more.data, patients_are_worth: more.worth, feeds: feeds(K, grid, data),
     batch, rate: powerLaw(K.rate, grid.N[at], batch),
-    // In the order of planner.py's reasons.
+    // The reasons of plan_words.py in their order, up to the numbers that it adds after a colon.
     refused: [
-      !bracketed(K, C) && first.word === "unidentified", past && largest > K.tolerance, !bracketed(K, C) && disjoint(K, grid, C),
-      past && K.drift === null,
-      !(isFinite(reach[0]) && isFinite(reach[1])), at === 0 || at === K.grid - 1, !(interval[1] <= K.wide * interval[0]),
-    ],
+      [!bracketed(K, C) && first.word === "unidentified", `the law is unidentified: ${first.reason}`],
+      [past && largest > K.tolerance, "laws that forecast the held-out runs about equally well disagree by " +
+        `${percent(largest)} here, more than ${percent(K.tolerance)}`],
+      [!bracketed(K, C) && disjoint(K, grid, C), "the ways to the best size disagree beyond their intervals"],
+      [past && K.drift === null, "beyond the runs nothing tells how far off the law is: too few budgets to hold any out"],
+      [!(isFinite(reach[0]) && isFinite(reach[1])), "the loss has no interval"],
+      [at === 0 || at === K.grid - 1, "the best size lies further from the runs than a law can be asked"],
+      [!(interval[1] <= K.wide * interval[0]),
+        `the size is not told: known to no better than a factor of ${K.wide}`],
+    ].filter(([holds]) => holds).map(([, reason]) => reason),
     curve: {N: grid.N, losses: losses.map(value => value * best / losses[at])},
   };
 }

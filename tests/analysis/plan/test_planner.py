@@ -275,6 +275,15 @@ def test_a_record_gives_the_plan_again(known):
         assert one == other
 
 
+def by_the_page(file, C, tokens, passes):
+    code = (
+        f"const {{plan}} = require({str(SCRIPT)!r});"
+        f"const K = JSON.parse(require('fs').readFileSync({str(file)!r}));"
+        f"const found = plan(K, {C}, {script(tokens)}, {script(passes)}); console.log(JSON.stringify(found))"
+    )
+    return json.loads(subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the page's script")
 @pytest.mark.parametrize(
     ("law", "repeats"), [("auto", None), ("kaplan", None), ("chinchilla", PENALTY), ("chinchilla", EFFECTIVE)]
@@ -286,14 +295,10 @@ def test_the_page_computes_the_same(law, repeats, tmp_path):
         known = replace(known, seen={**known.seen, "passes": (np.nan, np.nan)})
     file = tmp_path / "planner.json"
     file.write_text(json.dumps(plain(plan_basis.to_json(known))))
-    for C, tokens, passes in ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1), (1e13, np.inf, np.inf)):
+    asked = ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1), (1e13, np.inf, np.inf), (1e20, np.inf, np.inf))
+    for C, tokens, passes in asked:
         made = planner.plan(known, C, tokens, passes)
-        code = (
-            f"const {{plan}} = require({str(SCRIPT)!r});"
-            f"const K = JSON.parse(require('fs').readFileSync({str(file)!r}));"
-            f"const found = plan(K, {C}, {script(tokens)}, {script(passes)}); console.log(JSON.stringify(found))"
-        )
-        found = json.loads(subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True).stdout)
+        found = by_the_page(file, C, tokens, passes)
         for name in ("N", "D", "passes", "loss", "loss_interval", "N_interval", "band", "batch", "rate"):
             np.testing.assert_allclose(found[name], getattr(made, name), rtol=1e-9)
         assert found["data"] == made.data
@@ -304,5 +309,42 @@ def test_the_page_computes_the_same(law, repeats, tmp_path):
         for name in ("auroc", "interval"):
             np.testing.assert_allclose(found["outcomes"]["death"][name], made.outcomes["death"][name], rtol=1e-9)
         assert found["outcomes"]["death"]["word"] == made.outcomes["death"]["word"]
-        assert any(found["refused"]) == bool(made.refused)
+        refused = dict(zip(found["refused"], made.refused, strict=True))
+        assert all(told == line or told.startswith(f"{line}: ") for line, told in refused.items())
         assert found["extrapolated"] == (made.words["loss"].word == "extrapolated")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the page's script")
+@pytest.mark.parametrize(
+    ("C", "how", "said"),
+    [
+        (1e15, "a line elsewhere", "the ways to the best size disagree"),
+        (1e15, "no drift", "beyond the runs nothing tells"),
+        (1e15, "other laws", "equally well disagree by"),
+        (1e15, "not told", "the law is unidentified: wide"),
+        (1e40, "as it is", "further from the runs than a law"),
+    ],
+)
+def test_the_page_refuses_in_the_words_of_the_command(known, tmp_path, C, how, said):
+    found, sizing = known.forecaster, known.sizing
+    first, *others = found.laws
+    match how:
+        case "a line elsewhere":
+            draws = [[level + 5, slope] for level, slope in sizing.line["draws"]]
+            known = replace(known, sizing=replace(sizing, line={**sizing.line, "draws": draws}))
+        case "no drift":
+            known = replace(known, forecaster=replace(found, rolling=replace(found.rolling, drift=np.nan)))
+        case "other laws":
+            far = replace(first, theta=first.theta + 0.1 * (np.arange(len(first.theta)) == 0))
+            rolling = replace(found.rolling, close=[*found.rolling.close[:1], "another"])
+            known = replace(known, forecaster=replace(found, laws=(first, far), rolling=rolling))
+        case "not told":
+            unknown = replace(first, verdict=Verdict(UNIDENTIFIED, "wide"))
+            known = replace(known, forecaster=replace(found, laws=(unknown, *others)))
+    file = tmp_path / "planner.json"
+    file.write_text(json.dumps(plain(plan_basis.to_json(known))))
+    made = planner.plan(known, C, np.inf, np.inf)
+    lines = by_the_page(file, C, np.inf, np.inf)["refused"]
+    assert any(said in line for line in lines)
+    for line, told in zip(lines, made.refused, strict=True):
+        assert told == line or told.startswith(f"{line}: ")
