@@ -6,8 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts, provenance
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import report
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, cost, executors, manifest

@@ -35,8 +35,8 @@ from absl import flags
 from launch.common import run
 
 if TYPE_CHECKING:
+    from ehr_scaling.analysis.options import Options
     from ehr_scaling.analysis.tables.run_table import RunTable
-    from ehr_scaling.analysis.uncertainty import Options
 
 LAWS, METHODS = ("auto", "chinchilla", "coupled", "kaplan"), ("parabola", "akima")
 RUNS = flags.DEFINE_string(
@@ -109,7 +109,7 @@ def analyze(table: "Path | RunTable", out: Path, runs: Path, say: Any) -> dict[s
 
 
 def options() -> "Options":
-    from ehr_scaling.analysis.uncertainty import Options
+    from ehr_scaling.analysis.options import Options
 
     return Options(
         draws=DRAWS.value,

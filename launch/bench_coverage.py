@@ -12,15 +12,17 @@ import numpy as np
 from absl import flags
 
 from ehr_scaling.analysis.compare import comparison
+from ehr_scaling.analysis.draws import Floats, ends
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws, windows
 from ehr_scaling.analysis.joint import identifiability, joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import outcome_curve
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.report.results import budget_verdict
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, Floats, Options, ends
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED
 from launch.rows import Row, row, seconds
 
 REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)

@@ -20,8 +20,8 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.analysis.compare import comparable, comparison
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables import readers
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import write_json
 from ehr_scaling.errors import UserError
 from launch.common import run

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from ehr_scaling.analysis.uncertainty import Floats, normal_quantile
+from ehr_scaling.analysis.draws import Floats, normal_quantile
 
 FEWEST_FOLDS = 2  # one fold has no scatter to judge a difference by
 ERRORS = 2.0  # standard errors by which another candidate must be better

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from ehr_scaling.analysis.draws import Floats, ends, normal_quantile
 from ehr_scaling.analysis.forecast import choice, misfit
 from ehr_scaling.analysis.forecast.choice import NEAREST as NEAREST
 from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS, JointLaw
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
-from ehr_scaling.analysis.uncertainty import Floats, Options, ends, normal_quantile
 
 FOLDS = 6
 LEAST_SHARE = 0.35  # of the runs, below the first fold: less than that is another study

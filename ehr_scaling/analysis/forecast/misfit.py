@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats
 
 KNOTS = 7  # levels of compute at which it is told
 WIDTH = 1 / 6  # of the range of log C: over which cells tell of one level

@@ -85,7 +85,7 @@ function lineAt(K, C) {
 
 function bracketed(K, C) {
   const line = K.sizing.line;
-  return line !== null && line.C[0] * 0.99 <= C && C <= line.C[1] * 1.01;
+  return line !== null && line.C[0] / 1.01 <= C && C <= line.C[1] * 1.01;
 }
 
 // Ends of log N* by the draws of the law that stands for the study.
@@ -211,7 +211,7 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const extrapolated = C > K.top * 1.01 || !bracketed(K, C) || K.missed !== null ||
     (passes > 1.01 && !K.repeats && K.seen.passes[1] === null) ||
     [["N", grid.N[at]], ["D", D[at]], ["passes", passes]].some(([name, value]) =>
-      K.seen[name][1] !== null && value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99));
+      K.seen[name][1] !== null && value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] / 1.01));
   const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];
   const outcomes = Object.fromEntries(K.outcomes.map(curve =>
     [curve.task, outcomeOf(curve, best, lossInterval, K, extrapolated)]));

@@ -11,20 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, ends, normal_quantile
 from ehr_scaling.analysis.joint.optimum import optimum
 from ehr_scaling.analysis.outcomes import sigmoid
 from ehr_scaling.analysis.plan import plan_words
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW, TOLERANCE
 from ehr_scaling.analysis.plan.record import ENOUGH, LIMITS, NO_LIMIT, NOT_TOLD, Plan, Planner, repeated_loss
-from ehr_scaling.analysis.uncertainty import (
-    DOUBTFUL,
-    EXTRAPOLATED,
-    SUPPORTED,
-    Floats,
-    doubted,
-    ends,
-    normal_quantile,
-)
+from ehr_scaling.analysis.words import Place, doubted
 
 GRID = 3000  # sizes among which a plan is sought
 REACH = (0.1, 1e4)  # of the sizes of the runs, smallest and largest
@@ -78,12 +72,12 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         outcomes={},
         words={},
     )
-    made = replace(made, words=plan_words.words(known, made))
+    made = replace(made, words=plan_words.of(known, made))
     outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
     at_the_end = best in (0, GRID - 1)
     made = replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
     law = known.forecaster.law.verdict
-    return doubted(made, law.reason) if law.word == DOUBTFUL else made
+    return doubted(made, law.reason) if law.doubtful else made
 
 
 def _grid(known: Planner) -> Floats:
@@ -229,11 +223,11 @@ def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
     apart = [abs(float(auroc(theta, made.loss, floor)[0]) - central) for floor, *theta in curve["others"]]
     forms = 0.0 if seen else normal_quantile(level) * max(apart, default=0.0) / 2
     reach = np.sqrt(np.square(by_loss) + by_draws**2 + curve["noise_reach"] ** 2 + forms**2)
-    inside = made.words["loss"].word == SUPPORTED and seen
+    word = words.at(made.words["loss"], Place(made.loss, (low, high), "nats of loss"), slack=1.0).word
     return {
         "auroc": central,
         "interval": (max(central - float(reach[0]), 0.0), min(central + float(reach[1]), 1.0)),
-        "word": SUPPORTED if inside else EXTRAPOLATED,
+        "word": word,
     }
 
 

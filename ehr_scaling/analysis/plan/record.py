@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats, ends
 from ehr_scaling.analysis.forecast import choice
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost
 from ehr_scaling.analysis.repeats import effective_data
-from ehr_scaling.analysis.uncertainty import Floats, Verdict, ends
+from ehr_scaling.analysis.words import SLACK, Verdict
 
 # What more patients would do: `Plan.data`
 NO_LIMIT, LIMITS, ENOUGH, NOT_TOLD = "no limit", "limits", "enough", "not told"
@@ -38,7 +39,7 @@ class Sizing:
 
     def bracketed(self, C: float) -> bool:
         """Whether bracketed budgets lie on both sides of C."""
-        return self.line is not None and self.line["C"][0] * 0.99 <= C <= self.line["C"][1] * 1.01
+        return self.line is not None and self.line["C"][0] / SLACK <= C <= self.line["C"][1] * SLACK
 
     def line_at(self, C: float, level: float) -> tuple[float, float, float]:
         """log N* by the line, low end, middle and high end; NaN without one."""

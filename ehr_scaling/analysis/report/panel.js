@@ -8,7 +8,7 @@
     "the joint law and the line through the IsoFLOP optima disagree about the best size beyond their intervals",
     "beyond the runs nothing tells how far off the law is: too few budgets to hold any out",
     "the loss has no interval", "the best size lies further from the runs than a law can be asked",
-    "the size is not told: its interval spans more than a factor of " + K.wide,
+    "the size is not told: known to no better than a factor of " + K.wide,
   ];
 
   function count(x) {

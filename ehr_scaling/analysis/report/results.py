@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.compare import schedules
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
-from ehr_scaling.analysis.isoflop.sizes import LEAST
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
@@ -20,18 +22,8 @@ from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
 from ehr_scaling.analysis.tables import cells, selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
-from ehr_scaling.analysis.uncertainty import (
-    DOUBTFUL,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    doubted,
-    interval,
-    parameter_verdict,
-)
-from ehr_scaling.analysis.wording import percent, plural
+from ehr_scaling.analysis.wording import plural
+from ehr_scaling.analysis.words import Verdict, doubted
 
 SCHEMA = 1
 
@@ -191,15 +183,9 @@ def _fits_of(
 
 def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     """The word beside N*, D*, L* of one budget."""
-    if budget.verdict != parabola.BRACKETED:
-        return Verdict(UNIDENTIFIED, budget.reason)
-    if budget.doubtful:
-        return Verdict(UNIDENTIFIED, budget.reason)
-    if budget.thin:
-        return Verdict(UNIDENTIFIED, f"{LEAST} sizes in the window leave too little to judge their noise by: run five")
-    if budget.failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
-    return Verdict(DOUBTFUL, options.doubt) if options.doubt else Verdict(SUPPORTED, budget.reason)
+    bracketed = budget.verdict == parabola.BRACKETED and not budget.doubtful
+    found = words.budget(budget.reason, bracketed=bracketed, thin=budget.thin, failed=budget.failed, options=options)
+    return doubted(found, options.doubt) if options.doubt else found
 
 
 def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
@@ -225,23 +211,17 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
     slopes = optimum.exponents(law, np.vstack([law.theta[None], good]), through, results.cost)
     for k, name in enumerate("ab"):
         bounds = interval(slopes[1:, k], law.level)
-        word = found[name][2]
-        if law.tied:
-            word = Verdict(UNIDENTIFIED, law.tied)
-        elif len(through) < 2:
-            word = Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
-        elif law.failed <= results.options.failed:
-            word = parameter_verdict(name, bounds, law.lowest, results.options.wide)
+        word = words.slope(bounds, law.apart, len(through), law.failed, results.options)
         found[name] = (float(slopes[0, k]), bounds, word)
     return doubted(found, results.options.doubt) if results.options.doubt else found
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
-    missing = Verdict(UNIDENTIFIED, f"a joint law needs {joint_laws.LEAST_RUNS} different sizes and lengths at least")
+    missing = words.missing(f"a joint law needs {joint_laws.LEAST_RUNS} different sizes and lengths at least")
     loss = results.lines["L"].verdict
     if results.planner is not None and results.planner.repeating:
         again = "the runs saw their data again, and no law tells what that costs: beyond them the loss may fall less"
-        loss = Verdict(loss.word, f"{loss.reason}; {again}")
+        loss = loss.also(again)
     return {
         "a": results.lines["N"].verdict,
         "b": results.lines["D"].verdict,

@@ -9,31 +9,19 @@ import pytest
 import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import recipe as table
 
 from configs import base
 from ehr_scaling.analysis.compare import comparable, comparison, frontiers, loss_to_loss
 from ehr_scaling.analysis.compare.comparable import Common
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells
 from ehr_scaling.training import checkpoint
 
 FEW = Options(draws=100)
-
-
-def table(multiple=1.0, seed=0, noise=0.005, budgets=5, sizes=6, **changes):
-    """Runs of which each is as good as one of the known law with 1 / multiple of the compute, sqrt in N and in D.
-
-    sizes: of each budget; with three none is bracketed.
-    """
-    rng = np.random.default_rng(seed)
-    rows = simulated.rows(budgets=budgets, sizes=sizes, seeds=12 // sizes, noise=0)
-    for r in rows:
-        r["loss"] = simulated.loss(r["N"] / multiple**0.5, r["D"] / multiple**0.5)
-        r["loss"] *= np.exp(noise * rng.standard_normal())
-        r.update(changes)
-    return from_rows(rows, source="made up")
 
 
 @pytest.mark.parametrize(("sizes", "kind"), [(6, frontiers.OPTIMA), (3, "joint law")])

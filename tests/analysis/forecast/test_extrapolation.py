@@ -7,10 +7,10 @@ from scipy import stats
 
 from ehr_scaling.analysis.forecast import choice, extrapolation, misfit
 from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results, sections
 from ehr_scaling.analysis.report.summary import summary
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=100)
 

@@ -13,8 +13,8 @@ from test_downstream import write_scores
 
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import plots, report
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
