@@ -21,7 +21,7 @@ from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, JointLaw
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.tables import selection
+from ehr_scaling.analysis.tables import cells, selection
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import decimal, plural, power, signed, significant, span
 from ehr_scaling.analysis.words import PENDING, Verdict
@@ -181,14 +181,12 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
 def _laws(
     name: str, tables: tuple[RunTable, RunTable], seeds: list[Options], draws: int | None = None
 ) -> list[JointLaw]:
-    """That law of both tables, by the bootstrap of cells (their seeds are no evidence of the law's own); empty where
-    one has none."""
+    """That law of both tables; empty where one has none."""
     found = []
     for table, own in zip(tables, seeds, strict=True):
         options = own if draws is None else replace(own, draws=draws)
-        cell = np.unique(np.stack([table.N, table.D]), axis=1, return_inverse=True)[1].ravel()
-        clusters = np.unique(loss_to_loss.first_of(cell, table.clusters)[cell], return_inverse=True)[1]
-        found.append(joint_laws.fit(name, table.N, table.D, table.loss, clusters, options))
+        alike = cells.average(table)
+        found.append(joint_laws.fit(name, alike.N, alike.D, alike.loss, alike.clusters, options))
     laws = [law for law in found if law is not None]
     return laws if len(laws) == len(found) else []
 

@@ -17,6 +17,7 @@ from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, DEFAULT, JointLaw
 from ehr_scaling.analysis.joint.optimum import computes, cost_of, exponents
 from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
 from ehr_scaling.analysis.wording import decimal, significant, span
 from ehr_scaling.analysis.words import Verdict
@@ -86,7 +87,8 @@ def _each(runs: RunTable, options: Options, known: Mapping[str, JointLaw]) -> It
             if (PARAMETERS[0], TOKENS[0]) == (N, D) and name in known:
                 law: JointLaw | None = replace(known[name], draws=known[name].draws[:MOST_DRAWS])
             else:
-                law = joint_laws.fit(name, counted.N, counted.D, counted.loss, counted.clusters, options)
+                alike = cells.average(counted)
+                law = joint_laws.fit(name, alike.N, alike.D, alike.loss, alike.clusters, options)
             for C in COMPUTE:
                 own = counted if C == "counted" else replace(counted, C=6.0 * counted.N * counted.D)
                 lines, line_word = _lines(own, C, options)

@@ -141,6 +141,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "sizing": {"laws": [_law(law) for law in known.sizing.laws], "line": known.sizing.line},
         "candidates": found.rolling.close,
         "drift": found.rolling.drift,
+        "size_drift": known.size_drift,
         "usual_drift": choice.drift([], [], []),
         "nearest": extrapolation.NEAREST,
         "noise": found.noise,
@@ -208,7 +209,7 @@ def from_json(record: dict[str, Any]) -> Planner:
         forecaster, sizing, cost, seen, float(_floats(record["patients"])),
         float(_floats(record["unique_tokens"])), float(record["positions"]), record["batch"], record["rate"],
         record["outcomes"], record["repeats"],
-        float(_floats(record["missed"])),
+        float(_floats(record["missed"])), float(record["size_drift"]),
     )  # fmt: skip
 
 

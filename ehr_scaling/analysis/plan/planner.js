@@ -95,8 +95,9 @@ function byDraws(K, grid, D, factors) {
   return [(1 - K.level) / 2, (1 + K.level) / 2].map(share => quantile(logs, share));
 }
 
-// All that the draws, laws about as good and the line say of the best size: logarithms.
-function optima(K, grid, C, data, D, factors) {
+// About log N of the best size: all that the draws, laws about as good and the line say of it, and beyond the runs
+// how far off that may be.
+function optima(K, grid, C, data, D, factors, best) {
   if (K.sizing.laws[0].draws.length < 20) return [NaN, NaN];
   const found = byDraws(K, grid, D, factors), line = lineAt(K, C);
   for (const law of K.sizing.laws.slice(1))
@@ -105,7 +106,8 @@ function optima(K, grid, C, data, D, factors) {
     const cap = data.unique * data.most, fewest = Math.log(grid.N[Math.max(grid.cost.findIndex(cost => C / cost <= cap), 0)]);
     found.push(...line.map(end => Math.max(end, fewest)));
   }
-  return [Math.min(...found), Math.max(...found)];
+  const further = K.z * K.size_drift * Math.max(Math.log10(C / K.top), 0);
+  return [best - Math.hypot(best - Math.min(...found), further), best + Math.hypot(Math.max(...found) - best, further)];
 }
 
 // Whether law and line have intervals of N* with nothing in common, without any limit of data.
@@ -219,7 +221,7 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];
   const outcomes = Object.fromEntries(K.outcomes.map(curve =>
     [curve.task, outcomeOf(curve, best, lossInterval, K, extrapolated)]));
-  const largest = Math.max(0, ...apart), interval = optima(K, grid, C, data, D, factors).map(Math.exp);
+  const largest = Math.max(0, ...apart), interval = optima(K, grid, C, data, D, factors, Math.log(grid.N[at])).map(Math.exp);
   const more = morePatients(K, grid, C, data, D[at]), past = C > K.top * 1.01;
   return {
     N: grid.N[at], D: D[at], passes, loss: best,

@@ -59,7 +59,7 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         D=float(D[best]),
         loss=loss,
         loss_interval=_interval(known, N[best], D[best], C, data.unique),
-        N_interval=_optima(known, C, data, N),
+        N_interval=_optima(known, C, data, N, float(N[best])),
         ways=ways,
         band=(float(near[0]), float(near[-1])),
         laws=laws,
@@ -132,8 +132,9 @@ def _ways(known: Planner, C: float) -> dict[str, tuple[float, float, float]]:
     return {name: way for name, way in ways.items() if np.isfinite(way).all()}
 
 
-def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, float]:
-    """All that the draws of the law, the other laws and the line through the IsoFLOP optima say of the best size."""
+def _optima(known: Planner, C: float, data: Data, N: Floats, best: float) -> tuple[float, float]:
+    """About the best size: all that the draws of the law, the other laws and the line through the IsoFLOP optima say of
+    it, and beyond the runs how far best sizes were off in simulated studies, each decade further."""
     level, laws = known.forecaster.options.level, known.sizing.laws
     D = _tokens(known, C, data.cap, N)
     factor = known.factor(N, D, data.unique)
@@ -146,7 +147,9 @@ def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, flo
         fewest = np.log(N[np.argmax(known.cost.tokens(N, C) <= data.cap)])  # the data have no more tokens to give
         low, _, high = known.sizing.line_at(C, level)
         found += [max(low, fewest), max(high, fewest)]
-    return float(np.exp(min(found))), float(np.exp(max(found)))
+    further = normal_quantile(level) * known.size_drift * max(np.log10(C / known.forecaster.top), 0.0)
+    below, above = np.hypot([np.log(best) - min(found), max(found) - np.log(best)], further)
+    return float(best * np.exp(-below)), float(best * np.exp(above))
 
 
 def _more_patients(known: Planner, C: float, data: Data, N: Floats, D: float) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO
 from ehr_scaling.analysis.report.html import Chip, Raw, Table, render
 from ehr_scaling.analysis.report.limits import left_out
-from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.report.results import Results, residuals
 from ehr_scaling.analysis.tables.run_table import Floats, RunTable, describe
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, significant, span
 
@@ -117,7 +117,7 @@ def _fitting(r: Results) -> dict[str, str]:
     bracketed = sum(b.verdict == parabola.BRACKETED for b in r.budgets)
     goodness = ""
     if law is not None:
-        goodness = f"objective {significant(law.objective, 4)}, median |residual| {_residual(law.residuals)}"
+        goodness = f"objective {significant(law.objective, 4)}, median |residual| {_residual(residuals(r))}"
     return {
         "Which loss is minimised?": f"the sum of Huber losses (δ = {o.delta:g}) of the residuals of log L",
         "With which algorithm?": "saddle-free, damped Newton steps with exact derivatives, δ lowered in three steps",

@@ -10,7 +10,7 @@ import numpy as np
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.compare import schedules
-from ehr_scaling.analysis.draws import interval
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
@@ -20,7 +20,7 @@ from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
 from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
-from ehr_scaling.analysis.tables import selection
+from ehr_scaling.analysis.tables import cells, selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
 from ehr_scaling.analysis.wording import plural
 from ehr_scaling.analysis.words import Verdict, doubted
@@ -114,7 +114,8 @@ def fit(
     say("fitting the joint laws and their bootstrap")
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     done = _plainly_fitted(forecaster)
-    laws = {name: law for name in joint_laws.FORMS if (law := done.get(name) or _law(name, table, options)) is not None}
+    alike = cells.average(table)
+    laws = {name: law for name in joint_laws.FORMS if (law := done.get(name) or _law(name, alike, options)) is not None}
     say("profiling what the runs tell of each number")
     lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
@@ -125,7 +126,7 @@ def fit(
         budgets=budgets,
         lines=lines,
         laws=laws,
-        identifiability=_identify(laws.get(rolling.selected), table, options),
+        identifiability=_identify(laws.get(rolling.selected), alike, options),
         rolling=rolling,
         planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
         conventions=conventions.fit(table, options, laws),
@@ -145,7 +146,7 @@ def fit(
 
 
 def _plainly_fitted(forecaster: extrapolation.Forecaster | None) -> dict[str, joint_laws.JointLaw]:
-    """The law that the forecaster fitted to all runs alike, with its draws, by name."""
+    """The law that the forecaster fitted to all cells alike, with its draws, by name."""
     if forecaster is None or forecaster.rolling.chosen not in joint_laws.FORMS:
         return {}
     return {forecaster.law.name: forecaster.law}
@@ -193,6 +194,12 @@ def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
     return np.nan if law is None else optimum.optimum(replace(law, draws=law.draws[:0]), budget.C, results.cost).N
 
 
+def residuals(results: Results) -> Floats:
+    """[n] log loss by the joint law, minus that of each run."""
+    assert results.joint is not None
+    return np.asarray(np.log(results.joint(results.table.N, results.table.D) / results.table.loss))
+
+
 def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[float, tuple[float, float], Verdict]]:
     """Value, interval and word of every parameter of a law of `results.laws`, of which a and b are the slopes of its
     N* and D* under counted C (`optimum.exponents`)."""
@@ -210,7 +217,7 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
-    missing = words.missing(f"{len(results.table)} runs; a joint law needs at least {joint_laws.LEAST_RUNS}")
+    missing = words.missing(f"a joint law needs {joint_laws.LEAST_RUNS} different sizes and lengths at least")
     loss = results.lines["L"].verdict
     if results.planner is not None and results.planner.repeating:
         again = "the runs saw their data again, and no law tells what that costs: beyond them the loss may fall less"

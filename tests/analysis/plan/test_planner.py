@@ -92,8 +92,7 @@ def test_the_size_is_refused_where_the_ways_to_it_disagree(known):
     apart = {**line, "log_k": line["log_k"] + 2.0, "draws": [[k + 2.0, slope] for k, slope in line["draws"]]}
     other = replace(known, sizing=replace(known.sizing, line=apart))
     made = planner.plan(other, 1e15, np.inf, 1)
-    (reason,) = made.refused
-    assert "ways to the best size disagree" in reason and ISOFLOP in reason
+    assert any("ways to the best size disagree" in reason and ISOFLOP in reason for reason in made.refused)
     # Between bracketed budgets the interval holds both, and nothing is refused.
     made = planner.plan(other, 1e12, np.inf, 1)
     assert not made.refused and made.N_interval[0] < simulated.optimum(1e12) < made.N_interval[1] / 3
