@@ -49,9 +49,8 @@ def main() -> None:
     first, second = RUNS.value
     with Steps() as steps:
         steps.say(f"reading {first} and {second}")
-        from ehr_scaling.analysis.options import Options
-
         from ehr_scaling.analysis.compare import comparable, comparison
+        from ehr_scaling.analysis.options import Options
         from ehr_scaling.analysis.tables import readers
         from ehr_scaling.artifacts import write_json
 

@@ -7,12 +7,12 @@ import sys
 import time
 
 import pytest
-from ehr_scaling.analysis.options import Options
 
 from ehr_scaling import study
 from ehr_scaling.analysis.compare import comparable
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
+from ehr_scaling.analysis.options import Options
 from launch.steps import Steps
 
 
