@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.isoflop.power_laws import PowerLaw
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, DEFAULT, JointLaw
 from ehr_scaling.analysis.joint.optimum import computes, cost_of, exponents
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
-from ehr_scaling.analysis.uncertainty import Floats, Options, interval
 from ehr_scaling.analysis.wording import decimal, significant, span
 
 PARAMETERS = ("body", "body + head", "all")
@@ -89,11 +92,15 @@ def _each(
                 yield from (Convention(N, C, D, nothing, nothing) for C in COMPUTE)
                 continue
             counted, usual = _counted(runs, N, D), (PARAMETERS[0], TOKENS[0]) == (N, D)
-            columns = counted.N, counted.D, counted.loss, counted.clusters
-            law = laws.get(name) if usual else joint_laws.fit(name, *columns, replace(options, draws=0))
+            law = laws.get(name) if usual else _law(name, counted, options)
             yield Convention(N, COMPUTE[0], D, _line(lines if usual else _lines(counted, few)), _joint(law, counted))
             by_6ND = replace(counted, C=6.0 * counted.N * counted.D)
             yield Convention(N, COMPUTE[1], D, _along_budgets(by_6ND, few), _joint(law, by_6ND))
+
+
+def _law(name: str, runs: RunTable, options: Options) -> JointLaw | None:
+    alike = cells.average(runs)
+    return joint_laws.fit(name, alike.N, alike.D, alike.loss, alike.clusters, replace(options, draws=0))
 
 
 def _counted(runs: RunTable, N: str, D: str) -> RunTable:
@@ -125,11 +132,12 @@ def _along_budgets(runs: RunTable, options: Options) -> Exponents:
 
 def _joint(law: JointLaw | None, runs: RunTable) -> Exponents:
     if law is None:
-        return Exponents(reason=f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D")
+        return Exponents(reason=f"a joint law needs {joint_laws.LEAST_RUNS} cells, of several N and D")
     a, b = _slopes(law, law.theta[None], runs)[0]
     if not np.isfinite(a):
         return Exponents(reason="by the law, under two budgets have their best size among those run")
-    return Exponents(reason=law.tied) if law.tied else Exponents(float(a), float(b))
+    tied = words.tied(law.apart)
+    return Exponents(reason=tied.reason) if tied else Exponents(float(a), float(b))
 
 
 def _slopes(law: JointLaw, theta: Floats, runs: RunTable) -> Floats:

@@ -6,8 +6,8 @@ The parameters of a law are a row of theta, in the columns named here.
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.newton import log_sum
-from ehr_scaling.analysis.uncertainty import Floats
 
 # Columns of theta
 LOG_E, LOG_A, LOG_B, ALPHA, BETA, LOG_K = range(6)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.draws import Floats
 
 CACHED = 1 << 15  # problems times rows whose arrays stay in a core's cache: a third faster than all at once
 WIDE = ((0.1, 1e-3), (0.01, 1e-4))  # deltas on the way to a narrow one, and the gain with which they are left

@@ -10,8 +10,8 @@ All are fitted in AUROC itself, since a model that scores below the floor has no
 import numpy as np
 from scipy import special
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint import newton
-from ehr_scaling.analysis.uncertainty import Floats
 
 # Floor, and the values of c that are tried
 FORMS = {

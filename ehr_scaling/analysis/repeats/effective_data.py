@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.draws import Floats
 
 _FARTHEST = 200.0  # log of how many times too large a model is counted; the powers of more overflow
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.joint import optimum as joint_optimum
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.joint.joint_laws import LEAST_RUNS, JointLaw
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
 from ehr_scaling.analysis.plan.record import Plan, Planner
 from ehr_scaling.analysis.report import report
@@ -16,8 +17,8 @@ from ehr_scaling.analysis.report.results import Results, to_json
 from ehr_scaling.analysis.report.results import fit as fit_all
 from ehr_scaling.analysis.report.summary import summary
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, Options, Verdict
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, span
+from ehr_scaling.analysis.words import Place, Verdict
 from ehr_scaling.errors import UserError
 
 
@@ -57,11 +58,10 @@ class Planned(Plan):
     def __repr__(self) -> str:
         if self.refused:
             return "\n".join(f"refused: {reason}" for reason in self.refused)
-        words = self.words
         lines = [
-            f"size    {count(self.N)} parameters  ({span(self.N_interval, count)}), {words['N'].word}",
+            f"size    {count(self.N)} parameters  ({span(self.N_interval, count)}), {self.words['N'].word}",
             f"tokens  {count(self.D)}",
-            f"loss    {decimal(self.loss)}  ({span(self.loss_interval)}), {words['loss'].word}",
+            f"loss    {decimal(self.loss)}  ({span(self.loss_interval)}), {self.words['loss'].word}",
         ]
         return "\n".join(
             lines + [f"{task}  AUROC {decimal(o['auroc'])}, {o['word']}" for task, o in self.outcomes.items()]
@@ -134,13 +134,15 @@ class Fit:
         return [f"{note.run}: {note.text}" for note in self.results.doubts]
 
     def optimum(self, C: float) -> Answer:
-        """The best model at C FLOPs by `law`: N, D, and the loss there, with intervals of the run bootstrap."""
-        best, level = self._best(_positive("C", C)), self.results.options.level
+        """The best model at C FLOPs, with as many new tokens as it wants: N, D, and the loss there, of `plan`."""
+        known = self._planner()
+        made = planner.plan(known, _positive("C", C), np.inf, np.inf)
+        most, least = known.cost.tokens(np.array(made.N_interval), made.C)
         return Answer(
-            {"C": best.C, "N": best.N, "D": best.D, "loss": best.L},
-            {ours: best.interval(theirs, level) for ours, theirs in (("N", "N"), ("D", "D"), ("loss", "L"))},
-            level,
-            *self._word(best.C),
+            {"C": made.C, "N": made.N, "D": made.D, "loss": made.loss},
+            {"N": made.N_interval, "D": (float(least), float(most)), "loss": made.loss_interval},
+            self.results.options.level,
+            *(words.missing(made.refused[0]) if made.refused else made.words["N"]),
         )
 
     def forecast(self, N: float, D: float, C: float | None = None) -> Answer:
@@ -197,19 +199,14 @@ class Fit:
         doubts = [f"doubtful: {line}" for line in self.doubts[:5]]
         return "\n".join([head, summary(self.to_json()), *doubts])
 
-    def _best(self, C: float) -> joint_optimum.Optimum:
-        return joint_optimum.optimum(self.law, C, self.results.cost)
-
     def _planner(self) -> Planner:
         if self.results.planner is None:
             raise UserError(f"{self.table.source}: a law needs {LEAST_RUNS} runs or more, of several N and several D")
         return self.results.planner
 
     def _word(self, C: float) -> Verdict:
-        verdict, budgets = self.law.verdict, self.table.budgets
-        if verdict.word == SUPPORTED and not budgets[0] / 1.2 <= C <= budgets[-1] * 1.2:
-            return Verdict(EXTRAPOLATED, f"the runs have {power(budgets[0])} to {power(budgets[-1])} FLOPs")
-        return verdict
+        seen = (float(self.table.C.min()), float(self.table.C.max()))
+        return words.at(self.law.verdict, Place(C, seen, "FLOPs", power))
 
 
 def fit(table: RunTable, options: Options) -> Fit:

@@ -7,9 +7,10 @@ import simulated
 
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint import conventions, joint_laws, optimum
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import law_sections
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=100)
 HEAD = 2000  # tokens of the vocabulary
@@ -32,7 +33,8 @@ def study(noise=0.002, drop=(), seed=0):
 
 def fit(table, options):
     lines = power_laws.fit(isoflop.fit(table, options), options)
-    law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, table.clusters, options)
+    alike = cells.average(table)
+    law = joint_laws.fit("chinchilla", alike.N, alike.D, alike.loss, alike.clusters, options)
     return conventions.fit(table, options, {"chinchilla": law} if law else {}, lines)
 
 

@@ -9,8 +9,8 @@ import simulated
 from ehr_scaling.analysis.joint import newton
 from ehr_scaling.analysis.joint.joint_fit import ALPHA, Coupled
 from ehr_scaling.analysis.joint.joint_laws import FORMS
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import repeated_laws
-from ehr_scaling.analysis.uncertainty import Options
 
 START = np.array([-0.5, -1.0, -1.5, 0.3, 0.3, 0.0])
 

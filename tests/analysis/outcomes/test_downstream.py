@@ -7,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, ndtri
 
+from ehr_scaling.analysis.draws import interval
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, outcome_curve
 from ehr_scaling.analysis.outcomes.outcome_curve import INVERTED, SCALES, UNTOLD
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, interval
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import metrics, tasks
 from ehr_scaling.outcomes import predictions as predictions_of
