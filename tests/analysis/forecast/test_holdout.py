@@ -100,7 +100,7 @@ def test_a_sealed_optimum_is_forecast_with_its_own_noise_and_the_drift_of_the_li
     fits = isoflop.fit(known, FEW)
     lines = power_laws.fit(fits, FEW)
     (top,) = made["optima"]
-    drift = {"N": 0.3, "D": 0.3, "L": made["drift_percent_a_decade"] / 100}
+    drift = {"N": 0.25, "D": 0.25, "L": made["drift_percent_a_decade"] / 100}
     for name, a_decade in drift.items():
         central = float(lines[name](np.array([top["C"]]))[0])
         band = np.array(lines[name].band(np.array([top["C"]]), FEW.level))[:, 0]
