@@ -56,7 +56,7 @@ def status(folder: Path, entry: dict) -> int:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
     command += ["-k", entry["select"]] if entry["select"] else []
     data = os.environ.get("EHR_SCALING_TEST_DATA", str(ROOT.parent / "shared" / "data"))
-    env = {**os.environ, "PYTHONPATH": str(folder), "EHR_SCALING_TEST_DATA": data, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(folder), "EHR_SCALING_TEST_DATA": data}
     files = [str(TESTS / name) for name in entry["tests"]]
     try:
         done = subprocess.run([*command, *files], cwd=folder, env=env, capture_output=True, timeout=SLOWEST)
