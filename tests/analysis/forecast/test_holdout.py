@@ -87,6 +87,30 @@ def test_comparison_adds_up():
     assert top["N_low"] < top["N"] < top["N_high"]
 
 
+def test_a_forecast_is_judged_by_its_runs_and_their_intervals():
+    """Eight runs of two budgets, forecast by hand: one above its interval, one below, and a run read twice."""
+    _, sealed = holdout.seal(from_rows(ROWS, source="x"), None)
+    losses = sealed.loss.copy()
+    errors = np.array([0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.03, -0.03, 0.0])
+    cells = [
+        {"run": str(run), "N": 1.0, "D": float(D), "C": TOP, "forecast": float(y * (1 + e)), "word": "extrapolated",
+         "low": float(y * (1 + e) * 0.99), "high": float(y * (1 + e) * 1.01)}
+        for run, D, y, e in zip(sealed.run, sealed.D, losses, errors, strict=True)
+    ]  # fmt: skip
+    made = {"cells": cells, "optima": [{"C": TOP}], "made_from": {}, "reason": ""}
+    found = holdout.compare(made, sealed, [])
+    assert found["coverage"] == 0.8 and not found["same_sign"]
+    assert found["error_percent"] == pytest.approx(100 * np.mean(np.abs(errors)))
+    assert found["median_error_percent"] == pytest.approx(100 * np.median(np.abs(errors)))
+    assert found["bias_percent"] == pytest.approx(100 * np.mean(errors))
+    assert [r["loss"] for r in found["rows"]] == losses.tolist()
+    # Two readings of one run at one length are taken in their order.
+    twice = sealed.take(np.array([0, 0]))
+    twice.loss[:] = [2.0, 3.0]
+    again = holdout.compare({**made, "cells": [cells[0], cells[0]]}, twice, [])
+    assert [r["loss"] for r in again["rows"]] == [2.0, 3.0]
+
+
 def test_misses_on_one_side_are_reported():
     rows = [{**r, "loss": 1.2 * r["loss"]} if r["C"] == TOP else r for r in ROWS]
     h = forecast_of(rows)[1].holdout

@@ -186,6 +186,8 @@ def test_seeds_move_budgets_together_where_they_share_and_apart_where_they_do_no
         fits = isoflop.fit(study(5, noise=0.001, seeds=8, **made), Options(draws=400))
         correlation = np.corrcoef([b.shift for b in fits])[np.triu_indices(len(fits), 1)]
         together.append(correlation.mean())
+        quartiles = [np.diff(np.quantile(b.shift, [0.25, 0.75]))[0] / 1.349 / b.L for b in fits]
+        assert np.mean(quartiles) == pytest.approx(0.02 / np.sqrt(8), rel=0.5)
     assert together[0] > 0.8 and together[1] < 0.5
 
 
@@ -304,3 +306,42 @@ def test_a_line_is_extrapolated_on_either_side_of_its_budgets():
     assert [law.word(C) for C in (law.C[0] / 2, law.C[0], law.C[-1], 2 * law.C[-1])] == [
         "extrapolated", "supported", "supported", "extrapolated",
     ]  # fmt: skip
+
+
+def floored(rng, scatter):
+    """A law with a floor through eight points off by `scatter` of the .01 that their own draws have."""
+    C = np.geomspace(1e10, 1e16, 8)
+    y = 1.5 + 1.5 * (C / 1e13) ** -0.1 + 0.01 * scatter * rng.standard_normal(8)
+    own = y + 0.01 * rng.standard_normal((300, 8))
+    known = Freedom(np.full(8, np.inf), np.inf)
+    return power_laws._loss_law(C, y, own, own, np.full(8, np.inf), known, 0.0, FEW)
+
+
+def test_a_law_with_a_floor_is_widened_as_a_line_is():
+    rng = np.random.default_rng(10)
+    wide = [law for law in (floored(rng, 4.0) for _ in range(120)) if law.floor > 0]
+    exact = [floored(rng, 0.1) for _ in range(20)]
+    assert len(wide) > 100 and all(law.floor == pytest.approx(1.5, abs=0.05) and law.misfit == 1 for law in exact)
+    assert np.mean([law.misfit**2 for law in wide]) == pytest.approx(16, rel=0.25)
+    ratio = np.mean([np.ptp(law.interval) for law in wide]) / np.mean([np.ptp(law.interval) for law in exact])
+    assert 2.5 < ratio < 6
+
+
+def test_budgets_that_are_no_parabola_tell_nothing_of_the_noise_of_others():
+    fits = isoflop.fit(study(3, noise=0.003), FEW)
+    loss = np.array([b.L for b in fits])
+    good = widths.moderated(fits[:-1], loss[:-1])
+    bad = replace(fits[-1], scatter=100 * fits[-1].scatter)
+    for odd in (replace(bad, verdict=parabola.MISFIT), replace(bad, doubtful=True)):
+        for a, b in zip(good, widths.moderated([*fits[:-1], odd], loss), strict=False):
+            np.testing.assert_array_equal(a.factor, b.factor)
+    assert widths.moderated([*fits[:-1], bad], loss)[0].factor[0] != good[0].factor[0]
+
+
+def test_a_line_needs_budgets_of_more_than_four_sizes():
+    fits = isoflop.fit(study(3, noise=0.001, budgets=5), FEW)
+    assert all(b.verdict == parabola.BRACKETED for b in fits) and not any(b.thin for b in fits)
+    words = [power_laws.fit([replace(b, freedom=1) for b in fits[:k]] + fits[k:], FEW)["N"].verdict for k in (2, 3)]
+    assert words[0].word == "supported" and words[1].word == "unidentified" and "run five" in words[1].reason
+    four = [b for b in isoflop.fit(study(3, noise=0.001, per_budget=4, seeds=1), FEW) if np.isfinite(b.N)]
+    assert four and all(b.thin for b in four)
