@@ -1,6 +1,6 @@
 """Would the tests notice? Slips are put into a copy of the analysis one at a time, and its tests are run.
 
-    make mutants                      # all of analysis/mutants.toml
+    make mutants                      # all of tests/analysis/mutants.toml
     make mutants ARGS="widths -j 2"   # those whose file or text holds "widths", two at a time
 
 Each entry of the list names a file of ehr_scaling/analysis, a text that stands in it exactly once, what it is replaced
@@ -11,72 +11,88 @@ ends with status 1 where fewer than 90 % are killed. The working tree is never t
 import argparse
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from queue import Queue
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, TESTS = Path("ehr_scaling/analysis"), Path("tests/analysis")
 COPIED = ("ehr_scaling", "launch", "configs", "docs", "tests", "pyproject.toml")
-LEAST, SLOWEST = 0.9, 900.0  # share killed; seconds of one run, after which it counts as killed
+LEAST, SLOWEST = 0.9, 900  # share killed; seconds of one run, after which it counts as killed
 KEYS = {"file", "old", "new", "tests", "select"}
 FAILED = 1  # pytest's status where tests failed; others are mistakes in the list
 
+# What all tests import, once for all: most of the time of a test is that of its imports.
+SHARED = (
+    "pytest", "hypothesis.extra.numpy", "jinja2", "matplotlib.figure", "pyarrow.parquet", "scipy.interpolate",
+    "scipy.optimize", "scipy.sparse.csgraph", "scipy.stats",
+)  # fmt: skip
 
-def listed(words: list[str]) -> list[dict]:
+Entry = dict  # of KEYS
+
+
+def listed(words: list[str]) -> list[Entry]:
     entries = tomllib.loads((ROOT / TESTS / "mutants.toml").read_text())["mutant"]
     for entry in entries:
         entry.setdefault("select", "")
         if set(entry) != KEYS:
             sys.exit(f"mutants.toml: an entry has the keys {sorted(entry)}, and not {sorted(KEYS)}")
-        if (found := (ROOT / PACKAGE / entry["file"]).read_text().count(entry["old"])) != 1:
-            sys.exit(
-                f"mutants.toml: {entry['old']!r} stands {found} times in {PACKAGE / entry['file']}: mend the entry"
-            )
+        times = (ROOT / PACKAGE / entry["file"]).read_text().count(entry["old"])
+        if times != 1:
+            sys.exit(f"mutants.toml: {entry['old']!r} stands {times} times in {entry['file']}: mend the entry")
     return [e for e in entries if not words or any(w in e["file"] or w in e["old"] or w in e["new"] for w in words)]
 
 
-def copied(folder: Path) -> Path:
+def copied(source: Path, folder: Path) -> Path:
     for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(".hypothesis"))
         else:
-            shutil.copy2(source, folder / name)
+            shutil.copy2(source / name, folder / name)
     return folder
 
 
-def status(folder: Path, entry: dict) -> int:
-    """Of the tests that the entry names, in a copy."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-    command += ["-k", entry["select"]] if entry["select"] else []
-    data = os.environ.get("EHR_SCALING_TEST_DATA", str(ROOT.parent / "shared" / "data"))
-    env = {**os.environ, "PYTHONPATH": str(folder), "EHR_SCALING_TEST_DATA": data}
-    files = [str(TESTS / name) for name in entry["tests"]]
-    try:
-        done = subprocess.run([*command, *files], cwd=folder, env=env, capture_output=True, timeout=SLOWEST)
-    except subprocess.TimeoutExpired:
-        return FAILED
-    return done.returncode
+def tested(folder: Path, entry: Entry) -> int:
+    """The process that runs the tests of an entry in a copy and ends with pytest's status."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    signal.alarm(SLOWEST)
+    os.environ.setdefault("EHR_SCALING_TEST_DATA", str(ROOT.parent / "shared" / "data"))
+    os.environ["PYTHONPATH"] = str(folder)  # of programs that tests start
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    options += ["-k", entry["select"]] if entry["select"] else []
+    os._exit(import_module("pytest").main([*options, *(str(TESTS / name) for name in entry["tests"])]))
 
 
-def judged(folders: "Queue[Path]", entry: dict, *, mutated: bool) -> tuple[int, float]:
-    """Status of the tests and seconds, with the entry's slip where `mutated`."""
-    folder, began = folders.get(), time.monotonic()
-    path = folder / PACKAGE / entry["file"]
-    text = path.read_text()
-    try:
+def statuses(base: Path, entries: list[Entry], jobs: int, *, mutated: bool) -> Iterator[tuple[Entry, int, float]]:
+    """Each entry with the status of its tests and the seconds that they took, as they end; in `base` itself where
+    nothing is `mutated`."""
+    waiting, running = list(reversed(entries)), {}
+    while waiting or running:
+        if waiting and len(running) < jobs:
+            entry, folder = waiting.pop(), base
+            if mutated:
+                folder = copied(base, Path(tempfile.mkdtemp(dir=base.parent)))
+                path = folder / PACKAGE / entry["file"]
+                path.write_text(path.read_text().replace(entry["old"], entry["new"]))
+            running[tested(folder, entry)] = entry, folder, time.monotonic()
+            continue
+        pid, ended = os.wait()
+        entry, folder, began = running.pop(pid)
         if mutated:
-            path.write_text(text.replace(entry["old"], entry["new"]))
-        return status(folder, entry), time.monotonic() - began
-    finally:
-        path.write_text(text)
-        folders.put(folder)
+            shutil.rmtree(folder)
+        code = os.waitstatus_to_exitcode(ended)
+        yield entry, FAILED if code == -signal.SIGALRM else code, time.monotonic() - began
 
 
 def main() -> None:
@@ -85,24 +101,22 @@ def main() -> None:
     parser.add_argument("-j", "--jobs", type=int, default=1, help="copies that are tested at a time")
     args = parser.parse_args()
     entries, killed = listed(args.words), 0
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    for name in SHARED:
+        import_module(name)
     plain = {(tuple(e["tests"]), e["select"]): e for e in entries}
-    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.jobs) as pool:
-        folders: Queue[Path] = Queue()
-        for k in range(args.jobs):
-            folders.put(copied(Path(temporary) / str(k)))
-        # A test that fails anyhow notices nothing.
-        found = pool.map(lambda e: judged(folders, e, mutated=False), plain.values())
-        for e, (code, _) in zip(plain.values(), found, strict=True):
-            if code:
+    with tempfile.TemporaryDirectory() as temporary:
+        (base := Path(temporary) / "as it is").mkdir()
+        copied(ROOT, base)
+        for e, code, _ in statuses(base, list(plain.values()), args.jobs, mutated=False):
+            if code:  # a test that fails anyhow notices nothing
                 sys.exit(f"mutants.toml: {' '.join(e['tests'])} -k {e['select']!r} ends with {code} without a mutant")
-        found = pool.map(lambda e: judged(folders, e, mutated=True), entries)
-        for e, (code, seconds) in zip(entries, found, strict=True):
+        for e, code, seconds in statuses(base, entries, args.jobs, mutated=True):
             if code not in (0, FAILED):
                 sys.exit(f"mutants.toml: pytest ends with {code} for {e['new']!r} in {e['file']}: mend the entry")
             killed += code == FAILED
-            word = "killed  " if code else "SURVIVED"
             old, new = (" ".join(e[key].split())[:70] for key in ("old", "new"))
-            print(f"{word} {seconds:4.0f} s  {e['file']}: {old}  ->  {new}", flush=True)
+            print(f"{'killed  ' if code else 'SURVIVED'} {seconds:4.0f} s  {e['file']}: {old}  ->  {new}", flush=True)
     share = killed / max(len(entries), 1)
     print(f"{killed} of {len(entries)} killed, {100 * share:.0f} %")
     sys.exit(0 if share >= LEAST else 1)

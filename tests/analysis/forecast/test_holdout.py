@@ -111,6 +111,18 @@ def test_a_forecast_is_judged_by_its_runs_and_their_intervals():
     assert [r["loss"] for r in again["rows"]] == [2.0, 3.0]
 
 
+def test_a_forecast_is_made_from_the_best_setting_of_each_open_cell():
+    rows = [
+        {**r, "run": f"{r['run']}-{lr:g}", "lr": lr, "loss": r["loss"] * worse}
+        for r in simulated.rows(budgets=4, sizes=5, seeds=1, noise=0.002)
+        for lr, worse in ((0.01, 1.0), (0.02, 1.05))
+    ]
+    both, best = (from_rows(each, source="x") for each in (rows, [r for r in rows if r["lr"] == 0.01]))
+    forecasts = [holdout.of_table(*holdout.seal(table, None), FEW) for table in (both, best)]
+    assert [made["made_from"]["runs"] for made in forecasts] == [15, 15]
+    assert forecasts[0]["cells"][0]["forecast"] == pytest.approx(forecasts[1]["cells"][0]["forecast"], rel=1e-9)
+
+
 def test_misses_on_one_side_are_reported():
     rows = [{**r, "loss": 1.2 * r["loss"]} if r["C"] == TOP else r for r in ROWS]
     h = forecast_of(rows)[1].holdout
