@@ -304,6 +304,17 @@ def test_what_is_seen_once_costs_nothing_by_either_law_of_repeats():
         assert once == pytest.approx(simulated.loss(1e3, 2e6), rel=1e-9)
 
 
+def test_what_the_law_of_repeats_leaves_open_is_in_the_interval_of_the_loss(known):
+    sure, unsure = (
+        {**PENALTY, "draws": [{**PENALTY["parameters"], "P": 0.1 * by ** (k / 20)} for k in range(-20, 21)]}
+        for by in (1.0, 5.0)
+    )
+    intervals = [planner.plan(replace(known, repeats=r), 1e13, 5e5, 32).loss_interval for r in (sure, unsure)]
+    made = planner.plan(replace(known, repeats=sure), 1e13, 5e5, 32)
+    (low, high), (lower, higher) = intervals
+    assert made.loss / lower - 1 > 1.5 * (made.loss / low - 1) and higher / made.loss - 1 > 1.5 * (high / made.loss - 1)
+
+
 def test_an_outcome_follows_the_loss(known):
     known = replace(known, outcomes=[DEATH])
     small, large = (planner.plan(known, C, 1e12, 1) for C in (1e12, 1e15))
