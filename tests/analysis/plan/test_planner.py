@@ -326,6 +326,16 @@ def test_an_outcome_follows_the_loss(known):
     assert small.outcomes["death"]["auroc"] < large.outcomes["death"]["auroc"]
 
 
+def test_an_outcome_is_a_probability_and_supported_only_among_the_losses_it_was_seen_at(known):
+    sharp = {**DEATH, "theta": [9.0, 2.0, 1.0], "draws": [[9.0, 2.0, 1.0]] * 21, "others": []}
+    made = planner.plan(replace(known, outcomes=[sharp]), 3e12, np.inf, np.inf)
+    assert made.words["loss"].word == "supported" == made.outcomes["death"]["word"]
+    assert made.outcomes["death"]["auroc"] > 0.99 and made.outcomes["death"]["interval"][1] == 1.0
+    for losses in ((0.5, made.loss * 0.99), (made.loss * 1.01, 9.0)):
+        unseen = replace(known, outcomes=[{**sharp, "losses": list(losses)}])
+        assert planner.plan(unseen, 3e12, np.inf, np.inf).outcomes["death"]["word"] == "extrapolated"
+
+
 def test_an_outcome_is_as_uncertain_as_the_forecast_of_its_curve(known):
     """Both hold the loss, the draws of the curve, models about it by Student's t, and beyond the losses other forms."""
     rng, loss = np.random.default_rng(2), np.linspace(2.4, 3.2, 7)
