@@ -3,6 +3,7 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from configs import base
 from ehr_scaling.analysis.compare import comparable, comparison, frontiers, loss_to_loss
 from ehr_scaling.analysis.compare.comparable import Common
+from ehr_scaling.analysis.isoflop import isoflop
+from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
 from ehr_scaling.errors import UserError
@@ -46,6 +49,53 @@ def test_a_known_multiplier_is_recovered_by_optima_and_by_a_joint_law(sizes, kin
         assert "A needs less compute" in m.verdict.reason
         held += [row["low"] <= 0.5 <= row["high"] for row in m.rows]
     assert np.mean(held) >= 0.8
+
+
+def test_half_of_what_laws_say_otherwise_is_in_the_interval_of_a_joint_law():
+    """Of nearly exact losses, draws of one law know nothing of what another would say."""
+    sides = []
+    for multiple in (0.5, 1.0):
+        rows = simulated.rows(budgets=4, sizes=3, seeds=4, noise=0, decades=2.0)
+        rng = np.random.default_rng(int(2 * multiple))
+        for r in rows:
+            N, D = r["N"] / multiple**0.5, r["D"] / multiple**0.5
+            r["loss"] = (1.2 + (40 * N**-0.5 + 150 * D**-0.45) ** 0.4) * np.exp(2e-4 * rng.standard_normal())
+        sides.append(from_rows(rows, source="made up"))
+    m = comparison.multiplier(*sides, FEW)
+    assert m.kind.startswith("joint law")
+    half = max(abs(np.log(value / m.value)) for value in m.by_law.values()) / 2
+    reach = np.log([m.value / m.interval[0], m.interval[1] / m.value])
+    assert half > 0.01 and (reach >= half * (1 - 1e-9)).all() and reach.min() < 3 * half
+
+
+def test_of_laws_that_fit_alike_the_simpler_is_taken():
+    few, many = (
+        [SimpleNamespace(residuals=np.zeros(30), objective=0.01, form=joint_laws.FORMS[name])] * 2
+        for name in ("chinchilla", "coupled")
+    )
+    assert comparison._criterion(few) < comparison._criterion(many)
+    better = [replace_in(law, objective=0.01 * np.exp(-3 / 30)) for law in many]
+    assert comparison._criterion(better) < comparison._criterion(few)
+
+
+def replace_in(namespace, **changes):
+    return SimpleNamespace(**{**vars(namespace), **changes})
+
+
+def test_draws_of_two_tables_are_not_paired_by_accident_and_wide_ones_tell_nothing():
+    own = table(1, 0, sizes=3)
+    m = comparison.multiplier(own, own, FEW)
+    assert m.value == pytest.approx(1) and m.interval[0] < 0.99 and m.interval[1] > 1.01
+    for high, word in ((9.9, SUPPORTED), (10.1, UNIDENTIFIED)):
+        assert comparison._judge(replace(m, interval=(1.0, high)), FEW).word == word
+
+
+def test_the_least_loss_between_optima_is_as_unsure_as_they_are():
+    fits = isoflop.fit(table(1, 0), FEW)
+    wide = [replace(b, told=b.L + 3 * (b.told - b.L)) for b in fits]
+    C = np.sqrt(fits[1].C * fits[2].C)
+    plain, wider = (np.std(frontiers.of_optima(each).curve(np.array([C]))[1:]) for each in (fits, wide))
+    assert wider == pytest.approx(3 * plain, rel=0.05)
 
 
 def test_the_same_recipe_is_worth_the_same():
