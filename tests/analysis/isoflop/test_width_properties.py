@@ -11,7 +11,7 @@ from scipy import stats
 from test_widths import study
 
 from ehr_scaling.analysis import small_sample
-from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, widths
+from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, sizes, widths
 from ehr_scaling.analysis.isoflop.power_laws import Freedom
 from ehr_scaling.analysis.isoflop.widths import SeedEffect, Width
 from ehr_scaling.analysis.tables.run_table import from_rows
@@ -130,6 +130,25 @@ def test_budgets_of_one_noise_have_it_all_and_of_several_their_own_in_part():
     assert alike > 15 and told > 15
 
 
+def test_a_budget_that_knows_its_own_noise_keeps_it_and_one_that_does_not_has_that_of_all():
+    rng = np.random.default_rng(0)
+    rows = [
+        {**r, "loss": r["loss"] * np.exp(0.01 * rng.standard_normal() * (i < 24))}
+        for i, r in enumerate(study(0, noise=0.0005, seeds=1, per_budget=8).rows())
+    ]
+    fits = [b for b in isoflop.fit(from_rows(rows, source="x"), FEW) if np.isfinite(b.N)]
+    loss = np.array([b.L for b in fits])
+
+    def found(freedom):
+        given = [replace(b, small=b.small._replace(freedom=np.full(2, freedom))) for b in fits]
+        return [replace(b, width=w) for b, w in zip(given, widths.moderated(given, loss), strict=True)]
+
+    kept, own = variances(found(1e9))
+    np.testing.assert_allclose(kept, own, rtol=1e-3)
+    shared, _ = variances(found(1e-9))
+    assert np.ptp(np.log(shared)) < 1e-3 < np.ptp(np.log(own))
+
+
 def test_of_a_budget_alone_draws_are_as_wide_as_the_truth_scatters():
     """Residuals divided by one less their leverage are too large on average: that is taken back."""
     scaled, optima, lowest = [], [], []
@@ -219,15 +238,27 @@ def test_sizes_of_few_seeds_weigh_less_where_seeds_are_the_noise():
     rng, off, plain = np.random.default_rng(6), [], []
     u = np.linspace(-1.5, 1.5, 8)
     counts = np.array([1, 16, 1, 16, 1, 16, 1, 16])
-    x = np.exp(np.repeat(u, counts))
+    x, ratios = np.exp(np.repeat(u, counts)), []
     for _ in range(200):
         y = 2 + np.log(x) ** 2 + 0.1 * rng.standard_normal(len(x))
+        variance = sizes.sizes(np.log(x), y).variance
+        ratios.append(variance[0] / variance[1])
         found = parabola.fit(x, y, np.zeros((0, 8)), reach=99, level=0.95, what="size")
         off.append(np.log(found.vertex))
         means = [y[x == value].mean() for value in np.unique(x)]
         bend, slope, _ = np.polyfit(u, means, 2)
         plain.append(-slope / 2 / bend)
-    assert np.std(off) < 0.85 * np.std(plain)
+    assert np.std(off) < 0.85 * np.std(plain) and np.median(ratios) == pytest.approx(16, rel=0.4)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_draws_whose_minimum_lies_outside_the_sizes_have_failed(side):
+    u, rng = np.linspace(-1.5, 1.5, 7), np.random.default_rng(1)
+    y = (2 + 0.1 * (u + 1.0) ** 2 + 0.05 * rng.standard_normal(7))[:: -side]
+    found = parabola.fit(np.exp(u), y, rng.standard_normal((500, 7)), reach=99, level=0.95, what="size")
+    turns = found.turns[np.isfinite(found.turns[:, 0]), 0]
+    assert found.verdict == parabola.BRACKETED and 0.01 < found.failed < 0.5
+    assert -1.5 < turns.min() < turns.max() < 1.5
 
 
 # Lines
