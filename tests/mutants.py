@@ -29,8 +29,8 @@ FAILED = 1  # pytest's status where tests failed; others are mistakes in the lis
 
 # What all tests import, once for all: most of the time of a test is that of its imports.
 SHARED = (
-    "pytest", "hypothesis.extra.numpy", "jinja2", "matplotlib.figure", "pyarrow.parquet", "scipy.interpolate",
-    "scipy.optimize", "scipy.sparse.csgraph", "scipy.stats",
+    "pytest", "hypothesis.extra.numpy", "jinja2", "jax", "flax", "optax", "orbax.checkpoint", "matplotlib.figure",
+    "pyarrow.parquet", "scipy.interpolate", "scipy.optimize", "scipy.sparse.csgraph", "scipy.stats",
 )  # fmt: skip
 
 Entry = dict  # of KEYS

@@ -254,7 +254,7 @@ def test_sizes_of_few_seeds_weigh_less_where_seeds_are_the_noise():
 @pytest.mark.parametrize("side", [-1, 1])
 def test_draws_whose_minimum_lies_outside_the_sizes_have_failed(side):
     u, rng = np.linspace(-1.5, 1.5, 7), np.random.default_rng(1)
-    y = (2 + 0.1 * (u + 1.0) ** 2 + 0.05 * rng.standard_normal(7))[:: -side]
+    y = (2 + 0.1 * (u + 1.0) ** 2 + 0.05 * rng.standard_normal(7))[::-side]
     found = parabola.fit(np.exp(u), y, rng.standard_normal((500, 7)), reach=99, level=0.95, what="size")
     turns = found.turns[np.isfinite(found.turns[:, 0]), 0]
     assert found.verdict == parabola.BRACKETED and 0.01 < found.failed < 0.5
@@ -376,3 +376,20 @@ def test_a_line_needs_budgets_of_more_than_four_sizes():
     assert words[0].word == "supported" and words[1].word == "unidentified" and "run five" in words[1].reason
     four = [b for b in isoflop.fit(study(3, noise=0.001, per_budget=4, seeds=1), FEW) if np.isfinite(b.N)]
     assert four and all(b.thin for b in four)
+
+
+def test_the_band_about_an_optimum_is_widened_as_its_interval_is():
+    near = parabola.Near(2.0, 8.0, (1.0, 3.0), (6.0, 10.0), False, False)
+    wider = isoflop._as_wide(near, np.array([0.0, 2.0]), np.array([0.5, 1.5]))
+    np.testing.assert_allclose(wider.low_interval, [2 * 0.5**2, 2 * 1.5**2])
+    np.testing.assert_allclose(wider.high_interval, [8 * 0.75**2, 8 * 1.25**2])
+    assert (wider.low, wider.high) == (2.0, 8.0)
+
+
+def test_no_floor_lies_below_zero():
+    u = np.linspace(-3, 3, 7)
+    y = np.stack([np.exp(-0.5 * u) - 0.3, np.exp(-0.5 * u), np.exp(-0.5 * u) + 0.3])
+    found, _ = power_laws.floored(u, y + 1e-3 * np.sin(9 * u), np.ones(7))
+    assert (
+        found[0, 2] == 0 and found[1, 2] == pytest.approx(0, abs=0.02) and found[2, 2] == pytest.approx(0.3, abs=0.02)
+    )

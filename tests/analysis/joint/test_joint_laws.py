@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,3 +226,26 @@ def test_runs_whose_tokens_follow_their_size_tell_no_exponent():
         words = law.words(Options())
         assert words["a"].word == word and ("rise together" in words["a"].reason) == (word == UNIDENTIFIED)
         assert law(N, D) == pytest.approx(loss, rel=0.01)  # the losses along the line are told all the same
+
+
+def test_a_run_of_no_weight_moves_neither_the_law_nor_its_draws():
+    table = simulated.table(budgets=4, sizes=5, seeds=1, noise=0.004)
+    weight, laws = np.where(np.arange(20) < 4, 0.0, 1.0), []
+    for times in (1.0, 1.7):
+        loss = table.loss * np.where(weight > 0, 1.0, times)
+        laws.append(joint_laws.fit("chinchilla", table.N, table.D, loss, None, Options(draws=30), weight))
+    N, D = np.array([1e4, 1e5]), np.array([1e7, 1e7])
+    np.testing.assert_allclose(laws[1](N, D), laws[0](N, D), rtol=1e-5)
+    np.testing.assert_allclose(laws[1].sample(N, D), laws[0].sample(N, D), rtol=1e-4)
+
+
+def test_draws_that_lost_a_term_are_in_no_interval():
+    """Tokens that hardly matter: some draws have no exponent of D, and what they say of it is none."""
+    table = simulated.table(budgets=4, sizes=5, seeds=1)
+    table = replace(table, loss=1 + 60 * table.N**-0.3 * np.exp(0.003 * np.sin(7 * np.arange(20.0))))
+    law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, Options(draws=60))
+    lost = np.isnan(law.draws).all(1)
+    low, high = joint_laws.TRUSTED
+    kept = law.draws[~lost][:, joint_laws.ALPHA : joint_laws.BETA + 1]
+    assert law.failed == lost.mean() > 0.1 and ((low < kept) & (kept < high)).all()
+    assert law.verdict.word == UNIDENTIFIED
