@@ -24,10 +24,7 @@ class Preempted(Exception):
 
 
 NO_SPACE = "the disk is full: free some space and run the same command again"
-NO_MEMORY = (
-    "no memory is left: give this program more (ulimit -v, ulimit -u), or take less at once: --config.workers=1, "
-    "--config.training.microbatch=1"
-)
+NO_MEMORY = "no memory is left: give this program more (ulimit -v, ulimit -u), or less to do at once"
 
 # What an error number of the system means here, and what to do about it. Libraries that keep no number quote the
 # system's words for it, by which it is found too.
@@ -45,7 +42,7 @@ _SYSTEM = {
     errno.ENOTEMPTY: "another program writes into this folder: end it and run the same command again",
     errno.ENAMETOOLONG: "the name is too long for the file system: take a shorter one",
     errno.ELOOP: "its links lead in a circle: mend them, or name another",
-    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or take fewer processes by --config.workers",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or take fewer processes",
     errno.ENFILE: "too many files are open on this machine: close other programs and run the same command again",
     errno.EIO: "the disk, or the network drive, failed: see to it and run the same command again",
     errno.ESTALE: "the network drive lost this file: mount it again and run the same command again",

@@ -1,13 +1,15 @@
 """A study: the stages in order. Each reads the artifact before it, and skips what is already there."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts, provenance
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import report
-from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.analysis.report.results import silent
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, cost, executors, manifest
@@ -15,6 +17,7 @@ from ehr_scaling.outcomes import evaluate, questions, tasks
 from ehr_scaling.training import loop
 
 Points = list[dict[str, Any]]
+Say = Callable[[str], None]
 
 
 def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -91,8 +94,8 @@ def score(config: ConfigDict, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any]:
-    """runs/ and outcomes/ → report/. Returns laws.json as a dict."""
+def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silent) -> dict[str, Any]:
+    """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     records = {
         name: artifacts.record(folder)
         for name, folder in (
@@ -127,13 +130,14 @@ def write_report(config: ConfigDict, workdir: Path, asked: str) -> dict[str, Any
         provenance=facts,
         outcomes=outcomes if outcomes.exists() else None,
         options=Options(draws=config.analysis.draws, seed=config.analysis.seed),
+        say=say,
     )
 
 
-def run(config: ConfigDict, points: Points, workdir: Path) -> dict[str, Any]:
-    """All stages. Returns laws.json as a dict."""
+def run(config: ConfigDict, points: Points, workdir: Path, say: Say = silent) -> dict[str, Any]:
+    """All stages. Returns laws.json as a dict. say: is told each step of the last stage as it begins."""
     prepare(config, workdir)
     planned = plan(config, points, workdir)
     print(cost.table(planned, workdir=workdir, workers=executors.workers_for(config.workers)))
     train(config, workdir)
-    return write_report(config, workdir, score(config, workdir))
+    return write_report(config, workdir, score(config, workdir), say)

@@ -25,18 +25,18 @@ forecast before it was looked at) and figures/*.png. A report that is already th
 """
 
 import re
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from ehr_scaling.errors import NO_MEMORY
 from launch.common import run
+from launch.steps import Steps
 
 if TYPE_CHECKING:
+    from ehr_scaling.analysis.options import Options
     from ehr_scaling.analysis.tables.run_table import RunTable
-    from ehr_scaling.analysis.uncertainty import Options
 
 LAWS, METHODS = ("auto", "chinchilla", "coupled", "kaplan"), ("parabola", "akima")
 RUNS = flags.DEFINE_string(
@@ -109,7 +109,7 @@ def analyze(table: "Path | RunTable", out: Path, runs: Path, say: Any) -> dict[s
 
 
 def options() -> "Options":
-    from ehr_scaling.analysis.uncertainty import Options
+    from ehr_scaling.analysis.options import Options
 
     return Options(
         draws=DRAWS.value,
@@ -121,38 +121,6 @@ def options() -> "Options":
         drop_highest_loss=DROP.value,
         hold_out_above=ABOVE.value,
     )
-
-
-class Steps:
-    """Says each step as it begins, and every few seconds that it still lasts."""
-
-    EVERY = 5.0  # seconds
-
-    def __init__(self) -> None:
-        self._begun, self._step, self._ended = time.monotonic(), "", threading.Event()
-        self._told = self._begun
-        self._thread = threading.Thread(target=self._remind, daemon=True)
-
-    def __enter__(self) -> "Steps":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def say(self, step: str) -> None:
-        self._step = step
-        self._tell(step)
-
-    def _tell(self, text: str) -> None:
-        self._told = time.monotonic()
-        print(f"[{self._told - self._begun:4.0f} s] {text}", flush=True)
-
-    def _remind(self) -> None:
-        while not self._ended.wait(0.5):
-            if time.monotonic() - self._told > self.EVERY:
-                self._tell(f"still {self._step}")
 
 
 def provenance(runs: Path) -> dict[str, Any]:
@@ -169,4 +137,4 @@ def provenance(runs: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, {NO_MEMORY: f"{NO_MEMORY}: fewer --draws"})

@@ -11,14 +11,16 @@ import numpy as np
 from absl import flags
 from scipy.optimize import minimize
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.forecast import choice, extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.optimum import optimum, proportional
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import effective_data, repeated_laws
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options
+from ehr_scaling.analysis.words import UNIDENTIFIED
 from launch import simulated_studies
 from launch.rows import Row, row, seconds
 

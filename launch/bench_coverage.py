@@ -12,11 +12,17 @@ import numpy as np
 from absl import flags
 
 from ehr_scaling.analysis.compare import comparison
+from ehr_scaling.analysis.draws import Floats, ends
+from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws, windows
 from ehr_scaling.analysis.joint import identifiability, joint_laws
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.outcomes import outcome_curve
+from ehr_scaling.analysis.outcomes.downstream import Outcome
+from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.report.results import budget_verdict
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, Floats, Options, ends
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED
 from launch.rows import Row, row, seconds
 
 REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)
@@ -29,12 +35,15 @@ NOISES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
     "heavy tails": lambda rng, n: rng.standard_t(3, n),
 }
 BUDGETS = np.geomspace(1e11, 10**13.5, 8)
+TUNED = 3e5  # parameters, below which mistuned studies are off
+PATIENTS, MODELS = 0.006, 0.005  # standard deviations of AUROC: what all models share, and each model's own
 
 
 @dataclass(frozen=True)
 class Study:
     """An IsoFLOP study whose log losses are moved by `noise` of every run, `apart` of every size, `shared` of every
-    seed and `own` of every seed in a budget (standard deviations)."""
+    seed and `own` of every seed in a budget (standard deviations), and `mistuned` times the square of the decades that
+    the size is below TUNED."""
 
     label: str
     budgets: int = 6
@@ -44,19 +53,32 @@ class Study:
     apart: float = 0.0
     shared: float = 0.0
     own: float = 0.0
+    mistuned: float = 0.0
+
+    def loss(self, N: Floats, D: Floats) -> Floats:
+        return np.asarray(loss(N, D) * np.exp(self.mistuned * np.maximum(np.log10(TUNED / N), 0) ** 2))
+
+    def best(self, C: float) -> float:
+        """N* at C = 6 N D, by search."""
+        N = optimum(np.array(C)) * np.geomspace(0.1, 10, 4001)
+        return float(N[self.loss(N, C / (6 * N)).argmin()])
+
+    def at(self, N: float, C: float) -> float:
+        """Loss at C = 6 N D."""
+        return float(self.loss(np.array(N), np.array(C / (6 * N))))
 
     def table(self, rng: np.random.Generator) -> RunTable:
         shape = (self.budgets, self.sizes, self.seeds)
         C = np.geomspace(BUDGETS[0], BUDGETS[-1], self.budgets)[:, None]
         steps = np.arange(self.sizes) - (self.sizes - 1) / 2 + rng.uniform(-0.5, 0.5, (self.budgets, 1))
-        N = optimum(C) * 1.9**steps
+        N = np.array([[self.best(float(c))] for c in C[:, 0]]) * 1.9**steps
         moved = self.noise * rng.standard_normal(shape) + self.apart * rng.standard_normal((*shape[:2], 1))
         moved += self.shared * rng.standard_normal(self.seeds)
         moved += self.own * rng.standard_normal((self.budgets, 1, self.seeds))
         columns = {
             "N": np.broadcast_to(N[..., None], shape),
             "C": np.broadcast_to(C[..., None], shape),
-            "loss": loss(N, C / (6 * N))[..., None] * np.exp(moved),
+            "loss": self.loss(N, C / (6 * N))[..., None] * np.exp(moved),
             "seed": np.broadcast_to(np.arange(self.seeds), shape),
         }
         columns["D"] = columns["C"] / (6 * columns["N"])
@@ -72,6 +94,7 @@ STUDIES = (
     Study("seeds share one in a budget", noise=0.003, own=0.003),
     Study("three budgets of five sizes", budgets=3, sizes=5),
     Study("four budgets of four sizes, one seed", budgets=4, sizes=4, seeds=1, noise=0.002),
+    Study("small models mistuned", noise=0.003, mistuned=0.03),
 )
 
 
@@ -104,44 +127,81 @@ def rows() -> Iterator[Row]:
     yield from _grid(6, 2)
     yield from _grid(5, 1)
     for k, study in enumerate(STUDIES):
-        yield from _isoflop(study, k)
+        yield from _study(study, k)
 
 
-def _isoflop(study: Study, number: int) -> Iterator[Row]:
-    """Of what is called supported; how often that is stands in the name."""
-    held: dict[str, list[float]] = defaultdict(list)
+def auroc(loss: Floats) -> Floats:
+    return np.asarray(0.5 + 0.42 / (1 + np.exp(4 * (loss - 2.0))))
+
+
+def _study(study: Study, number: int) -> Iterator[Row]:
+    """Of what is called supported, beside how often that is; what is extrapolated without a target."""
+    held: dict[tuple[str, str], list[float]] = defaultdict(list)
     for replicate in range(REPLICATES.value):
         rng = np.random.default_rng([number, replicate])
-        for name, value in supported(study.table(rng), study.table(rng), replace(OPTIONS, seed=replicate)).items():
-            held[name].append(value)
-    for name, values in held.items():
-        told = np.array(values)[np.isfinite(values)]
-        label = f"{study.label}: IsoFLOP, {name} (supported in {100 * len(told) / len(values):.0f} %)"
-        if len(told):
-            yield _share(label, 100 * float(told.mean()))
-        else:
-            yield row(label, 0.0, "%")
+        for name, (word, value) in told(study, rng, replace(OPTIONS, seed=replicate)).items():
+            held[name, word].append(value)
+    for (name, word), values in held.items():
+        label = f"{study.label}: {name} ({word} in {100 * len(values) / REPLICATES.value:.0f} %)"
+        if word == SUPPORTED:
+            yield _share(label, 100 * float(np.mean(values)))
+        elif word == EXTRAPOLATED:
+            yield row(label, 100 * float(np.mean(values)), "%")
 
 
-def supported(runs: RunTable, others: RunTable, options: Options) -> dict[str, float]:
-    """Whether intervals of what is called supported hold the truth, 0 or 1, of budgets the share; NaN where nothing is.
-
-    others: of an equal recipe, whose compute multiplier is 1.
-    """
+def told(study: Study, rng: np.random.Generator, options: Options) -> dict[str, tuple[str, float]]:
+    """The word for each number of one simulated study, and whether its interval holds the truth, 0 or 1; of budgets
+    the share of those that are supported."""
+    runs, others = study.table(rng), study.table(rng)
     budgets = isoflop.fit(runs, options)
-    used = [b for b in budgets if budget_verdict(b, options).word == SUPPORTED]
-    best = [float(optimum(np.array(b.C))) for b in used]
-    lowest = [float(loss(np.array(N), np.array(b.C / (6 * N)))) for b, N in zip(used, best, strict=True)]
-    sizes = [_holds(b.N_interval, N) for b, N in zip(used, best, strict=True)]
-    losses = [_holds(b.L_interval, L) for b, L in zip(used, lowest, strict=True)]
     line = windows.lines(runs, budgets, options)["N"]
     equal = comparison.multiplier(runs, others, options)
-    return {
-        "N* of a budget": float(np.mean(sizes)) if used else np.nan,
-        "L* of a budget": float(np.mean(losses)) if used else np.nan,
-        "a": _holds(line.interval, TRUTH["a"]) if line.verdict.word == SUPPORTED else np.nan,
-        "multiplier of equals": _holds(equal.interval, 1.0) if equal.verdict.word == SUPPORTED else np.nan,
+    found = {
+        "a of the IsoFLOP line": (line.verdict.word, _holds(line.interval, TRUTH["a"])),
+        "multiplier of equals": (equal.verdict.word, _holds(equal.interval, 1.0)),
     }
+    if study.mistuned:
+        del found["a of the IsoFLOP line"]  # there is no one exponent
+    if used := [b for b in budgets if budget_verdict(b, options).word == SUPPORTED]:
+        best = [study.best(float(b.C)) for b in used]
+        lowest = [study.at(N, float(b.C)) for b, N in zip(used, best, strict=True)]
+        sizes = [_holds(b.N_interval, N) for b, N in zip(used, best, strict=True)]
+        losses = [_holds(b.L_interval, L) for b, L in zip(used, lowest, strict=True)]
+        found["N* of a budget"] = SUPPORTED, float(np.mean(sizes))
+        found["L* of a budget"] = SUPPORTED, float(np.mean(losses))
+    return found | _plans(study, runs, rng, options)
+
+
+def _plans(study: Study, runs: RunTable, rng: np.random.Generator, options: Options) -> dict[str, tuple[str, float]]:
+    """Of plans between budgets, at the largest and at ten times it: size, loss of the size and AUROC of a model of it,
+    whose patients are those of the study."""
+    law = extrapolation.forecaster(runs, options)
+    if law is None:
+        return {}
+    scored = runs.take(runs.seed == 0)
+    shared = PATIENTS * rng.standard_normal()
+    seen = auroc(scored.loss) + shared + MODELS * rng.standard_normal(len(scored))
+    patients = PATIENTS * (
+        rng.standard_normal((options.draws, 1)) + 0.1 * rng.standard_normal((options.draws, len(scored)))
+    )
+    each = np.arange(len(scored))
+    curve = outcome_curve.fit(scored.loss, seen, patients, each, each, options)
+    assert curve is not None
+    outcome = Outcome("death", "", [], None, np.nan, (np.nan, np.nan), curve=curve, verdict=curve.verdict)
+    known = plan_basis.planner(law, runs, [outcome])
+    found: dict[str, tuple[str, float]] = {}
+    middle, top = float(np.sqrt(BUDGETS[3] * BUDGETS[4])), float(BUDGETS[-1])
+    for where, C in (("between budgets", middle), ("at the top", top), ("10 times on", 10 * top)):
+        made = planner.plan(known, C, np.inf, np.inf)
+        words = {name: "refused" if made.refused else verdict.word for name, verdict in made.words.items()}
+        reached = study.at(made.N, C)
+        found[f"N of a plan {where}"] = words["N"], _holds(made.N_interval, study.best(C))
+        found[f"loss of a plan {where}"] = words["loss"], _holds(made.loss_interval, reached)
+        for scores in made.outcomes.values():
+            model = float(auroc(np.array(reached))) + MODELS * rng.standard_normal()
+            word = "refused" if made.refused else scores["word"]
+            found[f"AUROC of a plan {where}"] = word, _holds(scores["interval"], model)
+    return found
 
 
 def _grid(sizes: int, seeds: int) -> Iterator[Row]:

@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling.errors import Preempted, UserError, first_line, of_system
+from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 from ehr_scaling.training import preemption
 
 CONFIGS = Path(configs.__file__).parent
@@ -175,8 +176,23 @@ def parse(argv: list[str]) -> list[str]:
         fail(_config_error(e), 2)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status."""
+def own_flags(message: str, names: Mapping[str, str]) -> str:
+    """A stage's message in the flags of the command that was called. Stages name fields of the config as flags; a
+    command without --config has a few of them as flags of its own (names: {theirs: ours}), and the others were set when
+    the study was planned."""
+    if "config" in flags.FLAGS:
+        return message.replace(NO_MEMORY, f"{NO_MEMORY}: --config.workers=1, --config.training.microbatch=1")
+    for theirs, ours in names.items():
+        message = re.sub(rf"{re.escape(theirs)}(?!\w)", ours, message)
+    message = re.sub(r"""(--\w+=)"\('(.*?)',\)\"""", r"\1\2", message)  # a tuple of the config is a plain list here
+    return re.sub(r"""--config\.((?:\w+\.)*\w+(?:=(?:"[^"]*"|[^\s,;:()]+))?)""", r"config.\1 of the study", message)
+
+
+def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> None:
+    """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status.
+
+    names: of `own_flags`.
+    """
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -187,7 +203,7 @@ def run(main: Callable[[], None]) -> None:
             with preemption.at_once():  # training puts it off until it has saved
                 main()
         except UserError as e:
-            fail(e)
+            fail(own_flags(str(e), names or {}))
         except Preempted:
             fail(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
@@ -198,6 +214,6 @@ def run(main: Callable[[], None]) -> None:
         except Exception as e:
             if (told := of_system(e)) is None:
                 raise
-            fail(told)
+            fail(own_flags(str(told), names or {}))
 
     app.run(guarded, flags_parser=parse)

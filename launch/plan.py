@@ -29,7 +29,7 @@ from ehr_scaling.analysis.plan import next_runs, plan_basis, planner
 from ehr_scaling.analysis.plan.plan_words import TOLERANCE
 from ehr_scaling.analysis.plan.record import ENOUGH, NO_LIMIT, NOT_TOLD, Plan, Planner
 from ehr_scaling.analysis.report.report import MARK
-from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span, title
+from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, significant, span, title
 from ehr_scaling.artifacts import read_json, write_json
 from ehr_scaling.errors import UserError
 from launch.common import run
@@ -196,7 +196,8 @@ def proposal(found: next_runs.NextRuns, level: float) -> str:
     ]
     times = Counter((run["N"], run["D"], run["C"]) for run in found.runs)
     lines += [
-        f"  {many:2d} × {power(C)} FLOPs: N {count(N)}, D {count(D)}" for (N, D, C), many in sorted(times.items())
+        f"  {plural(many, 'run')} of {power(C)} FLOPs: N {count(N)}, D {count(D)}"
+        for (N, D, C), many in sorted(times.items())
     ]
     lines.append(f"then {percent(found.after, 1)} wide, for {power(found.cost)} FLOPs in all")
     return "\n".join([*lines, found.verdict.reason])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ehr_scaling.errors import NO_MEMORY
 from launch import common
 
 MODEL = flags.DEFINE_string("model", None, "Folder of a study, with a trained model.", required=True)
@@ -46,7 +47,16 @@ LEAST_KNOWN = flags.DEFINE_float(
 )
 WORKERS = flags.DEFINE_integer("workers", 0, "With --data: processes that prepare it; 0: one a core.", lower_bound=0)
 # What messages of the stages call the flags that have other names here
-_NAMES = {"--config.data.": "--", "--raw": "--data", "another --workdir": "another --out"}
+NAMES = {
+    "--config.data.dialect": "--dialect",
+    "--config.data.may_lose": "--may_lose",
+    "--config.outcome.new_tokens": "--new_tokens",
+    "--config.workers": "--workers",
+    "--raw": "--data",
+    "another --workdir": "another --out",
+    "--workdir": "--model",
+    NO_MEMORY: f"{NO_MEMORY}: fewer --copies or --new_tokens",
+}
 
 
 def main() -> None:
@@ -55,7 +65,6 @@ def main() -> None:
     common.use_all_cores()
     from ehr_scaling import artifacts
     from ehr_scaling.data import disclosure, inspection, others
-    from ehr_scaling.errors import UserError
     from ehr_scaling.outcomes import predict, simulation
 
     model, out = Path(MODEL.value).absolute(), Path(OUT.value)
@@ -74,22 +83,16 @@ def main() -> None:
     known = None
     if data is not None:
         simulation.best_cell(model, CELL.value)  # before work on records: is there a model?
-        try:
-            prepared = others.prepare(
-                data,
-                model,
-                out.absolute(),
-                code_maps=CODE_MAPS.value,
-                dialect=DIALECT.value,
-                may_lose=MAY_LOSE.value,
-                least_known=LEAST_KNOWN.value,
-                workers=WORKERS.value,
-            )
-        except UserError as e:
-            message = str(e)
-            for theirs, ours in _NAMES.items():
-                message = message.replace(theirs, ours)
-            raise UserError(message) from None
+        prepared = others.prepare(
+            data,
+            model,
+            out.absolute(),
+            code_maps=CODE_MAPS.value,
+            dialect=DIALECT.value,
+            may_lose=MAY_LOSE.value,
+            least_known=LEAST_KNOWN.value,
+            workers=WORKERS.value,
+        )
         known = prepared["summary"]["known"]
     done = predict.predict(
         model,
@@ -136,4 +139,4 @@ def _check_flags() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, NAMES)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns
-from ehr_scaling.analysis.uncertainty import Floats
 
 FAMILIES = ("chinchilla", "coupled", "broken", "mistuned", "data-limited")
 SIZES = 2000  # among which the best size of a budget is sought

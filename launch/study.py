@@ -14,6 +14,7 @@ import time
 from absl import flags
 
 from launch import common
+from launch.steps import Steps
 
 common.define_config_flags()
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the grid and its cost, and stop.")
@@ -32,7 +33,8 @@ def main() -> None:
         grid = study.plan(config, points, workdir)
         print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
         return
-    laws = study.run(config, points, workdir)
+    with Steps() as steps:
+        laws = study.run(config, points, workdir, steps.say)
     print(summary(laws))
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is {workdir / 'report' / 'report.html'}")
 

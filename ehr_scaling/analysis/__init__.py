@@ -61,7 +61,7 @@ def read(
 def fit(runs: Any, **options: Any) -> "Fit":
     """Fits everything: the curves of the budgets, the laws through them, the laws of all runs, forecasts.
 
-    runs: what `read` takes or gives. options: any of `uncertainty.Options`: draws=1000 of the bootstrap (fewer are
+    runs: what `read` takes or gives. options: any of `options.Options`: draws=1000 of the bootstrap (fewer are
     faster), seed, level, law, hold_out_above, ...
     Returns: an object with .isoflop, .law, .optimum(C), .forecast(N, D), .plan(C, patients), .report(folder).
     Raises: ehr_scaling.errors.UserError for runs that cannot be fitted, and an option that is none.
@@ -75,7 +75,7 @@ def compare(a: Any, b: Any, *, unit: str = "auto", **options: Any) -> "Compariso
     """Which of two sets of runs reaches the lower loss, and how much compute that is worth, with intervals.
 
     a, b: what `read` takes or gives. unit: what losses are counted by where both are paths ("auto", "token", "event",
-    "day", "patient"); losses of tables in memory are taken as they are. options: any of `uncertainty.Options`.
+    "day", "patient"); losses of tables in memory are taken as they are. options: any of `options.Options`.
     Returns: an object whose `repr` says it, with .multiplier, .difference, ...
     Raises: ehr_scaling.errors.UserError for runs that do not compare.
     """
@@ -91,7 +91,7 @@ def compare(a: Any, b: Any, *, unit: str = "auto", **options: Any) -> "Compariso
 def _options(given: Mapping[str, Any]) -> Any:
     from dataclasses import fields
 
-    from ehr_scaling.analysis.uncertainty import Options
+    from ehr_scaling.analysis.options import Options
     from ehr_scaling.errors import UserError
 
     known = [field.name for field in fields(Options)]

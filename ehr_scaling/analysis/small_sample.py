@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.draws import Floats
 
 LEAST_LEFT = 0.05  # of a size's noise in its residual, below which that is not scaled up further
 

@@ -55,6 +55,32 @@ def profile(losses, C=1e12, low=1e4, spacing=2.0, seeds=1, noise=0.0, seed=0) ->
     return from_rows(out, source="profile")
 
 
+def widening(bend, seed=0, noise=2e-4):
+    """Profiles that are parabolas near their minimum and lopsided beyond it, the more the larger their compute."""
+    rng, rows = np.random.default_rng(seed), []
+    for k, C in enumerate(np.geomspace(1e11, 1e14, 7)):
+        for u in np.arange(-4.0, 4.5, 0.5):
+            N = 1e4 * 2.0 ** (u + 0.8 * k)
+            far = max(abs(u) - 1.5, 0.0) ** 2 * np.sign(u)
+            loss = (2 + 0.05 * u**2 - bend * (k - 3) * far) * np.exp(noise * rng.standard_normal())
+            rows.append({"N": N, "D": C / 6 / N, "C": C, "loss": loss})
+    return from_rows(rows, source="widening")
+
+
+def recipe(multiple=1.0, seed=0, noise=0.005, budgets=5, sizes=6, **changes):
+    """Runs of which each is as good as one of the known law with 1 / multiple of the compute, sqrt in N and in D.
+
+    sizes: of each budget; with three none is bracketed.
+    """
+    rng = np.random.default_rng(seed)
+    found = rows(budgets=budgets, sizes=sizes, seeds=12 // sizes, noise=0)
+    for r in found:
+        r["loss"] = loss(r["N"] / multiple**0.5, r["D"] / multiple**0.5)
+        r["loss"] *= np.exp(noise * rng.standard_normal())
+        r.update(changes)
+    return from_rows(found, source="made up")
+
+
 def write_runs(folder: Path, records, **facts) -> None:
     """The layout that the trainer leaves: <cell>/<step>/metrics/metrics."""
     for record in records:

@@ -10,10 +10,11 @@ import simulated
 
 from ehr_scaling import analysis as laws
 from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import DOUBTFUL, SUPPORTED, Options, Verdict, doubted
+from ehr_scaling.analysis.words import DOUBTFUL, SUPPORTED, Verdict, doubted
 from ehr_scaling.errors import UserError
 
 ROWS = simulated.rows(budgets=3, sizes=4, seeds=1)

@@ -7,13 +7,15 @@ import pytest
 import simulated
 import sweeps
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.compare import schedules
 from ehr_scaling.analysis.isoflop import rates
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import repeats
 from ehr_scaling.analysis.report import report, results
 from ehr_scaling.analysis.tables import readers, selection
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import UNIDENTIFIED
 
 FEW = Options(draws=200)
 
@@ -117,7 +119,7 @@ def test_the_best_rate_of_every_size_is_found_and_stays_put():
     # Steeper above than below: the vertex of a parabola lies below the true optimum, by 0.11 factors of two here.
     assert [np.log2(c.fit.optimum) for c in found.curves] == pytest.approx([-0.1] * 4, abs=0.08)
     (shift,) = found.shifts
-    assert shift.verdict.word == rates.STAYS and shift.large.N / shift.small.N > 64
+    assert shift.verdict.word == words.STAYS and shift.large.N / shift.small.N > 64
     assert shift.interval[0] < 0 < shift.interval[1] < 0.3
 
 
@@ -125,7 +127,7 @@ def test_a_moving_optimum_moves_by_what_was_put_in():
     found = rates.fit(table(sweeps.rates(lambda N: (N / 1e5) ** -0.25, sizes=(3e4, 1e5, 5e5))), FEW)
     (shift,) = found.shifts
     truth = -0.25 * np.log2(5e5 / 3e4)
-    assert shift.value == pytest.approx(truth, abs=0.12) and shift.verdict.word == rates.MOVES
+    assert shift.value == pytest.approx(truth, abs=0.12) and shift.verdict.word == words.MOVES
 
 
 def test_a_shift_over_part_of_the_sizes_says_so():
@@ -181,10 +183,10 @@ def test_repeats_fall_or_turn_and_are_shown_only_where_they_were_varied():
 
 def test_equal_schedules_agree_and_unequal_ones_are_told_apart():
     same = schedules.compare(selection.cooled(table(sweeps.both_ways())), FEW)
-    assert len(same.rows) == same.cells == 9 and same.verdict.word == schedules.AGREES
+    assert len(same.rows) == same.cells == 9 and same.verdict.word == words.AGREES
     assert same.noise == pytest.approx(0.01, rel=0.3)
     apart = schedules.compare(selection.cooled(table(sweeps.both_ways(difference=0.03))), FEW)
-    assert apart.verdict.word == schedules.DIFFERS and apart.interval[0] < 0.03 < apart.interval[1]
+    assert apart.verdict.word == words.DIFFERS and apart.interval[0] < 0.03 < apart.interval[1]
     one = schedules.compare(selection.cooled(table(sweeps.both_ways(seeds=1))), FEW)
     assert one.verdict.word == UNIDENTIFIED and {r["verdict"] for r in one.rows} == {UNIDENTIFIED}
     assert schedules.compare(simulated.table(), FEW) is None
@@ -196,7 +198,7 @@ def test_intervals_of_the_schedules_difference_cover_about_as_often_as_they_say(
     for seed in range(200):
         found = schedules.compare(selection.cooled(table(sweeps.both_ways(seed=seed))), FEW)
         inside.append(found.interval[0] <= 0 <= found.interval[1])
-        cells += [r["verdict"] == schedules.AGREES for r in found.rows]
+        cells += [r["verdict"] == words.AGREES for r in found.rows]
     assert 0.90 <= np.mean(inside) <= 0.995
     assert 0.93 <= np.mean(cells) <= 0.97
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
-from ehr_scaling.analysis.uncertainty import Options
 from tests.fuzz.one_line import fuzz, result_or_line
 from tests.fuzz.strategies import CELLS, JSON, damaged, encoded, parquets, with_cells
 

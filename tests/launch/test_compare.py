@@ -46,6 +46,14 @@ def test_two_tables_are_compared_and_refused_in_one_line(tmp_path):
     assert abs(m["value"] - 0.5) < 0.05 and m["interval"][0] < m["value"] < m["interval"][1]
     assert m["verdict"]["word"] == "supported" and found["loss_to_loss"]["verdict"]["word"] == "supported"
 
+    both = tmp_path / "both.csv"  # B, and runs on another corpus
+    others = b.read_text().replace(",1.0\n", ",2.0\n").splitlines(keepends=True)[1:]
+    both.write_text(b.read_text() + "".join(others))
+    flags = (f"--runs={a}", f"--runs={both}", f"--out={out}", "--columns=loss=val", "--draws=60")
+    done = launch(*flags, "--where=tokens_per_event=1", "--where=N>0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text()) == {**found, "b": {**found["b"], "source": "both.csv"}}
+
     c = write(tmp_path / "c.csv", 1.0, 2)
     for wrong, said in (
         ((flags[0], f"--runs={c}", *flags[2:]), "losses a token of two vocabularies do not compare"),
@@ -53,5 +61,5 @@ def test_two_tables_are_compared_and_refused_in_one_line(tmp_path):
         ((*flags[:2], f"--out={tmp_path}", *flags[3:]), "is no file in a folder that is there"),
     ):
         done = launch(*wrong)
-        assert done.returncode == 1 and done.stdout == ""
+        assert done.returncode == 1 and "compute of A" not in done.stdout
         assert re.fullmatch(r"error: .*\n", done.stderr) and said in done.stderr

@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
 import simulated
 
 from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
-from ehr_scaling.analysis.uncertainty import Options
 
 RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
 

@@ -1,6 +1,7 @@
 """A model that is asked about patients its study does not have: the same answers as through the study, or none."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,8 @@ def test_the_command(trained, strangers, asked, tmp_path):
     assert done.returncode == 1 and "--split does not apply with --data" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "--split is missing" in run(flags[0], flags[2], "--labels=x").stderr
+    done = run(*flags, "--new_tokens=2000000000")
+    assert re.fullmatch(r"error: no memory is left.*: fewer --copies or --new_tokens\n", done.stderr)
     done = run(*flags, "--copies=3", "--new_tokens=24")
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "p" / predict.METRICS).read_text())

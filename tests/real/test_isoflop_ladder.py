@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 
 # Each takes away one more reason why Kaplan et al. and Hoffmann et al. differ (its figure 1).
 LADDER = {

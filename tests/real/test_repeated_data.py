@@ -5,9 +5,10 @@ import csv
 import numpy as np
 import pytest
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import repeated_data, repeated_laws, worth_of_passes
 from ehr_scaling.analysis.tables.run_table import from_columns
-from ehr_scaling.analysis.uncertainty import SUPPORTED, Options
+from ehr_scaling.analysis.words import SUPPORTED
 
 # Mean |relative error| of the loss under 10-fold cross-validation, percent (arXiv 2605.01640)
 PUBLISHED = {"chinchilla": 4.83, "effective": 3.65, "penalty": 2.98}

@@ -2,12 +2,13 @@
 patient, or a patient is the same whatever it was written in. (A vocabulary that leaves things out of the timelines does
 not pay for them: that difference no unit shows. Where two make tokens of a different number of events, it is told.)"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ehr_scaling.analysis.tables import files, readers
-from ehr_scaling.analysis.tables.run_table import Floats, RunTable
+from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import percent
 from ehr_scaling.artifacts import RECORD, read_json
 from ehr_scaling.errors import UserError
@@ -49,15 +50,25 @@ class Common:
     notes: tuple[str, ...] = ()
 
 
-def read(paths: tuple[Path, Path], unit: str = AUTO, columns: dict[str, str] | None = None) -> Common:
+def read(
+    paths: tuple[Path, Path],
+    unit: str = AUTO,
+    columns: dict[str, str] | None = None,
+    *,
+    where: Sequence[str] = (),
+    drop_bad_rows: bool = False,
+) -> Common:
     """Reads two sets of runs, each a directory or a table (`readers.read`), with losses in nats a `unit`.
 
     Directories: what their runs record of the validation split, else the record of `timelines/` beside them, tells
     tokens an event, a patient-day and a patient. Tables: by a column loss_per_<unit>, or tokens_per_<unit> that is
     multiplied with the loss. unit: "auto" takes the first of token, event, day and patient that both have; "token" is
-    taken at its word for tables.
+    taken at its word for tables. columns: as `readers.read` takes them, of the tables. where, drop_bad_rows: the same,
+    of both.
     Raises: UserError where no unit is common to both, or the one asked for is not.
     """
+    for path in paths:
+        readers.check_there(path)
     names = [f"--runs={path}" for path in paths]
     measured = [_measured(path) for path in paths]
     known = [_units(path, found) for path, found in zip(paths, measured, strict=True)]
@@ -86,7 +97,9 @@ def read(paths: tuple[Path, Path], unit: str = AUTO, columns: dict[str, str] | N
             f"--unit={unit}: not known for both; a table needs a column loss_per_{unit} or tokens_per_{unit}, and "
             f"directories of runs must be on timelines of the same events, with their counts{why}"
         )
-    a, b = (_in_unit(path, unit, own, columns or {}) for path, own in zip(paths, known, strict=True))
+    rows = {"where": where, "drop_bad_rows": drop_bad_rows}
+    names_of = [{} if path.is_dir() and not all(map(Path.is_dir, paths)) else columns or {} for path in paths]
+    a, b = (_in_unit(*of, unit, rows) for of in zip(paths, known, names_of, strict=True))
     if len(made) < 2 or unit == TOKEN:
         return Common(a, b, unit)
     per = {u: (made[0].tokens_per[u], made[1].tokens_per[u]) for u in common}
@@ -133,7 +146,7 @@ def _missing(names: list[str], measured: list[Measured | None]) -> list[str]:
         if lacks:
             notes.append(
                 f"{name}: no loss per {' or '.join(lacks)}, because its timelines were made by a version that did not "
-                "count these; prepare the data in a new --workdir and train there for them"
+                "count these; prepare the data anew (launch.study with another --workdir) and train there for them"
             )
     return notes
 
@@ -163,17 +176,13 @@ def _units(path: Path, measured: Measured | None) -> dict[str, str | float]:
     return found
 
 
-def _in_unit(path: Path, unit: str, known: dict[str, str | float], columns: dict[str, str]) -> RunTable:
-    if unit == TOKEN:
-        return readers.read(path, columns)
-    by = known[unit]
+def _in_unit(
+    path: Path, known: dict[str, str | float], columns: dict[str, str], unit: str, rows: dict[str, Any]
+) -> RunTable:
+    by = "" if unit == TOKEN else known[unit]
     if isinstance(by, float):
-        return _times(readers.read(path), by)
+        table = readers.read(path, columns, **rows)
+        return replace(table, loss=table.loss * by, loss_se=table.loss_se * by)
     if by.startswith("loss"):
-        return readers.read(path, {**columns, "loss": by})
-    # Read in the place of the loss, which must be a positive number as well.
-    return _times(readers.read(path, columns), readers.read(path, {**columns, "loss": by}).loss)
-
-
-def _times(table: RunTable, factor: Floats | float) -> RunTable:
-    return replace(table, loss=table.loss * factor, loss_se=table.loss_se * factor)
+        return readers.read(path, {**columns, "loss": by}, **rows)
+    return readers.read(path, columns, per=by, **rows)

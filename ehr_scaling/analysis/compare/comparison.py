@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.compare import frontiers, loss_to_loss
 from ehr_scaling.analysis.compare.comparable import Common
 from ehr_scaling.analysis.compare.frontiers import Frontier
 from ehr_scaling.analysis.compare.loss_to_loss import LossToLoss, Pairs
+from ehr_scaling.analysis.draws import interval
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, JointLaw
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.tables import selection
+from ehr_scaling.analysis.tables import cells, selection
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
-from ehr_scaling.analysis.wording import decimal, percent, plural, power, signed, significant, span
+from ehr_scaling.analysis.wording import decimal, plural, power, signed, significant, span
+from ehr_scaling.analysis.words import PENDING, Verdict
 
-LEAST_PAIRS = 3
 LEVELS = 5  # losses at which the multiplier is told
-UNSURE = 10.0  # an interval that spans more than this factor
 
 
 @dataclass(frozen=True)
@@ -129,19 +130,19 @@ def paired(pairs: Pairs, at: str, options: Options) -> Paired:
     units, unit = np.unique(pairs.cluster, return_inverse=True)
     if not len(units):
         nothing = "no cell of A has its N with the D, or the C, of one of B"
-        return Paired(at, 0, 0, np.nan, (np.nan, np.nan), Verdict(UNIDENTIFIED, nothing))
+        return Paired(at, 0, 0, np.nan, (np.nan, np.nan), words.missing(nothing))
     means = np.bincount(unit, weights=differences) / np.bincount(unit)
     of_cells = np.bincount(pairs.cell, weights=differences)
     lower, mean = int((of_cells < 0).sum()), float(means.mean())
-    found = Paired(at, len(of_cells), lower, 100 * float(np.expm1(mean)), (np.nan, np.nan), Verdict("", ""))
-    if len(units) < LEAST_PAIRS:
-        few = f"{plural(len(units), 'cell')} of A at equal {at}; at least {LEAST_PAIRS} are needed"
-        return replace(found, verdict=Verdict(UNIDENTIFIED, few))
-    reach = float(stats.t.ppf((1 + options.level) / 2, len(units) - 1) * means.std(ddof=1) / np.sqrt(len(units)))
-    low, high = (100 * float(np.expm1(mean + side * reach)) for side in (-1, 1))
+    low = high = np.nan
+    if len(units) > 1:
+        reach = float(stats.t.ppf((1 + options.level) / 2, len(units) - 1) * means.std(ddof=1) / np.sqrt(len(units)))
+        low, high = (100 * float(np.expm1(mean + side * reach)) for side in (-1, 1))
     told = "" if low > 0 or high < 0 else "; which is lower is not told"
     reason = f"A is lower in {lower} of {plural(len(of_cells), 'cell')} at equal {at}{told}"
-    return replace(found, interval=(low, high), verdict=Verdict(SUPPORTED, reason))
+    verdict = words.paired(len(units), at, reason)
+    bounds = (low, high) if verdict.told else (np.nan, np.nan)
+    return Paired(at, len(of_cells), lower, 100 * float(np.expm1(mean)), bounds, verdict)
 
 
 def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
@@ -167,26 +168,25 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
     if not fits:
         return _no_multiplier("none", "A or B has too few bracketed budgets, and too few runs for a joint law")
     best = min(fits, key=lambda name: _criterion(fits[name])) if options.law == AUTO else options.law
-    sides = frontiers.of_laws(_laws(best, tables, seeds), tables)
-    if not sides:
-        return _no_multiplier("none", f"--law={best} cannot be fitted to both")
-    for name, side in zip("AB", sides, strict=True):
-        if side.verdict.word == UNIDENTIFIED:
-            return _no_multiplier(side.kind, f"the law of {name} is unidentified: {side.verdict.reason}")
+    laws = _laws(best, tables, seeds)
+    if not laws:
+        return _no_multiplier("none", f"law={best} cannot be fitted to both")
+    sides = frontiers.of_laws(laws, tables)
+    for name, law, side in zip("AB", laws, sides, strict=True):
+        if not law.verdict.told:
+            return _no_multiplier(side.kind, f"the law of {name} is unidentified: {law.verdict.reason}")
     return _between(sides, each, options, widened=True)
 
 
 def _laws(
     name: str, tables: tuple[RunTable, RunTable], seeds: list[Options], draws: int | None = None
 ) -> list[JointLaw]:
-    """That law of both tables, by the bootstrap of cells (their seeds are no evidence of the law's own); empty where
-    one has none."""
+    """That law of both tables; empty where one has none."""
     found = []
     for table, own in zip(tables, seeds, strict=True):
         options = own if draws is None else replace(own, draws=draws)
-        cell = np.unique(np.stack([table.N, table.D]), axis=1, return_inverse=True)[1].ravel()
-        clusters = np.unique(loss_to_loss.first_of(cell, table.clusters)[cell], return_inverse=True)[1]
-        found.append(joint_laws.fit(name, table.N, table.D, table.loss, clusters, options))
+        alike = cells.average(table)
+        found.append(joint_laws.fit(name, alike.N, alike.D, alike.loss, alike.clusters, options))
     laws = [law for law in found if law is not None]
     return laws if len(laws) == len(found) else []
 
@@ -231,27 +231,23 @@ def _between(
         trend_interval=(float(np.exp(trend[0])), float(np.exp(trend[1]))),
         failed=float(np.isnan(ratios[1:]).any(1).mean()) if len(ratios) > 1 else 1.0,
         by_law={name: float(np.exp(value[-1])) for name, value in by_law.items()},
-        verdict=Verdict("", ""),
+        verdict=PENDING,
     )
     return replace(found, verdict=_judge(found, options))
 
 
 def _judge(m: Multiplier, options: Options) -> Verdict:
     low, high = m.interval
-    if not np.isfinite(low) or m.failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{percent(m.failed)} of the bootstrap draws do not reach the loss")
-    if high > UNSURE * low:
-        return Verdict(UNIDENTIFIED, f"known to no better than a factor of {UNSURE:g}")
     which = "A needs less compute" if high < 1 else "A needs more compute" if low > 1 else "not told from equal"
     before, after = m.trend_interval
     drift = "falls with compute" if after < 1 else "grows with compute" if before > 1 else "no change with compute told"
     inside = f"losses {significant(m.rows[0]['loss'])} to {significant(m.rows[-1]['loss'])} are inside both"
-    return Verdict(SUPPORTED, f"{which}; {inside}; {drift}")
+    return words.multiplier(m.interval, m.failed, f"{which}; {inside}; {drift}", options)
 
 
 def _no_multiplier(kind: str, reason: str) -> Multiplier:
     nan = np.nan
-    return Multiplier(kind, [], nan, (nan, nan), nan, (nan, nan), nan, {}, Verdict(UNIDENTIFIED, reason))
+    return Multiplier(kind, [], nan, (nan, nan), nan, (nan, nan), nan, {}, words.missing(reason))
 
 
 def to_json(found: Comparison) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.isoflop.parabola import BRACKETED
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.optimum import cost_of
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import SUPPORTED, Floats, Options, Verdict
 
 LEAST_BUDGETS = 3
 OPTIMA, LINES = "optima of the bracketed budgets", "L(C) of the bracketed budgets"
@@ -27,7 +28,6 @@ class Frontier:
     kind: str
     C: tuple[float, float]
     curve: Callable[[Floats], Floats]
-    verdict: Verdict
 
 
 def of_laws(laws: list[JointLaw], tables: tuple[RunTable, RunTable]) -> list[Frontier]:
@@ -41,7 +41,6 @@ def _frontier(law: JointLaw, table: RunTable) -> Frontier:
         f"joint law {law.name}",
         (float(table.C.min()), float(table.C.max())),
         lambda C: _least(law, N, C[:, None] / (each * N)),
-        law.verdict,
     )
 
 
@@ -66,15 +65,14 @@ def of_optima(budgets: list[isoflop.BudgetFit]) -> Frontier | None:
         share = (np.log(C) - x[at]) / (x[at + 1] - x[at])
         return np.exp(y[:, at] * (1 - share) + y[:, at + 1] * share)
 
-    reason = f"{len(used)} bracketed budgets"
-    return Frontier(OPTIMA, (used[0].C, used[-1].C), curve, Verdict(SUPPORTED, reason))
+    return Frontier(OPTIMA, (used[0].C, used[-1].C), curve)
 
 
 def of_line(budgets: list[isoflop.BudgetFit], options: Options) -> Frontier | None:
     law = power_laws.fit(budgets, options)["L"]
     if not np.isfinite(law.exponent):
         return None
-    return Frontier(LINES, (float(law.C[0]), float(law.C[-1])), lambda C: law(C)[None], law.verdict)
+    return Frontier(LINES, (float(law.C[0]), float(law.C[-1])), lambda C: law(C)[None])
 
 
 def log_ratios(sides: list[Frontier], levels: Floats) -> tuple[Floats, list[Floats]]:

@@ -11,19 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, resampling_counts
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
-from ehr_scaling.analysis.uncertainty import (
-    EXTRAPOLATED,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    interval,
-    resampling_counts,
-)
 from ehr_scaling.analysis.wording import decimal, plural, significant, span
+from ehr_scaling.analysis.words import PENDING, Place, Verdict
 
 LEAST_PAIRS = 5
 LEAST_FOR_POWER = 8  # four parameters and something to judge them by
@@ -143,10 +137,9 @@ class LossToLoss:
         """Lowest and highest L1; NaN without pairs."""
         return (float(self.L1.min()), float(self.L1.max())) if len(self.L1) else (np.nan, np.nan)
 
-    def word(self, L1: float) -> str:
-        if self.verdict.word == UNIDENTIFIED or not np.isfinite(L1):
-            return UNIDENTIFIED
-        return SUPPORTED if self.seen[0] <= L1 <= self.seen[1] else EXTRAPOLATED
+    def word(self, L1: float) -> Verdict:
+        """As of the law between the losses seen, extrapolated beyond them."""
+        return words.at(self.verdict, Place(L1, self.seen, "nats of loss"), slack=1.0)
 
     @property
     def _fitted(self) -> dict[str, int]:
@@ -198,7 +191,7 @@ def fit(
         p = float(stats.f.sf(max(ratio, 0.0), 2, freedom))
         if p < SIGNIFICANCE:
             form, theta, told = POWER, powers, f"bends away from a line (p = {p:.2g})"
-    law = LossToLoss(form, theta[0], theta[1:], L1, L2 - _law(theta[:1], L1)[0], options, Verdict("", ""), {})
+    law = LossToLoss(form, theta[0], theta[1:], L1, L2 - _law(theta[:1], L1)[0], options, PENDING, {})
     return _judged(law, runs, told)
 
 
@@ -211,25 +204,18 @@ def _judged(law: LossToLoss, runs: int, told: str) -> LossToLoss:
         f"L2 changes by {decimal(slope)} ({span(bounds)}) for 1 of L1 over {plural(runs, 'model')}, scatter "
         f"{significant(scatter, 2)}"
     )
-    if not (bounds[0] > 0 or bounds[1] < 0):
-        verdict = Verdict(UNIDENTIFIED, f"no dependence told from none: {what}")
-    elif bounds[1] < 0:
-        verdict = Verdict(UNIDENTIFIED, f"inverted, models that are better on one are worse on the other: {what}")
-    else:
-        verdict = Verdict(SUPPORTED, f"{what}; {told}")
-    words = {}
-    for name, (low, high) in law.intervals.items():
-        if name == "gamma":
-            bad, why = not high - low <= law.options.wide, f"interval wider than {law.options.wide:g}"
-        elif name == "kappa":
-            bad, why = not (low > 0 and high <= 10 * low), "known to no better than a factor of ten"
+    inverted = "models that are better on one are worse on the other"
+    verdict = words.follows(bounds, what, inverted=inverted, told=f"{what}; {told}")
+    lowest = {"E1": law.seen[0], "E2": float((law(law.L1) + law.residuals).min())}
+    each = {}
+    for name, own in law.intervals.items():
+        if name in lowest:
+            each[name] = words.floor(own[0], lowest[name])
         else:
-            bad, why = (
-                law.form == LINE or not low > 0,
-                "not told from zero" if law.form == POWER else "no floor: a line",
-            )
-        words[name] = Verdict(UNIDENTIFIED, why) if bad else Verdict(SUPPORTED, "")
-    return replace(law, verdict=verdict, words=words)
+            each[name] = words.factor(own) if name == "kappa" else words.width(own, law.options)
+    if law.form == LINE:
+        each["E2"] = words.missing("no floor: a line")
+    return replace(law, verdict=verdict, words=each)
 
 
 def _lines(L1: Floats, L2: Floats, counts: Floats) -> Floats:
@@ -288,8 +274,7 @@ def _on_grid(L1: Floats, L2: Floats, counts: Floats, floors: Floats, gammas: Flo
 
 def _nothing(reason: str, L1: Floats, options: Options) -> LossToLoss:
     nan = np.full(4, np.nan)
-    verdict = Verdict(UNIDENTIFIED, reason)
-    return LossToLoss(LINE, nan, np.full((0, 4), np.nan), L1, np.zeros(0), options, verdict, {})
+    return LossToLoss(LINE, nan, np.full((0, 4), np.nan), L1, np.zeros(0), options, words.missing(reason), {})
 
 
 def to_json(law: LossToLoss) -> dict[str, Any]:

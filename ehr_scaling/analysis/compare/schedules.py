@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import cell_keys, grouped
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options, Verdict
 from ehr_scaling.analysis.wording import plural
+from ehr_scaling.analysis.words import Verdict
 
 BRANCH, COSINE = "wsd branch", "cosine"
-AGREES, DIFFERS = "within seed noise", "differs"
 NEAR = 0.01  # of D: whole steps of another batch
 
 
@@ -67,7 +69,7 @@ def compare(table: RunTable, options: Options) -> Comparison | None:
     for N, D, branch, cosine in pairs:
         difference = float(loss[branch].mean() - loss[cosine].mean())
         half = reach * noise * np.sqrt(1 / len(branch) + 1 / len(cosine))
-        word = UNIDENTIFIED if np.isnan(half) else AGREES if abs(difference) <= half else DIFFERS
+        bounds = (difference - half, difference + half)
         out.append(
             {
                 "N": N,
@@ -77,8 +79,8 @@ def compare(table: RunTable, options: Options) -> Comparison | None:
                 "branches": len(branch),
                 "cosines": len(cosine),
                 "difference": difference,
-                "interval": (difference - half, difference + half),
-                "verdict": word,
+                "interval": bounds,
+                "verdict": words.difference(bounds, "the difference").word,
             }
         )
     return Comparison(out, noise, *_mean(table, pairs, options))
@@ -90,7 +92,7 @@ def _mean(
     repeated = [pair for pair in pairs if len(pair[2]) > 1 and len(pair[3]) > 1]
     if not repeated:
         reason = "no cell was run with two seeds both ways, so the noise between seeds is not known"
-        return np.nan, (np.nan, np.nan), 0, Verdict(UNIDENTIFIED, reason)
+        return np.nan, (np.nan, np.nan), 0, words.missing(reason)
     parts: dict[str, float] = {}  # of each trunk, or of each cosine run: its share in the error of the mean
     trunks: dict[float, set[str]] = {}
     differences = []
@@ -107,11 +109,9 @@ def _mean(
     half = float(stats.t.ppf((1 + options.level) / 2, freedom)) * error if freedom else np.nan
     bounds = (mean - half, mean + half)
     if not freedom:
-        return mean, bounds, len(repeated), Verdict(UNIDENTIFIED, "all branches of a size come from one trunk")
+        return mean, bounds, len(repeated), words.missing("all branches of a size come from one trunk")
     over = f"the mean difference over {plural(len(repeated), 'cell')}"
-    if abs(mean) <= half:
-        return mean, bounds, len(repeated), Verdict(AGREES, f"{over} is not told from 0")
-    return mean, bounds, len(repeated), Verdict(DIFFERS, f"{over} is told from 0")
+    return mean, bounds, len(repeated), words.difference(bounds, over)
 
 
 def saving(runs: RunTable) -> dict[str, float] | None:

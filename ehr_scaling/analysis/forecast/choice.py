@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from ehr_scaling.analysis.uncertainty import Floats, normal_quantile
+from ehr_scaling.analysis.draws import Floats, normal_quantile
 
 FEWEST_FOLDS = 2  # one fold has no scatter to judge a difference by
 ERRORS = 2.0  # standard errors by which another candidate must be better
@@ -20,7 +20,7 @@ NEAREST = 1 / 3  # decades of compute over which a drift is seen at least: neare
 # independent folds that is worth. It is what few folds are pulled towards, and twice of it stands where there are none.
 USUAL_DRIFT, WORTH = 0.005, 3.0
 UNSEEN_DRIFT = 2 * USUAL_DRIFT
-SIZE_DRIFT = 0.3  # of N* off the line through smaller budgets there, root mean square in log N a decade
+SIZE_DRIFT = 0.25  # of N* off line and law beyond the runs there, root mean square in log N a decade
 OVERLAP = 0.5  # independent folds in one: each holds the runs of those before it
 FEWEST_LEFT = 3.0  # degrees of freedom: Student's interval of fewer is of no use
 LEAST_DRIFT = 0.002  # a decade, whatever the folds say: no law was ever seen to be nearer
@@ -74,18 +74,18 @@ def _student(degrees: float) -> float:
     return float(special.stdtrit(degrees, 0.975)) / normal_quantile(0.95)
 
 
-def freedom(runs: float, parameters: int) -> float:
-    """Factor on residuals of a law with so many parameters, fitted to so many runs of equal weight: a fit bends to its
-    own runs."""
-    return float(np.sqrt(runs / max(runs - parameters, 1.0)))
+def freedom(cells: float, parameters: int) -> float:
+    """Factor on residuals of a law with so many parameters, fitted to so many cells of equal weight: a fit bends to its
+    own runs, and seeds of a cell are no others."""
+    return float(np.sqrt(cells / max(cells - parameters, 1.0)))
 
 
-def widened(runs: float, parameters: int) -> float:
+def widened(cells: float, parameters: int) -> float:
     """Factor on the spread of a law's draws, which rest on such residuals: `freedom`, and Student's interval of as many
     degrees as are left, for a normal one."""
-    return freedom(runs, parameters) * _student(max(runs - parameters, FEWEST_LEFT))
+    return freedom(cells, parameters) * _student(max(cells - parameters, FEWEST_LEFT))
 
 
-def equal_runs(weight: Floats) -> float:
-    """How many runs of equal weight tell as much as those of these weights [n] (Kish 1965)."""
+def equal_cells(weight: Floats) -> float:
+    """How many cells of equal weight tell as much as those of these weights [n] (Kish 1965)."""
     return float(weight.sum() ** 2 / (weight**2).sum())

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from ehr_scaling.analysis.draws import Floats, ends, normal_quantile
 from ehr_scaling.analysis.forecast import choice, misfit
 from ehr_scaling.analysis.forecast.choice import NEAREST as NEAREST
 from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS, JointLaw
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
-from ehr_scaling.analysis.uncertainty import Floats, Options, ends, normal_quantile
 
 FOLDS = 6
 LEAST_SHARE = 0.35  # of the runs, below the first fold: less than that is another study
@@ -28,7 +30,7 @@ CANDIDATES = tuple(name + how for name in FORMS for how in ("", LOCAL))
 USUAL = "coupled" + LOCAL  # of least error over simulated studies of five families,
 SIMPLE, FEW = "chinchilla", 12  # but for this one under two runs a parameter, and where there are no folds
 NEAR = 0.05  # of the best loss: how far off it a run may be and still count half
-EQUAL = 16.0  # runs of equal weight that local weights leave at least, and LEFT of all there are: five parameters
+EQUAL = 16.0  # cells of equal weight that local weights leave at least, and LEFT of all there are: five parameters
 LEFT = 0.9  # cannot be asked of fewer
 
 
@@ -56,7 +58,7 @@ class Rolling:
 
 
 def local_weights(table: RunTable) -> Floats:
-    """[n] weights of runs for a forecast beyond the largest: more for the latest compute and near the best loss.
+    """[n] weights of cells for a forecast beyond the largest: more for the latest compute and near the best loss.
 
     No law here holds over all runs of a study, as its small models and short runs are of another kind; a law fitted to
     all bends to them. One fitted where it is to be used is off by a fraction: 10^-decades below the largest compute,
@@ -66,13 +68,13 @@ def local_weights(table: RunTable) -> Floats:
     """
     weight = table.C / table.C.max() * nearness(table)
     least = min(EQUAL, LEFT * len(table))
-    if choice.equal_runs(weight) < least:
-        weight = weight ** optimize.brentq(lambda power: choice.equal_runs(weight**power) - least, 0.0, 1.0)
+    if choice.equal_cells(weight) < least:
+        weight = weight ** optimize.brentq(lambda power: choice.equal_cells(weight**power) - least, 0.0, 1.0)
     return weight
 
 
 def nearness(table: RunTable) -> Floats:
-    """[n] 1 / (1 + (e / 5 %)²), e what the run's loss is above the best of its compute or less."""
+    """[n] 1 / (1 + (e / 5 %)²), e what the cell's loss is above the best of its compute or less."""
     order = np.argsort(table.C, kind="stable")
     best = np.minimum.accumulate(table.loss[order])
     at = np.searchsorted(table.C[order], table.C * SPAN, side="right") - 1
@@ -80,30 +82,32 @@ def nearness(table: RunTable) -> Floats:
 
 
 def fit(candidate: str, table: RunTable, options: Options) -> JointLaw | None:
-    """The law of a candidate, fitted to a table; its bootstrap draws cells. None with fewer than 8 of them."""
-    own, weight = misfit.cells(table), run_weights(candidate, table)
-    return joint_laws.fit(candidate.removesuffix(LOCAL), table.N, table.D, table.loss, own, options, weight)
+    """The law of a candidate, fitted to the cells of a table; None with fewer than 8 of them."""
+    table = cells.average(table)
+    name, weight = candidate.removesuffix(LOCAL), weights(candidate, table)
+    return joint_laws.fit(name, table.N, table.D, table.loss, table.clusters, options, weight)
 
 
-def run_weights(candidate: str, table: RunTable) -> Floats:
-    """[n] of the runs in the fit of a candidate."""
+def weights(candidate: str, table: RunTable) -> Floats:
+    """[n] of rows in the fit of a candidate."""
     return local_weights(table) if candidate.endswith(LOCAL) else np.ones(len(table))
 
 
 def rolling(table: RunTable, options: Options) -> Rolling:
-    """Fits every candidate below each of up to six budgets, and forecasts all runs above it.
+    """Fits every candidate below each of up to six budgets, and forecasts all cells above it.
 
     options.law: "auto" selects, else the name of the law, of whose two fits the local one is usual. Where there are no
     folds (two budgets, or too few runs below) Chinchilla's law stands, and `drift` is NaN: nothing in the table tells
     how far off it is.
     """
+    runs, table = table, cells.average(table)
     folds: list[dict[str, Any]] = []
     biases: list[dict[str, float]] = []
     thresholds = [above for above in _thresholds(table) if _enough(table, above)]
     below = [above >= table.C for above in thresholds]
     seen = [float(np.ptp(np.log(table.C[where])) / np.ptp(np.log(table.C))) for where in below]
-    weights = [where * weight for where in below for weight in (np.ones(len(table)), _within(table, where))]
-    laws = {name: joint_laws.fit_many(name, *_data(table), np.array(weights), options.delta) for name in FORMS if below}
+    each = np.array([where * weight for where in below for weight in (np.ones(len(table)), _within(table, where))])
+    laws = {name: joint_laws.fit_many(name, *_data(table), each, options.delta) for name in FORMS if below}
     for k, above in enumerate(thresholds):
         high = table.take(above < table.C)
         errors = {
@@ -117,7 +121,7 @@ def rolling(table: RunTable, options: Options) -> Rolling:
             {
                 "above": float(above),
                 "decades": decades,
-                "runs": len(high),
+                "runs": int((above < runs.C).sum()),
                 "bias_percent": {name: 100 * float(np.expm1(e).mean()) for name, e in errors.items()},
                 "error_percent": {name: 100 * float(np.abs(np.expm1(e)).mean()) for name, e in errors.items()},
             }
@@ -220,21 +224,24 @@ def forecaster(table: RunTable, options: Options) -> Forecaster | None:
         if law is None:
             return None
         fits.append(law)
-    law, weight = fits[0], run_weights(found.chosen, table)
+    law, table, runs = fits[0], cells.average(table), table
+    weight = weights(found.chosen, table)
+    equal, parameters = choice.equal_cells(weight), len(law.form.free)
     return Forecaster(
         tuple(fits),
         found,
         float(table.C.max()),
-        _noise(law, weight, options.level),
+        _noise(law, runs, weights(found.chosen, runs), options.level) * choice.freedom(equal, parameters),
         options,
-        misfit.misfit(law, table, nearness(table), choice.equal_runs(weight)),
-        choice.widened(choice.equal_runs(weight), len(law.form.free)),
+        misfit.misfit(law, table, nearness(table), equal),
+        choice.widened(equal, parameters),
     )
 
 
-def _noise(law: JointLaw, weight: Floats, level: float) -> Floats:
-    """[2] quantiles of the residuals, as the runs weigh, widened by the degrees of freedom that the law took."""
-    order = np.argsort(law.residuals)
+def _noise(law: JointLaw, runs: RunTable, weight: Floats, level: float) -> Floats:
+    """[2] quantiles of the residuals of runs, of these weights [n]."""
+    residuals = np.log(runs.loss / law(runs.N, runs.D))
+    order = np.argsort(residuals)
     share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-    middle, *found = np.interp([0.5, (1 - level) / 2, (1 + level) / 2], share, law.residuals[order])
-    return (np.array(found) - middle) * choice.freedom(choice.equal_runs(weight), len(law.form.free))
+    middle, *found = np.interp([0.5, (1 - level) / 2, (1 + level) / 2], share, residuals[order])
+    return np.array(found) - middle

@@ -13,29 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, normal_quantile
 from ehr_scaling.analysis.forecast import choice, extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, windows
 from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables import planned_runs, readers, selection
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss
-from ehr_scaling.analysis.uncertainty import (
-    EXTRAPOLATED,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    normal_quantile,
-)
-from ehr_scaling.analysis.wording import percent
+from ehr_scaling.analysis.wording import power
+from ehr_scaling.analysis.words import Place, Verdict
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
 # When the sealed losses were read, beside the forecast
 AFTER, WITH_THE_TABLE = "after", "with the table"
-
-LEAST_INSIDE = 0.5  # of the sealed runs: intervals that are meant to hold 95 % and hold fewer are none
-MOST_OFF = 0.03  # mean absolute error in log loss of a forecast that still tells, however wide its intervals
 
 
 @dataclass(frozen=True)
@@ -150,7 +142,6 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
 
 
 def _cells(found: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any]]:
-    word = EXTRAPOLATED if found.law.verdict.word != UNIDENTIFIED else UNIDENTIFIED
     columns = zip(ahead.run, ahead.N, ahead.D, ahead.C, *found(ahead.N, ahead.D, ahead.C), strict=True)
     return [
         {
@@ -161,7 +152,7 @@ def _cells(found: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any
             "forecast": float(central),
             "low": _known(low),
             "high": _known(high),
-            "word": word,
+            "word": words.at(found.law.verdict, Place(C, (0.0, found.top), "FLOPs", power), slack=1.0).word,
         }
         for run, N, D, C, central, low, high in columns
     ]
@@ -189,7 +180,7 @@ def optimum(
         below, above = np.hypot(np.log([central / low, high / central]), further)
         bounds = {name: central, f"{name}_low": central / np.exp(below), f"{name}_high": central * np.exp(above)}
         point |= {key: _known(float(value[0])) for key, value in bounds.items()}
-    point["word"] = lines["N"].word(C)
+    point["word"] = lines["N"].word(C).word
     point["reason"] = lines["N"].verdict.reason
     return point
 
@@ -248,18 +239,12 @@ def judged(compared: dict[str, Any] | None) -> Verdict:
     """What the sealed forecast says of forecasts beyond the data.
 
     compared: as `compare` returns it; None where nothing was sealed.
-    Returns: SUPPORTED where the sealed results came out as forecast; UNIDENTIFIED where they did not: fewer than
-    LEAST_INSIDE lay inside their intervals, or they were off by more than MOST_OFF on average; EXTRAPOLATED where that
-    was not tried. Always with the reason. Only the first lets a forecast beyond the data be called supported.
+    Returns: supported where they came out as forecast, unidentified where they did not, extrapolated where that was not
+    tried (`words.sealed`). Only the first lets a forecast beyond the data be called supported.
     """
     if compared is None or not compared["rows"]:
-        why = compared["reason"] if compared else ""
-        return Verdict(EXTRAPOLATED, "no sealed budget was forecast" + (f": {why}" if why else ""))
-    error, inside = compared["error_percent"] / 100, compared["coverage"]
-    found = f"{percent(error, 1)} off on average, {percent(inside)} of its runs inside their intervals"
-    if inside < LEAST_INSIDE or error > MOST_OFF:
-        return Verdict(UNIDENTIFIED, f"the forecast of the sealed budget failed: {found}")
-    return Verdict(SUPPORTED, f"the sealed budget came out as forecast: {found}")
+        return words.sealed(np.nan, np.nan, compared["reason"] if compared else "")
+    return words.sealed(compared["error_percent"] / 100, compared["coverage"], "")
 
 
 def _paired(cells: list[dict[str, Any]], sealed: RunTable) -> list[tuple[dict[str, Any], float]]:

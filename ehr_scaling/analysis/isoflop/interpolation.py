@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.interpolate import Akima1DInterpolator
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.isoflop.sizes import LEAST, NEAREST, Sizes, nearest, roughness, sizes
-from ehr_scaling.analysis.uncertainty import Floats
 
 PER_STEP = 16  # points looked at between two sizes
 MOST_POINTS = 2000

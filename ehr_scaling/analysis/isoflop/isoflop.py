@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis.draws import Floats, interval, multipliers, of_cells
 from ehr_scaling.analysis.isoflop import interpolation, parabola, widths
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats, Options, interval, multipliers, of_cells
 from ehr_scaling.errors import UserError
 
 PARABOLA, AKIMA = "parabola", "akima"
@@ -163,7 +164,7 @@ def fit_budget(
 ) -> BudgetFit:
     """Fits one budget.
 
-    rows: [n] the budget's rows. factors: [draws, sizes] of `uncertainty.of_cells`, for Akima's interpolation of
+    rows: [n] the budget's rows. factors: [draws, sizes] of `draws.of_cells`, for Akima's interpolation of
     `interpolation.Noise.uncertain`. sd: of the mean log loss of a size, needed by that alone.
     """
     C = float(np.exp(np.log(table.C[rows]).mean()))

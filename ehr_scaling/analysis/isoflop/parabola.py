@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.isoflop.sizes import LEAST, NEAREST, Sizes, nearest, roughness, sizes
 from ehr_scaling.analysis.small_sample import LEAST_LEFT, SmallSample, none, small_sample
-from ehr_scaling.analysis.uncertainty import Floats, interval
 from ehr_scaling.analysis.wording import plural
 
 BRACKETED = "bracketed"
@@ -145,7 +145,7 @@ def fit(
 ) -> Parabola:
     """Fits [n] losses y at [n] positive x, runs of one x being repeats.
 
-    factors: [draws, values] of `uncertainty.of_cells`, one for every different x. reach: the parabola sees x within
+    factors: [draws, values] of `draws.of_cells`, one for every different x. reach: the parabola sees x within
     this factor of the best one. level: of the intervals. what: the name of x in reasons. near: the share of `Near`.
     """
     x = np.log(x)

@@ -6,22 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, normal_quantile, spread
 from ehr_scaling.analysis.isoflop.isoflop import BudgetFit
 from ehr_scaling.analysis.isoflop.parabola import BRACKETED, LOPSIDED, MISFIT
-from ehr_scaling.analysis.isoflop.sizes import LEAST
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.small_sample import moderated
-from ehr_scaling.analysis.uncertainty import (
-    EXTRAPOLATED,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    exponent_verdict,
-    interval,
-    normal_quantile,
-    spread,
-)
+from ehr_scaling.analysis.wording import power
+from ehr_scaling.analysis.words import Place, Verdict
 
 GAMMAS = np.geomspace(0.01, 3.0, 400)
 FLOOR_CHI2 = 3.84  # 5 % point of chi-square with one degree of freedom
@@ -71,11 +63,10 @@ class PowerLaw:
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
 
-    def word(self, C: float) -> str:
-        """supported inside the bracketed budgets, extrapolated beyond them, unidentified where the law is."""
-        if self.verdict.word == UNIDENTIFIED:
-            return UNIDENTIFIED
-        return SUPPORTED if self.C[0] * 0.99 <= C <= self.C[-1] * 1.01 else EXTRAPOLATED
+    def word(self, C: float) -> Verdict:
+        """As of the law between the bracketed budgets, extrapolated beyond them."""
+        seen = (float(self.C[0]), float(self.C[-1])) if len(self.C) else (np.nan, np.nan)
+        return words.at(self.verdict, Place(C, seen, "FLOPs", power))
 
 
 def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
@@ -91,7 +82,7 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     if len(used) < 2:
         seen = ", ".join(sorted({b.verdict for b in budgets} - {BRACKETED}))
         reason = f"{len(used)} of {len(budgets)} budgets are bracketed (others: {seen}); a line needs two, better three"
-        return {name: _nothing(name, C, Verdict(UNIDENTIFIED, reason)) for name in ("N", "D", "L")}
+        return {name: _nothing(name, C, words.missing(reason)) for name in ("N", "D", "L")}
     cube = np.stack([b.draws for b in used if b.draws is not None], 1)  # [draws, points, 3]
     cube[np.isfinite(cube[:, :, 0]).sum(1) < needed(len(used))] = np.nan
     failed = float(np.isnan(cube[:, :, 0]).all(1).mean()) if len(cube) else np.nan
@@ -119,23 +110,20 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
 
 def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], options: Options) -> Verdict:
     """The verdict again, seen what shapes the profiles have."""
-    misfits, lopsided = (
-        sum(b.verdict == MISFIT or b.doubtful for b in budgets),
-        sum(b.lopsided <= LOPSIDED for b in used),
+    lopsided = sum(b.lopsided <= LOPSIDED for b in used)
+    found = words.shapes(
+        verdict,
+        budgets=len(budgets),
+        misfits=sum(b.verdict == MISFIT or b.doubtful for b in budgets),
+        bracketed=len(used),
+        thin=sum(b.thin for b in used),
+        options=options,
     )
-    if misfits > options.misfits * len(budgets):
-        reason = f"at {misfits} of {len(budgets)} budgets no parabola fits the runs in its window: take a narrower one"
-        return Verdict(UNIDENTIFIED, reason)
-    thin = sum(b.thin for b in used)
-    if 2 * thin > len(used):
-        reason = (
-            f"{thin} of {len(used)} bracketed budgets have {LEAST} sizes in their window, which leaves too little to "
-        )
-        return Verdict(UNIDENTIFIED, reason + "judge their noise by: run five")
-    if 2 * lopsided < len(used):
-        return verdict
-    note = f"; {lopsided} of {len(used)} profiles are lopsided, which moves a parabola's vertex: compare isoflop=akima"
-    return Verdict(verdict.word, verdict.reason + note)
+    if found is not verdict or 2 * lopsided < len(used):
+        return found
+    return verdict.also(
+        f"{lopsided} of {len(used)} profiles are lopsided, which moves a parabola's vertex: compare isoflop=akima"
+    )
 
 
 def needed(points: int) -> int:
@@ -213,13 +201,12 @@ def _straight(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
 
 
 def _judge(bounds: tuple[float, float], failed: float, points: int, misfit: float, options: Options) -> Verdict:
-    verdict = exponent_verdict(*bounds, failed, points, "the vertices of the bracketed budgets", options)
+    verdict = words.exponent(bounds, failed, points, options)
     if misfit < 2:
         return verdict
-    note = (
-        f"; the optima scatter about the law {misfit:.1f} times wider than their own intervals: its form may be wrong"
+    return verdict.also(
+        f"the optima scatter about the law {misfit:.1f} times wider than their own intervals: its form may be wrong"
     )
-    return Verdict(verdict.word, verdict.reason + note)
 
 
 def _birge(residual: Floats, weight: Floats, freedom: int) -> float:

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, multipliers, of_cells
 from ehr_scaling.analysis.isoflop import parabola
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import cell_keys, grouped, kind_names
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options, Verdict, interval, multipliers, of_cells
-from ehr_scaling.analysis.wording import percent, plural
+from ehr_scaling.analysis.wording import plural
+from ehr_scaling.analysis.words import Verdict
 
 REACH = 4.0  # the loss rises faster above the best rate than below it: a parabola holds only near it
 LEAST_RATES = 3
-STAYS, MOVES = "stays put", "moves"
-NEAR = 1.0  # factors of two that count as the same rate: sweeps are rarely finer
 
 
 @dataclass(frozen=True)
@@ -114,26 +115,16 @@ def _shift(curves: list[RateCurve], options: Options) -> Shift | None:
     unknown = (np.nan, (np.nan, np.nan))
     reason = f"the optimum is bracketed at {plural(len(good), 'size')} of {len(sizes)}"
     if len(good) < 2:
-        return Shift(curves[0].kind, sizes[0], sizes[-1], *unknown, Verdict(UNIDENTIFIED, reason))
+        return Shift(curves[0].kind, sizes[0], sizes[-1], *unknown, words.missing(reason))
     small, large = good[0], good[-1]
     assert small.fit.turns is not None and large.fit.turns is not None
     draws = (large.fit.turns[:, 0] - small.fit.turns[:, 0]) / np.log(2)
     value, failed = float(np.log2(large.fit.optimum / small.fit.optimum)), float(np.isnan(draws).mean())
     low, high = interval(draws, options.level)
-    verdict = _judge(low, high, failed, options)
+    verdict = words.shift((low, high), failed, options)
     if (small.N, large.N) != (sizes[0].N, sizes[-1].N):  # the sizes tried reach further than what is said of them
-        verdict = verdict._replace(reason=f"{verdict.reason}; {reason}")
+        verdict = verdict.also(reason)
     return Shift(small.kind, small, large, value, (low, high), verdict)
-
-
-def _judge(low: float, high: float, failed: float, options: Options) -> Verdict:
-    if not np.isfinite(low) or failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{percent(failed)} of the bootstrap draws lose an optimum")
-    if low >= -NEAR and high <= NEAR:
-        return Verdict(STAYS, f"the interval lies within {NEAR:g} factor of two on either side")
-    if low > 0 or high < 0:
-        return Verdict(MOVES, "the interval leaves out 0")
-    return Verdict(UNIDENTIFIED, f"the interval is {high - low:.1f} factors of two wide and holds 0")
 
 
 def to_json(rates: Rates | None) -> dict[str, Any] | None:

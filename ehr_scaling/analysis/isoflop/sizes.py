@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.draws import Floats
 
 LEAST = 4  # a parabola has three coefficients; with three values of x nothing is left to judge it by
 NEAREST = 5

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ehr_scaling.analysis.draws import Floats, spread
 from ehr_scaling.analysis.isoflop.parabola import MISFIT, Profile
 from ehr_scaling.analysis.small_sample import common
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats, spread
 
 LEAST_BUDGETS = 3  # of fewer, nothing tells how far their noise differs
 
@@ -145,7 +145,7 @@ def widened(
 
 
 def _enough(draws: Floats) -> bool:
-    """As many as an interval is told from (`uncertainty.interval`)."""
+    """As many as an interval is told from (`draws.interval`)."""
     return int(np.isfinite(draws).sum()) >= 20
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.isoflop.isoflop import BudgetFit
 from ehr_scaling.analysis.isoflop.power_laws import PowerLaw
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict
-from ehr_scaling.analysis.wording import decimal, span
 
 SHARES = {"half": 0.5, "twice": 2.0}  # of options.window, as factors about the best size
 USUAL = "the usual"
@@ -41,15 +41,8 @@ def lines(table: RunTable, budgets: list[BudgetFit], options: Options) -> dict[s
 def _beside(law: PowerLaw, other: PowerLaw, which: str, *, wider: bool) -> PowerLaw:
     """The law with what another window says of its exponent."""
     law = replace(law, windows=law.windows | {which: other.exponent})
-    apart = _outside(other.exponent, law) and (wider or _outside(law.exponent, other))
-    if not apart or law.verdict.word != SUPPORTED:
-        return law
-    there = (
-        f"{decimal(other.exponent)} ({span(other.interval)}) with {which} {'one' if which == USUAL else 'the window'}"
+    named = f"{which} {'one' if which == USUAL else 'the window'}"
+    verdict = words.window(
+        law.verdict, law.exponent, law.interval, other.exponent, other.interval, named=named, wider=wider
     )
-    reason = f"the exponent depends on the window: {decimal(law.exponent)} ({span(law.interval)}), but {there}"
-    return replace(law, verdict=Verdict(UNIDENTIFIED, reason))
-
-
-def _outside(exponent: float, law: PowerLaw) -> bool:
-    return exponent < law.interval[0] or law.interval[1] < exponent
+    return replace(law, verdict=verdict)

@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import interval
 from ehr_scaling.analysis.isoflop import isoflop, windows
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, DEFAULT, JointLaw
 from ehr_scaling.analysis.joint.optimum import computes, cost_of, exponents
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import SPAN, RunTable
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options, Verdict, interval
-from ehr_scaling.analysis.wording import decimal, percent, significant, span
+from ehr_scaling.analysis.wording import decimal, significant, span
+from ehr_scaling.analysis.words import Verdict
 
 PARAMETERS = ("body", "body + head", "all")
 COMPUTE = ("counted", "6ND")
@@ -76,14 +80,15 @@ def _each(runs: RunTable, options: Options, known: Mapping[str, JointLaw]) -> It
                 reason = f"not known: no {' and '.join(missing)} for every run"
                 for C in COMPUTE:
                     nothing = {"a": NONE, "b": NONE}
-                    word = Verdict(UNIDENTIFIED, reason)
+                    word = words.missing(reason)
                     yield Convention(N, C, D, nothing, nothing, {"isoflop": word, "joint": word})
                 continue
             counted = _counted(runs, N, D)
             if (PARAMETERS[0], TOKENS[0]) == (N, D) and name in known:
                 law: JointLaw | None = replace(known[name], draws=known[name].draws[:MOST_DRAWS])
             else:
-                law = joint_laws.fit(name, counted.N, counted.D, counted.loss, counted.clusters, options)
+                alike = cells.average(counted)
+                law = joint_laws.fit(name, alike.N, alike.D, alike.loss, alike.clusters, options)
             for C in COMPUTE:
                 own = counted if C == "counted" else replace(counted, C=6.0 * counted.N * counted.D)
                 lines, line_word = _lines(own, C, options)
@@ -104,30 +109,22 @@ def _lines(runs: RunTable, C: str, options: Options) -> tuple[dict[str, Exponent
         reason = (
             f"so counted, runs of one budget differ in C by a factor of {significant(apart, 2)}: no IsoFLOP profile"
         )
-        return {"a": NONE, "b": NONE}, Verdict(UNIDENTIFIED, reason)
+        return {"a": NONE, "b": NONE}, words.missing(reason)
     laws = windows.lines(runs, isoflop.fit(runs, options), options)
     found = {key: Exponent(laws[name].exponent, laws[name].interval) for key, name in (("a", "N"), ("b", "D"))}
     return found, laws["N"].verdict
 
 
 def _joint(law: JointLaw | None, runs: RunTable, options: Options) -> tuple[dict[str, Exponent], Verdict]:
-    nothing = {"a": NONE, "b": NONE}
     if law is None:
-        return nothing, Verdict(UNIDENTIFIED, f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D")
+        reason = f"a joint law needs {joint_laws.LEAST_RUNS} runs, of several N and D"
+        return {"a": NONE, "b": NONE}, words.missing(reason)
     cost = cost_of(runs)
     theta = np.vstack([law.theta[None], law.draws[~np.isnan(law.draws).any(1)]])
-    slopes = exponents(law, theta, computes(law, cost, runs), cost)
-    if not np.isfinite(slopes[0, 0]):
-        return nothing, Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
+    through = computes(law, cost, runs)
+    slopes = exponents(law, theta, through, cost)
     found = {key: Exponent(float(slopes[0, k]), interval(slopes[1:, k], options.level)) for k, key in enumerate("ab")}
-    low, high = found["a"].interval
-    if law.tied:
-        return found, Verdict(UNIDENTIFIED, law.tied)
-    if not law.failed <= options.failed:
-        return found, Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
-    if not high - low <= options.wide:
-        return found, Verdict(UNIDENTIFIED, f"the interval is wider than {options.wide:g}")
-    return found, Verdict(SUPPORTED, f"interval {high - low:.2f} wide")
+    return found, words.slope(found["a"].interval, law.apart, len(through), law.failed, options)
 
 
 def disagreement(found: list[Convention]) -> str:

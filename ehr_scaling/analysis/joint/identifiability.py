@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.joint.joint_fit import jacobian
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, Values, curves
 from ehr_scaling.analysis.joint.optimum import Cost, cost_of, log_best
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, interval
 from ehr_scaling.analysis.wording import significant
+from ehr_scaling.analysis.words import Place, Verdict
 
 APART = 2.0  # intervals whose widths differ by more disagree
-WIDE = 10.0  # high over low, beyond which a quantity is unidentified as in JointLaw.words
 EXACT = 1e-6  # a narrower interval, relative to its value, is rounding
 COLLINEAR = 30.0
-SLACK = 1.01  # budgets are counted in whole steps
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def identify(
     at_draws = Values(law, table, C_values)(law.draws[~np.isnan(law.draws).any(1)])
     profiles = []
     for k, curve in enumerate(found):
-        drawn, inside = interval(at_draws[:, k], options.level), _inside(curve.quantity, law, table, cost)
-        profiles += [_profile(r, curve, drawn, inside, options) for r in _readings(curve.quantity, cost)]
+        drawn, where = interval(at_draws[:, k], options.level), _where(curve.quantity, law, table, cost)
+        profiles += [_profile(r, curve, drawn, where, options) for r in _readings(curve.quantity, cost)]
     undercut = max(curve.undercut for curve in found)
     return Identifiability(
         law=law.name,
@@ -119,14 +120,14 @@ def _readings(quantity: Quantity, cost: Cost) -> list[_Reading]:
     ]
 
 
-def _profile(reading: _Reading, curve: Curve, drawn: tuple[float, float], inside: bool, options: Options) -> Profile:
+def _profile(reading: _Reading, curve: Curve, drawn: tuple[float, float], where: Verdict, options: Options) -> Profile:
     """drawn: the bootstrap interval on the scale of the quantity."""
     name, read, sign = reading
     low, high = _read(read, (curve.low, curve.high)[::sign])
-    word = _word(name, low, high, inside, options)
+    word = words.profile(name, (low, high), where, options)
     width, ratio = curve.high - curve.low, (drawn[1] - drawn[0]) / max(curve.high - curve.low, 1e-300)
     if width > EXACT and (ratio > APART or ratio < 1 / APART):
-        word = Verdict(word.word, f"{word.reason}; the bootstrap interval is {significant(ratio, 2)} times as wide")
+        word = word.also(f"the bootstrap interval is {significant(ratio, 2)} times as wide")
     return Profile(
         name=name,
         C=curve.quantity.C,
@@ -143,29 +144,13 @@ def _read(read: Callable[[Floats], Floats], ends: tuple[float, ...]) -> tuple[fl
     return float(low), float(high)
 
 
-def _word(name: str, low: float, high: float, inside: bool, options: Options) -> Verdict:
-    """Widths are judged as in `JointLaw.words`; a loss has no width that would be too much to know it by."""
-    if np.isnan(low) and np.isnan(high):
-        return Verdict(UNIDENTIFIED, "no value in reach fits clearly worse, on either side")
-    if np.isnan(low) or np.isnan(high):
-        side = f"below {significant(high)}" if np.isnan(low) else f"above {significant(low)}"
-        return Verdict(UNIDENTIFIED, f"the runs say no more than that it is {side}")
-    if name in ("alpha", "beta", "a") and high - low > options.wide:
-        return Verdict(UNIDENTIFIED, f"closed on both sides, but wider than {options.wide:g}")
-    if name not in ("alpha", "beta", "a", "E", "L") and high > WIDE * low:
-        return Verdict(UNIDENTIFIED, f"closed on both sides, but wider than a factor of {WIDE:g}")
-    if not inside:
-        return Verdict(EXTRAPOLATED, "closed on both sides, beyond the runs: noise alone, not what the law gets wrong")
-    return Verdict(SUPPORTED, "fits clearly worse on both sides")
-
-
-def _inside(quantity: Quantity, law: JointLaw, table: RunTable, cost: Cost) -> bool:
+def _where(quantity: Quantity, law: JointLaw, table: RunTable, cost: Cost) -> Verdict:
     """Whether C, and the best N and D there, lie within those of the runs; a parameter belongs to them."""
     if quantity.C is None:
-        return True
+        return words.at(None)
     N, D, _ = map(float, np.exp(log_best(law, law.theta[None], quantity.C, cost)[0]))
-    asked = ((table.C, quantity.C), (table.N, N), (table.D, D))
-    return all(column.min() <= at * SLACK and at <= column.max() * SLACK for column, at in asked)
+    asked = ((table.C, quantity.C, "FLOPs"), (table.N, N, "parameters"), (table.D, D, "tokens"))
+    return words.at(None, *(Place(value, (column.min(), column.max()), what) for column, value, what in asked))
 
 
 def to_json(found: Identifiability) -> dict[str, Any]:

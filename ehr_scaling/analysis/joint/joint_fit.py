@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.draws import Floats
 
 # Columns of theta
 LOG_E, LOG_A, LOG_B, ALPHA, BETA, LOG_K = range(6)

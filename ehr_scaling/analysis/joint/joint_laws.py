@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, resampling_weights
 from ehr_scaling.analysis.joint.joint_fit import (
     ALPHA,
     BETA,
@@ -24,22 +26,12 @@ from ehr_scaling.analysis.joint.joint_fit import (
     evaluate,
     minimise,
 )
-from ehr_scaling.analysis.uncertainty import (
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    doubted,
-    interval,
-    parameter_verdict,
-    resampling_weights,
-)
-from ehr_scaling.analysis.wording import decimal, percent, span
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.wording import percent, span
+from ehr_scaling.analysis.words import PENDING, Verdict, doubted
 
 AUTO, DEFAULT = "auto", "chinchilla"  # the law that forecasts best, and where none can be told apart
 STARTS = 6
-TIED = 1.5  # of D at one N, or of N at one D, about the line through all runs: less does not tell the two apart
 LEAST_RUNS = 8  # five parameters and something to judge them by
 SAME = 1e-6  # objectives no further apart, as a share, are those of one optimum
 TRUSTED = (0.01, 4.0)  # a draw with an exponent outside has lost that term
@@ -77,7 +69,8 @@ class JointLaw:
     draws: [draws, 6] of the run bootstrap, NaN rows where a draw lost a term; `failed` is their share.
     objective: the Huber sum at the optimum. residuals: [n] log predicted - log observed.
     lowest: the lowest loss of the runs. optima: how many of the starts ended in this optimum, of how many. basins: in
-    how many different objectives the starts ended. tied: why the runs do not tell N from D; empty where they do.
+    how many different objectives the starts ended. apart: the factor that D varies
+    by at one N, or N at one D (`words.tied`).
     """
 
     name: str
@@ -93,7 +86,7 @@ class JointLaw:
     basins: int
     level: float
     verdict: Verdict
-    tied: str = ""
+    apart: float = np.inf
 
     def __repr__(self) -> str:
         known = self.intervals
@@ -148,15 +141,11 @@ class JointLaw:
         return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
 
     def words(self, options: Options) -> dict[str, Verdict]:
-        """A word for each parameter, by `parameter_verdict`; where too many draws fail, for all of them."""
+        """A word for each parameter."""
+        lost = words.tied(self.apart) or words.lost(self.failed, words.TERM, options)
         bounds = self.intervals.items()
-        words = {name: parameter_verdict(name, ends, self.lowest, options.wide) for name, ends in bounds}
-        if self.failed > options.failed:
-            lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
-            words = dict.fromkeys(words, Verdict(UNIDENTIFIED, lost))
-        if self.tied:
-            words = dict.fromkeys(words, Verdict(UNIDENTIFIED, self.tied))
-        return doubted(words, options.doubt) if options.doubt else words
+        found = {name: lost or words.parameter(name, ends, self.lowest, options) for name, ends in bounds}
+        return doubted(found, options.doubt) if options.doubt else found
 
 
 def _predict(theta: Floats, N: Floats, D: Floats) -> Floats:
@@ -218,23 +207,18 @@ def fit(
         optima=(same, len(theta)),
         basins=basins,
         level=options.level,
-        verdict=Verdict("", ""),
-        tied=_tied(x, z),
+        verdict=PENDING,
+        apart=_apart(x, z),
     )
     return _judged(law, options)
 
 
-def _tied(x: Floats, z: Floats) -> str:
-    """Why runs do not tell what N and what D buy: of log N and log D [n] one follows from the other; else empty."""
+def _apart(x: Floats, z: Floats) -> float:
+    """The factor that runs lie apart in D at one N, or in N at one D, whichever is less; x, z: [n] logarithms."""
     left = [
         float(np.ptp(b - np.polyval(np.polyfit(a, b, 1), a))) if np.ptp(a) > 0 else 0.0 for a, b in ((x, z), (z, x))
     ]
-    if min(left) >= np.log(TIED):
-        return ""
-    return (
-        "N and D rise together: no two runs have one size and tokens more than a factor "
-        f"{TIED:g} apart, or the other way, so what each of them buys is not told"
-    )
+    return float(np.exp(min(left)))
 
 
 def fit_many(
@@ -258,22 +242,12 @@ def fit_many(
 
 
 def _judged(law: JointLaw, options: Options) -> JointLaw:
-    words, bounds = law.words(options), law.intervals
+    bounds = law.intervals
     # Where k is fitted it takes up what α and β would say; their ratio is told all the same.
     telling = ("a",) if LOG_K not in law.form.fixed else ("alpha", "beta", "a")
-    wide = [n for n in telling if n in words and words[n].word == UNIDENTIFIED]
-    if law.tied or law.failed > options.failed:
-        verdict = words["a"]
-    elif wide:
-        spans = ", ".join(f"{n} {span(bounds[n], lambda end: decimal(end, 2))}" for n in wide)
-        known = np.isfinite([bounds[n] for n in wide]).all()
-        reason = f"intervals wider than {options.wide:g}: {spans}" if known else "the draws are too few for intervals"
-        verdict = Verdict(UNIDENTIFIED, reason)
-    else:
-        told = "E" not in words or words["E"].word == SUPPORTED
-        floor = "" if told else "; the floor E is not told from zero"
-        verdict = Verdict(SUPPORTED, f"exponents within intervals narrower than {options.wide:g}{floor}")
-    return replace(law, verdict=verdict)
+    exponents = {name: bounds[name] for name in telling if name in bounds}
+    floor = words.floor(bounds["E"][0], law.lowest) if "E" in bounds else None
+    return replace(law, verdict=words.joint_law(exponents, floor, law.apart, law.failed, options))
 
 
 def starts(form: Form, x: Floats, z: Floats, loss: Floats) -> Floats:

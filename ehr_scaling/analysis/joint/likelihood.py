@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.joint_fit import (
     LOG_E,
     Penalty,
@@ -31,7 +32,6 @@ from ehr_scaling.analysis.joint.joint_fit import (
 from ehr_scaling.analysis.joint.joint_laws import TRUSTED, JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost, computes, cost_of, exponents, log_best
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats
 
 PACE = 0.3  # of the way to the end of an interval, one step
 STEPS = 40

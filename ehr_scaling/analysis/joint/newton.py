@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.joint_fit import huber
-from ehr_scaling.analysis.uncertainty import Floats
 
 AT_ONCE = 20_000_000  # slopes held at a time
 

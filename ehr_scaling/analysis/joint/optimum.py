@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.joint.joint_laws import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K, JointLaw
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats, interval
 
 ONE_SIZE = 1.1  # sizes within this factor share a knot: slopes between neighbours would be those of rounding
 FADE = 3.0  # the factor beyond the sizes of the runs over which f stops changing

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.tables.raw_columns import heaps, impossible
 from ehr_scaling.analysis.tables.run_table import OPTIONAL, REQUIRED, TEXT, Floats, Note, RunTable
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.analysis.wording import percent, power, significant
 from ehr_scaling.errors import UserError
 

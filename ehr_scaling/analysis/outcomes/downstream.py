@@ -8,18 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, normal_quantile
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores
 from ehr_scaling.analysis.outcomes.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Options, Verdict, interval, normal_quantile
+from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.artifacts import read_json
 from ehr_scaling.errors import UserError
 
 OWN_LEVEL = 0.95  # of the interval that a score holds
-NOT_SCORED = Verdict(UNIDENTIFIED, "no model was scored")
+NOT_SCORED = words.missing("no model was scored")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Outcome:
         a curve. `word` goes with it."""
         return self.curve.forecast(losses) if self.curve else (np.nan, np.nan, np.nan)
 
-    def word(self, loss: float) -> str:
-        return self.curve.word(loss) if self.curve else UNIDENTIFIED
+    def word(self, loss: float) -> Verdict:
+        return self.curve.word(loss) if self.curve else self.verdict
 
 
 def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> list[Outcome]:
@@ -143,8 +146,8 @@ def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], opt
         why = (
             f"{few} scored cells; at least {LEAST_MODELS} are needed" if few < LEAST_MODELS else "all losses are equal"
         )
-        return replace(outcome, verdict=Verdict(UNIDENTIFIED, why))
-    curve = replace(curve, verdict=Verdict(curve.verdict.word, f"{curve.verdict.reason}; {how}"))
+        return replace(outcome, verdict=words.missing(why))
+    curve = replace(curve, verdict=curve.verdict.also(how))
     outcome = replace(outcome, curve=curve, pattern=curve.pattern, verdict=curve.verdict)
     if outcome.baseline is None:
         return outcome

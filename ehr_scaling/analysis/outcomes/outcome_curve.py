@@ -10,19 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, multipliers
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import sigmoid
 from ehr_scaling.analysis.outcomes.sigmoid import FORMS
-from ehr_scaling.analysis.uncertainty import (
-    EXTRAPOLATED,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    interval,
-    multipliers,
-)
 from ehr_scaling.analysis.wording import decimal, percent, plural, signed, span
+from ehr_scaling.analysis.words import PENDING, Place, Verdict
 
 LEAST_MODELS = 5
 CLOSE = 1.25  # forms whose error on left-out models is within this factor of the best one's are in the running
@@ -103,11 +97,9 @@ class Curve:
         low, high = interval(np.clip(values, 0, 1), self.options.level)
         return float(self(np.array(middle))), low, high
 
-    def word(self, loss: float) -> str:
-        """supported between the losses seen, extrapolated beyond them, unidentified where the curve is."""
-        if self.verdict.word == UNIDENTIFIED or not np.isfinite(loss):
-            return UNIDENTIFIED
-        return SUPPORTED if self.losses[0] <= loss <= self.losses[1] else EXTRAPOLATED
+    def word(self, loss: float) -> Verdict:
+        """As of the curve between the losses seen, extrapolated beyond them."""
+        return words.at(self.verdict, Place(loss, self.losses, "nats of loss"), slack=1.0)
 
     def _apart(self, loss: Floats) -> Floats:
         """[m] half of the widest distance between forms in the running, beyond the losses seen; 0 between them."""
@@ -191,7 +183,7 @@ def fit(
         gain_interval=interval(gains[1:], options.level),
         options=options,
         pattern="",
-        verdict=Verdict("", ""),
+        verdict=PENDING,
     )
     return _judged(curve, len(loss), resampled)
 
@@ -200,19 +192,14 @@ def _judged(curve: Curve, models: int, resampled: bool) -> Curve:
     (low, high), level = curve.gain_interval, percent(curve.options.level)
     gain = f"{signed(curve.gain, 3)} AUROC from the highest to the lowest loss seen ({level}: {span((low, high))})"
     error, constant = curve.errors[curve.form], curve.errors[CONSTANT]
-    pattern, word = UNTOLD, UNIDENTIFIED
     if not resampled:
-        reason = "the scores have no intervals: too few patients with, or without, the outcome"
-    elif not (low > 0 or high < 0):
-        reason = f"no dependence on loss is told from none: {gain}"
-    elif error >= constant:
-        reason = f"a constant predicts left-out models as well (error {decimal(constant)} and {decimal(error)}): {gain}"
-    elif high < 0:
-        pattern, reason = INVERTED, f"inverted, lower loss ranks patients worse: {gain}"
-    else:
-        pattern, word = SCALES, SUPPORTED
-        reason = f"{gain}; {plural(models, 'model')}, left-out ones predicted to {decimal(error)}"
-    return replace(curve, pattern=pattern, verdict=Verdict(word, reason))
+        nothing = "the scores have no intervals: too few patients with, or without, the outcome"
+        return replace(curve, pattern=UNTOLD, verdict=words.missing(nothing))
+    told = f"{gain}; {plural(models, 'model')}, left-out ones predicted to {decimal(error)}"
+    inverted = "lower loss ranks patients worse"
+    verdict = words.follows((low, high), gain, inverted=inverted, told=told, off=error, constant=constant)
+    pattern = SCALES if verdict.supported else INVERTED if high < 0 and error < constant else UNTOLD
+    return replace(curve, pattern=pattern, verdict=verdict)
 
 
 def _weights(patients: Floats, n: int) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from ehr_scaling.analysis.uncertainty import Floats, resampling_counts
+from ehr_scaling.analysis.draws import Floats, resampling_counts
 from ehr_scaling.errors import UserError
 
 COLUMNS = ("subject_id", "prediction_time", "boolean_value", "predicted_boolean_probability")

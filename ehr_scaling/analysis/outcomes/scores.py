@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes import predictions
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import Floats
 from ehr_scaling.analysis.wording import count, known
 from ehr_scaling.artifacts import read_json
 from ehr_scaling.errors import UserError

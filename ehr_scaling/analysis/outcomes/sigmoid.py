@@ -10,7 +10,7 @@ All are fitted in AUROC itself, since a model that scores below the floor has no
 import numpy as np
 from scipy import special
 
-from ehr_scaling.analysis.uncertainty import Floats
+from ehr_scaling.analysis.draws import Floats
 
 # Floor, and the values of c that are tried
 FORMS = {

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, ends, normal_quantile
 from ehr_scaling.analysis.joint.optimum import best_log_size, log_best
 from ehr_scaling.analysis.plan.planner import plan
 from ehr_scaling.analysis.plan.record import Planner
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats, Verdict, ends, normal_quantile
+from ehr_scaling.analysis.words import Verdict
 
 TARGETS = ("N", "loss")
 SIZES, COSTS = 32, 24  # of the candidates
@@ -68,7 +70,7 @@ def propose(
     level = known.forecaster.options.level
     theta = law.draws[~np.isnan(law.draws).any(1)]
     if len(theta) < 20:
-        return NextRuns(target, C, [], np.nan, np.nan, 0.0, Verdict(UNIDENTIFIED, "the law has no draws to narrow"))
+        return NextRuns(target, C, [], np.nan, np.nan, 0.0, words.missing("the law has no draws to narrow"))
     if target == "N":
         values = log_best(law, theta, C, known.cost)[:, 0]
     else:
@@ -82,7 +84,7 @@ def propose(
     runs = min(ways, key=lambda way: way[-1]["width"] if way else np.inf, default=[])
     after = runs[-1]["width"] if runs else before
     return NextRuns(
-        target, C, runs, before, after, float(sum(run["C"] for run in runs)), Verdict(law.verdict.word, REASON)
+        target, C, runs, before, after, float(sum(run["C"] for run in runs)), law.verdict._replace(reason=REASON)
     )
 
 

@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ehr_scaling.analysis.draws import Floats, normal_quantile
 from ehr_scaling.analysis.forecast import choice, extrapolation, holdout
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster, Rolling
 from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost, cost_of
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, sigmoid
 from ehr_scaling.analysis.outcomes.outcome_curve import Curve
-from ehr_scaling.analysis.plan.plan_words import TOLERANCE, WIDE
+from ehr_scaling.analysis.plan.plan_words import TOLERANCE
 from ehr_scaling.analysis.plan.planner import BAND, GRID, REACH
 from ehr_scaling.analysis.plan.record import Planner, Sizing
 from ehr_scaling.analysis.repeats.repeated_data import IGNORED, Repeated
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Floats, Options, Verdict, normal_quantile
+from ehr_scaling.analysis.words import WIDE, Verdict
 
 KEPT = 200  # bootstrap draws that go into laws.json
 LEAST_BRACKETED = 3  # budgets under a line whose exponent is not told
@@ -60,9 +62,7 @@ def planner(
         positions=padding,
         batch=_power_law(table.batch, table.D),
         rate=_power_law(table.lr, table.N, table.batch),
-        outcomes=[
-            _curve(o.task, o.curve, found.options.level) for o in outcomes if o.curve and o.verdict.word != UNIDENTIFIED
-        ],
+        outcomes=[_curve(o.task, o.curve, found.options.level) for o in outcomes if o.curve and o.verdict.told],
         repeats=_repeats(repeated, unique * padding),
         missed=_missed(sealed),
     )
@@ -81,7 +81,7 @@ def _line(line: power_laws.PowerLaw, options: Options) -> dict[str, Any] | None:
     wide as that makes it."""
     wide = np.ptp(line.interval) > options.wide and line.failed <= options.failed and len(line.C) >= LEAST_BRACKETED
     draws = line.draws[np.isfinite(line.draws).all(1)][:KEPT, :2]
-    if (line.verdict.word == UNIDENTIFIED and not wide) or len(draws) < 20:
+    if (not line.verdict.told and not wide) or len(draws) < 20:
         return None
     return {
         "C0": line.C0,
@@ -93,12 +93,12 @@ def _line(line: power_laws.PowerLaw, options: Options) -> dict[str, Any] | None:
 
 
 def _missed(sealed: dict[str, Any] | None) -> float:
-    failed = sealed is not None and holdout.judged(sealed).word == UNIDENTIFIED
+    failed = sealed is not None and not holdout.judged(sealed).told
     return float(sealed["error_percent"]) / 100 if sealed is not None and failed else np.nan
 
 
 def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:
-    if found is None or found.selected == IGNORED or found.verdict.word != SUPPORTED or not np.isfinite(unique):
+    if found is None or found.selected == IGNORED or not found.verdict.supported or not np.isfinite(unique):
         return None
     drawn = found.law.named(found.law.good[:KEPT])
     draws = [dict(zip(drawn, map(float, row), strict=True)) for row in zip(*drawn.values(), strict=True)]
@@ -141,6 +141,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "sizing": {"laws": [_law(law) for law in known.sizing.laws], "line": known.sizing.line},
         "candidates": found.rolling.close,
         "drift": found.rolling.drift,
+        "size_drift": known.size_drift,
         "usual_drift": choice.drift([], [], []),
         "nearest": extrapolation.NEAREST,
         "noise": found.noise,
@@ -182,7 +183,7 @@ def _law_of(record: dict[str, Any], level: float) -> JointLaw:
     return JointLaw(
         name=record["name"], theta=_floats(record["theta"]), scale=tuple(record["scale"]), objective=np.nan,
         delta=np.nan, lowest=np.nan, residuals=np.empty(0), draws=_floats(record["draws"]).reshape(-1, 6),
-        failed=np.nan, optima=(0, 0), basins=0, level=level, verdict=Verdict(record["word"], record["reason"]),
+        failed=np.nan, optima=(0, 0), basins=0, level=level, verdict=Verdict.read(record),
     )  # fmt: skip
 
 
@@ -208,7 +209,7 @@ def from_json(record: dict[str, Any]) -> Planner:
         forecaster, sizing, cost, seen, float(_floats(record["patients"])),
         float(_floats(record["unique_tokens"])), float(record["positions"]), record["batch"], record["rate"],
         record["outcomes"], record["repeats"],
-        float(_floats(record["missed"])),
+        float(_floats(record["missed"])), float(record["size_drift"]),
     )  # fmt: skip
 
 

@@ -2,52 +2,37 @@
 
 import numpy as np
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.plan.record import Plan, Planner
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Verdict
-from ehr_scaling.analysis.wording import count, decimal, percent, power, significant, span
+from ehr_scaling.analysis.wording import count, decimal, percent, span
+from ehr_scaling.analysis.words import SLACK, Verdict
 
 TOLERANCE = 0.02  # by which laws nearly as good may disagree about a loss beyond the runs
-WIDE = 10.0  # a size whose interval spans more than this factor is not told
 JOINT_LAW, ISOFLOP = "the joint law", "the line through the IsoFLOP optima"
 
 
-def words(known: Planner, made: Plan) -> dict[str, Verdict]:
-    """Of "N" and "loss". Supported: inside the runs, between bracketed budgets, and no sealed forecast missed."""
-    beyond = []
-    past = made.C > known.forecaster.top * 1.01  # noqa: SIM300
-    if past:
-        beyond.append(f"compute {significant(made.C / known.forecaster.top, 2)} times the largest run's")
-    for name, value in (("N", made.N), ("D", made.D), ("passes", made.passes)):
-        low, high = known.seen[name]
-        if value > high * 1.01 or (value < low * 0.99 and name != "passes"):
-            beyond.append(f"{name} outside {count(low)} to {count(high)} of the runs")
-    if made.passes > 1.01 and known.repeats is None and np.isnan(known.seen["passes"][1]):
-        beyond.append("the runs do not say how often they saw their data")
+def of(known: Planner, made: Plan) -> dict[str, Verdict]:
+    """The words of "N" and "loss"."""
     line = known.sizing.line
-    if line is None:
-        beyond.append("no line through bracketed budgets tells the best size")
-    elif not past and not known.sizing.bracketed(made.C):
-        beyond.append(f"budgets are bracketed from {power(line['C'][0])} to {power(line['C'][1])} FLOPs only")
-    if np.isfinite(known.missed):
-        beyond.append(f"the forecast of the sealed budget failed, {percent(known.missed, 1)} off on average")
-    where = Verdict(EXTRAPOLATED, "; ".join(beyond)) if beyond else Verdict(SUPPORTED, "inside the runs")
-    loss = where
-    if beyond and known.repeating:
-        again = f"the runs saw their data up to {significant(known.seen['passes'][1], 2)} times, and no law tells what"
-        loss = Verdict(EXTRAPOLATED, f"{where.reason}; {again} that costs: more compute may gain less")
-    low, high = made.N_interval
-    told = high <= WIDE * low
-    size = where if told else Verdict(UNIDENTIFIED, f"its interval spans more than a factor of {WIDE:g}")
-    return {"N": size, "loss": loss}
+    loss = words.plan(
+        made.C,
+        known.forecaster.top,
+        {"N": (made.N, known.seen["N"]), "D": (made.D, known.seen["D"])},
+        (made.passes, known.seen["passes"][1]),
+        None if line is None else tuple(line["C"]),
+        known.missed,
+        repeats=known.repeats is not None,
+    )
+    return {"N": words.plan_size(loss, made.N_interval), "loss": loss}
 
 
 def refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) -> list[str]:
     """Why a plan should not be acted on, in sentences."""
-    found, beyond = known.forecaster, known.forecaster.top * 1.01 < made.C
+    found, beyond = known.forecaster, known.forecaster.top * SLACK < made.C
     reasons = []
     between = known.sizing.bracketed(made.C)
     # Between bracketed budgets size and loss were measured; the exponents need not be told for that.
-    if not between and found.law.verdict.word == UNIDENTIFIED:
+    if not between and not found.law.verdict.told:
         reasons.append(f"the law is unidentified: {found.law.verdict.reason}")
     apart = max(abs(np.log(loss / made.loss)) for loss in made.laws.values())
     # Inside the runs, what laws say otherwise is in the interval.
@@ -68,7 +53,7 @@ def refusals(known: Planner, made: Plan, at_the_end: bool, tolerance: float) -> 
         reasons.append("the loss has no interval")
     if at_the_end:
         reasons.append("the best size lies further from the runs than a law can be asked")
-    if made.words["N"].word == UNIDENTIFIED:
+    if not made.words["N"].told:
         reasons.append(f"the size is not told: {made.words['N'].reason}")
     return reasons
 

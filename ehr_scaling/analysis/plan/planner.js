@@ -85,7 +85,7 @@ function lineAt(K, C) {
 
 function bracketed(K, C) {
   const line = K.sizing.line;
-  return line !== null && line.C[0] * 0.99 <= C && C <= line.C[1] * 1.01;
+  return line !== null && line.C[0] / 1.01 <= C && C <= line.C[1] * 1.01;
 }
 
 // Ends of log N* by the draws of the law that stands for the study.
@@ -95,8 +95,9 @@ function byDraws(K, grid, D, factors) {
   return [(1 - K.level) / 2, (1 + K.level) / 2].map(share => quantile(logs, share));
 }
 
-// All that the draws, laws about as good and the line say of the best size: logarithms.
-function optima(K, grid, C, data, D, factors) {
+// About log N of the best size: all that the draws, laws about as good and the line say of it, and beyond the runs
+// how far off that may be.
+function optima(K, grid, C, data, D, factors, best) {
   if (K.sizing.laws[0].draws.length < 20) return [NaN, NaN];
   const found = byDraws(K, grid, D, factors), line = lineAt(K, C);
   for (const law of K.sizing.laws.slice(1))
@@ -105,15 +106,18 @@ function optima(K, grid, C, data, D, factors) {
     const cap = data.unique * data.most, fewest = Math.log(grid.N[Math.max(grid.cost.findIndex(cost => C / cost <= cap), 0)]);
     found.push(...line.map(end => Math.max(end, fewest)));
   }
-  return [Math.min(...found), Math.max(...found)];
+  const further = K.z * K.size_drift * Math.max(Math.log10(C / K.top), 0);
+  return [best - Math.hypot(best - Math.min(...found), further), best + Math.hypot(Math.max(...found) - best, further)];
 }
 
 // Whether law and line have intervals of N* with nothing in common, without any limit of data.
 function disjoint(K, grid, C) {
   const line = lineAt(K, C);
   if (!line || K.sizing.laws[0].draws.length < 20) return false;
-  const free = grid.cost.map(cost => C / cost), law = byDraws(K, grid, free, grid.N.map(() => 1));
-  return Math.max(law[0], line[0]) > Math.min(law[1], line[1]);
+  const free = grid.cost.map(cost => C / cost), [low, high] = byDraws(K, grid, free, grid.N.map(() => 1));
+  // What lies at an end of the grid may lie beyond it.
+  const first = Math.log(grid.N[0]), last = Math.log(grid.N[K.grid - 1]);
+  return Math.max(low > first ? low : -Infinity, line[0]) > Math.min(high < last ? high : Infinity, line[1]);
 }
 
 // As near as the steps of the grid allow.
@@ -157,6 +161,10 @@ function feeds(K, grid, data) {
   };
   const C = least * bisect(takesAll, Math.max(...K.cost.flops) * grid.N[K.grid - 1] * cap / least);
   return isFinite(C) ? {N: grid.N[bestOf(K, grid, C, data).at], C} : {N: NaN, C: NaN};
+}
+
+function percent(share) {
+  return (100 * share).toFixed(1) + "\u00a0%";
 }
 
 function powerLaw(coefficients, ...of) {
@@ -209,11 +217,11 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const extrapolated = C > K.top * 1.01 || !bracketed(K, C) || K.missed !== null ||
     (passes > 1.01 && !K.repeats && K.seen.passes[1] === null) ||
     [["N", grid.N[at]], ["D", D[at]], ["passes", passes]].some(([name, value]) =>
-      K.seen[name][1] !== null && value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] * 0.99));
+      K.seen[name][1] !== null && value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] / 1.01));
   const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];
   const outcomes = Object.fromEntries(K.outcomes.map(curve =>
     [curve.task, outcomeOf(curve, best, lossInterval, K, extrapolated)]));
-  const largest = Math.max(0, ...apart), interval = optima(K, grid, C, data, D, factors).map(Math.exp);
+  const largest = Math.max(0, ...apart), interval = optima(K, grid, C, data, D, factors, Math.log(grid.N[at])).map(Math.exp);
   const more = morePatients(K, grid, C, data, D[at]), past = C > K.top * 1.01;
   return {
     N: grid.N[at], D: D[at], passes, loss: best,
@@ -221,12 +229,18 @@ function plan(K, C, uniqueTokens, mostPasses) {
     N_interval: interval, band: [near[0], near[near.length - 1]],
     data: more.data, patients_are_worth: more.worth, feeds: feeds(K, grid, data),
     batch, rate: powerLaw(K.rate, grid.N[at], batch),
-    // In the order of planner.py's reasons.
+    // The reasons of plan_words.py in their order, up to the numbers that it adds after a colon.
     refused: [
-      !bracketed(K, C) && first.word === "unidentified", past && largest > K.tolerance, !bracketed(K, C) && disjoint(K, grid, C),
-      past && K.drift === null,
-      !(isFinite(reach[0]) && isFinite(reach[1])), at === 0 || at === K.grid - 1, !(interval[1] <= K.wide * interval[0]),
-    ],
+      [!bracketed(K, C) && first.word === "unidentified", `the law is unidentified: ${first.reason}`],
+      [past && largest > K.tolerance, "laws that forecast the held-out runs about equally well disagree by " +
+        `${percent(largest)} here, more than ${percent(K.tolerance)}`],
+      [!bracketed(K, C) && disjoint(K, grid, C), "the ways to the best size disagree beyond their intervals"],
+      [past && K.drift === null, "beyond the runs nothing tells how far off the law is: too few budgets to hold any out"],
+      [!(isFinite(reach[0]) && isFinite(reach[1])), "the loss has no interval"],
+      [at === 0 || at === K.grid - 1, "the best size lies further from the runs than a law can be asked"],
+      [!(interval[1] <= K.wide * interval[0]),
+        `the size is not told: known to no better than a factor of ${K.wide}`],
+    ].filter(([holds]) => holds).map(([, reason]) => reason),
     curve: {N: grid.N, losses: losses.map(value => value * best / losses[at])},
   };
 }

@@ -11,20 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, ends, normal_quantile
 from ehr_scaling.analysis.joint.optimum import optimum
 from ehr_scaling.analysis.outcomes import sigmoid
 from ehr_scaling.analysis.plan import plan_words
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW, TOLERANCE
 from ehr_scaling.analysis.plan.record import ENOUGH, LIMITS, NO_LIMIT, NOT_TOLD, Plan, Planner, repeated_loss
-from ehr_scaling.analysis.uncertainty import (
-    DOUBTFUL,
-    EXTRAPOLATED,
-    SUPPORTED,
-    Floats,
-    doubted,
-    ends,
-    normal_quantile,
-)
+from ehr_scaling.analysis.words import Place, doubted
 
 GRID = 3000  # sizes among which a plan is sought
 REACH = (0.1, 1e4)  # of the sizes of the runs, smallest and largest
@@ -65,7 +59,7 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         D=float(D[best]),
         loss=loss,
         loss_interval=_interval(known, N[best], D[best], C, data.unique),
-        N_interval=_optima(known, C, data, N),
+        N_interval=_optima(known, C, data, N, float(N[best])),
         ways=ways,
         band=(float(near[0]), float(near[-1])),
         laws=laws,
@@ -78,12 +72,12 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         outcomes={},
         words={},
     )
-    made = replace(made, words=plan_words.words(known, made))
+    made = replace(made, words=plan_words.of(known, made))
     outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
     at_the_end = best in (0, GRID - 1)
     made = replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
     law = known.forecaster.law.verdict
-    return doubted(made, law.reason) if law.word == DOUBTFUL else made
+    return doubted(made, law.reason) if law.doubtful else made
 
 
 def _grid(known: Planner) -> Floats:
@@ -138,8 +132,9 @@ def _ways(known: Planner, C: float) -> dict[str, tuple[float, float, float]]:
     return {name: way for name, way in ways.items() if np.isfinite(way).all()}
 
 
-def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, float]:
-    """All that the draws of the law, the other laws and the line through the IsoFLOP optima say of the best size."""
+def _optima(known: Planner, C: float, data: Data, N: Floats, best: float) -> tuple[float, float]:
+    """About the best size: all that the draws of the law, the other laws and the line through the IsoFLOP optima say of
+    it, and beyond the runs how far best sizes were off in simulated studies, each decade further."""
     level, laws = known.forecaster.options.level, known.sizing.laws
     D = _tokens(known, C, data.cap, N)
     factor = known.factor(N, D, data.unique)
@@ -152,7 +147,9 @@ def _optima(known: Planner, C: float, data: Data, N: Floats) -> tuple[float, flo
         fewest = np.log(N[np.argmax(known.cost.tokens(N, C) <= data.cap)])  # the data have no more tokens to give
         low, _, high = known.sizing.line_at(C, level)
         found += [max(low, fewest), max(high, fewest)]
-    return float(np.exp(min(found))), float(np.exp(max(found)))
+    further = normal_quantile(level) * known.size_drift * max(np.log10(C / known.forecaster.top), 0.0)
+    below, above = np.hypot([np.log(best) - min(found), max(found) - np.log(best)], further)
+    return float(best * np.exp(-below)), float(best * np.exp(above))
 
 
 def _more_patients(known: Planner, C: float, data: Data, N: Floats, D: float) -> tuple[str, float]:
@@ -226,11 +223,11 @@ def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
     apart = [abs(float(auroc(theta, made.loss, floor)[0]) - central) for floor, *theta in curve["others"]]
     forms = 0.0 if seen else normal_quantile(level) * max(apart, default=0.0) / 2
     reach = np.sqrt(np.square(by_loss) + by_draws**2 + curve["noise_reach"] ** 2 + forms**2)
-    inside = made.words["loss"].word == SUPPORTED and seen
+    word = words.at(made.words["loss"], Place(made.loss, (low, high), "nats of loss"), slack=1.0).word
     return {
         "auroc": central,
         "interval": (max(central - float(reach[0]), 0.0), min(central + float(reach[1]), 1.0)),
-        "word": SUPPORTED if inside else EXTRAPOLATED,
+        "word": word,
     }
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis.draws import Floats, ends
+from ehr_scaling.analysis.forecast import choice
 from ehr_scaling.analysis.forecast.extrapolation import Forecaster
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.optimum import Cost
 from ehr_scaling.analysis.repeats import effective_data
-from ehr_scaling.analysis.uncertainty import Floats, Verdict, ends
+from ehr_scaling.analysis.words import SLACK, Verdict
 
 # What more patients would do: `Plan.data`
 NO_LIMIT, LIMITS, ENOUGH, NOT_TOLD = "no limit", "limits", "enough", "not told"
@@ -37,7 +39,7 @@ class Sizing:
 
     def bracketed(self, C: float) -> bool:
         """Whether bracketed budgets lie on both sides of C."""
-        return self.line is not None and self.line["C"][0] * 0.99 <= C <= self.line["C"][1] * 1.01
+        return self.line is not None and self.line["C"][0] / SLACK <= C <= self.line["C"][1] * SLACK
 
     def line_at(self, C: float, level: float) -> tuple[float, float, float]:
         """log N* by the line, low end, middle and high end; NaN without one."""
@@ -55,6 +57,7 @@ class Planner:
 
     forecaster: of losses. sizing: of sizes. cost: operations for each parameter and token at any size, C / (N D).
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
+    size_drift: of best sizes beyond the runs, log N a decade (`choice.SIZE_DRIFT`).
     missed: mean error of the sealed forecast where it failed (`holdout.judged`), else NaN.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise_reach: of a model about the curve, at the level of the intervals, others: forms about as good,
@@ -77,6 +80,7 @@ class Planner:
     outcomes: list[dict[str, Any]]
     repeats: dict[str, Any] | None = None
     missed: float = np.nan
+    size_drift: float = choice.SIZE_DRIFT
 
     @property
     def repeating(self) -> bool:
@@ -100,7 +104,8 @@ class Plan:
     """What to train with C FLOPs and data of `unique_tokens`, and what it will reach.
 
     refused: why none of it should be acted on; empty where it may be. words: of "N" and "loss". N_interval: what the
-    draws of the law, laws about as good, and the line through the IsoFLOP optima say. ways: {way: N*, low, high} of the
+    draws of the law, laws about as good, and the line through the IsoFLOP optima say, and beyond the runs how far off
+    that may be. ways: {way: N*, low, high} of the
     joint law and the line, without any limit of data. band: sizes whose loss is within BAND of the lowest. laws:
     {candidate: loss} of those in the running. data: NO_LIMIT was given; LIMITS, twice the patients lower the loss at
     this compute; ENOUGH, they do not; or NOT_TOLD. patients_are_worth: the factor of compute that lowers the loss as

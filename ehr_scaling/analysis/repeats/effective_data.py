@@ -11,17 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, resampling_counts
 from ehr_scaling.analysis.joint.joint_fit import huber
-from ehr_scaling.analysis.uncertainty import (
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    interval,
-    resampling_counts,
-)
-from ehr_scaling.analysis.wording import significant
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.words import Verdict
 
 LEAST_RUNS = 6
 # Of both constants. Above its end a run of any length here is worth as much as one of new data.
@@ -144,13 +138,7 @@ def fit(
     bounds = {name: interval(draws[:, k], options.level) for k, name in enumerate(("R_D", "R_N"))}
     return EffectiveData(
         float(R_D), float(R_N), dict(base), float(found.fun), draws, bounds,
-        {name: _verdict(*ends) for name, ends in bounds.items()},
+        {
+            name: words.factor((low, np.inf if high >= GRID[-1] else high)) for name, (low, high) in bounds.items()
+        },
     )  # fmt: skip
-
-
-def _verdict(low: float, high: float) -> Verdict:
-    if high >= GRID[-1]:
-        return Verdict(UNIDENTIFIED, f"the data say no more than that it is above {significant(low, 2)}")
-    if not high <= 10 * low:
-        return Verdict(UNIDENTIFIED, "known to no better than a factor of ten")
-    return Verdict(SUPPORTED, "")

@@ -7,28 +7,20 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, ends, interval, resampling_counts
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import repeated_laws
 from ehr_scaling.analysis.repeats.repeated_laws import FORMS, LEAST_REPEATS, RepeatLaw, Values
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import (
-    EXTRAPOLATED,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    ends,
-    interval,
-    resampling_counts,
-)
-from ehr_scaling.analysis.wording import count, percent, significant
+from ehr_scaling.analysis.wording import count, percent
+from ehr_scaling.analysis.words import Place, Verdict
 
 FOLDS = 10
 LEAST_GROUPS = 3
 MOST_RUNS = 1000  # in the fits: more tell eight parameters hardly better, and bootstraps take minutes
 IGNORED = "chinchilla"  # the law for which a repeated token is a new one
 PENALTY = "penalty"
-BEYOND = 1.01  # of an end of the range, to be outside
 
 
 @dataclass(frozen=True)
@@ -87,23 +79,21 @@ class Repeated:
 
     def word(self, N: float, D: float, U: float) -> Verdict:
         """The word for the loss at one point, and what goes beyond the runs."""
-        if verdict := lost(self.law, self.options):
-            return verdict
         passes, unique = D / (U * self.positions), U * self.positions
-        repeating = self.table.passes > 1 + LEAST_REPEATS
-        ranges = {
-            "parameters": (N, self.table.N, count),
-            "positions": (D, self.table.D, count),
-            "passes": (max(passes, 1.0), np.maximum(self.table.passes, 1.0), significant),
-        }
+        most = self.table.passes
+        places = [
+            Place(N, _ends(self.table.N), "parameters", count),
+            Place(D, _ends(self.table.D), "positions", count),
+            Place(max(passes, 1.0), _ends(np.maximum(most, 1.0)), "passes"),
+        ]
         if passes > 1 + LEAST_REPEATS:
-            ratio = (self.table.N / self.unique)[repeating]
-            ranges["parameters for each unique token"] = (N / unique, ratio, significant)
-        for what, (value, seen, text) in ranges.items():
-            if not seen.min() / BEYOND <= value <= seen.max() * BEYOND:
-                span = f"{text(seen.min())} to {text(seen.max())}"
-                return Verdict(EXTRAPOLATED, f"{text(value)} {what}; the runs have {span}")
-        return Verdict(SUPPORTED, "inside the runs")
+            ratio = (self.table.N / self.unique)[most > 1 + LEAST_REPEATS]
+            places.append(Place(N / unique, _ends(ratio), "parameters for each unique token"))
+        return words.at(self.law.lost(self.options), *places)
+
+
+def _ends(values: Floats) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def compare(table: RunTable, options: Options) -> Repeated | None:
@@ -135,6 +125,8 @@ def compare(table: RunTable, options: Options) -> Repeated | None:
     better = off[IGNORED] - off[selected]
     counts = resampling_counts(group, max(options.draws, 200), np.random.default_rng([options.seed, 14]))
     gain = interval(counts @ better / counts.sum(1), options.level)
+    error = {name: percent(float(o.mean()), 2) for name, o in off.items()}
+    said = f"{error[selected]} error of held-out runs, {error[IGNORED]} with repeats ignored"
     ratio = D / (table.passes * table.unique_tokens)
     return Repeated(
         table=table,
@@ -147,8 +139,7 @@ def compare(table: RunTable, options: Options) -> Repeated | None:
         gain=float(better.mean()),
         gain_interval=gain,
         left_out=every - len(table),
-        verdict=lost(fitted[selected], options)
-        or _verdict(selected, {name: float(o.mean()) for name, o in off.items()}, gain),
+        verdict=words.repeats(selected == IGNORED, gain[0], said, fitted[selected].failed, options),
         options=options,
     )
 
@@ -162,19 +153,3 @@ def _groups(table: RunTable, unique: Floats) -> NDArray[np.int64]:
     joined = coo_array((np.ones(len(runs)), (runs, runs.max() + 1 + points)), shape=(size, size))
     found = np.unique(connected_components(joined, directed=False)[1][runs], return_inverse=True)[1].astype(np.int64)
     return found if found.max() + 1 >= LEAST_GROUPS else runs
-
-
-def lost(law: RepeatLaw, options: Options) -> Verdict | None:
-    """The verdict on a law that too many draws lose; else None."""
-    if law.failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{percent(law.failed)} of the bootstrap draws lose a term of the law")
-    return None
-
-
-def _verdict(selected: str, error: dict[str, float], gain: tuple[float, float]) -> Verdict:
-    said = f"{percent(error[selected], 2)} error of held-out runs, {percent(error[IGNORED], 2)} with repeats ignored"
-    if selected == IGNORED:
-        return Verdict(UNIDENTIFIED, "no law of repeats forecasts held-out runs better than the one that ignores them")
-    if not gain[0] > 0:
-        return Verdict(UNIDENTIFIED, f"{said}, a difference that is not told from zero")
-    return Verdict(SUPPORTED, said)

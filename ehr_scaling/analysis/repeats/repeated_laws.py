@@ -17,19 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import Floats, interval, resampling_counts
 from ehr_scaling.analysis.joint import joint_laws, newton
 from ehr_scaling.analysis.joint.joint_laws import TRUSTED
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats.effective_data import worth
-from ehr_scaling.analysis.uncertainty import (
-    UNIDENTIFIED,
-    Floats,
-    Options,
-    Verdict,
-    interval,
-    parameter_verdict,
-    resampling_counts,
-)
-from ehr_scaling.analysis.wording import percent, significant
+from ehr_scaling.analysis.words import Verdict
 
 Values = Floats | float
 
@@ -193,18 +187,20 @@ class RepeatLaw:
         return {name: interval(values, self.level) for name, values in self.named(self.draws).items()}
 
     def words(self, options: Options) -> dict[str, Verdict]:
-        """A word for each parameter, by `parameter_verdict` but for what these runs cannot tell at all."""
-        if self.failed > options.failed:
-            lost = f"{percent(self.failed)} of the bootstrap draws lose a term of the law"
-            return dict.fromkeys(self.parameters, Verdict(UNIDENTIFIED, lost))
-        return {name: self._word(name, *ends, options) for name, ends in self.intervals.items()}
+        """A word for each parameter; none for what these runs cannot tell at all."""
+        lost, bounds = self.lost(options), self.intervals.items()
+        return {name: lost or self._word(name, *ends, options) for name, ends in bounds}
+
+    def lost(self, options: Options) -> Verdict | None:
+        """The verdict where too many draws lose a term; else None."""
+        return words.lost(self.failed, words.TERM, options)
 
     def _word(self, name: str, low: float, high: float, options: Options) -> Verdict:
         if name in self.blurred:
-            return Verdict(UNIDENTIFIED, "other parameters make up for it: these runs do not vary what it stands for")
+            return words.missing("other parameters make up for it: these runs do not vary what it stands for")
         if name in ("R_D", "R_N") and high >= 0.999 * np.exp(_R[1]):
-            return Verdict(UNIDENTIFIED, f"the runs say no more than that it is above {significant(low, 2)}")
-        return parameter_verdict(name, (low, high), self.lowest, options.wide)
+            high = np.inf
+        return words.parameter(name, (low, high), self.lowest, options)
 
 
 def _logs(N: Floats, D: Floats, U: Floats, scale: tuple[float, float, float]) -> tuple[Floats, Floats, Floats]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.analysis.repeats.repeated_data import IGNORED, PENALTY, Repeated, lost
+from ehr_scaling.analysis import words
+from ehr_scaling.analysis.draws import interval
+from ehr_scaling.analysis.repeats.repeated_data import IGNORED, PENALTY, Repeated
 from ehr_scaling.analysis.repeats.repeated_laws import FORMS, LEAST_REPEATS
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Verdict, interval
-from ehr_scaling.analysis.wording import significant
+from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.errors import UserError
 
 PASSES = (1, 2, 4, 8, 16)
@@ -63,27 +64,9 @@ def values(
         bounds, losses = interval(worth[1:, k], level), interval(at[1:, k], level)
         if times <= 1:
             bounds = (float(worth[0, k]), float(worth[0, k]))
-        verdict = _of_value(found, N, float(D[k]), U, times, bounds)
+        verdict = words.worth(found.verdict, times, bounds, found.word(N, float(D[k]), U))
         rows.append(Pass(times, float(D[k]), float(worth[0, k]), bounds, float(at[0, k]), losses, verdict))
     return rows
-
-
-def _of_value(found: Repeated, N: float, D: float, U: float, passes: float, bounds: tuple[float, float]) -> Verdict:
-    if passes <= 1:
-        return Verdict(SUPPORTED, "nothing is repeated")
-    if found.verdict.word == UNIDENTIFIED:
-        return found.verdict
-    return _wide(*bounds) or found.word(N, D, U)
-
-
-def _wide(low: float, high: float) -> Verdict | None:
-    if np.isnan(low):
-        return Verdict(UNIDENTIFIED, "fewer than 20 bootstrap draws, so no interval")
-    if np.isinf(low):
-        return Verdict(UNIDENTIFIED, f"loss falls with every further pass, up to {significant(MOST_PASSES)}")
-    if np.isinf(high):
-        return Verdict(UNIDENTIFIED, f"the runs say no more than that it is above {significant(low, 2)}")
-    return None if high <= 10 * low else Verdict(UNIDENTIFIED, "known to no better than a factor of ten")
 
 
 @dataclass(frozen=True)
@@ -109,18 +92,14 @@ def turn(found: Repeated, N: float | None = None, U: float | None = None) -> Tur
     share = [(1 - law.level) / 2, (1 + law.level) / 2]
     bounds = np.quantile(best[1:], share, method="inverted_cdf") if len(best) > 20 else np.full(2, np.nan)
     low, high = float(bounds[0]), float(bounds[1])
-    verdict = lost(law, found.options) or _wide(low, high) or _of_turn(found, N, float(best[0]), U)
+    verdict = words.turn(
+        law.lost(found.options),
+        (low, high),
+        found.verdict.told and found.errors[PENALTY] < found.errors[IGNORED],
+        "" if found.selected == PENALTY else found.selected,
+        found.word(N, float(best[0]) * U * found.positions, U),
+    )
     return Turn(float(best[0]), (low, high), float(losses[0].min()), verdict)
-
-
-def _of_turn(found: Repeated, N: float, best: float, U: float) -> Verdict:
-    if not found.errors[PENALTY] < found.errors[IGNORED] or found.verdict.word == UNIDENTIFIED:
-        return Verdict(UNIDENTIFIED, "held-out runs do not tell the penalty from none")
-    if found.selected != PENALTY:
-        return Verdict(
-            UNIDENTIFIED, f"the {found.selected} law, which forecasts held-out runs better, has no such number"
-        )
-    return found.word(N, best * U * found.positions, U)
 
 
 def to_json(found: Repeated | None) -> dict[str, Any] | None:

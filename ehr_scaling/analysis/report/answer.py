@@ -6,7 +6,6 @@ from typing import Any
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results, budget_verdict, verdicts
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, span, title
 
 
@@ -16,7 +15,7 @@ def answer(r: Results, figures: Mapping[str, str]) -> Raw:
     scored = next((task for task in r.outcomes if task.rows), None)
     return render(
         "answer.html",
-        told=known(line.interval[0]) and word.word != UNIDENTIFIED,
+        told=known(line.interval[0]) and word.told,
         exponent=line.exponent,
         interval=line.interval,
         level=r.options.level,
@@ -46,7 +45,7 @@ def budgets(r: Results) -> Table:
                 _noted(count(b.D), span(b.D_interval, count)),
                 _noted(significant(ratio), span(ends, significant)),
                 _noted(decimal(b.L), span(b.L_interval)),
-                word if word.word != SUPPORTED else word._replace(reason=""),
+                word if not word.supported else word._replace(reason=""),
             ]
         )
     header = ["C (FLOPs)", "N*, parameters", "D*, tokens", "Tokens a parameter", "L*, nats a token", "Word"]

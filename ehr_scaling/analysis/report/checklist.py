@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO
-from ehr_scaling.analysis.report.html import Raw, Table, render
+from ehr_scaling.analysis.report.html import Chip, Raw, Table, render
 from ehr_scaling.analysis.report.limits import left_out
-from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.report.results import Results, residuals
 from ehr_scaling.analysis.tables.run_table import Floats, RunTable, describe
-from ehr_scaling.analysis.uncertainty import Verdict
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, significant, span
 
 NOT_RECORDED = "not recorded"
@@ -118,7 +117,7 @@ def _fitting(r: Results) -> dict[str, str]:
     bracketed = sum(b.verdict == parabola.BRACKETED for b in r.budgets)
     goodness = ""
     if law is not None:
-        goodness = f"objective {significant(law.objective, 4)}, median |residual| {_residual(law.residuals)}"
+        goodness = f"objective {significant(law.objective, 4)}, median |residual| {_residual(residuals(r))}"
     return {
         "Which loss is minimised?": f"the sum of Huber losses (δ = {o.delta:g}) of the residuals of log L",
         "With which algorithm?": "saddle-free, damped Newton steps with exact derivatives, δ lowered in three steps",
@@ -208,6 +207,6 @@ def _residual(residuals: Floats) -> str:
 def checklist(results: Results) -> Raw:
     """The section of the report."""
     found = items(results)
-    rows = [[i.part, i.question, i.answer if i.known else Verdict(i.answer, "")] for i in found]
+    rows = [[i.part, i.question, i.answer if i.known else Chip(i.answer)] for i in found]
     table = Table(["Part", "Question", "Answer"], rows, words=(0,), long=(1, 2))
     return render("checklist.html", table=table, known=sum(i.known for i in found))

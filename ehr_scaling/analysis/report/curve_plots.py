@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.report.plots import INK, MANY, budget_bar, budget_colours, log_ticks
 from ehr_scaling.analysis.report.results import Results
-from ehr_scaling.analysis.uncertainty import Floats
 from ehr_scaling.analysis.wording import count, power, significant
 
 MOST_RUNS = 300  # drawn, those of least loss: more would be a blot, and many megabytes

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.joint import optimum as joint_optimum
 from ehr_scaling.analysis.joint.joint_laws import LEAST_RUNS, JointLaw
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
 from ehr_scaling.analysis.plan.record import Plan, Planner
 from ehr_scaling.analysis.report import report
@@ -16,8 +18,8 @@ from ehr_scaling.analysis.report.results import Results, to_json
 from ehr_scaling.analysis.report.results import fit as fit_all
 from ehr_scaling.analysis.report.summary import summary
 from ehr_scaling.analysis.tables.run_table import RunTable
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, Options, Verdict
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, span
+from ehr_scaling.analysis.words import Place, Verdict
 from ehr_scaling.errors import UserError
 
 
@@ -57,11 +59,10 @@ class Planned(Plan):
     def __repr__(self) -> str:
         if self.refused:
             return "\n".join(f"refused: {reason}" for reason in self.refused)
-        words = self.words
         lines = [
-            f"size    {count(self.N)} parameters  ({span(self.N_interval, count)}), {words['N'].word}",
+            f"size    {count(self.N)} parameters  ({span(self.N_interval, count)}), {self.words['N'].word}",
             f"tokens  {count(self.D)}",
-            f"loss    {decimal(self.loss)}  ({span(self.loss_interval)}), {words['loss'].word}",
+            f"loss    {decimal(self.loss)}  ({span(self.loss_interval)}), {self.words['loss'].word}",
         ]
         return "\n".join(
             lines + [f"{task}  AUROC {decimal(o['auroc'])}, {o['word']}" for task, o in self.outcomes.items()]
@@ -206,10 +207,8 @@ class Fit:
         return self.results.planner
 
     def _word(self, C: float) -> Verdict:
-        verdict, budgets = self.law.verdict, self.table.budgets
-        if verdict.word == SUPPORTED and not budgets[0] / 1.2 <= C <= budgets[-1] * 1.2:
-            return Verdict(EXTRAPOLATED, f"the runs have {power(budgets[0])} to {power(budgets[-1])} FLOPs")
-        return verdict
+        seen = (float(self.table.C.min()), float(self.table.C.max()))
+        return words.at(self.law.verdict, Place(C, seen, "FLOPs", power))
 
 
 def fit(table: RunTable, options: Options) -> Fit:

@@ -64,7 +64,9 @@ def _locked(parent: Path) -> Iterator[None]:
 
 def _check(out: Path) -> None:
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
-        raise UserError(f"--out={out} exists and is not a report: name a new folder, nothing is overwritten")
+        raise UserError(
+            f"{out} exists and is not a report: take it away or name another folder, nothing is overwritten"
+        )
 
 
 def _sweep(out: Path) -> None:

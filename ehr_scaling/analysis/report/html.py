@@ -1,7 +1,7 @@
 """Pages that stand alone, from the templates beside this file.
 
 They need no network, read well on a laptop, on a phone, in the dark and on paper, and say all without their script.
-Python hands plain data to the templates: text, numbers as text, and the three kinds of things below.
+Python hands plain data to the templates: text, numbers as text, and the kinds of things below.
 """
 
 import re
@@ -13,7 +13,7 @@ from markupsafe import Markup as Raw  # text that is HTML already; everything el
 from markupsafe import escape
 
 from ehr_scaling.analysis import wording
-from ehr_scaling.analysis.uncertainty import Verdict
+from ehr_scaling.analysis.words import Verdict
 
 
 class Noted(NamedTuple):
@@ -23,8 +23,15 @@ class Noted(NamedTuple):
     note: str
 
 
+class Chip(NamedTuple):
+    """A cell with a word of its own, as a `Verdict` has one."""
+
+    word: str
+    reason: str = ""
+
+
 class Table(NamedTuple):
-    """What stands in a table. A cell is text, a `Noted`, or a `Verdict`, shown as its word with the reason below.
+    """What stands in a table. A cell is text, a `Noted`, or a `Verdict` or `Chip`, shown as word and reason.
 
     words, long: indices of the columns of words and of sentences; the others hold numbers and stand to the right.
     """
@@ -61,7 +68,7 @@ ENVIRONMENT.filters |= {name: getattr(wording, name) for name in (
 )}  # fmt: skip
 ENVIRONMENT.filters |= {"formula": formula, "sentence": _sentence, "interval": _interval}
 ENVIRONMENT.tests |= {
-    "verdict": lambda value: isinstance(value, Verdict),
+    "verdict": lambda value: isinstance(value, Verdict | Chip),
     "noted": lambda value: isinstance(value, Noted),
 }
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from ehr_scaling.analysis.joint import conventions, quality
 from ehr_scaling.analysis.joint.identifiability import COLLINEAR, Identifiability
-from ehr_scaling.analysis.report.html import Raw, Table, render
+from ehr_scaling.analysis.report.html import Chip, Raw, Table, render
 from ehr_scaling.analysis.tables.run_table import Note
-from ehr_scaling.analysis.uncertainty import Verdict
 from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, span
+from ehr_scaling.analysis.words import Verdict
 
 UNDERCUT = 1e-6  # by which a profile's objective is lower than the fit's, to be more than rounding
 
@@ -23,7 +23,7 @@ def identifiability(found: Identifiability | None, svg: str | None = None) -> Ra
             significant(p.estimate),
             _between(p.bootstrap),
             _between(p.interval),
-            Verdict(p.verdict.word, ""),
+            Chip(p.verdict.word),
             p.verdict.reason,
         )
         for p in found.profiles

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, SMALLEST_MODEL, Score, of_role
 from ehr_scaling.analysis.report.plots import ACCENT, HERO, INK, MANY, MARKERS, MUTED, log_bar, log_ticks, shades
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
 from ehr_scaling.analysis.wording import count, decimal, known, percent, power
 
 CHANCE = (0, (1, 2))
@@ -34,7 +34,7 @@ def of_loss(task: Outcome) -> Figure:
             )  # fmt: skip
     handles = []
     if task.curve:
-        ink = MUTED if task.verdict.word == UNIDENTIFIED else INK
+        ink = INK if task.verdict.told else MUTED
         line = np.linspace(*task.curve.losses, 100)
         axes.fill_between(line, *task.curve.band(line), color=ink, alpha=0.13, lw=0, zorder=1)
         axes.plot(line, task.curve(line), color=ink, lw=1.6, zorder=2)

@@ -2,14 +2,6 @@
 (function () {
   const K = JSON.parse(document.getElementById("planner-data").textContent), P = K.panel;
   const panel = document.getElementById("panel");
-  const REASONS = [
-    "the law is unidentified: " + K.laws[0].reason,
-    "laws that forecast the held-out runs about equally well disagree here by more than " + 100 * K.tolerance + " %",
-    "the joint law and the line through the IsoFLOP optima disagree about the best size beyond their intervals",
-    "beyond the runs nothing tells how far off the law is: too few budgets to hold any out",
-    "the loss has no interval", "the best size lies further from the runs than a law can be asked",
-    "the size is not told: its interval spans more than a factor of " + K.wide,
-  ];
 
   function count(x) {
     for (const [size, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
@@ -95,9 +87,8 @@
   function update() {
     const tokens = !data ? Infinity : P.patients ? data.value() / P.patients * P.tokens[1] : data.value();
     const found = plan(K, compute.value(), tokens, passes ? passes.value() : Infinity);
-    const refused = REASONS.filter((_, i) => found.refused[i]);
-    if (refused.length) {
-      const why = refused[0][0].toUpperCase() + refused[0].slice(1);
+    if (found.refused.length) {
+      const why = found.refused[0][0].toUpperCase() + found.refused[0].slice(1);
       outcome.replaceChildren(element("p", {}, element("span", {class: "chip bad"}, "no plan"), ` ${why}.`));
       return;
     }

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.isoflop import isoflop, parabola
 from ehr_scaling.analysis.isoflop.power_laws import PowerLaw
-from ehr_scaling.analysis.report.results import Results
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
+from ehr_scaling.analysis.report.results import Results, residuals
 from ehr_scaling.analysis.wording import count, known, percent, power
 
 INK, MUTED, RULE, ACCENT = "#1d2733", "#66727f", "#d9dee4", "#c2410c"
@@ -240,7 +240,7 @@ def joint_fit(results: Results) -> Figure:
     assert law is not None
     colours, seeds = budget_colours(results)[table.group], _seeds(table.seed)
     axes.axhline(0, color=MUTED, lw=1)
-    for i, error in enumerate(100 * np.expm1(law.residuals)):
+    for i, error in enumerate(100 * np.expm1(residuals(results))):
         axes.plot(table.N[i], error, MARKERS[seeds[i] % len(MARKERS)], color=colours[i], ms=5.5, alpha=0.85)
     axes.set_xscale("log")
     _counts(axes.xaxis)
@@ -332,7 +332,7 @@ def _band(axes: Axes, law: PowerLaw, results: Results) -> None:
         axes.text(0.5, 0.5, f"no law: {len(law.C)} bracketed", transform=axes.transAxes, ha="center", color=MUTED)
         return
     C = _reach(results)
-    colour = MUTED if law.verdict.word == UNIDENTIFIED else INK
+    colour = INK if law.verdict.told else MUTED
     low, high = law.band(C, results.options.level)
     axes.fill_between(
         C, low, high, color=colour, alpha=0.13, lw=0, zorder=1, label=f"{percent(results.options.level)} band"

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.identifiability import Identifiability, Profile
 from ehr_scaling.analysis.report.plots import ACCENT, INK, MUTED, log_ticks
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Floats
 from ehr_scaling.analysis.wording import count, known, percent, power, significant
 
 COLUMNS = 4
@@ -74,7 +74,7 @@ def _panel(axes: Axes, profile: Profile) -> None:
     _ticks(axes, profile, log)
     where = f" at {power(profile.C, 2)}" if profile.C else ""
     name = GREEK.get(profile.name, profile.name) + ("*" if profile.C else "")
-    axes.set_title(f"{name}{where}", color=ACCENT if profile.verdict.word == UNIDENTIFIED else INK, fontsize=9.5)
+    axes.set_title(f"{name}{where}", color=INK if profile.verdict.told else ACCENT, fontsize=9.5)
     axes.tick_params(labelsize=8)
 
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.forecast import holdout
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import (
     answer,
     checklist,
@@ -30,7 +32,6 @@ from ehr_scaling.analysis.report.limits import limits
 from ehr_scaling.analysis.report.results import Results, fit, silent, to_json
 from ehr_scaling.analysis.tables import curves, readers
 from ehr_scaling.analysis.tables.run_table import RunTable, describe
-from ehr_scaling.analysis.uncertainty import Floats, Options
 from ehr_scaling.artifacts import write_json, write_text
 
 Provenance = dict[str, Any] | Callable[[], dict[str, Any]] | None

@@ -8,29 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.compare import schedules
+from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
-from ehr_scaling.analysis.isoflop.sizes import LEAST
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
 from ehr_scaling.analysis.plan.record import Planner
 from ehr_scaling.analysis.repeats import repeated_data, repeats, worth_of_passes
-from ehr_scaling.analysis.tables import selection
+from ehr_scaling.analysis.tables import cells, selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
-from ehr_scaling.analysis.uncertainty import (
-    DOUBTFUL,
-    SUPPORTED,
-    UNIDENTIFIED,
-    Options,
-    Verdict,
-    doubted,
-    interval,
-    parameter_verdict,
-)
-from ehr_scaling.analysis.wording import percent, plural
+from ehr_scaling.analysis.wording import plural
+from ehr_scaling.analysis.words import Verdict, doubted
 
 SCHEMA = 1
 
@@ -121,7 +114,8 @@ def fit(
     say("fitting the joint laws and their bootstrap")
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     done = _plainly_fitted(forecaster)
-    laws = {name: law for name in joint_laws.FORMS if (law := done.get(name) or _law(name, table, options)) is not None}
+    alike = cells.average(table)
+    laws = {name: law for name in joint_laws.FORMS if (law := done.get(name) or _law(name, alike, options)) is not None}
     say("profiling what the runs tell of each number")
     lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
@@ -132,7 +126,7 @@ def fit(
         budgets=budgets,
         lines=lines,
         laws=laws,
-        identifiability=_identify(laws.get(rolling.selected), table, options),
+        identifiability=_identify(laws.get(rolling.selected), alike, options),
         rolling=rolling,
         planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared) if forecaster else None,
         conventions=conventions.fit(table, options, laws),
@@ -152,7 +146,7 @@ def fit(
 
 
 def _plainly_fitted(forecaster: extrapolation.Forecaster | None) -> dict[str, joint_laws.JointLaw]:
-    """The law that the forecaster fitted to all runs alike, with its draws, by name."""
+    """The law that the forecaster fitted to all cells alike, with its draws, by name."""
     if forecaster is None or forecaster.rolling.chosen not in joint_laws.FORMS:
         return {}
     return {forecaster.law.name: forecaster.law}
@@ -189,21 +183,21 @@ def _fits_of(
 
 def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     """The word beside N*, D*, L* of one budget."""
-    if budget.verdict != parabola.BRACKETED:
-        return Verdict(UNIDENTIFIED, budget.reason)
-    if budget.doubtful:
-        return Verdict(UNIDENTIFIED, budget.reason)
-    if budget.thin:
-        return Verdict(UNIDENTIFIED, f"{LEAST} sizes in the window leave too little to judge their noise by: run five")
-    if budget.failed > options.failed:
-        return Verdict(UNIDENTIFIED, f"{percent(budget.failed)} of the bootstrap draws put the vertex outside the grid")
-    return Verdict(DOUBTFUL, options.doubt) if options.doubt else Verdict(SUPPORTED, budget.reason)
+    bracketed = budget.verdict == parabola.BRACKETED and not budget.doubtful
+    found = words.budget(budget.reason, bracketed=bracketed, thin=budget.thin, failed=budget.failed, options=options)
+    return doubted(found, options.doubt) if options.doubt else found
 
 
 def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
     """N* of the joint law at this budget's compute; NaN without a law."""
     law = results.joint
     return np.nan if law is None else optimum.optimum(replace(law, draws=law.draws[:0]), budget.C, results.cost).N
+
+
+def residuals(results: Results) -> Floats:
+    """[n] log loss by the joint law, minus that of each run."""
+    assert results.joint is not None
+    return np.asarray(np.log(results.joint(results.table.N, results.table.D) / results.table.loss))
 
 
 def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[float, tuple[float, float], Verdict]]:
@@ -217,23 +211,17 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
     slopes = optimum.exponents(law, np.vstack([law.theta[None], good]), through, results.cost)
     for k, name in enumerate("ab"):
         bounds = interval(slopes[1:, k], law.level)
-        word = found[name][2]
-        if law.tied:
-            word = Verdict(UNIDENTIFIED, law.tied)
-        elif len(through) < 2:
-            word = Verdict(UNIDENTIFIED, "by the law, under two budgets have their best size among those run")
-        elif law.failed <= results.options.failed:
-            word = parameter_verdict(name, bounds, law.lowest, results.options.wide)
+        word = words.slope(bounds, law.apart, len(through), law.failed, results.options)
         found[name] = (float(slopes[0, k]), bounds, word)
     return doubted(found, results.options.doubt) if results.options.doubt else found
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
-    missing = Verdict(UNIDENTIFIED, f"{len(results.table)} runs; a joint law needs at least {joint_laws.LEAST_RUNS}")
+    missing = words.missing(f"a joint law needs {joint_laws.LEAST_RUNS} different sizes and lengths at least")
     loss = results.lines["L"].verdict
     if results.planner is not None and results.planner.repeating:
         again = "the runs saw their data again, and no law tells what that costs: beyond them the loss may fall less"
-        loss = Verdict(loss.word, f"{loss.reason}; {again}")
+        loss = loss.also(again)
     return {
         "a": results.lines["N"].verdict,
         "b": results.lines["D"].verdict,

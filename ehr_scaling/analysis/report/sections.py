@@ -5,9 +5,8 @@ import numpy as np
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola
 from ehr_scaling.analysis.report import plots
-from ehr_scaling.analysis.report.html import Noted, Raw, Table, formula, render
+from ehr_scaling.analysis.report.html import Chip, Noted, Raw, Table, formula, render
 from ehr_scaling.analysis.report.results import Results, budget_verdict, joint_optimum, parameters, verdicts
-from ehr_scaling.analysis.uncertainty import Verdict
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, signed, significant, span
 
 LAWS = {"N": "N* = k (C/C0)^a", "D": "D* = k (C/C0)^b", "L": "L* = E + k (C/C0)^c"}
@@ -26,8 +25,8 @@ def profiles(r: Results) -> Raw:
         word = budget_verdict(b, r.options)
         rows.append(
             [
-                power(b.C), Verdict(b.verdict, word.reason), count(b.N), span(b.N_interval, count),
-                Verdict(word.word, ""), _band(b.near), count(b.D), decimal(b.L), f"{len(b.rows)} ({b.sizes})",
+                power(b.C), Chip(b.verdict, word.reason), count(b.N), span(b.N_interval, count),
+                Chip(word.word), _band(b.near), count(b.D), decimal(b.L), f"{len(b.rows)} ({b.sizes})",
                 decimal(b.depth), f"{decimal(b.scatter, 4)} / {decimal(b.seed_noise, 4)}", percent(b.failed),
                 count(joint_optimum(r, b)),
             ]
@@ -114,7 +113,7 @@ def _laws(r: Results) -> Table:
     rows = [
         [name.capitalize(), FORMULAS[name], significant(law.objective, 4), decimal(exponents[name][0]),
          span(exponents[name][1]), decimal(found.error_percent.get(name), 2),
-         decimal(found.error_percent.get(name + extrapolation.LOCAL), 2), Verdict(law.verdict.word, ""),
+         decimal(found.error_percent.get(name + extrapolation.LOCAL), 2), Chip(law.verdict.word),
          _chosen(name, found)]
         for name, law in r.laws.items()
     ]  # fmt: skip
@@ -141,7 +140,7 @@ def sealed(r: Results, svg: str | None) -> Raw:
         return render("sealed.html", held=None)
     rows = [
         [x["run"], count(x["N"]), count(x["D"]), power(x["C"]), decimal(x["forecast"]), span((x["low"], x["high"])),
-         decimal(x["loss"]), f"{signed(100 * (x['forecast'] / x['loss'] - 1))} %", Verdict(x["word"], "")]
+         decimal(x["loss"]), f"{signed(100 * (x['forecast'] / x['loss'] - 1))} %", Chip(x["word"])]
         for x in sorted(h["rows"], key=lambda x: (x["N"], x["D"], x["run"]))
     ]  # fmt: skip
     header = ["Run", "N", "D", "C", "Forecast", "Interval", "Result", "Error", "Word"]
@@ -149,7 +148,7 @@ def sealed(r: Results, svg: str | None) -> Raw:
     optima = [
         [power(o["C"]), count(o["N"]), span((o["N_low"], o["N_high"]), count), count(o["result_N"]),
          span((o["result_N_low"], o["result_N_high"]), count), decimal(o["L"]), span((o["L_low"], o["L_high"])),
-         decimal(o["result_L"]), Verdict(o["verdict"], ""), Verdict(o["word"], o["reason"])]
+         decimal(o["result_L"]), Chip(o["verdict"]), Chip(o["word"], o["reason"])]
         for o in h["optima"]
     ]  # fmt: skip
     header = [

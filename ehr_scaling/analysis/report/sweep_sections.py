@@ -2,14 +2,14 @@
 
 from typing import Any
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.isoflop import rates
 from ehr_scaling.analysis.isoflop.parabola import rule
 from ehr_scaling.analysis.repeats import repeats
-from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
+from ehr_scaling.analysis.report.html import Chip, Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.report.sweep_plots import share
 from ehr_scaling.analysis.tables import selection
-from ehr_scaling.analysis.uncertainty import Verdict
 from ehr_scaling.analysis.wording import count, decimal, percent, signed, significant, span
 
 
@@ -25,7 +25,7 @@ def learning_rates(r: Results, svg: str | None) -> Raw:
         unit=unit,
         curves=found and _curves(r, found, unit),
         rule=rule("learning rate", rates.REACH),
-        near=rates.NEAR,
+        near=words.NEAR,
         choices=_choices(r),
         edges=sum(bool(cell["edge"]) for cell in r.tuning),
         how=selection.RULE,
@@ -38,7 +38,7 @@ def _curves(r: Results, found: rates.Rates, unit: str) -> Table:
     kinds, fractions = any(c.kind for c in found.curves), len({c.fraction for c in found.curves}) > 1
     rows = [
         [*([c.kind] if kinds else []), count(c.N), count(c.D), *([share(c.fraction)] if fractions else []),
-         len(set(c.x)), Verdict(c.fit.verdict, c.fit.reason), significant(c.fit.optimum),
+         len(set(c.x)), Chip(c.fit.verdict, c.fit.reason), significant(c.fit.optimum),
          span(c.fit.optimum_interval, significant), decimal(c.fit.lowest), percent(c.fit.failed)]
         for c in found.curves
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def _choices(r: Results) -> Table:
             f"{selection.LEVERS[k]} {', '.join(significant(v) for v in values)}" for k, values in cell["tried"].items()
         )
         levers = ", ".join(selection.LEVERS[k] for k in cell["edge"])
-        edge: Any = Noted(Verdict("edge", ""), levers) if levers else "no"
+        edge: Any = Noted(Chip("edge"), levers) if levers else "no"
         rows.append([count(cell["N"]), count(cell["D"]), decimal(cell["loss"]), best, edge, tried])
     return Table(["N", "D", "Loss", "Best", "At the edge", "Tried"], rows, words=(3, 4), long=(5,))
 
@@ -95,7 +95,7 @@ def branches(r: Results) -> Raw:
         return Raw("")
     rows = [
         [count(x["N"]), count(x["D"]), decimal(x["branch"], 4), decimal(x["cosine"], 4), signed(x["difference"], 4),
-         span(x["interval"], lambda v: signed(v, 4)), f"{x['branches']} / {x['cosines']}", Verdict(x["verdict"], "")]
+         span(x["interval"], lambda v: signed(v, 4)), f"{x['branches']} / {x['cosines']}", Chip(x["verdict"])]
         for x in (found.rows if found else ())
     ]  # fmt: skip
     header = ["N", "D", "Branch", "Cosine", "Difference", f"{percent(r.options.level)} interval", "Runs", "Word"]
@@ -105,6 +105,6 @@ def branches(r: Results) -> Raw:
         found=found,
         interval=span(found.interval, lambda v: signed(v, 4)) if found else "",
         table=Table(header, rows, words=(7,)),
-        apart=sum(row["verdict"] == "differs" for row in found.rows) if found else 0,
+        apart=sum(row["verdict"] == words.DIFFERS for row in found.rows) if found else 0,
         chance=1 - r.options.level,
     )

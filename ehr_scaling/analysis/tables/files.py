@@ -51,9 +51,7 @@ def read(path: Path) -> Columns:
     Raises: UserError naming the file, and the row where it applies.
     """
     if (reader := READERS.get(path.suffix.lower())) is None:
-        raise UserError(
-            f"--runs={path}: expected a directory of runs, a .csv, a .jsonl or a .parquet file (.tsv and .json too)"
-        )
+        raise UserError(f"--runs={path}: expected a directory of runs, or a .csv, .tsv, .jsonl, .json or .parquet file")
     return reader(path)
 
 

@@ -32,7 +32,9 @@ class BadRows:
         """Raises: UserError for the first of them, unless they may be dropped."""
         if self.rows and not self.drop:
             i = min(self.rows)
-            raise UserError(f"{self.place(i)}: {self.rows[i][1]} (or leave such rows out with --drop_bad_rows)")
+            raise UserError(
+                f"{self.place(i)}: {self.rows[i][1]} (launch.analyze and launch.compare --drop_bad_rows leave such out)"
+            )
 
 
 def numbers(
@@ -47,7 +49,7 @@ def numbers(
         unknown = np.array([cell is None or cell == "" for cell in values], bool)
         found = _converted(np.where(unknown, np.nan, cells), name, bad)
     if required:
-        bad.add(unknown, "nonfinite", lambda i: f"{name} is empty; every run needs N, D, C and loss")
+        bad.add(unknown, "nonfinite", lambda i: f"{name} is empty; every run needs it")
     mend = "leave out runs that diverged or mend the value"
     bad.add(~np.isfinite(found) & ~unknown, "nonfinite", lambda i: f"{name} is not finite; {mend}")
     low = found <= 0 if positive else found < 0

@@ -47,19 +47,25 @@ METRICS = {
 
 
 def read(
-    path: Path, columns: Mapping[str, str] | None = None, *, drop_bad_rows: bool = False, where: Iterable[str] = ()
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    drop_bad_rows: bool = False,
+    where: Iterable[str] = (),
+    per: str = "",
 ) -> RunTable:
     """Reads a directory of runs, or a file of them (`files.READERS`).
 
     columns: our name -> the file's name, for tables that call them otherwise than `columns.USUAL`; one of N, D and C
     may be said to follow from the other two (`columns.SIX_ND`). drop_bad_rows: leave out rows that cannot be used, with
-    a note, instead of refusing. where: conditions that rows must meet, see `columns.parse_where`.
+    a note, instead of refusing. where: conditions that rows must meet, see `columns.parse_where`. per: a column of the
+    file, tokens a unit, by which losses a token are multiplied.
     Raises: UserError naming the file, and the row and column where it applies.
     """
     if path.is_dir():
-        _of_a_file(columns or where)
+        _of_a_file(path, columns=columns, where=where)
         return read_directory(path, drop_bad_rows=drop_bad_rows)
-    return of_columns(_read(path), path.name, columns, drop_bad_rows=drop_bad_rows, where=where)
+    return of_columns(_read(path), path.name, columns, drop_bad_rows=drop_bad_rows, where=where, per=per)
 
 
 def read_groups(
@@ -72,7 +78,7 @@ def read_groups(
 ) -> dict[str, RunTable]:
     """As `read`, a table for each value of the column `by` of a file: several corpora in one table are not one law."""
     if path.is_dir():
-        _of_a_file(by)
+        _of_a_file(path, columns=columns, where=where, group_by=by)
     table, given = _read(path), checked(columns or {})
     names = named(table, given)
     table = chosen(table, parse_where(where), names, str(path))
@@ -89,6 +95,7 @@ def of_columns(
     *,
     drop_bad_rows: bool = False,
     where: Iterable[str] = (),
+    per: str = "",
 ) -> RunTable:
     """As `read`, of columns. source: what the report calls them."""
     given = checked(columns or {})
@@ -98,7 +105,8 @@ def of_columns(
     table = chosen(table, parse_where(where), names, source)
     six_nd = next((name for name, rule in SIX_ND.items() if given.get(name) == rule), "")
     found = {ours: table.values(theirs) for ours, theirs in names.items()}
-    return from_columns(found, source=source, where=table.place, six_nd=six_nd, drop_bad_rows=drop_bad_rows)
+    tokens = (per, table.values(per)) if per else None
+    return from_columns(found, source=source, where=table.place, six_nd=six_nd, per=tokens, drop_bad_rows=drop_bad_rows)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -112,15 +120,22 @@ def parse_columns(text: str) -> dict[str, str]:
     return checked(mapping)
 
 
-def _read(path: Path) -> Columns:
+def check_there(path: Path) -> None:
+    """Raises: UserError when there is no such file or directory."""
     if not path.exists():
         raise UserError(f"--runs={path}: no such file or directory")
+
+
+def _read(path: Path) -> Columns:
+    check_there(path)
     return files.read(path)
 
 
-def _of_a_file(asked: object) -> None:
-    if asked:
-        raise UserError("--columns, --where and --group_by are for a table in a file; a directory of runs needs none")
+def _of_a_file(path: Path, **flags: object) -> None:
+    if asked := [f"--{name}" for name, value in flags.items() if value]:
+        raise UserError(
+            f"{' and '.join(asked)}: for a table in a file, which {path}, a directory of runs, is not: leave that out"
+        )
 
 
 def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collection[str] = ()) -> RunTable:

@@ -166,6 +166,7 @@ def from_columns(
     source: str,
     where: Callable[[int], str] | None = None,
     six_nd: str = "",
+    per: tuple[str, Sequence[Any] | NDArray[Any]] | None = None,
     drop_bad_rows: bool = False,
     notes: Iterable[Note] = (),
     data: str = "",
@@ -174,7 +175,8 @@ def from_columns(
     """Builds the table from columns [n] by their names in `COLUMNS`; None and "" are unknown.
 
     where: how to name row i to the user ("runs.csv row 7"). six_nd: the one of N, D and C that follows from the other
-    two by C = 6 N D. drop_bad_rows: leave a row out, with a note, instead of refusing the table for it.
+    two by C = 6 N D. per: name and values [n] of a column of tokens a unit, by which losses a token are multiplied.
+    drop_bad_rows: leave a row out, with a note, instead of refusing the table for it.
     Raises: UserError for a cell that is no number, or one that is not finite and positive, and for rows in other units
     than most (`raw_columns.mixed_units`).
     """
@@ -190,6 +192,7 @@ def from_columns(
         found[name] = np.zeros(n, "<U1")
         if name in columns:
             found[name] = np.array(list(map(text, columns[name])), dtype=np.str_)
+    tokens = numbers(per[1], per[0], bad, required=True, positive=True) if per else np.ones(n)
     found["run"] = _named(found["run"], found["cell"])
     bad.check()
     N, D, C = found["N"], found["D"], found["C"]
@@ -197,6 +200,7 @@ def from_columns(
         if six_nd:
             derived = 6.0 * N * D if six_nd == "C" else C / 6.0 / (N if six_nd == "D" else D)
             found[six_nd] = numbers(derived, six_nd, bad)
+        found |= {name: found[name] * tokens for name in ("loss", "loss_se")}
         mixed_units(found["C"] / found["N"] / found["D"], bad)
     bad.check()
     left_out = [Note(str(found["run"][i]), *bad.rows[i]) for i in sorted(bad.rows)]

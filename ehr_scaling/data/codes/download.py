@@ -24,7 +24,7 @@ _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of a body
 _ATTEMPTS = 4
 _PAUSE = 1.0  # seconds before the second attempt; doubles each time
 _LARGEST = 64 << 20  # bytes of a zip or of its member: the real ones have 1 and 15 MB
-_BY_HAND = "or fetch the file by hand and give its folder with --code_maps=DIR"
+_BY_HAND = "or fetch the file by hand and give its folder to launch.prepare with --code_maps=DIR"
 
 
 class _Public(NamedTuple):

@@ -103,7 +103,9 @@ def run(
                 raise Preempted(preemption.SAVED)
         results = [done(u, workdir) if r is None and done else r for u, r in zip(units, results, strict=True)]
         if missing := [unit[0]["id"] for unit, result in zip(units, results, strict=True) if result is None]:
-            raise UserError(f"another process holds cell {missing[0]}: see --status, and run again when it has ended")
+            raise UserError(
+                f"another process holds cell {missing[0]}: see launch.sweep --status, and run again when it has ended"
+            )
         return cast(list[list[Any]], results)
     finally:
         bar.close()

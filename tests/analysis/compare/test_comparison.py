@@ -10,33 +10,21 @@ import pytest
 import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import recipe as table
 
 from configs import base
 from ehr_scaling.analysis.compare import comparable, comparison, frontiers, loss_to_loss
 from ehr_scaling.analysis.compare.comparable import Common
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells
 from ehr_scaling.training import checkpoint
 
 FEW = Options(draws=100)
-
-
-def table(multiple=1.0, seed=0, noise=0.005, budgets=5, sizes=6, **changes):
-    """Runs of which each is as good as one of the known law with 1 / multiple of the compute, sqrt in N and in D.
-
-    sizes: of each budget; with three none is bracketed.
-    """
-    rng = np.random.default_rng(seed)
-    rows = simulated.rows(budgets=budgets, sizes=sizes, seeds=12 // sizes, noise=0)
-    for r in rows:
-        r["loss"] = simulated.loss(r["N"] / multiple**0.5, r["D"] / multiple**0.5)
-        r["loss"] *= np.exp(noise * rng.standard_normal())
-        r.update(changes)
-    return from_rows(rows, source="made up")
 
 
 @pytest.mark.parametrize(("sizes", "kind"), [(6, frontiers.OPTIMA), (3, "joint law")])
@@ -241,8 +229,38 @@ def test_tables_are_compared_by_a_column_that_both_have(tmp_path):
     lines.write_text("\n".join(json.dumps({**r, "loss_per_event": 4.0}) for r in ROWS))
     assert comparable.read((a, lines)).unit == "event"
     bad = write(tmp_path / "bad.csv", [{**r, "tokens_per_event": -1} for r in ROWS])
-    with pytest.raises(UserError, match=r"bad\.csv row 2"):
+    with pytest.raises(UserError, match=r"bad\.csv row 2: tokens_per_event is -1"):
         comparable.read((a, bad))
+
+
+def test_rows_are_chosen_in_both_tables_and_bad_ones_left_out(tmp_path):
+    """The loss and the tokens a unit are of one row, whichever rows are left."""
+    rows = [{**r, "corpus": "notes", "val": r["loss"], "tokens_per_event": 2.0 + k} for k, r in enumerate(ROWS)]
+    for row in rows:
+        del row["loss"]
+    others = [{**row, "corpus": "labs", "val": 9.0} for row in rows]
+    a = write(tmp_path / "a.csv", others + rows)
+    b = write(tmp_path / "b.csv", [*rows[:1], {**rows[1], "tokens_per_event": "x"}, *rows[2:], *others])
+    asked = {"columns": {"loss": "val"}, "where": ["corpus=notes", "N<4e5"]}
+    with pytest.raises(UserError, match=r"b\.csv row 3: tokens_per_event is not a number"):
+        comparable.read((a, b), **asked)
+    common = comparable.read((a, b), **asked, drop_bad_rows=True)
+    np.testing.assert_allclose(common.a.loss, [2 * 3.0, 3 * 2.9, 4 * 2.8])
+    np.testing.assert_allclose(common.b.loss, [2 * 3.0, 4 * 2.8])
+    assert len(common.b.notes) == 1
+    with pytest.raises(UserError, match="no row is left by --where=corpus=genes"):
+        comparable.read((a, b), columns={"loss": "val"}, where=["corpus=genes"])
+
+
+def test_what_is_for_tables_is_refused_of_a_directory(tmp_path):
+    a, b = study(tmp_path / "a", "one"), study(tmp_path / "b", "two", OTHER)
+    table = write(tmp_path / "t.csv", [{**r, "loss": r["loss"], "n": r["N"], "tokens_per_event": 2.0} for r in ROWS])
+    for asked, flags in (({"where": ["N>1"]}, "--where"), ({"columns": {"N": "n"}}, "--columns")):
+        with pytest.raises(UserError, match=f"^{flags}: for a table in a file, which .*runs, a directory of runs"):
+            comparable.read((a, b), **asked)
+    with pytest.raises(UserError, match=r"^--where: for a table"):  # else A alone would be chosen from
+        comparable.read((table, b), where=["N>1"])
+    assert comparable.read((table, b), columns={"N": "n"}).unit == "event"
 
 
 def test_losses_a_token_are_not_compared_blindly(tmp_path):
@@ -251,7 +269,7 @@ def test_losses_a_token_are_not_compared_blindly(tmp_path):
         comparable.read((a, b))
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"--runs=.*absent\.csv: no such file"):
-        comparable.read((a, tmp_path / "absent.csv"), "token")
+        comparable.read((a, tmp_path / "absent.csv"))
 
 
 COUNTS = {"patients": 50, "tokens": 50 * 200, "events": 50 * 80, "patient_days": 50 * 1000.0}

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ehr_scaling.analysis.compare import loss_to_loss
 from ehr_scaling.analysis.compare.loss_to_loss import LINE, POWER
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 
 FEW = Options(draws=200)
 L1 = np.linspace(2, 4, 30)
@@ -47,7 +48,9 @@ def test_intervals_hold_a_known_law_and_new_models():
         _, low, high = law.forecast((at + 0.01 * rng.standard_normal((50, 3))).ravel())
         ahead.append(((low <= new.ravel()) & (new.ravel() <= high)).reshape(50, 3).mean(0))
     assert np.mean(held) > 0.8 and (np.mean(ahead, axis=0) > 0.88).all()
-    assert law.word(3.0) == SUPPORTED and law.word(1.5) == EXTRAPOLATED and law.word(np.nan) == UNIDENTIFIED
+    assert (
+        law.word(3.0).word == SUPPORTED and law.word(1.5).word == EXTRAPOLATED and law.word(np.nan).word == UNIDENTIFIED
+    )
 
 
 def test_where_no_bend_is_told_it_is_a_line_and_says_so():

@@ -70,5 +70,5 @@ def test_residuals_of_a_law_are_widened_by_the_parameters_it_took():
     assert choice.freedom(16, 6) == pytest.approx(np.sqrt(1.6))
     assert choice.freedom(6, 6) == pytest.approx(np.sqrt(6))  # as with one run left
     assert choice.widened(16, 6) == pytest.approx(np.sqrt(1.6) * stats.t.ppf(0.975, 10) / Z)
-    assert choice.equal_runs(np.ones(7)) == pytest.approx(7)
-    assert choice.equal_runs(np.array([1.0, 1.0, 0.0])) == pytest.approx(2)
+    assert choice.equal_cells(np.ones(7)) == pytest.approx(7)
+    assert choice.equal_cells(np.array([1.0, 1.0, 0.0])) == pytest.approx(2)

@@ -11,10 +11,11 @@ from scipy import stats
 from ehr_scaling import artifacts
 from ehr_scaling.analysis.forecast import holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import report, results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 

@@ -45,23 +45,6 @@ def test_misfit_far_from_the_best_loss_is_not_that_of_a_forecast():
     assert missed(table, residuals, np.where(far, 1e-4, 1.0))(table.C.max()) < 0.002
 
 
-def test_seeds_of_a_cell_are_no_neighbours_of_one_another():
-    table = simulated.table(budgets=6, sizes=6, seeds=3)
-    place = np.unique(table.N * 1e-3 + table.D, return_inverse=True)[1]
-    rng = np.random.default_rng(1)
-    own = [0.01 * rng.standard_normal(place.max() + 1)[place] for _ in range(40)]  # a cell's own, which seeds share
-    assert np.mean([missed(table, one)(table.C.max()) for one in own]) < 0.002
-
-
-def test_seeds_of_a_size_and_checkpoints_of_a_run_are_one_cell():
-    rows = simulated.rows(budgets=2, sizes=3, seeds=2)
-    assert len(np.unique(misfit.cells(from_rows(rows, source="x")))) == 6
-    # Two seeds that were both read twice: the four rows hang together through runs and places.
-    pair = [{**rows[0], "run": run, "D": D, "C": 6 * rows[0]["N"] * D} for run in "ab" for D in (1e5, 2e5)]
-    found = misfit.cells(from_rows([*pair, {**rows[4], "run": "c"}], source="x"))
-    assert found.tolist() == [0, 0, 0, 0, 1]
-
-
 def of_a_fit(table, values, parameters):
     """What a polynomial of so many parameters leaves of values [n], as a law's fit would."""
     x, z = np.log(table.N / table.N.mean()), np.log(table.D / table.D.mean())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ehr_scaling.analysis.forecast import extrapolation
-from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.analysis.options import Options
 from launch import simulated_studies
 
 

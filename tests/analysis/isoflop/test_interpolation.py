@@ -4,7 +4,7 @@ import simulated
 from scipy.interpolate import Akima1DInterpolator
 
 from ehr_scaling.analysis.isoflop import interpolation, isoflop
-from ehr_scaling.analysis.uncertainty import Options
+from ehr_scaling.analysis.options import Options
 
 U = np.arange(7) - 3.0
 

@@ -11,11 +11,12 @@ from scipy import stats
 from test_widths import study
 
 from ehr_scaling.analysis import small_sample
+from ehr_scaling.analysis.draws import spread
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, sizes, widths
 from ehr_scaling.analysis.isoflop.power_laws import Freedom
 from ehr_scaling.analysis.isoflop.widths import SeedEffect, Width
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options, spread
 
 FEW = Options(draws=100)
 MADE = {"noise": 0.003, "shared": 0.002, "own": 0.002, "apart": 0.002}

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import simulated
 
+from ehr_scaling.analysis.draws import of_cells
 from ehr_scaling.analysis.isoflop import isoflop, power_laws, sizes, widths
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options, of_cells
 
 FEW = Options(draws=200)
 

@@ -6,9 +6,9 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.joint import conventions, joint_laws, optimum
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import law_sections
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=100)
 HEAD = 2000  # tokens of the vocabulary

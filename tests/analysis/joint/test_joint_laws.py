@@ -7,9 +7,10 @@ import simulated
 from scipy.optimize import approx_fprime, minimize
 
 from ehr_scaling.analysis.joint import joint_fit, joint_laws
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 
 FEW = Options(draws=100)
 
@@ -178,14 +179,6 @@ def test_too_little_to_ask_five_parameters_of():
     assert joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, FEW) is None
     constant = np.full(20, 1e5)
     assert joint_laws.fit("chinchilla", constant, np.geomspace(1e5, 1e7, 20), np.linspace(3, 2, 20), None, FEW) is None
-
-
-def test_what_the_data_do_not_say_is_called_unidentified():
-    rng = np.random.default_rng(0)
-    N, D = np.geomspace(1e4, 1e6, 12), np.geomspace(1e6, 1e7, 12)
-    law = joint_laws.fit("chinchilla", N, D, 2 + 0.3 * rng.random(12), None, FEW)
-    assert law.verdict.word == UNIDENTIFIED
-    assert UNIDENTIFIED in {v.word for v in law.words(FEW).values()}
 
 
 def test_real_ladder_gives_the_published_exponents(real_data):

@@ -12,10 +12,11 @@ from scipy.optimize import minimize
 from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, likelihood
 from ehr_scaling.analysis.joint.identifiability import identify
 from ehr_scaling.analysis.joint.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import law_sections, profile_plots
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 
 QUICK = Options(draws=0)
 GRID = {"budgets": 6, "decades": 2.5, "sizes": 6, "seeds": 1}

@@ -12,9 +12,9 @@ from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.joint import joint_laws, optimum
 from ehr_scaling.analysis.joint.identifiability import identify
 from ehr_scaling.analysis.joint.joint_laws import ALPHA, BETA
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 TOP = 1e15
 

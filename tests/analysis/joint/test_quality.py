@@ -7,10 +7,10 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import law_sections
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.errors import UserError
 
 FEW = Options(draws=60)

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, ndtri
 
+from ehr_scaling.analysis.draws import interval
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, outcome_curve
 from ehr_scaling.analysis.outcomes.outcome_curve import INVERTED, SCALES, UNTOLD
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED, Options, interval
+from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import metrics, tasks
 from ehr_scaling.outcomes import predictions as predictions_of
@@ -153,7 +155,11 @@ def test_a_known_curve_is_recovered_with_intervals_that_hold_it():
             assert abs(centre - auroc_of(loss)) < 0.08 and low < centre < high
             inside.append(low <= auroc_of(loss) <= high)
     assert np.mean(inside) > 0.85
-    assert curve.word(3.0) == SUPPORTED and curve.word(2.0) == EXTRAPOLATED and curve.word(np.nan) == UNIDENTIFIED
+    assert (
+        curve.word(3.0).word == SUPPORTED
+        and curve.word(2.0).word == EXTRAPOLATED
+        and curve.word(np.nan).word == UNIDENTIFIED
+    )
 
 
 def test_exact_scores_give_the_parameters_back():
@@ -171,7 +177,7 @@ def test_no_dependence_and_an_inverted_one_are_called_so():
     patterns = [fitted(seed, slope=0.0)[0].pattern for seed in range(20)]
     assert patterns.count(UNTOLD) >= 17  # 5 % is what chance tells
     flat = next(c for c in (fitted(seed, slope=0.0)[0] for seed in range(20)) if c.pattern == UNTOLD)
-    assert flat.verdict.word == UNIDENTIFIED and flat.word(3.0) == UNIDENTIFIED
+    assert flat.verdict.word == UNIDENTIFIED and flat.word(3.0).word == UNIDENTIFIED
     inverted, _, _ = fitted(slope=-1.0)
     assert inverted.pattern == INVERTED and inverted.verdict.word == UNIDENTIFIED
     assert "lower loss ranks patients worse" in inverted.verdict.reason
@@ -258,7 +264,7 @@ def test_stored_predictions_are_resampled_together_with_the_baselines(tmp_path):
     curve = outcome.curve.sample(np.array([outcome.curve.losses[0]]))[:, 0]
     assert high - low < np.hypot(np.subtract(*interval(curve, 0.95)), alone["high"] - alone["low"])
     auroc, low, high = outcome.forecast(np.array([3.0]))
-    assert low < auroc < high and outcome.word(3.0) == SUPPORTED and outcome.word(1.0) == EXTRAPOLATED
+    assert low < auroc < high and outcome.word(3.0).word == SUPPORTED and outcome.word(1.0).word == EXTRAPOLATED
     text = json.dumps(downstream.to_json(outcome))
     assert "NaN" not in text and json.loads(text)["curve"]["form"] == outcome.curve.form
 
@@ -277,7 +283,7 @@ def test_missing_predictions_fall_back_openly(tmp_path):
     (without,) = downstream.read(tmp_path / "b", table.take(np.arange(6)), FEW, table.cell)
     assert without.curve is None and without.verdict.word == UNIDENTIFIED
     assert "3 scored cells; at least 5" in without.verdict.reason
-    assert np.isnan(without.forecast(np.array([3.0]))).all() and without.word(3.0) == UNIDENTIFIED
+    assert np.isnan(without.forecast(np.array([3.0]))).all() and without.word(3.0).word == UNIDENTIFIED
 
 
 def test_scores_without_any_interval_are_unidentified(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import outcome_curve, sigmoid
-from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=400)
 

@@ -8,10 +8,10 @@ from scipy import stats
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.optimum import cost_of, optimum, proportional
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import next_runs
 from ehr_scaling.analysis.plan.record import Planner, Sizing
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 OPTIONS = Options(draws=300)
 AT = 1e15  # two and a half decades beyond the runs

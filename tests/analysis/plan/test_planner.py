@@ -14,6 +14,7 @@ import simulated
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint.optimum import optimum
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import outcome_curve
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis, planner, record
@@ -22,7 +23,7 @@ from ehr_scaling.analysis.repeats import effective_data
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
-from ehr_scaling.analysis.uncertainty import UNIDENTIFIED, Options, Verdict
+from ehr_scaling.analysis.words import UNIDENTIFIED, Verdict
 
 SCRIPT = Path(planner.__file__).with_suffix(".js")
 RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
@@ -93,8 +94,7 @@ def test_the_size_is_refused_where_the_ways_to_it_disagree(known):
     apart = {**line, "log_k": line["log_k"] + 2.0, "draws": [[k + 2.0, slope] for k, slope in line["draws"]]}
     other = replace(known, sizing=replace(known.sizing, line=apart))
     made = planner.plan(other, 1e15, np.inf, 1)
-    (reason,) = made.refused
-    assert "ways to the best size disagree" in reason and ISOFLOP in reason
+    assert any("ways to the best size disagree" in reason and ISOFLOP in reason for reason in made.refused)
     # Between bracketed budgets the interval holds both, and nothing is refused.
     made = planner.plan(other, 1e12, np.inf, 1)
     assert not made.refused and made.N_interval[0] < simulated.optimum(1e12) < made.N_interval[1] / 3
@@ -361,6 +361,15 @@ def test_a_record_gives_the_plan_again(known):
         assert one == other
 
 
+def by_the_page(file, C, tokens, passes):
+    code = (
+        f"const {{plan}} = require({str(SCRIPT)!r});"
+        f"const K = JSON.parse(require('fs').readFileSync({str(file)!r}));"
+        f"const found = plan(K, {C}, {script(tokens)}, {script(passes)}); console.log(JSON.stringify(found))"
+    )
+    return json.loads(subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the page's script")
 @pytest.mark.parametrize(
     ("law", "repeats"), [("auto", None), ("kaplan", None), ("chinchilla", PENALTY), ("chinchilla", EFFECTIVE)]
@@ -372,14 +381,10 @@ def test_the_page_computes_the_same(law, repeats, tmp_path):
         known = replace(known, seen={**known.seen, "passes": (np.nan, np.nan)})
     file = tmp_path / "planner.json"
     file.write_text(json.dumps(plain(plan_basis.to_json(known))))
-    for C, tokens, passes in ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1), (1e13, np.inf, np.inf)):
+    asked = ((1e12, 1e9, 1), (1e14, 1e7, 4), (1e15, 1e5, 1), (1e13, np.inf, np.inf), (1e20, np.inf, np.inf))
+    for C, tokens, passes in asked:
         made = planner.plan(known, C, tokens, passes)
-        code = (
-            f"const {{plan}} = require({str(SCRIPT)!r});"
-            f"const K = JSON.parse(require('fs').readFileSync({str(file)!r}));"
-            f"const found = plan(K, {C}, {script(tokens)}, {script(passes)}); console.log(JSON.stringify(found))"
-        )
-        found = json.loads(subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True).stdout)
+        found = by_the_page(file, C, tokens, passes)
         for name in ("N", "D", "passes", "loss", "loss_interval", "N_interval", "band", "batch", "rate"):
             np.testing.assert_allclose(found[name], getattr(made, name), rtol=1e-9)
         assert found["data"] == made.data
@@ -390,5 +395,42 @@ def test_the_page_computes_the_same(law, repeats, tmp_path):
         for name in ("auroc", "interval"):
             np.testing.assert_allclose(found["outcomes"]["death"][name], made.outcomes["death"][name], rtol=1e-9)
         assert found["outcomes"]["death"]["word"] == made.outcomes["death"]["word"]
-        assert any(found["refused"]) == bool(made.refused)
+        refused = dict(zip(found["refused"], made.refused, strict=True))
+        assert all(told == line or told.startswith(f"{line}: ") for line, told in refused.items())
         assert found["extrapolated"] == (made.words["loss"].word == "extrapolated")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the page's script")
+@pytest.mark.parametrize(
+    ("C", "how", "said"),
+    [
+        (1e15, "a line elsewhere", "the ways to the best size disagree"),
+        (1e15, "no drift", "beyond the runs nothing tells"),
+        (1e15, "other laws", "equally well disagree by"),
+        (1e15, "not told", "the law is unidentified: wide"),
+        (1e40, "as it is", "further from the runs than a law"),
+    ],
+)
+def test_the_page_refuses_in_the_words_of_the_command(known, tmp_path, C, how, said):
+    found, sizing = known.forecaster, known.sizing
+    first, *others = found.laws
+    match how:
+        case "a line elsewhere":
+            draws = [[level + 5, slope] for level, slope in sizing.line["draws"]]
+            known = replace(known, sizing=replace(sizing, line={**sizing.line, "draws": draws}))
+        case "no drift":
+            known = replace(known, forecaster=replace(found, rolling=replace(found.rolling, drift=np.nan)))
+        case "other laws":
+            far = replace(first, theta=first.theta + 0.1 * (np.arange(len(first.theta)) == 0))
+            rolling = replace(found.rolling, close=[*found.rolling.close[:1], "another"])
+            known = replace(known, forecaster=replace(found, laws=(first, far), rolling=rolling))
+        case "not told":
+            unknown = replace(first, verdict=Verdict(UNIDENTIFIED, "wide"))
+            known = replace(known, forecaster=replace(found, laws=(unknown, *others)))
+    file = tmp_path / "planner.json"
+    file.write_text(json.dumps(plain(plan_basis.to_json(known))))
+    made = planner.plan(known, C, np.inf, np.inf)
+    lines = by_the_page(file, C, np.inf, np.inf)["refused"]
+    assert any(said in line for line in lines)
+    for line, told in zip(lines, made.refused, strict=True):
+        assert told == line or told.startswith(f"{line}: ")

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import effective_data
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 
 # Of unrepeated C4 (Muennighoff et al. 2023, appendix A)
 BASE = {

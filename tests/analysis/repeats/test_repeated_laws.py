@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
 from ehr_scaling.analysis.joint import newton
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import effective_data, repeated_laws
 from ehr_scaling.analysis.repeats.repeated_laws import FORMS
-from ehr_scaling.analysis.uncertainty import SUPPORTED, UNIDENTIFIED, Options
+from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 
 NONE, FEW = Options(draws=0), Options(draws=100)
 BASE = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}

@@ -2,9 +2,9 @@ import pytest
 import simulated
 import sweeps
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import checklist, results
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 FEW = Options(draws=20)
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables.run_table import RunTable, from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 OPTIONS = Options(draws=24)

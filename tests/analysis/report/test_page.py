@@ -13,11 +13,12 @@ from matplotlib.colors import to_rgb
 from test_downstream import write_scores
 from test_planner import RECORDED, known_of
 
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
 from ehr_scaling.analysis.report import html, plan_section, plots, report
 from ehr_scaling.analysis.tables import curves
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options, Verdict
+from ehr_scaling.analysis.words import Verdict
 
 FEW = Options(draws=40)
 DESKTOP, PHONE = (1280, 900), (390, 844)

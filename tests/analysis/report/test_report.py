@@ -11,10 +11,8 @@ import pytest
 import simulated
 from test_downstream import write_scores
 
-from ehr_scaling.analysis.isoflop import isoflop
-from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import plots, report
-from ehr_scaling.analysis.uncertainty import Options
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 
@@ -236,18 +234,3 @@ def test_a_report_for_each_corpus(tmp_path):
     for name, corpus in (("notes", "notes"), ("labs_icu", "labs/icu")):
         data = json.loads((tmp_path / "out" / name / "laws.json").read_text())["data"]
         assert (data["runs"], data["source"]) == (8, f"t.csv, corpus {corpus}")
-
-
-def test_the_flags_name_every_law_and_curve():
-    """They stand in the command so that its first line need not wait for what fits."""
-    code = """
-import json
-from launch.analyze import LAWS, METHODS, flags
-names = ("draws", "bootstrap_seed", "isoflop", "near", "window", "law")
-print(json.dumps([LAWS, METHODS, [flags.FLAGS[name].default for name in names]]))
-"""
-    root = Path(__file__).resolve().parents[3]
-    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
-    own = Options()
-    defaults = [own.draws, own.seed, own.isoflop, own.near, own.window, own.law]
-    assert json.loads(said) == [[AUTO, *FORMS], [*isoflop.METHODS], defaults]

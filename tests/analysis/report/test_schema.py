@@ -14,11 +14,11 @@ from pyarrow import parquet
 from scipy.special import expit
 
 from ehr_scaling.analysis.joint import quality
+from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes.predictions import COLUMNS, Predictions
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.uncertainty import Options
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "laws.md"
 

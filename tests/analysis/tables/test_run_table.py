@@ -122,7 +122,9 @@ def test_other_bad_input(tmp_path):
         readers.read(write(tmp_path, '{"N":1,"D":1,"C":1,"loss":1}\n{"N":\n', "runs.jsonl"))
     with pytest.raises(UserError, match="no such file"):
         readers.read(tmp_path / "absent.csv")
-    with pytest.raises(UserError, match=r"expected a directory of runs, a \.csv, a \.jsonl or a \.parquet"):
+    with pytest.raises(
+        UserError, match=r"expected a directory of runs, or a \.csv, \.tsv, \.jsonl, \.json or \.parquet"
+    ):
         readers.read(write(tmp_path, "x", "runs.txt"))
     with pytest.raises(UserError, match="should read ours=theirs"):
         readers.parse_columns("N")

@@ -219,7 +219,9 @@ def _files(
     wanted = (known - optional | asked) - without
     ed_folder = Path(ed) if ed is not None else raw
     if ed is not None and not (ed_folder / "ed").is_dir():
-        raise UserError(f"{ed_folder} holds no folder ed/: --ed must be the folder of a release of MIMIC-IV-ED")
+        raise UserError(
+            f"{ed_folder} holds no folder ed/: --config.data.ed must be the folder of a release of MIMIC-IV-ED"
+        )
     files: dict[str, Path] = {}
     for table in sorted((wanted | extra - without) | set(_LOOKUPS) | {_GSN_TABLE}):
         path = mimic_read.find(ed_folder if table.startswith("ed/") else raw, table)

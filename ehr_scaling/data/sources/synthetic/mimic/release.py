@@ -107,9 +107,9 @@ def write(
     if not 0 < fraction <= 1:
         raise UserError(f"--fraction={fraction} must be above 0 and at most 1, the size of MIMIC-IV 3.1")
     if seed < 0:
-        raise UserError(f"--seed={seed} must not be negative")
+        raise UserError(f"--config.data.seed={seed} must not be negative")
     if unknown := sorted(set(tables) - set(TABLES)):
-        raise UserError(f"--tables: no table is called {unknown[0]}: take some of {', '.join(TABLES)}")
+        raise UserError(f"no table of MIMIC-IV is called {unknown[0]}: take some of {', '.join(TABLES)}")
     if out.exists() and not (out / artifacts.RECORD).is_file():
         if not out.is_dir() or any(out.iterdir()):
             raise UserError(f"{out} holds something else: give a folder that is new or empty")

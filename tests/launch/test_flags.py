@@ -1,0 +1,129 @@
+"""An error names flags that the command has."""
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import launch
+from ehr_scaling.data.sources.meds import dataset
+from ehr_scaling.errors import NO_MEMORY, UserError
+from launch import common
+from launch.predict import NAMES
+
+ROOT = Path(launch.__file__).parents[1]
+COMMANDS = [
+    path
+    for path in sorted((ROOT / "launch").glob("*.py"))
+    if re.search(r"^    (common\.)?run\(main", path.read_text(), re.M)
+]
+FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)(\.\w+)*")
+OF_OTHERS = re.compile(r"launch\.\w+[^;:]*")  # "... launch.sweep --status": the flag is that command's
+
+
+@pytest.fixture(scope="module")
+def flags():
+    """{command: names of its flags}, absl's own among them. All at once: most of their time is their imports."""
+    code = "import sys; sys.argv = [sys.argv[1]]; import {0}; from absl import flags; print(*flags.FLAGS)"
+    running = {
+        path.stem: subprocess.Popen(
+            [sys.executable, "-c", code.format(f"launch.{path.stem}"), str(path)], stdout=subprocess.PIPE, text=True
+        )
+        for path in COMMANDS
+    }
+    return {name: set(process.communicate(timeout=300)[0].split()) for name, process in running.items()}
+
+
+@functools.cache
+def imports(file):
+    """Files of this repository that a file imports; a package stands for all that it may import by name."""
+    found = set(file.parent.rglob("*.py")) if file.parts[-2:] == ("sources", "__init__.py") else set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
+        for place in (ROOT.joinpath(*name.split(".")) for name in names):
+            found |= {p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()}
+    return found
+
+
+def reached(path):
+    """A file, what it imports, and so on."""
+    found, waiting = set(), [path]
+    while waiting:
+        if (file := waiting.pop()) not in found:
+            found.add(file)
+            waiting += imports(file)
+    return found
+
+
+def messages(file):
+    """What a file says in errors, with "…" for what is filled in: strings of sentences, not of style sheets."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            for part in ast.walk(node.exc):
+                if isinstance(part, ast.JoinedStr):
+                    yield "".join(v.value if isinstance(v, ast.Constant) else "…" for v in part.values)
+                elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
+
+
+def test_errors_name_flags_of_the_command(flags):
+    """Every flag in an error is one of some command that reaches it; of the only one, where it is one."""
+    assert set(flags) >= {"analyze", "compare", "plan", "predict", "study", "train"}
+    by_file = defaultdict(set)
+    for path in COMMANDS:
+        for file in reached(path):
+            by_file[file].add(path.stem)
+    seen, unknown = 0, []
+    for file, commands in sorted(by_file.items()):
+        for message in messages(file):
+            own = FLAG.findall(OF_OTHERS.sub("", message))
+            seen += len(own)
+            unknown += [
+                (str(file.relative_to(ROOT)), name, message)
+                for name, _ in own
+                if not any(name in flags[command] for command in commands)
+            ]
+    assert not unknown and seen > 100
+
+
+def test_names_of_flags_elsewhere_lead_to_flags(flags):
+    assert {name for ours in NAMES.values() for name, _ in FLAG.findall(ours)} <= flags["predict"]
+    assert "config" not in flags["predict"] and "config" not in flags["train"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("lower --config.outcome.new_tokens or raise --config.data.context",
+         "lower --new_tokens or raise config.data.context of the study"),
+        ("take another --workdir, or delete it", "take another --out, or delete it"),
+        ("take the --workdir it was trained in", "take the --model it was trained in"),
+        ("or take --config.workers=1", "or take --workers=1"),
+        ("give their folder with --raw=DIR", "give their folder with --data=DIR"),
+        ("change --config.data.splits.", "change config.data.splits of the study."),
+        ("--config.training.mesh.tensor=3: take 2", "config.training.mesh.tensor=3 of the study: take 2"),
+        (NO_MEMORY, f"{NO_MEMORY}: fewer --copies or --new_tokens"),
+    ],
+)  # fmt: skip
+def test_a_command_without_a_config_says_what_it_has(monkeypatch, said, told):
+    monkeypatch.setattr(common.flags, "FLAGS", {})
+    assert common.own_flags(said, NAMES) == told
+    monkeypatch.setattr(common.flags, "FLAGS", {"config": None})
+    more = ": --config.workers=1, --config.training.microbatch=1" if said == NO_MEMORY else ""
+    assert common.own_flags(said, {}) == said + more
+
+
+def test_a_tuple_of_the_config_is_a_list_in_a_flag(monkeypatch):
+    with pytest.raises(UserError) as told:
+        dataset._check_families([{"LAB": [10**6, 10**6, "no value"]}], "meds", ())
+    monkeypatch.setattr(common.flags, "FLAGS", {})
+    said = common.own_flags(str(told.value), NAMES)
+    assert said.endswith("with --may_lose=LAB") and "--dialect=" in said and "config" not in said
