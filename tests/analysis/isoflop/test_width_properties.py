@@ -335,7 +335,7 @@ def test_draws_that_lose_too_many_vertices_have_failed():
 
 def test_a_line_is_extrapolated_on_either_side_of_its_budgets():
     law = power_laws.fit(isoflop.fit(study(3, noise=0.001), FEW), FEW)["N"]
-    assert [law.word(C) for C in (law.C[0] / 2, law.C[0], law.C[-1], 2 * law.C[-1])] == [
+    assert [law.word(C).word for C in (law.C[0] / 2, law.C[0], law.C[-1], 2 * law.C[-1])] == [
         "extrapolated", "supported", "supported", "extrapolated",
     ]  # fmt: skip
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, likelihood
 from ehr_scaling.analysis.joint.identifiability import identify
 from ehr_scaling.analysis.joint.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
@@ -275,7 +276,7 @@ def test_a_bootstrap_that_is_wider_or_narrower_is_told():
     )
     reading = identifiability._Reading("alpha", np.exp, 1)
     for half, times in ((0.1, None), (0.25, "2.5"), (0.04, "0.4")):
-        told = identifiability._profile(reading, curve, (-1 - half, -1 + half), True, QUICK).verdict
+        told = identifiability._profile(reading, curve, (-1 - half, -1 + half), words.at(None), QUICK).verdict
         assert told.word == SUPPORTED and ((f"{times} times as wide" in told.reason) == bool(times))
 
 

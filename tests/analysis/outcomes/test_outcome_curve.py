@@ -70,7 +70,7 @@ def test_forms_disagree_beyond_the_losses_on_either_side_and_nowhere_else():
         assert (b > a * 1.01) == wider
         a, b = (np.ptp(c.forecast(at, noise=False)[1:]) for c in (alone, both))
         assert (b > a * 1.01) == wider
-        assert both.word(loss) == ("extrapolated" if wider else "supported")
+        assert both.word(loss).word == ("extrapolated" if wider else "supported")
 
 
 def test_forms_nearly_as_good_are_in_the_running():
