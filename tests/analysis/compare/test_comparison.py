@@ -17,6 +17,7 @@ from ehr_scaling.analysis.compare import comparable, comparison, frontiers, loss
 from ehr_scaling.analysis.compare.comparable import Common
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.optimum import cost_of, optimum
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
@@ -74,6 +75,8 @@ def test_draws_of_two_tables_are_not_paired_by_accident_and_wide_ones_tell_nothi
     own = table(1, 0, sizes=3)
     m = comparison.multiplier(own, own, FEW)
     assert m.value == pytest.approx(1) and m.interval[0] < 0.99 and m.interval[1] > 1.01
+    losses = [row["loss"] for row in m.rows]
+    assert losses == sorted(losses, reverse=True) and m.value == m.rows[-1]["multiplier"]
     for high, word in ((9.9, SUPPORTED), (10.1, UNIDENTIFIED)):
         assert comparison._judge(replace(m, interval=(1.0, high)), FEW).word == word
 
@@ -84,6 +87,16 @@ def test_the_least_loss_between_optima_is_as_unsure_as_they_are():
     C = np.sqrt(fits[1].C * fits[2].C)
     plain, wider = (np.std(frontiers.of_optima(each).curve(np.array([C]))[1:]) for each in (fits, wide))
     assert wider == pytest.approx(3 * plain, rel=0.05)
+
+
+def test_the_least_loss_at_a_compute_is_that_of_the_best_size_under_counted_compute():
+    rows = [{**r, "C": r["C"] * (1 + 3e4 / r["N"] ** 0.8)} for r in simulated.rows(budgets=5, seeds=1, decades=2.5)]
+    counted = from_rows(rows, source="small models spend most on the head")
+    law = joint_laws.fit("chinchilla", counted.N, counted.D, counted.loss, None, Options(draws=0))
+    (side, _) = frontiers.of_laws([law, law], (counted, counted))
+    C = np.geomspace(*side.C, 5)[1:4]
+    expected = [optimum(law, each, cost_of(counted)).L for each in C]
+    np.testing.assert_allclose(side.curve(C)[0], expected, rtol=1e-3)
 
 
 def test_the_same_recipe_is_worth_the_same():
@@ -191,6 +204,12 @@ def test_only_runs_that_a_law_is_fitted_to_are_compared():
 
 
 # Units
+
+
+@pytest.mark.parametrize(("a", "b", "told"), [(90.0, 100.0, True), (100.0, 90.0, True), (100.0, 100.5, False)])
+def test_tokens_of_another_number_of_events_are_told(a, b, told):
+    made = [comparable.Measured("t", "e", {"tokens": 1e3, "events": events}) for events in (a, b)]
+    assert bool(comparable._other_events(made)) == told
 
 
 def write(path, rows):

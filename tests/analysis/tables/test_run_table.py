@@ -281,3 +281,11 @@ def test_a_large_table_is_read_by_columns(tmp_path):
     assert time.process_time() - begun < 2
     assert len(table) == n and table.clusters.max() == n // 100 - 1
     np.testing.assert_array_equal(table.N, N)
+
+
+def test_rows_without_a_run_belong_to_their_cell_and_without_that_to_themselves():
+    base = {"N": 1e5, "D": 1e7, "C": 6e12, "loss": 3.0}
+    rows = [{**base, "cell": "a"}, {**base, "cell": "a"}, {**base, "cell": "a", "run": "b"}, base, base]
+    table = from_rows(rows, source="x")
+    assert table.run.tolist() == ["a", "a", "b", "row 4", "row 5"]
+    assert len(np.unique(table.clusters)) == 4 and table.clusters[0] == table.clusters[1]
