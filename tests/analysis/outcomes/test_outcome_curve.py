@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes import outcome_curve, sigmoid
+from ehr_scaling.analysis.outcomes import downstream, outcome_curve, sigmoid
 
 FEW = Options(draws=400)
 
@@ -101,3 +101,11 @@ def test_no_model_weighs_more_than_four_times_the_median():
     weight = outcome_curve._weights(patients, 5)
     np.testing.assert_allclose(weight / weight[1], [4, 1, 1, 1 / 4, 1 / 16], rtol=0.15)
     assert weight.mean() == pytest.approx(1)
+
+
+def test_the_noise_between_seeds_is_pooled_over_cells():
+    rng = np.random.default_rng(8)
+    groups = [np.arange(2 * k, 2 * k + 2) for k in range(6)]
+    of_cell = np.repeat(0.1 * rng.standard_normal(6), 2)
+    found = [downstream._seed_noise(of_cell + 0.01 * rng.standard_normal(12), groups) for _ in range(300)]
+    assert np.sqrt(np.mean(np.square(found))) == pytest.approx(0.01, rel=0.1)

@@ -289,3 +289,9 @@ def test_rows_without_a_run_belong_to_their_cell_and_without_that_to_themselves(
     table = from_rows(rows, source="x")
     assert table.run.tolist() == ["a", "a", "b", "row 4", "row 5"]
     assert len(np.unique(table.clusters)) == 4 and table.clusters[0] == table.clusters[1]
+
+
+def test_passes_are_of_targets_without_padding_where_they_are_known():
+    base = {"N": 1e5, "D": 1e7, "C": 6e12, "loss": 3.0, "unique_tokens": 2e6}
+    rows = [base, {**base, "real_tokens": 8e6}, {**base, "real_tokens": 8e6, "passes": 3.0}]
+    assert from_rows(rows, source="x").passes.tolist() == [5.0, 4.0, 3.0]
