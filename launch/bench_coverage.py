@@ -4,9 +4,13 @@ Beside each design stands the standard error of a share. Rows of one design rest
 said of a parameter by bootstrap and by profile, and of a factor and its exponent, misses by chance together.
 """
 
+import multiprocessing
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 from absl import flags
@@ -21,6 +25,7 @@ from ehr_scaling.analysis.outcomes import outcome_curve
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.report.results import budget_verdict
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED
 from launch.rows import Row, row, seconds
@@ -124,34 +129,36 @@ def rows() -> Iterator[Row]:
     assert law is not None
     taken = seconds(lambda: identifiability.identify(law, runs, tuple(BUDGETS[-2:]), OPTIONS))
     yield row(f"profiles of 14 quantities, {len(runs)} runs", taken, "s", 2.0, False)
-    yield from _grid(6, 2)
-    yield from _grid(5, 1)
-    for k, study in enumerate(STUDIES):
-        yield from _study(study, k)
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        for sizes, seeds in ((6, 2), (5, 1)):
+            for kind in NOISES:
+                yield from _grid(kind, sizes, seeds, pool)
+        for k in range(len(STUDIES)):
+            yield from _study(k, pool)
 
 
 def auroc(loss: Floats) -> Floats:
-    return np.asarray(0.5 + 0.42 / (1 + np.exp(4 * (loss - 2.0))))
+    return np.asarray(0.5 + 0.42 / (1 + np.exp(1.5 * (loss - 3.5))))
 
 
-def _study(study: Study, number: int) -> Iterator[Row]:
+def _study(number: int, pool: Executor) -> Iterator[Row]:
     """Of what is called supported, beside how often that is; what is extrapolated without a target."""
     held: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for replicate in range(REPLICATES.value):
-        rng = np.random.default_rng([number, replicate])
-        for name, (word, value) in told(study, rng, replace(OPTIONS, seed=replicate)).items():
+    for found in pool.map(told, repeat(number), range(REPLICATES.value)):
+        for name, (word, value) in found.items():
             held[name, word].append(value)
     for (name, word), values in held.items():
-        label = f"{study.label}: {name} ({word} in {100 * len(values) / REPLICATES.value:.0f} %)"
+        label = f"{STUDIES[number].label}: {name} ({word} in {100 * len(values) / REPLICATES.value:.0f} %)"
         if word == SUPPORTED:
             yield _share(label, 100 * float(np.mean(values)))
         elif word == EXTRAPOLATED:
             yield row(label, 100 * float(np.mean(values)), "%")
 
 
-def told(study: Study, rng: np.random.Generator, options: Options) -> dict[str, tuple[str, float]]:
+def told(number: int, replicate: int) -> dict[str, tuple[str, float]]:
     """The word for each number of one simulated study, and whether its interval holds the truth, 0 or 1; of budgets
     the share of those that are supported."""
+    study, options, rng = STUDIES[number], replace(OPTIONS, seed=replicate), np.random.default_rng([number, replicate])
     runs, others = study.table(rng), study.table(rng)
     budgets = isoflop.fit(runs, options)
     line = windows.lines(runs, budgets, options)["N"]
@@ -204,22 +211,23 @@ def _plans(study: Study, runs: RunTable, rng: np.random.Generator, options: Opti
     return found
 
 
-def _grid(sizes: int, seeds: int) -> Iterator[Row]:
-    for kind, draw in NOISES.items():
-        rng = np.random.default_rng([sizes, seeds, list(NOISES).index(kind)])
-        held: dict[str, list[float]] = defaultdict(list)
-        for replicate in range(REPLICATES.value):
-            runs = table(draw(rng, len(BUDGETS) * sizes * seeds), sizes, seeds)
-            for name, value in covered(runs, replace(OPTIONS, seed=replicate)).items():
-                held[name].append(value)
-        chance = 100 * float(np.sqrt(0.95 * 0.05 / REPLICATES.value))
-        label = f"{len(BUDGETS)} budgets × {sizes} sizes × {seeds}, {kind} (± {chance:.1f})"
-        for name, values in held.items():
-            yield _share(f"{label}: {name}", 100 * float(np.mean(values)))
+def _grid(kind: str, sizes: int, seeds: int, pool: Executor) -> Iterator[Row]:
+    rng = np.random.default_rng([sizes, seeds, list(NOISES).index(kind)])
+    tables = (table(NOISES[kind](rng, len(BUDGETS) * sizes * seeds), sizes, seeds) for _ in range(REPLICATES.value))
+    held: dict[str, list[float]] = defaultdict(list)
+    for found in pool.map(covered, tables, range(REPLICATES.value)):
+        for name, value in found.items():
+            held[name].append(value)
+    chance = 100 * float(np.sqrt(0.95 * 0.05 / REPLICATES.value))
+    label = f"{len(BUDGETS)} budgets × {sizes} sizes × {seeds}, {kind} (± {chance:.1f})"
+    for name, values in held.items():
+        yield _share(f"{label}: {name}", 100 * float(np.mean(values)))
 
 
-def covered(runs: RunTable, options: Options) -> dict[str, float]:
+def covered(runs: RunTable, replicate: int) -> dict[str, float]:
     """Whether each interval holds the truth, 0 or 1; of predictions, the share that do."""
+    options = replace(OPTIONS, seed=replicate)
+    runs, raw = cells.average(runs), runs
     law = joint_laws.fit("chinchilla", runs.N, runs.D, runs.loss, runs.clusters, options)
     assert law is not None
     middle, top = float(np.sqrt(BUDGETS[3] * BUDGETS[4])), float(BUDGETS[-1])
@@ -237,7 +245,7 @@ def covered(runs: RunTable, options: Options) -> dict[str, float]:
         expected, drawn = loss(sizes, flops / (6 * sizes)), law.sample(sizes, flops / (6 * sizes))
         low, high = ends(drawn, options.level)
         shares[f"bootstrap, {name}"] = float(np.mean((low <= expected) & (expected <= high)))
-    budgets = isoflop.fit(runs, options)
+    budgets = isoflop.fit(raw, options)
     lines = power_laws.fit(budgets, options)
     shares["IsoFLOP, a"] = _holds(lines["N"].interval, TRUTH["a"])
     at = [_holds(b.N_interval, float(optimum(np.array(b.C)))) for b in budgets if np.isfinite(b.N)]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling.analysis import words
-from ehr_scaling.analysis.joint import optimum as joint_optimum
 from ehr_scaling.analysis.joint.joint_laws import LEAST_RUNS, JointLaw
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
@@ -135,13 +134,15 @@ class Fit:
         return [f"{note.run}: {note.text}" for note in self.results.doubts]
 
     def optimum(self, C: float) -> Answer:
-        """The best model at C FLOPs by `law`: N, D, and the loss there, with intervals of the run bootstrap."""
-        best, level = self._best(_positive("C", C)), self.results.options.level
+        """The best model at C FLOPs, with as many new tokens as it wants: N, D, and the loss there, of `plan`."""
+        known = self._planner()
+        made = planner.plan(known, _positive("C", C), np.inf, np.inf)
+        most, least = known.cost.tokens(np.array(made.N_interval), made.C)
         return Answer(
-            {"C": best.C, "N": best.N, "D": best.D, "loss": best.L},
-            {ours: best.interval(theirs, level) for ours, theirs in (("N", "N"), ("D", "D"), ("loss", "L"))},
-            level,
-            *self._word(best.C),
+            {"C": made.C, "N": made.N, "D": made.D, "loss": made.loss},
+            {"N": made.N_interval, "D": (float(least), float(most)), "loss": made.loss_interval},
+            self.results.options.level,
+            *(words.missing(made.refused[0]) if made.refused else made.words["N"]),
         )
 
     def forecast(self, N: float, D: float, C: float | None = None) -> Answer:
@@ -197,9 +198,6 @@ class Fit:
         head = f"{plural(len(self.table), 'run')} of {self.table.source}"
         doubts = [f"doubtful: {line}" for line in self.doubts[:5]]
         return "\n".join([head, summary(self.to_json()), *doubts])
-
-    def _best(self, C: float) -> joint_optimum.Optimum:
-        return joint_optimum.optimum(self.law, C, self.results.cost)
 
     def _planner(self) -> Planner:
         if self.results.planner is None:
