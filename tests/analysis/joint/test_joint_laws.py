@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simulated
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import approx_fprime, minimize, nnls
 
 from ehr_scaling.analysis.joint import joint_fit, joint_laws
 from ehr_scaling.analysis.options import Options
@@ -242,3 +242,25 @@ def test_draws_that_lost_a_term_are_in_no_interval():
     kept = law.draws[~lost][:, joint_laws.ALPHA : joint_laws.BETA + 1]
     assert law.failed == lost.mean() > 0.1 and ((low < kept) & (kept < high)).all()
     assert law.verdict.word == UNIDENTIFIED
+
+
+def test_checkpoints_do_not_make_up_for_runs():
+    rows = [{**r, "run": f"run {i % 7}"} for i, r in enumerate(simulated.rows(budgets=4, sizes=5, seeds=1))]
+    seven = from_rows(rows, source="x")
+    assert joint_laws.fit("chinchilla", seven.N, seven.D, seven.loss, seven.clusters, Options(draws=0)) is None
+    own = joint_laws.fit("chinchilla", seven.N, seven.D, seven.loss, None, Options(draws=0))
+    exponents = own.parameters
+    assert exponents["a"] + exponents["b"] == pytest.approx(1)
+    assert exponents["a"] * exponents["alpha"] == pytest.approx(exponents["b"] * exponents["beta"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_starts_are_the_least_squares_that_are_not_negative(seed):
+    rng = np.random.default_rng(seed)
+    by_N, by_D, target = rng.uniform(0.1, 1, (5, 12)), rng.uniform(0.1, 1, (4, 12)), rng.uniform(0, 1, 12) ** 4
+    (a, b), cost = joint_laws._non_negative(by_N, by_D, target)
+    for i in range(5):
+        for j in range(4):
+            expected, norm = nnls(np.stack([by_N[i], by_D[j]], 1), target)
+            np.testing.assert_allclose([a[i, j], b[i, j]], expected, atol=1e-9)
+            assert cost[i, j] == pytest.approx(norm**2)

@@ -127,3 +127,21 @@ def test_the_known_outliers_of_a_published_table(real_data):
     found = [n.run for n in quality.check(table, FEW) if n.code == "high_outlier"]
     highest = np.argsort(table.loss)[-5:]
     assert set(found) <= set(table.run[highest]) and len(found) == 4
+
+
+@pytest.mark.parametrize(("column", "times", "code"), [("C", 0.8, "off_budget"), ("C", 1.25, "off_budget")])
+def test_a_run_is_off_its_budget_on_either_side(column, times, code):
+    rows = [{**row, "budget": row["C"]} for row in simulated.rows(budgets=3, extra={"batch": 512})]
+    rows[4] = {**rows[4], column: rows[4][column] * times}
+    assert [n.run for n in notes(rows, code)] == [rows[4]["run"]]
+
+
+def test_small_differences_are_no_doubt():
+    """A loss half a per mille above the law, however little the runs scatter; a standard error of twice the usual."""
+    rows = simulated.rows(budgets=4, seeds=1, noise=0.0, extra={"batch": 512, "loss_se": 0.01})
+    for above, found in ((1.0005, []), (1.004, [rows[9]["run"]])):
+        off = [{**row, "loss": row["loss"] * (above if i == 9 else 1)} for i, row in enumerate(rows)]
+        assert [n.run for n in notes(off, "high_outlier")] == found
+    for se, found in ((0.02, []), (0.04, [rows[9]["run"]])):
+        off = [{**row, "loss_se": se if i == 9 else 0.01} for i, row in enumerate(rows)]
+        assert [n.run for n in notes(off, "loss_se")] == found
