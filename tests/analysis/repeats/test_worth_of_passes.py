@@ -190,3 +190,11 @@ def test_a_loss_is_extrapolated_below_the_runs_as_beyond_them_and_as_wide_as_wha
     _, low, high = r.forecast(*inside)
     missed = np.quantile(r.missed[r.selected], [0.025, 0.975])
     assert np.log(high / low) > np.ptp(missed)
+
+
+def test_seeds_of_a_point_are_in_one_fold(monkeypatch):
+    folds, held_out = [], repeated_data.repeated_laws.held_out
+    monkeypatch.setattr(repeated_data.repeated_laws, "held_out", lambda *args: folds.append(args[5]) or held_out(*args))
+    compare({name: np.repeat(v, 3) for name, v in columns(sizes=4, pools=3).items()})
+    for fold in folds:
+        assert (fold.reshape(-1, 3) == fold[::3, None]).all() and len(np.unique(fold)) == 10
