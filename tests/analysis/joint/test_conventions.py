@@ -9,6 +9,7 @@ from ehr_scaling.analysis.joint import conventions, joint_laws, optimum
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import law_sections
 from ehr_scaling.analysis.tables.run_table import from_rows
+from ehr_scaling.analysis.words import Verdict
 
 FEW = Options(draws=100)
 HEAD = 2000  # tokens of the vocabulary
@@ -113,3 +114,14 @@ def test_json_and_the_section(found):
     assert set(record[0]["joint"]) == {"a", "b", "intervals", "word", "reason"}
     page = law_sections.counting(list(found.values()))
     assert page.count("<tr>") == 13 and "no IsoFLOP profile" in page
+
+
+def test_conventions_whose_intervals_meet_do_not_differ():
+    def one(N, a, half):
+        exponent = {key: conventions.Exponent(a, (a - half, a + half)) for key in "ab"}
+        word = {method: Verdict("supported", "") for method in conventions.METHODS}
+        return conventions.Convention(N, "counted", "positions", exponent, exponent, word)
+
+    meet, apart = ([one("body", 0.4, half), one("all", 0.6, half)] for half in (0.11, 0.09))
+    assert "No two of the 2" in conventions.disagreement(meet)
+    assert "more apart than their intervals" in conventions.disagreement(apart)
