@@ -38,7 +38,7 @@ LEFT = 0.9  # cannot be asked of fewer
 class Rolling:
     """What rolling hold-outs of a table say.
 
-    Candidates are the laws of FORMS by name, each fitted to all runs alike, and again locally (`local_weights`).
+    Candidates are the laws of FORMS by name, each fitted to all cells alike, and again locally (`local_weights`).
     folds: JSON, one for each threshold: {above, decades: mean log10 of C over it, runs, bias_percent: {candidate: mean
     error}, error_percent: {candidate: mean |error|}}. error_percent: {candidate: mean over the folds}, empty without
     folds. chosen: the candidate to forecast with (`choice.chosen`). close: those nearly as good, the chosen one first.

@@ -69,7 +69,7 @@ def planner(
 
 
 def _all_alike(found: Forecaster, table: RunTable) -> tuple[JointLaw, ...]:
-    """The forms in the running, each fitted to all runs alike; draws of the first."""
+    """The forms in the running, each fitted to all cells alike; draws of the first."""
     names = list(dict.fromkeys(name.removesuffix(extrapolation.LOCAL) for name in found.rolling.close))
     each = [found.options if i == 0 else replace(found.options, draws=0) for i in range(len(names))]
     fits = [extrapolation.fit(name, table, options) for name, options in zip(names, each, strict=True)]
