@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= synthetic
 ARGS ?=
 
-.PHONY: setup study test lint bench clean
+.PHONY: setup study test lint bench mutants clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +30,9 @@ bench: setup
 	$(BIN)/python -m launch.bench training $(ARGS)
 	$(BIN)/python -m launch.bench outcomes $(ARGS)
 	$(BIN)/python -m launch.bench analysis $(ARGS)
+
+mutants: setup  # slips put into the analysis one by one: would its tests notice? (not in CI: half an hour)
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from ehr_scaling.analysis.draws import Floats, ends, normal_quantile
-from ehr_scaling.analysis.forecast import choice, misfit
+from ehr_scaling.analysis.draws import Floats, ends, normal_quantile, spread
+from ehr_scaling.analysis.forecast import choice, misfit, seeds
 from ehr_scaling.analysis.forecast.choice import NEAREST as NEAREST
 from ehr_scaling.analysis.forecast.misfit import Misfit
 from ehr_scaling.analysis.joint import joint_laws
@@ -38,7 +38,7 @@ LEFT = 0.9  # cannot be asked of fewer
 class Rolling:
     """What rolling hold-outs of a table say.
 
-    Candidates are the laws of FORMS by name, each fitted to all runs alike, and again locally (`local_weights`).
+    Candidates are the laws of FORMS by name, each fitted to all cells alike, and again locally (`local_weights`).
     folds: JSON, one for each threshold: {above, decades: mean log10 of C over it, runs, bias_percent: {candidate: mean
     error}, error_percent: {candidate: mean |error|}}. error_percent: {candidate: mean over the folds}, empty without
     folds. chosen: the candidate to forecast with (`choice.chosen`). close: those nearly as good, the chosen one first.
@@ -169,7 +169,8 @@ class Forecaster:
 
     laws: the chosen one first, then those close to it. top: the largest C of the runs. noise: [2] ends of the interval
     of a single run about the law, in log loss. misfit: what the law misses among its runs. widened: factor on the
-    spread of its draws, for the parameters that were fitted to the same runs (`choice.widened`).
+    spread of its draws, for the parameters that were fitted to the same runs (`choice.widened`). shared: in log loss,
+    by what its seeds share (`seeds.reach`).
     """
 
     laws: tuple[JointLaw, ...]
@@ -179,6 +180,7 @@ class Forecaster:
     options: Options
     misfit: Misfit = misfit.NONE
     widened: float = 1.0
+    shared: float = 0.0
 
     @property
     def law(self) -> JointLaw:
@@ -192,9 +194,10 @@ class Forecaster:
     def __call__(self, N: Floats, D: Floats, C: Floats, *, noise: bool = True) -> tuple[Floats, Floats, Floats]:
         """Loss, and the bounds of its interval at options.level; all [m], for N, D, C [m].
 
-        The interval holds the bootstrap of the law, the noise of a single run (`noise`), what the law misses among its
-        own runs, and, beyond the data, its drift with distance and what the laws in the running disagree by: each its
-        own, independent way of being off, so that on each side their reaches in log loss add up as squares.
+        The interval holds the bootstrap of the law, the noise of a single run (`noise`), what its seeds share, what it
+        misses among its own runs, and, beyond the data, its drift with distance and what the laws in the running
+        disagree by: each its own, independent way of being off, so that on each side their reaches in log loss add up
+        as squares.
         """
         central, draws = np.log(self.law(N, D)), np.log(self.law.sample(N, D))
         reaches = [np.full((2, len(N)), np.nan)]
@@ -203,7 +206,7 @@ class Forecaster:
         if noise:
             reaches.append(np.abs(self.noise)[:, None])
         off = np.hypot(self.misfit(C), self.beyond(N, D, C))
-        reaches.append(normal_quantile(self.options.level) * off[None])
+        reaches += [np.full((2, 1), self.shared), normal_quantile(self.options.level) * off[None]]
         low, high = np.sqrt(sum(reach**2 for reach in reaches))
         return np.exp(central), np.exp(central - low), np.exp(central + high)
 
@@ -211,8 +214,8 @@ class Forecaster:
         """[m] standard deviation of log loss that distance and disagreement add; 0 inside the data."""
         decades = np.maximum(np.log10(C / self.top), 0.0)
         apart = [np.abs(np.log(law(N, D) / self.law(N, D))) for law in self.laws[1:]]
-        spread = np.max(apart, axis=0) / 2 if apart else np.zeros(len(N))
-        return np.where(decades > 0, np.hypot(self.drift * np.maximum(decades, NEAREST), spread), 0.0)
+        between = np.max(apart, axis=0) / 2 if apart else np.zeros(len(N))
+        return np.where(decades > 0, np.hypot(self.drift * np.maximum(decades, NEAREST), between), 0.0)
 
 
 def forecaster(table: RunTable, options: Options) -> Forecaster | None:
@@ -235,7 +238,19 @@ def forecaster(table: RunTable, options: Options) -> Forecaster | None:
         options,
         misfit.misfit(law, table, nearness(table), equal),
         choice.widened(equal, parameters),
+        _shared(law, runs, weights(found.chosen, runs), equal),
     )
+
+
+def _shared(law: JointLaw, runs: RunTable, weight: Floats, equal: float) -> float:
+    """By seeds, at the best run of the largest compute; 0 without draws to put it together with."""
+    if not len(law.draws):
+        return 0.0
+    best = np.where(runs.C.max() <= runs.C * SPAN, runs.loss, np.inf).argmin()
+    drawn = float(spread(np.log(law.sample(runs.N[[best]], runs.D[[best]])))[0])
+    parameters = len(law.form.free)
+    freedom = max(equal - parameters, choice.FEWEST_LEFT)
+    return seeds.reach(runs, weight, drawn * choice.freedom(equal, parameters), freedom, law.level)
 
 
 def _noise(law: JointLaw, runs: RunTable, weight: Floats, level: float) -> Floats:

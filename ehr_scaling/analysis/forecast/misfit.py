@@ -8,12 +8,15 @@ variogram; Cressie 1993, section 2.4).
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.tables.run_table import RunTable
 
 KNOTS = 7  # levels of compute at which it is told
+MOST_NEAR, EQUALLY = 8, 1e-6  # of a cell's neighbours as near as the nearest, to that share of the distance
 WIDTH = 1 / 6  # of the range of log C: over which cells tell of one level
 
 
@@ -42,15 +45,22 @@ def misfit(law: JointLaw, table: RunTable, near: Floats, equal: float) -> Misfit
     """
     if len(table) < 2:
         return NONE
-    x, z, c, missed = np.log(table.N), np.log(table.D), np.log(table.C), law.residuals
-    apart = (x[:, None] - x) ** 2 + (z[:, None] - z) ** 2
-    np.fill_diagonal(apart, np.inf)
-    other = apart.argmin(1)
-    product, square = missed * missed[other], (missed**2 + missed[other] ** 2) / 2
+    c, missed = np.log(table.C), law.residuals
+    other, share = _neighbours(np.log(np.column_stack([table.N, table.D])))
+    product, square = missed * (share * missed[other]).sum(1), (missed**2 + (share * missed[other] ** 2).sum(1)) / 2
+    both = near * (share * near[other]).sum(1)
     levels = np.linspace(c.min(), c.max(), KNOTS)
-    share = near * near[other] * np.exp(-0.5 * ((levels[:, None] - c) / (WIDTH * max(np.ptp(c), 1e-9))) ** 2)
+    share = both * np.exp(-0.5 * ((levels[:, None] - c) / (WIDTH * max(np.ptp(c), 1e-9))) ** 2)
     share /= share.sum(1, keepdims=True)
     here = 1 / (share**2).sum(1)
     taken = min(len(law.form.free) / equal, 1.0)
     variance = share @ product + (share @ square) * (taken - 1 / np.sqrt(here))
     return Misfit(levels / np.log(10), np.sqrt(np.maximum(variance, 0.0)))
+
+
+def _neighbours(places: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Indices of the nearest others of n places [n, 2], and the share that each has, both [n, k]: on a grid several are
+    as near, and rounding is not to choose among them."""
+    distance, other = cKDTree(places).query(places, k=min(MOST_NEAR + 1, len(places)))
+    nearest = (distance <= distance[:, 1:2] * (1 + EQUALLY)) & (other != np.arange(len(places))[:, None])
+    return other, nearest / nearest.sum(1, keepdims=True)

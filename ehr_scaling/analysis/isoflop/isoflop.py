@@ -179,7 +179,7 @@ def fit_budget(
     if found.turns is not None:
         sizes, at = np.unique(np.log(N), return_inverse=True)
         mean_log_D = np.bincount(at, weights=np.log(table.D[rows])) / np.bincount(at)
-        log_D = np.interp(found.turns[:, 0], sizes, mean_log_D, left=np.nan, right=np.nan)
+        log_D = np.interp(found.turns[:, 0], sizes, mean_log_D)
         low, high = interval(log_D, options.level)
         tokens = {
             "log_D": log_D,

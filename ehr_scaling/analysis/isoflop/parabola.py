@@ -170,7 +170,7 @@ def fit(
     depth_p = float(stats.f.sf(explained / 2 / variance, 2, freedom))
     curvature = float(coefficients[2])
     curvature_p = two_sided(curvature, polynomial.solve[2], variance, freedom)
-    beyond = int(turn + centre >= seen.x[-1]) - int(turn + centre <= seen.x[0]) if curvature > 0 else 0
+    beyond = int(turn + centre >= seen.x[-1]) - int(turn + centre <= seen.x[0])  # 0 where it is NaN
     verdict, reason = judge(seen, curvature, beyond, depth_p, curvature_p, what)
     lopsided, elsewhere = _lopsided(xs - centre, ys, weight)
     if lopsided <= LOPSIDED and verdict == OUTSIDE and 0 < seen.best < len(seen.x) - 1:

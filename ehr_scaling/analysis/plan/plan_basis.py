@@ -149,6 +149,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "noise": found.noise,
         "misfit": {"level": found.misfit.level, "deviation": found.misfit.deviation},
         "widened": found.widened,
+        "shared": found.shared,
         "top": found.top,
         "level": found.options.level,
         "z": normal_quantile(found.options.level),
@@ -201,7 +202,14 @@ def from_json(record: dict[str, Any]) -> Planner:
     rolling = Rolling([], {}, close[0], close, float(_floats(record["drift"])))
     misfit = Misfit(_floats(record["misfit"]["level"]), _floats(record["misfit"]["deviation"]))
     forecaster = Forecaster(
-        laws, rolling, float(record["top"]), _floats(record["noise"]), Options(level=level), misfit, record["widened"]
+        laws,
+        rolling,
+        float(record["top"]),
+        _floats(record["noise"]),
+        Options(level=level),
+        misfit,
+        record["widened"],
+        record["shared"],
     )
     seen = {
         name: (float(low), float(high)) for name, (low, high) in ((k, _floats(v)) for k, v in record["seen"].items())

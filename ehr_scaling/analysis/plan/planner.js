@@ -210,7 +210,7 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const misfit = K.z * straight(Math.log10(C), K.misfit.level, K.misfit.deviation);
   const drawn = K.repeats ? K.repeats.draws.map(p => Math.log(factorOf(K, p, grid.N[at], D[at], data.unique))) : [0];
   const reach = tails.map(share => Math.hypot(
-    K.widened * (quantile(logs, share) - Math.log(own)), misfit, beyond, quantile(drawn, share) - Math.log(factors[at])));
+    K.widened * (quantile(logs, share) - Math.log(own)), misfit, beyond, K.shared, quantile(drawn, share) - Math.log(factors[at])));
 
   const near = grid.N.filter((_, i) => losses[i] <= losses[at] * (1 + K.band));
   const batch = powerLaw(K.batch, D[at]);

@@ -22,7 +22,7 @@ class Sizing:
     """What tells the best size at a compute.
 
     A forecaster weighs runs towards the largest compute and the best loss, where losses are to be forecast; they say
-    little of the slope along N there. So sizes come from laws fitted to all runs alike, and from the optima of the
+    little of the slope along N there. So sizes come from laws fitted to all cells alike, and from the optima of the
     IsoFLOP budgets.
 
     laws: the one that stands for the study first, with its draws, then others that forecast about as well.

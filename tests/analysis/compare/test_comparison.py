@@ -3,6 +3,7 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from simulated import recipe as table
 from configs import base
 from ehr_scaling.analysis.compare import comparable, comparison, frontiers, loss_to_loss
 from ehr_scaling.analysis.compare.comparable import Common
+from ehr_scaling.analysis.isoflop import isoflop
+from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.optimum import cost_of, optimum
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
@@ -34,6 +38,65 @@ def test_a_known_multiplier_is_recovered_by_optima_and_by_a_joint_law(sizes, kin
         assert "A needs less compute" in m.verdict.reason
         held += [row["low"] <= 0.5 <= row["high"] for row in m.rows]
     assert np.mean(held) >= 0.8
+
+
+def test_half_of_what_laws_say_otherwise_is_in_the_interval_of_a_joint_law():
+    """Of nearly exact losses, draws of one law know nothing of what another would say."""
+    sides = []
+    for multiple in (0.5, 1.0):
+        rows = simulated.rows(budgets=4, sizes=3, seeds=4, noise=0, decades=2.0)
+        rng = np.random.default_rng(int(2 * multiple))
+        for r in rows:
+            N, D = r["N"] / multiple**0.5, r["D"] / multiple**0.5
+            r["loss"] = (1.2 + (40 * N**-0.5 + 150 * D**-0.45) ** 0.4) * np.exp(2e-4 * rng.standard_normal())
+        sides.append(from_rows(rows, source="made up"))
+    m = comparison.multiplier(*sides, FEW)
+    assert m.kind.startswith("joint law")
+    half = max(abs(np.log(value / m.value)) for value in m.by_law.values()) / 2
+    reach = np.log([m.value / m.interval[0], m.interval[1] / m.value])
+    assert half > 0.01 and (reach >= half * (1 - 1e-9)).all() and reach.min() < 3 * half
+
+
+def test_of_laws_that_fit_alike_the_simpler_is_taken():
+    few, many = (
+        [SimpleNamespace(residuals=np.zeros(30), objective=0.01, form=joint_laws.FORMS[name])] * 2
+        for name in ("chinchilla", "coupled")
+    )
+    assert comparison._criterion(few) < comparison._criterion(many)
+    better = [replace_in(law, objective=0.01 * np.exp(-3 / 30)) for law in many]
+    assert comparison._criterion(better) < comparison._criterion(few)
+
+
+def replace_in(namespace, **changes):
+    return SimpleNamespace(**{**vars(namespace), **changes})
+
+
+def test_draws_of_two_tables_are_not_paired_by_accident_and_wide_ones_tell_nothing():
+    own = table(1, 0, sizes=3)
+    m = comparison.multiplier(own, own, FEW)
+    assert m.value == pytest.approx(1) and m.interval[0] < 0.99 and m.interval[1] > 1.01
+    losses = [row["loss"] for row in m.rows]
+    assert losses == sorted(losses, reverse=True) and m.value == m.rows[-1]["multiplier"]
+    for high, word in ((9.9, SUPPORTED), (10.1, UNIDENTIFIED)):
+        assert comparison._judge(replace(m, interval=(1.0, high)), FEW).word == word
+
+
+def test_the_least_loss_between_optima_is_as_unsure_as_they_are():
+    fits = isoflop.fit(table(1, 0), FEW)
+    wide = [replace(b, told=b.L + 3 * (b.told - b.L)) for b in fits]
+    C = np.sqrt(fits[1].C * fits[2].C)
+    plain, wider = (np.std(frontiers.of_optima(each).curve(np.array([C]))[1:]) for each in (fits, wide))
+    assert wider == pytest.approx(3 * plain, rel=0.05)
+
+
+def test_the_least_loss_at_a_compute_is_that_of_the_best_size_under_counted_compute():
+    rows = [{**r, "C": r["C"] * (1 + 3e4 / r["N"] ** 0.8)} for r in simulated.rows(budgets=5, seeds=1, decades=2.5)]
+    counted = from_rows(rows, source="small models spend most on the head")
+    law = joint_laws.fit("chinchilla", counted.N, counted.D, counted.loss, None, Options(draws=0))
+    (side, _) = frontiers.of_laws([law, law], (counted, counted))
+    C = np.geomspace(*side.C, 5)[1:4]
+    expected = [optimum(law, each, cost_of(counted)).L for each in C]
+    np.testing.assert_allclose(side.curve(C)[0], expected, rtol=1e-3)
 
 
 def test_the_same_recipe_is_worth_the_same():
@@ -141,6 +204,12 @@ def test_only_runs_that_a_law_is_fitted_to_are_compared():
 
 
 # Units
+
+
+@pytest.mark.parametrize(("a", "b", "told"), [(90.0, 100.0, True), (100.0, 90.0, True), (100.0, 100.5, False)])
+def test_tokens_of_another_number_of_events_are_told(a, b, told):
+    made = [comparable.Measured("t", "e", {"tokens": 1e3, "events": events}) for events in (a, b)]
+    assert bool(comparable._other_events(made)) == told
 
 
 def write(path, rows):

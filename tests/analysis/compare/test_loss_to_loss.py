@@ -105,3 +105,12 @@ def test_rows_are_matched_by_cell_and_seed():
     longer = replace(first, D=1.3 * first.D)
     assert len(loss_to_loss.matched(first, longer)) == 0
     assert len(loss_to_loss.matched(first, longer, at="C")) == len(first)
+
+
+def test_seeds_of_a_cell_tell_no_bend():
+    bends = []
+    for seed in range(20):
+        x, y = noisy(seed, (1.1, 1, 0, 0.3), 0.02, n=9)
+        law = loss_to_loss.fit(np.repeat(x, 8), np.repeat(y, 8), np.repeat(np.arange(9), 8), Options(draws=20))
+        bends.append(law.form == POWER)
+    assert np.mean(bends) <= 0.2

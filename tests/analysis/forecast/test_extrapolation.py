@@ -215,3 +215,40 @@ def test_other_units_give_the_same_law(n, d, unit, name):
     assert other.objective == pytest.approx(plain.objective, rel=1e-6)
     np.testing.assert_allclose(other(n * N, d * D), unit * plain(N, D), rtol=1e-4)
     assert other.parameters["a"] == pytest.approx(plain.parameters["a"], abs=2e-3)
+
+
+# What rolling hold-outs and the forecaster make of their parts
+
+
+def test_a_fold_forecasts_runs_that_its_laws_did_not_see():
+    """A table whose top budget is off by 5 %: what is fitted below misses it by 5 %, what saw it would not."""
+    rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.0, decades=2.0)
+    top = max(r["C"] for r in rows)
+    rows = [{**r, "loss": r["loss"] * (1.05 if r["C"] == top else 1.0)} for r in rows]
+    last = extrapolation.rolling(from_rows(rows, source="x"), FEW).folds[-1]
+    assert last["runs"] == 6 and last["above"] < top
+    assert last["error_percent"]["chinchilla"] == pytest.approx(100 * (1 - 1 / 1.05), rel=0.05)
+    assert last["bias_percent"]["chinchilla"] == pytest.approx(-100 * (1 - 1 / 1.05), rel=0.05)
+
+
+def test_drift_is_told_the_share_of_the_range_that_each_fold_saw(monkeypatch):
+    told = []
+    monkeypatch.setattr(extrapolation.choice, "drift", lambda *args: told.append(args) or 0.01)
+    table = simulated.table(budgets=5, sizes=5, seeds=1, decades=2.0)  # budgets half a decade apart
+    extrapolation.rolling(table, FEW)
+    biases, decades, seen = told[-1]
+    assert len(biases) == len(seen) > 1
+    np.testing.assert_allclose(seen, [0.25, 0.5, 0.75][-len(seen) :])
+    np.testing.assert_allclose(decades, [1.0, 0.75, 0.5][-len(seen) :])
+
+
+def test_misfit_of_a_forecaster_is_that_of_runs_near_the_best_loss():
+    def far_off(N, D):  # right where the loss is lowest, wrong three-fold away from there
+        off = np.log(N / simulated.optimum(6 * N * D)) ** 2
+        return simulated.loss(N, D) * (1 + 0.02 * np.maximum(off - 1.2, 0))
+
+    table = table_of(far_off, budgets=7, sizes=9, decades=3.0, noise=0.0005, seeds=1, spacing=1.9)
+    found = extrapolation.forecaster(table, Options(draws=0, law="chinchilla"))
+    C = np.geomspace(table.C.min(), table.C.max(), 4)
+    everywhere = misfit.misfit(found.law, table, np.ones(len(table)), len(table))
+    assert (found.misfit(C) < everywhere(C)).all() and found.misfit(C).mean() < 0.8 * everywhere(C).mean()

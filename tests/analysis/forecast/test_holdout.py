@@ -88,6 +88,42 @@ def test_comparison_adds_up():
     assert top["N_low"] < top["N"] < top["N_high"]
 
 
+def test_a_forecast_is_judged_by_its_runs_and_their_intervals():
+    """Eight runs of two budgets, forecast by hand: one above its interval, one below, and a run read twice."""
+    _, sealed = holdout.seal(from_rows(ROWS, source="x"), None)
+    losses = sealed.loss.copy()
+    errors = np.array([0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.03, -0.03, 0.0])
+    cells = [
+        {"run": str(run), "N": 1.0, "D": float(D), "C": TOP, "forecast": float(y * (1 + e)), "word": "extrapolated",
+         "low": float(y * (1 + e) * 0.99), "high": float(y * (1 + e) * 1.01)}
+        for run, D, y, e in zip(sealed.run, sealed.D, losses, errors, strict=True)
+    ]  # fmt: skip
+    made = {"cells": cells, "optima": [{"C": TOP}], "made_from": {}, "reason": ""}
+    found = holdout.compare(made, sealed, [])
+    assert found["coverage"] == 0.8 and not found["same_sign"]
+    assert found["error_percent"] == pytest.approx(100 * np.mean(np.abs(errors)))
+    assert found["median_error_percent"] == pytest.approx(100 * np.median(np.abs(errors)))
+    assert found["bias_percent"] == pytest.approx(100 * np.mean(errors))
+    assert [r["loss"] for r in found["rows"]] == losses.tolist()
+    # Two readings of one run at one length are taken in their order.
+    twice = sealed.take(np.array([0, 0]))
+    twice.loss[:] = [2.0, 3.0]
+    again = holdout.compare({**made, "cells": [cells[0], cells[0]]}, twice, [])
+    assert [r["loss"] for r in again["rows"]] == [2.0, 3.0]
+
+
+def test_a_forecast_is_made_from_the_best_setting_of_each_open_cell():
+    rows = [
+        {**r, "run": f"{r['run']}-{lr:g}", "lr": lr, "loss": r["loss"] * worse}
+        for r in simulated.rows(budgets=4, sizes=5, seeds=1, noise=0.002)
+        for lr, worse in ((0.01, 1.0), (0.02, 1.05))
+    ]
+    both, best = (from_rows(each, source="x") for each in (rows, [r for r in rows if r["lr"] == 0.01]))
+    forecasts = [holdout.of_table(*holdout.seal(table, None), FEW) for table in (both, best)]
+    assert [made["made_from"]["runs"] for made in forecasts] == [15, 15]
+    assert forecasts[0]["cells"][0]["forecast"] == pytest.approx(forecasts[1]["cells"][0]["forecast"], rel=1e-9)
+
+
 def test_misses_on_one_side_are_reported():
     rows = [{**r, "loss": 1.2 * r["loss"]} if r["C"] == TOP else r for r in ROWS]
     h = forecast_of(rows)[1].holdout

@@ -1,9 +1,10 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import simulated
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import approx_fprime, minimize, nnls
 
 from ehr_scaling.analysis.joint import joint_fit, joint_laws, newton
 from ehr_scaling.analysis.options import Options
@@ -221,3 +222,48 @@ def test_runs_whose_tokens_follow_their_size_tell_no_exponent():
         words = law.words(Options())
         assert words["a"].word == word and ("rise together" in words["a"].reason) == (word == UNIDENTIFIED)
         assert law(N, D) == pytest.approx(loss, rel=0.01)  # the losses along the line are told all the same
+
+
+def test_a_run_of_no_weight_moves_neither_the_law_nor_its_draws():
+    table = simulated.table(budgets=4, sizes=5, seeds=1, noise=0.004)
+    weight, laws = np.where(np.arange(20) < 4, 0.0, 1.0), []
+    for times in (1.0, 1.7):
+        loss = table.loss * np.where(weight > 0, 1.0, times)
+        laws.append(joint_laws.fit("chinchilla", table.N, table.D, loss, None, Options(draws=30), weight))
+    N, D = np.array([1e4, 1e5]), np.array([1e7, 1e7])
+    np.testing.assert_allclose(laws[1](N, D), laws[0](N, D), rtol=1e-5)
+    np.testing.assert_allclose(laws[1].sample(N, D), laws[0].sample(N, D), rtol=1e-4)
+
+
+def test_draws_that_lost_a_term_are_in_no_interval():
+    """Tokens that hardly matter: some draws have no exponent of D, and what they say of it is none."""
+    table = simulated.table(budgets=4, sizes=5, seeds=1)
+    table = replace(table, loss=1 + 60 * table.N**-0.3 * np.exp(0.003 * np.sin(7 * np.arange(20.0))))
+    law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, Options(draws=60))
+    lost = np.isnan(law.draws).all(1)
+    low, high = joint_laws.TRUSTED
+    kept = law.draws[~lost][:, joint_laws.ALPHA : joint_laws.BETA + 1]
+    assert law.failed == lost.mean() > 0.1 and ((low < kept) & (kept < high)).all()
+    assert law.verdict.word == UNIDENTIFIED
+
+
+def test_checkpoints_do_not_make_up_for_runs():
+    rows = [{**r, "run": f"run {i % 7}"} for i, r in enumerate(simulated.rows(budgets=4, sizes=5, seeds=1))]
+    seven = from_rows(rows, source="x")
+    assert joint_laws.fit("chinchilla", seven.N, seven.D, seven.loss, seven.clusters, Options(draws=0)) is None
+    own = joint_laws.fit("chinchilla", seven.N, seven.D, seven.loss, None, Options(draws=0))
+    exponents = own.parameters
+    assert exponents["a"] + exponents["b"] == pytest.approx(1)
+    assert exponents["a"] * exponents["alpha"] == pytest.approx(exponents["b"] * exponents["beta"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_starts_are_the_least_squares_that_are_not_negative(seed):
+    rng = np.random.default_rng(seed)
+    by_N, by_D, target = rng.uniform(0.1, 1, (5, 12)), rng.uniform(0.1, 1, (4, 12)), rng.uniform(0, 1, 12) ** 4
+    (a, b), cost = joint_laws._non_negative(by_N, by_D, target)
+    for i in range(5):
+        for j in range(4):
+            expected, norm = nnls(np.stack([by_N[i], by_D[j]], 1), target)
+            np.testing.assert_allclose([a[i, j], b[i, j]], expected, atol=1e-9)
+            assert cost[i, j] == pytest.approx(norm**2)

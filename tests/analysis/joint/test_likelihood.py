@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
 
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, likelihood, newton
 from ehr_scaling.analysis.joint.identifiability import identify
 from ehr_scaling.analysis.joint.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
@@ -20,6 +21,7 @@ from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 
 QUICK = Options(draws=0)
 GRID = {"budgets": 6, "decades": 2.5, "sizes": 6, "seeds": 1}
+FEW_RUNS = {"noise": 0.0003, "budgets": 4, "sizes": 3}  # twelve, of which seven are free
 MIDDLE = 1e11 * 10**1.25
 
 
@@ -85,9 +87,10 @@ def test_the_profile_of_the_best_size_is_the_least_objective_on_that_surface():
     assert LOG_A in law.form.free
 
 
-def test_with_squares_the_interval_is_that_of_a_regression():
+@pytest.mark.parametrize(("made", "within"), [({"noise": 0.002, "seeds": 4}, 0.15), (FEW_RUNS, 0.08)])
+def test_with_squares_the_interval_is_that_of_a_regression(made, within):
     """A wide Huber is least squares, of which the profile of a nearly linear quantity ends at t standard errors."""
-    table, _ = fitted(noise=0.002, seeds=4)
+    table, _ = fitted(**made)
     law = joint_laws.fit("chinchilla", table.N, table.D, table.loss, None, replace(QUICK, delta=10.0))
     x, z, _ = in_units(table, law)
     X = joint_fit.Coupled(x, z, law.form.free).jacobian(law.theta)
@@ -97,7 +100,7 @@ def test_with_squares_the_interval_is_that_of_a_regression():
     found = identify(law, table)
     for k, name in enumerate(("alpha", "beta"), 3):
         half = np.diff(found.of(name).interval)[0] / 2
-        assert half == pytest.approx(stats.t.ppf(0.975, freedom) * error[k], rel=0.15)
+        assert half == pytest.approx(stats.t.ppf(0.975, freedom) * error[k], rel=within)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
@@ -262,3 +265,23 @@ def test_the_figure_shows_every_curve_once_and_open_sides_apart():
         assert [e for e in ends if len(axes.lines)] == [end for end in profile.interval if np.isfinite(end)]
     svg = "<svg></svg>"
     assert svg in str(law_sections.identifiability(found, svg)) and svg not in str(law_sections.identifiability(found))
+
+
+def test_a_bootstrap_that_is_wider_or_narrower_is_told():
+    curve = likelihood.Curve(
+        likelihood.Quantity("alpha", None, -1.0, -4.0, 1.0),
+        np.array([[-1.1, 1.0], [-1.0, 0.0], [-0.9, 1.0]]),
+        -1.1,
+        -0.9,
+        0.0,
+    )
+    reading = identifiability._Reading("alpha", np.exp, 1)
+    for half, times in ((0.1, None), (0.25, "2.5"), (0.04, "0.4")):
+        told = identifiability._profile(reading, curve, (-1 - half, -1 + half), words.at(None), QUICK).verdict
+        assert told.word == SUPPORTED and ((f"{times} times as wide" in told.reason) == bool(times))
+
+
+def test_a_best_model_below_the_runs_is_extrapolated_as_one_beyond_them():
+    table, law = fitted()
+    found = {C: identify(law, table, (C,)).of("N", C).verdict.word for C in (1e9, MIDDLE, 1e16)}
+    assert list(found.values()) == [EXTRAPOLATED, SUPPORTED, EXTRAPOLATED]

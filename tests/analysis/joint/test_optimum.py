@@ -139,3 +139,12 @@ def test_sizes_next_to_each_other_share_a_knot_and_one_size_has_no_slope():
     N = np.geomspace(1e5, 1e7, 50)
     np.testing.assert_allclose(one(N), other(N), rtol=0.05)
     assert optimum.cost_of(table.take(table.N[0] == table.N)).constant
+
+
+def test_exponents_go_through_computes_whose_best_size_was_run():
+    table = counted(seeds=1)
+    small = table.take(np.median(table.N) > table.N)
+    law, cost = fitted(small, draws=0), optimum.cost_of(small)
+    C = optimum.computes(law, cost, small)
+    N = np.array([optimum.optimum(law, each, cost).N for each in C])
+    assert 0 < len(C) < optimum.POINTS and ((small.N.min() <= N) & (small.N.max() >= N)).all()

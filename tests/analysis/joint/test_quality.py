@@ -127,3 +127,45 @@ def test_the_known_outliers_of_a_published_table(real_data):
     found = [n.run for n in quality.check(table, FEW) if n.code == "high_outlier"]
     highest = np.argsort(table.loss)[-5:]
     assert set(found) <= set(table.run[highest]) and len(found) == 4
+
+
+@pytest.mark.parametrize(("column", "times", "code"), [("C", 0.8, "off_budget"), ("C", 1.25, "off_budget")])
+def test_a_run_is_off_its_budget_on_either_side(column, times, code):
+    rows = [{**row, "budget": row["C"]} for row in simulated.rows(budgets=3, extra={"batch": 512})]
+    rows[4] = {**rows[4], column: rows[4][column] * times}
+    assert [n.run for n in notes(rows, code)] == [rows[4]["run"]]
+
+
+def test_small_differences_are_no_doubt():
+    """A loss half a per mille above the law, however little the runs scatter; a standard error of twice the usual."""
+    rows = simulated.rows(budgets=4, seeds=1, noise=0.0, extra={"batch": 512, "loss_se": 0.01})
+    for above, found in ((1.0005, []), (1.004, [rows[9]["run"]])):
+        off = [{**row, "loss": row["loss"] * (above if i == 9 else 1)} for i, row in enumerate(rows)]
+        assert [n.run for n in notes(off, "high_outlier")] == found
+    for se, found in ((0.02, []), (0.04, [rows[9]["run"]])):
+        off = [{**row, "loss_se": se if i == 9 else 0.01} for i, row in enumerate(rows)]
+        assert [n.run for n in notes(off, "loss_se")] == found
+
+
+def test_grave_doubts_are_those_of_what_columns_mean():
+    rows = simulated.rows(budgets=4, seeds=1, extra={"batch": 512})
+    diverged = [{**row, "loss": 12.0 if i == 3 else row["loss"]} for i, row in enumerate(rows)]
+    assert notes(diverged, "perplexity") == []
+    assert [n.code for n in notes([{**row, "loss": np.exp(row["loss"])} for row in rows], "perplexity")] == [
+        "perplexity"
+    ]
+    copies = quality.check(from_rows([*rows, {**rows[0], "run": "again"}], source="x"), FEW)
+    assert {n.code for n in copies} == {"duplicate"} and quality.grave(copies) == ""
+    small = [{**row, "N": row["N"] / 1e3, "C": row["C"] / 1e3} for row in rows]
+    found = quality.check(from_rows(small, source="x"), FEW)
+    assert quality.grave(found).startswith("doubtful units") and "may be in millions" in quality.grave(found)
+
+
+def test_what_the_head_of_small_models_costs_is_no_doubt_about_units():
+    """Most of these runs cost more than ten times 6 N D, the largest models do not."""
+    rows = [
+        {**row, "C": row["C"] * (1 + 2e7 / row["N"] ** 1.2)} for row in simulated.rows(budgets=4, seeds=1, decades=3)
+    ]
+    table = from_rows(rows, source="x")
+    assert np.median(table.C / 6 / table.N / table.D) > quality.USUAL_C[1]
+    assert [n for n in quality.check(table, FEW) if n.code == "units"] == []

@@ -290,3 +290,21 @@ def test_predictions_that_are_not_of_their_score_are_refused(tmp_path):
     predictions_of.write_binary(task / "r0.parquet", stays, said.probability[0])
     with pytest.raises(UserError, match="about other stays"):
         downstream.read(tmp_path, table, FEW, table.cell)
+
+
+def test_without_predictions_scores_are_as_unsure_as_their_intervals_and_so_is_a_lead(tmp_path):
+    """Intervals of the models and of the baseline reach .03 to either side, each on its own."""
+    table, options = simulated.table(budgets=3, sizes=5, seeds=1, noise=0.0), Options(draws=2000)
+    write_scores(tmp_path, table)
+    (found,) = downstream.read(tmp_path, table, options, table.cell)
+    at = np.array([found.curve.losses[0]])
+    assert np.std(found.curve.sample(at)) == pytest.approx(0.03 / 1.96, rel=0.1)
+    assert np.ptp(found.lead_interval) == pytest.approx(2 * np.hypot(0.03, 0.03), rel=0.1)
+
+
+def test_a_lead_over_a_baseline_that_says_the_same_is_sure(tmp_path):
+    """Of one model's predictions as the baseline, patients move both alike."""
+    table = study(tmp_path)
+    (found,) = downstream.read(tmp_path, table, FEW, table.cell)
+    rows = {r["cell"]: r for r in found.rows}
+    assert np.ptp(found.lead_interval) < rows["r8"]["high"] - rows["r8"]["low"]

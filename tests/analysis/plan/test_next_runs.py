@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simulated
+from scipy import stats
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.joint import joint_laws
@@ -95,3 +96,37 @@ def test_a_budget_below_the_cheapest_run_buys_nothing():
     known = known_of(simulated.rows(budgets=5, sizes=5, seeds=1))
     found = next_runs.propose(known, "loss", AT, known.seen["C"][0] / 10)
     assert found.runs == [] and found.cost == 0 and found.after == found.before
+
+
+# One run after another, on draws made by hand
+
+
+def candidates(*losses):
+    ones = np.ones(len(losses))
+    return next_runs.Candidates(np.arange(len(losses)) + 1.0, ones, ones, np.stack(losses, 1))
+
+
+@pytest.mark.parametrize("scatter", [0.5, 1.0, 3.0])
+def test_a_run_narrows_the_target_as_bayes_does(scatter):
+    """Of normal draws, whose loss is the target: 1 / variance adds up, but for outlying draws."""
+    values = 0.01 * stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
+    for many in (1, 4):
+        runs = next_runs._greedy(values, candidates(values), 0.01 * scatter, 1e3, many, 0.95)
+        for k, run in enumerate(runs, 1):
+            left = 0.01 / np.sqrt(1 + k / scatter**2)
+            assert run["width"] == pytest.approx(np.expm1(2 * stats.norm.ppf(0.975) * left), rel=0.08)
+
+
+def test_no_run_is_chosen_for_a_few_draws_far_off():
+    rng = np.random.default_rng(0)
+    values, few = 0.01 * rng.standard_normal(1000), np.zeros(1000)
+    few[:8] = np.tile([-0.5, 0.5], 4)
+    (run,) = next_runs._greedy(values + few, candidates(few, values), 0.001, 1e3, 1, 0.95)
+    assert run["N"] == 2.0
+
+
+def test_a_run_to_find_the_best_size_takes_no_more_tokens_than_there_are():
+    known = known_of(simulated.rows(budgets=5, decades=2.0, sizes=5, seeds=1, noise=0.01))
+    most = max(r["D"] for r in next_runs.propose(known, "N", AT, AT / 10).runs)
+    found = next_runs.propose(known, "N", AT, AT / 10, most / 4, 2)
+    assert found.runs and max(r["D"] for r in found.runs) <= most / 2

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import simulated
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint import joint_laws
+from ehr_scaling.analysis.joint.optimum import optimum
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import outcome_curve, sigmoid
 from ehr_scaling.analysis.plain import plain
@@ -232,6 +234,81 @@ def test_passes_are_worth_what_the_law_of_repeats_says(known, repeats):
     assert made.loss == pytest.approx(float(known.forecaster.law(made.N, made.D)) * float(ratio))
 
 
+def test_the_band_is_of_sizes_that_cost_half_a_percent_at_most(known):
+    made, law = planner.plan(known, 3e12, np.inf, np.inf), known.sizing.law
+    lowest = law(made.N, made.D)
+    for N in made.band:
+        assert law(N, known.cost.tokens(N, 3e12)) == pytest.approx(1.005 * lowest, rel=2e-4)
+
+
+def test_the_interval_of_the_size_holds_what_laws_about_as_good_say(known):
+    law = known.sizing.law
+    theta = law.theta.copy()
+    theta[1] += 1.5  # parameters are worth less: a larger model is best
+    other = replace(known, sizing=replace(known.sizing, laws=(law, replace(law, theta=theta))))
+    larger = optimum(other.sizing.laws[1], 3e12, known.cost).N
+    assert planner.plan(known, 3e12, np.inf, np.inf).N_interval[1] < 0.8 * larger
+    assert planner.plan(other, 3e12, np.inf, np.inf).N_interval[1] == pytest.approx(larger, rel=0.01)
+
+
+def test_a_line_knows_less_of_a_size_further_away(known):
+    widths = [np.diff(known.sizing.line_at(C, 0.95)[::2])[0] for C in (known.sizing.line["C0"], 1e14, 1e16)]
+    assert widths[0] < widths[1] / 1.5 < widths[2] / 2.5
+
+
+def test_padding_makes_a_pass_longer(known):
+    padded = planner.plan(replace(known, positions=1.5), 1e14, 2e8, 2)
+    plain = planner.plan(known, 1e14, 3e8, 2)
+    assert (padded.N, padded.D, padded.loss, padded.passes) == (plain.N, plain.D, plain.loss, plain.passes)
+
+
+def test_rules_of_batch_and_rate_are_the_powers_that_were_used():
+    N, batch = np.geomspace(1e4, 1e7, 9), np.tile([1e3, 2e3, 4e3], 3)
+    found = plan_basis._power_law(3 * N**-0.4 * batch**0.5, N, batch)
+    np.testing.assert_allclose(found, [np.log(3), -0.4, 0.5], atol=1e-9)
+    np.testing.assert_allclose(plan_basis._power_law(3 * N**-0.4, N, 0 * N + 2e3)[1:], [-0.4, 0.0], atol=1e-9)
+    assert plan_basis._power_law(np.full(9, np.nan), N) is None
+
+
+def test_a_law_of_repeats_is_used_where_it_is_told_and_in_positions():
+    law = SimpleNamespace(good=np.ones((3, 1)), named=lambda good: {"E": good[:, 0]}, parameters={"E": 1.0})
+    told = SimpleNamespace(selected="penalty", verdict=Verdict("supported", ""), law=law)
+    table = from_rows(
+        [{**r, "unique_tokens": 2e6, "passes": r["D"] / 2.6e6} for r in simulated.rows(budgets=3, sizes=5, seeds=1)],
+        source="x",
+    )
+    found, untold = extrapolation.forecaster(table, Options(draws=20)), Verdict(UNIDENTIFIED, "")
+    known = plan_basis.planner(found, table, repeated=told)
+    assert known.repeats["unique"] == pytest.approx(2.6e6) and known.positions == pytest.approx(1.3)
+    for other in (replace_in(told, verdict=untold), replace_in(told, selected="chinchilla")):
+        assert plan_basis.planner(found, table, repeated=other).repeats is None
+    # Sizes come from laws fitted to all runs alike.
+    for law in known.sizing.laws:
+        np.testing.assert_allclose(law.theta, extrapolation.fit(law.name, table, Options(draws=0)).theta, rtol=1e-6)
+    assert len({law.name for law in known.sizing.laws}) == len(known.sizing.laws)
+
+
+def replace_in(namespace, **changes):
+    return SimpleNamespace(**{**vars(namespace), **changes})
+
+
+def test_what_is_seen_once_costs_nothing_by_either_law_of_repeats():
+    for repeats in (PENALTY, EFFECTIVE):
+        once = record.repeated_loss(repeats["parameters"], 1e3, 2e6, 2e6)
+        assert once == pytest.approx(simulated.loss(1e3, 2e6), rel=1e-9)
+
+
+def test_what_the_law_of_repeats_leaves_open_is_in_the_interval_of_the_loss(known):
+    sure, unsure = (
+        {**PENALTY, "draws": [{**PENALTY["parameters"], "P": 0.1 * by ** (k / 20)} for k in range(-20, 21)]}
+        for by in (1.0, 5.0)
+    )
+    intervals = [planner.plan(replace(known, repeats=r), 1e13, 5e5, 32).loss_interval for r in (sure, unsure)]
+    made = planner.plan(replace(known, repeats=sure), 1e13, 5e5, 32)
+    (low, high), (lower, higher) = intervals
+    assert made.loss / lower - 1 > 1.5 * (made.loss / low - 1) and higher / made.loss - 1 > 1.5 * (high / made.loss - 1)
+
+
 def test_an_outcome_follows_the_loss(known):
     known = replace(known, outcomes=[DEATH])
     small, large = (planner.plan(known, C, 1e12, 1) for C in (1e12, 1e15))
@@ -241,6 +318,16 @@ def test_an_outcome_follows_the_loss(known):
         assert found["interval"][0] < found["auroc"] - 0.0196 and found["interval"][1] > found["auroc"] + 0.0196
     assert small.outcomes["death"]["word"] == "supported" and large.outcomes["death"]["word"] == "extrapolated"
     assert small.outcomes["death"]["auroc"] < large.outcomes["death"]["auroc"]
+
+
+def test_an_outcome_is_a_probability_and_supported_only_among_the_losses_it_was_seen_at(known):
+    sharp = {**DEATH, "theta": [9.0, 2.0, 1.0], "draws": [[9.0, 2.0, 1.0]] * 21, "others": []}
+    made = planner.plan(replace(known, outcomes=[sharp]), 3e12, np.inf, np.inf)
+    assert made.words["loss"].word == "supported" == made.outcomes["death"]["word"]
+    assert made.outcomes["death"]["auroc"] > 0.99 and made.outcomes["death"]["interval"][1] == 1.0
+    for losses in ((0.5, made.loss * 0.99), (made.loss * 1.01, 9.0)):
+        unseen = replace(known, outcomes=[{**sharp, "losses": list(losses)}])
+        assert planner.plan(unseen, 3e12, np.inf, np.inf).outcomes["death"]["word"] == "extrapolated"
 
 
 def test_an_outcome_is_as_uncertain_as_all_that_is_simulated_at_once(known):

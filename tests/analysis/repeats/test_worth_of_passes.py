@@ -166,3 +166,35 @@ def test_the_report_says_the_law_its_numbers_and_their_words(tmp_path):
     assert [row["passes"] for row in record["passes"]] == [1, 2, 4, 8, 16]
     assert "over-fit penalty" in page and page.count('class="chip') >= 18 + 5 + 2
     assert f"{100 * r.errors['penalty']:.2f}" in page and "nan" not in page.replace(svg, "")
+
+
+def test_copies_of_the_runs_are_no_further_evidence_of_a_law_of_repeats():
+    """Seeds that agree are held out together, and drawn together."""
+    c = columns(sizes=4, pools=3, noise=0.01)
+    one, two = (compare({name: np.tile(v, times) for name, v in c.items()}) for times in (1, 2))
+    assert two.folds == one.folds
+    for name, error in one.errors.items():
+        assert two.errors[name] == pytest.approx(error, rel=0.1)
+    assert np.ptp(two.gain_interval) == pytest.approx(np.ptp(one.gain_interval), rel=0.15)
+
+
+def test_a_loss_is_extrapolated_below_the_runs_as_beyond_them_and_as_wide_as_what_was_missed():
+    r, inside = found(), (1e6, 1e8, 1e7)
+    assert r.word(*inside).word == SUPPORTED
+    for k, seen in enumerate((r.table.N, r.table.D)):
+        for end in (seen.min() / 1.1, seen.max() * 1.1):
+            at = [*inside]
+            at[k] = end
+            if k == 0 or end > inside[2]:
+                assert r.word(*at).word == EXTRAPOLATED
+    _, low, high = r.forecast(*inside)
+    missed = np.quantile(r.missed[r.selected], [0.025, 0.975])
+    assert np.log(high / low) > np.ptp(missed)
+
+
+def test_seeds_of_a_point_are_in_one_fold(monkeypatch):
+    folds, held_out = [], repeated_data.repeated_laws.held_out
+    monkeypatch.setattr(repeated_data.repeated_laws, "held_out", lambda *args: folds.append(args[5]) or held_out(*args))
+    compare({name: np.repeat(v, 3) for name, v in columns(sizes=4, pools=3).items()})
+    for fold in folds:
+        assert (fold.reshape(-1, 3) == fold[::3, None]).all() and len(np.unique(fold)) == 10

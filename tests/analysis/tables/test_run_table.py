@@ -281,3 +281,25 @@ def test_a_large_table_is_read_by_columns(tmp_path):
     assert time.process_time() - begun < 2
     assert len(table) == n and table.clusters.max() == n // 100 - 1
     np.testing.assert_array_equal(table.N, N)
+
+
+def test_rows_without_a_run_belong_to_their_cell_and_without_that_to_themselves():
+    base = {"N": 1e5, "D": 1e7, "C": 6e12, "loss": 3.0}
+    rows = [{**base, "cell": "a"}, {**base, "cell": "a"}, {**base, "cell": "a", "run": "b"}, base, base]
+    table = from_rows(rows, source="x")
+    assert table.run.tolist() == ["a", "a", "b", "row 4", "row 5"]
+    assert len(np.unique(table.clusters)) == 4 and table.clusters[0] == table.clusters[1]
+
+
+def test_passes_are_of_targets_without_padding_where_they_are_known():
+    base = {"N": 1e5, "D": 1e7, "C": 6e12, "loss": 3.0, "unique_tokens": 2e6}
+    rows = [base, {**base, "real_tokens": 8e6}, {**base, "real_tokens": 8e6, "passes": 3.0}]
+    assert from_rows(rows, source="x").passes.tolist() == [5.0, 4.0, 3.0]
+
+
+def test_small_models_of_a_large_head_are_no_mixture():
+    """C / (N D) forty times that of most rows, and none that no training has."""
+    rows = [{"N": 1e7, "D": 1e9, "C": 6e16, "loss": 3.0}] * 5 + [{"N": 1e4, "D": 1e9, "C": 2.5e15, "loss": 5.0}]
+    assert len(from_rows(rows, source="x")) == 6
+    with pytest.raises(UserError, match="x row 6: C"):
+        from_rows([*rows[:5], {**rows[5], "C": 2.5e18}], source="x")
