@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ehr_scaling.analysis.forecast import extrapolation
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.plan import plan_basis
 from ehr_scaling.analysis.tables.run_table import RunTable, from_rows
+
+RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}  # of runs of a study
 
 LAW = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34}
 EXPONENT = LAW["beta"] / (LAW["alpha"] + LAW["beta"])
@@ -96,3 +101,30 @@ def write_runs(folder: Path, records, **facts) -> None:
             "measured_on": record.get("measured_on"), **facts,
         }  # fmt: skip
         (step / "metrics").write_text(json.dumps(metrics))
+
+
+def write_scores(folder, table, slope=-0.2, noise=0.0):
+    """A score for every cell, whose AUROC follows its loss, and those of a baseline, as files."""
+    task = folder / "made_up_task"
+    task.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for cell, loss in zip(table.cell, table.loss, strict=True):
+        auroc = 0.8 + slope * (loss - 5) / 10 + noise * rng.standard_normal()
+        score = {
+            "cell": str(cell),
+            "auroc": auroc,
+            "low": auroc - 0.03,
+            "high": auroc + 0.03,
+            "n": 300,
+            "positives": 40,
+        }
+        (task / f"{cell}.json").write_text(json.dumps(score | {"undetermined": 0.01}))
+    (task / "baseline.json").write_text(
+        json.dumps({"name": "logistic regression", "auroc": 0.81, "low": 0.78, "high": 0.84})
+    )
+    (task / "task.json").write_text(json.dumps({"description": "A made-up outcome."}))
+    return task
+
+
+def planner_of(table, options=None):
+    return plan_basis.planner(extrapolation.forecaster(table, options or Options(draws=120)), table)

@@ -21,31 +21,9 @@ from ehr_scaling.outcomes import predictions as predictions_of
 FEW = Options(draws=200)
 
 
-def write_scores(folder, table, slope=-0.2, noise=0.0):
-    task = folder / "made_up_task"
-    task.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for cell, loss in zip(table.cell, table.loss, strict=True):
-        auroc = 0.8 + slope * (loss - 5) / 10 + noise * rng.standard_normal()
-        score = {
-            "cell": str(cell),
-            "auroc": auroc,
-            "low": auroc - 0.03,
-            "high": auroc + 0.03,
-            "n": 300,
-            "positives": 40,
-        }
-        (task / f"{cell}.json").write_text(json.dumps(score | {"undetermined": 0.01}))
-    (task / "baseline.json").write_text(
-        json.dumps({"name": "logistic regression", "auroc": 0.81, "low": 0.78, "high": 0.84})
-    )
-    (task / "task.json").write_text(json.dumps({"description": "A made-up outcome."}))
-    return task
-
-
 def test_scores_are_joined_to_runs_by_cell(tmp_path):
     table = simulated.table(budgets=2, sizes=4, seeds=1)
-    task = write_scores(tmp_path, table)
+    task = simulated.write_scores(tmp_path, table)
     (task / f"{table.cell[0]}.json").unlink()
     (task / "stray.json").write_text(json.dumps({"auroc": 0.5}))
     (outcome,) = downstream.read(tmp_path, table, FEW, table.cell)
@@ -58,7 +36,7 @@ def test_scores_are_joined_to_runs_by_cell(tmp_path):
 
 def test_rank_correlation_and_its_interval(tmp_path):
     table = simulated.table(budgets=3, sizes=5, seeds=2)
-    write_scores(tmp_path, table)
+    simulated.write_scores(tmp_path, table)
     (perfect,) = downstream.read(tmp_path, table, FEW, table.cell)
     assert perfect.spearman == pytest.approx(-1) and perfect.spearman_interval == pytest.approx((-1, -1))
     rng = np.random.default_rng(0)
@@ -70,7 +48,7 @@ def test_rank_correlation_and_its_interval(tmp_path):
 
 def test_bad_scores_name_their_file(tmp_path):
     table = simulated.table(budgets=1, sizes=4, seeds=1)
-    task = write_scores(tmp_path, table)
+    task = simulated.write_scores(tmp_path, table)
     path = task / f"{table.cell[0]}.json"
     for text, message in (('{"auroc": 1.5}', "not a number from 0 to 1"), ("{}", "not a number"), ("{", "is damaged")):
         path.write_text(text)
@@ -295,7 +273,7 @@ def test_predictions_that_are_not_of_their_score_are_refused(tmp_path):
 def test_without_predictions_scores_are_as_unsure_as_their_intervals_and_so_is_a_lead(tmp_path):
     """Intervals of the models and of the baseline reach .03 to either side, each on its own."""
     table, options = simulated.table(budgets=3, sizes=5, seeds=1, noise=0.0), Options(draws=2000)
-    write_scores(tmp_path, table)
+    simulated.write_scores(tmp_path, table)
     (found,) = downstream.read(tmp_path, table, options, table.cell)
     at = np.array([found.curve.losses[0]])
     assert np.std(found.curve.sample(at)) == pytest.approx(0.03 / 1.96, rel=0.1)

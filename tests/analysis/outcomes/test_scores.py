@@ -8,7 +8,7 @@ import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
-from test_downstream import FEW, study, write_scores
+from test_downstream import FEW, study
 
 from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.outcomes.predictions import Predictions
@@ -98,7 +98,7 @@ def test_other_files_of_that_name_are_not_reached(tmp_path):
 )  # fmt: skip
 def test_what_a_score_lacks_is_passed_over(tmp_path, field):
     table = simulated.table(budgets=1, sizes=5, seeds=1)
-    task = write_scores(tmp_path, table)
+    task = simulated.write_scores(tmp_path, table)
     before = compared(tmp_path, table)
     rewrite(task / f"{table.cell[table.loss.argmin()]}.json", **field)
     assert compared(tmp_path, table) == before
@@ -107,7 +107,7 @@ def test_what_a_score_lacks_is_passed_over(tmp_path, field):
 
 def test_small_bins_and_groups_are_told_nothing_of(tmp_path):
     table = simulated.table(budgets=1, sizes=5, seeds=1)
-    task = write_scores(tmp_path, table)
+    task = simulated.write_scores(tmp_path, table)
     whole = {"predicted": 0.1, "observed": 0.2, "low": 0.1, "high": 0.3, "n": 50}
     told = {"auroc": 0.7, "n": 100, "patients": 90, "positives": 30}
     groups = {
@@ -199,7 +199,7 @@ def test_the_axes_of_calibration_suit_the_outcome(observed):
 
 def test_one_model_at_one_compute_is_drawn_without_a_warning(tmp_path, recwarn):
     table = simulated.table(budgets=1, sizes=5, seeds=1)
-    task = write_scores(tmp_path, table)
+    task = simulated.write_scores(tmp_path, table)
     for cell in table.cell[1:]:
         (task / f"{cell}.json").unlink()
     (outcome,) = downstream.read(tmp_path, table, FEW, table.cell)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import simulated
+from simulated import RECORDED, planner_of
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
@@ -26,7 +27,6 @@ from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.words import UNIDENTIFIED, Verdict
 
 SCRIPT = Path(planner.__file__).with_suffix(".js")
-RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
 
 DEATH = {
     "task": "death", "floor": 0.5, "centre": 3.0, "spread": 1.0, "theta": [1.0, 2.0, 0.95], "noise_reach": 0.02,
@@ -52,13 +52,9 @@ def script(value):
     return "Infinity" if np.isinf(value) else repr(float(value))
 
 
-def known_of(table, options=None):
-    return plan_basis.planner(extrapolation.forecaster(table, options or Options(draws=120)), table)
-
-
 @pytest.fixture(scope="module")
 def known():
-    return known_of(simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2, extra=RECORDED))
+    return planner_of(simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2, extra=RECORDED))
 
 
 def test_a_plan_is_the_best_use_of_the_compute(known):
@@ -79,7 +75,7 @@ def test_real_chinchilla_runs_give_the_published_tokens_a_parameter(real_data):
     path = real_data / "laws" / "chinchilla_epoch_245.csv"
     if not path.is_file():
         pytest.skip(f"no table of real runs at {path}: set EHR_SCALING_TEST_DATA")
-    known = known_of(drop_highest_loss(readers.read(path), 5), Options(draws=100))
+    known = planner_of(drop_highest_loss(readers.read(path), 5), Options(draws=100))
     for C in (1e20, 5e20, 1e21, 1e22, 5.76e23):
         made = planner.plan(known, C, np.inf, np.inf)
         assert not made.refused and 10.4 < made.D / made.N < 28.7
@@ -110,12 +106,12 @@ def test_between_bracketed_budgets_there_is_an_answer_though_exponents_are_not_t
     line = power_laws.fit(isoflop.fit(table, options), options)["N"]
     narrow = replace(options, wide=0.9 * np.ptp(line.interval))
     assert power_laws.fit(isoflop.fit(table, narrow), narrow)["N"].verdict.word == UNIDENTIFIED and len(line.C) > 2
-    assert known_of(table, narrow).sizing.line["C"] == [line.C[0], line.C[-1]]
+    assert planner_of(table, narrow).sizing.line["C"] == [line.C[0], line.C[-1]]
 
 
 def test_supported_takes_bracketed_budgets_and_a_sealed_forecast_that_held(known):
     rows = simulated.rows(budgets=3, decades=1.0, noise=0.003, seeds=2, shift=6, extra=RECORDED)
-    edge = known_of(from_rows(rows, source="at the edge"))
+    edge = planner_of(from_rows(rows, source="at the edge"))
     assert edge.sizing.line is None
     words = planner.plan(edge, 3e11, np.inf, np.inf).words
     assert {w.word for w in words.values()} == {"extrapolated"} and "no line through" in words["N"].reason
@@ -196,7 +192,7 @@ def test_so_few_patients_that_no_compute_makes_up_for_them(known):
 def test_refused_where_laws_disagree_or_are_unidentified_or_unchecked(known):
     far = planner.plan(known, 1e17, 1e15, 1, tolerance=1e-6)
     assert any("disagree" in reason for reason in far.refused)
-    wide = known_of(simulated.table(budgets=6, sizes=4, seeds=1, noise=0.3, extra=RECORDED))
+    wide = planner_of(simulated.table(budgets=6, sizes=4, seeds=1, noise=0.3, extra=RECORDED))
     assert wide.forecaster.law.verdict.word == UNIDENTIFIED
     assert any("unidentified" in reason for reason in planner.plan(wide, 1e13, 1e9, 1).refused)
     unchecked = replace(
@@ -211,7 +207,7 @@ def test_tokens_and_loss_units_carry_over():
     plans = []
     for tokens, nats in ((1.0, 1.0), (1000.0, np.log2(np.e))):
         scaled = [{**r, "D": r["D"] * tokens, "C": r["C"] * tokens, "loss": r["loss"] * nats} for r in rows]
-        plans.append(planner.plan(known_of(from_rows(scaled, source="x")), 1e14 * tokens, 1e12 * tokens, 1))
+        plans.append(planner.plan(planner_of(from_rows(scaled, source="x")), 1e14 * tokens, 1e12 * tokens, 1))
     one, other = plans
     np.testing.assert_allclose(other.N, one.N, rtol=0.01)
     assert other.loss / one.loss == pytest.approx(np.log2(np.e), rel=1e-4)
@@ -378,7 +374,7 @@ def by_the_page(file, C, tokens, passes):
 )
 def test_the_page_computes_the_same(law, repeats, tmp_path):
     table = simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2, extra=RECORDED)
-    known = replace(known_of(table, Options(draws=60, law=law)), outcomes=[DEATH], positions=1.1, repeats=repeats)
+    known = replace(planner_of(table, Options(draws=60, law=law)), outcomes=[DEATH], positions=1.1, repeats=repeats)
     if law == "kaplan":
         known = replace(known, seen={**known.seen, "passes": (np.nan, np.nan)})
     file = tmp_path / "planner.json"

@@ -10,8 +10,6 @@ import pytest
 import simulated
 import sweeps
 from matplotlib.colors import to_rgb
-from test_downstream import write_scores
-from test_planner import RECORDED, known_of
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
@@ -35,7 +33,7 @@ def records(tmp_path_factory):
     """A study of generated patients with an outcome and learning curves."""
     work = tmp_path_factory.mktemp("study")
     simulated.write_runs(work / "runs", simulated.rows(budgets=4, noise=0.004), curve=[[1, 6.0], [60, 3.2], [120, 3.0]])
-    write_scores(work / "outcomes", report.readers.read(work / "runs"), noise=0.01)
+    simulated.write_scores(work / "outcomes", report.readers.read(work / "runs"), noise=0.01)
     report.analyze(work / "runs", work / "report", outcomes=work / "outcomes", options=FEW)
     return work / "report" / "report.html"
 
@@ -133,7 +131,7 @@ def test_cells_of_a_table_are_words_notes_and_text():
 
 @pytest.fixture(scope="module")
 def known():
-    return known_of(simulated.table(budgets=5, decades=2.0, noise=0.003, extra=RECORDED), FEW)
+    return simulated.planner_of(simulated.table(budgets=5, decades=2.0, noise=0.003, extra=simulated.RECORDED), FEW)
 
 
 def refusing(limit):

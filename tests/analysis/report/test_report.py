@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import simulated
-from test_downstream import write_scores
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import plots, report
@@ -64,7 +63,7 @@ def made(tmp_path_factory):
     simulated.write_runs(work / "runs", [r for r in rows if r["C"] != lowest] + off)
     (work / "runs" / "unborn").mkdir()
     table = report.readers.read(work / "runs")
-    write_scores(work / "outcomes", table, noise=0.01)
+    simulated.write_scores(work / "outcomes", table, noise=0.01)
     facts = {"versions": {"numpy": "2", "deep": {"er": "<b>x</b> & y"}}, "config": {"path": "a/b"}}
     laws = report.analyze(work / "runs", work / "report", provenance=facts, outcomes=work / "outcomes", options=FEW)
     return work, laws, Page((work / "report" / "report.html").read_text())
