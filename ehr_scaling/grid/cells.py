@@ -25,6 +25,8 @@ TOLERANCE = 0.01  # of the budget; beyond it a cell does not belong on its IsoFL
 # Fields that do not change what a run learns, so that they are no part of its id: how it is trained, with whom, and
 # what its loss is counted by
 HOW = ("engine", "trunk", "marks", "unit", "own_flops", "own_tokens", "edge", "measured_on")
+# What cells were that earlier versions planned, of fields that these did not have: their ids and runs stay good
+BEFORE = {"mixing": "none"}
 # Fields in which cells trained together as one program may differ
 _OF_MEMBERS = ("id", "seed", "learning_rate", "rate_multiple", "weight_decay", "trunk", "unit", "edge")
 
@@ -52,10 +54,17 @@ def solve(config: ConfigDict, point: Point, packed: dict[str, Any], about: dict[
     return _cell(config, point, packed, about, rules.batch_sequences(config.training, wanted * context))
 
 
-def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, int]:
+def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, Any]:
+    """Of `flops.training`, but for the context."""
     shape = sizes.get(size)
     padded = padded_vocab(packed["summary"]["vocab_size"], config.model.vocab_multiple)
-    return {"width": shape.width, "layers": shape.layers, "ff": shape.ff, "vocab": padded}
+    return {
+        "width": shape.width,
+        "layers": shape.layers,
+        "ff": shape.ff,
+        "vocab": padded,
+        "mixing": config.model.mixing,
+    }
 
 
 def _sequences(config: ConfigDict, point: Point, packed: dict[str, Any]) -> float:
@@ -100,6 +109,7 @@ def _cell(
         "tied": config.model.tied,
         "dtype": config.model.dtype,
         "dropout": config.model.dropout,
+        "mixing": config.model.mixing,
         "parametrization": config.model.parametrization,
         "base_width": t.rate.at_width,  # at which "mup" is the standard parametrization
         "vocab": data["vocab_size"],
@@ -166,7 +176,8 @@ def engine(config: ConfigDict) -> dict[str, Any]:
 
 def named(cell: Cell) -> Cell:
     """The cell with its id, which is of what it learns; at first it is a unit by itself."""
-    own = fingerprint({name: value for name, value in cell.items() if name not in (*HOW, "id")})
+    known = {name: value for name, value in cell.items() if name not in BEFORE or value != BEFORE[name]}
+    own = fingerprint({name: value for name, value in known.items() if name not in (*HOW, "id")})
     return {"id": own, **cell, "unit": own}
 
 
