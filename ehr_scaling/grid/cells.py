@@ -15,6 +15,7 @@ from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import rules
 from ehr_scaling.grid.check import check
+from ehr_scaling.grid.manifest import BEFORE
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import padded_vocab
 
@@ -25,8 +26,6 @@ TOLERANCE = 0.01  # of the budget; beyond it a cell does not belong on its IsoFL
 # Fields that do not change what a run learns, so that they are no part of its id: how it is trained, with whom, and
 # what its loss is counted by
 HOW = ("engine", "trunk", "marks", "unit", "own_flops", "own_tokens", "edge", "measured_on")
-# What cells were that earlier versions planned, of fields that these did not have: their ids and runs stay good
-BEFORE = {"mixing": "none"}
 # Fields in which cells trained together as one program may differ
 _OF_MEMBERS = ("id", "seed", "learning_rate", "rate_multiple", "weight_decay", "trunk", "unit", "edge")
 
@@ -176,8 +175,8 @@ def engine(config: ConfigDict) -> dict[str, Any]:
 
 def named(cell: Cell) -> Cell:
     """The cell with its id, which is of what it learns; at first it is a unit by itself."""
-    known = {name: value for name, value in cell.items() if name not in BEFORE or value != BEFORE[name]}
-    own = fingerprint({name: value for name, value in known.items() if name not in (*HOW, "id")})
+    learnt = {name: value for name, value in cell.items() if name not in (*HOW, "id")}
+    own = fingerprint({name: value for name, value in learnt.items() if BEFORE.get(name) != value})
     return {"id": own, **cell, "unit": own}
 
 

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from ehr_scaling import artifacts
 from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system, unreadable
 from ehr_scaling.grid.cells import HOW
+from ehr_scaling.grid.manifest import BEFORE
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
@@ -114,7 +115,7 @@ def newest_common(savers: list[Saver]) -> list[int]:
 def check_config(saved: dict[str, Any], cell: dict[str, Any], folder: Path) -> None:
     """Raises UserError, which names the fields that differ, when a checkpoint's metrics are of another cell."""
     learnt = {name: value for name, value in cell.items() if name not in HOW}
-    if changed := artifacts.differences({name: saved.get(name) for name in learnt}, learnt):
+    if changed := artifacts.differences({name: saved.get(name, BEFORE.get(name)) for name in learnt}, learnt):
         raise UserError(
             f"{folder} holds a checkpoint of another config ({'; '.join(changed[:4])}): take another --workdir, or "
             f"delete that folder to train the cell anew"
