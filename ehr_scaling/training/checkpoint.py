@@ -74,6 +74,10 @@ class Saver:
                 raise told from None
             raise
 
+    def saved(self, step: int) -> Any:
+        """The metrics at `step` alone, which say what the state is of. Raises UserError where they are not as saved."""
+        return artifacts.read_json(_metrics(self.folder, step), _again(self.folder))
+
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """State and metrics saved at `step`. Args: abstract, shapes, dtypes and shardings of the state, on any mesh.
 
@@ -153,6 +157,10 @@ def _again(folder: Path) -> str:
     return f"delete {folder} to train the cell again"
 
 
+def _metrics(folder: Path, step: int) -> Path:
+    return folder / str(step) / "metrics" / "metrics"
+
+
 def result(folder: Path) -> dict[str, Any] | None:
     """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
 
@@ -161,7 +169,7 @@ def result(folder: Path) -> dict[str, Any] | None:
     steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
     if not steps:
         return None
-    path = folder / str(max(steps)) / "metrics" / "metrics"
+    path = _metrics(folder, max(steps))
     if not path.is_file():
         raise UserError(f"{path} is missing: {_again(folder)}")
     metrics = artifacts.read_json(path, _again(folder))
