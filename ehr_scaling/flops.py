@@ -40,9 +40,9 @@ def forward(
 ) -> int:
     """Operations of one forward pass over one sequence of `context` tokens.
 
-    Body 2·(4d² + 3·d·ff), 2·3·d for mixing by "conv", and head 2·d·V a token; attention scores and the weighted sum of values 4·d for each pair of
-    a query and a key it may see: T(T+1)/2 pairs when `causal` (what a law should charge, and what flash kernels do),
-    T² otherwise (what an unfused einsum does).
+    Body 2·(4d² + 3·d·ff), head 2·d·V and mixing by "conv" 2·3·d a token; attention scores and the weighted sum of
+    values 4·d for each pair of a query and a key it may see: T(T+1)/2 pairs when `causal` (what a law should charge,
+    and what flash kernels do), T² otherwise (what an unfused einsum does).
     """
     pairs = context * (context + 1) // 2 if causal else context**2
     products = 4 * width**2 + 3 * width * ff + MIXED[mixing] * width

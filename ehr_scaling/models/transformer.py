@@ -115,13 +115,14 @@ class Block(nn.Module):
         def branch(y_BxTxD):
             return nn.Dropout(self.dropout, deterministic=False)(y_BxTxD) if self.dropout else y_BxTxD
 
-        *kv, last_BxJxD = past or (None,)
-        read_BxTxD = RMSNorm(name="attention_norm")(x_BxTxD)
+        read_BxTxD, last_BxJxD = RMSNorm(name="attention_norm")(x_BxTxD), None
         if self.mixing == "conv":
-            # From zeros the model without mixing is where training starts; each weight has a slope there.
+            before = None
+            if past is not None:
+                before = past[2], earlier_BxJ
+                last_BxJxD = jnp.concatenate([past[2], read_BxTxD], axis=1)[:, -EARLIER:]
+            # Zeros: training starts from the model without mixing, whatever the size; each weight has a slope there.
             weights_JxD = self.param("mixing", zeros, (EARLIER, s.width))
-            before = (last_BxJxD, earlier_BxJ) if past else None
-            last_BxJxD = jnp.concatenate([last_BxJxD, read_BxTxD], axis=1)[:, -EARLIER:] if past else None
             read_BxTxD = mix(read_BxTxD, weights_JxD, segments_BxT, before)
         q, k, v = into("qkv", 3, (s.heads, s.width // s.heads), queries_first)(read_BxTxD)
         q, k = rotate(q, positions_T), rotate(k, positions_T)
@@ -130,7 +131,7 @@ class Block(nn.Module):
         else:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=1)
-                for old, new in zip(kv, (k, v), strict=True)
+                for old, new in zip(past[:2], (k, v), strict=True)
             )
             attended = attend(q, k, v, visible_Bx1xTxS)
             past = k, v, last_BxJxD

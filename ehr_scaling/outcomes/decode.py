@@ -28,7 +28,7 @@ _ON_ACCELERATORS = 1 << 28
 class Prefix(NamedTuple):
     """What groups attend to of their prompts: keys and values, (G, H, P, K) of each layer, and which count (G, P).
 
-    last: what mixing reads of the last positions, (G, J, D) of each layer, zeros where none counts; None without mixing.
+    last: what mixing reads of the last positions, (G, J, D) of each layer, zeros where none counts; None without it.
     """
 
     keys: tuple[jax.Array, ...]
@@ -43,7 +43,7 @@ class Prefix(NamedTuple):
 class Ring(NamedTuple):
     """Keys and values of the tokens that rows have drawn, one array (R, H, W, K) a layer.
 
-    last: what mixing reads of the last positions of each row, (R, J, D) a layer; None without mixing.
+    last: what mixing reads of the last positions of each row, (R, J, D) a layer; None without it.
     """
 
     keys: tuple[jax.Array, ...]
@@ -137,7 +137,8 @@ def step(
     own_Rx1xW = ((at - jnp.arange(width)) % width <= ages_R[:, None])[:, None]
     position_R = prefix.seen.shape[1] + ages_R
     x_RxD = weights.embedding[tokens_R]
-    keys, values, lasts = [], [], []
+    keys, values = [], []
+    lasts: list[jax.Array | None] = []
     for layer, k_GxHxPxK, v_GxHxPxK, last_GxJxD, k_RxHxWxK, v_RxHxWxK, last_RxJxD in zip(
         *(weights.layers, prefix.keys, prefix.values, prefix.last, ring.keys, ring.values, ring.last), strict=True
     ):

@@ -98,9 +98,7 @@ def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_pat
     manifest.build(config, points, WHOLE, ABOUT, out)
     assert manifest.read(out) == planned
     config.model.mixing = "conv"
-    with pytest.raises(
-        UserError, match=r"grid was made from other inputs \(model\.mixing was 'none', now 'conv'\): take"
-    ):
+    with pytest.raises(UserError, match=r"from other inputs \(model\.mixing was 'none', now 'conv'\): take"):
         manifest.build(config, points, WHOLE, ABOUT, out)
 
 
