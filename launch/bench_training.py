@@ -1,4 +1,5 @@
-"""The training engine: tokens/s beside PyTorch, models together, and where the wall time of a grid goes.
+"""The training engine: tokens/s beside PyTorch, with mixing and without, models together, and where the wall time of a
+grid goes.
 
 Each side of a comparison is a process of its own, with the allocator's setting in its environment; they take turns, so
 that what else the machine does meets both.
@@ -28,6 +29,7 @@ TORCH = flags.DEFINE_string("torch_python", sys.executable, "An interpreter with
 SIZES = flags.DEFINE_list("bench_sizes", ["101k", "1.2m", "2.7m"], "Sizes to compare.")
 CONTEXTS = flags.DEFINE_list("bench_contexts", ["256", "1024"], "T of the comparison.")
 SECONDS = flags.DEFINE_float("bench_seconds", 3.0, "Of one turn of a side of a comparison.")
+MIXED = flags.DEFINE_list("mixing_sizes", ["14k", "151k", "1.2m"], "Sizes to train with mixing and without.")
 GRID = flags.DEFINE_bool("grid", True, "Train the quickstart's grid, to see where its wall time goes (3 minutes).")
 
 VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
@@ -81,6 +83,7 @@ def rates(peers: list[Peer]) -> list[float]:
 
 def rows() -> Iterator[Row]:
     yield from _beside_torch()
+    yield from _mixing()
     yield from _together()
     yield from _interrupted()
     if GRID.value:
@@ -133,6 +136,21 @@ def _beside_torch() -> Iterator[Row]:
                     name = f"  compare: PyTorch {version} compiled, {about}; best of {tried} ({setting})"
                     yield row(name, found[best] / 1e3, "ktok/s")
                     yield row("  ratio", own / found[best], "×", 1.0)
+
+
+def _mixing() -> Iterator[Row]:
+    """The vocabulary and context of the quickstart, where the body, and so the mixing, is most of a step."""
+    for size in MIXED.value:
+        spec = {"size": size, "context": 128, "padded": 320, "vocab": 315, "batch_tokens": 2048}
+        peers = [Peer(OURS, {**spec, "mixing": mixing}, True) for mixing in flops.MIXED]
+        for each in peers:
+            each.ready()
+        without, conv = rates(peers)
+        for each in peers:
+            each.close()
+        yield row(f"{size}, T = 128, V = 320, without mixing", without / 1e3, "ktok/s")
+        yield row("  with mixing", conv / 1e3, "ktok/s")
+        yield row("  ratio", conv / without, "×", 0.9)
 
 
 def _together() -> Iterator[Row]:
