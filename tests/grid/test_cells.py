@@ -90,8 +90,10 @@ def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_pat
     planned = cells.grid(config, points, WHOLE, ABOUT)[0]
     manifest.build(config, points, WHOLE, ABOUT, out)
     lines = [{name: value for name, value in cell.items() if name != "mixing"} for cell in planned]
-    assert [cells.named(line)["id"] for line in lines] == [cell["id"] for cell in planned]
+    for line, cell in zip(lines, planned, strict=True):
+        assert cells.named({name: value for name, value in line.items() if name != "id"})["id"] == cell["id"]
     artifacts.write_lines(out / manifest.MANIFEST, lines)
+    assert manifest.read(out) == planned
     record = artifacts.record(out)
     del record["inputs"]["model"]["mixing"]
     artifacts.write_sealed(out / artifacts.RECORD, record)

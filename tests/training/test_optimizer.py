@@ -140,6 +140,17 @@ def test_decay_is_of_matrices_alone(params):
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_mup_gives_vectors_the_rate_itself(params, name):
+    """Yang et al. 2022, table 3: they see no sum over the width. But for the last norm, which has the output's factor."""
+    model = MODEL.clone(parametrization="mup", base=(8, 1))
+    scales = optimizer.scales(name, model, params)
+    body = {layer: set(leaf.values()) for layer, leaf in scales["blocks"].items() if "norm" in layer}
+    assert body == {"attention_norm": {1.0}, "mlp_norm": {1.0}}
+    assert scales["blocks"]["mixing"] == scales["embedding"] == scales["head"] == 1.0
+    assert scales["final_norm"]["scale"] == pytest.approx(8 / 24)
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
 def test_state_can_be_saved(params, name, tmp_path):
     _, state = directions(name, params, [like(params, 0)])
     with ocp.StandardCheckpointer() as saver:
