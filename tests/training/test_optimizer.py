@@ -141,7 +141,7 @@ def test_decay_is_of_matrices_alone(params):
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
 def test_mup_gives_vectors_the_rate_itself(params, name):
-    """Yang et al. 2022, table 3: they see no sum over the width. But for the last norm, which has the output's factor."""
+    """Yang et al. 2022, table 3: they see no sum over the width. The last norm has the factor of the output as well."""
     model = MODEL.clone(parametrization="mup", base=(8, 1))
     scales = optimizer.scales(name, model, params)
     body = {layer: set(leaf.values()) for layer, leaf in scales["blocks"].items() if "norm" in layer}
