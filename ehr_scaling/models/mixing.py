@@ -54,8 +54,8 @@ def _added(x_BxTxD, weights_JxD, segments_BxT, x_BxSxD, who_BxS):
 def _padded(x_BxTxD, segments_BxT, room):
     """With positions that are none, `room` of them in front and behind.
 
-    On a CPU in memory: what reads it at three offsets is then a plain loop, up to twice as fast as one that asks of each
-    place whether it is there.
+    On a CPU in memory: what reads it at three offsets is then a plain loop, up to twice as fast as one that asks of
+    each place whether it is there.
     """
     found = (
         jnp.pad(x_BxTxD, ((0, 0), room, (0, 0))),
