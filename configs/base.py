@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
     c.model.attention = "auto"  # the platform's kernel; or xla, blocked, cudnn (NVIDIA), splash (TPU)
     c.model.remat = "none"  # recompute in the backward pass: "dots" keeps matrix products, "full" only a layer's input
     c.model.dropout = 0.0  # of each residual branch; a lever where patients are passed over often
+    # "conv": each position reads the three before it, of the same patient, ahead of attention (3·d weights a layer)
+    c.model.mixing = "none"
     c.model.parametrization = "standard"  # "mup": rates found on a narrow, shallow model hold for a large one
 
     c.training = ConfigDict()

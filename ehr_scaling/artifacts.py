@@ -205,6 +205,7 @@ def build(
     *,
     resume: bool = False,
     changing: Collection[str] = (),
+    before: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Make the artifact directory `path` from `inputs`, unless it is already there.
 
@@ -216,17 +217,18 @@ def build(
 
     Args: resume, whether `make` can go on with what an interrupted run of the same inputs left in the folder (units of
       `data.shards`); else it finds it empty. changing, files that may be written again and keep a seal of their own.
+      before, by group of inputs: what settings were in artifacts of earlier versions, which did not have them.
     Returns: the record, `{"inputs", "fingerprint", "summary", "files"}`.
     Raises: UserError when `path` was made from other inputs, which it names, and where it lacks one of its files.
     """
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     if path.exists():
-        return _made(path, inputs)
+        return _made(path, inputs, before or {})
     partial = path.with_name(f".{path.name}.partial")
     with _locked(partial):
         if path.exists():
             shutil.rmtree(partial, ignore_errors=True)
-            return _made(path, inputs)
+            return _made(path, inputs, before or {})
         begun, done = partial / _BEGUN, partial / RECORD
         if not (done.is_file() and verify(partial)["inputs"] == inputs):
             if not (resume and begun.is_file() and read_json(begun) == inputs):
@@ -250,9 +252,10 @@ def _empty(folder: Path, pattern: str) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def _made(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+def _made(path: Path, inputs: dict[str, Any], before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     known = record(path)
-    if changed := differences(known["inputs"], inputs):
+    of_then = {**known["inputs"], **{group: {**own, **known["inputs"].get(group, {})} for group, own in before.items()}}
+    if changed := differences(of_then, inputs):
         raise UserError(
             f"{path} was made from other inputs ({'; '.join(changed[:4])}): "
             "take another --workdir, or delete that folder and the ones made from it"

@@ -21,30 +21,38 @@ class Parameters:
         return self.body + self.head + self.embedding
 
 
-def parameters(*, width: int, layers: int, ff: int, vocab: int, tied: bool) -> Parameters:
-    """Parameters of the decoder in `models/transformer.py`: QKV and output 4d², gated MLP 3·d·ff, RMSNorm scales.
+# Weights of a layer's mixing for each channel, by the setting `model.mixing`: of the earlier positions it adds
+MIXED = {"none": 0, "conv": 3}
+
+
+def parameters(*, width: int, layers: int, ff: int, vocab: int, tied: bool, mixing: str = "none") -> Parameters:
+    """Parameters of the decoder in `models/transformer.py`: QKV and output 4d², gated MLP 3·d·ff, RMSNorm scales, and
+    3·d where mixing is "conv".
 
     `vocab` is the padded vocabulary, as the kernels see it.
     """
-    block = 4 * width**2 + 3 * width * ff + 2 * width
+    block = 4 * width**2 + 3 * width * ff + (2 + MIXED[mixing]) * width
     return Parameters(body=layers * block + width, head=vocab * width, embedding=0 if tied else vocab * width)
 
 
-def forward(*, width: int, layers: int, ff: int, vocab: int, context: int, causal: bool = True) -> int:
+def forward(
+    *, width: int, layers: int, ff: int, vocab: int, context: int, mixing: str = "none", causal: bool = True
+) -> int:
     """Operations of one forward pass over one sequence of `context` tokens.
 
-    Body 2·(4d² + 3·d·ff) and head 2·d·V a token; attention scores and the weighted sum of values 4·d for each pair of
-    a query and a key it may see: T(T+1)/2 pairs when `causal` (what a law should charge, and what flash kernels do),
-    T² otherwise (what an unfused einsum does).
+    Body 2·(4d² + 3·d·ff), head 2·d·V and mixing by "conv" 2·3·d a token; attention scores and the weighted sum of
+    values 4·d for each pair of a query and a key it may see: T(T+1)/2 pairs when `causal` (what a law should charge,
+    and what flash kernels do), T² otherwise (what an unfused einsum does).
     """
     pairs = context * (context + 1) // 2 if causal else context**2
-    body = layers * (context * 2 * (4 * width**2 + 3 * width * ff) + 4 * width * pairs)
+    products = 4 * width**2 + 3 * width * ff + MIXED[mixing] * width
+    body = layers * (context * 2 * products + 4 * width * pairs)
     return body + context * 2 * width * vocab
 
 
-def training(*, width: int, layers: int, ff: int, vocab: int, context: int) -> int:
+def training(*, width: int, layers: int, ff: int, vocab: int, context: int, mixing: str = "none") -> int:
     """Operations of one training sequence: forward plus a backward pass of twice its cost."""
-    return 3 * forward(width=width, layers=layers, ff=ff, vocab=vocab, context=context)
+    return 3 * forward(width=width, layers=layers, ff=ff, vocab=vocab, context=context, mixing=mixing)
 
 
 def six_nd(body: int, tokens: int) -> float:

@@ -1,4 +1,5 @@
-"""The training engine: tokens/s beside PyTorch, models together, and where the wall time of a grid goes.
+"""The training engine: tokens/s beside PyTorch, with mixing and without, models together, and where the wall time of a
+grid goes.
 
 Each side of a comparison is a process of its own, with the allocator's setting in its environment; they take turns, so
 that what else the machine does meets both.
@@ -28,6 +29,7 @@ TORCH = flags.DEFINE_string("torch_python", sys.executable, "An interpreter with
 SIZES = flags.DEFINE_list("bench_sizes", ["101k", "1.2m", "2.7m"], "Sizes to compare.")
 CONTEXTS = flags.DEFINE_list("bench_contexts", ["256", "1024"], "T of the comparison.")
 SECONDS = flags.DEFINE_float("bench_seconds", 3.0, "Of one turn of a side of a comparison.")
+MIXED = flags.DEFINE_list("mixing_sizes", ["14k", "151k", "1.2m"], "Sizes to train with mixing and without.")
 GRID = flags.DEFINE_bool("grid", True, "Train the quickstart's grid, to see where its wall time goes (3 minutes).")
 
 VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
@@ -81,6 +83,7 @@ def rates(peers: list[Peer]) -> list[float]:
 
 def rows() -> Iterator[Row]:
     yield from _beside_torch()
+    yield from _mixing()
     yield from _together()
     yield from _interrupted()
     if GRID.value:
@@ -135,6 +138,21 @@ def _beside_torch() -> Iterator[Row]:
                     yield row("  ratio", own / found[best], "×", 1.0)
 
 
+def _mixing() -> Iterator[Row]:
+    """The vocabulary and context of the quickstart, where the body, and so the mixing, is most of a step."""
+    for size in MIXED.value:
+        spec = {"size": size, "context": 128, "padded": 320, "vocab": 315, "batch_tokens": 2048}
+        peers = [Peer(OURS, {**spec, "mixing": mixing}, True) for mixing in flops.MIXED]
+        for each in peers:
+            each.ready()
+        without, conv = rates(peers)
+        for each in peers:
+            each.close()
+        yield row(f"{size}, T = 128, V = 320, without mixing", without / 1e3, "ktok/s")
+        yield row("  with mixing", conv / 1e3, "ktok/s")
+        yield row("  ratio", conv / without, "×", 0.9)
+
+
 def _together() -> Iterator[Row]:
     """Four seeds of 0.1 M parameters as one program, and one of them, both on all cores; batches of the quickstart."""
     spec = {"size": "101k", "context": 128, "padded": 320, "vocab": 315, "batch_tokens": 512}
@@ -169,6 +187,7 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
     config.model.tied, config.model.vocab_multiple = True, spec["padded"]
     config.model.dtype = spec.get("dtype", "float32")
     config.model.attention = spec.get("attention", "auto")
+    config.model.mixing = spec.get("mixing", "none")
     config.training.batch.sequences = spec["batch_tokens"] // spec["context"]
     config.training.microbatch = spec.get("microbatch", 0)
     config.training.batch.exponent, config.training.min_steps = 0.0, 1

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from ehr_scaling import flops
+from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES, Shape
 from ehr_scaling.models.transformer import Block, Multipliers, Transformer
 
@@ -15,27 +16,30 @@ def dims(shape: Shape, vocab: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", ["3.5k", "25k", "151k"])
 @pytest.mark.parametrize("tied", [False, True])
-def test_parameters_are_those_of_the_model(name, tied):
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_parameters_are_those_of_the_model(name, tied, mixing):
     shape = SHAPES[name]
     tokens = jnp.zeros((1, 4), jnp.int32)
-    params = jax.eval_shape(Transformer(shape, 90, 96, tied).init, jax.random.key(0), tokens, tokens)["params"]
+    model = Transformer(shape, 90, 96, tied, mixing=mixing)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
-    counts = flops.parameters(**dims(shape, 96), tied=tied)
+    counts = flops.parameters(**dims(shape, 96), tied=tied, mixing=mixing)
     assert counts.total == size(params)
     assert counts.body == size(params["blocks"]) + size(params["final_norm"])
     assert counts.embedding == (0 if tied else size(params["embedding"]))
 
 
 @pytest.mark.parametrize(("width", "heads", "ff", "context"), [(64, 2, 176, 32), (128, 4, 344, 64)])
-def test_a_block_costs_what_xla_says(width, heads, ff, context):
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_a_block_costs_what_xla_says(width, heads, ff, context, mixing):
     """Matmuls dominate at these widths, so XLA's count (which adds norms and softmax) is a little above ours."""
     shape = Shape("test", width, 1, heads, ff)
-    block = Block(shape, jnp.float32, "xla", 0.0, 1, Multipliers())
+    block = Block(shape, jnp.float32, "xla", 0.0, 1, Multipliers(), mixing)
     x = jnp.ones((1, context, width))
-    arguments = (x, None, jnp.ones((1, context), jnp.int32), None, jnp.arange(context), 0)
+    arguments = (x, None, jnp.ones((1, context), jnp.int32), None, None, jnp.arange(context), 0)
     params = block.init(jax.random.key(0), *arguments)
     compiled = jax.jit(lambda p, x: block.apply(p, x, *arguments[1:])[0]).lower(params, x).compile()
-    ours = flops.forward(width=width, layers=1, ff=ff, vocab=0, context=context, causal=False)
+    ours = flops.forward(width=width, layers=1, ff=ff, vocab=0, context=context, mixing=mixing, causal=False)
     assert ours <= compiled.cost_analysis()["flops"] <= 1.12 * ours
 
 
@@ -49,6 +53,8 @@ def test_by_hand():
     # One layer, width 2, inner width 3, vocabulary 5, two tokens: body 2·(16+18) a token, three causal pairs of 4·2.
     assert flops.forward(width=2, layers=1, ff=3, vocab=5, context=2) == 2 * 2 * (16 + 18) + 3 * 8 + 2 * 2 * 2 * 5
     assert flops.training(width=2, layers=1, ff=3, vocab=5, context=2) == 3 * 200
+    # Mixing: three products and sums of each of two channels
+    assert flops.training(width=2, layers=1, ff=3, vocab=5, context=2, mixing="conv") == 3 * (200 + 2 * 2 * 3 * 2)
     assert flops.six_nd(10**10, 10**12) == pytest.approx(6e22)
 
 

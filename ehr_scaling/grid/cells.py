@@ -15,6 +15,7 @@ from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import rules
 from ehr_scaling.grid.check import check
+from ehr_scaling.grid.manifest import BEFORE
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import padded_vocab
 
@@ -52,10 +53,17 @@ def solve(config: ConfigDict, point: Point, packed: dict[str, Any], about: dict[
     return _cell(config, point, packed, about, rules.batch_sequences(config.training, wanted * context))
 
 
-def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, int]:
+def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, Any]:
+    """Of `flops.training`, but for the context."""
     shape = sizes.get(size)
     padded = padded_vocab(packed["summary"]["vocab_size"], config.model.vocab_multiple)
-    return {"width": shape.width, "layers": shape.layers, "ff": shape.ff, "vocab": padded}
+    return {
+        "width": shape.width,
+        "layers": shape.layers,
+        "ff": shape.ff,
+        "vocab": padded,
+        "mixing": config.model.mixing,
+    }
 
 
 def _sequences(config: ConfigDict, point: Point, packed: dict[str, Any]) -> float:
@@ -100,6 +108,7 @@ def _cell(
         "tied": config.model.tied,
         "dtype": config.model.dtype,
         "dropout": config.model.dropout,
+        "mixing": config.model.mixing,
         "parametrization": config.model.parametrization,
         "base_width": t.rate.at_width,  # at which "mup" is the standard parametrization
         "vocab": data["vocab_size"],
@@ -166,7 +175,8 @@ def engine(config: ConfigDict) -> dict[str, Any]:
 
 def named(cell: Cell) -> Cell:
     """The cell with its id, which is of what it learns; at first it is a unit by itself."""
-    own = fingerprint({name: value for name, value in cell.items() if name not in (*HOW, "id")})
+    learnt = {name: value for name, value in cell.items() if name not in (*HOW, "id")}
+    own = fingerprint({name: value for name, value in learnt.items() if BEFORE.get(name) != value})
     return {"id": own, **cell, "unit": own}
 
 

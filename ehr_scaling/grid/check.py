@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import rules
-from ehr_scaling.models import sizes, transformer
+from ehr_scaling.models import mixing, sizes, transformer
 from ehr_scaling.training import optimizer, schedule
 
 
@@ -16,6 +16,7 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
     choices = (
         ("model.dtype", model.dtype, ("float32", "bfloat16")),
         ("model.remat", model.remat, transformer.REMATS),
+        ("model.mixing", model.mixing, mixing.MIXINGS),
         ("model.parametrization", model.parametrization, transformer.PARAMETRIZATIONS),
         ("training.optimizer", t.optimizer, optimizer.OPTIMIZERS),
         ("training.schedule", t.schedule, schedule.SCHEDULES),

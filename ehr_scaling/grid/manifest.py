@@ -11,6 +11,8 @@ from ehr_scaling.errors import UserError
 
 Cell = dict[str, Any]
 MANIFEST = "manifest.jsonl"
+# Settings that earlier versions did not have, and what their cells are: the ids of those and their runs stay good
+BEFORE = {"mixing": "none"}
 
 
 def build(
@@ -41,7 +43,7 @@ def build(
         "training": {k: v for k, v in config.training.to_dict().items() if k not in how},
         "validation": config.validation.to_dict(),
     }
-    record = artifacts.build(out, inputs, make, changing=(MANIFEST,))
+    record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": BEFORE})
     planned, before = cells.grid(config, points, packed, about)[0], read(out)
     if {cell["id"] for cell in planned} != {cell["id"] for cell in before}:
         raise UserError(f"{out} was planned by another version of this program: take another --workdir, or delete it")
@@ -55,8 +57,9 @@ def write(path: Path, planned: list[Cell]) -> None:
 
 
 def read(grid: Path) -> list[Cell]:
-    """The cells of a manifest. Raises UserError, with the line's number, when it is damaged."""
+    """The cells of a manifest, those of an earlier version with BEFORE. Raises UserError, with the line's number, when
+    it is damaged."""
     path = grid / MANIFEST
     if not path.exists():
         raise UserError(f"{path} is missing: run launch.study, or launch.sweep, to plan the grid first")
-    return artifacts.read_lines(path, f"delete {grid} and run again")
+    return [{**BEFORE, **cell} for cell in artifacts.read_lines(path, f"delete {grid} and run again")]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import constant, normal, variance_scaling, zeros
 
 from ehr_scaling.models.attention import attend, attention, rotate, visible
+from ehr_scaling.models.mixing import EARLIER, MIXINGS, mix
 from ehr_scaling.models.products import PAD as PAD
 from ehr_scaling.models.products import dense, loss_sum, rms_norm, swiglu, token_losses
 from ehr_scaling.models.products import logits as logits_of
@@ -29,16 +30,22 @@ REMATS: dict[str, Callable[..., Any] | None] = {
 
 
 class Cache(NamedTuple):
-    """Keys and values of past positions (L, B, S, H, K), and the segment (B, S) each belongs to; 0 is empty."""
+    """Keys and values of past positions (L, B, S, H, K), and the segment (B, S) each belongs to; 0 is empty.
+
+    last: what a layer with mixing reads of the last positions, (L, B, J, D), beside their keys; None without.
+    """
 
     keys: jax.Array
     values: jax.Array
     segments: jax.Array
+    last: jax.Array | None = None
 
 
-def empty_cache(shape: Shape, batch: int, positions: int, dtype: jnp.dtype = jnp.float32) -> Cache:
-    kv = jnp.zeros((shape.layers, batch, positions, shape.heads, shape.width // shape.heads), dtype)
-    return Cache(kv, kv, jnp.zeros((batch, positions), jnp.int32))
+def empty_cache(model: "Transformer", batch: int, positions: int) -> Cache:
+    shape = model.shape
+    kv = jnp.zeros((shape.layers, batch, positions, shape.heads, shape.width // shape.heads), model.dtype)
+    last = jnp.zeros((shape.layers, batch, EARLIER, shape.width), model.dtype) if model.mixing == "conv" else None
+    return Cache(kv, kv, jnp.zeros((batch, positions), jnp.int32), last)
 
 
 def padded_vocab(vocab: int, multiple: int) -> int:
@@ -89,9 +96,10 @@ class Block(nn.Module):
     dropout: float
     base_layers: int
     multipliers: Multipliers
+    mixing: str
 
     @nn.compact
-    def __call__(self, x_BxTxD, kv, segments_BxT, visible_Bx1xTxS, positions_T, index):
+    def __call__(self, x_BxTxD, past, segments_BxT, earlier_BxJ, visible_Bx1xTxS, positions_T, index):
         s = self.shape
         fan_in = variance_scaling(1.0, "fan_in", "normal")
         # Residual branches start smaller with depth, so that the stream's variance does not grow with L (GPT-2).
@@ -107,23 +115,33 @@ class Block(nn.Module):
         def branch(y_BxTxD):
             return nn.Dropout(self.dropout, deterministic=False)(y_BxTxD) if self.dropout else y_BxTxD
 
-        q, k, v = into("qkv", 3, (s.heads, s.width // s.heads), queries_first)(RMSNorm(name="attention_norm")(x_BxTxD))
+        read_BxTxD, last_BxJxD = RMSNorm(name="attention_norm")(x_BxTxD), None
+        if self.mixing == "conv":
+            before = None
+            if past is not None:
+                before = past[2], earlier_BxJ
+                last_BxJxD = jnp.concatenate([past[2], read_BxTxD], axis=1)[:, -EARLIER:]
+            # Zeros: training starts from the model without mixing, whatever the size; each weight has a slope there.
+            weights_JxD = self.param("mixing", zeros, (EARLIER, s.width))
+            read_BxTxD = mix(read_BxTxD, weights_JxD, segments_BxT, before)
+        q, k, v = into("qkv", 3, (s.heads, s.width // s.heads), queries_first)(read_BxTxD)
         q, k = rotate(q, positions_T), rotate(k, positions_T)
-        if kv is None:
-            mixed = attention(q, k, v, segments_BxT, self.attention)
+        if past is None:
+            attended = attention(q, k, v, segments_BxT, self.attention)
         else:
-            k, v = kv = tuple(
+            k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=1)
-                for old, new in zip(kv, (k, v), strict=True)
+                for old, new in zip(past[:2], (k, v), strict=True)
             )
-            mixed = attend(q, k, v, visible_Bx1xTxS)
-        (written,) = into("out", 1, (s.width,), residual)(mixed.reshape(x_BxTxD.shape))
+            attended = attend(q, k, v, visible_Bx1xTxS)
+            past = k, v, last_BxJxD
+        (written,) = into("out", 1, (s.width,), residual)(attended.reshape(x_BxTxD.shape))
         x_BxTxD += branch(written)
 
         gate, up = into("gate_up", 2, (s.ff,), fan_in)(RMSNorm(name="mlp_norm")(x_BxTxD))
         (written,) = into("down", 1, (s.width,), residual)(swiglu(gate, up))
         x_BxTxD += branch(written)
-        return x_BxTxD, kv
+        return x_BxTxD, past
 
 
 class Transformer(nn.Module):
@@ -142,6 +160,7 @@ class Transformer(nn.Module):
         rate at one width and depth is the best at others (Yang et al. 2022, arXiv 2203.03466; for depth CompleteP,
         Dey et al. 2025, arXiv 2505.01618).
       base: width and layers at which "mup" is the standard parametrization.
+      mixing: of neighbouring positions before attention, one of `mixing.MIXINGS`.
       unroll: layers one after another in the program, instead of a loop over them that copies what each leaves for the
         backward pass into arrays of all and out again; takes longer to compile.
     """
@@ -156,6 +175,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     parametrization: str = "standard"
     base: tuple[int, int] = (32, 2)
+    mixing: str = "none"
     unroll: bool = False
 
     @property
@@ -190,38 +210,43 @@ class Transformer(nn.Module):
 
         Args and the cache returned: as of `__call__`.
         """
+        if self.mixing not in MIXINGS:
+            raise ValueError(f"unknown mixing {self.mixing!r}: one of {MIXINGS}")
         width, mup = self.shape.width, self.parametrization == "mup"
         base_width, base_layers = self.base if mup else (width, self.shape.layers)
         start = normal(base_width**-0.5 if self.tied else 1.0)
         embedding = self.param("embedding", start, (self.padded, width))
         x_BxTxD = embedding.astype(self.dtype)[tokens_BxT]
         if cache is None:
-            keys_BxS, kv, seen = segments_BxT, None, None
+            keys_BxS, past, earlier_BxJ, seen = segments_BxT, None, None, None
         else:
+            padded_BxJS = jnp.pad(cache.segments, ((0, 0), (EARLIER, 0)))
+            earlier_BxJ = jax.lax.dynamic_slice_in_dim(padded_BxJS, index, EARLIER, axis=1)
             keys_BxS = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments_BxT, index, axis=1)
-            kv, seen = (cache.keys, cache.values), visible(segments_BxT, keys_BxS, index)
+            past, seen = (cache.keys, cache.values, cache.last), visible(segments_BxT, keys_BxS, index)
         policy = REMATS[self.remat]
         blocks = nn.scan(
             Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, *(nn.broadcast,) * 5),
             length=self.shape.layers,
-            unroll=self.shape.layers if self.unroll and kv is None else 1,
+            unroll=self.shape.layers if self.unroll and past is None else 1,
         )
-        x_BxTxD, kv = blocks(
+        x_BxTxD, past = blocks(
             self.shape,
             self.dtype,
             self.attention,
             0.0 if deterministic else self.dropout,
             base_layers,
             self.multipliers,
+            self.mixing,
             name="blocks",
-        )(x_BxTxD, kv, segments_BxT, seen, index + jnp.arange(tokens_BxT.shape[1]), index)
+        )(x_BxTxD, past, segments_BxT, earlier_BxJ, seen, index + jnp.arange(tokens_BxT.shape[1]), index)
         x_BxTxD = RMSNorm(self.multipliers.output, name="final_norm")(x_BxTxD)
         # A head of zeros makes the first prediction uniform, whatever the size: runs start from the same loss, log V.
         head = embedding.T if self.tied else self.param("head", zeros, (width, self.padded))
-        return x_BxTxD, head.astype(self.dtype), None if kv is None else Cache(kv[0], kv[1], keys_BxS)
+        return x_BxTxD, head.astype(self.dtype), None if past is None else Cache(past[0], past[1], keys_BxS, past[2])
 
     def __call__(
         self,

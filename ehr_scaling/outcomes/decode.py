@@ -4,10 +4,11 @@ Drawing a token of a small model costs little arithmetic: what takes time is mov
 are read once for all copies of it that are under way, as two attentions whose softmaxes are joined ("shared prefix",
 "bifurcated": Athiwaratkun et al. 2024, arXiv 2403.08845); those of a copy's own tokens lie in a ring that every row
 writes at the same place, whatever its age. Every layer has its own arrays, with positions next to each other in a head,
-updated in place. Tests hold it to the model's logits.
+updated in place. A model with mixing also reads the last J positions of a row: at first those of its prompt, and then
+each row has its own. Tests hold it to the model's logits.
 
 Shapes: M prompts in store, G groups, S slots of a group, R = G·S rows, L layers, H heads, P positions of a prompt, W of
-the ring, K head width, D width, V vocabulary (padded).
+the ring, K head width, J positions that mixing reads, D width, V vocabulary (padded).
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ehr_scaling.models.attention import MASKED, dot, rotate
+from ehr_scaling.models.mixing import EARLIER, mix
 from ehr_scaling.models.products import logits
 from ehr_scaling.models.transformer import PAD, RMSNorm, Transformer, empty_cache
 
@@ -24,27 +26,37 @@ _ON_ACCELERATORS = 1 << 28
 
 
 class Prefix(NamedTuple):
-    """What groups attend to of their prompts: keys and values, (G, H, P, K) of each layer, and which count (G, P)."""
+    """What groups attend to of their prompts: keys and values, (G, H, P, K) of each layer, and which count (G, P).
+
+    last: what mixing reads of the last positions, (G, J, D) of each layer, zeros where none counts; None without it.
+    """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
     seen: jax.Array
+    last: tuple[jax.Array | None, ...]
 
     def take(self, rows: jax.Array) -> "Prefix":
         return jax.tree.map(lambda x: x[rows], self)
 
 
 class Ring(NamedTuple):
-    """Keys and values of the tokens that rows have drawn, one array (R, H, W, K) a layer."""
+    """Keys and values of the tokens that rows have drawn, one array (R, H, W, K) a layer.
+
+    last: what mixing reads of the last positions of each row, (R, J, D) a layer; None without it.
+    """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
+    last: tuple[jax.Array | None, ...]
 
 
 def empty_ring(model: Transformer, rows: int, positions: int) -> Ring:
     head = model.shape.width // model.shape.heads
     zeros = jnp.zeros((rows, model.shape.heads, positions, head), model.dtype)
-    return Ring((zeros,) * model.shape.layers, (zeros,) * model.shape.layers)
+    last = jnp.zeros((rows, EARLIER, model.shape.width), model.dtype) if model.mixing == "conv" else None
+    layers = model.shape.layers
+    return Ring((zeros,) * layers, (zeros,) * layers, (last,) * layers)
 
 
 def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.Array, Prefix]:
@@ -57,20 +69,28 @@ def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.A
     most = _SCORES_AT_ONCE.get(jax.default_backend(), _ON_ACCELERATORS)
     together = max(1, min(prompts, most // (model.shape.heads * width * width)))
 
-    def some(prompts_BxP: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def some(prompts_BxP: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
         segments = (prompts_BxP != PAD).astype(jnp.int32)
-        empty = empty_cache(model.shape, together, width, model.dtype)
+        empty = empty_cache(model, together, width)
         # Only the last position's logits are wanted, and the head may be most of a small model
         found: Any = model.apply({"params": params}, prompts_BxP, segments, empty, 0, method="hidden")
         x_BxPxD, head, full = found
         keys, values = (x.transpose(1, 0, 3, 2, 4) for x in (full.keys, full.values))  # (B, L, H, P, K)
-        return logits(x_BxPxD[:, -1:], head, model.vocab)[:, 0], keys, values
+        last = full.last
+        if last is not None:
+            counts_BxJ = jnp.pad(segments, ((0, 0), (EARLIER, 0)))[:, -EARLIER:] > 0
+            last = jnp.where(counts_BxJ[..., None, :, None], last.swapaxes(0, 1), 0)  # (B, L, J, D)
+        return logits(x_BxPxD[:, -1:], head, model.vocab)[:, 0], keys, values, last
 
     filled = jnp.pad(prompts_MxP, ((0, -prompts % together), (0, 0)))
     found = jax.lax.map(some, filled.reshape(-1, together, width))
-    next_MxV, keys, values = (x.reshape(-1, *x.shape[2:])[:prompts] for x in found)
-    layers = range(model.shape.layers)
-    return next_MxV, Prefix(tuple(keys[:, i] for i in layers), tuple(values[:, i] for i in layers), prompts_MxP != PAD)
+    next_MxV, *of_layers = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:prompts], found)
+
+    def by_layer(x: jax.Array | None) -> tuple[Any, ...]:
+        return tuple(None if x is None else x[:, i] for i in range(model.shape.layers))
+
+    keys, values, last = map(by_layer, of_layers)
+    return next_MxV, Prefix(keys, values, prompts_MxP != PAD, last)
 
 
 class Weights(NamedTuple):
@@ -118,10 +138,22 @@ def step(
     position_R = prefix.seen.shape[1] + ages_R
     x_RxD = weights.embedding[tokens_R]
     keys, values = [], []
-    for layer, k_GxHxPxK, v_GxHxPxK, k_RxHxWxK, v_RxHxWxK in zip(
-        weights.layers, prefix.keys, prefix.values, ring.keys, ring.values, strict=True
+    lasts: list[jax.Array | None] = []
+    for layer, k_GxHxPxK, v_GxHxPxK, last_GxJxD, k_RxHxWxK, v_RxHxWxK, last_RxJxD in zip(
+        *(weights.layers, prefix.keys, prefix.values, prefix.last, ring.keys, ring.values, ring.last), strict=True
     ):
-        qkv = _norm(layer["attention_norm"], x_RxD) @ layer["qkv"]["kernel"]
+        read_RxD = _norm(layer["attention_norm"], x_RxD)
+        if model.mixing == "conv":
+            # A row's first token comes after its prompt; what the slot held before is another copy's
+            of_prompt_RxJxD = jnp.repeat(last_GxJxD, rows // groups, axis=0)
+            last_RxJxD = jnp.where((ages_R == 0)[:, None, None], of_prompt_RxJxD, last_RxJxD)
+            lasts.append(jnp.concatenate([last_RxJxD[:, 1:], read_RxD[:, None]], axis=1))
+            one_patient = jnp.ones((rows, 1 + EARLIER), jnp.int32)
+            before = last_RxJxD, one_patient[:, 1:]
+            read_RxD = mix(read_RxD[:, None], layer["mixing"], one_patient[:, :1], before)[:, 0]
+        else:
+            lasts.append(None)
+        qkv = read_RxD @ layer["qkv"]["kernel"]
         q, k, v = (y.reshape(1, rows, heads, -1) for y in jnp.split(qkv, 3, axis=-1))
         # rows stand where positions of one sequence would: each is rotated by its own
         q_RxHxK, k_RxHxK, v_RxHxK = rotate(q, position_R)[0], rotate(k, position_R)[0], v[0]
@@ -145,7 +177,7 @@ def step(
         gate, up = jnp.split(_norm(layer["mlp_norm"], x_RxD) @ layer["gate_up"]["kernel"], 2, axis=-1)
         x_RxD += (jax.nn.silu(gate) * up) @ layer["down"]["kernel"]
     x_RxD = _norm(weights.final_norm, x_RxD)
-    return logits(x_RxD[None], weights.head, model.vocab)[0], Ring(tuple(keys), tuple(values))
+    return logits(x_RxD[None], weights.head, model.vocab)[0], Ring(tuple(keys), tuple(values), tuple(lasts))
 
 
 def _norm(params: Any, x: jax.Array) -> Any:

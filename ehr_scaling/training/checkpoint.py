@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from ehr_scaling import artifacts
 from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system, unreadable
 from ehr_scaling.grid.cells import HOW
+from ehr_scaling.grid.manifest import BEFORE
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
@@ -73,6 +74,10 @@ class Saver:
                 raise told from None
             raise
 
+    def saved(self, step: int) -> Any:
+        """The metrics at `step` alone, which say what the state is of. Raises UserError where they are not as saved."""
+        return artifacts.read_json(_metrics(self.folder, step), _again(self.folder))
+
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """State and metrics saved at `step`. Args: abstract, shapes, dtypes and shardings of the state, on any mesh.
 
@@ -114,7 +119,7 @@ def newest_common(savers: list[Saver]) -> list[int]:
 def check_config(saved: dict[str, Any], cell: dict[str, Any], folder: Path) -> None:
     """Raises UserError, which names the fields that differ, when a checkpoint's metrics are of another cell."""
     learnt = {name: value for name, value in cell.items() if name not in HOW}
-    if changed := artifacts.differences({name: saved.get(name) for name in learnt}, learnt):
+    if changed := artifacts.differences({name: saved.get(name, BEFORE.get(name)) for name in learnt}, learnt):
         raise UserError(
             f"{folder} holds a checkpoint of another config ({'; '.join(changed[:4])}): take another --workdir, or "
             f"delete that folder to train the cell anew"
@@ -152,6 +157,10 @@ def _again(folder: Path) -> str:
     return f"delete {folder} to train the cell again"
 
 
+def _metrics(folder: Path, step: int) -> Path:
+    return folder / str(step) / "metrics" / "metrics"
+
+
 def result(folder: Path) -> dict[str, Any] | None:
     """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
 
@@ -160,7 +169,7 @@ def result(folder: Path) -> dict[str, Any] | None:
     steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
     if not steps:
         return None
-    path = folder / str(max(steps)) / "metrics" / "metrics"
+    path = _metrics(folder, max(steps))
     if not path.is_file():
         raise UserError(f"{path} is missing: {_again(folder)}")
     metrics = artifacts.read_json(path, _again(folder))

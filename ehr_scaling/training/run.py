@@ -113,13 +113,19 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
     try:
         for step, sources in found:
             try:
+                told = [source.saved(step) for source in sources]
+            except Exception as e:
+                checkpoint.passed_over(sources[0].folder, step, e)
+                continue
+            if not trunks:  # before the state is read, which may have other parameters
+                for run, saved in zip(runs, told, strict=True):
+                    checkpoint.check_config(saved, run.cell, run.folder)
+            try:
                 parts = [source.restore(step, made.member) for source in sources]
             except Exception as e:
                 checkpoint.passed_over(sources[0].folder, step, e)
                 continue
             for run, (_, saved) in zip(runs, parts, strict=True):
-                if not trunks:
-                    checkpoint.check_config(saved, run.cell, run.folder)
                 run.take_over(saved)
             return made.stack([state for state, _ in parts]), parts[0][1]["seconds"]
     finally:

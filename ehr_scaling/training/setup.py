@@ -55,6 +55,7 @@ def model_of(cell: Cell, members: int = 1) -> Transformer:
         dropout=cell["dropout"],
         parametrization=cell["parametrization"],
         base=(cell["base_width"], 2),
+        mixing=cell["mixing"],
         # The copies take a fifth of a GPU's time; on a CPU the loop is the faster one.
         unroll=jax.default_backend() != "cpu",
     )

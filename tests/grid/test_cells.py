@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import base
-from ehr_scaling import flops
+from ehr_scaling import artifacts, flops
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, manifest
+from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 
 ABOUT = {"data": "made up", "generated": True}
@@ -30,16 +31,21 @@ WHOLE = {1.0: packed()}
     size=st.sampled_from(list(SHAPES)),
     exponent=st.floats(0, 0.6),
     context=st.sampled_from([128, 256, 2048]),
+    mixing=st.sampled_from(MIXINGS),
 )
-def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context):
+def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context, mixing):
     config = base.get_config()
-    config.training.batch.exponent = exponent
+    config.training.batch.exponent, config.model.mixing = exponent, mixing
     try:
         cell = cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(context=context), ABOUT)
     except cells.Infeasible as e:
         assert size in str(e)
         return
     dims = {"width": cell["width"], "layers": cell["layers"], "ff": cell["ff"], "vocab": cell["padded_vocab"]}
+    dims["mixing"] = mixing
+    counts = flops.parameters(**dims, tied=False)
+    assert (cell["N_body"], cell["N_head"], cell["N_embedding"]) == (counts.body, counts.head, counts.embedding)
+    assert cell["flops_6nd"] == 6 * counts.body * cell["tokens"]
     assert cell["flops"] == cell["steps"] * cell["batch_sequences"] * flops.training(**dims, context=context)
     assert abs(cell["flops"] / budget - 1) <= 0.01
     assert cell["tokens"] == cell["steps"] * cell["batch_tokens"]
@@ -71,8 +77,31 @@ def test_the_id_is_of_what_is_learnt():
     assert cells.solve(config, point, packed(), ABOUT)["id"] == cell["id"]
     assert cells.solve(config, point, packed(fingerprint="fedcba9876543210"), ABOUT)["id"] != cell["id"]
     assert cells.solve(config, {**point, "seed": 1}, packed(), ABOUT)["id"] != cell["id"]
-    config.training.weight_decay = 0.2
+    config.model.mixing = "conv"
     assert cells.solve(config, point, packed(), ABOUT)["id"] != cell["id"]
+    config.model.mixing, config.training.weight_decay = "none", 0.2
+    assert cells.solve(config, point, packed(), ABOUT)["id"] != cell["id"]
+
+
+def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_path):
+    """Its settings and its cells do not have it; ids, which name the folders of runs, do not change."""
+    config = base.get_config()
+    points, out = list(base.sweep(config)), tmp_path / "grid"
+    planned = cells.grid(config, points, WHOLE, ABOUT)[0]
+    manifest.build(config, points, WHOLE, ABOUT, out)
+    lines = [{name: value for name, value in cell.items() if name != "mixing"} for cell in planned]
+    for line, cell in zip(lines, planned, strict=True):
+        assert cells.named({name: value for name, value in line.items() if name != "id"})["id"] == cell["id"]
+    artifacts.write_lines(out / manifest.MANIFEST, lines)
+    assert manifest.read(out) == planned
+    record = artifacts.record(out)
+    del record["inputs"]["model"]["mixing"]
+    artifacts.write_sealed(out / artifacts.RECORD, record)
+    manifest.build(config, points, WHOLE, ABOUT, out)
+    assert manifest.read(out) == planned
+    config.model.mixing = "conv"
+    with pytest.raises(UserError, match=r"from other inputs \(model\.mixing was 'none', now 'conv'\): take"):
+        manifest.build(config, points, WHOLE, ABOUT, out)
 
 
 def test_a_grid_without_a_feasible_cell_is_refused():
@@ -236,6 +265,7 @@ def test_passes_and_fractions_take_the_place_of_budgets():
         ({"training.schedule": "linear"}, "training.schedule='linear'"),
         ({"model.remat": "some"}, "model.remat='some'"),
         ({"model.parametrization": "ntk"}, "model.parametrization='ntk'"),
+        ({"model.mixing": "canon"}, r"model.mixing='canon' is unknown: take one of none, conv"),
         ({"model.dtype": "float16"}, "model.dtype='float16'"),
         ({"model.dropout": 1.0}, "model.dropout=1.0"),
         ({"training.rate.peak": 0.0}, "learning rate of 0"),

@@ -1,25 +1,47 @@
 """Packed = unpacked, cached = uncached, and what a token may see."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ehr_scaling.models import attention
+from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import Transformer, empty_cache, padded_vocab, token_losses
 
 VOCAB, PADDED = 40, 48
 
 
-@pytest.fixture(scope="module", params=["14k", "25k"])
-def setting(request):
-    shape = SHAPES[request.param]
-    model = Transformer(shape, VOCAB, PADDED)
+def filled(model):
+    """Parameters, also of what starts at zero: or every logit would be equal and every test below would pass."""
     tokens = jnp.zeros((1, 2), jnp.int32)
-    params = jax.jit(model.init)(jax.random.key(0), tokens, tokens)
-    # The head starts at zero: fill it, or every logit would be equal and every test below would pass.
-    params["params"]["head"] = jax.random.normal(jax.random.key(1), params["params"]["head"].shape) * 0.3
-    return jax.jit(model.apply), params, shape
+    params = jax.jit(model.clone(attention="xla").init)(jax.random.key(0), tokens, tokens)["params"]
+    some = lambda x, key: jax.random.normal(jax.random.key(key), x.shape) * 0.3  # noqa: E731
+    if not model.tied:
+        params["head"] = some(params["head"], 1)
+    if model.mixing != "none":
+        params["blocks"]["mixing"] = some(params["blocks"]["mixing"], 2)
+    return {"params": params}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("14k", "none", "xla"), ("25k", "none", "xla"), ("14k", "conv", "xla"), ("25k", "conv", "blocked")],
+    ids="-".join,
+)
+def setting(request):
+    size, mixing, kernel = request.param
+    model = Transformer(SHAPES[size], VOCAB, PADDED, mixing=mixing, attention=kernel)
+    return jax.jit(model.apply), filled(model), model
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    """In rows as short as these."""
+    monkeypatch.setattr(attention, "_block", lambda context: 8)
 
 
 def random_tokens(*shape, seed=0):
@@ -54,14 +76,14 @@ def test_a_token_sees_its_past_and_nothing_else(setting):
 
 
 def test_cached_is_uncached(setting):
-    apply, params, shape = setting
+    apply, params, model = setting
     tokens = random_tokens(2, 16)
     segments = np.ones((2, 16), np.int32)
-    segments[0, :5] = 0  # padded on the left, as prompts of unequal length are
+    segments[0, :7] = 0  # padded on the left, as prompts of unequal length are
     full, _ = apply(params, tokens, segments)
-    logits, cache = apply(params, tokens[:, :9], segments[:, :9], empty_cache(shape, 2, 16), 0)
+    logits, cache = apply(params, tokens[:, :9], segments[:, :9], empty_cache(model, 2, 16), 0)
     np.testing.assert_allclose(logits[1], full[1, :9], atol=2e-5)
-    np.testing.assert_allclose(logits[0, 5:], full[0, 5:9], atol=2e-5)
+    np.testing.assert_allclose(logits[0, 7:], full[0, 7:9], atol=2e-5)
     for t in range(9, 16):
         logits, cache = apply(params, tokens[:, t : t + 1], segments[:, t : t + 1], cache, t)
         np.testing.assert_allclose(logits[:, 0], full[:, t], atol=2e-5)
@@ -84,6 +106,23 @@ def test_an_untrained_model_is_uniform():
     np.testing.assert_allclose(token_losses(logits, tokens), np.log(VOCAB - 1), rtol=1e-6)
 
 
+def test_mixing_begins_as_the_model_without():
+    """Of one seed: the same parameters, and to the last bit the same logits."""
+    tokens, segments = random_tokens(2, 12), np.repeat([[1, 2]], [4, 8], axis=1).repeat(2, axis=0)
+    models = [Transformer(SHAPES["3.5k"], VOCAB, PADDED, tied=True, mixing=mixing) for mixing in MIXINGS]
+    plain, mixed = (jax.jit(model.init)(jax.random.key(0), tokens, segments) for model in models)
+    assert not mixed["params"]["blocks"].pop("mixing").any()
+    jax.tree.map(np.testing.assert_array_equal, mixed, plain)
+    without, conv = (jax.jit(model.apply) for model in models)
+    mixed["params"]["blocks"]["mixing"] = np.zeros((2, 3, 12), np.float32)
+    np.testing.assert_array_equal(conv(mixed, tokens, segments)[0], without(plain, tokens, segments)[0])
+
+
+def test_an_unknown_mixing_is_an_error():
+    with pytest.raises(ValueError, match="unknown mixing 'convolution'"):
+        filled(Transformer(SHAPES["3.5k"], VOCAB, PADDED, mixing="convolution"))
+
+
 def test_tied_head_is_the_embedding():
     model = Transformer(SHAPES["3.5k"], VOCAB, PADDED, tied=True)
     tokens = random_tokens(1, 8)
@@ -92,12 +131,16 @@ def test_tied_head_is_the_embedding():
     assert np.isfinite(model.apply(params, tokens, np.ones((1, 8), np.int32))[0]).all()
 
 
-def test_bfloat16_keeps_parameters_and_logits_in_float32():
-    model = Transformer(SHAPES["25k"], VOCAB, PADDED, dtype=jnp.bfloat16)
-    tokens = random_tokens(2, 8)
-    params = jax.jit(model.init)(jax.random.key(0), tokens, tokens)
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_bfloat16_keeps_parameters_and_logits_in_float32(mixing):
+    model = Transformer(SHAPES["25k"], VOCAB, PADDED, dtype=jnp.bfloat16, mixing=mixing)
+    tokens, segments = random_tokens(2, 8), np.ones((2, 8), np.int32)
+    params = filled(model)
     assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
-    assert model.apply(params, tokens, np.ones((2, 8), np.int32))[0].dtype == np.float32
+    logits, _ = model.apply(params, tokens, segments)
+    assert logits.dtype == np.float32
+    exact, _ = model.clone(dtype=jnp.float32).apply(params, tokens, segments)
+    np.testing.assert_allclose(jax.nn.softmax(logits), jax.nn.softmax(exact), atol=0.03)
 
 
 def test_padded_vocab():
@@ -105,24 +148,26 @@ def test_padded_vocab():
 
 
 def test_losses_are_those_of_the_logits(setting):
-    apply, params, shape = setting
+    apply, params, model = setting
     tokens, segments = random_tokens(2, 13), np.repeat([[1, 2]], [4, 9], axis=1).repeat(2, axis=0)
     logits, _ = apply(params, tokens[:, :-1], segments[:, :-1])
     expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[:, 1:, None], axis=-1)[..., 0]
-    model, mask = Transformer(shape, VOCAB, PADDED), np.arange(24).reshape(2, 12) % 3 > 0
+    mask = np.arange(24).reshape(2, 12) % 3 > 0
     losses = model.apply(params, tokens, segments, method="losses")
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     total = model.apply(params, tokens, segments, mask, method="loss_sum")
     assert float(total) == pytest.approx(expected[mask].sum(), rel=1e-5)
 
 
-def test_what_is_computed_again_is_the_same():
-    shape, tokens = SHAPES["3.5k"], random_tokens(2, 9)
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_what_is_computed_again_is_the_same(mixing):
+    tokens = random_tokens(2, 9)
     segments = np.ones_like(tokens)
-    params = jax.jit(Transformer(shape, VOCAB, PADDED, tied=True).init)(jax.random.key(0), tokens, segments)
+    model_of = partial(Transformer, SHAPES["3.5k"], VOCAB, PADDED, tied=True, mixing=mixing)
+    params = filled(model_of())
 
     def gradient(remat):
-        model = Transformer(shape, VOCAB, PADDED, tied=True, remat=remat)
+        model = model_of(remat=remat)
         return jax.grad(lambda p: model.apply(p, tokens, segments, method="losses").mean())
 
     plain = jax.jit(gradient("none"))(params)
@@ -135,11 +180,12 @@ def test_what_is_computed_again_is_the_same():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), plain, again)
 
 
-def test_layers_in_a_row_are_layers_in_a_loop():
-    shape, tokens = SHAPES["151k"], random_tokens(2, 17)
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_layers_in_a_row_are_layers_in_a_loop(mixing):
+    tokens = random_tokens(2, 17)
     segments, mask = np.ones_like(tokens), np.ones((2, 16), bool)
-    model = Transformer(shape, VOCAB, PADDED, tied=True, dropout=0.1)
-    params = jax.jit(model.init)(jax.random.key(0), tokens, segments)
+    model = Transformer(SHAPES["151k"], VOCAB, PADDED, tied=True, dropout=0.1, mixing=mixing)
+    params = filled(model)
 
     def program(unroll):
         how = {"rngs": {"dropout": jax.random.key(1)}, "deterministic": False, "method": "loss_sum"}
@@ -188,12 +234,12 @@ def test_no_dropout_adds_nothing_to_the_program(rate):
     assert ("random_bits" in str(program)) == (rate > 0)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_mup_is_the_standard_parametrization_at_its_base(tied):
+@pytest.mark.parametrize(("tied", "mixing"), [(False, "none"), (True, "none"), (True, "conv")])
+def test_mup_is_the_standard_parametrization_at_its_base(tied, mixing):
     tokens = random_tokens(1, 8)
 
     def program(**options):
-        model = Transformer(SHAPES["151k"], VOCAB, PADDED, tied, **options)
+        model = Transformer(SHAPES["151k"], VOCAB, PADDED, tied, mixing=mixing, **options)
         return str(jax.make_jaxpr(model.init)(jax.random.key(0), tokens, tokens))
 
     assert program(parametrization="mup", base=(64, 3)) == program()

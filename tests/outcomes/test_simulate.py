@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes import decode, simulate, slots
@@ -22,9 +23,9 @@ GAPS = np.array([0, 0, 0.7, 3, 11, 0, 0], np.float32)
 IDS = np.arange(7, dtype=np.uint64) + np.uint64(1 << 40)
 
 
-def make(size="1.7k", seed=0):
+def make(size="1.7k", seed=0, mixing="none"):
     """A model whose next token depends on what it has read."""
-    model = Transformer(SHAPES[size], VOCAB, PADDED)
+    model = Transformer(SHAPES[size], VOCAB, PADDED, mixing=mixing)
     tokens = np.ones((1, 4), np.int32)
     params = jax.jit(model.init)(jax.random.key(seed), tokens, tokens)["params"]
     keys = jax.random.split(jax.random.key(seed + 1), len(jax.tree.leaves(params)))
@@ -32,8 +33,13 @@ def make(size="1.7k", seed=0):
     return model, jax.tree.map(lambda x, key: x + 0.3 * jax.random.normal(key, x.shape), params, keys)
 
 
+@pytest.fixture(scope="module", params=MIXINGS)
+def made(request):
+    return make(mixing=request.param)
+
+
 @pytest.fixture(scope="module")
-def made():
+def plain():
     return make()
 
 
@@ -158,15 +164,15 @@ def test_seeds_differ(made, prompts, futures):
     assert len({tuple(t) for t in futures.tokens[5]}) == 6  # nor are copies alike
 
 
-def test_suppressed_tokens_never_come(made, prompts):
-    found = run(made, prompts, 16, suppress=True)
+def test_suppressed_tokens_never_come(plain, prompts):
+    found = run(plain, prompts, 16, suppress=True)
     assert not np.isin(found.tokens, (5, 7, 8)).any()
     assert (found.ended != POSITIVE)[..., 0].all() and (found.survival < 0).all()
 
 
-def test_report_counts_every_token(made, prompts):
+def test_report_counts_every_token(plain, prompts):
     seen = []
-    run(made, prompts, 4, report=seen.append)
+    run(plain, prompts, 4, report=seen.append)
     assert sum(seen) == 7 * 4 * OPTIONS["new_tokens"]
 
 
@@ -177,7 +183,7 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 from tests.outcomes import test_simulate as t
 prompts = np.random.default_rng(0).integers(1, t.VOCAB, (7, t.WIDTH)).astype(np.int32)
-made = t.make()
+made = t.make(mixing="conv")
 assert len(jax.local_devices()) == 4
 one, four = (t.run(made, prompts, 3, devices=jax.local_devices()[:n]) for n in (1, 4))
 np.testing.assert_array_equal(one.tokens, four.tokens)
@@ -188,13 +194,13 @@ np.testing.assert_allclose(one.positive, four.positive, rtol=1e-4)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("size", ["1.7k", "25k"])
-def test_cached_logits_are_the_models(size):
+@pytest.mark.parametrize(("size", "mixing"), [("1.7k", "none"), ("25k", "none"), ("25k", "conv")])
+def test_cached_logits_are_the_models(size, mixing):
     """Through prefill, tokens of copies at different ages, and a prefix that copies share: to 1e-4."""
-    model, params = make(size, seed=5)
+    model, params = make(size, seed=5, mixing=mixing)
     rng = np.random.default_rng(1)
     prompts = rng.integers(1, VOCAB, (2, WIDTH)).astype(np.int32)
-    prompts[0, :9] = PAD
+    prompts[0, : WIDTH - 2] = PAD  # of two tokens, fewer than mixing reads
     segments = lambda x: (x != PAD).astype(jnp.int32)  # noqa: E731
     first, prefix = decode.read(model, params, jnp.asarray(prompts))
     expected = model.apply({"params": params}, prompts, segments(prompts))[0][:, -1]
@@ -251,11 +257,11 @@ def test_draws_follow_the_softmax():
         assert scipy_stats.chisquare(observed[kept], expected[kept]).pvalue > 1e-4
 
 
-def test_first_tokens_follow_the_model(made, prompts):
+def test_first_tokens_follow_the_model(plain, prompts):
     """Goodness of fit through the whole engine: 4,000 copies of a stay, with and without a gap."""
-    model, params = made
+    model, params = plain
     for row in (5, 3):
-        found = run(made, prompts, 4000, slice(row, row + 1), new_tokens=1, rows=500).tokens[0, :, 0]
+        found = run(plain, prompts, 4000, slice(row, row + 1), new_tokens=1, rows=500).tokens[0, :, 0]
         p = simulate.next_token(model, params, prompts[row : row + 1])[0].astype(float)
         if GAPS[row]:
             p[clock().ends <= GAPS[row]] = 0
@@ -268,6 +274,6 @@ def test_first_tokens_follow_the_model(made, prompts):
         assert scipy_stats.chisquare(observed[kept], expected[kept] * 4000 / expected.sum()).pvalue > 1e-4
 
 
-def test_no_room(made, prompts):
+def test_no_room(plain, prompts):
     with pytest.raises(ValueError, match="prompts of 24 tokens leave no room in a context of 24"):
-        run(made, prompts, 1, context=24)
+        run(plain, prompts, 1, context=24)

@@ -29,12 +29,22 @@ def at(prepared, folder):
     return folder
 
 
+def trained(prepared, folder, **changes):
+    """The cell, the work directory it was trained in, and its metrics."""
+    cell = small.cell(prepared[1], changes)
+    workdir = at(prepared, folder / "w")
+    return cell, workdir, loop.job([cell], workdir, small.silent)[0]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(prepared, tmp_path_factory):
-    """The cell, the work directory it was trained in, and its metrics."""
-    cell = small.cell(prepared[1])
-    workdir = at(prepared, tmp_path_factory.mktemp("runs") / "w")
-    return cell, workdir, loop.job([cell], workdir, small.silent)[0]
+    return trained(prepared, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def mixed(prepared, tmp_path_factory):
+    """The same with mixing of positions."""
+    return trained(prepared, tmp_path_factory.mktemp("mixed"), **{"model.mixing": "conv"})
 
 
 def log_of(workdir, cell):
@@ -82,8 +92,9 @@ def saving(cell, seconds=0.0):
     return {**cell, "engine": {**cell["engine"], "checkpoint_seconds": seconds}}
 
 
-def test_resumed_is_undisturbed(undisturbed, prepared, tmp_path):
-    cell, whole, metrics = undisturbed
+@pytest.mark.parametrize("which", ["undisturbed", "mixed"])
+def test_resumed_is_undisturbed(which, prepared, tmp_path, request):
+    cell, whole, metrics = request.getfixturevalue(which)
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(KeyboardInterrupt):
         loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
@@ -242,6 +253,23 @@ def test_a_checkpoint_of_another_config_is_refused(undisturbed, prepared, tmp_pa
         loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
     with pytest.raises(UserError, match=r"another config \(learning_rate was .*, now 0.5; weight_decay was 0.1, now 0"):
         loop.job([{**cell, "learning_rate": 0.5, "weight_decay": 0.0}], workdir, small.silent)
+
+
+def test_a_run_of_before_there_was_mixing_goes_on_and_takes_no_other(undisturbed, prepared, tmp_path, monkeypatch):
+    cell, _, metrics = undisturbed
+    workdir, save = at(prepared, tmp_path / "w"), checkpoint.Saver.save
+    without = lambda saved: {name: value for name, value in saved.items() if name != "mixing"}  # noqa: E731
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            checkpoint.Saver, "save", lambda self, step, state, saved: save(self, step, state, without(saved))
+        )
+        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+    with pytest.raises(UserError, match=r"another config \(mixing was 'none', now 'conv'\): take"):
+        loop.job([{**cell, "mixing": "conv"}], workdir, small.silent)
+    before = []
+    resumed = loop.job([cell], workdir, lambda tokens, before_=False, **k: before.append(tokens))[0]
+    assert before[0] > cell["tokens"] / 3
+    assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
 
 
 def test_a_full_disk_is_one_line(undisturbed, prepared, tmp_path, monkeypatch):

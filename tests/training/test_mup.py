@@ -20,10 +20,10 @@ SEGMENTS = np.ones_like(TOKENS)
 
 
 @cache
-def moved(parametrization, name="adamw", *, width=BASE[0], layers=BASE[1], tied=False):
+def moved(parametrization, name="adamw", *, width=BASE[0], layers=BASE[1], tied=False, mixing="none"):
     """Root mean square of how far a few steps move the stream after each layer (L,), and the logits."""
     shape = Shape("test", width, layers, max(1, width // head_width(width)), 8 * width // 3 // 8 * 8)
-    model = Transformer(shape, VOCAB, VOCAB, tied, parametrization=parametrization, base=BASE)
+    model = Transformer(shape, VOCAB, VOCAB, tied, parametrization=parametrization, base=BASE, mixing=mixing)
     transform = optimizer.transform(name, clip=1e9, b1=0.9, b2=0.95)
 
     def loss(params):
@@ -62,15 +62,20 @@ def over_width(*setting, widths=WIDTHS, **options):
     return [slope(widths, v) for v in values]
 
 
-def over_depth(parametrization):
+def over_depth(parametrization, **options):
     """Exponents of the stream after the last layer, and of the logits."""
-    found = [moved("mup"), moved(parametrization, layers=DEPTHS[1])]
+    found = [moved("mup", **options), moved(parametrization, layers=DEPTHS[1], **options)]
     return [slope(DEPTHS, [s[-1] for s, _ in found]), slope(DEPTHS, [x for _, x in found])]
 
 
 def test_mup_moves_models_of_every_size_alike():
     np.testing.assert_allclose(over_width("mup"), 0, atol=0.15)
     np.testing.assert_allclose(over_depth("mup"), 0, atol=0.15)
+
+
+def test_with_mixing_too():
+    np.testing.assert_allclose(over_width("mup", mixing="conv", widths=(32, 512)), 0, atol=0.15)
+    np.testing.assert_allclose(over_depth("mup", mixing="conv"), 0, atol=0.15)
 
 
 def test_with_muon_too():

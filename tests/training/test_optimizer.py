@@ -15,7 +15,7 @@ from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training import optimizer
 
 # As many heads as layers as values of qkv, so that an axis taken for another would go unnoticed by shapes alone
-MODEL = Transformer(Shape("test", 24, 3, 3, 40), 30, 32)
+MODEL = Transformer(Shape("test", 24, 3, 3, 40), 30, 32, mixing="conv")
 SETTINGS = {"clip": 1.0, "b1": 0.9, "b2": 0.95}
 BODY = ("qkv", "out", "gate_up", "down")
 
@@ -50,7 +50,8 @@ def directions(name, params, gradients):
 def test_each_parameter_has_its_rule(params):
     labels = optimizer.labels(params)
     assert labels["embedding"] == labels["head"] == labels["final_norm"]["scale"] == "adam"
-    body = labels["blocks"]
+    body = dict(labels["blocks"])
+    assert body.pop("mixing") == "adam"  # (L, J, D): a vector for each position
     assert {name: set(leaf.values()) for name, leaf in body.items()} == {
         **{name: {"muon"} for name in BODY},
         **{name: {"adam"} for name in ("attention_norm", "mlp_norm")},
@@ -126,13 +127,27 @@ def test_members_are_as_if_alone(params, name):
 
 def test_decay_is_of_matrices_alone(params):
     zeros = jax.tree.map(jnp.zeros_like, params)
+    # From zeros nothing would decay
+    params = {**params, "blocks": {**params["blocks"], "mixing": 1.0 + params["blocks"]["mixing"]}}
     after = optimizer.apply(params, zeros, 0.5, 0.1, optimizer.scales("adamw", MODEL, params))
     shrunk = jax.tree.map(lambda a, b: bool(np.allclose(a, 0.95 * b, rtol=1e-6)), after, params)
+    assert not shrunk["blocks"].pop("mixing")
     assert {name: leaf["kernel"] for name, leaf in shrunk["blocks"].items() if "kernel" in leaf} == dict.fromkeys(
         BODY, True
     )
     assert shrunk["head"] and not shrunk["embedding"] and not shrunk["final_norm"]["scale"]
     assert not any(leaf["scale"] for leaf in shrunk["blocks"].values() if "scale" in leaf)
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_mup_gives_vectors_the_rate_itself(params, name):
+    """Yang et al. 2022, table 3: they see no sum over the width. The last norm has the factor of the output as well."""
+    model = MODEL.clone(parametrization="mup", base=(8, 1))
+    scales = optimizer.scales(name, model, params)
+    body = {layer: set(leaf.values()) for layer, leaf in scales["blocks"].items() if "norm" in layer}
+    assert body == {"attention_norm": {1.0}, "mlp_norm": {1.0}}
+    assert scales["blocks"]["mixing"] == scales["embedding"] == scales["head"] == 1.0
+    assert scales["final_norm"]["scale"] == pytest.approx(8 / 24)
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)

@@ -25,11 +25,11 @@ from ehr_scaling.training.step import Hyper, Program, init, train_chunk
 from functools import partial
 
 sharding.WHOLE_BELOW = 0  # cut everything, small as it is
-program = Program(Transformer(Shape("test", 32, 2, 8, 48), 60, 64), sys.argv[2])
+program = Program(Transformer(Shape("test", 32, 2, 8, 48), 60, 64, mixing=sys.argv[4]), sys.argv[2])
 rng = np.random.default_rng(0)
 host = {
     "tokens": rng.integers(1, 60, (1, 4, 16, 13)).astype(np.int32),
-    "segments": np.repeat(rng.integers(1, 4, (1, 4, 16, 1)), 13, axis=-1).astype(np.int32),
+    "segments": np.sort(rng.integers(1, 4, (1, 4, 16, 13)), axis=-1).astype(np.int32),
     "mask": rng.random((1, 4, 16, 12)) < 0.8,
 }
 members = int(sys.argv[3])
@@ -59,18 +59,19 @@ print(json.dumps(found))
 """
 
 
-def losses(meshes, devices, optimizer="adamw", members=1):
+def losses(meshes, devices, optimizer="adamw", members=1, mixing="none"):
     environment = {**os.environ, "XLA_FLAGS": FLAGS.format(os.environ["XLA_FLAGS"], devices)}
-    command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer, str(members)]
+    command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer, str(members), mixing]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_mesh_of_eight_devices_gives_the_same_losses():
-    (alone,) = losses([(1, 1, 1)], 1).values()
-    found = losses(MESHES, 8)
-    assert len(found) == 10
+@pytest.mark.parametrize(("meshes", "mixing"), [(MESHES, "none"), ([(8, 1, 1), (2, 2, 2)], "conv")])
+def test_every_mesh_of_eight_devices_gives_the_same_losses(meshes, mixing):
+    (alone,) = losses([(1, 1, 1)], 1, mixing=mixing).values()
+    found = losses(meshes, 8, mixing=mixing)
+    assert len(found) == len(meshes)
     for shape, own in found.items():
         assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5), shape
         assert own["norm"] == pytest.approx(alone["norm"], rel=1e-5), shape
@@ -81,16 +82,16 @@ def test_every_mesh_of_eight_devices_gives_the_same_losses():
 
 def test_members_have_devices_of_their_own():
     """Four on two devices: each trains two of them, as one device trains all four."""
-    (alone,) = losses([(1, 1, 1)], 1, members=4).values()
-    (own,) = losses([(2, 1, 1)], 2, members=4).values()
+    (alone,) = losses([(1, 1, 1)], 1, members=4, mixing="conv").values()
+    (own,) = losses([(2, 1, 1)], 2, members=4, mixing="conv").values()
     assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     assert len(set(alone["losses"][-4:])) == 4  # of four seeds
     assert own["still"]
 
 
 def test_muon_too():
-    (alone,) = losses([(1, 1, 1)], 1, "muon").values()
-    for own in losses([(2, 2, 2)], 8, "muon").values():
+    (alone,) = losses([(1, 1, 1)], 1, "muon", mixing="conv").values()
+    for own in losses([(2, 2, 2)], 8, "muon", mixing="conv").values():
         assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import Transformer, token_losses
 from ehr_scaling.training.schedule import learning_rate
@@ -13,6 +14,7 @@ from ehr_scaling.training.step import Hyper, Program, eval_losses, init, train_c
 
 MODEL = Transformer(SHAPES["3.5k"], 30, 32)
 PROGRAM = Program(MODEL)
+PROGRAMS = [pytest.param(Program(MODEL.clone(mixing=mixing)), id=mixing) for mixing in MIXINGS]
 K, B, T = 4, 8, 16
 
 
@@ -71,12 +73,13 @@ def test_the_last_chunk_makes_fewer_updates():
 
 
 @pytest.mark.parametrize("pieces", [2, 8])
-def test_a_batch_in_pieces_is_the_whole_batch(pieces):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_batch_in_pieces_is_the_whole_batch(pieces, program):
     """Pieces hold different numbers of targets: their gradients are weighted by them."""
     data = batch()
     data["mask"][:, :, : B // 2] &= np.random.default_rng(9).random(data["mask"][:, :, : B // 2].shape) < 0.3
-    whole, sums = run(data)
-    cut, same = run(data, pieces=pieces)
+    whole, sums = run(data, program=program)
+    cut, same = run(data, pieces=pieces, program=program)
     assert_same(whole.params, cut.params, rtol=2e-5, atol=2e-6)
     assert_same(sums, same, rtol=1e-5)
 
@@ -90,12 +93,14 @@ def test_batches_of_any_size_share_a_program():
     assert train_chunk._cache_size() <= before + 1
 
 
-def test_members_are_trained_as_if_alone():
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_members_are_trained_as_if_alone(program):
     """Seeds, rates and decays of their own, in one program."""
     seeds, rates, decays = (3, 4, 3), (0.01, 0.02, 0.001), (0.1, 0.0, 0.3)
-    together, sums = run(batch(0, 1, 0), seeds=seeds, learning_rate=rates, weight_decay=decays)
+    how = {"program": program}
+    together, sums = run(batch(0, 1, 0), seeds=seeds, learning_rate=rates, weight_decay=decays, **how)
     for m, seed in enumerate(seeds):
-        alone, own = run(batch((0, 1, 0)[m]), seeds=(seed,), learning_rate=rates[m], weight_decay=decays[m])
+        alone, own = run(batch((0, 1, 0)[m]), seeds=(seed,), learning_rate=rates[m], weight_decay=decays[m], **how)
         assert_same(jax.tree.map(lambda x, m=m: x[m : m + 1], together.params), alone.params, rtol=2e-4, atol=2e-6)
         assert float(sums["loss_sum"][m]) == pytest.approx(float(own["loss_sum"][0]), rel=1e-5)
 
