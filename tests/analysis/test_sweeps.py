@@ -34,8 +34,8 @@ def with_rates(rows, offsets):
 
 
 def test_the_trainers_fields_become_columns(tmp_path):
-    fields = {"schedule": "wsd", "trunk": "abc", "optimizer": "muon", "parametrization": "mup", "dropout": 0.1,
-              "fraction": 0.25, "own_flops": 2e9, "rate_multiple": 0.5, "edge": "N"}  # fmt: skip
+    fields = {"schedule": "wsd", "trunk": "abc", "optimizer": "muon", "parametrization": "mup", "mixing": "conv",
+              "dropout": 0.1, "fraction": 0.25, "own_flops": 2e9, "rate_multiple": 0.5, "edge": "N"}  # fmt: skip
     simulated.write_runs(tmp_path, simulated.rows(budgets=1, sizes=1, seeds=1), **fields)
     found = readers.read(tmp_path)
     assert {name: getattr(found, name)[0] for name in fields} == fields
@@ -99,6 +99,14 @@ def test_the_forecast_owes_nothing_to_the_sealed_rates():
     assert a.forecast == b.forecast
     assert {r["run"][-2:] for r in a.holdout["rows"]} == {"-1"} and len(a.holdout["rows"]) == 12
     assert "-1" not in {r["run"][-2:] for r in b.holdout["rows"]} and len(b.holdout["rows"]) == 12
+
+
+def test_runs_with_and_without_mixing_are_two_kinds_and_those_of_before_had_none():
+    rows = simulated.rows(budgets=2, sizes=4, seeds=1)
+    mixed = [{**r, "run": "m" + r["run"], "cell": "m" + r["cell"], "mixing": "conv"} for r in rows]
+    found = selection.of_one_kind(table([*rows[:4], *({**r, "mixing": "none"} for r in rows[4:]), *mixed[:3]]))
+    assert sorted(found.run) == sorted(r["run"] for r in rows)
+    assert {(n.code, n.text) for n in found.notes} == {("other_kind", "conv; the fits hold the runs of none")}
 
 
 def test_one_law_holds_one_kind_of_run_and_the_most_patients():

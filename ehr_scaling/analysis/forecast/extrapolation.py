@@ -244,7 +244,7 @@ def forecaster(table: RunTable, options: Options) -> Forecaster | None:
 
 def _shared(law: JointLaw, runs: RunTable, weight: Floats, equal: float) -> float:
     """By seeds, at the best run of the largest compute; 0 without draws to put it together with."""
-    if not len(law.draws):
+    if not len(law.good):
         return 0.0
     best = np.where(runs.C.max() <= runs.C * SPAN, runs.loss, np.inf).argmin()
     drawn = float(spread(np.log(law.sample(runs.N[[best]], runs.D[[best]])))[0])

@@ -23,7 +23,7 @@ LEAST_RATES = 3
 class RateCurve:
     """One size, trained for one length at several rates.
 
-    kind: schedule, optimizer or parametrization, where the table holds several. rows: [n] index into the table.
+    kind: schedule, optimizer, parametrization or mixing, where the table holds several. rows: [n] index into the table.
     x: [n] the rates, in `Rates.unit`. loss: [n] nats a token.
     """
 

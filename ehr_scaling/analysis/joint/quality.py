@@ -43,7 +43,7 @@ LEFT_OVER = 8  # runs beyond the law's parameters before their scatter is known
 IMPRECISE = 3.0  # times the median standard error
 # What the checkpoints of one run have in common
 FIXED = ("N", "seed", "N_head", "N_embedding", "unique_tokens", "lr", "batch", "weight_decay", "dropout", "fraction")
-FIXED_TEXT = ("size", "schedule", "optimizer", "parametrization")
+FIXED_TEXT = ("size", "schedule", "optimizer", "parametrization", "mixing")
 
 
 def check(runs: RunTable, options: Options) -> tuple[Note, ...]:

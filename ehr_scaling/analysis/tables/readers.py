@@ -38,6 +38,7 @@ METRICS = {
     "dropout": "dropout",
     "optimizer": "optimizer",
     "parametrization": "parametrization",
+    "mixing": "mixing",
     "schedule": "schedule",
     "trunk": "trunk",
     "own_flops": "own_flops",

@@ -17,7 +17,7 @@ OPTIONAL = (
     "seed", "budget", "N_head", "N_embedding", "real_tokens", "unique_tokens", "patients", "passes", "C_6nd",
     "loss_se", "lr", "rate_multiple", "batch", "weight_decay", "dropout", "fraction", "own_flops",
 )  # fmt: skip
-TEXT = ("run", "cell", "size", "phase", "schedule", "trunk", "optimizer", "parametrization", "edge")
+TEXT = ("run", "cell", "size", "phase", "schedule", "trunk", "optimizer", "parametrization", "mixing", "edge")
 POSITIVE = (*REQUIRED, "real_tokens", "unique_tokens", "batch", "fraction")  # the others may be zero
 COLUMNS = TEXT + REQUIRED + OPTIONAL
 
@@ -45,6 +45,7 @@ class RunTable:
     passes: real_tokens / U. loss, loss_se: nats a token on held-out patients. batch: tokens a step.
     lr: peak; rate_multiple: of the rate that the study's rule gives. fraction: of the training patients.
     own_flops: what this run itself cost (a branch: its cooldown only). trunk: the cell a branch began from, or "".
+    mixing: of neighbouring positions before attention, "none" or a kind of it.
     edge: which of N and D lie outside of what the study's rules for batch and rate were explored on.
     group: index of the row's compute budget in `budgets` (FLOPs, ascending, geometric mean of the counted C).
     """
@@ -57,6 +58,7 @@ class RunTable:
     trunk: NDArray[np.str_]
     optimizer: NDArray[np.str_]
     parametrization: NDArray[np.str_]
+    mixing: NDArray[np.str_]
     edge: NDArray[np.str_]
     N: Floats
     D: Floats

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis.tables.run_table import Note, RunTable
 from ehr_scaling.analysis.wording import significant
 
-DEFAULTS = ("cosine", "adamw", "standard")  # where two kinds have as many cells: the published practice
+DEFAULTS = ("cosine", "adamw", "standard", "none")  # where two kinds have as many cells: the published practice
 LEVERS = {"lr": "learning rate", "weight_decay": "weight decay", "dropout": "dropout", "batch": "batch"}
 
 RULE = (
@@ -38,16 +38,18 @@ def schedules(table: RunTable) -> NDArray[np.str_]:
     return np.where(table.trunk != "", np.char.add(table.schedule, " branch"), table.schedule)
 
 
-def kinds(table: RunTable) -> list[tuple[str, str, str]]:
-    """[n] (schedule, optimizer, parametrization), "" for unknown: what one law must not mix."""
-    columns = (schedules(table), table.optimizer, table.parametrization)
-    return [(str(a), str(b), str(c)) for a, b, c in zip(*columns, strict=True)]
+def kinds(table: RunTable) -> list[tuple[str, ...]]:
+    """[n] (schedule, optimizer, parametrization, mixing), "" for unknown: what one law must not mix. Runs that do not
+    tell of mixing had none."""
+    mixing = np.where(table.mixing == "", "none", table.mixing)
+    columns = (schedules(table), table.optimizer, table.parametrization, mixing)
+    return [tuple(map(str, kind)) for kind in zip(*columns, strict=True)]
 
 
 def kind_names(table: RunTable) -> list[str]:
     """[n] the kind in words, without what all runs have in common; "" where there is one kind."""
     found = kinds(table)
-    varying = [k for k in range(3) if len({kind[k] for kind in found}) > 1]
+    varying = [k for k in range(len(DEFAULTS)) if len({kind[k] for kind in found}) > 1]
     return [", ".join(kind[k] or "unknown" for k in varying) for kind in found]
 
 
