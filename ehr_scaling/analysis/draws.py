@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+LEAST_DRAWS = 20  # that an interval is told from
 
 
 def interval(samples: NDArray[Any], level: float) -> tuple[float, float]:
-    """Percentile interval of the finite samples; (nan, nan) when fewer than 20 are left."""
+    """Percentile interval of the finite samples; (nan, nan) when fewer than LEAST_DRAWS are left."""
     samples = samples[np.isfinite(samples)]
-    if len(samples) < 20:
+    if len(samples) < LEAST_DRAWS:
         return np.nan, np.nan
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -121,8 +121,9 @@ def at(of: Verdict | None, *places: Place, slack: float = SLACK) -> Verdict:
 
 def lost(failed: float, what: str, options: Options, low: float = 0.0) -> Verdict | None:
     """Where too many bootstrap draws fail for any interval, or have left none (`low` is NaN); else None."""
-    bad = failed > options.failed or not np.isfinite(low)
-    return _against(bad, f"{percent(failed)} of the bootstrap draws {what}")
+    return _against(failed > options.failed, f"{percent(failed)} of the bootstrap draws {what}") or _against(
+        not np.isfinite(low), "the bootstrap draws are too few for an interval"
+    )
 
 
 def tied(apart: float) -> Verdict | None:
@@ -320,13 +321,14 @@ def follows(
 
 def plan(
     C: float, top: float, places: dict[str, tuple[float, Bounds]], passes: tuple[float, float], line: Bounds | None,
-    missed: float, *, repeats: bool,
+    missed: float, *, repeats: bool, anew: bool,
 ) -> Verdict:  # fmt: skip
     """Of the loss that a plan reaches.
 
     top: largest compute of the runs. places: N and D with the ends of the runs. passes: of the plan, and the most of
     the runs, NaN where they do not say. line: first and last bracketed budget; None without a line. missed: mean error
-    of the sealed forecast where it failed, else NaN. repeats: a law tells what passes cost.
+    of the sealed forecast where it failed, else NaN. repeats: a law tells what passes cost. anew: the plan has other
+    tokens, where runs of its length saw theirs again.
     """
     beyond = [] if top * SLACK >= C else [f"compute {significant(C / top, 2)} times the largest run's"]
     for name, (value, (low, high)) in places.items():
@@ -337,6 +339,8 @@ def plan(
         beyond.append(f"{significant(own, 2)} passes, more than the {significant(most, 2)} of the runs")
     if own > SLACK and not repeats and np.isnan(most):
         beyond.append("the runs do not say how often they saw their data")
+    if anew and not repeats:
+        beyond.append("runs of this length saw their data again, and nothing tells what new tokens would do")
     if line is None:
         beyond.append("no line through bracketed budgets tells the best size")
     elif top * SLACK >= C and not line[0] / SLACK <= C <= line[1] * SLACK:

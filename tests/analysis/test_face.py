@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
-from ehr_scaling.analysis.words import DOUBTFUL, SUPPORTED, Verdict, doubted
+from ehr_scaling.analysis.words import DOUBTFUL, EXTRAPOLATED, SUPPORTED, Verdict, doubted
 from ehr_scaling.errors import UserError
 
 ROWS = simulated.rows(budgets=3, sizes=4, seeds=1)
@@ -166,6 +167,85 @@ def test_words_are_found_wherever_they_stand():
     }
     same = {"word": "extrapolated", "rows": [1, 2]}
     assert doubted(same, "why") is same
+
+
+def fitted(rows, draws=60, **options):
+    return laws.fit(from_rows(rows, source="made up"), draws=draws, **options)
+
+
+def test_a_law_without_exponents_is_printed():
+    rows = simulated.rows(budgets=3, sizes=5, seeds=1, shift=-5, noise=0.001)
+    found = fitted([{**r, "C": r["C"] * (1 + 1e4 / r["N"])} for r in rows])
+    assert found.to_json()["laws"]["chinchilla"]["parameters"]["a"] is None
+    assert "a \N{EN DASH}" in repr(found)
+
+
+def test_a_forecast_is_supported_among_the_runs_alone():
+    rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.002, decades=2.0)
+    found, N, D = fitted(rows), rows[14]["N"], rows[14]["D"]
+    assert found.forecast(N, D).word == SUPPORTED
+    for N_factor, D_factor in ((1e4, 1e-4), (1e-4, 1e4), (100, 100)):
+        assert found.forecast(N * N_factor, D * D_factor).word == EXTRAPOLATED
+
+
+def test_new_tokens_are_not_told_of_by_runs_that_saw_theirs_again():
+    rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.002, decades=2.0)
+    middle = float(np.sqrt(rows[0]["C"] * rows[-1]["C"]))
+    few = sorted(r["D"] for r in rows)[3]
+    once, again = (fitted([{**r, "unique_tokens": U} for r in rows]) for U in (10 * max(r["D"] for r in rows), few))
+    assert once.optimum(middle).word == SUPPORTED
+    told = again.optimum(middle)
+    assert told.word == EXTRAPOLATED and "new tokens" in told.reason
+    assert again.plan(middle).words["loss"].word == SUPPORTED  # of the same tokens
+
+
+def test_a_doubt_reaches_plans_of_a_law_that_is_not_told():
+    rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.002, decades=2.0)
+    found = fitted([{**r, "N": 1e3 * r["N"], "D": r["D"] / 1e3} for r in rows], wide=1e-4)  # D in thousands
+    middle = float(np.sqrt(rows[0]["C"] * rows[-1]["C"]))
+    assert not found.law.verdict.told and found.doubts
+    assert found.optimum(middle).word == found.plan(middle).words["N"].word == DOUBTFUL
+
+
+def test_seeds_and_checkpoints_that_hang_together_leave_a_law():
+    """Seven sizes of two seeds and six checkpoints are 42 cells, of which a bootstrap may draw seven pieces."""
+    law, rng, rows = simulated.loss, np.random.default_rng(0), []
+    for N in np.geomspace(1e5, 1e7, 7):
+        for s in range(2):
+            for D in np.geomspace(1e7, 1e9, 6):
+                loss = law(N, D) * np.exp(0.002 * rng.standard_normal())
+                rows.append({"N": N, "D": D, "C": 6 * N * D, "loss": loss, "run": f"{N:.3g}-{s}", "seed": s})
+    found = fitted(rows, draws=40)
+    assert np.isfinite(found.law.intervals["alpha"]).all() and found.to_json()["laws"]["chinchilla"]["runs"] == 42
+    # Of four pieces there is a law and no interval.
+    few = fitted([r for r in rows if r["N"] < 2e6], draws=40)
+    assert np.isnan(few.law.intervals["alpha"]).all() and not few.law.verdict.told
+    with pytest.raises(UserError, match="needs 8 cells or more, of several N and several D"):
+        _ = fitted(rows[:6]).law
+
+
+def test_few_draws_tell_no_interval_anywhere():
+    rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.002, decades=2.0)
+    found = fitted(rows, draws=10)
+    assert np.isnan(found.forecast(rows[14]["N"], rows[14]["D"]).intervals["loss"]).all()
+    said = json.dumps(found.to_json())
+    assert "too few for" in said and "0\u00a0% of the bootstrap" not in said
+
+
+@pytest.mark.parametrize("loss", [lambda N, D: 3 + 0 * N, lambda N, D: 1 + 0.1 * np.log(N * D), lambda N, D: 1e-9 * N])
+def test_losses_that_no_law_of_training_has_end_in_words_and_no_warning(loss):
+    rows = [{**r, "loss": float(loss(r["N"], r["D"]))} for r in simulated.rows(budgets=4, sizes=5, seeds=1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fitted(rows, draws=30)
+        assert repr(found) and found.to_json()
+
+
+def test_numbers_of_an_array_that_are_not_known():
+    table = laws.read({**COLUMNS, "batch": np.array([np.nan, *range(1, 12)])})
+    assert np.isnan(table.batch[0]) and table.batch[1] == 1
+    with pytest.raises(UserError, match="loss is not finite"):
+        laws.read({**COLUMNS, "loss": np.array([np.nan, *COLUMNS["loss"][1:]])})
 
 
 def test_the_import_is_light_and_help_teaches():

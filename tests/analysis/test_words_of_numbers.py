@@ -23,8 +23,8 @@ def window(other, others, *, wider):
     return words.window(YES, 0.5, (0.45, 0.55), other, others, named="the other", wider=wider).word
 
 
-def plan(C=5.0, N=5.0, passes=(1.0, 4.0), line=(1.0, 10.0), missed=np.nan, repeats=False):
-    return words.plan(C, 10.0, {"N": (N, (1.0, 10.0))}, passes, line, missed, repeats=repeats).word
+def plan(C=5.0, N=5.0, passes=(1.0, 4.0), line=(1.0, 10.0), missed=np.nan, repeats=False, anew=False):
+    return words.plan(C, 10.0, {"N": (N, (1.0, 10.0))}, passes, line, missed, repeats=repeats, anew=anew).word
 
 
 def follows(low, high, **settings):
@@ -53,7 +53,8 @@ def follows(low, high, **settings):
         (lambda: [follows(0.1, 0.2), follows(-0.1, 0.2), follows(-0.2, -0.1), follows(0.1, 0.2, off=2.0, constant=1.0)],
          "suuu"),
         (lambda: [plan(), plan(N=0.5), plan(N=20.0), plan(passes=(8.0, 4.0)), plan(line=(6.0, 10.0)),
-                  plan(line=(1.0, 4.0)), plan(line=None), plan(missed=0.05), plan(C=20.0)], "seeeeeeee"),
+                  plan(line=(1.0, 4.0)), plan(line=None), plan(missed=0.05), plan(C=20.0),
+                  plan(anew=True), plan(anew=True, repeats=True)], "seeeeeeeees"),
         (lambda: [words.paired(cells, "N and D", "").word for cells in (3, 2)], "su"),
         (lambda: [words.difference(bounds, "it").word for bounds in ((-1, 1), (1, 2), (-2, -1))], "wdd"),
         (lambda: [words.shift(bounds, 0.0, OPTIONS).word for bounds in ((-0.5, 0.9), (1.1, 3), (-3, -1.1), (-0.5, 3))],
@@ -72,8 +73,8 @@ def test_each_word_changes_at_its_bound(ask, expected):
 def test_an_inverted_or_constant_score_says_so():
     inverted = words.follows((-0.2, -0.1), "a fall", inverted="lower is worse", told="")
     assert "lower is worse" in inverted.reason
-    again = words.plan(20.0, 10.0, {}, (2.0, 4.0), (1.0, 10.0), np.nan, repeats=False)
-    told = words.plan(20.0, 10.0, {}, (2.0, 4.0), (1.0, 10.0), np.nan, repeats=True)
+    again = words.plan(20.0, 10.0, {}, (2.0, 4.0), (1.0, 10.0), np.nan, repeats=False, anew=False)
+    told = words.plan(20.0, 10.0, {}, (2.0, 4.0), (1.0, 10.0), np.nan, repeats=True, anew=False)
     assert "more compute may gain less" in again.reason and "may gain less" not in told.reason
     assert "say no more than that it is below" in words.profile("alpha", (np.nan, 0.4), YES, OPTIONS).reason
     few = words.follows((-0.1, 0.2), "a rise", inverted="", told="")

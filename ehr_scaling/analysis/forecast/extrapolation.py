@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from ehr_scaling.analysis.draws import Floats, ends, normal_quantile, spread
+from ehr_scaling.analysis.draws import LEAST_DRAWS, Floats, ends, normal_quantile, spread
 from ehr_scaling.analysis.forecast import choice, misfit, seeds
 from ehr_scaling.analysis.forecast.choice import NEAREST as NEAREST
 from ehr_scaling.analysis.forecast.misfit import Misfit
@@ -151,7 +151,7 @@ def _enough(table: RunTable, above: float) -> bool:
     """Whether a law can be fitted below."""
     low = table.take(above >= table.C)
     varied = len(np.unique(low.N)) > 1 and len(np.unique(low.D)) > 1
-    return varied and len(np.unique(low.run)) >= joint_laws.LEAST_RUNS
+    return varied and len(low) >= joint_laws.LEAST_CELLS
 
 
 def _thresholds(table: RunTable) -> list[float]:
@@ -201,7 +201,7 @@ class Forecaster:
         """
         central, draws = np.log(self.law(N, D)), np.log(self.law.sample(N, D))
         reaches = [np.full((2, len(N)), np.nan)]
-        if len(draws):
+        if len(draws) >= LEAST_DRAWS:
             reaches = [self.widened * np.abs(ends(draws, self.options.level) - central)]
         if noise:
             reaches.append(np.abs(self.noise)[:, None])
@@ -229,16 +229,18 @@ def forecaster(table: RunTable, options: Options) -> Forecaster | None:
         fits.append(law)
     law, table, runs = fits[0], cells.average(table), table
     weight = weights(found.chosen, table)
+    of = cells.places(runs)[1]
+    by_run = weight[of] / np.bincount(of)[of]
     equal, parameters = choice.equal_cells(weight), len(law.form.free)
     return Forecaster(
         tuple(fits),
         found,
         float(table.C.max()),
-        _noise(law, runs, weights(found.chosen, runs), options.level) * choice.freedom(equal, parameters),
+        _noise(law, runs, by_run, options.level) * choice.freedom(equal, parameters),
         options,
         misfit.misfit(law, table, nearness(table), equal),
         choice.widened(equal, parameters),
-        _shared(law, runs, weights(found.chosen, runs), equal),
+        _shared(law, runs, by_run, equal),
     )
 
 

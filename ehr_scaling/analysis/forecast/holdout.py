@@ -174,6 +174,7 @@ def optimum(
     for name, drift in (("N", choice.SIZE_DRIFT), ("D", choice.SIZE_DRIFT), ("L", off)):
         line = lines[name]
         central, (low, high) = line(np.array([C])), line.band(np.array([C]), options.level)
+        low = np.where(low > 0, low, np.nan)  # a loss that may be negative has no interval
         beyond = max(float(np.log10(C / line.C[-1])), 0.0) if used else 0.0
         spans = [np.log(high / low) / 2 for low, high in (getattr(fit, f"{name}_interval") for fit in used)]
         further = np.hypot(normal_quantile(options.level) * drift * beyond, np.max(spans) if used else np.nan)

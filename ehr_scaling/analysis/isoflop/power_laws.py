@@ -81,7 +81,8 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     C = np.array([b.C for b in used])
     if len(used) < 2:
         seen = ", ".join(sorted({b.verdict for b in budgets} - {BRACKETED}))
-        reason = f"{len(used)} of {len(budgets)} budgets are bracketed (others: {seen}); a line needs two, better three"
+        others = f" (others: {seen})" if seen else ""
+        reason = f"{len(used)} of {len(budgets)} budgets are bracketed{others}; a line needs two, better three"
         return {name: _nothing(name, C, words.missing(reason)) for name in ("N", "D", "L")}
     cube = np.stack([b.draws for b in used if b.draws is not None], 1)  # [draws, points, 3]
     cube[np.isfinite(cube[:, :, 0]).sum(1) < needed(len(used))] = np.nan

@@ -132,7 +132,7 @@ def _along_budgets(runs: RunTable, options: Options) -> Exponents:
 
 def _joint(law: JointLaw | None, runs: RunTable) -> Exponents:
     if law is None:
-        return Exponents(reason=f"a joint law needs {joint_laws.LEAST_RUNS} cells, of several N and D")
+        return Exponents(reason=joint_laws.TOO_FEW)
     a, b = _slopes(law, law.theta[None], runs)[0]
     if not np.isfinite(a):
         return Exponents(reason="by the law, under two budgets have their best size among those run")
@@ -163,7 +163,8 @@ def disagreement(found: Conventions) -> str:
         told = max(told, len(known))
     if not told:
         return (
-            "Under two conventions can be told from these columns, so how far the exponents depend on it is not known."
+            "How far the exponents depend on the convention is not known: under two can be told from these columns, or "
+            "the study's own has no interval."
         )
     return f"None of the {told} conventions that can be told moves a out of its interval under the study's own."
 

@@ -20,6 +20,7 @@ from ehr_scaling.analysis.words import Place, Verdict
 APART = 2.0  # intervals whose widths differ by more disagree
 EXACT = 1e-6  # a narrower interval, relative to its value, is rounding
 COLLINEAR = 30.0
+LARGEST = 700.0  # of a logarithm whose number is one
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def _where(quantity: Quantity, law: JointLaw, table: RunTable, cost: Cost) -> Ve
     """Whether C, and the best N and D there, lie within those of the runs; a parameter belongs to them."""
     if quantity.C is None:
         return words.at(None)
-    N, D, _ = map(float, np.exp(log_best(law, law.theta[None], quantity.C, cost)[0]))
+    best = log_best(law, law.theta[None], quantity.C, cost)[0]
+    N, D, _ = map(float, np.exp(np.minimum(best, LARGEST)))
     asked = ((table.C, quantity.C, "FLOPs"), (table.N, N, "parameters"), (table.D, D, "tokens"))
     return words.at(None, *(Place(value, (column.min(), column.max()), what) for column, value, what in asked))
 

@@ -32,7 +32,9 @@ from ehr_scaling.analysis.words import PENDING, Verdict, doubted
 
 AUTO, DEFAULT = "auto", "chinchilla"  # the law that forecasts best, and where none can be told apart
 STARTS = 6
-LEAST_RUNS = 8  # five parameters and something to judge them by
+LEAST_CELLS = 8  # five parameters and something to judge them by
+LEAST_CLUSTERS = 5  # that a bootstrap can draw
+TOO_FEW = f"a joint law needs {LEAST_CELLS} cells or more, of several N and several D"
 SAME = 1e-6  # objectives no further apart, as a share, are those of one optimum
 TRUSTED = (0.01, 4.0)  # a draw with an exponent outside has lost that term
 
@@ -184,12 +186,13 @@ def fit(
 
     N, D, loss: [n] positive. clusters: [n] index of each row's run; None when every row is its own. weight: [n] of each
     row's Huber loss in the sum; None for 1.
-    Returns: None with fewer than 8 runs, or when N or D does not vary: five parameters cannot be asked of that.
+    Returns: None with fewer than 8 rows, or when N or D does not vary: five parameters cannot be asked of that. There
+    are no draws with fewer than five clusters.
     """
     options = options or Options()
     form, free = FORMS[name], FORMS[name].free
     clusters = np.arange(len(N)) if clusters is None else clusters
-    if len(np.unique(clusters)) < LEAST_RUNS or len(np.unique(N)) < 2 or len(np.unique(D)) < 2:
+    if len(N) < LEAST_CELLS or len(np.unique(N)) < 2 or len(np.unique(D)) < 2:
         return None
     by_N, by_D, by_loss = (float(np.exp(np.log(v).mean())) for v in (N, D, loss))
     x, z, y = np.log(N / by_N), np.log(D / by_D), np.log(loss / by_loss)
@@ -202,7 +205,7 @@ def fit(
     basins = 1 + int((ranked[1:] > ranked[:-1] * (1 + SAME)).sum())
 
     draws = np.full((0, 6), np.nan)
-    if options.draws:
+    if options.draws and len(np.unique(clusters)) >= LEAST_CLUSTERS:
         weights = resampling_weights(clusters, options.draws, np.random.default_rng([options.seed, 2]))
         draws, _ = newton.minimise(runs, np.tile(theta[best], (options.draws, 1)), y, weights * weight, options.delta)
     draws, failed = trusted(draws)
@@ -245,7 +248,7 @@ def fit_many(
 ) -> Callable[[int, Floats, Floats], Floats]:
     """Fits one law to many weightings of the same runs at once, without draws, to the accuracy that forecasts need.
 
-    N, D, loss: [n] positive. weights: [b, n]; of each, the runs that weigh anything are at least LEAST_RUNS.
+    N, D, loss: [n] positive. weights: [b, n]; of each, the runs that weigh anything are at least LEAST_CELLS.
     Returns: (which of the b, N, D) -> loss.
     """
     form, free = FORMS[name], FORMS[name].free

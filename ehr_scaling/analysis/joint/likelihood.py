@@ -157,7 +157,7 @@ def _thresholds(
     np.add.at(scores, clusters, X * np.clip(law.residuals, -law.delta, law.delta)[:, None])
     J = scores.T @ scores * runs / (runs - free)
     slopes = _slopes(law.residuals * np.sqrt(len(X) / max(len(X) - free, 1)), law.delta)
-    lengths = np.maximum(np.linalg.norm(X, axis=0), 1e-300)
+    lengths = np.maximum(np.linalg.norm(X, axis=0), 1e-100)
     V = np.linalg.pinv((X / lengths).T @ (slopes[:, None] * X / lengths)) / np.outer(lengths, lengths)
     kinds = np.arange(value(start[None]).shape[1])
     gradient, _ = _differences(value, np.tile(start, (len(kinds), 1)), kinds, law.form.free)
@@ -168,7 +168,9 @@ def _thresholds(
     # Rounding of exact tables must not look like signal.
     rise = 0.5 * F * np.maximum(variance / bare, 1e-16)
     # What no parameter moves has no direction.
-    direction = np.divide(toward, bare[:, None], out=np.zeros_like(toward), where=bare[:, None] > 1e-200)
+    with np.errstate(over="ignore"):
+        direction = np.divide(toward, bare[:, None], out=np.zeros_like(toward), where=bare[:, None] > 1e-200)
+    direction[~np.isfinite(direction)] = 0.0
     return rise, np.sqrt(2 * rise * bare), direction
 
 

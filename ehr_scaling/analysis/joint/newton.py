@@ -140,10 +140,12 @@ def _step(law: Law, theta: Floats, gradient: Floats, hessian: Floats) -> Floats:
     at = theta[:, law.free]
     low, high = (at - law.low <= NEAR) & (gradient > 0), (law.high - at <= NEAR) & (gradient < 0)
     held = low | high
-    values, vectors = np.linalg.eigh(np.where(held[:, :, None] | held[:, None], 0.0, hessian))
+    lost = ~(np.isfinite(hessian).all((1, 2)) & np.isfinite(gradient).all(1))  # so far off that nothing tells the way
+    still = held | lost[:, None]
+    values, vectors = np.linalg.eigh(np.where(still[:, :, None] | still[:, None], 0.0, hessian))
     values = np.abs(values)
     values = np.maximum(values, 1e-10 * values.max(1, keepdims=True)) + 1e-300
-    along = np.einsum("bij,bi->bj", vectors, np.where(held, 0.0, gradient)) / values
+    along = np.einsum("bij,bi->bj", vectors, np.where(still, 0.0, gradient)) / values
     step = np.einsum("bij,bj->bi", vectors, along)
     return np.where(low, at - law.low, np.where(high, at - law.high, step))
 

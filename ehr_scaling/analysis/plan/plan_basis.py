@@ -67,6 +67,7 @@ def planner(
         outcomes=[_curve(o.task, o.curve, found.options.level) for o in outcomes if o.curve and o.verdict.told],
         repeats=_repeats(repeated, unique * padding),
         missed=_missed(sealed),
+        doubt=found.options.doubt,
     )
 
 
@@ -144,6 +145,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "candidates": found.rolling.close,
         "drift": found.rolling.drift,
         "size_drift": known.size_drift,
+        "doubt": known.doubt,
         "usual_drift": choice.drift([], [], []),
         "nearest": extrapolation.NEAREST,
         "noise": found.noise,
@@ -219,7 +221,7 @@ def from_json(record: dict[str, Any]) -> Planner:
         forecaster, sizing, cost, seen, float(_floats(record["patients"])),
         float(_floats(record["unique_tokens"])), float(record["positions"]), record["batch"], record["rate"],
         record["outcomes"], record["repeats"],
-        float(_floats(record["missed"])), float(record["size_drift"]),
+        float(_floats(record["missed"])), float(record["size_drift"]), str(record["doubt"]),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ def of(known: Planner, made: Plan) -> dict[str, Verdict]:
         None if line is None else tuple(line["C"]),
         known.missed,
         repeats=known.repeats is not None,
+        anew=min(made.unique_tokens, made.D / known.positions) > known.unique_tokens * SLACK,
     )
     return {"N": words.plan_size(loss, made.N_interval), "loss": loss}
 

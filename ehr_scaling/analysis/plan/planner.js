@@ -209,13 +209,14 @@ function plan(K, C, uniqueTokens, mostPasses) {
   const drift = decades > 0 ? slope * Math.max(decades, K.nearest) : 0, beyond = K.z * Math.hypot(drift, spread);
   const misfit = K.z * straight(Math.log10(C), K.misfit.level, K.misfit.deviation);
   const drawn = K.repeats ? K.repeats.draws.map(p => Math.log(factorOf(K, p, grid.N[at], D[at], data.unique))) : [0];
-  const reach = tails.map(share => Math.hypot(
+  const reach = tails.map(share => first.draws.length < 20 ? NaN : Math.hypot(
     K.widened * (quantile(logs, share) - Math.log(own)), misfit, beyond, K.shared, quantile(drawn, share) - Math.log(factors[at])));
 
   const near = grid.N.filter((_, i) => losses[i] <= losses[at] * (1 + K.band));
   const batch = powerLaw(K.batch, D[at]);
   const extrapolated = C > K.top * 1.01 || !bracketed(K, C) || K.missed !== null ||
     (passes > 1.01 && !K.repeats && K.seen.passes[1] === null) ||
+    (!K.repeats && K.unique_tokens !== null && Math.min(uniqueTokens, D[at] / K.positions) > K.unique_tokens * 1.01) ||
     [["N", grid.N[at]], ["D", D[at]], ["passes", passes]].some(([name, value]) =>
       K.seen[name][1] !== null && value > K.seen[name][1] * 1.01 || (name !== "passes" && value < K.seen[name][0] / 1.01));
   const lossInterval = [best * Math.exp(-reach[0]), best * Math.exp(reach[1])];

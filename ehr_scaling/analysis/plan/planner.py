@@ -76,8 +76,7 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
     outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
     at_the_end = best in (0, GRID - 1)
     made = replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
-    law = known.forecaster.law.verdict
-    return doubted(made, law.reason) if law.doubtful else made
+    return doubted(made, known.doubt) if known.doubt else made
 
 
 def _grid(known: Planner) -> Floats:

@@ -57,7 +57,8 @@ class Planner:
 
     forecaster: of losses. sizing: of sizes. cost: operations for each parameter and token at any size, C / (N D).
     seen: ends of N, D, C and passes of the runs. patients, unique_tokens: of the training data, NaN where not known.
-    size_drift: of best sizes beyond the runs, log N a decade (`choice.SIZE_DRIFT`).
+    size_drift: of best sizes beyond the runs, log N a decade (`choice.SIZE_DRIFT`). doubt:
+    why nothing is supported (`Options.doubt`), or "".
     missed: mean error of the sealed forecast where it failed (`holdout.judged`), else NaN.
     outcomes: JSON, one each whose AUROC follows the loss: {task, floor, centre, spread, theta: a, b, c of `sigmoid`,
     draws of it, noise_reach: of a model about the curve, at the level of the intervals, others: forms about as good,
@@ -81,6 +82,7 @@ class Planner:
     repeats: dict[str, Any] | None = None
     missed: float = np.nan
     size_drift: float = choice.SIZE_DRIFT
+    doubt: str = ""
 
     @property
     def repeating(self) -> bool:

@@ -280,7 +280,7 @@ def _starts(form: Form, x: Floats, z: Floats, u: Floats, loss: Floats) -> Floats
     the rest."""
     base = []
     for rows in (np.ones(len(x), bool), np.expm1(z - u) <= _FEW):
-        if rows.sum() >= joint_laws.LEAST_RUNS:
+        if rows.sum() >= joint_laws.LEAST_CELLS:
             found = joint_laws.starts(joint_laws.FORMS["chinchilla"], x[rows], z[rows], loss[rows])
             base.append(found[:3, : BETA + 1])
     return np.array([np.concatenate([b, extra]) for b in np.concatenate(base) for extra in form.starts])

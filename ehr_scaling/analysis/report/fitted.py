@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling.analysis import words
-from ehr_scaling.analysis.joint.joint_laws import LEAST_RUNS, JointLaw
+from ehr_scaling.analysis.joint.joint_laws import TOO_FEW, JointLaw
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
 from ehr_scaling.analysis.plan.record import Plan, Planner
@@ -18,7 +18,7 @@ from ehr_scaling.analysis.report.results import fit as fit_all
 from ehr_scaling.analysis.report.summary import summary
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, span
-from ehr_scaling.analysis.words import Place, Verdict
+from ehr_scaling.analysis.words import Place
 from ehr_scaling.errors import UserError
 
 
@@ -125,7 +125,7 @@ class Fit:
         Raises: UserError with too few runs for one.
         """
         if self.results.joint is None:
-            raise UserError(f"{self.table.source}: a law needs {LEAST_RUNS} runs or more, of several N and several D")
+            raise UserError(f"{self.table.source}: {TOO_FEW}")
         return self.results.joint
 
     @property
@@ -154,8 +154,11 @@ class Fit:
         N, D = _positive("N", N), _positive("D", D)
         C = float(known.cost(np.array([N]))[0] * N * D) if C is None else _positive("C", C)
         loss, low, high = (float(v[0]) for v in known.forecaster(np.array([N]), np.array([D]), np.array([C])))
-        values = {"N": N, "D": D, "C": C, "loss": loss}
-        return Answer(values, {"loss": (low, high)}, self.results.options.level, *self._word(C))
+        table, values = self.table, {"N": N, "D": D, "C": C, "loss": loss}
+        asked = ((C, table.C, "FLOPs", power), (N, table.N, "parameters", count), (D, table.D, "tokens", count))
+        places = [Place(at, (float(of.min()), float(of.max())), what, text) for at, of, what, text in asked]
+        word = words.at(known.forecaster.law.verdict, *places)
+        return Answer(values, {"loss": (low, high)}, self.results.options.level, *word)
 
     def plan(
         self,
@@ -201,12 +204,8 @@ class Fit:
 
     def _planner(self) -> Planner:
         if self.results.planner is None:
-            raise UserError(f"{self.table.source}: a law needs {LEAST_RUNS} runs or more, of several N and several D")
+            raise UserError(f"{self.table.source}: {TOO_FEW}")
         return self.results.planner
-
-    def _word(self, C: float) -> Verdict:
-        seen = (float(self.table.C.min()), float(self.table.C.max()))
-        return words.at(self.law.verdict, Place(C, seen, "FLOPs", power))
 
 
 def fit(table: RunTable, options: Options) -> Fit:

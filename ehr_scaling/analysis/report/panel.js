@@ -92,7 +92,7 @@
       outcome.replaceChildren(element("p", {}, element("span", {class: "chip bad"}, "no plan"), ` ${why}.`));
       return;
     }
-    const doubtful = K.laws[0].word === "doubtful", word = found.extrapolated ? "extrapolated" : doubtful ? "doubtful" : "supported";
+    const doubtful = K.doubt !== "", word = found.extrapolated ? "extrapolated" : doubtful ? "doubtful" : "supported";
     const more = P.patients ? "patients" : "unique tokens";
     let exchange = {
       "no limit": "Any number of tokens: the table does not say how many are unique.",

@@ -218,7 +218,7 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:
-    missing = words.missing(f"a joint law needs {joint_laws.LEAST_RUNS} different sizes and lengths at least")
+    missing = words.missing(joint_laws.TOO_FEW)
     loss = results.lines["L"].verdict
     if results.planner is not None and results.planner.repeating:
         again = "the runs saw their data again, and no law tells what that costs: beyond them the loss may fall less"
@@ -264,7 +264,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "failed_draws": law.failed,
             "optima": {"starts": law.optima[1], "in_the_best": law.optima[0]},
             "words": {parameter: word._asdict() for parameter, (_, _, word) in told[name].items()},
-            "runs": len(table),
+            "runs": len(law.residuals),
         }
         for name, law in results.laws.items()
     }

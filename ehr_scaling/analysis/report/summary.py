@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, span
+from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, significant, span
 
 
 def summary(laws: dict[str, Any]) -> str:
@@ -24,7 +24,7 @@ def summary(laws: dict[str, Any]) -> str:
     chosen = laws["laws"].get(laws["selected"])
     if chosen:
         verdict = laws["verdicts"][laws["selected"]]
-        parameters = ", ".join(f"{name} {value:.4g}" for name, value in chosen["parameters"].items())
+        parameters = ", ".join(f"{name} {significant(value, 4)}" for name, value in chosen["parameters"].items())
         lines.append(
             f"joint law ({laws['selected']}): {parameters}, objective {chosen['objective']:.7g}  {verdict['word']}: "
             f"{verdict['reason']}"

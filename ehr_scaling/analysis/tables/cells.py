@@ -20,13 +20,13 @@ def average(table: RunTable) -> RunTable:
 
     `run` is one name for all rows that share a run, directly or over seeds of theirs, and so are `clusters`.
     """
-    first, place = _places(table)
+    first, place = places(table)
     rows = table.take(first)
     log = np.bincount(place, np.log(table.loss)) / np.bincount(place)
     return replace(rows, loss=np.exp(log), run=table.run[_joined(place, table.clusters)[first]])
 
 
-def _places(table: RunTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def places(table: RunTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Index of the first row of each different (N, D) [places], ascending, and the place of each row [n]."""
     _, first, place = np.unique(np.column_stack([table.N, table.D]), axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)

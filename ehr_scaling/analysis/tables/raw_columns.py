@@ -40,10 +40,14 @@ class BadRows:
 def numbers(
     values: Sequence[Any] | NDArray[Any], name: str, bad: BadRows, *, required: bool = False, positive: bool = False
 ) -> Floats:
-    """[n] float64, NaN for unknown (None or ""); what is no number, not finite, out of all measure, negative or, where
-    it must be positive, zero, and what is missing and required, goes to `bad`."""
+    """[n] float64, NaN for unknown (None, "", and NaN in an array of numbers that is not required).
+
+    What is no number, not finite, out of all measure, negative or, where it must be positive, zero, and what is missing
+    and required, goes to `bad`.
+    """
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        found, unknown = values.astype(np.float64), np.zeros(len(values), bool)
+        found = values.astype(np.float64)
+        unknown = np.isnan(found) & (not required)
     else:
         cells = np.fromiter(values, object, len(values))
         unknown = np.array([cell is None or cell == "" for cell in values], bool)
