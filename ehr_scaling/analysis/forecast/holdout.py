@@ -174,9 +174,9 @@ def optimum(
     for name, drift in (("N", choice.SIZE_DRIFT), ("D", choice.SIZE_DRIFT), ("L", off)):
         line = lines[name]
         central, (low, high) = line(np.array([C])), line.band(np.array([C]), options.level)
-        low = np.where(low > 0, low, np.nan)  # a loss that may be negative has no interval
+        low = _positive(low)
         beyond = max(float(np.log10(C / line.C[-1])), 0.0) if used else 0.0
-        spans = [np.log(high / low) / 2 for low, high in (getattr(fit, f"{name}_interval") for fit in used)]
+        spans = [np.log(high / _positive(low)) / 2 for low, high in (getattr(fit, f"{name}_interval") for fit in used)]
         further = np.hypot(normal_quantile(options.level) * drift * beyond, np.max(spans) if used else np.nan)
         below, above = np.hypot(np.log([central / low, high / central]), further)
         bounds = {name: central, f"{name}_low": central / np.exp(below), f"{name}_high": central * np.exp(above)}
@@ -184,6 +184,11 @@ def optimum(
     point["word"] = lines["N"].word(C).word
     point["reason"] = lines["N"].verdict.reason
     return point
+
+
+def _positive(value: Any) -> Floats:
+    """NaN where it is not: an interval of a loss that may be negative is none."""
+    return np.where(np.asarray(value) > 0, value, np.nan)
 
 
 def _known(value: float) -> float | None:

@@ -11,7 +11,7 @@ from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.joint.joint_fit import Coupled
 from ehr_scaling.analysis.joint.joint_laws import JointLaw
 from ehr_scaling.analysis.joint.likelihood import Curve, Quantity, Values, curves
-from ehr_scaling.analysis.joint.optimum import Cost, cost_of, log_best
+from ehr_scaling.analysis.joint.optimum import Cost, cost_of, log_best, within_reach
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import significant
@@ -20,7 +20,6 @@ from ehr_scaling.analysis.words import Place, Verdict
 APART = 2.0  # intervals whose widths differ by more disagree
 EXACT = 1e-6  # a narrower interval, relative to its value, is rounding
 COLLINEAR = 30.0
-LARGEST = 700.0  # of a logarithm whose number is one
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,11 @@ def _readings(quantity: Quantity, cost: Cost) -> list[_Reading]:
     if quantity.name == "a":
         return [_Reading("a", lambda q: q, 1)]
     if quantity.name != "N" or C is None:
-        return [_Reading(quantity.name, np.exp, 1)]
+        return [_Reading(quantity.name, within_reach, 1)]
     return [
-        _Reading("N", np.exp, 1),
-        _Reading("D", lambda q: cost.tokens(np.exp(q), C), -1),
-        _Reading("D/N", lambda q: cost.tokens(np.exp(q), C) / np.exp(q), -1),
+        _Reading("N", within_reach, 1),
+        _Reading("D", lambda q: cost.tokens(within_reach(q), C), -1),
+        _Reading("D/N", lambda q: cost.tokens(within_reach(q), C) / within_reach(q), -1),
     ]
 
 
@@ -150,7 +149,7 @@ def _where(quantity: Quantity, law: JointLaw, table: RunTable, cost: Cost) -> Ve
     if quantity.C is None:
         return words.at(None)
     best = log_best(law, law.theta[None], quantity.C, cost)[0]
-    N, D, _ = map(float, np.exp(np.minimum(best, LARGEST)))
+    N, D, _ = map(float, within_reach(best))
     asked = ((table.C, quantity.C, "FLOPs"), (table.N, N, "parameters"), (table.D, D, "tokens"))
     return words.at(None, *(Place(value, (column.min(), column.max()), what) for column, value, what in asked))
 

@@ -166,11 +166,9 @@ def _thresholds(
     variance = np.einsum("qi,ij,qj->q", toward, J, toward)
     F = float(stats.f.ppf(level, 1, runs - free))
     # Rounding of exact tables must not look like signal.
-    rise = 0.5 * F * np.maximum(variance / bare, 1e-16)
-    # What no parameter moves has no direction.
-    with np.errstate(over="ignore"):
-        direction = np.divide(toward, bare[:, None], out=np.zeros_like(toward), where=bare[:, None] > 1e-200)
-    direction[~np.isfinite(direction)] = 0.0
+    moved = bare > 1e-200  # what no parameter moves has no direction
+    rise = 0.5 * F * np.maximum(np.divide(variance, bare, out=np.zeros_like(bare), where=moved), 1e-16)
+    direction = np.divide(toward, bare[:, None], out=np.zeros_like(toward), where=moved[:, None])
     return rise, np.sqrt(2 * rise * bare), direction
 
 

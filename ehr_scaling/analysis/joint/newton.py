@@ -140,8 +140,8 @@ def _step(law: Law, theta: Floats, gradient: Floats, hessian: Floats) -> Floats:
     at = theta[:, law.free]
     low, high = (at - law.low <= NEAR) & (gradient > 0), (law.high - at <= NEAR) & (gradient < 0)
     held = low | high
-    lost = ~(np.isfinite(hessian).all((1, 2)) & np.isfinite(gradient).all(1))  # so far off that nothing tells the way
-    still = held | lost[:, None]
+    known = np.isfinite(hessian.sum((1, 2)) + gradient.sum(1))  # else so far off that nothing tells the way
+    still = held | ~known[:, None]
     values, vectors = np.linalg.eigh(np.where(still[:, :, None] | still[:, None], 0.0, hessian))
     values = np.abs(values)
     values = np.maximum(values, 1e-10 * values.max(1, keepdims=True)) + 1e-300

@@ -20,6 +20,7 @@ ONE_SIZE = 1.1  # sizes within this factor share a knot: slopes between neighbou
 FADE = 3.0  # the factor beyond the sizes of the runs over which f stops changing
 SAMPLES = 8  # of each piece of f, among which the lowest loss is sought
 NEWTON = 60  # steps at most; one bisects where Newton's leaves the bracket
+LARGEST = 300.0  # of a logarithm
 POINTS = 5  # computes through whose optima the exponents go
 
 
@@ -116,9 +117,14 @@ class Optimum:
 def optimum(law: JointLaw, C: float, cost: Cost) -> Optimum:
     """The best model at C FLOPs. cost: of the table that the law was fitted to (`cost_of`)."""
     theta = np.vstack([law.theta[None], law.good])
-    found = np.exp(log_best(law, theta, C, cost))
+    found = within_reach(log_best(law, theta, C, cost))
     N, D, L = map(float, found[0])
     return Optimum(C, N, D, L, found[1:])
+
+
+def within_reach(logarithm: Floats) -> Floats:
+    """The number of a logarithm, or the nearest whose square is one, of what no run comes near."""
+    return np.exp(np.clip(logarithm, -LARGEST, LARGEST))
 
 
 def log_best(law: JointLaw, theta: Floats, C: Floats | float, cost: Cost) -> Floats:
