@@ -247,10 +247,14 @@ def test_draws_that_lost_a_term_are_in_no_interval():
     assert law.verdict.word == UNIDENTIFIED
 
 
-def test_checkpoints_do_not_make_up_for_runs():
+def test_eight_cells_make_a_law_and_five_runs_its_intervals():
     rows = [{**r, "run": f"run {i % 7}"} for i, r in enumerate(simulated.rows(budgets=4, sizes=5, seeds=1))]
     seven = from_rows(rows, source="x")
-    assert joint_laws.fit("chinchilla", seven.N, seven.D, seven.loss, seven.clusters, Options(draws=0)) is None
+    columns = seven.N, seven.D, seven.loss
+    for runs, drawn in ((5, 40), (4, 0)):  # so few that a bootstrap has nothing to draw
+        few = joint_laws.fit("chinchilla", *columns, seven.clusters % runs, Options(draws=40))
+        assert len(few.draws) == drawn
+    assert joint_laws.fit("chinchilla", *(column[:7] for column in columns), None, Options(draws=0)) is None
     own = joint_laws.fit("chinchilla", seven.N, seven.D, seven.loss, None, Options(draws=0))
     exponents = own.parameters
     assert exponents["a"] + exponents["b"] == pytest.approx(1)

@@ -66,7 +66,10 @@ def test_a_plan_is_the_best_use_of_the_compute(known):
         assert made.band[0] < simulated.optimum(C) < made.band[1] and not made.refused
         assert made.data == record.NOT_TOLD and np.isnan(made.patients_are_worth)  # the runs made passes
         assert (made.batch, made.rate) == (pytest.approx(2048), pytest.approx(0.004))
-        assert made.words["N"].word == ("supported" if C < 1e13 else "extrapolated")
+        # Of the tokens that the runs saw again and again, not of new ones.
+        words = planner.plan(known, C, RECORDED["unique_tokens"], np.inf).words
+        assert words["N"].word == ("supported" if C < 1e13 else "extrapolated")
+        assert made.words["N"].word == "extrapolated" and "new tokens" in made.words["N"].reason
 
 
 def test_real_chinchilla_runs_give_the_published_tokens_a_parameter(real_data):
@@ -115,7 +118,8 @@ def test_supported_takes_bracketed_budgets_and_a_sealed_forecast_that_held(known
     assert edge.sizing.line is None
     words = planner.plan(edge, 3e11, np.inf, np.inf).words
     assert {w.word for w in words.values()} == {"extrapolated"} and "no line through" in words["N"].reason
-    assert {w.word for w in planner.plan(known, 3e12, np.inf, np.inf).words.values()} == {"supported"}
+    same = planner.plan(known, 3e12, RECORDED["unique_tokens"], np.inf)
+    assert {w.word for w in same.words.values()} == {"supported"}
     sealed = {"coverage": 0.2, "error_percent": 5.6, "rows": [{}]}
     table = simulated.table(budgets=6, decades=2.5, noise=0.003, seeds=2)
     options = Options(draws=40)
@@ -307,7 +311,7 @@ def test_what_the_law_of_repeats_leaves_open_is_in_the_interval_of_the_loss(know
 
 def test_an_outcome_follows_the_loss(known):
     known = replace(known, outcomes=[DEATH])
-    small, large = (planner.plan(known, C, 1e12, 1) for C in (1e12, 1e15))
+    small, large = (planner.plan(known, C, RECORDED["unique_tokens"], np.inf) for C in (1e12, 1e15))
     for made in (small, large):
         (found,) = made.outcomes.values()
         assert found["auroc"] == pytest.approx(0.5 + 0.45 / (1 + np.exp(2 * (made.loss - 3) - 1)))
@@ -318,12 +322,12 @@ def test_an_outcome_follows_the_loss(known):
 
 def test_an_outcome_is_a_probability_and_supported_only_among_the_losses_it_was_seen_at(known):
     sharp = {**DEATH, "theta": [9.0, 2.0, 1.0], "draws": [[9.0, 2.0, 1.0]] * 21, "others": []}
-    made = planner.plan(replace(known, outcomes=[sharp]), 3e12, np.inf, np.inf)
+    made = planner.plan(replace(known, outcomes=[sharp]), 3e12, RECORDED["unique_tokens"], np.inf)
     assert made.words["loss"].word == "supported" == made.outcomes["death"]["word"]
     assert made.outcomes["death"]["auroc"] > 0.99 and made.outcomes["death"]["interval"][1] == 1.0
     for losses in ((0.5, made.loss * 0.99), (made.loss * 1.01, 9.0)):
         unseen = replace(known, outcomes=[{**sharp, "losses": list(losses)}])
-        assert planner.plan(unseen, 3e12, np.inf, np.inf).outcomes["death"]["word"] == "extrapolated"
+        assert planner.plan(unseen, 3e12, RECORDED["unique_tokens"], np.inf).outcomes["death"]["word"] == "extrapolated"
 
 
 def test_an_outcome_is_as_uncertain_as_all_that_is_simulated_at_once(known):
