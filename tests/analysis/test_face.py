@@ -234,10 +234,10 @@ def test_few_draws_tell_no_interval_anywhere():
 
 @pytest.mark.parametrize("loss", [lambda N, D: 3 + 0 * N, lambda N, D: 1 + 0.1 * np.log(N * D), lambda N, D: 1e-9 * N])
 def test_losses_that_no_law_of_training_has_end_in_words_and_no_warning(loss):
-    rows = [{**r, "loss": float(loss(r["N"], r["D"]))} for r in simulated.rows(budgets=4, sizes=5, seeds=1)]
+    rows = [{**r, "loss": float(loss(r["N"], r["D"]))} for r in simulated.rows(budgets=3, sizes=4, seeds=1)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = fitted(rows, draws=30)
+        found = fitted(rows, draws=20)
         assert repr(found) and found.to_json()
 
 
