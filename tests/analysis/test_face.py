@@ -207,6 +207,7 @@ def test_a_doubt_reaches_plans_of_a_law_that_is_not_told():
     assert found.optimum(middle).word == found.plan(middle).words["N"].word == DOUBTFUL
 
 
+@pytest.mark.filterwarnings("error")
 def test_seeds_and_checkpoints_that_hang_together_leave_a_law():
     """Seven sizes of two seeds and six checkpoints are 42 cells, of which a bootstrap may draw seven pieces."""
     law, rng, rows = simulated.loss, np.random.default_rng(0), []

@@ -131,8 +131,9 @@ def log_best(law: JointLaw, theta: Floats, C: Floats | float, cost: Cost) -> Flo
     """[b, 3] logarithms of N*, D* and L* of parameters theta [b, 6] of a law at C FLOPs, one for all or [b]."""
     x = best_log_size(law, theta, C, cost)
     log_f = cost.log_flops(x)
-    terms = np.logaddexp(*_terms(law, theta, C, x[:, None], log_f[:, None]))[:, 0]
-    log_L = np.logaddexp(theta[:, LOG_E], np.exp(theta[:, LOG_K]) * terms) + np.log(law.scale[2])
+    with np.errstate(invalid="ignore"):  # of parameters that no run comes near
+        terms = np.logaddexp(*_terms(law, theta, C, x[:, None], log_f[:, None]))[:, 0]
+        log_L = np.logaddexp(theta[:, LOG_E], np.exp(theta[:, LOG_K]) * terms) + np.log(law.scale[2])
     return np.stack([x, np.log(C) - log_f - x, log_L], 1)
 
 
