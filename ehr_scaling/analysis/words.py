@@ -270,8 +270,8 @@ def worth(of: Verdict, passes: float, bounds: Bounds, where: Verdict) -> Verdict
 
 
 def turn(draws: Verdict | None, bounds: Bounds, better: bool, chosen: str, where: Verdict) -> Verdict:
-    """Of the passes after which more cost loss. draws: of `lost`; better: it forecasts held-out
-    runs better than none; chosen: the name of a law that does so better still, else empty."""
+    """Of the passes after which more cost loss. draws: of `lost`; better: it forecasts held-out runs better than none;
+    chosen: the name of a law that does so better still, else empty."""
     return (
         draws
         or _drawn(bounds)

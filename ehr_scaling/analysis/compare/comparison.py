@@ -16,12 +16,13 @@ from ehr_scaling.analysis.compare.comparable import Common
 from ehr_scaling.analysis.compare.frontiers import Frontier
 from ehr_scaling.analysis.compare.loss_to_loss import LossToLoss, Pairs
 from ehr_scaling.analysis.draws import interval
+from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO, JointLaw
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.tables import cells, selection
+from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import decimal, plural, power, signed, significant, span
 from ehr_scaling.analysis.words import PENDING, Verdict
@@ -185,8 +186,7 @@ def _laws(
     found = []
     for table, own in zip(tables, seeds, strict=True):
         options = own if draws is None else replace(own, draws=draws)
-        alike = cells.average(table)
-        found.append(joint_laws.fit(name, alike.N, alike.D, alike.loss, alike.clusters, options))
+        found.append(extrapolation.fit(name, table, options))
     laws = [law for law in found if law is not None]
     return laws if len(laws) == len(found) else []
 

@@ -114,8 +114,8 @@ def fit(
     say("fitting the joint laws and their bootstrap")
     scored = downstream.read(outcomes, table, options, runs.cell) if outcomes else []
     done = _plainly_fitted(forecaster)
-    alike = cells.average(table)
-    laws = {name: law for name in joint_laws.FORMS if (law := done.get(name) or _law(name, alike, options)) is not None}
+    fitted = {name: done.get(name) or extrapolation.fit(name, table, options) for name in joint_laws.FORMS}
+    laws = {name: law for name, law in fitted.items() if law is not None}
     say("profiling what the runs tell of each number")
     lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
@@ -126,7 +126,7 @@ def fit(
         budgets=budgets,
         lines=lines,
         laws=laws,
-        identifiability=_identify(laws.get(rolling.selected), alike, options),
+        identifiability=_identify(laws.get(rolling.selected), cells.average(table), options),
         rolling=rolling,
         planner=plan_basis.planner(forecaster, table, scored, repeated, lines["N"], compared, laws)
         if forecaster
@@ -168,10 +168,6 @@ def _repeated(table: RunTable, options: Options) -> repeated_data.Repeated | Non
     """None where all runs draw on the same tokens: passes are then as good as D, and no law tells the two apart."""
     unique = table.unique_tokens[np.isfinite(table.unique_tokens)]
     return repeated_data.compare(table, options) if len(np.unique(unique)) > 1 else None
-
-
-def _law(name: str, table: RunTable, options: Options) -> joint_laws.JointLaw | None:
-    return joint_laws.fit(name, table.N, table.D, table.loss, table.clusters, options)
 
 
 def _fits_of(

@@ -5,26 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simulated
-from test_isoflop import lopsided, walls
+from test_isoflop import FEW, by, lopsided, walls
 
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, windows
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
-
-FEW = Options(draws=200)
-U = np.arange(7) - 3.0
-every_method = pytest.mark.parametrize("method", isoflop.METHODS)
-
-
-def by(method, **choices):
-    return Options(**{"draws": 200, "isoflop": method, **choices})
-
-
-def only(table, options=FEW):
-    (fit,) = isoflop.fit(table, options)
-    return fit
 
 
 def test_a_vertex_outside_the_grid_never_enters_a_law():
