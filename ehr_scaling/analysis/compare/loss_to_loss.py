@@ -20,6 +20,7 @@ from ehr_scaling.analysis.wording import decimal, plural, significant, span
 from ehr_scaling.analysis.words import PENDING, Place, Verdict
 
 LEAST_PAIRS = 5
+SAME_SIZE = 0.03  # share of N that a change of recipe may add to a size; neighbours of the registry are 1.4 x apart
 LEAST_FOR_POWER = 8  # four parameters and something to judge them by
 SIGNIFICANCE = 0.05
 LINE, POWER = "line", "power"
@@ -50,12 +51,14 @@ class Pairs:
 def matched(first: RunTable, second: RunTable, at: str = "D") -> Pairs:
     """Rows of the same N, D and seed in both tables; of the same N and D where a table does not know its seeds.
 
-    Equal means to six digits. Rows of one key are averaged. at: "D", or "C" for equal compute: the budgets' names where
+    Equal means to six digits; a named size of the registry is one in both, if a recipe adds under SAME_SIZE to its N.
+    Rows of one key are averaged. at: "D", or "C" for equal compute: the budgets' names where
     both tables have them, else counted FLOPs to three digits.
     """
     seeded = bool(len(first) and len(second)) and bool(np.isfinite(np.r_[first.seed, second.seed]).all())
     named = at == "C" and bool(np.isfinite(np.r_[first.budget, second.budget]).all())
-    groups = [grouped(_keys(table, at, seeded, named)) for table in (first, second)]
+    N = first.N, _as_in(first, second)
+    groups = [grouped(_keys(table, own, at, seeded, named)) for table, own in zip((first, second), N, strict=True)]
     both = [key for key in groups[0] if key in groups[1]]
     one, two = (
         [table.loss[own[key]].mean() for key in both] for table, own in zip((first, second), groups, strict=True)
@@ -84,10 +87,17 @@ def first_of(cell: NDArray[np.int64], run: NDArray[np.int64]) -> NDArray[np.int6
     return lowest
 
 
-def _keys(table: RunTable, at: str, seeded: bool, named: bool) -> list[tuple[str, ...]]:
+def _as_in(first: RunTable, second: RunTable) -> Floats:
+    """N of the second table, of sizes that both name that of the first."""
+    names = {size: N for size, N in zip(first.size, first.N, strict=True) if size}
+    other = np.array([names.get(size, N) for size, N in zip(second.size, second.N, strict=True)])
+    return np.where(np.abs(second.N / other - 1) < SAME_SIZE, other, second.N)
+
+
+def _keys(table: RunTable, N: Floats, at: str, seeded: bool, named: bool) -> list[tuple[str, ...]]:
     second = [f"{v:.6g}" for v in table.D] if at == "D" else [f"{v:.3g}" for v in (table.budget if named else table.C)]
     seeds = [f"{s:g}" for s in table.seed] if seeded else [""] * len(table)
-    return list(zip([f"{N:.6g}" for N in table.N], second, seeds, strict=True))
+    return list(zip([f"{n:.6g}" for n in N], second, seeds, strict=True))
 
 
 @dataclass(frozen=True)

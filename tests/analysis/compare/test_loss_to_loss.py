@@ -114,3 +114,12 @@ def test_seeds_of_a_cell_tell_no_bend():
         law = loss_to_loss.fit(np.repeat(x, 8), np.repeat(y, 8), np.repeat(np.arange(9), 8), Options(draws=20))
         bends.append(law.form == POWER)
     assert np.mean(bends) <= 0.2
+
+
+@pytest.mark.parametrize(("added", "found"), [(1.0, 24), (1.02, 24), (1.2, 0)])
+def test_a_size_is_the_same_with_the_few_weights_that_a_recipe_adds(added, found):
+    one = from_rows(simulated.rows(budgets=4, sizes=6, seeds=1), source="one")
+    two = replace(one, N=one.N * added)
+    assert len(loss_to_loss.matched(one, two)) == found
+    nameless = replace(two, size=np.full(len(two), ""))
+    assert len(loss_to_loss.matched(one, nameless)) == (found if added == 1.0 else 0)
