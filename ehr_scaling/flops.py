@@ -1,8 +1,8 @@
 """The one place where parameters and floating-point operations are counted.
 
 The grid, the trainer and the laws all use these counts, so a cell's budget, its MFU and its place on a plot agree.
-A multiply-add is two operations. Norms, softmax, rotary embedding and the optimizer (under 2 % from width 64 up)
-are left out, as in Kaplan et al. 2020 (arXiv 2001.08361), appendix B; causal attention and the head are not.
+A multiply-add is two operations. Norms, softmax, rotary embedding and Adam (under 2 % from width 64 up) are left out,
+as in Kaplan et al. 2020 (arXiv 2001.08361), appendix B; causal attention, the head and Muon's matrix products are not.
 """
 
 from dataclasses import dataclass
@@ -53,6 +53,21 @@ def forward(
 def training(*, width: int, layers: int, ff: int, vocab: int, context: int, mixing: str = "none") -> int:
     """Operations of one training sequence: forward plus a backward pass of twice its cost."""
     return 3 * forward(width=width, layers=layers, ff=ff, vocab=vocab, context=context, mixing=mixing)
+
+
+ITERATIONS = 5  # of Newton and Schulz, by which Muon orthogonalizes a matrix
+
+
+def update(optimizer: str, *, width: int, layers: int, ff: int) -> int:
+    """Operations of one update, beside those of its sequences: 0 but for "muon".
+
+    An iteration on an n × m matrix X, n ≤ m: X Xᵀ and its product with X, 2·n²·m each, and the square of an n × n one,
+    2·n³ (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+    """
+    if optimizer != "muon":
+        return 0
+    sides = 4 * [(width, width)] + 3 * [(width, ff)]  # q, k, v, out; gate, up, down
+    return layers * ITERATIONS * sum(4 * min(x) ** 2 * max(x) + 2 * min(x) ** 3 for x in sides)
 
 
 def six_nd(body: int, tokens: int) -> float:

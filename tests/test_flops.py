@@ -8,6 +8,7 @@ from ehr_scaling import flops
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES, Shape
 from ehr_scaling.models.transformer import Block, Multipliers, Transformer
+from ehr_scaling.training import optimizer
 
 
 def dims(shape: Shape, vocab: int) -> dict[str, int]:
@@ -56,6 +57,21 @@ def test_by_hand():
     # Mixing: three products and sums of each of two channels
     assert flops.training(width=2, layers=1, ff=3, vocab=5, context=2, mixing="conv") == 3 * (200 + 2 * 2 * 3 * 2)
     assert flops.six_nd(10**10, 10**12) == pytest.approx(6e22)
+
+
+@pytest.mark.parametrize("name", ["25k", "151k"])
+def test_an_update_of_muon_costs_what_xla_says(name):
+    """Momentum and scaling are elementwise, and few beside the products."""
+    shape = SHAPES[name]
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    params = Transformer(shape, 8, 8).init(jax.random.key(0), tokens, tokens)["params"]
+    muon = optimizer.transform("muon", clip=1.0, b1=0.9, b2=0.95)
+    state = jax.eval_shape(muon.init, params)
+    counted = jax.jit(muon.update).lower(params, state, params).compile().cost_analysis()["flops"]
+    size = {"width": shape.width, "layers": shape.layers, "ff": shape.ff}
+    ours = flops.update("muon", **size)
+    assert ours <= counted <= 1.1 * ours
+    assert flops.update("adamw", **size) == 0
 
 
 def test_names_of_the_registry_are_their_sizes():

@@ -38,7 +38,8 @@ def solve(config: ConfigDict, point: Point, packed: dict[str, Any], about: dict[
     """The integer cell for one point of the grid, trained on its own.
 
     Steps are the whole number that comes nearest the budget C; tokens D = steps × batch × context, counted over all
-    positions the device processes, padding included. Batch and peak rate are those of `grid.rules`.
+    positions the device processes, padding included. Batch and peak rate are those of `grid.rules`, the batch for the
+    tokens that the budget gives without what updates cost beside them.
 
     Args:
       config: of the study.
@@ -66,13 +67,20 @@ def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, An
     }
 
 
-def _sequences(config: ConfigDict, point: Point, packed: dict[str, Any]) -> float:
-    """Sequences the point asks for, before they are rounded to whole steps."""
+def _sequences(config: ConfigDict, point: Point, packed: dict[str, Any], batch: float = math.inf) -> float:
+    """Sequences the point asks for, before they are rounded to whole steps of `batch` of them, each with an update."""
     if point.get("passes"):
         rows = [phase["sequences"] for phase in packed["summary"]["splits"]["train"]["phases"]]
         return point["passes"] * sum(rows) / len(rows)
-    dims = _dims(config, point["size"], packed)
-    return float(point["budget"]) / flops.training(**dims, context=packed["summary"]["context"])
+    each, update = _flops(config, point["size"], packed)
+    return float(point["budget"]) / (each + update / batch)
+
+
+def _flops(config: ConfigDict, size: str, packed: dict[str, Any]) -> tuple[int, int]:
+    """Of a sequence, and of an update beside its sequences."""
+    shape = sizes.get(size)
+    update = flops.update(config.training.optimizer, width=shape.width, layers=shape.layers, ff=shape.ff)
+    return flops.training(**_dims(config, size, packed), context=packed["summary"]["context"]), update
 
 
 def _cell(
@@ -87,13 +95,13 @@ def _cell(
     shape, t = sizes.get(point["size"]), config.training
     data, context = packed["summary"], packed["summary"]["context"]
     dims = _dims(config, shape.name, packed)
-    per_sequence = flops.training(**dims, context=context)
-    wanted = schedule["steps"] * sequences if "steps" in schedule else _sequences(config, point, packed)
+    each, update = _flops(config, shape.name, packed)
+    wanted = schedule["steps"] * sequences if "steps" in schedule else _sequences(config, point, packed, sequences)
     steps = round(wanted / sequences)
     name = f"{shape.name} at {point['budget']:.2g} FLOPs" if point.get("budget") else f"{shape.name}"
     if steps < t.min_steps:
         raise Infeasible(f"{name}: {steps} steps, under training.min_steps={t.min_steps}")
-    achieved = float(steps * sequences * per_sequence)
+    achieved = float(steps * (sequences * each + update))
     if abs(steps * sequences / wanted - 1) > TOLERANCE:
         raise Infeasible(f"{name}: whole steps miss what was asked for by over 1 %")
     counts = flops.parameters(**dims, tied=config.model.tied)
@@ -148,7 +156,7 @@ def _cell(
     }
     # What the cell adds itself: a branch, its cooldown alone
     cell["own_tokens"] = (steps - start) * sequences * context
-    cell["own_flops"] = float((steps - start) * sequences * per_sequence)
+    cell["own_flops"] = float((steps - start) * (sequences * each + update))
     cell["edge"] = rules.at_the_edge(t, counts.body, tokens)
     cell["measured_on"] = data.get("measured_on")  # not in data packed by an earlier version
     cell["trunk"] = ""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ehr_scaling import flops
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import Transformer
 
@@ -42,7 +43,7 @@ def transform(name: str, *, clip: float, b1: float, b2: float) -> optax.Gradient
     if name != "muon":
         raise UserError(f"--config.training.optimizer={name}: take one of {', '.join(OPTIMIZERS)}")
     muon = optax.chain(
-        optax.contrib.scale_by_muon(beta=MOMENTUM, weight_dimension_numbers=_dimensions),
+        optax.contrib.scale_by_muon(ns_steps=flops.ITERATIONS, beta=MOMENTUM, weight_dimension_numbers=_dimensions),
         optax.stateless(lambda updates, params: jax.tree.map(_at_rms, updates, _dimensions(updates))),
     )
     return optax.chain(optax.clip_by_global_norm(clip), optax.partition({"adam": adam, "muon": muon}, labels))

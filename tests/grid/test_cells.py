@@ -12,6 +12,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, manifest
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
+from ehr_scaling.training.optimizer import OPTIMIZERS
 
 ABOUT = {"data": "made up", "generated": True}
 
@@ -32,9 +33,11 @@ WHOLE = {1.0: packed()}
     exponent=st.floats(0, 0.6),
     context=st.sampled_from([128, 256, 2048]),
     mixing=st.sampled_from(MIXINGS),
+    optimizer=st.sampled_from(OPTIMIZERS),
 )
-def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context, mixing):
+def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context, mixing, optimizer):
     config = base.get_config()
+    config.training.optimizer = optimizer
     config.training.batch.exponent, config.model.mixing = exponent, mixing
     try:
         cell = cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(context=context), ABOUT)
@@ -46,7 +49,9 @@ def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context
     counts = flops.parameters(**dims, tied=False)
     assert (cell["N_body"], cell["N_head"], cell["N_embedding"]) == (counts.body, counts.head, counts.embedding)
     assert cell["flops_6nd"] == 6 * counts.body * cell["tokens"]
-    assert cell["flops"] == cell["steps"] * cell["batch_sequences"] * flops.training(**dims, context=context)
+    update = flops.update(optimizer, width=cell["width"], layers=cell["layers"], ff=cell["ff"])
+    each = cell["batch_sequences"] * flops.training(**dims, context=context) + update
+    assert cell["flops"] == cell["own_flops"] == float(cell["steps"] * each)
     assert abs(cell["flops"] / budget - 1) <= 0.01
     assert cell["tokens"] == cell["steps"] * cell["batch_tokens"]
     assert cell["steps"] >= config.training.min_steps
