@@ -15,6 +15,7 @@ from ehr_scaling.analysis.tables.run_table import RunTable
 
 LEAST_BUDGETS = 3
 OPTIMA, LINES = "optima of the bracketed budgets", "L(C) of the bracketed budgets"
+LEAST = "least losses of the budgets"
 _WIDER = 30.0  # beyond the runs' compute, where draws are looked for
 _COMPUTES, _SIZES = 96, 80
 _AT_ONCE = 4_000_000  # losses held at a time
@@ -58,14 +59,38 @@ def of_optima(budgets: list[isoflop.BudgetFit]) -> Frontier | None:
     x, lowest = np.log([b.C for b in used]), np.array([b.L for b in used])
     draws = np.stack([b.told[:, 2] for b in used if b.told is not None and not b.thin], 1)
     # A vertex that a draw lost stands at its estimate there.
-    y = np.log(np.vstack([lowest, np.where(draws > 0, draws, lowest)]))
+    return _joined(OPTIMA, x, np.log(np.vstack([lowest, np.where(draws > 0, draws, lowest)])))
+
+
+def of_least(table: RunTable, options: Options) -> Frontier | None:
+    """The least of the sizes' mean losses at each budget; for grids of too few sizes to bracket, the same in two
+    tables, whose minima are as far from the true ones in both. None with too few budgets, or no seeds.
+
+    Draws: each cell's mean moves by the noise of its seeds, one for all cells, with its own uncertainty.
+    """
+    keys = np.stack([table.group, np.unique(table.N, return_inverse=True)[1].ravel()])
+    (group, _), cell = np.unique(keys, axis=1, return_inverse=True)
+    count, log = np.bincount(cell.ravel()), np.log(table.loss)
+    mean = np.bincount(cell.ravel(), log) / count
+    freedom = len(log) - len(count)
+    if len(table.budgets) < LEAST_BUDGETS or not freedom:
+        return None
+    rng = np.random.default_rng(options.seed)
+    noise = np.sqrt(((log - mean[cell.ravel()]) ** 2).sum() / rng.chisquare(freedom, (options.draws, 1)))
+    drawn = np.vstack([mean, mean + noise / np.sqrt(count) * rng.standard_normal((options.draws, len(mean)))])
+    least = np.stack([drawn[:, group == k].min(1) for k in range(len(table.budgets))], 1)
+    return _joined(LEAST, np.log(table.budgets), least)
+
+
+def _joined(kind: str, x: Floats, y: Floats) -> Frontier:
+    """Straight lines of log L [1 + draws, budgets] in log C [budgets]; beyond the ends theirs go on."""
 
     def curve(C: Floats) -> Floats:
-        at = np.clip(np.searchsorted(x, np.log(C)) - 1, 0, len(x) - 2)  # beyond the ends their lines go on
+        at = np.clip(np.searchsorted(x, np.log(C)) - 1, 0, len(x) - 2)
         share = (np.log(C) - x[at]) / (x[at + 1] - x[at])
         return np.exp(y[:, at] * (1 - share) + y[:, at + 1] * share)
 
-    return Frontier(OPTIMA, (used[0].C, used[-1].C), curve)
+    return Frontier(kind, (float(np.exp(x[0])), float(np.exp(x[-1]))), curve)
 
 
 def of_line(budgets: list[isoflop.BudgetFit], options: Options) -> Frontier | None:

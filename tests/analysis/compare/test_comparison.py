@@ -233,3 +233,27 @@ def test_real_recipes_stand_as_their_best_runs_do(porian, a, reason):
         off.append(np.log(row["multiplier"] * best(b)(row["loss"]) / best(a)(row["loss"])))
         assert row["low"] < best(a)(row["loss"]) / best(b)(row["loss"]) < row["high"]
     assert np.abs(off).max() < 0.17 and np.abs(off[-1]) < 0.03
+
+
+def narrow(multiple, seed, sizes=3, noise=0.004):
+    """Three budgets of three sizes and two seeds, as good as the known law with 1 / multiple of the compute."""
+    rng, found = np.random.default_rng(seed), simulated.rows(budgets=3, sizes=sizes, seeds=2, noise=0, decades=1.0)
+    for r in found:
+        r["loss"] = simulated.loss(r["N"] / multiple**0.5, r["D"] / multiple**0.5)
+        r["loss"] *= np.exp(noise * rng.standard_normal())
+    return from_rows(found, source="narrow")
+
+
+def test_where_no_law_is_told_the_least_losses_of_one_grid_tell_the_multiplier(monkeypatch):
+    monkeypatch.setattr(joint_laws, "FORMS", {})
+    held, found = [], []
+    for seed in range(60):
+        m = comparison.multiplier(narrow(0.6, seed), narrow(1, 1000 + seed), FEW)
+        assert m.kind == frontiers.LEAST and m.verdict.word == SUPPORTED
+        held.append(m.interval[0] <= 0.6 <= m.interval[1])
+        found.append(np.log(m.value / 0.6))
+    assert np.mean(held) >= 0.8 and abs(np.mean(found)) < 0.03
+    other = comparison.multiplier(narrow(0.6, 0), narrow(1, 1, sizes=2), FEW)
+    assert other.verdict.word == UNIDENTIFIED  # of other sizes, whose minima are elsewhere
+    alone = narrow(0.6, 0)
+    assert comparison.multiplier(alone.take(alone.seed == 0), alone.take(alone.seed == 0), FEW).kind == "none"
