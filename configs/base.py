@@ -1,4 +1,8 @@
-"""Every setting of a study, with the reason for its value. The other configs start from this one."""
+"""Every setting of a study, with the reason for its value. The other configs start from this one.
+
+The recipe (mixing, tied, optimizer) is the one that configs/recipes.py found to need least compute for its loss;
+configs/published.py has the seed study's.
+"""
 
 from collections.abc import Iterator
 from itertools import product
@@ -61,18 +65,18 @@ def get_config() -> ConfigDict:
     c.data.tokens.context_only = config_dict.placeholder(tuple)  # of these, the ones that are no event of their own
 
     c.model = ConfigDict()
-    c.model.tied = False  # as in Llama; the head has its own V·d parameters
+    c.model.tied = True  # one matrix embeds tokens and predicts them; False, as in Llama: the head has its own V·d
     c.model.vocab_multiple = 128  # padded vocabulary: what matrix units like; the head is charged for it
     c.model.dtype = "float32"  # of activations; bfloat16 on GPU and TPU (no gain on a CPU)
     c.model.attention = "auto"  # the platform's kernel; or xla, blocked, cudnn (NVIDIA), splash (TPU)
     c.model.remat = "none"  # recompute in the backward pass: "dots" keeps matrix products, "full" only a layer's input
     c.model.dropout = 0.0  # of each residual branch; a lever where patients are passed over often
     # "conv": each position reads the three before it, of the same patient, ahead of attention (3·d weights a layer)
-    c.model.mixing = "none"
+    c.model.mixing = "conv"
     c.model.parametrization = "standard"  # "mup": rates found on a narrow, shallow model hold for a large one
 
     c.training = ConfigDict()
-    c.training.optimizer = "adamw"  # or "muon", for the matrices of the body
+    c.training.optimizer = "muon"  # for the matrices of the body, AdamW for the rest; or "adamw" for all
     c.training.schedule = "cosine"  # matched to each run's length; "wsd": constant, then cooldown
     c.training.trunk = False  # with wsd: one constant-rate trunk a size and seed, a cooldown branch for each D
     c.training.warmup = 0.1  # share of the steps; a fixed number would bend the law (Porian et al. 2024)

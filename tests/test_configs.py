@@ -1,13 +1,15 @@
 """Every config can be read, says what it is, and yields points that the registry knows."""
 
 import importlib
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 import configs
-from configs import base, records
+from configs import base, published, recipes, records
 from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
@@ -45,14 +47,51 @@ def test_sizes_may_follow_the_budgets():
 
 def test_the_quickstart_is_a_grid_to_believe():
     """The least that its IsoFLOP curves need; how they come out is for the report to say."""
-    config = importlib.import_module("configs.quickstart").get_config()
-    points = list(base.sweep(config))
+    quickstart = importlib.import_module("configs.quickstart")
+    points = list(quickstart.sweep(quickstart.get_config()))
     budgets = {point["budget"] for point in points}
-    assert len(budgets) >= 3
-    assert max(budgets) / min(budgets) >= 10 * 0.999
+    assert len(budgets) >= 5
+    assert max(budgets) / min(budgets) >= 10**1.5 * 0.999
     for budget in budgets:
         assert len({p["size"] for p in points if p["budget"] == budget}) >= 5
     assert len({p["seed"] for p in points}) >= 2
+
+
+def test_the_recipe_of_all_configs_is_the_top_of_the_ladder():
+    every = base.get_config().to_dict()
+    for name, value in recipes.settings(recipes.TOP).items():
+        *path, last = name.split(".")
+        assert reduce(getitem, path, every)[last] in (value, None)
+
+
+def test_each_rung_differs_from_the_one_it_changes_by_what_it_says():
+    assert recipes.LADDER[0].settings == published.SETTINGS
+    for data in recipes.DATA:
+        flat = {
+            name: flatdict(recipes.get_config(f"{data}/{name}").to_dict() | {"title": ""}) for name in recipes.CHANGES
+        }
+        for change in (*recipes.LADDER[1:], *recipes.TRIED):
+            own, below = flat[change.name], flat[change.on]
+            assert {key for key in own if own[key] != below[key]} == set(change.settings)
+    with pytest.raises(UserError, match=r"configs/recipes\.py:synthetic/none: take one of synthetic, challenge-2012"):
+        recipes.get_config("synthetic/none")
+
+
+def flatdict(tree, path=""):
+    return {
+        name: leaf
+        for key, value in tree.items()
+        for name, leaf in (
+            flatdict(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+        ).items()
+    }
+
+
+def test_the_published_recipe_can_be_laid_over_any_config():
+    for name in ("quickstart", "challenge_2012"):
+        config = flatdict(published.get_config(name).to_dict())
+        assert {key: config[key] for key in published.SETTINGS} == published.SETTINGS
+        assert config["title"].endswith("published recipe")
 
 
 def test_every_option_of_the_tokenizer_is_a_field():

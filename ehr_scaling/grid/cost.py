@@ -66,10 +66,10 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
     # Muon keeps one moment of a matrix, AdamW two of everything.
     moments = 8 * (body + outside) if cell["optimizer"] == "adamw" else 4 * body + 8 * outside
     micro = sequences_at_a_time(cell, rows, machine.platform == "cpu")
-    tokens = m * cell["context"] * max(1.0, micro / rows)
-    # On a CPU logits are there for so many tokens of a model at a time.
-    few = m * products.with_logits(cell["padded_vocab"])
-    with_logits = min(tokens, few) if machine.platform == "cpu" else tokens
+    # A CPU trains members one after another, and has logits of so many tokens at a time.
+    on_cpu = machine.platform == "cpu"
+    tokens = (1 if on_cpu else m) * cell["context"] * max(1.0, micro / rows)
+    with_logits = min(tokens, products.with_logits(cell["padded_vocab"])) if on_cpu else tokens
     # A CPU computes bfloat16 in float32.
     item = 2 if cell["dtype"] == "bfloat16" and machine.platform != "cpu" else 4
     sent = max(engine["dispatch_sequences"], cell["batch_sequences"])

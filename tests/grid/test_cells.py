@@ -46,7 +46,7 @@ def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context
         return
     dims = {"width": cell["width"], "layers": cell["layers"], "ff": cell["ff"], "vocab": cell["padded_vocab"]}
     dims["mixing"] = mixing
-    counts = flops.parameters(**dims, tied=False)
+    counts = flops.parameters(**dims, tied=config.model.tied)
     assert (cell["N_body"], cell["N_head"], cell["N_embedding"]) == (counts.body, counts.head, counts.embedding)
     assert cell["flops_6nd"] == 6 * counts.body * cell["tokens"]
     update = flops.update(optimizer, width=cell["width"], layers=cell["layers"], ff=cell["ff"])
@@ -82,15 +82,16 @@ def test_the_id_is_of_what_is_learnt():
     assert cells.solve(config, point, packed(), ABOUT)["id"] == cell["id"]
     assert cells.solve(config, point, packed(fingerprint="fedcba9876543210"), ABOUT)["id"] != cell["id"]
     assert cells.solve(config, {**point, "seed": 1}, packed(), ABOUT)["id"] != cell["id"]
-    config.model.mixing = "conv"
+    config.model.mixing = "none"
     assert cells.solve(config, point, packed(), ABOUT)["id"] != cell["id"]
-    config.model.mixing, config.training.weight_decay = "none", 0.2
+    config.model.mixing, config.training.weight_decay = "conv", 0.2
     assert cells.solve(config, point, packed(), ABOUT)["id"] != cell["id"]
 
 
 def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_path):
     """Its settings and its cells do not have it; ids, which name the folders of runs, do not change."""
     config = base.get_config()
+    config.model.mixing = "none"
     points, out = list(base.sweep(config)), tmp_path / "grid"
     planned = cells.grid(config, points, WHOLE, ABOUT)[0]
     manifest.build(config, points, WHOLE, ABOUT, out)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.published import SETTINGS
 from ehr_scaling.data import loader
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import cells as grid
@@ -42,9 +43,10 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mixed(prepared, tmp_path_factory):
-    """The same with mixing of positions."""
-    return trained(prepared, tmp_path_factory.mktemp("mixed"), **{"model.mixing": "conv"})
+def published(prepared, tmp_path_factory):
+    """The same by the published recipe, as far as the prepared data allow."""
+    changes = {name: value for name, value in SETTINGS.items() if not name.startswith("data")}
+    return trained(prepared, tmp_path_factory.mktemp("published"), **changes)
 
 
 def log_of(workdir, cell):
@@ -92,7 +94,7 @@ def saving(cell, seconds=0.0):
     return {**cell, "engine": {**cell["engine"], "checkpoint_seconds": seconds}}
 
 
-@pytest.mark.parametrize("which", ["undisturbed", "mixed"])
+@pytest.mark.parametrize("which", ["undisturbed", "published"])
 def test_resumed_is_undisturbed(which, prepared, tmp_path, request):
     cell, whole, metrics = request.getfixturevalue(which)
     workdir = at(prepared, tmp_path / "w")
@@ -255,8 +257,8 @@ def test_a_checkpoint_of_another_config_is_refused(undisturbed, prepared, tmp_pa
         loop.job([{**cell, "learning_rate": 0.5, "weight_decay": 0.0}], workdir, small.silent)
 
 
-def test_a_run_of_before_there_was_mixing_goes_on_and_takes_no_other(undisturbed, prepared, tmp_path, monkeypatch):
-    cell, _, metrics = undisturbed
+def test_a_run_of_before_there_was_mixing_goes_on_and_takes_no_other(published, prepared, tmp_path, monkeypatch):
+    cell, _, metrics = published
     workdir, save = at(prepared, tmp_path / "w"), checkpoint.Saver.save
     without = lambda saved: {name: value for name, value in saved.items() if name != "mixing"}  # noqa: E731
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

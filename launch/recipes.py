@@ -1,0 +1,89 @@
+"""The recipe ladder: what changes to the published recipe are worth, one at a time.
+
+  python -m launch.recipes                                        what each rung changes, and why; trains nothing
+  python -m launch.recipes --data=synthetic --workdir=W           train and score every rung, and say what it is worth
+  python -m launch.recipes --data=challenge-2012 --workdir=W --rungs=published,mixing
+
+Each rung is a study in W/<rung>: run the same command again after an interruption, and it goes on where it was. Told
+are, against the rung that it changes: the loss at equal size and compute, the factor of compute by which the rung
+reaches the other's loss (below 1: it needs less), an event and a patient-day, since losses a token of two vocabularies
+do not compare; the scatter of seeds; and the AUROC of the largest budget's models. W/recipes.json has all of it.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from absl import flags
+
+from ehr_scaling.errors import NO_MEMORY, UserError
+from launch.common import run
+
+DATA = flags.DEFINE_enum("data", "synthetic", ["synthetic", "challenge-2012"], "The patients.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the studies of the rungs; without it they are only shown.")
+RUNGS = flags.DEFINE_list("rungs", [], "Names of the rungs to train [default: all]; others must be there already.")
+RAW = flags.DEFINE_string("raw", None, "Folder with the raw records, instead of downloading them.")
+SPLIT_FILE = flags.DEFINE_string("split_file", None, "A published split of the patients: a CSV or parquet file.")
+SCORE = flags.DEFINE_bool("score", True, "Ask the models about patients too, for AUROC.")
+DRAWS = flags.DEFINE_integer("draws", 1000, "Bootstrap draws.", lower_bound=20)
+
+
+def show() -> None:
+    from configs import recipes
+
+    for title, changes in (("The ladder, each on the one before it:", recipes.LADDER), ("Tried:", recipes.TRIED)):
+        print(f"\n{title}")
+        for change in changes:
+            fields = ", ".join(f"{name}={value}" for name, value in change.settings.items())
+            print(f"  {change.name} ({f'on {change.on}: ' if change.on else ''}{fields})\n      {change.why}")
+
+
+def share(folder: Path, others: list[Path], config: object) -> None:
+    """Links what an earlier rung made of the same records: preparing them again would take longer than to train."""
+    for other in others:
+        if folder.exists() or not other.exists():
+            continue
+        for name in ("raw", "events"):
+            if (other / name).is_dir():
+                shutil.copytree(other / name, folder / name, copy_function=os.link)
+
+
+def main() -> None:
+    if WORKDIR.value is None:
+        show()
+        return
+    from configs import base, recipes
+    from ehr_scaling import study
+    from ehr_scaling.analysis.compare import ladder
+    from ehr_scaling.analysis.options import Options
+    from ehr_scaling.artifacts import write_json
+
+    names = RUNGS.value or list(recipes.CHANGES)
+    if unknown := [name for name in names if name not in recipes.CHANGES]:
+        raise UserError(f"--rungs: {unknown[0]!r} is none: take some of {', '.join(recipes.CHANGES)}")
+    workdir = Path(WORKDIR.value).absolute()
+    folders = {name: workdir / name.replace(" ", "-") for name in recipes.CHANGES}
+    for name in names:
+        config = recipes.get_config(f"{DATA.value}/{name}")
+        config.data.raw, config.data.split_file = RAW.value, SPLIT_FILE.value
+        print(f"\n{name}: {recipes.CHANGES[name].why}", flush=True)
+        share(folders[name], list(folders.values()), config)
+        study.prepare(config, folders[name])
+        study.plan(config, list(base.sweep(config)), folders[name])
+        study.train(config, folders[name])
+        if SCORE.value:
+            study.score(config, folders[name])
+    there = [name for name in recipes.CHANGES if (folders[name] / "runs").is_dir()]
+    rungs = [ladder.Rung(name, folders[name], recipes.CHANGES[name].on) for name in there]
+    found = ladder.measure(rungs, Options(draws=DRAWS.value))
+    write_json(workdir / "recipes.json", {"data": DATA.value, "rungs": ladder.to_json(found)})
+    rows = ladder.table(found)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\nall numbers: {workdir / 'recipes.json'}")
+
+
+if __name__ == "__main__":
+    run(main, {NO_MEMORY: NO_MEMORY, "--config.data.split_file": "--split_file"})

@@ -1,0 +1,54 @@
+"""launch.recipes as a user runs it, on rungs that train in seconds."""
+
+import json
+import subprocess
+import sys
+
+from configs import recipes
+
+SMALL = """
+from configs import recipes
+from tests import small
+import launch.recipes
+
+def config(which):
+    c = small.config(**{"grid.budgets": (8e8, 1.6e9, 3.2e9), "grid.sizes": ("1.7k", "3.5k"), "grid.seeds": (0, 1)})
+    c.update_from_flattened_dict(recipes.settings(which.partition("/")[2]))
+    return c
+
+recipes.get_config = config
+launch.recipes.run(launch.recipes.main)
+"""
+
+
+def launch(*flags):
+    return subprocess.run([sys.executable, *flags], capture_output=True, text=True, check=False)
+
+
+def test_without_a_folder_it_shows_the_ladder():
+    done = launch("-m", "launch.recipes")
+    assert done.returncode == 0, done.stderr
+    for change in recipes.CHANGES.values():
+        assert f"  {change.name} (" in done.stdout and change.why in done.stdout
+
+
+def test_rungs_are_trained_compared_and_gone_on_with(tmp_path):
+    flags = ("-c", SMALL, f"--workdir={tmp_path}", "--noscore", "--draws=40")
+    first = launch(*flags, "--rungs=published")
+    assert first.returncode == 0, first.stderr
+    second = launch(*flags, "--rungs=mixing")
+    assert second.returncode == 0, second.stderr
+    assert (tmp_path / "mixing" / "events").stat().st_ino != (tmp_path / "published" / "events").stat().st_ino
+    parts = [sorted((tmp_path / rung / "events").rglob("*.parquet")) for rung in ("published", "mixing")]
+    assert [p.stat().st_ino for p in parts[0]] == [p.stat().st_ino for p in parts[1]]  # not made twice
+    record = json.loads((tmp_path / "recipes.json").read_text())
+    assert [(r["name"], r["against"]) for r in record["rungs"]] == [("published", ""), ("mixing", "published")]
+    assert record["rungs"][1]["units"]["event"]["paired"]["cells"] == 6
+    told = next(line for line in second.stdout.splitlines() if line.startswith("mixing  "))
+    again = launch(*flags, "--rungs=mixing")
+    assert told in again.stdout.splitlines()
+
+
+def test_an_unknown_rung_is_one_line(tmp_path):
+    done = launch("-m", "launch.recipes", f"--workdir={tmp_path}", "--rungs=mixing,none")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: --rungs: 'none' is none: take some")
