@@ -126,6 +126,13 @@ class Vocabulary:
     def quantile_tokens(self) -> tuple[str, ...]:
         return quantile_names(self.bins)
 
+    @functools.cached_property
+    def fused(self) -> dict[int, tuple[str, int]]:
+        """Of each id that is a code and its value in one: the code's token, and the number of the bin from 0."""
+        number = {name: k for k, name in enumerate(self.quantile_tokens)}
+        parts = ((i, *token.rpartition("//")) for i, token in enumerate(self.tokens))
+        return {i: (head, number[last]) for i, head, _, last in parts if head in self.quantiles and last in number}
+
     @property
     def age_style(self) -> str:
         return self.settings.get("age", "5-year")

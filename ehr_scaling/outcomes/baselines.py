@@ -41,12 +41,17 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
     The whole record up to then is used, not only the part that fits a model's window, so the baseline knows at least
     as much as the model. Columns, V each: log(1 + count) of each token in the record; the same since the anchor of
     the stay; the last Q token after each code, as its number from -4.5 to 4.5 (0: never measured); 1 for each token
-    of the static context at the prediction; 1/(1 + days since it came last) for each token (0: never).
+    of the static context at the prediction; 1/(1 + days since it came last) for each token (0: never). A value fused
+    with its code is read as code and value, so that the baselines of both tokenizations know the same.
     """
     vocabulary = timelines.vocabulary(folder)
     size = len(vocabulary.tokens)
     width = len(BLOCKS) * size
     first_quantile, bins = vocabulary.index[vocabulary.quantile_tokens[0]], vocabulary.bins
+    parted = np.arange(size)  # a code that never stands alone has the column of its first bin
+    value = np.full(size, -1)
+    for token, (code, number) in vocabulary.fused.items():
+        parted[token], value[token] = vocabulary.index.get(code, token - number), number
     rows: list[np.ndarray] = []
     columns: list[np.ndarray] = []
     values: list[np.ndarray] = []
@@ -64,21 +69,25 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
         begins, lengths = part.offsets[owners], asked.known[chosen]
         stay = np.repeat(chosen, lengths)
         inside = np.arange(len(stay)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        tokens = part.tokens[np.repeat(begins, lengths) + inside].astype(np.int64)
-        add_counts(stay, tokens)
+        whole = part.tokens[np.repeat(begins, lengths) + inside].astype(np.int64)
         since = inside >= np.repeat(asked.anchors[chosen], lengths)
+        times = part.times[np.repeat(begins, lengths) + inside]
+        at = np.repeat(np.arange(len(whole)), 1 + (value[whole] >= 0))
+        stay, since, times = stay[at], since[at], times[at]
+        is_value = np.append(False, at[1:] == at[:-1])
+        tokens = np.where(is_value, first_quantile + value[whole[at]], parted[whole[at]])
+        add_counts(stay, tokens)
         add_counts(stay[since], size + tokens[since])
         quantile = tokens - first_quantile
         is_quantile = (quantile >= 0) & (quantile < bins)
         # The value of a code follows it; with several values, only the first.
-        at = np.flatnonzero(is_quantile[1:] & ~is_quantile[:-1] & (inside[1:] > 0))[::-1]
+        at = np.flatnonzero(is_quantile[1:] & ~is_quantile[:-1] & (stay[1:] == stay[:-1]))[::-1]
         cell, newest = np.unique(stay[at] * size + tokens[at], return_index=True)
         add(cell // size, 2 * size + cell % size, quantile[at + 1][newest] - (bins - 1) / 2)
         context = static_context.contexts(vocabulary, part, owners, asked.times[chosen]).astype(np.int64)
         add(np.repeat(chosen, context.shape[1]), 3 * size + context.ravel(), np.ones(context.size))
         cell, newest = np.unique((stay * size + tokens)[::-1], return_index=True)
-        last = part.times[np.repeat(begins, lengths) + inside][::-1][newest]
-        days = np.maximum(asked.times[cell // size] - last, 0) / (24 * HOUR)
+        days = np.maximum(asked.times[cell // size] - times[::-1][newest], 0) / (24 * HOUR)
         add(cell // size, 4 * size + cell % size, 1 / (1 + days))
     cells = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     return sp.csr_array(cells, shape=(len(asked.labels), width), dtype=np.float32)

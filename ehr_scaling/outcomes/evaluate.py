@@ -39,6 +39,7 @@ Cell = dict[str, Any]
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
 VERSION = 2  # of how scores are made from samples: raise it, and every model is scored again
+FEATURES_VERSION = 2  # of what baselines are fitted to, the same of them
 METHODS = {
     "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",
     "reach": "REACH estimate of P(outcome) over simulated futures without the outcome (arXiv 2602.03730)",
@@ -282,7 +283,9 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     record = artifacts.record(folder)
     question = Question(folder, record, task)
     path = folder / BASELINE
-    fingerprint = artifacts.fingerprint({"samples": record["fingerprint"], "version": VERSION})
+    fingerprint = artifacts.fingerprint(
+        {"samples": record["fingerprint"], "version": VERSION, "features": FEATURES_VERSION}
+    )
     there = path.exists() and (folder / "baseline.parquet").exists()
     if there and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
         return score

@@ -54,7 +54,8 @@ class Reader:
         return found
 
     def _spell(self, run: tuple[int, ...]) -> Rows:
-        names = [self.vocabulary.tokens[i] for i in run if i not in self.grouping.values]
+        coded = [i for i in run if i not in self.grouping.values]
+        names = [self.vocabulary.tokens[i] for i in coded]
         bins = [i - self.first_value for i in run if i in self.grouping.values]
         if not names:
             return ()
@@ -64,9 +65,8 @@ class Reader:
                 for (which, scale), k in zip(PRESSURES.items(), bins, strict=False)
             ]
             return tuple(both) or ((PRESSURE, None),)
-        head, _, last = names[0].rpartition("//")
-        if head in self.vocabulary.quantiles and last in self.vocabulary.quantile_tokens:  # a code fused with its value
-            return ((head, self.value(head, self.vocabulary.quantile_tokens.index(last))),)
+        if (fused := self.vocabulary.fused.get(coded[0])) is not None:
+            return ((fused[0], self.value(*fused)),)
         return ((self.grouping.code(run), self.value(names[0], bins[0]) if bins else None),)
 
     def value(self, scale: str, k: int) -> float | None:

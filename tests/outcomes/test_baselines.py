@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
 from ehr_scaling.data import timelines
@@ -141,3 +143,41 @@ def test_how_recently_a_token_came(tmp_path):
     for name, ago in days.items():
         assert recency[tokens.index[name]] == pytest.approx(1 / (1 + ago))
     assert ((recency > 0) == (x[0] > 0)).all()  # of what is in the record, and of nothing else
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_both_tokenizations_of_values_give_the_same_features(tmp_path_factory, data):
+    """A code that is never alone when it is fused has the column of its first bin."""
+    noon = 50 * 365 * 24 * HOUR
+    code = st.sampled_from(["LAB//X//mg", "LAB//Y//mg", "DIAGNOSIS//Z"])
+    event = st.tuples(st.integers(0, 200), code, st.one_of(st.none(), st.integers(1, 9).map(float)))
+    events = data.draw(st.lists(event, min_size=1, max_size=8))
+    timed = [
+        (noon + hours * HOUR, name, x if name.startswith("LAB") else None)
+        for hours, name, x in sorted(events, key=lambda e: e[:2])
+    ]
+    filler = [(noon + k * HOUR, f"LAB//{c}//mg", float(k % 9 + 1)) for k in range(40) for c in "XY"]
+    train = {1: [(None, "GENDER//F", None), *timed], **{s: [(None, "GENDER//F", None), *filler] for s in (2, 3)}}
+    found = {}
+    for way in ("separate", "fused"):
+        folder = tmp_path_factory.mktemp(way)
+        made_up.write(folder / "events", train=train, tuning={4: train[2]}, held_out={5: train[2]})
+        (folder / "timelines").mkdir()
+        timelines.build(folder / "events", folder / "timelines", min_count=1, min_values=1, value_tokens=way)
+        tokens = timelines.vocabulary(folder)
+        record = next(r for r in timelines.read(folder, "train") if r["subject_id"] == 1)
+        time = noon + data.draw(st.integers(0, 200), label="until") * HOUR if way == "separate" else found["time"]
+        found["time"] = time
+        known = int((record["times"] <= time).sum())
+        one = lambda value: np.array([value])  # noqa: E731
+        asked = Stays(one(1), one(0), one(known), one(time), one(0), one(False))
+        x = baselines.features(folder, "train", asked).toarray().reshape(len(baselines.BLOCKS), -1)
+        first = {head: i - k for i, (head, k) in tokens.fused.items()}
+        names = {first[head]: head for head in first if head not in tokens.index}
+        found[way] = {
+            (block, names.get(i, tokens.tokens[i])): x[b, i]
+            for b, block in enumerate(baselines.BLOCKS)
+            for i in np.flatnonzero(x[b])
+        }
+    assert found["separate"] == found["fused"]
