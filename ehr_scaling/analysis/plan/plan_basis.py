@@ -146,7 +146,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "drift": found.rolling.drift,
         "size_drift": known.size_drift,
         "doubt": known.doubt,
-        "usual_drift": choice.drift([], [], []),
+        "usual_drift": choice.UNSEEN_DRIFT,
         "nearest": extrapolation.NEAREST,
         "noise": found.noise,
         "misfit": {"level": found.misfit.level, "deviation": found.misfit.deviation},
