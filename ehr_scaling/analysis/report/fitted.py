@@ -134,7 +134,11 @@ class Fit:
         return [f"{note.run}: {note.text}" for note in self.results.doubts]
 
     def optimum(self, C: float) -> Answer:
-        """The best model at C FLOPs, with as many new tokens as it wants: N, D, and the loss there, of `plan`."""
+        """The best model at C FLOPs, with as many new tokens as it wants: N, D, and the loss there, of `plan`.
+
+        It rests on all runs together, the joint law and the line through the optima of the budgets: at the compute of
+        a budget it is another estimate than that of `isoflop.budgets`, the turn of this budget's own curve.
+        """
         known = self._planner()
         made = planner.plan(known, _positive("C", C), np.inf, np.inf)
         most, least = known.cost.tokens(np.array(made.N_interval), made.C)
