@@ -15,6 +15,7 @@ from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores
 from ehr_scaling.analysis.outcomes.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.outcomes.scores import Score
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
 from ehr_scaling.analysis.words import Verdict
@@ -121,10 +122,8 @@ def _score(path: Path) -> dict[str, Any]:
 def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], options: Options) -> Outcome:
     rows = outcome.rows
     loss, auroc = _column(rows, "loss"), _column(rows, "auroc")
-    groups = list(grouped([(r["N"], r["D"]) for r in rows]).values())
-    cells = np.empty(len(rows), np.int64)
-    for k, own in enumerate(groups):
-        cells[own] = k
+    places = cells.of(_column(rows, "N"), _column(rows, "D"))
+    groups = list(grouped(places.tolist()).values())
     said, absent = predictions.read([folder / f"{r['cell']}.parquet" for r in rows])
     if said is not None:
         rows = _with_predictions(rows, said, folder, options)
@@ -132,7 +131,7 @@ def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], opt
         outcome = replace(outcome, spearman_task_loss=spearman(loss, _column(rows, "task_loss"), options)[0])
     deviations, base, how = _patients(outcome, said, absent, folder, options)
     outcome = replace(outcome, patients=how, seed_noise=_seed_noise(auroc, groups))
-    curve = outcome_curve.fit(loss, auroc, deviations, cells, clusters, options)
+    curve = outcome_curve.fit(loss, auroc, deviations, places, clusters, options)
     if curve is None:
         few = min(len(groups), len(rows))
         why = (
