@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.isoflop.sizes import LEAST, NEAREST, Sizes, nearest, roughness, sizes
@@ -178,7 +178,7 @@ def fit(
     variance = max(scatter**2, (1e-12 * np.abs(ys).max()) ** 2)
     about = ys - (weight * ys).sum() / weight.sum()
     explained = max(float((weight * about**2).sum() - (residual**2).sum()), 0.0)
-    depth_p = float(stats.f.sf(explained / 2 / variance, 2, freedom))
+    depth_p = float(special.fdtrc(2, freedom, explained / 2 / variance))
     curvature = float(coefficients[2])
     curvature_p = two_sided(curvature, polynomial.solve[2], variance, freedom)
     beyond = int(turn + centre >= seen.x[-1]) - int(turn + centre <= seen.x[0])  # 0 where it is NaN
@@ -293,12 +293,12 @@ def _systematic(seen: Sizes, near: NDArray[np.bool_], variance: float, freedom: 
     """variance: of the means about the curve."""
     square, others = roughness(seen, near)
     square = max(square, (1e-12 * float(np.abs(seen.means).max())) ** 2)
-    return float(stats.f.sf(variance / square, freedom, others)) if others else np.nan
+    return float(special.fdtrc(freedom, others, variance / square)) if others else np.nan
 
 
 def two_sided(value: float, weights: Floats, variance: float, freedom: int) -> float:
     """p-value of a weighted sum of losses against zero, by a t-test; weights: [n], variance: of one loss."""
-    return float(2 * stats.t.sf(abs(value) / np.sqrt(variance * (weights**2).sum()), freedom))
+    return float(2 * special.stdtr(freedom, -abs(value) / np.sqrt(variance * (weights**2).sum())))
 
 
 def spread(turns: Floats, level: float) -> dict[str, Any]:

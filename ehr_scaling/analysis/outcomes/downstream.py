@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats, interval, normal_quantile
@@ -213,6 +212,8 @@ def spearman(
     x, y = np.array(loss), np.array(score)
     if len(x) < LEAST_MODELS or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, (np.nan, np.nan)
+    from scipy import stats  # takes a second: only where outcomes were scored
+
     rng = np.random.default_rng([options.seed, 4])
     picks = rng.integers(0, len(x), (options.draws, len(x)))
     rank_x, rank_y = stats.rankdata(x[picks], axis=1), stats.rankdata(y[picks], axis=1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats, normal_quantile
 from ehr_scaling.analysis.forecast import choice, extrapolation, holdout
@@ -117,7 +117,7 @@ def _curve(task: str, curve: Curve, level: float) -> dict[str, Any]:
         "spread": curve.spread,
         "theta": curve.theta.tolist(),
         "draws": good.tolist(),
-        "noise_reach": curve.noise * float(stats.t.ppf((1 + level) / 2, curve.freedom)),
+        "noise_reach": curve.noise * float(special.stdtrit(curve.freedom, (1 + level) / 2)),
         "others": [[sigmoid.FORMS[form][0], *theta.tolist()] for form, theta in curve.others.items()],
         "losses": list(curve.losses),
     }
