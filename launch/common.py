@@ -164,12 +164,20 @@ def fail(message: object, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
+def _leave_pipe() -> NoReturn:
+    """`| head` has seen enough; what is left goes nowhere, at exit too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
+
+
 def parse(argv: list[str]) -> list[str]:
     """absl's flags from a command line: what is left of it. A mistake ends in one line and status 2, --help in 0."""
     try:
         return flags.FLAGS(argv)
     except SystemExit:  # --help and its kin, which absl ends with 1
         sys.exit(0)
+    except BrokenPipeError:
+        _leave_pipe()
     except flags.Error as e:
         fail(f"{e}: see --help", 2)
     except CONFIG_ERRORS as e:
@@ -208,9 +216,8 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
             fail(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
             fail("interrupted: finished work is kept, run the same command again to go on", 130)
-        except BrokenPipeError:  # `| head` has seen enough; what is left goes nowhere, at exit too
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+        except BrokenPipeError:
+            _leave_pipe()
         except Exception as e:
             if (told := of_system(e)) is None:
                 raise

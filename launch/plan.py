@@ -15,25 +15,22 @@ limit; so are those that the runs do not tell.
 compute given.
 """
 
+import math
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import flags
 
 from ehr_scaling import hardware
-from ehr_scaling.analysis.plain import plain
-from ehr_scaling.analysis.plan import next_runs, plan_basis, planner
-from ehr_scaling.analysis.plan.plan_words import TOLERANCE
-from ehr_scaling.analysis.plan.record import ENOUGH, NO_LIMIT, NOT_TOLD, Plan, Planner
-from ehr_scaling.analysis.report.report import MARK
-from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, significant, span, title
-from ehr_scaling.artifacts import read_json, write_json
 from ehr_scaling.errors import UserError
 from launch.common import run
+from launch.steps import Steps
 
+if TYPE_CHECKING:
+    from ehr_scaling.analysis.plan.record import Planner
+
+TARGETS = ("N", "loss")
 REPORT = flags.DEFINE_string("report", None, "Folder with laws.json, of launch.analyze or launch.study.", required=True)
 FLOPS = flags.DEFINE_float("flops", None, "Compute to plan for.")
 HOURS = flags.DEFINE_float("gpu_hours", None, "Or: hours of one --device.")
@@ -44,35 +41,39 @@ DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of acti
 PATIENTS = flags.DEFINE_float("patients", None, "Patients to train on.")
 TOKENS = flags.DEFINE_float("unique_tokens", None, "Or: their tokens.")
 PASSES = flags.DEFINE_float("most_passes", None, "Passes over the patients at most; default: those of the runs.")
-MOST_APART = flags.DEFINE_float("tolerance", TOLERANCE, "Of the loss, by which laws may disagree beyond the runs.")
+MOST_APART = flags.DEFINE_float("tolerance", 0.02, "Of the loss, by which laws may disagree beyond the runs.")
 NEXT = flags.DEFINE_float("next_runs", None, "Propose runs for so many FLOPs instead.")
-TARGET = flags.DEFINE_enum(
-    "target", "loss", next_runs.TARGETS, "What they are to narrow: the best size N, or the loss."
-)
+TARGET = flags.DEFINE_enum("target", "loss", TARGETS, "What they are to narrow: the best size N, or the loss.")
 JSON = flags.DEFINE_string("json", None, "File for the plan, as JSON.")
 
 REFUSED = 3  # exit status
 
 
 def main() -> None:
-    laws = read_json(Path(REPORT.value) / MARK)
-    known = known_of(laws)
-    C = compute()
-    if NEXT.value is not None:
-        budget = positive("next_runs", NEXT.value)
-        proposed = next_runs.propose(known, TARGET.value, C, budget, unique_tokens(known), most_passes(known))
-        print(proposal(proposed, known.forecaster.options.level))
-        write({"next_runs": vars(proposed)})
-        return
-    tokens = unique_tokens(known)
-    made = planner.plan(known, C, tokens, most_passes(known), MOST_APART.value)
-    print(f"{laws['data']['description']}\n{words(known, made)}")
-    write({"plan": vars(made)})
+    with Steps() as steps:
+        steps.say(f"reading {REPORT.value}")
+        from ehr_scaling.analysis.plan import in_words, next_runs, planner
+        from ehr_scaling.analysis.report.report import MARK
+        from ehr_scaling.artifacts import read_json
+
+        laws = read_json(Path(REPORT.value) / MARK)
+        known, C = known_of(laws), compute()
+        data = planner.limits(known, PATIENTS.value, TOKENS.value, PASSES.value, flag="--")
+        if NEXT.value is not None:
+            proposed = next_runs.propose(known, TARGET.value, C, positive("next_runs", NEXT.value), *data)
+            print(in_words.next_runs(proposed, known.forecaster.options.level))
+            write({"next_runs": vars(proposed)})
+            return
+        made = planner.plan(known, C, *data, MOST_APART.value)
+        print(f"{laws['data']['description']}\n{in_words.plan(known, made, time(C))}")
+        write({"plan": vars(made)})
     if made.refused:
         sys.exit(REFUSED)
 
 
-def known_of(laws: dict[str, Any]) -> Planner:
+def known_of(laws: dict[str, Any]) -> "Planner":
+    from ehr_scaling.analysis.plan import plan_basis
+
     record = laws.get("planner")
     if record is None:
         raise UserError(
@@ -82,19 +83,11 @@ def known_of(laws: dict[str, Any]) -> Planner:
     try:
         return plan_basis.from_json(record)
     except (KeyError, TypeError, ValueError, IndexError):
-        raise UserError(f"{REPORT.value}/{MARK} is damaged: run launch.analyze again") from None
+        raise UserError(f"{REPORT.value}: its laws.json is damaged: run launch.analyze again") from None
 
 
-def most_passes(known: Planner) -> float:
-    """Infinite for no limit."""
-    if PASSES.value is not None:
-        return positive("most_passes", PASSES.value, most=np.inf)
-    seen = known.seen["passes"][1]
-    return max(seen, 1.0) if np.isfinite(seen) else np.inf
-
-
-def positive(flag: str, value: float, most: float = np.finfo(float).max) -> float:
-    if not 0 < value <= most:
+def positive(flag: str, value: float) -> float:
+    if not 0 < value < math.inf:
         raise UserError(f"--{flag}={value:g}: give a number above 0")
     return value
 
@@ -119,91 +112,20 @@ def rate() -> float:
     return peak * positive("mfu", MFU.value)
 
 
-def unique_tokens(known: Planner) -> float:
-    """Of the patients there are; infinite for no limit."""
-    if PATIENTS.value is not None and TOKENS.value is not None:
-        raise UserError("give --patients or --unique_tokens, not both")
-    if TOKENS.value is not None:
-        return positive("unique_tokens", TOKENS.value, most=np.inf)
-    if PATIENTS.value is not None:
-        patients = positive("patients", PATIENTS.value, most=np.inf)
-        if np.isfinite(patients) and not np.isfinite(known.tokens_a_patient):
-            raise UserError("the runs do not say how many tokens a patient has: give --unique_tokens")
-        return patients * known.tokens_a_patient if np.isfinite(patients) else np.inf
-    return known.unique_tokens if np.isfinite(known.unique_tokens) else np.inf
+def time(C: float) -> tuple[str, ...]:
+    """The line of the hours it takes, where the device is known."""
+    if DEVICE.value is None:
+        return ()
+    from ehr_scaling.analysis.wording import significant
 
-
-def words(known: Planner, made: Plan) -> str:
-    """The plan for a terminal, or why there is none."""
-    patients = made.unique_tokens / known.tokens_a_patient
-    who = f"{count(patients)} patients, " if np.isfinite(patients) else ""
-    times = f"at most {significant(made.most_passes, 2)} {'pass' if made.most_passes == 1 else 'passes'}"
-    data = f"{who}{count(made.unique_tokens)} unique tokens, " if np.isfinite(made.unique_tokens) else ""
-    head = f"with {power(made.C)} FLOPs and {data}{times if np.isfinite(made.most_passes) else 'any number of passes'}:"
-    if not np.isfinite(made.unique_tokens):
-        head = f"with {power(made.C)} FLOPs and no limit of data:"
-    if made.refused:
-        ask = "--next_runs says which runs would tell more"
-        return "\n".join([head, *(f"refused: {reason}" for reason in made.refused), ask])
-    level = percent(known.forecaster.options.level)
-    lines = [
-        head,
-        f"  size    {count(made.N)} body parameters ({level}: {span(made.N_interval, count)}; within "
-        f"{percent(planner.BAND, 1)} of the lowest loss: {span(made.band, count)}), {made.words['N'].word}",
-        f"  tokens  {count(made.D)}" + (f", {significant(made.passes, 3)} passes" if made.passes else ""),
-        f"  loss    {decimal(made.loss)} nats a token ({level}: {span(made.loss_interval)}), {made.words['loss'].word}",
-    ]
-    if made.words["loss"].reason:
-        lines.append(f"          {made.words['loss'].reason}")
-    lines += [
-        f"  AUROC   {title(task)}: {decimal(o['auroc'])} ({level}: {span(o['interval'])}), {o['word']}"
-        for task, o in made.outcomes.items()
-    ]
-    if np.isfinite(made.batch):
-        lines.append(
-            f"  batch   {count(made.batch)} tokens a step, peak rate {significant(made.rate)}, as the runs had"
-        )
-    if DEVICE.value is not None:
-        hours = made.C / rate() / DEVICES.value / 3600
-        lines.append(f"  time    {significant(hours)} hours on {DEVICES.value} of {DEVICE.value} at MFU {MFU.value:g}")
-    return "\n".join([*lines, *exchange(made)])
-
-
-def exchange(made: Plan) -> list[str]:
-    feeds = made.feeds
-    fed = f": these feed {count(feeds['N'])} parameters at {power(feeds['C'])} FLOPs" if np.isfinite(feeds["N"]) else ""
-    if made.data == NO_LIMIT:
-        return []
-    if made.data == NOT_TOLD:
-        why = "the runs do not say what it costs to see tokens again"
-        return [f"  data    whether more patients would help is not told, as {why}{fed}"]
-    if made.data == ENOUGH:
-        return [f"  data    more patients would not help at this compute{fed}"]
-    if np.isfinite(made.patients_are_worth):
-        worth = f"are worth {significant(made.patients_are_worth)} times the compute"
-    else:
-        worth = "reach what no compute does with these"
-    return [f"  data    the patients limit this plan: twice as many {worth}"]
-
-
-def proposal(found: next_runs.NextRuns, level: float) -> str:
-    what = "best size" if found.target == "N" else "lowest loss"
-    if not found.runs:
-        return f"no run of that cost would narrow the {what} at {power(found.C)} FLOPs: {found.verdict.reason}"
-    lines = [
-        f"to narrow the {what} at {power(found.C)} FLOPs, whose {percent(level)} interval is "
-        f"{percent(found.before, 1)} wide now:"
-    ]
-    times = Counter((run["N"], run["D"], run["C"]) for run in found.runs)
-    lines += [
-        f"  {plural(many, 'run')} of {power(C)} FLOPs: N {count(N)}, D {count(D)}"
-        for (N, D, C), many in sorted(times.items())
-    ]
-    lines.append(f"then {percent(found.after, 1)} wide, for {power(found.cost)} FLOPs in all")
-    return "\n".join([*lines, found.verdict.reason])
+    hours = significant(C / rate() / DEVICES.value / 3600)
+    return (f"  time    {hours} hours on {DEVICES.value} of {DEVICE.value} at MFU {MFU.value:g}",)
 
 
 def write(record: dict[str, Any]) -> None:
+    from ehr_scaling.analysis.plain import plain
+    from ehr_scaling.artifacts import write_json
+
     if JSON.value:
         write_json(Path(JSON.value), plain(record))
 

@@ -27,10 +27,12 @@ WIDE = 10.0  # an interval of a factor that spans more tells nothing
 LEAST_FLOOR = 0.01  # of the lowest loss: a floor that may be lower is not told from none
 LEAST_APART = 1.5  # of D at one N, or of N at one D, about the line through all runs: less does not tell the two apart
 LEAST_INSIDE = 0.5  # of the sealed runs: intervals that are meant to hold 95 % and hold fewer are none
+CHANCE = 0.505  # AUROC: curves that do not leave it behind held what they say in 70 to 80 % of simulated studies
 MOST_OFF = 0.03  # mean absolute error in log loss of a forecast that still tells, however wide its intervals
 LEAST_CELLS = 3  # that two tables share
 NEAR = 1.0  # factors of two that count as the same rate: sweeps are rarely finer
 SLACK = 1.01  # of either end of the runs: budgets are counted in whole steps
+NO_MORE = "the runs say no more than that it is"
 TERM = "lose a term of the law"
 
 
@@ -46,10 +48,6 @@ class Verdict(NamedTuple):
     def told(self) -> bool:
         """Not unidentified: there is a number."""
         return self.word != UNIDENTIFIED
-
-    @property
-    def doubtful(self) -> bool:
-        return self.word == DOUBTFUL
 
     def also(self, note: str) -> "Verdict":
         return self._replace(reason="; ".join(filter(None, (self.reason, note))))
@@ -146,7 +144,7 @@ def factor(bounds: Bounds) -> Verdict:
     """Of a positive number, by the ratio of the ends of its interval, which may be open (NaN or infinite)."""
     low, high = bounds
     return _first(
-        _against(np.isfinite(low) and np.isinf(high), f"the runs say no more than that it is above {_end(low)}"),
+        _against(np.isfinite(low) and np.isinf(high), f"{NO_MORE} above {significant(low, 2)}"),
         _against(not (low > 0 and high <= WIDE * low), f"known to no better than a factor of {WIDE:g}"),
     )
 
@@ -189,12 +187,12 @@ def profile(name: str, bounds: Bounds, where: Verdict, options: Options) -> Verd
     """Of a profile: its ends, NaN where open, and the word for where it is (`at`)."""
     low, high = bounds
     open_low, open_high = np.isnan(bounds)
-    side = f"below {_end(high)}" if open_low else f"above {_end(low)}"
+    side = f"below {significant(high, 2)}" if open_low else f"above {significant(low, 2)}"
     narrow = None if name in UNBOUNDED else factor(bounds) if name in FACTORS else width(bounds, options)
     beyond = "closed on both sides, beyond the runs: noise alone, not what the law gets wrong"
     return _first(
         _against(open_low and open_high, "no value in reach fits clearly worse, on either side"),
-        _against(open_low or open_high, f"the runs say no more than that it is {side}"),
+        _against(open_low or open_high, f"{NO_MORE} {side}"),
         narrow if narrow and not narrow.told else None,
         where._replace(reason=beyond) if not where.supported else None,
         told="fits clearly worse on both sides",
@@ -206,10 +204,9 @@ def budget(reason: str, *, bracketed: bool, thin: bool, failed: float, options: 
 
     thin: with one run of freedom those are called bracketed whose noise looks small by chance.
     """
-    few = "four sizes in the window leave too little to judge their noise by: run five"
     return _first(
         _against(not bracketed, reason),
-        _against(thin, few),
+        _against(thin, "four sizes in the window leave too little to judge their noise by: run five"),
         lost(failed, "put the vertex outside the grid", options),
         told=reason,
     )
@@ -242,8 +239,7 @@ def shapes(of: Verdict, *, budgets: int, misfits: int, bracketed: int, thin: int
 def window(
     of: Verdict, value: float, bounds: Bounds, other: float, others: Bounds, *, named: str, wider: bool
 ) -> Verdict:
-    """Of an exponent again, seen what another window gives: `other`, with its interval. wider: that one sees
-    more runs."""
+    """Of an exponent again, seen what another window gives: `other`, its interval. wider: it sees more runs."""
     apart = _outside(other, bounds) and (wider or _outside(value, others))
     there = f"{decimal(other)} ({span(others)}) with {named}"
     reason = f"the exponent depends on the window: {decimal(value)} ({span(bounds)}), but {there}"
@@ -253,10 +249,9 @@ def window(
 def repeats(ignored: bool, gain: float, said: str, failed: float, options: Options) -> Verdict:
     """Of a law of repeated data. ignored: the law that counts every token as new forecasts held-out runs best.
     gain: the lower end of what the law gains over that one."""
-    none = "no law of repeats forecasts held-out runs better than the one that ignores them"
     return _first(
         lost(failed, TERM, options),
-        _against(ignored, none),
+        _against(ignored, "no law of repeats forecasts held-out runs better than the one that ignores them"),
         _against(not gain > 0, f"{said}, a difference that is not told from zero"),
         told=said,
     )
@@ -317,6 +312,12 @@ def follows(
         _against(high < 0, f"inverted, {inverted}: {what}"),
         told=told,
     )
+
+
+def above_chance(of: Verdict, auroc: float, bounds: Bounds) -> Verdict:
+    """Of AUROC as a curve of loss again, by its interval at the lowest loss seen."""
+    near = f"AUROC {decimal(auroc)} ({span(bounds)}) at the lowest loss seen: hardly told from chance"
+    return (_against(not bounds[0] > CHANCE, near) if of.supported else None) or of
 
 
 def plan(
@@ -397,7 +398,3 @@ def difference(bounds: Bounds, what: str) -> Verdict:
 
 def _outside(value: float, bounds: Bounds) -> bool:
     return value < bounds[0] or bounds[1] < value
-
-
-def _end(value: float) -> str:
-    return significant(value, 2)

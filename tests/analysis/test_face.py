@@ -199,6 +199,22 @@ def test_new_tokens_are_not_told_of_by_runs_that_saw_theirs_again():
     assert again.plan(middle).words["loss"].word == SUPPORTED  # of the same tokens
 
 
+def test_data_without_a_limit_and_data_that_are_none():
+    rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.002, decades=2.0)
+    middle = float(np.sqrt(rows[0]["C"] * rows[-1]["C"]))
+    runs = {"unique_tokens": 2e6, "patients": 800, "passes": 1.0}
+    recorded, plain = fitted([{**r, **runs} for r in rows]), fitted(rows)
+    assert recorded.plan(middle).unique_tokens == recorded.plan(middle, 800).unique_tokens == 2e6
+    assert recorded.plan(middle).most_passes == max(recorded.table.passes.max(), 1.0)
+    for data in ({"patients": np.inf}, {"unique_tokens": np.inf}):
+        assert recorded.plan(middle, **data).unique_tokens == plain.plan(middle).unique_tokens == np.inf
+    for data, said in (({"patients": 0}, "patients=0"), ({"patients": 9, "unique_tokens": 9}, "not both")):
+        with pytest.raises(UserError, match=said):
+            recorded.plan(middle, **data)
+    with pytest.raises(UserError, match="give unique_tokens"):
+        plain.plan(middle, patients=9)
+
+
 def test_a_doubt_reaches_plans_of_a_law_that_is_not_told():
     rows = simulated.rows(budgets=5, sizes=6, seeds=1, noise=0.002, decades=2.0)
     found = fitted([{**r, "N": 1e3 * r["N"], "D": r["D"] / 1e3} for r in rows], wide=1e-4)  # D in thousands

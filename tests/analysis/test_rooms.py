@@ -55,3 +55,8 @@ for name in sys.argv[1:]:
     ]
     done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_takes_a_second_to_import_is_only_imported_where_outcomes_are():
+    code = "import sys, ehr_scaling.analysis.report.report; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -19,6 +19,7 @@ from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, power_laws, rates, windows
 from ehr_scaling.analysis.joint import identifiability, joint_laws, quality
 from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.outcomes import outcome_curve
 from ehr_scaling.analysis.plan import plan_basis, planner
 from ehr_scaling.analysis.repeats import repeated_data, worth_of_passes
 from ehr_scaling.analysis.report import results
@@ -128,6 +129,18 @@ def second_loss(slope, noise=0.01):
     return loss_to_loss.fit(L1, 3 + slope * L1 + noise * np.random.default_rng(0).standard_normal(20), None, FEW)
 
 
+def auroc(rise, patients=0.006):
+    """Of AUROC that rises from a half by so much, where test patients move all models by `patients` (standard
+    deviation), and each by .005 of its own."""
+    rng, loss = np.random.default_rng(0), np.linspace(2.5, 5, 20)
+    own = 0.005 * rng.standard_normal(20) + patients * rng.standard_normal()
+    moved = patients * (rng.standard_normal((200, 1)) + 0.1 * rng.standard_normal((200, 20)))
+    seen = 0.5 + 2 * rise / (1 + np.exp(4 * (loss - 2.5))) + own
+    curve = outcome_curve.fit(loss, seen, moved, np.arange(20), np.arange(20), FEW)
+    assert curve is not None and curve.gain_interval[0] > 0
+    return curve.verdict
+
+
 def multiplier(options, noise):
     a, b = (simulated.recipe(multiple, seed, noise, sizes=3) for multiple, seed in ((0.5, 0), (1.0, 1)))
     return comparison.multiplier(a, b, options).verdict
@@ -207,6 +220,7 @@ CASES = {
         UNIDENTIFIED,
         "no dependence told from none",
     ),
+    "above_chance": (lambda: auroc(0.1), lambda: auroc(0.02, patients=0.02), UNIDENTIFIED, "hardly told from chance"),
     "plan": (lambda: plan("loss", 3e12), lambda: plan("loss", 1e15), EXTRAPOLATED, "times the largest run's"),
     "plan_size": (
         lambda: plan("N", 3e12),

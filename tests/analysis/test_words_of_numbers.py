@@ -52,6 +52,8 @@ def follows(low, high, **settings):
                   for off, inside in ((0.01, 0.9), (0.04, 0.9), (0.01, 0.4), (np.nan, np.nan))], "suue"),
         (lambda: [follows(0.1, 0.2), follows(-0.1, 0.2), follows(-0.2, -0.1), follows(0.1, 0.2, off=2.0, constant=1.0)],
          "suuu"),
+        (lambda: [words.above_chance(of, 0.55, (low, 0.6)).word
+                  for of, low in ((YES, 0.51), (YES, 0.5), (YES, np.nan), (NO, 0.51))], "suuu"),
         (lambda: [plan(), plan(N=0.5), plan(N=20.0), plan(passes=(8.0, 4.0)), plan(line=(6.0, 10.0)),
                   plan(line=(1.0, 4.0)), plan(line=None), plan(missed=0.05), plan(C=20.0),
                   plan(anew=True), plan(anew=True, repeats=True)], "seeeeeeeees"),

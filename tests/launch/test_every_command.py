@@ -67,6 +67,12 @@ def test_help_is_no_error():
         assert process.returncode == 0 and "--" in said, command
 
 
+def test_help_that_nobody_reads_to_the_end_is_no_error():
+    command = f"{sys.executable} -c 'import time; from launch import plan; time.sleep(0.5); plan.run(plan.main)' --help"
+    done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 # Of POSIX' numbers those that reading, writing, making or locking files, and starting processes, may give
 _NUMBERS = """
 EACCES EAGAIN EBUSY EDQUOT EEXIST EFBIG EHOSTDOWN EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENFILE

@@ -13,6 +13,7 @@ from ehr_scaling.analysis.compare import comparable
 from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
 from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.plan import next_runs, plan_words
 from launch.steps import Steps
 
 
@@ -52,21 +53,27 @@ def test_the_report_of_a_study_says_its_steps(monkeypatch):
     assert said == ["fitting"]
 
 
-@pytest.mark.parametrize("command", ["analyze", "compare"])
+@pytest.mark.parametrize("command", ["analyze", "compare", "plan"])
 def test_the_first_line_waits_for_nothing_that_fits(tmp_path, command):
     """Imports take seconds where a disk is slow."""
-    many = [f"--runs={tmp_path / 'absent.csv'}"] * (2 if command == "compare" else 1)
+    table = f"--runs={tmp_path / 'absent.csv'}"
+    out = f"--out={tmp_path / 'out'}"
+    given = {
+        "analyze": [table, out],
+        "compare": [table, table, out],
+        "plan": [f"--report={tmp_path / 'absent'}", "--flops=1e15"],
+    }
     code = f"""
 import runpy, sys
 def told(event, args):
     if event == "import" and args[0] in ("numpy", "jax"):
         print("imports", args[0], flush=True)
 sys.addaudithook(told)
-sys.argv = {["launch", *many, f"--out={tmp_path / 'out'}"]}
+sys.argv = {["launch", *given[command]]}
 runpy.run_module("launch.{command}", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "no such file" in done.stderr
+    assert "absent" in done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("[   0 s] reading ") and "imports numpy" in lines and "imports jax" not in lines
 
@@ -89,6 +96,12 @@ print(json.dumps([UNITS, [flags.FLAGS[name].default for name in ("draws", "boots
 """
     units = [comparable.AUTO, comparable.TOKEN, *comparable.UNITS]
     assert printed(code) == [units, [own.draws, own.seed, comparable.AUTO]]
+    code = """
+import json
+from launch.plan import TARGETS, flags
+print(json.dumps([TARGETS, flags.FLAGS["tolerance"].default]))
+"""
+    assert printed(code) == [[*next_runs.TARGETS], plan_words.TOLERANCE]
 
 
 def printed(code):

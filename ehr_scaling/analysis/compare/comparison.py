@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.compare import frontiers, loss_to_loss
@@ -137,7 +137,9 @@ def paired(pairs: Pairs, at: str, options: Options) -> Paired:
     lower, mean = int((of_cells < 0).sum()), float(means.mean())
     low = high = np.nan
     if len(units) > 1:
-        reach = float(stats.t.ppf((1 + options.level) / 2, len(units) - 1) * means.std(ddof=1) / np.sqrt(len(units)))
+        reach = float(
+            special.stdtrit(len(units) - 1, (1 + options.level) / 2) * means.std(ddof=1) / np.sqrt(len(units))
+        )
         low, high = (100 * float(np.expm1(mean + side * reach)) for side in (-1, 1))
     told = "" if low > 0 or high < 0 else "; which is lower is not told"
     reason = f"A is lower in {lower} of {plural(len(of_cells), 'cell')} at equal {at}{told}"

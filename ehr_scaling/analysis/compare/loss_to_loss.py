@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats, interval, resampling_counts
@@ -198,7 +198,7 @@ def fit(
         freedom = runs - 4  # seeds of a cell tell no bend
         rounding = len(L1) * (1e-9 * float(np.abs(L2).max())) ** 2  # of exact tables: no signal
         ratio = (squares[0] - squares[1]) / 2 / max(squares[1] / freedom, rounding)
-        p = float(stats.f.sf(max(ratio, 0.0), 2, freedom))
+        p = float(special.fdtrc(2, freedom, max(ratio, 0.0)))
         if p < SIGNIFICANCE:
             form, theta, told = POWER, powers, f"bends away from a line (p = {p:.2g})"
     law = LossToLoss(form, theta[0], theta[1:], L1, L2 - _law(theta[:1], L1)[0], options, PENDING, {})

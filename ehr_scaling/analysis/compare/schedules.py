@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats
@@ -64,7 +64,7 @@ def compare(table: RunTable, options: Options) -> Comparison | None:
     freedom = sum(len(rows) - 1 for rows in cells)
     squares = sum(((loss[rows] - loss[rows].mean()) ** 2).sum() for rows in cells)
     noise = float(np.sqrt(squares / freedom)) if freedom else np.nan
-    reach = float(stats.t.ppf((1 + options.level) / 2, freedom)) if freedom else np.nan
+    reach = float(special.stdtrit(freedom, (1 + options.level) / 2)) if freedom else np.nan
     out = []
     for N, D, branch, cosine in pairs:
         difference = float(loss[branch].mean() - loss[cosine].mean())
@@ -106,7 +106,7 @@ def _mean(
                 parts[name] = parts.get(name, 0.0) + float(value)
     freedom = sum(len(names) - 1 for names in trunks.values())
     mean, error = float(np.mean(differences)), float(np.sqrt(sum(value**2 for value in parts.values())))
-    half = float(stats.t.ppf((1 + options.level) / 2, freedom)) * error if freedom else np.nan
+    half = float(special.stdtrit(freedom, (1 + options.level) / 2)) * error if freedom else np.nan
     bounds = (mean - half, mean + half)
     if not freedom:
         return mean, bounds, len(repeated), words.missing("all branches of a size come from one trunk")

@@ -19,7 +19,6 @@ NEAREST = 1 / 3  # decades of compute over which a drift is seen at least: neare
 # How far the chosen law was off beyond simulated studies, root mean square in log loss a decade, and how many
 # independent folds that is worth. It is what few folds are pulled towards, and twice of it stands where there are none.
 USUAL_DRIFT, WORTH = 0.005, 3.0
-UNSEEN_DRIFT = 2 * USUAL_DRIFT
 SIZE_DRIFT = 0.25  # of N* off line and law beyond the runs there, root mean square in log N a decade
 OVERLAP = 0.5  # independent folds in one: each holds the runs of those before it
 FEWEST_LEFT = 3.0  # degrees of freedom: Student's interval of fewer is of no use
@@ -61,7 +60,7 @@ def drift(biases: Sequence[float], decades: Sequence[float], seen: Sequence[floa
     The variance is that of the folds and that of USUAL_DRIFT, each weighted by the independent folds it is worth.
     """
     if not len(biases):
-        return _student(WORTH) * UNSEEN_DRIFT
+        return _student(WORTH) * 2 * USUAL_DRIFT
     reach = np.maximum(np.asarray(decades, np.float64), NEAREST)
     own = float(np.sum(np.square(biases) * np.square(seen)) / np.sum(reach**2))
     folds = OVERLAP * len(biases)
@@ -72,6 +71,9 @@ def drift(biases: Sequence[float], decades: Sequence[float], seen: Sequence[floa
 def _student(degrees: float) -> float:
     """What makes a normal 95 % interval one of Student's."""
     return float(special.stdtrit(degrees, 0.975)) / normal_quantile(0.95)
+
+
+UNSEEN_DRIFT = drift([], [], [])  # of a law that nothing was held out from
 
 
 def freedom(cells: float, parameters: int) -> float:

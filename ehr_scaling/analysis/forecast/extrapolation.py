@@ -189,7 +189,7 @@ class Forecaster:
     @property
     def drift(self) -> float:
         """Standard deviation of log loss a decade; where the table tells none, that of simulated studies."""
-        return choice.drift([], [], []) if np.isnan(self.rolling.drift) else self.rolling.drift
+        return choice.UNSEEN_DRIFT if np.isnan(self.rolling.drift) else self.rolling.drift
 
     def __call__(self, N: Floats, D: Floats, C: Floats, *, noise: bool = True) -> tuple[Floats, Floats, Floats]:
         """Loss, and the bounds of its interval at options.level; all [m], for N, D, C [m].

@@ -112,7 +112,7 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
     found = extrapolation.forecaster(known, options)
     fits = isoflop.fit(known, options)
     lines = windows.lines(known, fits, options)
-    off = found.drift if found else choice.drift([], [], [])
+    off = found.drift if found else choice.UNSEEN_DRIFT
     rows = [[float(v) for v in row] for row in zip(known.N, known.D, known.C, known.loss, strict=True)]
     result: dict[str, Any] = {
         "made_from": {

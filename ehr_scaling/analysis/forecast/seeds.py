@@ -1,7 +1,7 @@
 """What all runs of a seed share, which moves a law of loss up or down and no residual shows."""
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.isoflop import widths
@@ -26,5 +26,5 @@ def reach(runs: RunTable, weight: Floats, drawn: float, freedom: float, level: f
         return 0.0
     variances = np.append(parts, drawn**2)
     together = variances.sum() ** 2 / (variances**2 / np.append(effect.freedom, freedom)).sum()
-    whole, own = stats.t.ppf((1 + level) / 2, [together, freedom]) ** 2 * [variances.sum(), drawn**2]
+    whole, own = special.stdtrit([together, freedom], (1 + level) / 2) ** 2 * [variances.sum(), drawn**2]
     return float(np.sqrt(max(whole - own, 0.0)))

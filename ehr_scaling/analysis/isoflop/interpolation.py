@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 from scipy.interpolate import Akima1DInterpolator
 
 from ehr_scaling.analysis.draws import Floats
@@ -187,6 +187,6 @@ def _judge(seen: Sizes, window: NDArray[np.bool_], sd: float, what: str) -> tupl
     level = (weight * y).sum() / weight.sum()
     explained = float((weight * (y - level) ** 2).sum())
     freedom = len(x) - 3
-    depth_p = float(stats.f.sf(explained / (len(x) - 1) / variance, len(x) - 1, freedom))
+    depth_p = float(special.fdtrc(len(x) - 1, freedom, explained / (len(x) - 1) / variance))
     curvature_p = parabola.two_sided(float(bend @ y), bend / root, variance, freedom)
     return parabola.judge(seen, float(bend @ y), 0, depth_p, curvature_p, what)

@@ -116,6 +116,7 @@ def _together(found: list[BudgetFit], table: RunTable, options: Options) -> list
     uniform, normal = rng.uniform(size=options.draws), rng.standard_normal((options.draws, 1 + len(found)))
     loss = np.array([float(np.exp(np.log(table.loss[b.rows]).mean())) for b in found])
     effect = widths.seed_effect(table, [b.rows for b in found])
+    bent = widths.bent(found, loss)
     out = []
     for k, (b, width) in enumerate(zip(found, widths.moderated(found, loss), strict=True)):
         if b.draws is None:
@@ -123,7 +124,7 @@ def _together(found: list[BudgetFit], table: RunTable, options: Options) -> list
             continue
         chance = np.stack([uniform, normal[:, 0], normal[:, 1 + k]], 1)
         centre = np.array([np.log(b.N), np.log(b.D), b.L])
-        told, shift = widths.widened(b.draws, centre, width, loss[k], effect, int(effect.seeds[k]), chance)
+        told, shift = widths.widened(b.draws, centre, width, loss[k], effect, int(effect.seeds[k]), bent, chance)
         ends = [interval(told[:, i], options.level) for i in range(3)]
         N, D = ((parabola.exp(low), parabola.exp(high)) for low, high in ends[:2])
         out.append(

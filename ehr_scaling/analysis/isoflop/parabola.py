@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.isoflop.sizes import LEAST, NEAREST, Sizes, nearest, roughness, sizes
@@ -60,6 +60,16 @@ class Near(NamedTuple):
     open_high: bool
 
 
+class Bend(NamedTuple):
+    """What a cubic beside the parabola says of the turn. shift: in log x, to first order in the cubic term. unit: its
+    variance where that of a mean loss is 1. variance: of a mean loss about the cubic, with its degrees of freedom."""
+
+    shift: float
+    unit: float
+    variance: float
+    freedom: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """Loss y (nats a token) against log x under some curve; NaN where the verdict leaves a number undefined.
@@ -70,7 +80,7 @@ class Profile:
     scatter: standard deviation of the mean loss of an x about a smooth curve. freedom: of that, where it is of this
     profile alone. seed_noise: that between runs of one x, which says nothing of the curve: runs of one x share whatever
     sets this x apart from its neighbours.
-    lopsided: p-value of a cubic term beside the parabola, NaN where it was not asked.
+    lopsided: p-value of a cubic term beside the parabola, NaN where it was not asked. bend: None likewise.
     systematic: p-value of the means scattering no more about the curve than about their neighbours, NaN where no
     neighbours tell; a small one says that the curve is not of their shape. doubtful: it is small, and the nearest x
     alone put the minimum outside its interval.
@@ -94,6 +104,7 @@ class Profile:
     freedom: int = 0
     seed_noise: float = np.nan
     lopsided: float = np.nan
+    bend: Bend | None = None
     systematic: float = np.nan
     doubtful: bool = False
     resolution: float = 0.0
@@ -167,12 +178,12 @@ def fit(
     variance = max(scatter**2, (1e-12 * np.abs(ys).max()) ** 2)
     about = ys - (weight * ys).sum() / weight.sum()
     explained = max(float((weight * about**2).sum() - (residual**2).sum()), 0.0)
-    depth_p = float(stats.f.sf(explained / 2 / variance, 2, freedom))
+    depth_p = float(special.fdtrc(2, freedom, explained / 2 / variance))
     curvature = float(coefficients[2])
     curvature_p = two_sided(curvature, polynomial.solve[2], variance, freedom)
     beyond = int(turn + centre >= seen.x[-1]) - int(turn + centre <= seen.x[0])  # 0 where it is NaN
     verdict, reason = judge(seen, curvature, beyond, depth_p, curvature_p, what)
-    lopsided, elsewhere = _lopsided(xs - centre, ys, weight)
+    lopsided, elsewhere, bend = _lopsided(xs - centre, ys, weight, polynomial)
     if lopsided <= LOPSIDED and verdict == OUTSIDE and 0 < seen.best < len(seen.x) - 1:
         verdict = MISFIT
         reason += f", yet the best run does not: no parabola fits this window (cubic term, {p_value(lopsided)})"
@@ -193,6 +204,7 @@ def fit(
         freedom=freedom,
         seed_noise=seen.noise,
         lopsided=lopsided,
+        bend=bend,
         systematic=_systematic(seen, near_x, variance, freedom),
     )
     if verdict != BRACKETED:
@@ -256,28 +268,37 @@ def _minima(coefficients: Floats) -> tuple[Floats, Floats]:
     return turn, c0 + turn * (c1 + turn * (c2 + turn * c3))
 
 
-def _lopsided(u: Floats, y: Floats, weight: Floats) -> tuple[float, float]:
-    """p-value of the cubic term in the parabola's own window, and u at the cubic's minimum; NaN without the runs."""
+def _lopsided(u: Floats, y: Floats, weight: Floats, parabola: _Polynomial) -> tuple[float, float, Bend | None]:
+    """p-value of the cubic term in the parabola's own window, u at the cubic's minimum, and the bend; NaN or None
+    without the runs."""
     freedom = len(u) - 4
     if freedom < 1:
-        return np.nan, np.nan
+        return np.nan, np.nan, None
     cubic = _solve(u, y, weight, 3)
     variance = max(float((cubic.residual**2).sum()) / freedom, (1e-12 * np.abs(y).max()) ** 2)
     turn = float(_minima(cubic.coefficients[None])[0][0])
     inside = u.min() < turn < u.max()
-    return two_sided(cubic.coefficients[3], cubic.solve[3], variance, freedom), turn if inside else np.nan
+    # The parabola has taken up what it can of the cubic term: what is left of u^3 has a slope where the parabola turns.
+    _, linear, curvature = parabola.coefficients
+    _, level, rise = _solve(u, u**3, weight, 2).coefficients
+    at = -linear / (2 * curvature) if curvature > 0 else np.nan
+    turned = float(-(3 * at**2 - level - 2 * rise * at) / (2 * curvature))
+    third = cubic.coefficients[3]
+    bend = Bend(turned * float(third), turned**2 * float((cubic.solve[3] ** 2).sum()), variance, freedom)
+    p = two_sided(third, cubic.solve[3], variance, freedom)
+    return p, turn if inside else np.nan, bend if np.isfinite(turned) else None
 
 
 def _systematic(seen: Sizes, near: NDArray[np.bool_], variance: float, freedom: int) -> float:
     """variance: of the means about the curve."""
     square, others = roughness(seen, near)
     square = max(square, (1e-12 * float(np.abs(seen.means).max())) ** 2)
-    return float(stats.f.sf(variance / square, freedom, others)) if others else np.nan
+    return float(special.fdtrc(freedom, others, variance / square)) if others else np.nan
 
 
 def two_sided(value: float, weights: Floats, variance: float, freedom: int) -> float:
     """p-value of a weighted sum of losses against zero, by a t-test; weights: [n], variance: of one loss."""
-    return float(2 * stats.t.sf(abs(value) / np.sqrt(variance * (weights**2).sum()), freedom))
+    return float(2 * special.stdtr(freedom, -abs(value) / np.sqrt(variance * (weights**2).sum())))
 
 
 def spread(turns: Floats, level: float) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats, interval, normal_quantile, spread
@@ -184,7 +184,7 @@ def _student(part: Floats, freedom: Freedom, level: float) -> float:
     if np.isinf(freedom.each).all():
         return 1.0
     together = min(float(part.sum() ** 2 / max(float((part**2 / freedom.each).sum()), 1e-300)), freedom.most)
-    return float(stats.t.ppf((1 + level) / 2, together)) / normal_quantile(level)
+    return float(special.stdtrit(together, (1 + level) / 2)) / normal_quantile(level)
 
 
 def _straight(u: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint import newton
@@ -164,7 +164,7 @@ def _thresholds(
     toward = gradient @ V
     bare = np.maximum(np.einsum("qi,qi->q", toward, gradient), 1e-300)
     variance = np.einsum("qi,ij,qj->q", toward, J, toward)
-    F = float(stats.f.ppf(level, 1, runs - free))
+    F = float(special.fdtri(1, runs - free, level))
     # Rounding of exact tables must not look like signal.
     moved = bare > 1e-200  # what no parameter moves has no direction
     rise = 0.5 * F * np.maximum(np.divide(variance, bare, out=np.zeros_like(bare), where=moved), 1e-16)

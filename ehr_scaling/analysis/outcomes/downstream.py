@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats, interval, normal_quantile
@@ -15,6 +14,7 @@ from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores
 from ehr_scaling.analysis.outcomes.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.outcomes.scores import Score
+from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
 from ehr_scaling.analysis.words import Verdict
@@ -121,10 +121,8 @@ def _score(path: Path) -> dict[str, Any]:
 def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], options: Options) -> Outcome:
     rows = outcome.rows
     loss, auroc = _column(rows, "loss"), _column(rows, "auroc")
-    groups = list(grouped([(r["N"], r["D"]) for r in rows]).values())
-    cells = np.empty(len(rows), np.int64)
-    for k, own in enumerate(groups):
-        cells[own] = k
+    places = cells.of(_column(rows, "N"), _column(rows, "D"))
+    groups = list(grouped(places.tolist()).values())
     said, absent = predictions.read([folder / f"{r['cell']}.parquet" for r in rows])
     if said is not None:
         rows = _with_predictions(rows, said, folder, options)
@@ -132,7 +130,7 @@ def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], opt
         outcome = replace(outcome, spearman_task_loss=spearman(loss, _column(rows, "task_loss"), options)[0])
     deviations, base, how = _patients(outcome, said, absent, folder, options)
     outcome = replace(outcome, patients=how, seed_noise=_seed_noise(auroc, groups))
-    curve = outcome_curve.fit(loss, auroc, deviations, cells, clusters, options)
+    curve = outcome_curve.fit(loss, auroc, deviations, places, clusters, options)
     if curve is None:
         few = min(len(groups), len(rows))
         why = (
@@ -214,6 +212,8 @@ def spearman(
     x, y = np.array(loss), np.array(score)
     if len(x) < LEAST_MODELS or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, (np.nan, np.nan)
+    from scipy import stats  # takes a second: only where outcomes were scored
+
     rng = np.random.default_rng([options.seed, 4])
     picks = rng.integers(0, len(x), (options.draws, len(x)))
     rank_x, rank_y = stats.rankdata(x[picks], axis=1), stats.rankdata(y[picks], axis=1)

@@ -22,6 +22,7 @@ LEAST_MODELS = 5
 CLOSE = 1.25  # forms whose error on left-out models is within this factor of the best one's are in the running
 CONSTANT = "constant"
 SCALES, INVERTED, UNTOLD, TOO_FEW = "scales predictably", "inverted", "no dependence told", "too few models"
+NEAR_CHANCE = "near chance"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Curve:
     constant. others: the forms nearly as good. noise: standard deviation in AUROC of a model about the curve, beyond
     what patients explain: seeds, the Monte-Carlo noise that models do not share, and misfit. freedom: models less
     parameters. gain: AUROC at the lowest loss less that at the highest, with its interval.
-    pattern: SCALES, INVERTED or UNTOLD.
+    pattern: SCALES, NEAR_CHANCE, INVERTED or UNTOLD.
     """
 
     form: str
@@ -162,8 +163,13 @@ def _judged(curve: Curve, models: int, resampled: bool) -> Curve:
         return replace(curve, pattern=UNTOLD, verdict=words.missing(nothing))
     told = f"{gain}; {plural(models, 'model')}, left-out ones predicted to {decimal(error)}"
     inverted = "lower loss ranks patients worse"
-    verdict = words.follows((low, high), gain, inverted=inverted, told=told, off=error, constant=constant)
-    pattern = SCALES if verdict.supported else INVERTED if high < 0 and error < constant else UNTOLD
+    rise = words.follows((low, high), gain, inverted=inverted, told=told, off=error, constant=constant)
+    lowest = np.array(curve.losses[:1])
+    reached = interval(curve.sample(lowest)[:, 0], curve.options.level)
+    verdict = words.above_chance(rise, float(curve(lowest)[0]), reached)
+    pattern = INVERTED if high < 0 and error < constant else UNTOLD
+    if rise.supported:
+        pattern = SCALES if verdict.supported else NEAR_CHANCE
     return replace(curve, pattern=pattern, verdict=verdict)
 
 
@@ -204,6 +210,8 @@ def _noise(u: Floats, auroc: Floats, weight: Floats, patients: Floats, theta: Fl
     root = np.sqrt(weight)[:, None]
     off = np.eye(len(u)) - tangents @ np.linalg.pinv(root * tangents) * root.T
     seen = float((weight * (auroc - sigmoid.at(u, a, b, c, floor)) ** 2).sum())
-    by_patients = float((weight * (patients @ off.T) ** 2).sum(1).mean()) if len(patients) else 0.0
+    # What patients move alike is no scatter of models, though a curve along its floor of ½ cannot follow it.
+    apart = patients - (patients @ weight / weight.sum())[:, None]
+    by_patients = float((weight * (apart @ off.T) ** 2).sum(1).mean()) if len(patients) else 0.0
     room = float((weight * (off**2).sum(1)).sum())
     return float(np.sqrt(max(seen - by_patients, 0.0) / room)), max(len(u) - tangents.shape[1], 1)

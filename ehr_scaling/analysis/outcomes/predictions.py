@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats, resampling_counts
 from ehr_scaling.errors import UserError
@@ -35,6 +35,8 @@ class Predictions:
 
         Their mean over either class is the AUROC (DeLong, DeLong & Clarke-Pearson 1988).
         """
+        from scipy import stats  # takes a second: only where outcomes were scored
+
         own, p = self.labels, self.probability
         ranks, out = stats.rankdata(p, axis=1), np.empty(p.shape)
         for rows, other, sign in ((own, ~own, 1), (~own, own, -1)):

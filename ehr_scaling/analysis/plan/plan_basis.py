@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats, normal_quantile
 from ehr_scaling.analysis.forecast import choice, extrapolation, holdout
@@ -117,7 +117,7 @@ def _curve(task: str, curve: Curve, level: float) -> dict[str, Any]:
         "spread": curve.spread,
         "theta": curve.theta.tolist(),
         "draws": good.tolist(),
-        "noise_reach": curve.noise * float(stats.t.ppf((1 + level) / 2, curve.freedom)),
+        "noise_reach": curve.noise * float(special.stdtrit(curve.freedom, (1 + level) / 2)),
         "others": [[sigmoid.FORMS[form][0], *theta.tolist()] for form, theta in curve.others.items()],
         "losses": list(curve.losses),
     }
@@ -146,7 +146,7 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
         "drift": found.rolling.drift,
         "size_drift": known.size_drift,
         "doubt": known.doubt,
-        "usual_drift": choice.drift([], [], []),
+        "usual_drift": choice.UNSEEN_DRIFT,
         "nearest": extrapolation.NEAREST,
         "noise": found.noise,
         "misfit": {"level": found.misfit.level, "deviation": found.misfit.deviation},

@@ -19,6 +19,7 @@ from ehr_scaling.analysis.plan import plan_words
 from ehr_scaling.analysis.plan.plan_words import ISOFLOP, JOINT_LAW, TOLERANCE
 from ehr_scaling.analysis.plan.record import ENOUGH, LIMITS, NO_LIMIT, NOT_TOLD, Plan, Planner, repeated_loss
 from ehr_scaling.analysis.words import Place, doubted
+from ehr_scaling.errors import UserError
 
 GRID = 3000  # sizes among which a plan is sought
 REACH = (0.1, 1e4)  # of the sizes of the runs, smallest and largest
@@ -34,6 +35,41 @@ class Data(NamedTuple):
     @property
     def cap(self) -> float:
         return self.unique * self.most
+
+
+class Limits(NamedTuple):
+    """Unique tokens that a plan may draw on, and passes over them; infinite for no limit."""
+
+    unique_tokens: float
+    most_passes: float
+
+
+def limits(
+    known: Planner,
+    patients: float | None = None,
+    unique_tokens: float | None = None,
+    most_passes: float | None = None,
+    *,
+    flag: str = "",
+) -> Limits:
+    """Of so many patients, or so many unique tokens; by default those of the runs, as is the most passes, and no limit
+    where the runs do not say.
+
+    flag: what stands before a name where it is given. Raises: UserError for numbers that are none, patients beside
+    tokens, and patients of whom the runs do not say how many tokens each has.
+    """
+    names = {"patients": patients, "unique_tokens": unique_tokens, "most_passes": most_passes}
+    if wrong := [name for name, value in names.items() if value is not None and not value > 0]:
+        raise UserError(f"{flag}{wrong[0]}={names[wrong[0]]:g}: give a number above 0")
+    if patients is not None and unique_tokens is not None:
+        raise UserError(f"give {flag}patients or {flag}unique_tokens, not both")
+    tokens = known.unique_tokens if unique_tokens is None else unique_tokens
+    if patients is not None:
+        tokens = patients * known.tokens_a_patient if np.isfinite(patients) else np.inf
+        if np.isnan(tokens):
+            raise UserError(f"the runs do not say how many tokens a patient has: give {flag}unique_tokens")
+    passes = np.maximum(known.seen["passes"][1], 1.0) if most_passes is None else most_passes
+    return Limits(*(np.inf if np.isnan(value) else float(value) for value in (tokens, passes)))
 
 
 def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tolerance: float = TOLERANCE) -> Plan:

@@ -29,6 +29,7 @@ def answer(r: Results, figures: Mapping[str, str]) -> Raw:
         beside=Raw(figures.get(f"auroc_{scored.task}" if scored else "best_sizes", "")),
         table=budgets(r),
         of=len(r.budgets),
+        planned=r.planner is not None,
     )
 
 

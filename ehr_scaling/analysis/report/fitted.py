@@ -134,7 +134,11 @@ class Fit:
         return [f"{note.run}: {note.text}" for note in self.results.doubts]
 
     def optimum(self, C: float) -> Answer:
-        """The best model at C FLOPs, with as many new tokens as it wants: N, D, and the loss there, of `plan`."""
+        """The best model at C FLOPs, with as many new tokens as it wants: N, D, and the loss there, of `plan`.
+
+        It rests on all runs together, the joint law and the line through the optima of the budgets: at the compute of
+        a budget it is another estimate than that of `isoflop.budgets`, the turn of this budget's own curve.
+        """
         known = self._planner()
         made = planner.plan(known, _positive("C", C), np.inf, np.inf)
         most, least = known.cost.tokens(np.array(made.N_interval), made.C)
@@ -169,21 +173,12 @@ class Fit:
         most_passes: float | None = None,
     ) -> Planned:
         """What to train with C FLOPs and so many patients, or so many unique tokens of them; by default those of the
-        runs, and no limit where they do not say. most_passes: over the data; by default the most that the runs made.
+        runs, and no limit where they do not say; np.inf is none. most_passes: over the data; by default the most that
+        the runs made.
         """
         known = self._planner()
-        if patients is not None and unique_tokens is not None:
-            raise UserError("give patients or unique_tokens, not both")
-        tokens = known.unique_tokens if unique_tokens is None else _positive("unique_tokens", unique_tokens)
-        if patients is not None:
-            tokens = _positive("patients", patients) * known.tokens_a_patient
-        if patients is not None and not np.isfinite(tokens):
-            raise UserError("the runs do not say how many tokens a patient has: give unique_tokens")
-        tokens = float(np.nan_to_num(tokens, nan=np.inf))
-        seen = known.seen["passes"][1]
-        own = max(seen, 1.0) if np.isfinite(seen) else np.inf
-        passes = own if most_passes is None else _positive("most_passes", most_passes)
-        return Planned(**vars(planner.plan(known, _positive("C", C), tokens, passes)))
+        data = planner.limits(known, patients, unique_tokens, most_passes)
+        return Planned(**vars(planner.plan(known, _positive("C", C), *data)))
 
     def report(self, folder: str | Path) -> Path:
         """Writes report.html, laws.json, forecast.json and figures/ into a folder; what else is there is kept.

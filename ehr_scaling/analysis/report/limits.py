@@ -3,7 +3,8 @@
 import numpy as np
 
 from ehr_scaling.analysis.isoflop import parabola
-from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.report.results import Results, shared
+from ehr_scaling.analysis.report.summary import by_seeds
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import count, plural, power, significant, title
 
@@ -106,6 +107,10 @@ def _noise(r: Results) -> list[str]:
             "as much as their seeds explain: something other than the seed moves these cells. The intervals hold "
             "that."
         )
+    forecasts = r.planner.forecaster.shared if r.planner else 0.0
+    found = (shared(f, r.options.level) for f in r.budgets)
+    if by := by_seeds((share for share in found if np.isfinite(share)), forecasts):
+        out.append(f"{by[0].upper()}{by[1:]}.")
     shaky = [f for f in r.budgets if f.verdict == parabola.BRACKETED and f.failed > r.options.failed]
     if shaky:
         out.append(

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.isoflop import isoflop, parabola
@@ -53,6 +54,7 @@ STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
+    "axes.titley": 1.0,  # where it comes to stand anyway: else every drawing looks for ticks above the axes
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "xtick.color": MUTED,
@@ -127,15 +129,17 @@ def fan(results: Results) -> Figure:
     top = _top(results)
     for budget, colour in zip(results.budgets, colours, strict=True):
         good = budget.verdict == parabola.BRACKETED
-        for row in budget.rows:
-            inside = budget.window[np.flatnonzero(budget.rows == row)[0]]
-            if table.loss[row] > top:
-                axes.plot(table.N[row], top, ls="", marker=r"$\uparrow$", ms=7, color=colour, clip_on=False, zorder=3)
-                continue
-            axes.plot(
-                table.N[row], table.loss[row], MARKERS[seeds[row] % len(MARKERS)], ms=5.5, mec=colour, mew=1.2,
-                mfc=colour if inside else "white", alpha=0.85, zorder=3,
-            )  # fmt: skip
+        above = table.loss[budget.rows] > top
+        if above.any():
+            N = table.N[budget.rows][above]
+            axes.plot(N, np.full(len(N), top), ls="", marker=r"$\uparrow$", ms=7, color=colour, clip_on=False, zorder=3)
+        for seed in sorted(set(seeds[budget.rows])):
+            for inside in (False, True):
+                rows = budget.rows[~above & (budget.window == inside) & (seeds[budget.rows] == seed)]
+                axes.plot(
+                    table.N[rows], table.loss[rows], MARKERS[seed % len(MARKERS)], ms=5.5, mec=colour, mew=1.2,
+                    mfc=colour if inside else "white", alpha=0.85, zorder=3,
+                )  # fmt: skip
         if known(budget.centre):
             N = table.N[budget.rows][budget.window]
             line = np.geomspace(N.min(), N.max(), 200)
@@ -238,17 +242,19 @@ def joint_fit(results: Results) -> Figure:
     axes = figure.subplots()
     law, table = results.joint, results.table
     assert law is not None
-    colours, seeds = budget_colours(results)[table.group], _seeds(table.seed)
+    colours, seeds = budget_colours(results), _seeds(table.seed)
     axes.axhline(0, color=MUTED, lw=1)
-    for i, error in enumerate(100 * np.expm1(residuals(results))):
-        axes.plot(table.N[i], error, MARKERS[seeds[i] % len(MARKERS)], color=colours[i], ms=5.5, alpha=0.85)
+    error = 100 * np.expm1(residuals(results))
+    for group, seed in sorted(set(zip(table.group.tolist(), seeds.tolist(), strict=True))):
+        rows = (table.group == group) & (seeds == seed)
+        axes.plot(table.N[rows], error[rows], MARKERS[seed % len(MARKERS)], color=colours[group], ms=5.5, alpha=0.85)
     axes.set_xscale("log")
     _counts(axes.xaxis)
     axes.set(xlabel="Body parameters N", ylabel="Joint law minus run (%)")
     if len(results.budgets) <= MANY:
         dots = [
             Line2D([], [], ls="", marker="o", color=c, label=f"{power(b.C)} FLOPs")
-            for b, c in zip(results.budgets[::-1], budget_colours(results)[::-1], strict=True)
+            for b, c in zip(results.budgets[::-1], colours[::-1], strict=True)
         ]
         figure.legend(handles=dots, loc="outside right upper")
     else:
@@ -305,12 +311,14 @@ def _points(axes: Axes, results: Results, name: str) -> None:
             axes.errorbar(
                 budget.C, value, yerr=bar, fmt="o", color=colour, mec="white", ms=8, lw=1.8, capsize=3, zorder=4
             )
-        elif name != "L":
-            axes.plot(budget.C, 0.03, "x", color=MUTED, ms=6, transform=axes.get_xaxis_transform(), zorder=3)
-            if len(results.budgets) <= MANY:
-                axes.annotate(budget.verdict.replace("vertex outside the grid", "outside"), (budget.C, 0.03),
-                              xycoords=axes.get_xaxis_transform(), xytext=(0, 5), textcoords="offset points",
-                              ha="center", fontsize=7.5, color=MUTED)  # fmt: skip
+        elif name != "L" and len(results.budgets) <= MANY:
+            axes.annotate(budget.verdict.replace("vertex outside the grid", "outside"), (budget.C, 0.03),
+                          xycoords=axes.get_xaxis_transform(), xytext=(0, 5), textcoords="offset points",
+                          ha="center", fontsize=7.5, color=MUTED)  # fmt: skip
+    outside = [b.C for b in results.budgets if b.verdict != parabola.BRACKETED]
+    if outside and name != "L":
+        low = np.full(len(outside), 0.03)
+        axes.plot(outside, low, "x", color=MUTED, ms=6, transform=axes.get_xaxis_transform(), zorder=3)
 
 
 def _reach(results: Results) -> Floats:
@@ -356,10 +364,10 @@ def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _seeds(seed: Floats) -> list[int]:
+def _seeds(seed: Floats) -> NDArray[np.int64]:
     """[n] ordinal of each run's seed; 0 for unknown."""
-    values = sorted({float(s) for s in seed if np.isfinite(s)})
-    return [values.index(float(s)) if np.isfinite(s) else 0 for s in seed]
+    values = np.unique(seed[np.isfinite(seed)])
+    return np.where(np.isfinite(seed), np.searchsorted(values, seed), 0)
 
 
 def _seed_handles(seed: Floats) -> list[Line2D]:

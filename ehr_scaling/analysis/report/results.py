@@ -186,6 +186,14 @@ def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     return doubted(found, options.doubt) if options.doubt else found
 
 
+def shared(budget: isoflop.BudgetFit, level: float) -> float:
+    """What seeds add to either side of L*, as a share of it; NaN where it has no interval."""
+    if budget.shift is None:
+        return np.nan
+    low, high = interval(budget.shift, level)
+    return (high - low) / 2 / budget.L
+
+
 def joint_optimum(results: Results, budget: isoflop.BudgetFit) -> float:
     """N* of the joint law at this budget's compute; NaN without a law."""
     law = results.joint
@@ -343,6 +351,7 @@ def _budget(results: Results, b: isoflop.BudgetFit) -> dict[str, Any]:
         "near": _near(b.near, results.options),
         "vertex": b.vertex,
         "failed_draws": b.failed,
+        "shared": shared(b, results.options.level),
         "depth": b.depth,
         "scatter": b.scatter,
         "seed_noise": b.seed_noise,

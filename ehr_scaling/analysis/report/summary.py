@@ -1,8 +1,11 @@
 """The laws of a study in the dozen lines that a terminal has room for."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, significant, span
+
+LEAST_SHARED = 5e-4  # of a loss: less is no news
 
 
 def summary(laws: dict[str, Any]) -> str:
@@ -15,6 +18,9 @@ def summary(laws: dict[str, Any]) -> str:
             f"{power(b['C']):>12} {b['runs']:>5}  {b['verdict']:<24} {count(b['N']):>8}  {bounds:<20} "
             f"{decimal(b['L']):>7}"
         )
+    planner = laws["planner"] or {"shared": 0.0}
+    if shared := by_seeds((b["shared"] for b in iso["budgets"]), planner["shared"]):
+        lines.append(shared)
     for key, name in (("a", "N* ~ C^a"), ("b", "D* ~ C^b")):
         verdict = laws["verdicts"][key]
         value = (
@@ -36,3 +42,15 @@ def summary(laws: dict[str, Any]) -> str:
             f"{percent(sealed['coverage'])} inside the interval"
         )
     return "\n".join(lines)
+
+
+def by_seeds(budgets: Iterable[float | None], forecasts: float) -> str:
+    """What intervals owe to runs of one seed moving together; empty where that is nothing.
+
+    budgets: what is added to either side of L* of each, as a share of it. forecasts: the same of every forecast.
+    """
+    most = max((share for share in budgets if share is not None), default=0.0)
+    added = ((most, "L* of a budget"), (forecasts, "losses forecast and planned"))
+    told = [f"± {percent(share, 2)} on {what}" for share, what in added if share >= LEAST_SHARED]
+    head = "seeds: all runs of one seed move together, which the intervals hold"
+    return f"{head} ({' and '.join(told)}, added in squares)" if told else ""

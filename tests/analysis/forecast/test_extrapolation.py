@@ -97,7 +97,7 @@ def test_an_interval_is_the_root_of_the_squares_of_its_parts():
         reach(law, other, drift=0.03, at=1e13 + 0 * C, misfit_=missed), np.hypot(draws, z * 0.004)
     )
     # Where the table tells no drift, it is that of simulated studies.
-    np.testing.assert_allclose(reach(law), np.hypot(draws, z * choice.drift([], [], []) * 2))
+    np.testing.assert_allclose(reach(law), np.hypot(draws, z * choice.UNSEEN_DRIFT * 2))
 
 
 def test_a_forecaster_widens_by_the_degrees_of_freedom_that_its_law_took():

@@ -164,17 +164,52 @@ def test_of_a_budget_alone_draws_are_as_wide_as_the_truth_scatters():
     np.testing.assert_allclose(np.mean(scaled, 0), [np.var(optima), np.var(lowest)], rtol=0.25)
 
 
-def told(freedom=np.inf, factor=(1.0, 1.0), effect=(0.0, 0.0), of=(1, 1), seeds=1, noise=0.01, draws=40_000):
+def told(freedom=np.inf, factor=(1.0, 1.0), effect=(0.0, 0.0), of=(1, 1), seeds=1, bent=0.0, noise=0.01, draws=40_000):
     rng = np.random.default_rng(3)
     chance = np.column_stack([rng.uniform(size=draws), rng.standard_normal((draws, 2))])
     width = Width(np.array(factor), np.broadcast_to(freedom, 2).astype(float))
     shared = SeedEffect(*effect, of, np.array([seeds]))
-    found = widths.widened(noise * rng.standard_normal((draws, 3)), np.zeros(3), width, 2.0, shared, seeds, chance)
+    drawn = noise * rng.standard_normal((draws, 3))
+    found = widths.widened(drawn, np.zeros(3), width, 2.0, shared, seeds, bent, chance)
     return found.draws, found.shift
 
 
 def reach(values):
     return float(np.quantile(values, 0.975))
+
+
+def cubics(third, noise=0.0, seed=0):
+    """Profiles of eight budgets: a parabola with a cubic term, six sizes about it at random."""
+    rng, out = np.random.default_rng(seed), []
+    for _ in range(8):
+        u = np.linspace(-1.5, 1.5, 6) + rng.uniform(-0.3, 0.3)
+        y = 2 + 0.1 * u**2 + third * u**3 + noise * rng.standard_normal(6)
+        out.append(parabola.fit(np.exp(u), y, np.empty((0, 6)), reach=99, level=0.95, what="size"))
+    return out
+
+
+def test_a_cubic_tells_how_far_the_turn_of_the_parabola_is_off():
+    """The minimum of 0.1 u^2 + c u^3 stays at 0, where the vertex of the parabola goes away from it."""
+    found = cubics(0.002)
+    assert [b.bend.shift for b in found] == pytest.approx([-np.log(b.optimum) for b in found], rel=0.05)
+    off = np.sqrt(np.mean([np.log(b.optimum) ** 2 for b in found]))
+    assert np.sqrt(widths.bent(found, np.full(8, 2.0))) == pytest.approx(off, rel=0.15)
+    assert widths.bent(found[:2], np.full(2, 2.0)) == 0.0
+
+
+def test_what_turns_are_off_by_is_what_noise_does_not_explain():
+    loss = np.full(8, 2.0)
+    nothing, something = (
+        [widths.bent(cubics(third, 0.001, seed), loss) for seed in range(60)] for third in (0.0, 0.004)
+    )
+    off = np.mean([np.log(b.optimum) ** 2 for b in cubics(0.004)])
+    assert np.median(nothing) < 0.03 * off and np.mean(something) == pytest.approx(off, rel=0.25)
+
+
+def test_turns_off_by_more_than_noise_widen_sizes_and_tokens_and_no_loss():
+    drawn, _ = told(bent=0.02**2)
+    assert drawn[:, :2].std(0) == pytest.approx(np.hypot(0.01, 0.02), rel=0.03)
+    assert drawn[:, 2].std() == pytest.approx(0.01, rel=0.03)
 
 
 def test_draws_have_students_tails_of_their_freedom():

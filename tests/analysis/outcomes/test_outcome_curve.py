@@ -37,6 +37,18 @@ def test_the_noise_of_models_is_what_patients_do_not_explain():
     assert noise_of(n=5, studies=100, of_models=0.01) == pytest.approx(0.01, rel=0.22)  # a form was chosen
 
 
+def test_near_chance_what_moves_all_models_alike_hides_no_noise():
+    """A curve along ½ cannot go up and down with the patients, whose error would else pass for the models' scatter."""
+    rng, noise = np.random.default_rng(0), []
+    loss, cells = np.linspace(2.3, 6.0, 20), np.arange(20)
+    for _ in range(40):
+        patients = 0.01 * rng.standard_normal((40, 1)) + 1e-6 * rng.standard_normal((40, 20))
+        auroc = 0.5 + 0.04 / (1 + np.exp(4 * (loss - 2.8))) + 0.005 * rng.standard_normal(20)
+        curve = outcome_curve.fit(loss, auroc, patients, cells, cells, Options(draws=40))
+        noise.append(curve.noise)
+    assert np.median(noise) == pytest.approx(0.005, rel=0.25)
+
+
 def reach(values):
     """Of 95 % over that of the middle half: 2.9 for normal values, 3.7 for Student's of four degrees."""
     low, lower, upper, high = np.quantile(values, [0.025, 0.25, 0.75, 0.975])

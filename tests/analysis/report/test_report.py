@@ -97,6 +97,12 @@ def test_every_budget_stands_in_the_report_with_its_verdict(made):
     assert profiles.count("<tr>") == 1 + len(budgets)
 
 
+def test_the_page_says_that_plans_and_budgets_are_two_estimates(made):
+    text = (made[0] / "report" / "report.html").read_text()
+    answer = text[text.index('id="answer"') : text.index('id="plan"')]
+    assert re.search(r'what one budget alone says.*<a href="#plan">plan</a> rests on\s+all runs', answer, re.S)
+
+
 def test_every_cell_stands_in_the_report(made):
     work, laws, page = made
     everything = " ".join(page.words)
