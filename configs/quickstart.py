@@ -8,13 +8,12 @@ from ml_collections import ConfigDict
 from configs import base
 
 SIZES = {
-    8e9: ("1.7k", "3.5k", "6.7k", "10k", "14k"),
-    2e10: ("1.7k", "3.5k", "6.7k", "14k", "25k"),
-    4.5e10: ("3.5k", "6.7k", "14k", "25k", "40k"),
-    1.07e11: ("3.5k", "6.7k", "14k", "25k", "40k"),
-    2.53e11: ("6.7k", "14k", "25k", "40k", "56k"),
+    1.2e10: ("1.7k", "3.5k", "6.7k", "10k", "14k"),
+    3.8e10: ("1.7k", "3.5k", "6.7k", "14k", "25k"),
+    1.2e11: ("3.5k", "6.7k", "14k", "25k", "40k"),
+    3.8e11: ("6.7k", "14k", "25k", "40k", "56k"),
 }
-SEEDS = {8e9: 4, 2e10: 4, 4.5e10: 3}  # of the cheap budgets; the others have two
+SEEDS = {1.2e10: 4, 3.8e10: 3}  # of the cheap budgets; the others have two
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:

@@ -166,12 +166,12 @@ def test_both_tokenizations_of_values_give_the_same_features(tmp_path_factory, d
         (folder / "timelines").mkdir()
         timelines.build(folder / "events", folder / "timelines", min_count=1, min_values=1, value_tokens=way)
         tokens = timelines.vocabulary(folder)
-        record = next(r for r in timelines.read(folder, "train") if r["subject_id"] == 1)
+        at, record = next(x for x in enumerate(timelines.read(folder, "train")) if x[1]["subject_id"] == 1)
         time = noon + data.draw(st.integers(0, 200), label="until") * HOUR if way == "separate" else found["time"]
         found["time"] = time
         known = int((record["times"] <= time).sum())
         one = lambda value: np.array([value])  # noqa: E731
-        asked = Stays(one(1), one(0), one(known), one(time), one(0), one(False))
+        asked = Stays(one(at), one(0), one(known), one(time), one(0), one(False))
         x = baselines.features(folder, "train", asked).toarray().reshape(len(baselines.BLOCKS), -1)
         first = {head: i - k for i, (head, k) in tokens.fused.items()}
         names = {first[head]: head for head in first if head not in tokens.index}
