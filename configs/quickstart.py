@@ -1,26 +1,31 @@
-"""The default study."""
+"""The default study: 20,000 generated patients, 4 budgets over a decade and a half, 2 to 4 seeds, on 2 CPU cores.
 
-from collections.abc import Iterator
-from typing import Any
+N 1.7 k to 56 k body parameters, D 0.04 to 2 M tokens of 3.9 M unique ones (under one pass), so that nothing is
+repeated. See the report for what comes out: the losses, verdicts and exponents are its business, not this file's.
+
+What exploring led to these settings. Reported runs use fresh training seeds and fresh patients, on which nothing was
+chosen; exploring was on training seeds 1 to 8 and on patients of data seeds 11 and 12.
+- The recipe is that of configs/base.py; values are fused with their codes. With separate ones the two seeds of a small
+  cell differed by up to 5 %, fused by 1 to 2 %, at losses an event that are 1 % higher: that is what lets a quarter of
+  the compute of the largest budget bracket an optimum.
+- Budgets: 5 from 8e9 to 2.5e11 with 4 sizes each were bracketed once, with 5 sizes each 4 times (the lowest had its
+  best size at the edge); 4 from 1.2e10 to 3.8e11 with 5 sizes each all, in 6.1 minutes. The reported ones are lower by
+  a sixth, and the largest budget has 10 k instead of 6.7 k, for time alone.
+- Peak rate .025 at width 32 was as good as half of it, and better than twice.
+"""
 
 from ml_collections import ConfigDict
 
 from configs import base
 
+sweep = base.sweep
+
 SIZES = {
-    1.2e10: ("1.7k", "3.5k", "6.7k", "10k", "14k"),
-    3.8e10: ("1.7k", "3.5k", "6.7k", "14k", "25k"),
-    1.2e11: ("3.5k", "6.7k", "14k", "25k", "40k"),
-    3.8e11: ("6.7k", "14k", "25k", "40k", "56k"),
+    1e10: ("1.7k", "3.5k", "6.7k", "10k"),
+    3.2e10: ("1.7k", "3.5k", "6.7k", "14k", "25k"),
+    1e11: ("3.5k", "6.7k", "14k", "25k", "40k"),
+    3.2e11: ("10k", "14k", "25k", "40k", "56k"),
 }
-SEEDS = {1.2e10: 4, 3.8e10: 3}  # of the cheap budgets; the others have two
-
-
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
-    """The points of base.sweep, the dearer budgets with fewer seeds."""
-    for point in base.sweep(config):
-        if point["seed"] in config.grid.seeds[: SEEDS.get(point.get("budget", 0), 2)]:
-            yield point
 
 
 def get_config() -> ConfigDict:
@@ -28,10 +33,10 @@ def get_config() -> ConfigDict:
     c.title = "quickstart"
     c.model.vocab_multiple = 16  # at this vocabulary 128 would be wasted on a CPU
     c.data.seed = 21
-    c.data.tokens.value_tokens = "fused"
     c.grid.budgets = tuple(SIZES)
     c.grid.sizes = tuple(SIZES.values())
     c.grid.seeds = (21, 22, 23, 24)
+    c.grid.seeds_of_budgets = (4, 3, 2, 2)
     c.outcome.samples = 400
     c.outcome.positive_share = 0.25  # about 100 deaths, where chance would give 8
     return c

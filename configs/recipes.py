@@ -44,11 +44,11 @@ LADDER = (
     Change("mixing", FIRST, {"model.mixing": "conv"}, "each position reads the three before it, ahead of attention"),
     Change("muon", "mixing", {"training.optimizer": "muon"}, "matrices move along all their directions alike"),
     Change("tied", "muon", {"model.tied": True}, "one matrix embeds tokens and predicts them"),
+    Change("fused", "tied", {"data.tokens.value_tokens": "fused"}, "a value and its code are one token"),
 )
 TOP = LADDER[-1].name
 # Each on one rung
 TRIED = (
-    Change("fused", TOP, {"data.tokens.value_tokens": "fused"}, "a value and its code are one token"),
     Change(
         "twice the context",
         TOP,
@@ -91,7 +91,7 @@ def get_config(which: str = f"synthetic/{TOP}") -> ConfigDict:
     c = DATA[data].get_config()
     c.title = f"recipe {name}"
     c.data.seed = 0
-    c.grid.budgets, c.grid.sizes, c.grid.seeds = BUDGETS[data], SIZES, SEEDS
+    c.grid.budgets, c.grid.sizes, c.grid.seeds, c.grid.seeds_of_budgets = BUDGETS[data], SIZES, SEEDS, ()
     for field, value in settings(name).items():
         *path, last = field.split(".")
         holder = reduce(getitem, path, c)

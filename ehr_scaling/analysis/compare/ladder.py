@@ -114,7 +114,7 @@ HEADER = ("recipe", "against", "loss, %", "compute, by event", "by patient-day",
 
 def table(ladder: Sequence[Worth]) -> list[tuple[str, ...]]:
     """HEADER and a row a rung: losses and factors of compute with intervals, below 1 where the rung needs less."""
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     for worth in ladder:
         event = worth.by_unit.get("event")
         loss = _within(event.paired.percent, event.paired.interval, 1) if event else ""

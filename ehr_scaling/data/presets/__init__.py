@@ -34,7 +34,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "clean": Preset(clean.rule, {}, clean.BREAKS),
+    "clean": Preset(clean.rule, {"value_tokens": "fused"}, clean.BREAKS),
     "ethos_ares": Preset(
         ethos.ares,
         {
