@@ -170,7 +170,7 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
     first = tuple(g.seeds_of_budgets) or (len(g.seeds),) * len(lengths)
     if len(first) != len(lengths) or not all(n >= 1 for n in first):
         raise UserError(
-            f"--config.grid.seeds_of_budgets={first}: give a number from 1 up for each of the {len(lengths)} budgets, or "
+            f"--config.grid.seeds_of_budgets={first}: a number from 1 up for each of the {len(lengths)} budgets, or "
             "() for all of --config.grid.seeds"
         )
     for length, own, seeds in sorted(zip(lengths, sizes, first, strict=True), reverse=True):

@@ -55,7 +55,7 @@ def test_cheap_budgets_may_have_more_seeds():
     assert len(list(base.sweep(config))) == 6
     for wrong in ((1,), (3, 2, 1), (0, 1)):
         config.grid.seeds_of_budgets = wrong
-        with pytest.raises(UserError, match="seeds_of_budgets=.*: give a number from 1 up for each of the 2 budgets"):
+        with pytest.raises(UserError, match=r"seeds_of_budgets=.*: a number from 1 up for each of the 2 budgets"):
             list(base.sweep(config))
 
 
