@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": ("--model={file}/w", "--out={file}/out", "--labels={file}", "--split=held_out"),
     "prepare": ("--workdir={file}/w", *SMALL),
     "study": ("--workdir={file}/w", *SMALL),
+    "publish": ("--workdir={file}/w", "--claims={file}", "--out={file}/out"),
     "recipes": ("--workdir={file}/w", "--rungs=published"),
     "sweep": ("--workdir={file}/w", *SMALL),
     "train": ("--workdir={file}/w", "--cell=0"),

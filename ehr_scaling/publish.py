@@ -1,0 +1,238 @@
+"""A study as others can cite and refit it: a row a run, thinned curves, laws, and claims that were filed before it ran.
+
+Nothing of any patient goes out: losses, scores and counts of whole splits alone, and no checkpoint.
+"""
+
+import csv
+import operator
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ehr_scaling import artifacts, provenance
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.training import checkpoint
+
+RUNS, CURVES, LAWS, CLAIMS = "runs.csv", "curves.csv", "laws.json", "claims.json"
+LEAST_SEEDS = 2  # of a cell; fewer are an anecdote
+POINT = ("budget", "passes", "fraction", "size", "seed")  # what names a run in a claims file
+_POINTS_OF_A_CURVE = 40
+_COPIED = (
+    *("size", "width", "layers", "heads", "ff", "context", "vocab", "seed", "budget", "fraction", "phase"),
+    *("optimizer", "schedule", "parametrization", "mixing", "tied", "dropout", "weight_decay", "learning_rate"),
+    *("rate_multiple", "batch_tokens", "steps", "N_body", "N_head", "N_embedding", "tokens", "unique_tokens"),
+    *("passes", "patients", "flops", "flops_6nd", "validation_loss", "validation_loss_se", "train_loss"),
+)
+_UNITS = {"event": "events", "day": "patient_days", "patient": "patients"}
+_TESTS: dict[str, Callable[[Any, Any], bool]] = {
+    "at_most": operator.le,
+    "at_least": operator.ge,
+    "is": operator.eq,
+    "between": lambda value, bounds: bounds[0] <= value <= bounds[1],
+}
+
+
+class Claim(NamedTuple):
+    """claim: in words. figure: where its number stands in laws.json. test, bound: one of _TESTS, and what it asks."""
+
+    claim: str
+    figure: str
+    test: str
+    bound: Any
+
+
+class Claims(NamedTuple):
+    """runs: [{budgets or passes, fractions, sizes, seeds}], whose products are the runs of the study.
+
+    claims: in the file {claim, figure, and at_most, at_least, is or between: bound}.
+    """
+
+    study: str
+    runs: list[dict[str, list[Any]]]
+    claims: list[Claim]
+
+
+def read_claims(path: Path) -> Claims:
+    """A claims file, YAML: study, runs and claims, as `Claims` has them. Raises: UserError that names the entry."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(value, dict) or set(value) != {"study", "runs", "claims"}:
+        raise UserError(f"{path}: give study, runs and claims, and nothing else")
+    for number, entry in enumerate(value["runs"] or (), 1):
+        lengths = {"budgets", "passes"} & set(entry)
+        if len(lengths) != 1 or not {"sizes", "seeds"} <= set(entry) <= {*lengths, "fractions", "sizes", "seeds"}:
+            raise UserError(f"{path}: runs, entry {number}: give budgets or passes, sizes, seeds, and fractions or not")
+        if len(entry["seeds"]) < LEAST_SEEDS:
+            raise UserError(f"{path}: runs, entry {number}: {len(entry['seeds'])} seed is too few, take {LEAST_SEEDS}")
+    claims = []
+    for number, entry in enumerate(value["claims"] or (), 1):
+        tests = set(_TESTS) & set(entry)
+        if len(tests) != 1 or set(entry) != {"claim", "figure", *tests}:
+            raise UserError(
+                f"{path}: claims, entry {number}: give claim, figure and one of {', '.join(_TESTS)}, and nothing else"
+            )
+        test = tests.pop()
+        claims.append(Claim(str(entry["claim"]), str(entry["figure"]), test, entry[test]))
+    return Claims(str(value["study"]), list(value["runs"] or ()), claims)
+
+
+def points(claims: Claims) -> set[tuple[Any, ...]]:
+    """Of every run that a claims file lists what POINT names; None where it has no budget, or no passes."""
+    found = set()
+    for entry in claims.runs:
+        name = "budgets" if "budgets" in entry else "passes"
+        for length in entry[name]:
+            place = (float(length), None) if name == "budgets" else (None, float(length))
+            for fraction in entry.get("fractions", (1.0,)):
+                found |= {
+                    (*place, float(fraction), size, int(seed)) for size in entry["sizes"] for seed in entry["seeds"]
+                }
+    return found
+
+
+def point_of(cell: Mapping[str, Any], passes: Iterable[float]) -> tuple[Any, ...]:
+    """What POINT names of a cell. passes: those that are listed, of which a run has the nearest."""
+    own = cell["budget"]
+    length = None if own else min(passes, key=lambda p: abs(p - cell["tokens"] / cell["unique_tokens"]), default=None)
+    return (own, length, cell["fraction"], cell["size"], cell["seed"])
+
+
+def rows(workdir: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A row of RUNS for each finished run, and those of CURVES: step, tokens, mean training loss since the last one.
+
+    Losses are in nats a token, event, patient-day and patient; AUROC of each task with its interval.
+    """
+    versions = provenance.versions(("jax", "flax", "optax"))
+    runs, curves = [], []
+    for number, cell in enumerate(cells):
+        m = checkpoint.result(workdir / "runs" / cell["id"])
+        if m is None:
+            continue
+        row = {"run": f"run{number:04d}"} | {name: m.get(name) for name in _COPIED}
+        row |= {"real_tokens": int(m["real_tokens"]), "seconds": round(m["wall_seconds"], 1)}
+        for unit, count in _UNITS.items():
+            per = m["measured_on"]["tokens"] / m["measured_on"][count]
+            row |= {
+                f"loss_per_{unit}": m["validation_loss"] * per,
+                f"loss_per_{unit}_se": m["validation_loss_se"] * per,
+            }
+        for path in sorted(workdir.glob(f"outcomes/*/{cell['id']}.json")):
+            score = artifacts.read_json(path)
+            if "auroc" in score:
+                own = {"": score["auroc"], "_low": score["low"], "_high": score["high"]}
+                row |= {f"auroc_{path.parent.name}{end}": value for end, value in own.items()}
+        runs.append(row | {f"version_{name}": version for name, version in versions.items()})
+        curves += [{"run": row["run"], **own} for own in _thinned(m["curve"], cell["batch_tokens"])]
+    return runs, curves
+
+
+def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any]]:
+    """At most _POINTS_OF_A_CURVE means over equal shares of a curve [[step, mean loss since the last step]]."""
+    found, size = [], -(-len(curve) // _POINTS_OF_A_CURVE)
+    before = 0
+    for first in range(0, len(curve), max(size, 1)):
+        part = curve[first : first + size]
+        total = 0.0
+        start = before
+        for step, loss in part:
+            total, before = total + loss * (step - before), int(step)
+        found.append({"step": before, "tokens": before * batch, "loss": total / (before - start)})
+    return found
+
+
+def figure(laws: Any, path: str) -> Any:
+    """The number at a path of laws.json: names with dots between; [k] an entry, [name=value] the first that has it,
+    [*] all of them; at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it."""
+    found = laws
+    for part in re.findall(r"\[[^\]]*\]|[^.\[\]]+", path):
+        if found is None:
+            return None
+        if part == "width":
+            found = found[1] - found[0]
+        elif part.startswith("count("):
+            found = sum(str(value) == part[6:-1] for value in found)
+        elif part == "[*]":
+            found = list(found)
+        elif part.startswith("["):
+            name, equals, wanted = part[1:-1].partition("=")
+            own = [entry for entry in found if str(entry.get(name)) == wanted] if equals else found[int(name) :][:1]
+            found = own[0] if own else None
+        elif isinstance(found, list):
+            found = [entry.get(part) for entry in found]
+        else:
+            found = found.get(part)
+    return found
+
+
+def judged(claims: Claims, laws: Mapping[str, Any], complete: bool) -> list[dict[str, Any]]:
+    """Each claim with its value and a word: held, failed, or incomplete where runs are missing, or the number."""
+    found = []
+    for claim in claims.claims:
+        value = figure(laws, claim.figure)
+        word = (
+            "incomplete"
+            if value is None or not complete
+            else "held"
+            if _TESTS[claim.test](value, claim.bound)
+            else "failed"
+        )
+        found.append({**claim._asdict(), "value": value, "word": word})
+    return found
+
+
+def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
+    """A finished study → `out`: runs.csv, curves.csv, laws.json, claims.json, figures.
+
+    Returns: {"listed", "finished", "missing": points, "others": runs that are not listed and left out, "claims"}.
+    Raises: UserError where the report is missing, or was made from runs that the claims file does not list.
+    """
+    claims = read_claims(claims_file)
+    listed = points(claims)
+    lengths = sorted({point[1] for point in listed if point[1] is not None})
+    cells = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
+    chosen = [cell for cell in cells if point_of(cell, lengths) in listed]
+    runs, curves = rows(workdir, chosen)
+    report = workdir / "report" / LAWS
+    if not report.is_file():
+        raise UserError(f"{report} is missing: run launch.study first")
+    laws = artifacts.read_json(report)
+    if (others := len(cells) - len(chosen)) and laws["data"]["runs"] > len(chosen):
+        raise UserError(
+            f"{claims_file} does not list {others} runs of {workdir}, which are in its report: analyze {RUNS} alone"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / RUNS, runs)
+    _write(out / CURVES, curves)
+    missing = sorted(listed - {point_of(cell, lengths) for cell in chosen}, key=str)
+    unfinished = len(chosen) - len(runs)
+    found = {
+        "study": claims.study,
+        "listed": len(listed),
+        "finished": len(runs),
+        "missing": len(missing) + unfinished,
+        "others": others,
+        "claims": judged(claims, laws, complete=not missing and not unfinished),
+    }
+    for name in ("provenance", "files"):  # of the machine, and of the page
+        laws.pop(name, None)
+    artifacts.write_json(out / LAWS, laws)
+    artifacts.write_json(out / CLAIMS, found)
+    (out / "figures").mkdir(exist_ok=True)
+    for picture in sorted((workdir / "report" / "figures").glob("*.png")):
+        shutil.copyfile(picture, out / "figures" / picture.name)
+    return found
+
+
+def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in table for name in row))
+    with artifacts.writing(path) as partial, partial.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, names)
+        writer.writeheader()
+        writer.writerows(table)

@@ -1,0 +1,39 @@
+"""Write a finished study down as others can cite and refit it, and judge the claims that were filed before it ran.
+
+  python -m launch.publish --workdir=W --claims=studies/NAME/claims.yaml --out=studies/NAME
+
+Writes runs.csv (a row a run: parameters, tokens, passes, FLOPs, loss a token, event, patient-day and patient, AUROC,
+rates, recipe, seconds, versions), curves.csv (thinned losses of training), laws.json, claims.json and the figures.
+The claims file says which runs enter: others are left out, and missing ones make a claim incomplete. No patient's data
+and no checkpoint goes out.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from launch.common import run
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the study.", required=True)
+CLAIMS = flags.DEFINE_string("claims", None, "The claims file, YAML.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
+
+
+def main() -> None:
+    from ehr_scaling import publish
+    from ehr_scaling.errors import UserError
+
+    claims, workdir = Path(CLAIMS.value), Path(WORKDIR.value)
+    if not claims.is_file():
+        raise UserError(f"--claims={claims} is no file")
+    if not (workdir / "grid").is_dir():
+        raise UserError(f"--workdir={workdir} holds no grid/: run launch.study there first")
+    found = publish.publish(workdir, claims, Path(OUT.value))
+    print(f"{found['finished']} of {found['listed']} listed runs; {found['others']} others are left out")
+    for claim in found["claims"]:
+        print(f"{claim['word']:>10}: {claim['claim']} ({claim['figure']} is {claim['value']})")
+    print(f"published: {OUT.value}")
+
+
+if __name__ == "__main__":
+    run(main)

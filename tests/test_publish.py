@@ -1,0 +1,154 @@
+"""What goes out of a study, and how claims are judged."""
+
+import csv
+import json
+
+import pytest
+
+from ehr_scaling import analysis as laws
+from ehr_scaling import artifacts, publish
+from ehr_scaling.errors import UserError
+
+CLAIMS = """
+study: made up
+runs:
+  - {budgets: [1.2e10, 3.8e10], sizes: [3.5k, 14k], seeds: [1, 2]}
+  - {passes: [1, 4], fractions: [0.5, 1], sizes: [3.5k], seeds: [1, 2]}
+claims:
+  - {claim: the exponent is known to .15, figure: isoflop.intervals.a.width, at_most: 0.15}
+  - {claim: two budgets are bracketed, figure: "isoflop.budgets.verdict.count(bracketed)", at_least: 2}
+"""
+
+
+@pytest.fixture
+def claims(tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(CLAIMS)
+    return path
+
+
+def test_the_runs_of_a_claims_file_are_products(claims):
+    found = publish.points(publish.read_claims(claims))
+    assert len(found) == 2 * 2 * 2 + 2 * 2 * 2
+    assert (1.2e10, None, 1.0, "14k", 2) in found and (None, 4.0, 0.5, "3.5k", 1) in found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("study: made up", "study: [", "is no YAML"),
+        ("study: made up", "name: x", "give study, runs and claims"),
+        ("seeds: [1, 2]}\n  - {passes", "seeds: [1]}\n  - {passes", "runs, entry 1: 1 seed is too few, take 2"),
+        ("passes: [1, 4], ", "", "runs, entry 2: give budgets or passes"),
+        ("at_most: 0.15", "about: 0.15", "claims, entry 1: give claim, figure and one of at_most"),
+    ],
+)
+def test_a_claims_file_that_says_less_is_refused(claims, old, new, told):
+    claims.write_text(CLAIMS.replace(old, new))
+    with pytest.raises(UserError, match=told):
+        publish.read_claims(claims)
+
+
+LAWS = {
+    "isoflop": {"intervals": {"a": [0.5, 0.6]}, "budgets": [{"verdict": "bracketed", "C": 1e10}, {"verdict": "flat"}]},
+    "outcomes": [{"task": "death", "lead": -0.01}, {"task": "stay", "lead": None}],
+    "repeated": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("isoflop.intervals.a.width", pytest.approx(0.1)),
+        ("isoflop.intervals.a[1]", 0.6),
+        ("isoflop.budgets.verdict.count(bracketed)", 1),
+        ("isoflop.budgets[verdict=flat].C", None),
+        ("isoflop.budgets[0].C", 1e10),
+        ("outcomes[task=death].lead", -0.01),
+        ("outcomes[task=none].lead", None),
+        ("repeated.R_D", None),
+    ],
+)
+def test_the_path_of_a_figure(path, value):
+    assert publish.figure(LAWS, path) == value
+
+
+def test_claims_are_held_failed_or_incomplete(claims):
+    read = publish.read_claims(claims)
+    assert [row["word"] for row in publish.judged(read, LAWS, complete=True)] == ["held", "failed"]
+    assert {row["word"] for row in publish.judged(read, LAWS, complete=False)} == {"incomplete"}
+    more = read._replace(
+        claims=[
+            publish.Claim("x", "outcomes[task=death].lead", "between", [-0.02, 0]),
+            publish.Claim("x", "outcomes[task=stay].lead", "at_least", 0),
+            publish.Claim("x", "isoflop.budgets[1].verdict", "is", "flat"),
+        ]
+    )
+    assert [row["word"] for row in publish.judged(more, LAWS, complete=True)] == ["held", "incomplete", "held"]
+
+
+def test_curves_are_thinned_by_means():
+    curve = [[10 * (k + 1), float(k)] for k in range(100)]
+    thin = publish._thinned(curve, batch=8)
+    assert len(thin) <= 40 and thin[-1]["step"] == 1000 and thin[-1]["tokens"] == 8000
+    assert thin[0] == {"step": 30, "tokens": 240, "loss": 1.0}
+    short = publish._thinned([[3, 1.0], [5, 2.0]], batch=1)
+    assert [row["loss"] for row in short] == [1.0, 2.0]
+
+
+def cell(**changes):
+    """A finished run's record, as the trainer leaves it."""
+    own = dict.fromkeys(publish._COPIED, 1) | {"budget": 1.2e10, "fraction": 1.0, "size": "3.5k", "seed": 1}
+    own |= {"id": "a1", "phase": "cooled", "N_body": 3588, "tokens": 122_368, "unique_tokens": 4_000_000}
+    own |= {"flops": 1.2e10, "validation_loss": 3.0, "validation_loss_se": 0.1, "curve": [[10, 5.0], [20, 4.0]]}
+    own |= {"measured_on": {"tokens": 1000, "events": 500, "patient_days": 100, "patients": 10}, "batch_tokens": 256}
+    own |= {"real_tokens": 120_000.0, "wall_seconds": 2.04, "finished": True, "subject_id": 17}
+    return own | changes
+
+
+def study(workdir, cells, runs):
+    (workdir / "grid").mkdir(parents=True)
+    artifacts.write_lines(workdir / "grid" / "manifest.jsonl", cells)
+    for own in cells:
+        folder = workdir / "runs" / own["id"] / "20" / "metrics"
+        folder.mkdir(parents=True)
+        artifacts.write_sealed(folder / "metrics", own)
+    score = {"auroc": 0.7, "low": 0.6, "high": 0.8}
+    for name in ("death", "los"):
+        (workdir / "outcomes" / name).mkdir(parents=True)
+    artifacts.write_json(workdir / "outcomes" / "death" / f"{cells[0]['id']}.json", score)
+    artifacts.write_json(workdir / "outcomes" / "los" / f"{cells[0]['id']}.json", {"mae": 2.0})
+    (workdir / "report" / "figures").mkdir(parents=True)
+    (workdir / "report" / "figures" / "fan.png").write_bytes(b"png")
+    artifacts.write_json(
+        workdir / "report" / "laws.json", {**LAWS, "data": {"runs": runs}, "provenance": {"machine": "m"}}
+    )
+
+
+def test_what_is_listed_goes_out_and_nothing_of_patients(tmp_path, claims):
+    other = cell(id="b2", seed=9)
+    study(tmp_path / "w", [cell(), other], runs=1)
+    found = publish.publish(tmp_path / "w", claims, tmp_path / "out")
+    assert (found["listed"], found["finished"], found["missing"], found["others"]) == (16, 1, 15, 1)
+    assert {row["word"] for row in found["claims"]} == {"incomplete"}
+    (row,) = csv.DictReader((tmp_path / "out" / "runs.csv").open())
+    assert "subject_id" not in row and float(row["loss_per_event"]) == 6.0 and float(row["loss_per_day_se"]) == 1.0
+    assert float(row["auroc_death_high"]) == 0.8 and "auroc_los" not in row and row["real_tokens"] == "120000"
+    curves = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
+    assert [(r["run"], r["tokens"], r["loss"]) for r in curves] == [
+        (row["run"], "2560", "5.0"),
+        (row["run"], "5120", "4.0"),
+    ]
+    assert "provenance" not in json.loads((tmp_path / "out" / "laws.json").read_text())
+    assert (tmp_path / "out" / "figures" / "fan.png").read_bytes() == b"png"
+    table = laws.read(tmp_path / "out" / "runs.csv")  # others read it without a flag
+    assert (table.N[0], table.D[0], table.C[0], table.loss[0]) == (3588, 122_368, 1.2e10, 3.0)
+
+
+def test_a_report_of_other_runs_is_not_published(tmp_path, claims):
+    study(tmp_path / "w", [cell(), cell(id="b2", seed=9)], runs=2)
+    with pytest.raises(UserError, match="does not list 1 runs of"):
+        publish.publish(tmp_path / "w", claims, tmp_path / "out")
+    (tmp_path / "w" / "report" / "laws.json").unlink()
+    with pytest.raises(UserError, match=r"laws.json is missing: run launch.study first"):
+        publish.publish(tmp_path / "w", claims, tmp_path / "out")
