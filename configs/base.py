@@ -12,6 +12,8 @@ from ml_collections import ConfigDict, config_dict
 
 from ehr_scaling.errors import UserError
 
+DEAR_SEEDS = 2
+
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
@@ -119,7 +121,7 @@ def get_config() -> ConfigDict:
     c.grid.budgets = (1e11,)  # FLOPs as flops.py counts them: body, head and causal attention
     c.grid.sizes = ("3.5k",)  # names of models/sizes.py, for every budget; or a tuple of them for each budget
     c.grid.seeds = (1, 2)
-    c.grid.seeds_of_budgets = ()  # of each budget at most the first so many, such as (1, 2); (): all
+    c.grid.dear = float("inf")  # FLOPs from which on a budget has the first DEAR_SEEDS only: cheap ones can have more
     c.grid.fractions = (1.0,)  # of the training patients, nested: the 1/8 are among the 1/4
     c.grid.passes = ()  # over the data; instead of budgets: every size is trained for so many
     c.grid.rates = (1.0,)  # multiples of the peak rate that the rule gives
@@ -167,18 +169,13 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
             f"--config.grid.sizes holds {len(sizes)} tuples of sizes for {len(lengths)} budgets: give one a budget, or "
             "one tuple of names for all"
         )
-    first = tuple(g.seeds_of_budgets) or (len(g.seeds),) * len(lengths)
-    if len(first) != len(lengths) or not all(n >= 1 for n in first):
-        raise UserError(
-            f"--config.grid.seeds_of_budgets={first}: a number from 1 up for each of the {len(lengths)} budgets, or "
-            "() for all of --config.grid.seeds"
-        )
-    for length, own, seeds in sorted(zip(lengths, sizes, first, strict=True), reverse=True):
+    for length, own in sorted(zip(lengths, sizes, strict=True), reverse=True):
+        seeds = g.seeds[:DEAR_SEEDS] if name == "budget" and length >= g.dear else g.seeds
         decays, schedules = (
             g.weight_decays or (config.training.weight_decay,),
             g.schedules or (config.training.schedule,),
         )
-        axes = product(own, g.fractions, g.rates, decays, schedules, g.seeds[:seeds])
+        axes = product(own, g.fractions, g.rates, decays, schedules, seeds)
         for size, fraction, rate, decay, schedule, seed in axes:
             yield {
                 name: float(length),

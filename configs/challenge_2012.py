@@ -36,5 +36,5 @@ def get_config() -> ConfigDict:
     c.grid.budgets = tuple(SIZES)
     c.grid.sizes = tuple(SIZES.values())
     c.grid.seeds = (31, 32, 33)
-    c.grid.seeds_of_budgets = (3, 3, 2, 2)
+    c.grid.dear = 4e11
     return c

@@ -91,7 +91,7 @@ def get_config(which: str = f"synthetic/{TOP}") -> ConfigDict:
     c = DATA[data].get_config()
     c.title = f"recipe {name}"
     c.data.seed = 0
-    c.grid.budgets, c.grid.sizes, c.grid.seeds, c.grid.seeds_of_budgets = BUDGETS[data], SIZES, SEEDS, ()
+    c.grid.budgets, c.grid.sizes, c.grid.seeds = BUDGETS[data], SIZES, SEEDS
     for field, value in settings(name).items():
         *path, last = field.split(".")
         holder = reduce(getitem, path, c)

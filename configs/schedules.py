@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     c.grid.budgets = tuple(2e11 * 1.5**i for i in range(4))
     c.grid.sizes = ("14k", "25k")
     c.grid.seeds = (41, 42, 43)
-    c.grid.seeds_of_budgets = ()
+    c.grid.dear = float("inf")
     return c
