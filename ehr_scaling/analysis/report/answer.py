@@ -6,6 +6,7 @@ from typing import Any
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results, budget_verdict, verdicts
+from ehr_scaling.analysis.report.summary import few_patients
 from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, span, title
 
 
@@ -15,6 +16,7 @@ def answer(r: Results, figures: Mapping[str, str]) -> Raw:
     scored = next((task for task in r.outcomes if task.rows), None)
     return render(
         "answer.html",
+        few=few_patients(r.table.largest("patients")),
         told=known(line.interval[0]) and word.told,
         exponent=line.exponent,
         interval=line.interval,

@@ -5,13 +5,16 @@ from typing import Any
 
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, significant, span
 
+FEW_PATIENTS = 1000  # to train on: models of a few thousand parameters learn these by heart within a minute
 LEAST_SHARED = 5e-4  # of a loss: less is no news
 
 
 def summary(laws: dict[str, Any]) -> str:
     """Budgets with verdicts, exponents with intervals, the forecast: what a terminal has room for."""
     iso = laws["isoflop"]
-    lines = [f"{'C (FLOPs)':>12} {'runs':>5}  {'verdict':<24} {'N*':>8}  {'interval':<20} {'L*':>7}"]
+    few = few_patients(laws["data"]["patients"])
+    header = f"{'C (FLOPs)':>12} {'runs':>5}  {'verdict':<24} {'N*':>8}  {'interval':<20} {'L*':>7}"
+    lines = [few, header] if few else [header]
     for b in iso["budgets"]:
         bounds = span(b["intervals"]["N"], count)
         lines.append(
@@ -42,6 +45,15 @@ def summary(laws: dict[str, Any]) -> str:
             f"{percent(sealed['coverage'])} inside the interval"
         )
     return "\n".join(lines)
+
+
+def few_patients(most: float | None) -> str:
+    """What is said first of a study of so few patients; empty for others, and where their number is not known."""
+    if most is None or not most < FEW_PATIENTS:
+        return ""
+    return (
+        f"{most:,.0f} patients to train on determine nothing: this study shows that every stage works on such records."
+    )
 
 
 def by_seeds(budgets: Iterable[float | None], forecasts: float) -> str:

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import simulated
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.report.limits import limits
-from ehr_scaling.analysis.report.summary import by_seeds, summary
+from ehr_scaling.analysis.report.summary import by_seeds, few_patients, summary
 from ehr_scaling.analysis.tables.run_table import from_rows
 
 
@@ -33,3 +34,9 @@ def test_what_is_next_to_nothing_is_not_said():
     assert by_seeds([None, 0.004, 0.002], 0.0).endswith(
         "(± 0.40 % on L* of a budget, added in squares)".replace(" %", "\u00a0%")
     )
+
+
+@pytest.mark.parametrize(("patients", "told"), [(80.0, True), (999.0, True), (1000.0, False), (None, False)])
+def test_few_patients_are_said_first(patients, told):
+    line = few_patients(patients)
+    assert line.startswith(f"{patients:.0f} patients to train on determine nothing") if told else not line
