@@ -91,7 +91,7 @@ def test_no_interval_from_birth_and_none_from_what_makes_no_token(tmp_path):
 def test_quantile_tokens(tmp_path):
     train = {1 + i: [(0, "L", float(i))] for i in range(11)}  # breaks 1 … 9
     history = [(0, "L", x) for x in (-5.0, 1.0, 1.5, 2.0, 9.0, 9.01, 1e30, None, float("nan"), float("inf"))]
-    v, part, _ = one(tmp_path, history, train=train, min_values=11)
+    v, part, _ = one(tmp_path, history, train=train, min_values=11, value_tokens="separate")
     expect = []
     for bins in (1, 1, 2, 2, 9, 10, 10, None, None, None):
         expect += ["L"] + ([f"Q{bins}"] if bins else [])
@@ -102,7 +102,8 @@ def test_quantile_tokens(tmp_path):
 def test_few_or_constant_values_have_no_quantile_token(tmp_path):
     train = {1: [(0, "FEW", float(i)) for i in range(19)] + [(0, "SAME", 3.0)] * 50 + [(0, "TIES", 3.0)] * 50}
     train[1] += [(0, "TIES", 4.0)]
-    v, part, _ = one(tmp_path, [(0, "FEW", 2.0), (0, "SAME", 3.0), (0, "TIES", 3.0), (0, "TIES", 4.0)], train=train)
+    history = [(0, "FEW", 2.0), (0, "SAME", 3.0), (0, "TIES", 3.0), (0, "TIES", 4.0)]
+    v, part, _ = one(tmp_path, history, train=train, value_tokens="separate")
     assert names(v, part) == ["FEW", "SAME", "TIES", "Q1", "TIES", "Q2", "TIMELINE_END"]
 
 
@@ -158,7 +159,7 @@ def test_timed_context_stays_in_the_timeline_where_it_is_an_event(tmp_path):
     train[1] += [(30 * DAY, "INSURANCE//X", None), (30 * DAY, "MARITAL//M", None)]
     v, part, _ = one(tmp_path, train[1], train=train)
     assert v.context_slots == ("MARITAL", "INSURANCE", "BMI")
-    assert names(v, part)[:5] == ["BMI", "Q1", "TIME//1d-3d", "BMI", "Q1"]
+    assert names(v, part)[:3] == ["BMI//Q1", "TIME//1d-3d", "BMI//Q1"]
     assert names(v, part)[-3:] == ["TIME//1d-3d", "INSURANCE//X", "TIMELINE_END"]
     assert [v.tokens[i] for i in part.context_tokens][-3:] == ["BMI//Q10", "INSURANCE//X", "MARITAL//M"]
 
@@ -196,18 +197,21 @@ def reference(history, v):
         elif gap >= 5 * MINUTE:
             lows = [5, 15, 60, 120, 360, 720, 1440, 3 * 1440, 7 * 1440, 14 * 1440, 30 * 1440, 90 * 1440]
             tokens.append((INTERVALS[max(k for k, low in enumerate(lows) if gap >= low * MINUTE)], time))
-        tokens += [(v.tokens[i], time) for i in v.encode([path])[0]]
+        spelt = [v.tokens[i] for i in v.encode([path])[0]]
         breaks = v.quantiles.get(rules(code).scale, ())
         if breaks and value is not None:
-            tokens.append((f"Q{1 + sum(b < np.float32(value) for b in breaks)}", time))
+            number = f"Q{1 + sum(b < np.float32(value) for b in breaks)}"
+            spelt = [f"{path[0]}//{number}"] if rules(code).fused else [*spelt, number]
+        tokens += [(token, time) for token in spelt]
         previous = time
     return [*tokens, ("TIMELINE_END", previous)]
 
 
-def test_arrays_agree_with_one_event_at_a_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize("values", ["separate", "fused"])
+def test_arrays_agree_with_one_event_at_a_time(tmp_path, monkeypatch, values):
     splits = made_up.splits(patients=40)
     folder = made_up.write(tmp_path / "events", **splits)
-    v = fit(folder)
+    v = fit(folder, value_tokens=values)
     assert v.quantiles and v.context_slots == ("GENDER", "HEIGHT", "INSURANCE", "BMI")
     monkeypatch.setattr(columns, "_CHUNK", 100)  # several parts a file
     for split, shards in (("train", splits["train"]), ("tuning", [splits["tuning"]])):

@@ -67,7 +67,7 @@ def test_one_patient_may_be_larger_than_a_part(tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "_CHUNK", 50)
     history = [(i * DAY, "A", float(i)) for i in range(500)]
     v, part, stats = one(tmp_path, history, train={2: history, 3: history[:3]})
-    assert (stats.events, len(names(v, part))) == (500, 500 * 2 + 499 + 1)
+    assert (stats.events, len(names(v, part))) == (500, 500 + 499 + 1)
 
 
 def test_fused_values(tmp_path):
@@ -83,7 +83,9 @@ def test_fused_values(tmp_path):
 
 def test_only_the_most_frequent_labs(tmp_path):
     train = {1: [(0, f"LAB//{i}//X", float(j)) for i in range(5) for j in range(30 + i)] + [(0, "OBS", None)]}
-    v, part, stats = one(tmp_path, [(0, "LAB//0//X", 1.0), *train[1][-60:]], train=train, top_labs=2)
+    v, part, stats = one(
+        tmp_path, [(0, "LAB//0//X", 1.0), *train[1][-60:]], train=train, top_labs=2, value_tokens="separate"
+    )
     assert sorted(t for t in v.tokens if t.startswith("LAB")) == ["LAB//3//X", "LAB//4//X", "LAB//UNK"]
     assert names(v, part)[0] == "LAB//4//X" or names(v, part)[0] == "LAB//3//X"
     assert stats.silent == {"LAB: not in the vocabulary": 1}
