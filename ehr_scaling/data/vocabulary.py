@@ -86,7 +86,7 @@ def family(token: str) -> str:
 class Vocabulary:
     """Token numbers and everything else that was fitted on the train split.
 
-    tokens: name of each id. 0 is PAD; then UNK, TIMELINE_END, intervals, Q1–Q<bins>, context tokens, and codes by
+    tokens: name of each id. 0 is PAD; then UNK, TIMELINE_END, intervals, Q1–Q<bins>, context tokens, and codes by about
       descending train count.
     counts: occurrences of each id in the train timelines, context not counted. An id of count 0 is never a target.
     context_slots: families of the static context, in the order of the prefix.
