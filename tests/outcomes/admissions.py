@@ -45,5 +45,5 @@ def admissions(tmp_path_factory) -> Path:
         root / "events", train=cohort(100) | cohort(150), tuning=cohort(200), held_out=cohort(300) | cohort(350)
     )
     (root / "timelines").mkdir()
-    timelines.build(root / "events", root / "timelines", min_count=1, min_values=1)
+    timelines.build(root / "events", root / "timelines", min_count=1, min_values=1, value_tokens="separate")
     return root
