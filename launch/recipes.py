@@ -38,14 +38,20 @@ def show() -> None:
             print(f"  {change.name} ({f'on {change.on}: ' if change.on else ''}{fields})\n      {change.why}")
 
 
-def share(folder: Path, others: list[Path], config: object) -> None:
+def share(folder: Path, others: list[Path]) -> None:
     """Links what an earlier rung made of the same records: preparing them again would take longer than to train."""
-    for other in others:
-        if folder.exists() or not other.exists():
-            continue
+    made = next((other for other in others if (other / "events").is_dir()), None)
+    if made is not None and not folder.exists():
         for name in ("raw", "events"):
-            if (other / name).is_dir():
-                shutil.copytree(other / name, folder / name, copy_function=os.link)
+            if (made / name).is_dir():
+                shutil.copytree(made / name, folder / name, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def main() -> None:
@@ -67,7 +73,7 @@ def main() -> None:
         config = recipes.get_config(f"{DATA.value}/{name}")
         config.data.raw, config.data.split_file = RAW.value, SPLIT_FILE.value
         print(f"\n{name}: {recipes.CHANGES[name].why}", flush=True)
-        share(folders[name], list(folders.values()), config)
+        share(folders[name], list(folders.values()))
         study.prepare(config, folders[name])
         study.plan(config, list(base.sweep(config)), folders[name])
         study.train(config, folders[name])
