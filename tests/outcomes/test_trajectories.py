@@ -39,21 +39,33 @@ ATC//A10 ATC//4//A ATC//SFX//B01 VITAL//BLOOD_PRESSURE BMI//Q2 UNK//UNK"""
 CODES = _CODES.split()
 _ENDS = (*INTERVAL_BOUNDS[1:], 200 * DAY)
 SECONDS = tuple(math.sqrt(a * b) / 1e6 for a, b in zip(INTERVAL_BOUNDS, _ENDS, strict=True))
-VOCABULARY = Vocabulary(
-    tokens=(*SPECIAL, *AGES, *CODES),
-    counts=(1,) * (len(SPECIAL) + len(AGES) + len(CODES)),
-    context_slots=(),
-    quantiles=QUANTILES,
-    interval_seconds=SECONDS,
-    settings={**tokenizer.options(), "code_maps": {}},
-)
+BINS = [(code, len(QUANTILES[code]) + 1) for code in ("LAB//NINE", "LAB//THREE", "LAB//ONE")]
+FUSED_BINS = [*BINS, ("BMI", 3)]
+
+
+def vocabulary(value_tokens):
+    fused = (
+        [f"{code}//Q{k}" for code, bins in FUSED_BINS for k in range(1, bins + 1)] if value_tokens == "fused" else []
+    )
+    tokens = (*SPECIAL, *AGES, *(code for code in CODES if code not in fused), *fused)
+    return Vocabulary(
+        tokens=tokens,
+        counts=(1,) * len(tokens),
+        context_slots=(),
+        quantiles=QUANTILES,
+        interval_seconds=SECONDS,
+        settings={**tokenizer.options({"value_tokens": value_tokens}), "code_maps": {}},
+    )
+
+
+VOCABULARY, FUSED = vocabulary("separate"), vocabulary("fused")
 INDEX = VOCABULARY.index
 INTERVALS = {INDEX[name] for name in VOCABULARY.intervals}
 CLOCK = simulate.clock(VOCABULARY)
 
 
-def ids(text):
-    return [INDEX[name] for name in text.split()]
+def ids(text, index=INDEX):
+    return [index[name] for name in text.split()]
 
 
 def futures(copies):
@@ -84,11 +96,13 @@ def stays(n, subjects=None, times=None):
     return Stays(patients=zeros, anchors=zeros, known=zeros, times=times, subject_ids=subjects, labels=zeros > 0)
 
 
-def write(folder, copies, gaps=None, who=None, **options):
+def write(folder, copies, gaps=None, who=None, words=VOCABULARY, **options):
     """Counts and tables of what is written."""
     who = stays(len(copies)) if who is None else who
     gaps = np.zeros(len(copies), np.float32) if gaps is None else np.array(gaps, np.float32)
-    counts = trajectories.write(folder / "t", "test", who, futures(copies), VOCABULARY, CLOCK, gaps, **options)
+    counts = trajectories.write(
+        folder / "t", "test", who, futures(copies), words, simulate.clock(words), gaps, **options
+    )
     return counts, trajectories.read(folder / "t" / "held_out")
 
 
@@ -168,22 +182,26 @@ WHOLE = st.sampled_from(
             "ICD10CM//UNK",
         ),
         *("ICD10CM//UNK", "ICD9PCS//37 ICD9PCS//SFX//22", "ICD10PCS//0 ICD10PCS//2 ICD10PCS//1" + " ICD10PCS//0" * 4),
-        *(f"LAB//{code} Q{k}" for code, bins in (("NINE", 10), ("THREE", 4), ("ONE", 2)) for k in range(1, bins + 1)),
+        *(f"{code} Q{k}" for code, bins in BINS for k in range(1, bins + 1)),
         *(f"BMI Q{k}" for k in (1, 2, 3)),
     ]
 )
 STEP = st.sampled_from(["", *VOCABULARY.intervals])
 
 
-@settings(deadline=None, max_examples=100)
+@pytest.mark.parametrize("words", [pytest.param(VOCABULARY, id="separate"), pytest.param(FUSED, id="fused")])
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.tuples(STEP, WHOLE), min_size=1, max_size=12), min_size=1, max_size=4))
-def test_what_is_written_is_tokenized_to_what_was_drawn(tmp_path_factory, drawn):
+def test_what_is_written_is_tokenized_to_what_was_drawn(tmp_path_factory, words, drawn):
     # A timeline begins without an interval, and two intervals in a row would become one: neither is drawn here.
-    copies = [[ids(" ".join([events[0][1], *(f"{step} {event}" for step, event in events[1:])]))] for events in drawn]
+    lines = [" ".join([events[0][1], *(f"{step} {event}" for step, event in events[1:])]) for events in drawn]
+    if words is FUSED:
+        lines = [line.replace(" Q", "//Q") for line in lines]
+    copies = [[ids(line, words.index)] for line in lines]
     folder = tmp_path_factory.mktemp("round")
-    counts, _ = write(folder, copies)
+    counts, _ = write(folder, copies, words=words)
     assert counts["events"] == sum(len(events) for events in drawn)
-    ((found, _),) = tokenizer.tokenize(folder / "t" / "held_out" / "0.parquet", VOCABULARY, maps.load(None))
+    ((found, _),) = tokenizer.tokenize(folder / "t" / "held_out" / "0.parquet", words, maps.load(None))
     np.testing.assert_array_equal(found.tokens, np.concatenate([[*c[0], INDEX[END]] for c in copies]))
 
 

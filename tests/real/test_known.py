@@ -71,6 +71,7 @@ def prepared(real_data, folder, times):
     data = base.get_config().data
     data.source, data.raw, data.ed, data.splits = "mimic-iv", str(real_data / RAW), str(real_data / ED), (1.0, 0.0, 0.0)
     data.tokens.min_patients, data.tokens.min_count, data.times = 0, 1, times
+    data.tokens.value_tokens = "separate"  # where a token stands does not depend on it, and codes are counted here
     pipeline.prepare(data, folder, workers=1, until="timelines")
     return folder
 
