@@ -14,6 +14,7 @@ from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores
 from ehr_scaling.analysis.outcomes.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.outcomes.scores import Score
+from ehr_scaling.analysis.outcomes.seeds import Seeds, of_cells
 from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
@@ -36,7 +37,8 @@ class Outcome:
     positive then. missing: cells of the table without a score. unknown: scores without a run.
     curve: AUROC of loss, None with too few models. pattern: of outcome_curve. lead: AUROC of the curve at the lowest
     loss seen less that of the baseline, with its interval. seed_noise: standard deviation of AUROC between seeds of a
-    cell, NaN where none has two. patients: how the uncertainty of who was asked entered. compared: the model of least
+    cell, NaN where none has two. seeds: of the cells with several, what these reach together. patients: how the
+    uncertainty of who was asked entered. compared: the model of least
     loss, the smallest, and all baselines, with what their scores hold beside the AUROC.
     """
 
@@ -57,6 +59,7 @@ class Outcome:
     seed_noise: float = np.nan
     patients: str = ""
     compared: list[Score] = field(default_factory=list)
+    seeds: list[Seeds] = field(default_factory=list)
 
 
 def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> list[Outcome]:
@@ -126,7 +129,8 @@ def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], opt
     said, absent = predictions.read([folder / f"{r['cell']}.parquet" for r in rows])
     if said is not None:
         rows = _with_predictions(rows, said, folder, options)
-        outcome = replace(outcome, rows=rows)
+        together = _beside(said, folder) if outcome.baseline else said
+        outcome = replace(outcome, rows=rows, seeds=of_cells(rows, together, groups, options))
         outcome = replace(outcome, spearman_task_loss=spearman(loss, _column(rows, "task_loss"), options)[0])
     deviations, base, how = _patients(outcome, said, absent, folder, options)
     outcome = replace(outcome, patients=how, seed_noise=_seed_noise(auroc, groups))
@@ -250,6 +254,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             "model_noise": curve.noise,
         },
         "seed_noise": outcome.seed_noise,
+        "seeds": [own._asdict() for own in outcome.seeds],
         "lead_over_baseline": outcome.lead,
         "lead_interval": outcome.lead_interval,
         "patients": outcome.patients,

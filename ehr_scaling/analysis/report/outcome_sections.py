@@ -7,6 +7,7 @@ from ehr_scaling.analysis.outcomes import downstream, scores
 from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, Measure, Score, of_role
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.tables.run_table import SPAN
 from ehr_scaling.analysis.wording import (
     DASH,
     count,
@@ -53,6 +54,7 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "base": str((task.baseline or {}).get("name", "baseline")),
         "compared": _compared(task),
         "differences": "; ".join(_difference_in_words(n, m) for n, m in (best[0].differences if best else {}).items()),
+        "seeds": _seeds(task),
         "subgroups": subgroups(task.compared),
         "hidden": sum(bool(g.suppressed) for s in best for g in s.groups),
         "models": _models(task),
@@ -82,6 +84,26 @@ def _compared(task: downstream.Outcome) -> Table | None:
     header = ["Model", *(NAMES[n] for n in names), *([f"AUROC less that of {base}"] if paired else []),
               *(SHARES[n] for n in shares)]  # fmt: skip
     return Table(header, rows, words=(0,))
+
+
+def _seeds(task: downstream.Outcome) -> Table | None:
+    """What the seeds of each cell of the largest compute reach together."""
+    top = [own for own in task.seeds if own.C * SPAN >= task.seeds[0].C]
+    if not top:
+        return None
+
+    def lead(value: float, ends: tuple[float, float]) -> Noted | str:
+        return Noted(signed(value, 3), span(ends, lambda x: signed(x, 3))) if known(value) else DASH
+
+    rows = [
+        [count(own.N), str(own.models), Noted(decimal(own.mean), span(own.interval)), decimal(own.deviation),
+         lead(own.lead, own.lead_interval), Noted(decimal(own.average), span(own.average_interval)),
+         lead(own.average_lead, own.average_lead_interval)]
+        for own in top
+    ]  # fmt: skip
+    base = str((task.baseline or {}).get("name", "baseline"))
+    header = ["N", "Seeds", "Mean AUROC", "Between seeds", f"Less {base}", "Of their mean risk", f"Less {base}"]
+    return Table(header, rows)
 
 
 def _difference_in_words(name: str, m: Measure) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, significant, span
 
-FEW_PATIENTS = 1000  # to train on: models of a few thousand parameters learn these by heart within a minute
+FEW_PATIENTS = 500  # to train on: models of a few thousand parameters learn these by heart within a minute
 LEAST_SHARED = 5e-4  # of a loss: less is no news
 
 

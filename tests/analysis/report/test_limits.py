@@ -36,7 +36,7 @@ def test_what_is_next_to_nothing_is_not_said():
     )
 
 
-@pytest.mark.parametrize(("patients", "told"), [(80.0, True), (999.0, True), (1000.0, False), (None, False)])
+@pytest.mark.parametrize(("patients", "told"), [(80.0, True), (499.0, True), (500.0, False), (None, False)])
 def test_few_patients_are_said_first(patients, told):
     line = few_patients(patients)
     assert line.startswith(f"{patients:.0f} patients to train on determine nothing") if told else not line

@@ -1,0 +1,79 @@
+"""What the seeds of a cell reach together: the mean of their scores, not the best, and the score of their mean."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ehr_scaling.analysis.draws import interval
+from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.outcomes.predictions import Predictions
+
+Interval = tuple[float, float]
+
+
+class Seeds(NamedTuple):
+    """The models of one cell (N, D), which cost C each.
+
+    mean, deviation: of their AUROC. average: AUROC of the mean of their probabilities. lead, average_lead: less that of
+    the baseline on the same stays, NaN without one. Intervals hold who the patients are, those of the mean also that
+    there are so few seeds (Student's t).
+    """
+
+    N: float
+    D: float
+    C: float
+    models: int
+    mean: float
+    deviation: float
+    interval: Interval
+    average: float
+    average_interval: Interval
+    lead: float
+    lead_interval: Interval
+    average_lead: float
+    average_lead_interval: Interval
+
+
+def of_cells(
+    rows: Sequence[dict[str, Any]], said: Predictions, groups: Sequence[NDArray[np.int64]], options: Options
+) -> list[Seeds]:
+    """Of each cell with two seeds or more, the dearest first and of these the largest.
+
+    rows: of the models, as `downstream.Outcome` has them. said: what they predicted, in that order, and in a row after
+    them what the baseline did, if there is one. groups: rows of each cell.
+    """
+    several = [own for own in groups if len(own) > 1]
+    if not several or not said.resamplable:
+        return []
+    mean_of = [said.probability[own].mean(0) for own in several]
+    every = Predictions(said.labels, said.patients, np.vstack([said.probability, mean_of]))
+    rng = np.random.default_rng([options.seed, 9])
+    auroc, drawn = every.auroc, every.draws(options.draws, rng)
+    has_base = len(said.probability) > len(rows)
+    base, base_drawn = (auroc[len(rows)], drawn[:, len(rows)]) if has_base else (np.nan, np.full(len(drawn), np.nan))
+    found = []
+    for k, own in enumerate(several, len(said.probability)):
+        deviation = float(auroc[own].std(ddof=1))
+        seeds = deviation / np.sqrt(len(own)) * rng.standard_t(len(own) - 1, len(drawn))
+        mean, mean_drawn = float(auroc[own].mean()), drawn[:, own].mean(1) + seeds
+        first = rows[own[0]]
+        found.append(
+            Seeds(
+                N=first["N"],
+                D=first["D"],
+                C=first["C"],
+                models=len(own),
+                mean=mean,
+                deviation=deviation,
+                interval=interval(mean_drawn, options.level),
+                average=float(auroc[k]),
+                average_interval=interval(drawn[:, k], options.level),
+                lead=mean - float(base),
+                lead_interval=interval(mean_drawn - base_drawn, options.level),
+                average_lead=float(auroc[k] - base),
+                average_lead_interval=interval(drawn[:, k] - base_drawn, options.level),
+            )
+        )
+    return sorted(found, key=lambda own: (-own.C, -own.N))
