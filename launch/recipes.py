@@ -7,7 +7,8 @@
 Each rung is a study in W/<rung>: run the same command again after an interruption, and it goes on where it was. Told
 are, against the rung that it changes: the loss at equal size and compute, the factor of compute by which the rung
 reaches the other's loss (below 1: it needs less), an event and a patient-day, since losses a token of two vocabularies
-do not compare; the scatter of seeds; and the AUROC of the largest budget's models. W/recipes.json has all of it.
+do not compare; the scatter of seeds; and the AUROC of the largest budget's models. W/recipes.json has all of it,
+W/recipes.png the factors.
 """
 
 import os
@@ -25,6 +26,7 @@ RUNGS = flags.DEFINE_list("rungs", [], "Names of the rungs to train [default: al
 RAW = flags.DEFINE_string("raw", None, "Folder with the raw records, instead of downloading them.")
 SPLIT_FILE = flags.DEFINE_string("split_file", None, "A published split of the patients: a CSV or parquet file.")
 SCORE = flags.DEFINE_bool("score", True, "Ask the models about patients too, for AUROC.")
+BESIDE = flags.DEFINE_multi_string("beside", [], "recipes.json of other patients, drawn into the same figure.")
 DRAWS = flags.DEFINE_integer("draws", 1000, "Bootstrap draws.", lower_bound=20)
 
 
@@ -62,8 +64,11 @@ def main() -> None:
     from ehr_scaling import study
     from ehr_scaling.analysis.compare import ladder
     from ehr_scaling.analysis.options import Options
-    from ehr_scaling.artifacts import write_json
+    from ehr_scaling.analysis.report import plots, recipe_plots
+    from ehr_scaling.artifacts import read_json, write_json
 
+    if missing := [path for path in BESIDE.value if not Path(path).is_file()]:
+        raise UserError(f"--beside={missing[0]} is no file: give recipes.json of another ladder")
     names = RUNGS.value or list(recipes.CHANGES)
     if unknown := [name for name in names if name not in recipes.CHANGES]:
         raise UserError(f"--rungs: {unknown[0]!r} is none: take some of {', '.join(recipes.CHANGES)}")
@@ -82,13 +87,16 @@ def main() -> None:
     there = [name for name in recipes.CHANGES if (folders[name] / "runs").is_dir()]
     rungs = [ladder.Rung(name, folders[name], recipes.CHANGES[name].on) for name in there]
     found = ladder.measure(rungs, Options(draws=DRAWS.value))
-    write_json(workdir / "recipes.json", {"data": DATA.value, "rungs": ladder.to_json(found)})
+    record = {"data": DATA.value, "rungs": ladder.to_json(found)}
+    write_json(workdir / "recipes.json", record)
+    ladders = [record, *(read_json(Path(other)) for other in BESIDE.value)]
+    plots.render(recipe_plots.ladder, workdir, "recipes", {own["data"]: own["rungs"] for own in ladders})
     rows = ladder.table(found)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\nall numbers: {workdir / 'recipes.json'}")
+    print(f"\nall numbers: {workdir / 'recipes.json'}; figure: {workdir / 'recipes.png'}")
 
 
 if __name__ == "__main__":

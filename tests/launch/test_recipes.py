@@ -45,10 +45,13 @@ def test_rungs_are_trained_compared_and_gone_on_with(tmp_path):
     assert [(r["name"], r["against"]) for r in record["rungs"]] == [("published", ""), ("mixing", "published")]
     assert record["rungs"][1]["units"]["event"]["paired"]["cells"] == 6
     told = next(line for line in second.stdout.splitlines() if line.startswith("mixing  "))
-    again = launch(*flags, "--rungs=mixing")
+    again = launch(*flags, "--rungs=mixing", f"--beside={tmp_path / 'recipes.json'}")
+    assert (tmp_path / "recipes.png").stat().st_size > 5000
     assert told in again.stdout.splitlines()
 
 
 def test_an_unknown_rung_is_one_line(tmp_path):
     done = launch("-m", "launch.recipes", f"--workdir={tmp_path}", "--rungs=mixing,none")
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: --rungs: 'none' is none: take some")
+    done = launch("-m", "launch.recipes", f"--workdir={tmp_path}", "--beside=nowhere.json")
+    assert done.returncode == 1 and "error: --beside=nowhere.json is no file" in done.stderr
