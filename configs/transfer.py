@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, published
 
 SEEDS_OF_LARGE = 2  # the smallest model's runs differ more, and cost little: it has all the seeds
 
@@ -26,6 +26,7 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
 def get_config() -> ConfigDict:
     c = base.get_config()
     c.title = "transfer of the learning rate"
+    c.update_from_flattened_dict(published.SETTINGS)  # with which the figure in docs/training.md was measured
     c.model.parametrization = "mup"
     c.model.vocab_multiple = 16
     c.data.seed = 31
