@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis.draws import interval
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes.predictions import Predictions
+from ehr_scaling.analysis.tables.run_table import SPAN
 
 Interval = tuple[float, float]
 
@@ -17,8 +18,8 @@ class Seeds(NamedTuple):
     """The models of one cell (N, D), which cost C each.
 
     mean, deviation: of their AUROC. average: AUROC of the mean of their probabilities. lead, average_lead: less that of
-    the baseline on the same stays, NaN without one. Intervals hold who the patients are, those of the mean also that
-    there are so few seeds (Student's t).
+    the baseline on the same stays, NaN without one. Intervals hold who the patients are, those of the mean also what
+    seeds differ by, over all cells of about the same C: two of one cell alone tell it badly (Student's t).
     """
 
     N: float
@@ -53,10 +54,14 @@ def of_cells(
     auroc, drawn = every.auroc, every.draws(options.draws, rng)
     has_base = len(said.probability) > len(rows)
     base, base_drawn = (auroc[len(rows)], drawn[:, len(rows)]) if has_base else (np.nan, np.full(len(drawn), np.nan))
+    C = np.log([rows[own[0]]["C"] for own in several])
+    squares = np.array([auroc[own].var(ddof=1) * (len(own) - 1) for own in several])
+    freedom = np.array([len(own) - 1 for own in several])
     found = []
-    for k, own in enumerate(several, len(said.probability)):
-        deviation = float(auroc[own].std(ddof=1))
-        seeds = deviation / np.sqrt(len(own)) * rng.standard_t(len(own) - 1, len(drawn))
+    for j, own in enumerate(several):
+        k, alike = len(said.probability) + j, np.abs(C - C[j]) < np.log(SPAN)
+        deviation, of_alike = float(auroc[own].std(ddof=1)), np.sqrt(squares[alike].sum() / freedom[alike].sum())
+        seeds = of_alike / np.sqrt(len(own)) * rng.standard_t(freedom[alike].sum(), len(drawn))
         mean, mean_drawn = float(auroc[own].mean()), drawn[:, own].mean(1) + seeds
         first = rows[own[0]]
         found.append(

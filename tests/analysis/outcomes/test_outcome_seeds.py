@@ -70,3 +70,13 @@ def test_without_a_baseline_or_enough_patients_there_is_no_lead():
     assert own.interval[0] < own.mean < own.interval[1]
     one_patient = Predictions(said.labels, np.zeros(400, int), said.probability)
     assert of_cells(rows((1, 1), (1, 1)), one_patient, [np.arange(2)], OPTIONS) == []
+
+
+def test_what_seeds_differ_by_is_told_by_all_cells_of_the_same_compute():
+    rng = np.random.default_rng(3)
+    said = told(rng, 8, 1.0)
+    pairs = [np.arange(2 * k, 2 * k + 2) for k in range(4)]
+    together = of_cells(rows(*[(n, 1) for n in (1, 1, 2, 2, 3, 3, 4, 4)]), said, pairs, OPTIONS)
+    apart = of_cells(rows(*[(n, 10.0**n) for n in (1, 1, 2, 2, 3, 3, 4, 4)]), said, pairs, OPTIONS)
+    wide = [[np.ptp(own.interval) for own in found] for found in (together, apart)]
+    assert max(wide[0]) < 1.2 * min(wide[0]) and max(wide[1]) > 2 * max(wide[0])
