@@ -86,6 +86,8 @@ def main() -> None:
             study.score(config, folders[name])
     there = [name for name in recipes.CHANGES if (folders[name] / "runs").is_dir()]
     rungs = [ladder.Rung(name, folders[name], recipes.CHANGES[name].on) for name in there]
+    if {recipes.FIRST, recipes.TOP} <= set(there):
+        rungs.append(ladder.Rung("the whole ladder", folders[recipes.TOP], recipes.FIRST))
     found = ladder.measure(rungs, Options(draws=DRAWS.value))
     record = {"data": DATA.value, "rungs": ladder.to_json(found)}
     write_json(workdir / "recipes.json", record)
