@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_dict
 
 from ehr_scaling.errors import UserError
 
-DEAR_SEEDS = 2
+DEAR_SEEDS = 2  # the fewest that tell a scatter
 
 
 def get_config() -> ConfigDict:

@@ -4,8 +4,9 @@ N 1.7 k to 101 k body parameters, D 0.1 to 5 M tokens of about 4.6 M unique ones
 which budgets are bracketed.
 
 What led to these settings: runs on training seeds 1 and 2 and on patients of split 1's training part alone
-(configs/recipes.py has the recipe). At 3e11 and 1e12 FLOPs the best sizes were about 20 k and 33 k; the budgets are
-centred on N ∝ C^.5 through these. Half of the peak rate was as good, twice was worse.
+(configs/recipes.py has the recipe). At 3e11 FLOPs 14 k was a little better than 40 k, at 1e12 25 k than 56 k, which is
+all that the sizes rest on: about 20 k and 33 k, N ∝ C^.5 through these. Half of the peak rate was as good, twice was
+worse (one seed). The whole of this grid has not been run.
 """
 
 from ml_collections import ConfigDict

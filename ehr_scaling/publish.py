@@ -21,6 +21,7 @@ from ehr_scaling.training import checkpoint
 RUNS, CURVES, LAWS, CLAIMS = "runs.csv", "curves.csv", "laws.json", "claims.json"
 LEAST_SEEDS = 2  # of a cell; fewer are an anecdote
 POINT = ("budget", "passes", "fraction", "size", "seed")  # what names a run in a claims file
+SAME_PASSES = 1.25  # factor: padding adds to the tokens of a pass, and listed passes lie further apart
 _POINTS_OF_A_CURVE = 40
 _COPIED = (
     *("size", "width", "layers", "heads", "ff", "context", "vocab", "seed", "budget", "fraction", "phase"),
@@ -65,22 +66,30 @@ def read_claims(path: Path) -> Claims:
         raise UserError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
     if not isinstance(value, dict) or set(value) != {"study", "runs", "claims"}:
         raise UserError(f"{path}: give study, runs and claims, and nothing else")
-    for number, entry in enumerate(value["runs"] or (), 1):
+    for name in ("runs", "claims"):
+        if not isinstance(value[name], list) or not all(isinstance(entry, dict) for entry in value[name]):
+            raise UserError(f"{path}: {name} is a list of entries with fields")
+    for number, entry in enumerate(value["runs"], 1):
         lengths = {"budgets", "passes"} & set(entry)
         if len(lengths) != 1 or not {"sizes", "seeds"} <= set(entry) <= {*lengths, "fractions", "sizes", "seeds"}:
             raise UserError(f"{path}: runs, entry {number}: give budgets or passes, sizes, seeds, and fractions or not")
+        if not all(isinstance(field, list) for field in entry.values()):
+            raise UserError(f"{path}: runs, entry {number}: each field is a list, such as [1, 2]")
         if len(entry["seeds"]) < LEAST_SEEDS:
             raise UserError(f"{path}: runs, entry {number}: {len(entry['seeds'])} seed is too few, take {LEAST_SEEDS}")
     claims = []
-    for number, entry in enumerate(value["claims"] or (), 1):
+    for number, entry in enumerate(value["claims"], 1):
         tests = set(_TESTS) & set(entry)
         if len(tests) != 1 or set(entry) != {"claim", "figure", *tests}:
             raise UserError(
                 f"{path}: claims, entry {number}: give claim, figure and one of {', '.join(_TESTS)}, and nothing else"
             )
         test = tests.pop()
+        bounds = {"at_most": (entry[test],), "at_least": (entry[test],), "between": entry[test], "is": ()}[test]
+        if not all(isinstance(bound, int | float) for bound in bounds) or (test == "between" and len(bounds) != 2):
+            raise UserError(f"{path}: claims, entry {number}: {test} takes numbers, written as 0.01 or 1.0e+10")
         claims.append(Claim(str(entry["claim"]), str(entry["figure"]), test, entry[test]))
-    return Claims(str(value["study"]), list(value["runs"] or ()), claims)
+    return Claims(str(value["study"]), value["runs"], claims)
 
 
 def points(claims: Claims) -> set[tuple[Any, ...]]:
@@ -98,10 +107,10 @@ def points(claims: Claims) -> set[tuple[Any, ...]]:
 
 
 def point_of(cell: Mapping[str, Any], passes: Iterable[float]) -> tuple[Any, ...]:
-    """What POINT names of a cell. passes: those that are listed, of which a run has the nearest."""
-    own = cell["budget"]
-    length = None if own else min(passes, key=lambda p: abs(p - cell["tokens"] / cell["unique_tokens"]), default=None)
-    return (own, length, cell["fraction"], cell["size"], cell["seed"])
+    """What POINT names of a cell. passes: those that are listed; a run of none of them has None."""
+    own, seen = cell["budget"], cell["tokens"] / cell["unique_tokens"]
+    near = (p for p in passes if max(p / seen, seen / p) < SAME_PASSES)
+    return (own, None if own else next(near, None), cell["fraction"], cell["size"], cell["seed"])
 
 
 def rows(workdir: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -148,8 +157,17 @@ def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any
 
 
 def figure(laws: Any, path: str) -> Any:
-    """The number at a path of laws.json: names with dots between; [k] an entry, [name=value] the first that has it,
-    [*] all of them; at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it."""
+    """The number at a path of laws.json: names with dots between; [k] an entry, [name=value] the first that has it;
+    at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it. None where it is
+    not known. Raises: UserError for a path that leads nowhere.
+    """
+    try:
+        return _figure(laws, path)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise UserError(f"claims: no number of laws.json stands at {path!r}: docs/laws.md has all of them") from None
+
+
+def _figure(laws: Any, path: str) -> Any:
     found = laws
     for part in re.findall(r"\[[^\]]*\]|[^.\[\]]+", path):
         if found is None:
@@ -158,16 +176,14 @@ def figure(laws: Any, path: str) -> Any:
             found = found[1] - found[0]
         elif part.startswith("count("):
             found = sum(str(value) == part[6:-1] for value in found)
-        elif part == "[*]":
-            found = list(found)
         elif part.startswith("["):
             name, equals, wanted = part[1:-1].partition("=")
-            own = [entry for entry in found if str(entry.get(name)) == wanted] if equals else found[int(name) :][:1]
+            own = [entry for entry in found if str(entry[name]) == wanted] if equals else found[int(name) :][:1]
             found = own[0] if own else None
         elif isinstance(found, list):
-            found = [entry.get(part) for entry in found]
+            found = [entry[part] for entry in found]
         else:
-            found = found.get(part)
+            found = found[part]
     return found
 
 
@@ -198,6 +214,11 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     lengths = sorted({point[1] for point in listed if point[1] is not None})
     cells = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
     chosen = [cell for cell in cells if point_of(cell, lengths) in listed]
+    if len({point_of(cell, lengths) for cell in chosen}) < len(chosen):
+        raise UserError(
+            f"{workdir} holds several runs of one budget, size and seed (of several rates?), which {claims_file} does "
+            "not tell apart: publish a study with one of them"
+        )
     runs, curves = rows(workdir, chosen)
     report = workdir / "report" / LAWS
     if not report.is_file():

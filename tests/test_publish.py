@@ -41,6 +41,9 @@ def test_the_runs_of_a_claims_file_are_products(claims):
         ("seeds: [1, 2]}\n  - {passes", "seeds: [1]}\n  - {passes", "runs, entry 1: 1 seed is too few, take 2"),
         ("passes: [1, 4], ", "", "runs, entry 2: give budgets or passes"),
         ("at_most: 0.15", "about: 0.15", "claims, entry 1: give claim, figure and one of at_most"),
+        ("at_most: 0.15", "at_most: 1e-2", "claims, entry 1: at_most takes numbers, written as"),
+        ("seeds: [1, 2]}\n  - {passes", "seeds: 12}\n  - {passes", "runs, entry 1: each field is a list"),
+        ("  - {claim: two", "  - two #", "claims is a list of entries"),
     ],
 )
 def test_a_claims_file_that_says_less_is_refused(claims, old, new, told):
@@ -50,7 +53,10 @@ def test_a_claims_file_that_says_less_is_refused(claims, old, new, told):
 
 
 LAWS = {
-    "isoflop": {"intervals": {"a": [0.5, 0.6]}, "budgets": [{"verdict": "bracketed", "C": 1e10}, {"verdict": "flat"}]},
+    "isoflop": {
+        "intervals": {"a": [0.5, 0.6]},
+        "budgets": [{"verdict": "bracketed", "C": 1e10}, {"verdict": "flat", "C": None}],
+    },
     "outcomes": [{"task": "death", "lead": -0.01}, {"task": "stay", "lead": None}],
     "repeated": None,
 }
@@ -71,6 +77,24 @@ LAWS = {
 )
 def test_the_path_of_a_figure(path, value):
     assert publish.figure(LAWS, path) == value
+
+
+@pytest.mark.parametrize("path", ["isoflop.nothing", "isoflop.intervals.a[x]", "outcomes.task.lead", "isoflop[kind=a]"])
+def test_a_path_that_leads_nowhere_is_refused(path):
+    with pytest.raises(UserError, match=r"no number of laws\.json stands at"):
+        publish.figure(LAWS, path)
+
+
+def test_runs_that_are_not_listed_have_no_point_of_the_list():
+    of = {"budget": None, "tokens": 16.9e6, "unique_tokens": 1e6, "fraction": 1.0, "size": "3.5k", "seed": 1}
+    assert publish.point_of(of, [1.0, 4.0])[1] is None
+    assert publish.point_of(of, [1.0, 4.0, 16.0])[1] == 16.0
+
+
+def test_runs_of_one_point_are_not_published_together(tmp_path, claims):
+    study(tmp_path / "w", [cell(), cell(id="b2", rate_multiple=2.0)], runs=2)
+    with pytest.raises(UserError, match="holds several runs of one budget, size and seed"):
+        publish.publish(tmp_path / "w", claims, tmp_path / "out")
 
 
 def test_claims_are_held_failed_or_incomplete(claims):

@@ -39,7 +39,7 @@ Cell = dict[str, Any]
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
 VERSION = 2  # of how scores are made from samples: raise it, and every model is scored again
-FEATURES_VERSION = 2  # of what baselines are fitted to, the same of them
+FEATURES_VERSION = 2  # of what baselines are fitted to: raise it, and they are fitted again
 METHODS = {
     "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",
     "reach": "REACH estimate of P(outcome) over simulated futures without the outcome (arXiv 2602.03730)",
