@@ -43,7 +43,7 @@ class Worth:
     """What a rung is worth. by_unit: {unit: comparison with the rung it changes}; none for the first.
 
     scatter: standard deviation of log loss between the seeds of a cell, over all cells, and its interval. auroc: one
-    for each task. runs: the table, losses a token.
+    for each task.
     """
 
     name: str
@@ -52,7 +52,6 @@ class Worth:
     scatter: float
     scatter_interval: tuple[float, float]
     auroc: list[Spread]
-    runs: RunTable
 
 
 def measure(rungs: Sequence[Rung], options: Options) -> list[Worth]:
@@ -68,7 +67,7 @@ def _worth(rung: Rung, below: Path | None, options: Options) -> Worth:
     runs = readers.read(rung.folder / "runs")
     pair = (rung.folder / "runs", below / "runs") if below else None
     by_unit = {u: comparison.compare(comparable.read(pair, u), options) for u in UNITS} if pair else {}
-    return Worth(rung.name, rung.against, by_unit, *scatter(runs, options.level), _auroc(rung, runs, options), runs)
+    return Worth(rung.name, rung.against, by_unit, *scatter(runs, options.level), _auroc(rung, runs, options))
 
 
 def scatter(runs: RunTable, level: float) -> tuple[float, tuple[float, float]]:
