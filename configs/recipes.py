@@ -49,6 +49,7 @@ LADDER = (
 TOP = LADDER[-1].name
 # Each on one rung
 TRIED = (
+    Change("a head of its own", TOP, {"model.tied": False}, "the rung tied taken back, now that values are fused"),
     Change(
         "twice the context",
         TOP,
