@@ -136,6 +136,8 @@ def get_config() -> ConfigDict:
     c.outcome.new_tokens = 64  # longest future
     # Of the context, for the future, and tokens that make way when that is full; 0: new_tokens, at most half of it
     c.outcome.room = 0
+    # Ask the validation patients too, and fit intercept and slope of each model's risks to them: as many futures again
+    c.outcome.recalibrate = False
     c.outcome.samples = config_dict.placeholder(int)  # stays of the test split; none: all
     # Of the samples; AUROC does not depend on it, its interval does; none: as it comes
     c.outcome.positive_share = config_dict.placeholder(float)

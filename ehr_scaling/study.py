@@ -65,19 +65,21 @@ def score(config: ConfigDict, workdir: Path) -> str:
     o, lines, asked = config.outcome, [], 0
     for task in asked_tasks(config):
         try:
-            questions.prepare(
-                workdir,
-                task,
-                context=config.data.context,
-                copies=o.copies,
-                new_tokens=o.new_tokens,
-                room=o.room,
-                max_samples=o.samples,
-                positive_share=o.positive_share,
-                method=o.method,
-                draws=config.analysis.draws,
-                seed=config.analysis.seed,
-            )
+            for split in ("test", questions.TUNING) if o.recalibrate and task.kind == "binary" else ("test",):
+                questions.prepare(
+                    workdir,
+                    task,
+                    context=config.data.context,
+                    copies=o.copies,
+                    new_tokens=o.new_tokens,
+                    room=o.room,
+                    max_samples=o.samples,
+                    positive_share=o.positive_share,
+                    method=o.method,
+                    split=split,
+                    draws=config.analysis.draws,
+                    seed=config.analysis.seed,
+                )
             evaluate.baseline(workdir, task)
         except tasks.Unanswerable as e:
             lines.append(f"no outcome is scored: {e}")

@@ -66,6 +66,23 @@ def statistics(
     return of
 
 
+def line(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> tuple[float, float] | None:
+    """Intercept and slope of a logistic regression, without penalty, of the label on the logit of the prediction.
+
+    As `statistics` has them, of rows in any order; None where they do not exist. `moved` applies them.
+    """
+    order = np.argsort(predicted, kind="stable")
+    ordered = weights[order]
+    found = statistics(labels[order], predicted[order], ordered)(ordered[None])
+    intercept, slope = (float(found[name][0]) for name in ("calibration_intercept", "calibration_slope"))
+    return (intercept, slope) if np.isfinite([intercept, slope]).all() else None
+
+
+def moved(predicted: np.ndarray, intercept: float, slope: float) -> np.ndarray:
+    """Probabilities whose logit is intercept + slope · that of the predictions (Cox 1958; Platt 1999): float64 (n,)."""
+    return expit(intercept + slope * logit(np.clip(predicted, CLIP, 1 - CLIP)))
+
+
 class _Logistic:
     """Logistic regressions of one label on the same one or two columns, d at once that differ in weights."""
 

@@ -16,6 +16,7 @@ from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import (
     baselines,
+    calibration,
     cohort,
     estimators,
     metrics,
@@ -30,7 +31,7 @@ from ehr_scaling.outcomes import (
 )
 from ehr_scaling.outcomes.questions import Samples
 from ehr_scaling.outcomes.simulate import Futures
-from ehr_scaling.outcomes.simulation import Question, asked_in, groups, union_of
+from ehr_scaling.outcomes.simulation import Question, asked_in, groups, tuning_of, union_of
 from ehr_scaling.outcomes.tasks import Task
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
@@ -51,7 +52,7 @@ _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 def cells(workdir: Path, grid: list[Cell]) -> list[Cell]:
     """The cells of a grid whose own tokens, stays and FLOPs are those of scoring, for the progress bar."""
     tokens = stays = 0
-    for group in groups(asked_in(workdir)):
+    for group in groups(_asked(workdir)):
         options = group[0].options
         each = 1 if group[0].task.kind == "class" else options["copies"] * options["new_tokens"]
         stays += (own := len(union_of(group).first))
@@ -75,12 +76,12 @@ def job(unit: list[Cell], workdir: Path, report: Callable[..., None]) -> list[di
 
 def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
     scores, waiting = {}, []
-    for question in asked_in(workdir):
+    for question in _asked(workdir):
         path = question.folder / f"{cell['id']}.json"
         if path.exists() and path.with_suffix(".parquet").exists():
             score = artifacts.read_json(path)
             if score.get("fingerprint") == _fingerprint(cell, question):
-                scores[question.folder.name] = score
+                scores[_name(question)] = score
                 continue
         _check(cell, workdir, question)
         waiting.append(question)
@@ -91,14 +92,25 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             scratch = _scratch(cell, workdir, group)
             # All are judged before one is written: else an interruption between two would need the futures anew.
             for question, score in list(score_all(cell, workdir, *trained, group, scratch, report)):
-                score = {"cell": cell["id"], "task": question.folder.name, "kind": question.task.kind, **score}
-                scores[question.folder.name] = {**score, "fingerprint": _fingerprint(cell, question)}
-                artifacts.write_sealed(question.folder / f"{cell['id']}.json", scores[question.folder.name])
+                score = {"cell": cell["id"], "task": question.task.name, "kind": question.task.kind, **score}
+                scores[_name(question)] = {**score, "fingerprint": _fingerprint(cell, question)}
+                artifacts.write_sealed(question.folder / f"{cell['id']}.json", scores[_name(question)])
             shutil.rmtree(scratch, ignore_errors=True)
     # Of groups that were interrupted, and then asked in another composition
     for left in (workdir / "outcomes").glob(f".{cell['id']}-*"):
         shutil.rmtree(left, ignore_errors=True)
     return scores
+
+
+def _asked(workdir: Path) -> list[Question]:
+    """What each model is asked: first that which recalibrations are fitted to, since those that follow read it."""
+    asked = asked_in(workdir)
+    return [own for question in asked if (own := tuning_of(question))] + asked
+
+
+def _name(question: Question) -> str:
+    """A task's, or that of its stays that a recalibration is fitted to."""
+    return str(question.folder.relative_to(question.folder.parents[question.options["split"] == questions.TUNING]))
 
 
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
@@ -108,7 +120,9 @@ def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:
-    return artifacts.fingerprint({"samples": question.record["fingerprint"], "cell": cell["id"], "version": VERSION})
+    what = {"samples": question.record["fingerprint"], "cell": cell["id"], "version": VERSION}
+    tuning = tuning_of(question)
+    return artifacts.fingerprint(what | ({"tuning": tuning.record["fingerprint"]} if tuning else {}))
 
 
 def _check(cell: Cell, workdir: Path, question: Question) -> None:
@@ -191,6 +205,10 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
         "method": f"zero-shot: {METHODS[method]}; interval: percentile bootstrap of patients",
         "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
+    if tuning := tuning_of(question):
+        said = _answers(tuning.folder / f"{cell['id']}.parquet")
+        weights = _weights(questions.load(tuning.folder))
+        score["recalibrated"] = _recalibrated(question, samples, probability, said, weights)
     if method == "scope":  # by counting copies instead: over the stays of which a copy came to an end
         counted = estimators.monte_carlo(futures, k).probability
         said = ~np.isnan(counted)
@@ -231,6 +249,27 @@ def _judge_probabilities(question: Question, samples: Samples, probability: np.n
         for name in ("sex", "age", "race")
     }
     return {**judge(np.arange(len(probability)), question.options["draws"]), "subgroups": by_attribute}
+
+
+def _recalibrated(
+    question: Question, samples: Samples, probability: np.ndarray, said: paired.Answers, weights: np.ndarray | None
+) -> dict[str, Any]:
+    """What a logistic regression on other patients, to whom the model said `said`, makes of the probabilities."""
+    about = {"stays": len(said.labels), "positives": int(said.labels.sum()), "split": questions.TUNING}
+    weighs = metrics.ones_for(weights, len(said.labels))
+    if (line := calibration.line(said.labels, said.probabilities.astype(np.float64), weighs)) is None:
+        return {**about, "missing": "the predictions separate the labels of these stays, or are all the same"}
+    score = metrics.evaluate(
+        samples.stays.labels,
+        calibration.moved(probability, *line),
+        samples.stays.patients,
+        weights=_weights(samples),
+        probabilities=True,
+        draws=question.options["draws"],
+        seed=question.options["seed"],
+    )
+    told = {name: score[name] for name in (*calibration.NAMES, "weighted", "calibration_curve")}
+    return {**about, "intercept": line[0], "slope": line[1], **told}
 
 
 def _short(score: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ehr_scaling.outcomes.stays import Stays
 from ehr_scaling.outcomes.tasks import Task
 
 SAMPLES = "samples.npz"
+TUNING = "validation"  # split, and folder within a task's, of the stays that a recalibration is fitted to
 AGE_BANDS = ((0, "under 18"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80 and over"))
 ATTRIBUTES = {"sex": ("GENDER", "SEX"), "race": ("RACE",)}  # by families of the static context
 UNKNOWN = "unknown"
@@ -53,6 +54,8 @@ def prepare(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Fix which stays are asked about and how, in `outcomes/<task>/`: the same for every model.
+
+    Those of TUNING go into a folder of that name in it, once those of the test split are there.
 
     Args:
       context: T of the models to be asked; a prompt has T − room tokens, static context included.
@@ -121,6 +124,7 @@ def prepare(
         return facts
 
     folder = workdir / "outcomes" / task.name
+    folder = folder / TUNING if split == TUNING else folder
     if folder.exists() and not (folder / artifacts.RECORD).exists():
         raise UserError(f"{folder} is not complete: delete it and run again")
     return artifacts.build(folder, inputs, make)

@@ -60,6 +60,12 @@ def asked_in(workdir: Path) -> list[Question]:
     return [Question(folder, record, questions.task_of(record)) for folder, record in records]
 
 
+def tuning_of(question: Question) -> Question | None:
+    """The same question about the stays that its recalibration is fitted to, where they were prepared."""
+    folder = question.folder / questions.TUNING
+    return Question(folder, artifacts.record(folder), question.task) if folder.is_dir() else None
+
+
 def groups(asked: list[Question]) -> list[list[Question]]:
     """Those that are answered by the same futures together, in the order given."""
     found: dict[Any, list[Question]] = {}

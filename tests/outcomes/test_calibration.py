@@ -143,3 +143,30 @@ def test_wilson_at_the_ends():
     for successes, n in ((0, 30), (30, 30)):
         reference = binomtest(successes, n).proportion_ci(method="wilson")
         assert calibration.wilson(successes / n, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_recalibration_undoes_what_is_wrong_in_slope_and_intercept(seed):
+    labels, p = made(20_000, seed, slope=0.4, intercept=-0.7)
+    order = np.random.default_rng(seed).permutation(len(p))
+    tuning, test = np.split(order, 2)
+    line = calibration.line(labels[tuning], p[tuning], np.ones(len(tuning)))
+    assert line == pytest.approx((-0.7, 0.4), abs=0.06)
+    moved = calibration.moved(p[test], *line)
+    assert np.argsort(moved).tolist() == np.argsort(p[test]).tolist()
+    before, after = (evaluate(labels[test], x, test, probabilities=True, draws=20) for x in (p[test], moved))
+    value = lambda score, name: score[name]["value"]  # noqa: E731
+    assert value(before, "calibration_slope") < 0.5
+    assert value(after, "calibration_slope") == pytest.approx(1, abs=0.1)
+    assert value(after, "ece") < value(before, "ece") / 3 and value(after, "brier") < value(before, "brier")
+    assert after["auroc"] == before["auroc"]
+
+
+def test_recalibration_weighs_stays_and_is_none_where_no_line_exists():
+    labels, p = made(400, 3)
+    weights = np.random.default_rng(3).integers(1, 4, 400)
+    repeated = np.repeat(np.arange(400), weights)
+    line = calibration.line(labels, p, weights.astype(float))
+    assert line == pytest.approx(calibration.line(labels[repeated], p[repeated], np.ones(len(repeated))), abs=1e-6)
+    assert calibration.line(np.arange(10) > 4, np.linspace(0.1, 0.9, 10), np.ones(10)) is None
+    assert calibration.line(labels, np.full(400, 0.3), np.ones(400)) is None

@@ -10,7 +10,7 @@ import pytest
 
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import cohort, evaluate, metrics, predictions, questions, stays, tasks
+from ehr_scaling.outcomes import calibration, cohort, evaluate, metrics, predictions, questions, stays, tasks
 from ehr_scaling.training import loop
 from tests import small
 
@@ -101,6 +101,31 @@ def test_a_score_and_its_predictions(trained, monkeypatch):
     (folder / f"{cell['id']}.json").unlink()
     again = evaluate.job([cell], workdir, seen.append)[0][TASK.name]
     assert {**again, "seconds": 0} == {**score, "seconds": 0}
+
+
+def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, monkeypatch):
+    workdir, cell = study_of
+    plain = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
+    questions.prepare(workdir, TASK, **OPTIONS, split=questions.TUNING)
+    scores = evaluate.job(evaluate.cells(workdir, [cell]), workdir, small.silent)[0]
+    assert set(scores) == {TASK.name, f"{TASK.name}/validation"}
+    score, moved = scores[TASK.name], scores[TASK.name]["recalibrated"]
+    # Nothing but that is added, and what is scored is still the test split alone.
+    assert {k: v for k, v in score.items() if k not in ("recalibrated", "seconds", "fingerprint")} == {
+        k: v for k, v in plain.items() if k not in ("seconds", "fingerprint")
+    }
+    folders = [workdir / "outcomes" / TASK.name, workdir / "outcomes" / TASK.name / "validation"]
+    said = [evaluate._answers(folder / f"{cell['id']}.parquet") for folder in folders]
+    assert not set(said[0].subject_ids) & set(said[1].subject_ids)
+    samples, asked = (questions.load(folder) for folder in folders)
+    line = calibration.line(said[1].labels, said[1].probabilities.astype(float), asked.weights)
+    assert (moved["intercept"], moved["slope"]) == line and moved["stays"] == len(said[1].labels)
+    own = calibration.moved(said[0].probabilities.astype(float), *line)
+    assert moved["brier"]["value"] == pytest.approx(
+        np.average((own - samples.stays.labels) ** 2, weights=samples.weights), abs=1e-6
+    )
+    monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("scored again"))
+    assert evaluate.job([cell], workdir, small.silent)[0] == scores
 
 
 def test_the_baseline(trained, monkeypatch):

@@ -15,6 +15,7 @@ from ehr_scaling.artifacts import read_json
 from ehr_scaling.errors import UserError
 
 LEAST_LOSS, SMALLEST_MODEL, BASELINE = "least loss", "smallest", "baseline"  # roles
+RECALIBRATED = "recalibrated"  # the role of the model of least loss with its risks moved as validation patients ask
 PROBABILITIES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_in_the_large", "ece")
 NUMBERS = ("mae", "rmse", "r2", "spearman")
 CLASSES = ("top1", "top5", "log_loss", "macro_auroc")
@@ -94,7 +95,7 @@ def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
     chosen: list[Score] = []
     if rows:
         best, least = rows[0], min(rows, key=lambda r: (r["N"], r["C"], r["loss"]))
-        chosen.append(_of_model(folder, best, LEAST_LOSS))
+        chosen += [_of_model(folder, best, LEAST_LOSS), *_recalibrated(folder, best)]
         chosen += [_of_model(folder, least, SMALLEST_MODEL)] if least is not best else []
     return _with_curves([*chosen, *_baselines(folder)], folder)
 
@@ -140,6 +141,14 @@ def named(names: Iterable[str], scores: Iterable[Score | Group]) -> list[str]:
 def _of_model(folder: Path, row: dict[str, Any], role: str) -> Score:
     name = f"{role} ({row['size'] or count(row['N'])})"
     return _read(read_json(folder / f"{row['cell']}.json"), name, role, str(row["cell"]))
+
+
+def _recalibrated(folder: Path, row: dict[str, Any]) -> list[Score]:
+    """What recalibration leaves of a model's miscalibration, where it was asked for; its ranks are the model's."""
+    record = read_json(folder / f"{row['cell']}.json")
+    moved = record.get("recalibrated") if isinstance(record, dict) else None
+    found = _read(moved, "the same, recalibrated", RECALIBRATED, str(row["cell"]))
+    return [found] if found.measures else []
 
 
 def _baselines(folder: Path) -> list[Score]:
@@ -236,7 +245,9 @@ def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
     stored = {p.stem: p for p in sorted((folder / "baselines").glob("*.parquet"))}
     paths = []
     for score in scores:
-        if score.role != BASELINE:
+        if score.role == RECALIBRATED:
+            paths.append(folder / "absent")  # its curve is that of the model
+        elif score.role != BASELINE:
             paths.append(folder / f"{score.cell}.parquet")
         else:
             own = folder / "baseline.parquet"

@@ -10,12 +10,13 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.downstream import Outcome
-from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, SMALLEST_MODEL, Score, of_role
+from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, SMALLEST_MODEL, Score, of_role
 from ehr_scaling.analysis.report.plots import ACCENT, HERO, INK, MANY, MARKERS, MUTED, log_bar, log_ticks, shades
 from ehr_scaling.analysis.wording import count, decimal, known, percent, power
 
 CHANCE = (0, (1, 2))
 DASHES = ("-", (0, (5, 2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1.5)))  # of baselines
+_OF_CALIBRATION = {LEAST_LOSS: (INK, "o"), RECALIBRATED: (MUTED, "D"), BASELINE: (ACCENT, "s")}
 RARE = 0.1  # mean share with the outcome, under which calibration is drawn on logarithmic axes
 
 
@@ -131,8 +132,9 @@ def _with_roc(scores: list[Score]) -> list[Score]:
 
 
 def _with_bins(scores: list[Score]) -> list[Score]:
-    """The model of least loss, and the first baseline."""
-    return [score for score in (*of_role(scores, LEAST_LOSS), *of_role(scores, BASELINE)[:1]) if score.bins]
+    """The model of least loss, as it is and recalibrated, and the first baseline."""
+    of_model = (*of_role(scores, LEAST_LOSS), *of_role(scores, RECALIBRATED))
+    return [score for score in (*of_model, *of_role(scores, BASELINE)[:1]) if score.bins]
 
 
 def accuracy(scores: list[Score]) -> Figure:
@@ -183,7 +185,7 @@ def _calibration(axes: Axes, scores: list[Score]) -> None:
     axes.set(xlim=(edge, top), ylim=(edge, top))
     for score in shown:
         best = score.role == LEAST_LOSS
-        colour, marker = (INK, "o") if best else (ACCENT, "s")
+        colour, marker = _OF_CALIBRATION[score.role]
         x, y, below, above = (np.maximum([getattr(b, k) for b in score.bins], bottom)
                               for k in ("predicted", "observed", "low", "high"))  # fmt: skip
         axes.errorbar(

@@ -72,6 +72,20 @@ def test_the_best_the_smallest_and_all_baselines_are_compared(tmp_path):
     assert all(m.low <= m.value <= m.high for m in found[0].measures.values())
 
 
+def test_what_recalibration_leaves_stands_beside_the_model(tmp_path):
+    table = study(tmp_path)
+    path = tmp_path / "died" / f"{table.cell[table.loss.argmin()]}.json"
+    bins = [{"predicted": 0.1, "observed": 0.12, "low": 0.1, "high": 0.14, "n": 40, "patients": 40}]
+    slope = {"value": 1.02, "low": 0.9, "high": 1.2}
+    rewrite(path, recalibrated={"calibration_slope": slope, "calibration_curve": bins, "intercept": 0.3, "slope": 0.7})
+    found = compared(tmp_path, table)
+    assert [s.role for s in found[:2]] == ["least loss", "recalibrated"] and found[1].cell == found[0].cell
+    assert found[1].measures == {"calibration_slope": scores.Measure(1.02, 0.9, 1.2)} and len(found[1].bins) == 1
+    assert found[1].roc is None and "the same, recalibrated" in str(outcome_plots._with_bins(found))
+    rewrite(path, recalibrated={"missing": "the predictions separate the labels"})
+    assert "recalibrated" not in [s.role for s in compared(tmp_path, table)]
+
+
 def test_a_curve_that_is_not_of_its_score_is_refused(tmp_path):
     table = study(tmp_path)
     rewrite(tmp_path / "died" / "baseline.json", auroc=0.51)
