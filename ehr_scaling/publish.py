@@ -158,12 +158,18 @@ def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any
 
 def figure(laws: Any, path: str) -> Any:
     """The number at a path of laws.json: names with dots between; [k] an entry, [name=value] the first that has it;
-    at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it. None where it is
-    not known. Raises: UserError for a path that leads nowhere.
+    at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it. `a / b` is the ratio
+    of two paths, of lists that of the entries where it is largest. None where it is not known. Raises: UserError for a
+    path that leads nowhere.
     """
     try:
-        return _figure(laws, path)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        over, slash, under = path.partition(" / ")
+        if not slash:
+            return _figure(laws, path)
+        ends = [found if isinstance(found, list) else [found] for found in (_figure(laws, over), _figure(laws, under))]
+        ratios = [None if None in pair else pair[0] / pair[1] for pair in zip(*ends, strict=True)]
+        return None if None in ratios else max(ratios)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UserError(f"claims: no number of laws.json stands at {path!r}: docs/laws.md has all of them") from None
 
 
@@ -228,9 +234,6 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
         raise UserError(
             f"{claims_file} does not list {others} runs of {workdir}, which are in its report: analyze {RUNS} alone"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / RUNS, runs)
-    _write(out / CURVES, curves)
     missing = sorted(listed - {point_of(cell, lengths) for cell in chosen}, key=str)
     unfinished = len(chosen) - len(runs)
     found = {
@@ -241,6 +244,9 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
         "others": others,
         "claims": judged(claims, laws, complete=not missing and not unfinished),
     }
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / RUNS, runs)
+    _write(out / CURVES, curves)
     for name in ("provenance", "files"):  # of the machine, and of the page
         laws.pop(name, None)
     artifacts.write_json(out / LAWS, laws)

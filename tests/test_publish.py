@@ -55,7 +55,10 @@ def test_a_claims_file_that_says_less_is_refused(claims, old, new, told):
 LAWS = {
     "isoflop": {
         "intervals": {"a": [0.5, 0.6]},
-        "budgets": [{"verdict": "bracketed", "C": 1e10}, {"verdict": "flat", "C": None}],
+        "budgets": [
+            {"verdict": "bracketed", "C": 1e10, "scatter": 0.01, "depth": 0.1, "seed_noise": 0.02},
+            {"verdict": "flat", "C": None, "scatter": 0.02, "depth": 0.1, "seed_noise": None},
+        ],
     },
     "outcomes": [{"task": "death", "lead": -0.01}, {"task": "stay", "lead": None}],
     "repeated": None,
@@ -73,13 +76,25 @@ LAWS = {
         ("outcomes[task=death].lead", -0.01),
         ("outcomes[task=none].lead", None),
         ("repeated.R_D", None),
+        ("isoflop.budgets.scatter / isoflop.budgets.depth", pytest.approx(0.2)),
+        ("isoflop.budgets[0].scatter / isoflop.budgets[0].depth", pytest.approx(0.1)),
+        ("isoflop.budgets.seed_noise / isoflop.budgets.depth", None),
     ],
 )
 def test_the_path_of_a_figure(path, value):
     assert publish.figure(LAWS, path) == value
 
 
-@pytest.mark.parametrize("path", ["isoflop.nothing", "isoflop.intervals.a[x]", "outcomes.task.lead", "isoflop[kind=a]"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "isoflop.nothing",
+        "isoflop.intervals.a[x]",
+        "outcomes.task.lead",
+        "isoflop[kind=a]",
+        "isoflop.budgets.C / isoflop.none",
+    ],
+)
 def test_a_path_that_leads_nowhere_is_refused(path):
     with pytest.raises(UserError, match=r"no number of laws\.json stands at"):
         publish.figure(LAWS, path)
