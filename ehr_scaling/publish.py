@@ -27,7 +27,7 @@ _COPIED = (
     *("size", "width", "layers", "heads", "ff", "context", "vocab", "seed", "budget", "fraction", "phase"),
     *("optimizer", "schedule", "parametrization", "mixing", "tied", "dropout", "weight_decay", "learning_rate"),
     *("rate_multiple", "batch_tokens", "steps", "N_body", "N_head", "N_embedding", "tokens", "unique_tokens"),
-    *("passes", "patients", "flops", "flops_6nd", "validation_loss", "validation_loss_se", "train_loss"),
+    *("passes", "patients", "flops", "flops_6nd", "validation_loss", "validation_loss_se", "train_loss", "edge"),
 )
 _UNITS = {"event": "events", "day": "patient_days", "patient": "patients"}
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {
@@ -114,17 +114,18 @@ def point_of(cell: Mapping[str, Any], passes: Iterable[float]) -> tuple[Any, ...
 
 
 def rows(workdir: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A row of RUNS for each finished run, and those of CURVES: step, tokens, mean training loss since the last one.
+    """A row of RUNS for each finished run, named as in LAWS, and of CURVES: step, tokens, mean training loss since
+    the step before.
 
     Losses are in nats a token, event, patient-day and patient; AUROC of each task with its interval.
     """
     versions = provenance.versions(("jax", "flax", "optax"))
     runs, curves = [], []
-    for number, cell in enumerate(cells):
+    for cell in cells:
         m = checkpoint.result(workdir / "runs" / cell["id"])
         if m is None:
             continue
-        row = {"run": f"run{number:04d}"} | {name: m.get(name) for name in _COPIED}
+        row = {"run": cell["id"]} | {name: m.get(name) for name in _COPIED}
         row |= {"real_tokens": int(m["real_tokens"]), "seconds": round(m["wall_seconds"], 1)}
         for unit, count in _UNITS.items():
             per = m["measured_on"]["tokens"] / m["measured_on"][count]
@@ -158,9 +159,9 @@ def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any
 
 def figure(laws: Any, path: str) -> Any:
     """The number at a path of laws.json: names with dots between; [k] an entry, [name=value] the first that has it;
-    at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it. `a / b` is the ratio
-    of two paths, of lists that of the entries where it is largest. None where it is not known. Raises: UserError for a
-    path that leads nowhere.
+    at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it. `a / b` is the
+    ratio of two paths, of lists that of the entries where it is largest. None where it is not known. Raises: UserError
+    for a path that leads nowhere.
     """
     try:
         over, slash, under = path.partition(" / ")
@@ -218,7 +219,8 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     claims = read_claims(claims_file)
     listed = points(claims)
     lengths = sorted({point[1] for point in listed if point[1] is not None})
-    cells = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
+    # In the report's order: resamples of rows are then the same, and so is each number of a law that is fitted to RUNS.
+    cells = sorted((c for c in manifest.read(workdir / "grid") if c["phase"] == "cooled"), key=lambda c: str(c["id"]))
     chosen = [cell for cell in cells if point_of(cell, lengths) in listed]
     if len({point_of(cell, lengths) for cell in chosen}) < len(chosen):
         raise UserError(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from configs import base
+from ehr_scaling import analysis as laws
 from ehr_scaling import study as stages
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.data import pipeline
@@ -78,9 +79,8 @@ def study(tmp_path_factory):
 def test_a_study_ends_in_a_report(study):
     workdir, done = study
     assert f"the report is {workdir / 'report' / 'report.html'}" in done.stdout
-    laws = json.loads((workdir / "report" / "laws.json").read_text())
-    assert len(laws["isoflop"]["budgets"]) == 2
-    assert all(budget["verdict"] for budget in laws["isoflop"]["budgets"])
+    budgets = json.loads((workdir / "report" / "laws.json").read_text())["isoflop"]["budgets"]
+    assert len(budgets) == 2 and all(budget["verdict"] for budget in budgets)
     page = (workdir / "report" / "report.html").read_text()
     assert "Generated patients" in page
     assert "logistic regression" in page.lower()
@@ -127,8 +127,26 @@ def test_every_stage_is_a_command_too(study, tmp_path):
     again = tmp_path / "report"
     done = launch("analyze", f"--runs={workdir / 'runs'}", f"--out={again}", "--draws=50")
     assert done.returncode == 0, done.stderr[-3000:]
-    laws = [json.loads((folder / "laws.json").read_text()) for folder in (workdir / "report", again)]
-    assert laws[0]["isoflop"] == laws[1]["isoflop"]
+    found = [json.loads((folder / "laws.json").read_text()) for folder in (workdir / "report", again)]
+    assert found[0]["isoflop"] == found[1]["isoflop"]
+
+
+def test_what_is_published_gives_the_same_laws(study, tmp_path):
+    workdir, _ = study
+    claims = tmp_path / "claims.yaml"
+    claims.write_text(
+        "study: small\nruns:\n- {budgets: [1.5e+9, 3.0e+9], sizes: [1.7k, 3.5k], seeds: [0, 1]}\n"
+        "claims:\n- {claim: none is bracketed, figure: isoflop.budgets.verdict.count(bracketed), is: 0}\n"
+    )
+    done = launch("publish", f"--workdir={workdir}", f"--claims={claims}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0 and "held: none is bracketed" in done.stdout, done.stderr[-3000:]
+    published = json.loads((tmp_path / "out" / "laws.json").read_text())
+    again = laws.fit(laws.read(tmp_path / "out" / "runs.csv"), draws=50).to_json()
+    # Files of a study say more of it than its table does: whose patients, what was scored, when losses were read.
+    for name in ("outcomes", "planner", "holdout", "data", "provenance", "files"):
+        published.pop(name, None), again.pop(name, None)
+    assert again == published
+    assert str(workdir) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.*"))
 
 
 def test_other_data_or_another_grid_is_refused(study):
