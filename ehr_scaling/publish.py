@@ -168,8 +168,8 @@ def figure(laws: Any, path: str) -> Any:
         if not slash:
             return _figure(laws, path)
         ends = [found if isinstance(found, list) else [found] for found in (_figure(laws, over), _figure(laws, under))]
-        ratios = [None if None in pair else pair[0] / pair[1] for pair in zip(*ends, strict=True)]
-        return None if None in ratios else max(ratios)
+        pairs = list(zip(*ends, strict=True))
+        return None if any(None in pair for pair in pairs) else max(a / b for a, b in pairs)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UserError(f"claims: no number of laws.json stands at {path!r}: docs/laws.md has all of them") from None
 
