@@ -9,7 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
-from configs import base, published, recipes, records
+from configs import base, challenge_2012_reference, published, recipes, records
+from ehr_scaling import publish
 from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
@@ -26,8 +27,9 @@ def test_a_config_is_whole(name):
     assert len({tuple(point.values()) for point in points}) == len(points)
     for point in points:
         sizes.get(point["size"])
-    lengths = [point["passes"] if config.grid.passes else point["budget"] for point in points]
-    assert lengths == sorted(lengths, reverse=True)
+    for length in ("budget", "passes"):
+        lengths = [point[length] for point in points if length in point]
+        assert lengths == sorted(lengths, reverse=True)
     # A change of a default has to be meant: configs share the fields of the base and add none.
     assert set(config.to_dict()) == set(base.get_config().to_dict())
 
@@ -65,6 +67,17 @@ def test_the_quickstart_is_a_grid_to_believe():
     for budget in budgets:
         assert len({p["size"] for p in points if p["budget"] == budget}) >= 4
     assert len({p["seed"] for p in points}) >= 2
+
+
+def test_a_filed_study_is_the_grid_of_its_config():
+    claims = publish.read_claims(Path(configs.__file__).parents[1] / "studies" / "challenge_2012" / "claims.yaml")
+    config = challenge_2012_reference.get_config()
+    points = list(challenge_2012_reference.sweep(config))
+    assert {tuple(point.get(name) for name in publish.POINT) for point in points} == publish.points(claims)
+    # Whatever the budgets, no run comes twice.
+    config.grid.budgets, config.grid.sizes = (1e11,), ("151k",)
+    seeds = [point["seed"] for point in challenge_2012_reference.sweep(config) if "budget" in point]
+    assert sorted(seeds) == [41, 42, 43, 43, 44, 44]
 
 
 def test_the_recipe_of_all_configs_is_the_top_of_the_ladder():
