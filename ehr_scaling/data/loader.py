@@ -3,7 +3,7 @@
 import bisect
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,10 +192,13 @@ def _pieces(order: np.ndarray, ends: np.ndarray, first: int, last: int) -> list[
 class _Steps:
     """The rows of `steps` optimizer steps of one process, by the number of the first: what grain iterates over."""
 
-    def __init__(self, rows: _Rows, sequences: int, seed: int, steps: int, index: int, count: int) -> None:
-        self._rows, self._seed = rows, seed
-        self._steps, self._share = steps, sequences // steps  # rows of a step of this process
-        self._index, self._count = index, count
+    def __init__(self, rows: _Rows, sequences: int, seed: int, steps: int, shares: Sequence[int], of: int) -> None:
+        self._rows, self._seed, self._steps = rows, seed, steps
+        size = sequences // steps // len(shares)
+        self._step = of * size  # rows of a step of all processes
+        starts = [k for k in shares if k - 1 not in shares]
+        ends = [k + 1 for k in shares if k + 1 not in shares]
+        self._runs = [(begin * size, end * size) for begin, end in zip(starts, ends, strict=True)]
         self._ends = np.cumsum([int(rows.sizes[blocks].sum()) for blocks in rows.phases]).tolist()
         self._order = functools.lru_cache(4)(self._shuffled)
 
@@ -206,13 +209,12 @@ class _Steps:
         return f"_Steps({len(self._rows.sizes)} blocks)"
 
     def __getitem__(self, number: int) -> Batch:
-        first = (number * self._count + self._index) * self._share
-        if self._count == 1:  # the steps lie side by side, which are fewer pieces
-            return self._rows.batch(self._between(first, first + self._steps * self._share))
+        if self._runs == [(0, self._step)]:  # the steps lie side by side, which are fewer pieces
+            return self._rows.batch(self._between(number * self._step, (number + self._steps) * self._step))
         pieces: list[_Piece] = []
-        for step in range(self._steps):
-            begin = first + step * self._count * self._share
-            pieces += self._between(begin, begin + self._share)
+        for step in range(number, number + self._steps):
+            for begin, end in self._runs:
+                pieces += self._between(step * self._step + begin, step * self._step + end)
         return self._rows.batch(pieces)
 
     def _between(self, first: int, last: int) -> list[_Piece]:
@@ -286,8 +288,8 @@ def train_batches(
     sequences: int,
     seed: int,
     steps: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
+    shares: Sequence[int] = (0,),
+    of: int = 1,
     skip_damaged: bool = False,
     timeout: float | None = None,
 ) -> Batches:
@@ -295,11 +297,12 @@ def train_batches(
 
     Pass i reads phase i mod P of the packed data; a batch may begin in one pass and end in the next. The rows of
     optimizer step s, of all processes together, depend on the data, the seed and the rows of a step alone: not on the
-    number of processes, nor on how many steps share a batch, nor on where reading began. Of each step process p has
-    the p-th share, so that shares joined along the batch axis, step by step, are the steps of one process.
+    number of processes, nor on how many steps share a batch, nor on where reading began. Each step is cut into equal
+    shares: all of them, joined along the batch axis step by step, are the steps of one process.
 
     Args: packed, a folder of `packing.build`; sequences, rows in a batch of this process; seed, of the order; steps,
-      optimizer steps that share a batch; skip_damaged, whether rows that cannot be read become empty rows (PAD,
+      optimizer steps that share a batch; shares, which of so many (`of`) are this process's, ascending;
+      skip_damaged, whether rows that cannot be read become empty rows (PAD,
       segment 0, mask False), so that all others keep their place, and each file with such rows is named once in a
       warning; timeout, seconds that a batch may take to be read, none: any number.
     Returns: batches {"tokens": (sequences, T+1) int32, "segments": (sequences, T+1) int32, "mask": (sequences, T)
@@ -307,12 +310,12 @@ def train_batches(
     Raises: UserError for a batch that cannot be, an empty split, a missing or, while iterating, damaged file (with
       skip_damaged: when over half of the blocks are), and when the timeout is over.
     """
-    if sequences < 1 or steps < 1 or sequences % steps:
+    if sequences < 1 or steps < 1 or sequences % (steps * len(shares)):
         raise UserError(f"a batch of {sequences} sequences for {steps} steps: take a positive multiple of the steps")
 
     def make() -> _Steps:
         rows = _Rows(Path(packed), "train", skip_damaged)
-        return _Steps(rows, sequences, seed, steps, process_index, process_count)
+        return _Steps(rows, sequences, seed, steps, shares, of)
 
     if not timeout:
         return Batches(make(), steps)

@@ -24,15 +24,14 @@ def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int, setu
     Returns: of each member: loss, loss_se, tokens, patients.
     """
     model, members = setup.program.model, len(jax.tree.leaves(params)[0])
-    share = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    rows = -(-cell["eval_sequences"] // share) * share
-    index, count = jax.process_index(), jax.process_count()
+    shares = sharding.shares(setup.mesh)
+    rows = -(-cell["eval_sequences"] // shares.of) * shares.of
     losses, tokens = np.zeros((members, 0)), np.zeros(0)
     for batch in loader.eval_batches(packed, split, sequences=rows, limit_sequences=limit):
         segments = batch["segments"][:, 1:].ravel()
-        here = {name: x[index * rows // count : (index + 1) * rows // count] for name, x in batch.items()}
+        here = {name: np.concatenate([np.split(x, shares.of)[k] for k in shares.own]) for name, x in batch.items()}
         values = eval_losses(model, params, sharding.place(setup.mesh, here, axis=0))
-        if count > 1:
+        if jax.process_count() > 1:
             values = multihost_utils.process_allgather(values, tiled=True)
         weights = np.asarray(jax.device_get(values), np.float64).reshape(members, -1)
         size = max(len(tokens), int(segments.max()) + 1)

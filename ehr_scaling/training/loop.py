@@ -56,6 +56,8 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     with clock.part("start"):
         state, spent = begin(parts, runs, workdir)
         streams = _streams(parts, cells, packed, runs[0].step, stack)
+    for run in runs:
+        run.goes_on_at(parts.mesh)
     clock.add(spent)
     done, steps = runs[0].step, cell["steps"]
     report(members * (done - cell["start"]) * cell["batch_tokens"], before=True)
@@ -137,16 +139,16 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
 
 def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: ExitStack) -> dict[int, loader.Batches]:
     """Batches of each seed from `step` on: members of one seed read the same rows."""
-    engine, count = cells[0]["engine"], jax.process_count()
+    engine, shares = cells[0]["engine"], sharding.shares(parts.mesh, len(cells))
     streams = {}
     for seed in sorted({cell["seed"] for cell in cells}):
         streams[seed] = loader.train_batches(
             packed,
-            sequences=parts.updates * cells[0]["batch_sequences"] // count,
+            sequences=parts.updates * cells[0]["batch_sequences"] * len(shares.own) // shares.of,
             seed=seed,
             steps=parts.updates,
-            process_index=jax.process_index(),
-            process_count=count,
+            shares=shares.own,
+            of=shares.of,
             skip_damaged=engine["skip_damaged"],
             timeout=engine["read_timeout"],
         )
@@ -156,14 +158,18 @@ def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: Ex
 
 
 def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batches]) -> dict[str, jax.Array]:
-    """(M, P, b, …) of every member's next dispatch, in its place."""
+    """(M, P, b, …) of every member's next dispatch, in its place: a piece takes as many rows of each share."""
     read = {seed: next(stream) for seed, stream in streams.items()}
-    rows = (parts.updates * parts.pieces, -1)
-    host = {
-        name: np.stack([read[cell["seed"]][name].reshape(*rows, x.shape[-1]) for cell in cells])
-        for name, x in read[cells[0]["seed"]].items()
-    }
-    return sharding.place(parts.mesh, host, axis=2, members=len(cells))
+    shares = len(sharding.shares(parts.mesh, len(cells)).own)
+
+    def pieces(x: np.ndarray) -> np.ndarray:
+        steps = x.reshape(parts.updates, shares, parts.pieces, -1, x.shape[-1])
+        return steps.swapaxes(1, 2).reshape(parts.updates * parts.pieces, -1, x.shape[-1])
+
+    host = {name: np.stack([pieces(read[cell["seed"]][name]) for cell in cells]) for name in read[cells[0]["seed"]]}
+    placed = sharding.place(parts.mesh, host, axis=2, members=len(cells))
+    assert all(x.shape[2] == parts.microbatch for x in placed.values()), "all processes together hold the whole batch"
+    return placed
 
 
 class _Clock:

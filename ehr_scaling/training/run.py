@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
 from ehr_scaling.training import checkpoint
-from ehr_scaling.training.setup import Cell, Setup, states
+from ehr_scaling.training.setup import Cell, Setup, States, states
 from ehr_scaling.training.step import State
 
 PARTS = ("start", "compile", "data", "checkpoint", "evaluate")  # of the wall time; the rest is the steps
@@ -24,9 +25,18 @@ class Run:
         self.step = 0
         self.real_tokens = 0.0
         self.curve: list[list[float]] = []  # step, mean loss of the dispatch that ended there
+        # Where it was trained, one after the other: the first step there, processes, and devices along each axis
+        self.places: list[dict[str, int]] = []
 
     def take_over(self, saved: dict[str, Any]) -> None:
         self.step, self.real_tokens, self.curve = saved["step"], saved["real_tokens"], saved["curve"]
+        self.places = list(saved.get("places", ()))
+
+    def goes_on_at(self, mesh: Mesh) -> None:
+        """Take down where the steps that follow are trained."""
+        place = {"processes": jax.process_count(), **mesh.shape}
+        if not self.places or {**self.places[-1], "step": 0} != {**place, "step": 0}:
+            self.places.append({"step": self.step, **place})
 
     def account(self, step: int, sums: dict[str, float], seconds: float) -> dict[str, Any]:
         """Take in the sums of a dispatch that ended at `step`; returns a line for the log.
@@ -83,6 +93,7 @@ class Run:
             "step": self.step,
             "real_tokens": self.real_tokens,
             "curve": self.curve,
+            "places": self.places,
             "seconds": dict(seconds),
             "wall_seconds": seconds["wall"],
         }
@@ -94,46 +105,59 @@ def folder_of(workdir: Path, cell: Cell) -> Path:
 
 
 def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
-    """The state to go on from, and the seconds spent so far: own checkpoints, the trunk's, or fresh parameters.
+    """The state to go on from, and the seconds spent so far: by own checkpoints, else the trunk's, or fresh parameters.
 
     A checkpoint that cannot be read is named and passed over; one of another config is refused.
     """
     made = states(setup.program, setup.mesh, len(runs))
     savers = [run.saver for run in runs]
-    found = [(step, savers) for step in checkpoint.newest_common(savers)]
-    trunks: list[checkpoint.Saver] = []
-    if (start := runs[0].cell["start"]) and not found:
-        trunks = [checkpoint.Saver(workdir / "runs" / run.cell["trunk"]) for run in runs]
+    for step in checkpoint.newest_common(savers):
+        if found := _restored(savers, step, made, runs, own=True):
+            return found
+    if start := runs[0].cell["start"]:
+        return _from_trunk(start, made, runs, workdir)
+    seeds = jax.device_put(np.array([run.cell["seed"] for run in runs], np.int32))
+    return made.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
+
+
+def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
+    trunks = [checkpoint.Saver(workdir / "runs" / run.cell["trunk"]) for run in runs]
+    try:
         if not all(start in saver.steps() for saver in trunks):
             raise UserError(
                 f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell['id']} branches off: "
                 "delete that folder and run launch.sweep again"
             )
-        found = [(start, trunks)]
-    try:
-        for step, sources in found:
-            try:
-                told = [source.saved(step) for source in sources]
-            except Exception as e:
-                checkpoint.passed_over(sources[0].folder, step, e)
-                continue
-            if not trunks:  # before the state is read, which may have other parameters
-                for run, saved in zip(runs, told, strict=True):
-                    checkpoint.check_config(saved, run.cell, run.folder)
-            try:
-                parts = [source.restore(step, made.member) for source in sources]
-            except Exception as e:
-                checkpoint.passed_over(sources[0].folder, step, e)
-                continue
-            for run, (_, saved) in zip(runs, parts, strict=True):
-                run.take_over(saved)
-            return made.stack([state for state, _ in parts]), parts[0][1]["seconds"]
+        if found := _restored(trunks, start, made, runs, own=False):
+            return found
+        raise UserError(
+            f"the trunk's checkpoint at step {start} is damaged: delete {trunks[0].folder} and run launch.sweep again"
+        )
     finally:
         for saver in trunks:
             saver.close()
-    if start:
-        raise UserError(
-            f"the trunk's checkpoint at step {start} is damaged: delete {workdir / 'runs'}/{runs[0].cell['trunk']}"
-        )
-    seeds = jax.device_put(np.array([run.cell["seed"] for run in runs], np.int32))
-    return made.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
+
+
+def _restored(
+    sources: list[checkpoint.Saver], step: int, made: States, runs: list[Run], *, own: bool
+) -> tuple[State, dict[str, float]] | None:
+    """The state and the seconds of a checkpoint, which the runs take over; None, and a warning, where it is damaged.
+
+    own: of the runs themselves, whose config it has to be.
+    """
+    try:
+        told = [source.saved(step) for source in sources]
+    except Exception as e:
+        checkpoint.passed_over(sources[0].folder, step, e)
+        return None
+    if own:  # before the state is read, which may have other parameters
+        for run, saved in zip(runs, told, strict=True):
+            checkpoint.check_config(saved, run.cell, run.folder)
+    try:
+        parts = [source.restore(step, made.member) for source in sources]
+    except Exception as e:
+        checkpoint.passed_over(sources[0].folder, step, e)
+        return None
+    for run, (_, saved) in zip(runs, parts, strict=True):
+        run.take_over(saved)
+    return made.stack([state for state, _ in parts]), parts[0][1]["seconds"]

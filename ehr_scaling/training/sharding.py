@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,14 +170,43 @@ def anywhere(mesh: Mesh, flag: bool) -> bool | jax.Array:
     return _any(jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXES)), flags))
 
 
+class Shares(NamedTuple):
+    """own: which `of` so many equal shares of the sequences the devices of this process hold, ascending."""
+
+    own: tuple[int, ...]
+    of: int
+
+
+def shares(mesh: Mesh, members: int = 1) -> Shares:
+    """The shares of this process, by where the mesh has its devices: a tensor axis over several gives them the same.
+
+    Args: members, each with the whole of its batch where they are `apart`.
+    """
+    if apart(mesh, members):
+        return Shares((0,), 1)
+    count = mesh.shape["data"] * mesh.shape["fsdp"]
+    places = of_batch(mesh, 0).addressable_devices_indices_map((count,))
+    return Shares(tuple(sorted({place[0].start or 0 for place in places.values() if place})), count)
+
+
 def place(mesh: Mesh, batch: dict[str, Any], axis: int, members: int = 1) -> dict[str, jax.Array]:
-    """Host arrays of this process, its share of the sequences along `axis`, as arrays of all processes.
+    """Host arrays of this process, its `shares` of the sequences along `axis` in order, as arrays of all processes.
 
     Args: members, in front of them, if they have devices of their own.
     """
-    sharding = of_batch(mesh, axis)
     if apart(mesh, members):
-        sharding = NamedSharding(mesh, PartitionSpec("data"))
-    if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
-    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+        return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    sharding, (own, of) = of_batch(mesh, axis), shares(mesh)
+
+    def whole(x: np.ndarray) -> jax.Array:
+        size, left = divmod(x.shape[axis], len(own))
+        assert not left, "shares are equal"
+
+        def at(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            begin = own.index((index[axis].start or 0) // size) * size
+            return x[(slice(None),) * axis + (slice(begin, begin + size),)]
+
+        return jax.make_array_from_callback((*x.shape[:axis], of * size, *x.shape[axis + 1 :]), sharding, at)
+
+    return {name: whole(x) for name, x in batch.items()} if jax.process_count() > 1 else jax.device_put(batch, sharding)

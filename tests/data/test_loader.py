@@ -104,7 +104,12 @@ def test_order_comes_from_the_seed(packed):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 60), st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 4]), st.integers(0, 9))
+@given(
+    st.integers(0, 60),
+    st.sampled_from([1, 2, 3, 4]),
+    st.sampled_from([[[0]], [[0], [1]], [[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0, 3], [1], [2]]]),
+    st.integers(0, 9),
+)
 def test_the_rows_of_a_step_depend_on_its_number_alone(packed, begin, steps, processes, seed):
     """Whoever reads it, wherever reading began, however many steps share a batch: the only state is the number."""
     count, rows = 3, 8
@@ -112,18 +117,18 @@ def test_the_rows_of_a_step_depend_on_its_number_alone(packed, begin, steps, pro
     alone.seek(begin)
     expect = join(take(alone, count * steps))
     assert alone.position == begin + count * steps
-    parts = []
-    for p in range(processes):
-        data = train(
-            packed, steps * rows // processes, seed=seed, steps=steps, process_index=p, process_count=processes
-        )
+    of, parts = sum(map(len, processes)), {}
+    for own in processes:
+        data = train(packed, steps * rows * len(own) // of, seed=seed, steps=steps, shares=own, of=of)
         take(data, 2)
         assert data.position == 2 * steps
         data.seek(begin)
-        parts.append(join(take(data, count)))
+        read = join(take(data, count))
+        for k, share in enumerate(own):
+            parts[share] = {key: x.reshape(count * steps, len(own), -1, x.shape[-1])[:, k] for key, x in read.items()}
         data.close()
     for key, value in expect.items():
-        shares = [part[key].reshape(count * steps, -1, value.shape[-1]) for part in parts]
+        shares = [parts[share][key] for share in range(of)]
         np.testing.assert_array_equal(np.concatenate(shares, axis=1).reshape(value.shape), value)
 
 
@@ -288,9 +293,7 @@ def test_rows_of_a_damaged_file_are_left_out_where_they_stood(copy, packed, harm
     assert whole["segments"][lost].max(1).min() > last or harm is not truncate
     assert [record.levelname for record in caplog.records if name in record.message] == ["WARNING"]
     # Resumed, and read by two processes, it is the same.
-    other = [
-        train(copy, K, seed=1, skip_damaged=True, process_index=p, process_count=2, timeout=60.0) for p in range(2)
-    ]
+    other = [train(copy, K, seed=1, skip_damaged=True, shares=(p,), of=2, timeout=60.0) for p in range(2)]
     for data in other:
         data.seek(20)
     shares = [take(data, 40) for data in other]

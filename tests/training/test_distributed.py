@@ -1,4 +1,4 @@
-"""Two processes under jax.distributed are one run; its checkpoints go on wherever they are read."""
+"""Processes under jax.distributed are one run, whatever their mesh; its checkpoints go on wherever they are read."""
 
 import json
 import os
@@ -10,48 +10,63 @@ import time
 
 import pytest
 
-from ehr_scaling.training import run, tracking
+from ehr_scaling.training import run, sharding, tracking
 from tests import small
 
+# Trains one run after the other; those that are to stop ask process 0 to, once they have begun
 WORKER = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 import jax
-cell, workdir, address, count, index = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), *sys.argv[3:]
+jobs, address, count, index = json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
 from ehr_scaling.errors import Preempted
-from ehr_scaling.training import loop, preemption
+from ehr_scaling.training import loop, preemption, sharding
 assert jax.process_count() == int(count)
-with preemption.deferred():
-    try:
-        (metrics,) = loop.job([cell], workdir, lambda tokens, before=False: None)
-    except Preempted:
-        sys.exit(75)
-print(json.dumps(metrics))
+for job in jobs:
+    sharding.WHOLE_BELOW = job["whole_below"]
+    def report(tokens, before=False):
+        if job["stop"] and not before and int(index) == 0:
+            signal.raise_signal(signal.SIGTERM)
+    with preemption.deferred():
+        try:
+            (metrics,) = loop.job([job["cell"]], Path(job["workdir"]), report)
+            assert not job["stop"]
+        except Preempted:
+            if not job["stop"]:
+                sys.exit(75)
+            continue
+    print(json.dumps(metrics))
 """
 
 
-def start(tmp_path, workdir, cell, *, processes, devices, engine=()):
+def job(workdir, cell, stop=False, whole_below=1 << 20, **engine):
+    """What a worker trains; engine, settings that differ from the cell's."""
+    cell = {**cell, "engine": {**cell["engine"], **engine}}
+    return {"cell": cell, "workdir": str(workdir), "stop": stop, "whole_below": whole_below}
+
+
+def start(tmp_path, jobs, *, processes, devices):
     """Processes with so many devices each; returns them."""
-    path = tmp_path / f"cell-{time.monotonic_ns()}.json"
-    path.write_text(json.dumps({**cell, "engine": {**cell["engine"], **dict(engine)}}))
+    path = tmp_path / f"jobs-{time.monotonic_ns()}.json"
+    path.write_text(json.dumps(jobs))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
-    command = [sys.executable, "-c", WORKER, str(path), str(workdir), address, str(processes)]
+    command = [sys.executable, "-c", WORKER, str(path), address, str(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(processes)]
 
 
 def finish(processes):
-    """Their exit codes, and the metrics of the first."""
-    ends = [process.communicate(timeout=240) for process in processes]
+    """Their exit codes, and the metrics that the first has of each run."""
+    ends = [process.communicate(timeout=600) for process in processes]
     codes = [process.returncode for process in processes]
     assert set(codes) <= {0, 75}, ends[0][1][-2000:] + ends[-1][1][-2000:]
-    return codes, json.loads(ends[0][0].splitlines()[-1]) if codes[0] == 0 else None
+    return codes, [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]
 
 
 def wait_for(lines, workdir, cell, processes):
@@ -68,19 +83,22 @@ def alone(prepared, tmp_path_factory):
     cell["engine"]["microbatch"] = 8
     tmp = tmp_path_factory.mktemp("alone")
     (tmp / "packed").symlink_to(prepared[0] / "packed")
-    return cell, finish(start(tmp, tmp, cell, processes=1, devices=1))[1]
+    return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
 
 
 def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
     cell, metrics = alone
     (tmp_path / "packed").symlink_to(prepared[0] / "packed")
-    two = start(tmp_path, tmp_path, cell, processes=2, devices=2, engine={"mesh": {"data": 0, "fsdp": 2, "tensor": 1}})
+    mesh = {"data": 0, "fsdp": 2, "tensor": 1}
+    two = start(tmp_path, [job(tmp_path, cell, mesh=mesh)], processes=2, devices=2)
     wait_for(3, tmp_path, cell, two)
     two[1].send_signal(signal.SIGTERM)  # one of them is asked to go: both save, at the same step
     codes, _ = finish(two)
     assert codes == [75, 75]
-    codes, resumed = finish(start(tmp_path, tmp_path, cell, processes=2, devices=2))
+    codes, (resumed,) = finish(start(tmp_path, [job(tmp_path, cell)], processes=2, devices=2))
     assert codes == [0, 0]
+    places = [(place["processes"], place["data"], place["fsdp"]) for place in resumed["places"]]
+    assert places == [(2, 2, 2), (2, 4, 1)]
     assert [step for step, _ in resumed["curve"]] == [step for step, _ in metrics["curve"]]
     assert [loss for _, loss in resumed["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-3)
     assert resumed["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
@@ -93,7 +111,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_four_on_one_and_on_another_mes
     first.mkdir()
     (first / "packed").symlink_to(prepared[0] / "packed")
     mesh = {"data": 0, "fsdp": 4, "tensor": 1}
-    eight = start(tmp_path, first, cell, processes=1, devices=8, engine={"mesh": mesh, "checkpoint_seconds": 0.0})
+    eight = start(tmp_path, [job(first, cell, mesh=mesh, checkpoint_seconds=0.0)], processes=1, devices=8)
     wait_for(4, first, cell, eight)
     eight[0].send_signal(signal.SIGTERM)
     assert finish(eight)[0] == [75]
@@ -101,8 +119,49 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_four_on_one_and_on_another_mes
         there = tmp_path / f"on{devices}-{fsdp}"
         subprocess.run(["cp", "-r", str(first), str(there)], check=True)
         mesh = {"data": 0, "fsdp": fsdp, "tensor": 1}
-        codes, resumed = finish(start(tmp_path, there, cell, processes=1, devices=devices, engine={"mesh": mesh}))
+        codes, (resumed,) = finish(start(tmp_path, [job(there, cell, mesh=mesh)], processes=1, devices=devices))
         assert codes == [0]
         assert resumed["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
         first4 = [[loss for _, loss in m["curve"][:4]] for m in (resumed, metrics)]
         assert first4[0] == pytest.approx(first4[1], abs=1e-4)
+
+
+# (processes, devices of each): meshes, data × fsdp × tensor. All of them share the rows of a step, and where an axis
+# goes over processes these must read the same rows, or others, by the mesh and not by their number.
+LAYOUTS = {
+    (2, 1): [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
+    (4, 1): [(1, 2, 2), (2, 1, 2)],
+    (2, 2): [(1, 1, 4), (1, 4, 1)],
+}
+
+
+@pytest.fixture(scope="module")
+def four_heads(prepared, tmp_path_factory):
+    """A cell that any mesh here divides, and its metrics on one device."""
+    changes = {"training.batch.sequences": 16, "training.batch.exponent": 0.0, "training.optimizer": "adamw"}
+    cell = small.cell(prepared[1], changes, size="101k", budget=3e10)
+    cell["engine"]["microbatch"] = 16
+    tmp = tmp_path_factory.mktemp("four")
+    (tmp / "packed").symlink_to(prepared[0] / "packed")
+    return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, layout):
+    """Stopped after the first steps on one mesh and finished on the next: training, checkpoints and evaluation."""
+    cell, metrics = four_heads
+    meshes = [dict(zip(sharding.AXES, mesh, strict=True)) for mesh in LAYOUTS[layout]]
+    jobs = []
+    for k, mesh in enumerate(meshes):
+        workdir = tmp_path / str(k)
+        workdir.mkdir()
+        (workdir / "packed").symlink_to(prepared[0] / "packed")
+        jobs.append(job(workdir, cell, stop=True, whole_below=0, mesh=mesh))
+        jobs.append(job(workdir, cell, whole_below=0, mesh=meshes[k - 1]))
+    codes, found = finish(start(tmp_path, jobs, processes=layout[0], devices=layout[1]))
+    assert set(codes) == {0} and len(found) == len(meshes)
+    for k, own in enumerate(found):
+        assert [{axis: place[axis] for axis in sharding.AXES} for place in own["places"]] == [meshes[k], meshes[k - 1]]
+        assert [loss for _, loss in own["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-4)
+        assert own["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=1e-4)
+        assert own["real_tokens"] == metrics["real_tokens"]

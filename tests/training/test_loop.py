@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from configs.published import SETTINGS
+from ehr_scaling import artifacts
 from ehr_scaling.data import loader
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import cells as grid
@@ -214,6 +215,24 @@ def test_a_branch_is_its_trunk_cooled(prepared, tmp_path):
     assert {int(p.name) for p in run.folder_of(workdir, trunk).glob("[0-9]*")} == set(trunk["marks"])
     with pytest.raises(UserError, match=r"no checkpoint at step \d+, where cell .* branches off"):
         loop.job([{**branches[0], "id": "b", "trunk": "nowhere"}], workdir, small.silent)
+    assert results[trunk["id"]]["places"] == [{"step": 0, "processes": 1, "data": 1, "fsdp": 1, "tensor": 1}]
+
+    # A branch whose own checkpoint is damaged begins where it branched off: its trunk is whole.
+    whole = results[branches[0]["id"]]
+    (step,) = run.folder_of(workdir, branches[0]).glob("[0-9]*")
+    left = step.rename(step.with_name(str(branches[0]["start"] + 1))) / "metrics" / "metrics"
+    artifacts.write_sealed(left, {**artifacts.read_json(left), "finished": False})  # not the file that was saved
+    again = loop.job([branches[0]], workdir, small.silent)[0]
+    assert again["validation_loss"] == whole["validation_loss"]
+    # Where that is damaged, it is named.
+    shutil.rmtree(run.folder_of(workdir, branches[0]))
+    for file in (run.folder_of(workdir, trunk) / str(branches[0]["start"])).rglob("*"):
+        if file.is_file() and file.stat().st_size and "metrics" not in file.parts:
+            file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(
+        UserError, match=rf"trunk's checkpoint at step {branches[0]['start']} is damaged: delete .*{trunk['id']}"
+    ):
+        loop.job([branches[0]], workdir, small.silent)
 
 
 def test_seeds_differ(undisturbed, prepared, tmp_path):
