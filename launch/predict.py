@@ -111,10 +111,12 @@ def main() -> None:
     def count(n: int) -> str:
         return disclosure.words(n, generated)
 
+    silent = done.pop("unknown")  # a count that may be small
+    mean = f"; {count(silent)} of whom no future said anything have the mean of the others" if silent else ""
     left_out = "".join(f"; left out: {count(n)} labels {reason}" for reason, n in done["left_out"].items())
     print(
         f"{task.name}: {count(done['stays'])} predictions by cell {done['cell']} ({done['size']}), "
-        f"{done['bounded']:.1%} of futures cut off by --new_tokens{left_out}"
+        f"{done['bounded']:.1%} of futures cut off by --new_tokens{mean}{left_out}"
     )
     if data is not None:
         artifacts.write_json(out / predict.METRICS, {"task": task.name, **done, "known": known})

@@ -40,6 +40,8 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
             raise UserError(f"--config.{name}={value}: take {remedy}")
     if t.trunk and not any(point.get("schedule", t.schedule) == "wsd" for point in points):
         raise UserError(f"--config.training.trunk needs --config.training.schedule=wsd, not {t.schedule}")
+    if t.trunk and not t.cooldown:
+        raise UserError("--config.training.cooldown=0 with a trunk leaves its branches nothing to train: take a share")
     for point in points:
         sizes.get(point["size"])
         wanted = point.get("passes") or point.get("budget") or 0

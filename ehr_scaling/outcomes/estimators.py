@@ -67,7 +67,7 @@ def scope(futures: Futures, k: int, *, of_determined: bool = True) -> Estimate:
     is that of the opposite; see the module for the horizon. Returned is positive / (positive + negative), the
     probability given that one of them comes, as the Monte Carlo share estimates it; a ratio of two unbiased means, so
     consistent. A copy that reaches neither still says how likely each was, hence less noise than counting, which for
-    few copies has few different values. Where both underflow nothing is known: 0.5, with an error of NaN.
+    few copies has few different values. Where both underflow nothing is known: NaN, as `filled` fills it.
 
     Args: futures, ordinary ones; of_determined, False: the mean of p alone, unbiased for P(outcome within the
       simulated tokens). It may exceed 1.
@@ -78,7 +78,20 @@ def scope(futures: Futures, k: int, *, of_determined: bool = True) -> Estimate:
     ratio, error = _ratio(p, q)
     positive, negative = p.mean(axis=1), q.mean(axis=1)
     probability = (positive + _TINY) / (positive + negative + 2 * _TINY)
-    return Estimate(probability, np.where(np.isnan(ratio), np.nan, error))
+    unknown = np.isnan(ratio)
+    return Estimate(np.where(unknown, np.nan, probability), np.where(unknown, np.nan, error))
+
+
+def filled(probability: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Probabilities (n,) with the (weighted) mean of the known ones where nothing is known (NaN), and that mean.
+
+    To rank such a stay by one half would rank it above nearly all others where outcomes are rare. One half where none
+    is known.
+    """
+    known = ~np.isnan(probability)
+    weights = np.ones(len(probability)) if weights is None else weights
+    base = float(np.average(probability[known], weights=weights[known])) if known.any() else 0.5
+    return np.where(known, probability, base), base
 
 
 def reach(futures: Futures, k: int, *, of_determined: bool = False) -> Estimate:

@@ -39,7 +39,7 @@ from ehr_scaling.training.setup import restored_params
 Cell = dict[str, Any]
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
-VERSION = 2  # of how scores are made from samples: raise it, and every model is scored again
+VERSION = 3  # of how scores are made from samples: raise it, and every model is scored again
 FEATURES_VERSION = 2  # of what baselines are fitted to: raise it, and they are fitted again
 METHODS = {
     "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",
@@ -196,13 +196,14 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
     """The score of a yes-or-no task, whose predictions are written."""
     method, asked = question.options["method"], samples.stays
     estimate = getattr(estimators, method)(futures, k)
-    known = ~np.isnan(estimate.probability)
-    probability = np.where(known, estimate.probability, 0.5)  # no copy said anything: counted in `stays_undetermined`
+    probability, base = estimators.filled(estimate.probability, _weights(samples))
     predictions.write_binary(question.folder / f"{cell['id']}.parquet", asked, probability)
     errors = estimate.error[np.isfinite(estimate.error)]
     score = {
         **_judge_probabilities(question, samples, probability),
         "method": f"zero-shot: {METHODS[method]}; interval: percentile bootstrap of patients",
+        # Of whom no copy said anything: how many, and the probability that they were given, the mean of the others'
+        "unknown": {"stays": int(np.isnan(estimate.probability).sum()), "probability": base},
         "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
     if tuning := tuning_of(question):

@@ -191,14 +191,15 @@ def predict(
         for begin in range(0, len(every), simulation.AT_ONCE):
             rows = every[begin : begin + simulation.AT_ONCE]
             futures = simulated.run(*trained, rows, advance)
-            found = estimators.scope(futures, 0).probability
-            probability[rows] = np.where(np.isnan(found), 0.5, found)  # no copy said anything
+            probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
             if keep_futures:
                 kept.append(futures)
     artifacts.work_directory(out)
     if keep_futures:
         simulated.write_trajectories(out / TRAJECTORIES, split, simulate.concatenate(kept))
+    unknown = int(np.isnan(probability).sum())  # of whom no copy said anything
+    probability, _ = estimators.filled(probability)
     predictions.write_binary(out / FILE, asked, probability)
     return {
         "cell": chosen["id"],
@@ -206,6 +207,7 @@ def predict(
         "stays": len(asked.times),
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
+        "unknown": unknown,
         **({} if patients is None else _judged(asked, probability, seed)),
     }
 

@@ -281,6 +281,10 @@ def test_passes_and_fractions_take_the_place_of_budgets():
         ({"grid.budgets": (float("nan"),)}, "budgets or .passes holds nan"),
         ({"grid.weight_decays": (-0.1,)}, "weight_decay: -0.1"),
         ({"training.trunk": True}, "trunk needs --config.training.schedule=wsd"),
+        (
+            {"training.trunk": True, "training.schedule": "wsd", "training.cooldown": 0.0},
+            "cooldown=0 with a trunk leaves its branches nothing to train",
+        ),
         ({"training.microbatch": -1}, "microbatch=-1"),
         ({"training.together": 0}, "together=0"),
         ({"training.max_skipped": 0}, "max_skipped=0"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ehr_scaling.outcomes import estimators, known_truth
+from ehr_scaling.outcomes import estimators, known_truth, metrics
 from ehr_scaling.outcomes.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Futures
 
 METHODS = {"monte_carlo": estimators.monte_carlo, "scope": estimators.scope, "reach": estimators.reach}
@@ -149,9 +149,25 @@ def test_one_copy_has_no_known_error():
     assert estimators.monte_carlo(futures([[POSITIVE, POSITIVE, OPEN]]), 0) == (1.0, 0.0)
 
 
-def test_nothing_known_is_one_half_of_unknown_error():
-    p, error = estimators.scope(futures([[OPEN, RUNNING]]), 0)
-    assert p[0] == 0.5 and np.isnan(error[0])
+@pytest.mark.parametrize("method", [estimators.scope, estimators.monte_carlo])
+def test_where_nothing_is_known_stands_the_mean_of_the_others(method):
+    p, error = method(futures([[OPEN, RUNNING], [POSITIVE, NEGATIVE]], positive=[[0, 0], [1, 0]]), 0)
+    assert np.isnan(p[0]) and np.isnan(error[0]) and np.isfinite(p[1])
+    found, base = estimators.filled(np.array([np.nan, 0.1, 0.3, np.nan]), np.array([9.0, 3.0, 1.0, 1.0]))
+    np.testing.assert_allclose(found, [0.15, 0.1, 0.3, 0.15])
+    assert base == pytest.approx(0.15)
+    assert estimators.filled(np.full(2, np.nan))[1] == 0.5
+
+
+def test_stays_of_unknown_risk_are_not_ranked_above_all_others():
+    """Of a rare outcome one half would do so, and a perfect predictor would look worse than chance tells."""
+    rng = np.random.default_rng(0)
+    risk = rng.beta(1, 12, 20_000)
+    labels = rng.random(20_000) < risk
+    said = np.where(rng.random(20_000) < 0.2, np.nan, risk)
+    half, filled = np.where(np.isnan(said), 0.5, said), estimators.filled(said)[0]
+    assert metrics.auroc(labels, filled) > metrics.auroc(labels, half) + 0.02
+    assert np.mean((filled - labels) ** 2) < np.mean((half - labels) ** 2) - 0.02
 
 
 def test_days_of_the_copies_that_came_to_an_end():
