@@ -63,6 +63,27 @@ def test_a_chunk_is_its_steps():
     assert int(together.step[0]) == K
 
 
+def test_every_piece_of_every_step_is_dropped_out_anew():
+    """The same rows at a rate of 0: what the losses differ by is what was dropped."""
+    program = Program(MODEL.clone(dropout=0.5))
+    begun, _ = run(batch(), learning_rate=0.3)  # as it is initialised a layer adds next to nothing
+    same = {name: np.broadcast_to(x[:, :1, :1], x.shape) for name, x in batch().items()}
+
+    def loss(rows, pieces, state=begun, **more):
+        data = {name: x[:, :, :rows] for name, x in same.items()}
+        rates = {"learning_rate": 0.0, "weight_decay": 0.0}
+        state, sums = run(
+            data, updates=1, pieces=pieces, program=program, state=jax.tree.map(jnp.copy, state), **rates, **more
+        )
+        return state, float(sums["loss_sum"][0]) / rows
+
+    state, first = loss(1, 1)
+    assert loss(1, 1)[1] == first  # the same whenever it is made
+    assert abs(loss(1, 1, state)[1] - first) > 1e-3  # the next step
+    assert abs(loss(1, 1, seeds=(4,))[1] - first) > 1e-3
+    assert abs(loss(2, 2)[1] - first) > 1e-3  # two pieces of one row each: were they alike, so would be their mean
+
+
 def test_the_last_chunk_makes_fewer_updates():
     data, other = batch(), batch(1)
     mixed = {name: np.concatenate([data[name][:, :2], other[name][:, 2:]], axis=1) for name in data}
