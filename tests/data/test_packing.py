@@ -186,8 +186,15 @@ def test_the_seed_decides_the_rows_and_nothing_else():
 
 
 def test_rows_are_shuffled():
-    _, _, segments = assemble(cohort([200] * 40), 20)
-    assert abs(np.corrcoef(segments[:, 0], np.arange(len(segments)))[0, 1]) < 0.2
+    """Rows come in no order of patients, nor of how full windows fill them: the first of them are a sample."""
+    sizes = np.random.default_rng(0).integers(3, 60, 400).tolist()
+    _, _, segments = assemble(cohort(sizes), 20)
+    several = (np.diff(segments, axis=1) != 0).any(1)  # made of ends, not of one whole window
+    assert 0.2 < several.mean() < 0.8
+    place = np.arange(len(segments))
+    assert len(place) > 300
+    for x in (segments[:, 0], several):
+        assert abs(np.corrcoef(x, place)[0, 1]) < 4 / np.sqrt(len(place))
 
 
 @pytest.fixture(scope="module")
