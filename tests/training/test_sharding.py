@@ -59,12 +59,44 @@ print(json.dumps(found))
 """
 
 
-def losses(meshes, devices, optimizer="adamw", members=1, mixing="none"):
+# The loss of two rows, a device each, and of the same rows the other way round
+DROPPED = """
+import jax, json, numpy as np
+from ehr_scaling.models.sizes import Shape
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.training import sharding
+from ehr_scaling.training.step import Hyper, Program, init, train_chunk
+
+program = Program(Transformer(Shape("test", 32, 2, 8, 48), 60, 64, dropout=0.5))
+rng = np.random.default_rng(0)
+rows = {"tokens": rng.integers(1, 60, (1, 1, 2, 13)).astype(np.int32)}
+rows |= {"segments": np.ones((1, 1, 2, 13), np.int32), "mask": np.ones((1, 1, 2, 12), bool)}
+hyper = Hyper(*(np.full(1, x, np.float32) for x in (0, 100, 2, 0, 0.1, 0)))
+state = jax.device_get(init(program, np.zeros(1, np.int32)))
+# As it is initialised a layer adds next to nothing, whatever is dropped
+params = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), state.params)
+found = []
+mesh = sharding.mesh(2, 1, 1)
+with jax.set_mesh(mesh):
+    for order in ([0, 1], [1, 0]):
+        batch = sharding.place(mesh, {name: x[:, :, order] for name, x in rows.items()}, axis=2)
+        here = jax.device_put(state._replace(params=params), sharding.replicated(mesh))
+        _, sums = train_chunk(program, here, batch, hyper, np.zeros(1, np.int32), np.int32(1), np.int32(1))
+        found.append(float(sums["loss_sum"][0]))
+print(json.dumps(found))
+"""
+
+
+def on_devices(devices, script, *arguments):
     environment = {**os.environ, "XLA_FLAGS": FLAGS.format(os.environ["XLA_FLAGS"], devices)}
-    command = [sys.executable, "-c", LOSSES, json.dumps(meshes), optimizer, str(members), mixing]
+    command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def losses(meshes, devices, optimizer="adamw", members=1, mixing="none"):
+    return on_devices(devices, LOSSES, json.dumps(meshes), optimizer, str(members), mixing)
 
 
 @pytest.mark.parametrize(("meshes", "mixing"), [(MESHES, "none"), ([(8, 1, 1), (2, 2, 2)], "conv")])
@@ -87,6 +119,12 @@ def test_members_have_devices_of_their_own():
     assert own["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     assert len(set(alone["losses"][-4:])) == 4  # of four seeds
     assert own["still"]
+
+
+def test_every_device_is_dropped_out_in_its_own_way():
+    """Were it the same on both, it would not matter which of them has which row."""
+    one, other = on_devices(2, DROPPED)
+    assert one > 0 and abs(one - other) > 1e-3
 
 
 def test_muon_too():
