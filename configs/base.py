@@ -139,6 +139,7 @@ def get_config() -> ConfigDict:
     # Ask the validation patients too, and fit intercept and slope of each model's risks to them: as many futures again
     c.outcome.recalibrate = False
     c.outcome.samples = config_dict.placeholder(int)  # stays of the test split; none: all
+    c.outcome.train_samples = config_dict.placeholder(int)  # of the train split, to fit the baselines to; none: all
     # Of the samples; AUROC does not depend on it, its interval does; none: as it comes
     c.outcome.positive_share = config_dict.placeholder(float)
 

@@ -38,5 +38,6 @@ def get_config() -> ConfigDict:
     c.grid.seeds = (21, 22, 23, 24)
     c.grid.dear = 1.2e11
     c.outcome.samples = 400
+    c.outcome.train_samples = 8_000  # for time alone
     c.outcome.positive_share = 0.25  # about 100 deaths, where chance would give 8
     return c

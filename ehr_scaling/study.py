@@ -77,6 +77,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
                     positive_share=o.positive_share,
                     method=o.method,
                     split=split,
+                    train_samples=o.train_samples,
                     draws=config.analysis.draws,
                     seed=config.analysis.seed,
                 )

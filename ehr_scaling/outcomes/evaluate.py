@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import parquet, timelines
+from ehr_scaling.data import disclosure, inspection, parquet, timelines
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import (
@@ -332,7 +332,10 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     options, samples = record["inputs"], questions.load(folder)
     every = cohort.stays(workdir, "train", task)
     train = stays.subsample(every, options["train_samples"], None, options["seed"])
-    print(f"{task.name}: fitting baselines on {len(train.labels):,} stays", file=sys.stderr, flush=True)
+    generated = inspection.of_generated(workdir)
+    count, all_there = (disclosure.words(len(stays.labels), generated) for stays in (train, every))
+    fitted_on = f"fitted on {count} of {all_there} stays of the train split"
+    print(f"{task.name}: baselines are {fitted_on}", file=sys.stderr, flush=True)
     x, asked = baselines.features(workdir, "train", train), baselines.features(workdir, options["split"], samples.stays)
     classes = int(samples.meanings.max()) + 1 if task.kind == "class" else None
     fitted = baselines.fit_all(x, train.labels, train.patients, options["seed"], classes)
@@ -343,7 +346,7 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
         predicted = method.predict(asked)
         file = folder / "baseline.parquet" if name == main else folder / OTHERS / f"{name.replace(' ', '_')}.parquet"
         scores[name] = {"name": name, **_judge_baseline(workdir, question, samples, predicted, file), **method.settings}
-    train_facts = {"features": baselines.FEATURES, "train_stays": len(train.labels)}
+    train_facts = {"method": fitted_on, "features": baselines.FEATURES, "train_stays": len(train.labels)}
     if train.labels.dtype == bool:
         train_facts["train_positives"] = int(train.labels.sum())
     others = {name: score for name, score in scores.items() if name != main}

@@ -49,7 +49,7 @@ def prepare(
     positive_share: float | None = None,
     method: str = "scope",
     split: str = "test",
-    train_samples: int = 8_000,
+    train_samples: int | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -64,13 +64,18 @@ def prepare(
         half of the context at most.
       max_samples, positive_share, seed: see `stays.draw`.
       method: "scope", "monte_carlo" or "reach", see `estimators`.
-      train_samples: most stays of the train split that the baselines are fitted on.
+      train_samples: most stays of the train split that the baselines are fitted on; none: all.
       draws: bootstrap draws.
     Returns: the record, see `artifacts.build`; its summary has stays, positives, and both of all that could be asked.
     Raises: UserError as `cohort.stays` and `stays.prompts` do, for senseless options, for labels that say nothing or
       nothing of the train split, and when the task was prepared from other timelines or with other options.
     """
-    for flag, value, least in (("copies", copies, 1), ("new_tokens", new_tokens, 1), ("samples", max_samples, 2)):
+    for flag, value, least in (
+        ("copies", copies, 1),
+        ("new_tokens", new_tokens, 1),
+        ("samples", max_samples, 2),
+        ("train_samples", train_samples, 4),
+    ):
         if value is not None and value < least:
             raise UserError(f"--config.outcome.{flag}={value}: take {least} or more")
     if positive_share is not None and not 0 < positive_share < 1:

@@ -137,6 +137,8 @@ def test_the_baseline(trained, monkeypatch):
     assert score["name"] == "logistic regression"
     assert (score["n"], score["positives"]) == (60, asked.labels.sum())
     assert score["train_stays"] == 400
+    every = cohort.stays(workdir, "train", TASK)
+    assert score["method"] == f"fitted on 400 of {len(every.labels):,} stays of the train split"
     table = pq.read_table(folder / "baseline.parquet")
     assert table.schema == predictions.BINARY
     p = table["predicted_boolean_probability"].to_numpy()
