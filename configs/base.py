@@ -85,18 +85,21 @@ def get_config() -> ConfigDict:
     c.training.cooldown = 0.2  # share of the steps, wsd only
     c.training.floor = 0.05  # last learning rate as a share of the peak
     # Peak = rate.peak · (width / at_width) ^ width_exponent · (sequences / batch.sequences) ^ batch_exponent
+    #   · (D / at_tokens) ^ tokens_exponent: docs/recipes.md has the runs that it was fitted to
     c.training.rate = ConfigDict()
-    c.training.rate.peak = 0.025
+    c.training.rate.peak = 0.02
     c.training.rate.at_width = 32
     c.training.rate.width_exponent = -1.0  # of Adam, as for hidden matrices in µP (Yang et al. 2022)
     c.training.rate.batch_exponent = 0.5  # Adam's noise falls with the root of the batch (Malladi et al. 2022)
+    c.training.rate.at_tokens = 6e5
+    c.training.rate.tokens_exponent = -0.4  # longer runs want lower rates (Bjorck et al. 2024)
     c.training.batch = ConfigDict()  # sequences = batch.sequences · (D / at_tokens) ^ exponent, to a power of two
     c.training.batch.sequences = 4
     c.training.batch.at_tokens = 6e5
     c.training.batch.exponent = 0.5
     c.training.explored = ConfigDict()  # where these two rules were found; cells outside are marked
     c.training.explored.parameters = (1e3, 1.1e5)  # N, body
-    c.training.explored.tokens = (5e4, 6e6)  # D
+    c.training.explored.tokens = (4e4, 7e6)  # D
     c.training.weight_decay = 0.1
     c.training.clip = 1.0  # global gradient norm
     c.training.b1 = 0.9

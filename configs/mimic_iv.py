@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     c.model.dtype = "bfloat16"
     c.training.rate.peak = 6e-4
     c.training.rate.at_width = 768
+    c.training.rate.at_tokens = 1e9
     c.training.batch.sequences = 128  # 0.26 M tokens at 1e9 tokens
     c.training.batch.at_tokens = 1e9
     c.training.batch.exponent = 0.5

@@ -21,6 +21,8 @@ SETTINGS: dict[str, Any] = {
     "data.tokens.value_tokens": "separate",
     "data.tokens.intervals": 13,
 }
+# With which it was compared, before runs of many lengths showed that longer ones want lower rates
+EARLIER_RATES: dict[str, Any] = {"training.rate.peak": 0.025, "training.rate.tokens_exponent": 0.0}
 
 
 def get_config(name: str = "quickstart") -> ConfigDict:

@@ -40,19 +40,25 @@ class Change(NamedTuple):
 FIRST = "published"
 # Each on the one before it
 LADDER = (
-    Change(FIRST, "", published.SETTINGS, "configs/published.py: what the seed study says"),
+    Change(FIRST, "", published.SETTINGS | published.EARLIER_RATES, "configs/published.py: what the seed study says"),
     Change("mixing", FIRST, {"model.mixing": "conv"}, "each position reads the three before it, ahead of attention"),
     Change("muon", "mixing", {"training.optimizer": "muon"}, "matrices move along all their directions alike"),
     Change("tied", "muon", {"model.tied": True}, "one matrix embeds tokens and predicts them"),
     Change("fused", "tied", {"data.tokens.value_tokens": "fused"}, "a value and its code are one token"),
+    Change(
+        "rates",
+        "fused",
+        {"training.rate.peak": 0.02, "training.rate.tokens_exponent": -0.4},
+        "longer runs have lower rates",
+    ),
 )
 TOP = LADDER[-1].name
 # Each on one rung
 TRIED = (
-    Change("a head of its own", TOP, {"model.tied": False}, "the rung tied taken back, now that values are fused"),
+    Change("a head of its own", "fused", {"model.tied": False}, "the rung tied taken back, now that values are fused"),
     Change(
         "twice the context",
-        TOP,
+        "fused",
         {"data.context": Times(2), "training.batch.sequences": Times(0.5), "validation.sequences": Times(0.5)},
         "more of a record at once; as many tokens a step",
     ),

@@ -15,7 +15,9 @@ sweep = base.sweep
 def get_config() -> ConfigDict:
     c = challenge_2012.get_config()
     c.title = "WSD branches and cosine runs"
-    c.update_from_flattened_dict(published.SETTINGS)  # with which the figures in BENCHMARKS were measured
+    c.update_from_flattened_dict(
+        published.SETTINGS | published.EARLIER_RATES
+    )  # with which the figures in BENCHMARKS were measured
     c.training.trunk = True
     c.training.schedule = "wsd"
     c.training.batch.sequences = 4

@@ -26,7 +26,9 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
 def get_config() -> ConfigDict:
     c = base.get_config()
     c.title = "transfer of the learning rate"
-    c.update_from_flattened_dict(published.SETTINGS)  # with which the figure in docs/training.md was measured
+    c.update_from_flattened_dict(
+        published.SETTINGS | published.EARLIER_RATES
+    )  # with which the figure in docs/training.md was measured
     c.model.parametrization = "mup"
     c.model.vocab_multiple = 16
     c.data.seed = 31

@@ -88,7 +88,7 @@ def test_the_recipe_of_all_configs_is_the_top_of_the_ladder():
 
 
 def test_each_rung_differs_from_the_one_it_changes_by_what_it_says():
-    assert recipes.LADDER[0].settings == published.SETTINGS
+    assert recipes.LADDER[0].settings == published.SETTINGS | published.EARLIER_RATES
     for data in recipes.DATA:
         flat = {
             name: flatdict(recipes.get_config(f"{data}/{name}").to_dict() | {"title": ""}) for name in recipes.CHANGES

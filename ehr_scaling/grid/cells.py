@@ -91,7 +91,7 @@ def _cell(
     sequences: int,
     **schedule: float,
 ) -> Cell:
-    """A cell of `sequences` a step; `schedule` overrides steps, warmup, cooldown and start."""
+    """A cell of `sequences` a step; `schedule` overrides steps, warmup, cooldown, start and, for the rate, D."""
     shape, t = sizes.get(point["size"]), config.training
     data, context = packed["summary"], packed["summary"]["context"]
     dims = _dims(config, shape.name, packed)
@@ -140,7 +140,8 @@ def _cell(
         "batch_tokens": sequences * context,
         "optimizer": t.optimizer,
         "schedule": point.get("schedule", t.schedule),
-        "learning_rate": multiple * rules.learning_rate(t, shape, sequences, config.model.parametrization),
+        "learning_rate": multiple
+        * rules.learning_rate(t, shape, sequences, schedule.get("tokens", tokens), config.model.parametrization),
         "rate_multiple": multiple,
         "warmup": float(schedule.get("warmup", math.ceil(t.warmup * steps))),
         "cooldown": float(schedule.get("cooldown", math.ceil(t.cooldown * steps))),
@@ -191,8 +192,9 @@ def named(cell: Cell) -> Cell:
 def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], about: dict[str, Any]) -> list[Cell]:
     """A trunk at a constant rate and, for each of `points`, which differ in budget or passes, a branch that cools.
 
-    Batch, rate and warm-up have to be one for all branches: the batch is the rule's at the geometric mean of their D,
-    the warm-up the share of the shortest. Branches go on from the trunk's checkpoints (Hägele et al. 2024, arXiv
+    Batch, rate and warm-up have to be one for all branches: batch and rate are the rules' at the geometric mean of
+    their D, rounded (to powers of four for the rate) so that one budget more leaves most trunks what they are, the
+    warm-up the share of the shortest. Branches go on from the trunk's checkpoints (Hägele et al. 2024, arXiv
     2405.18392).
 
     Returns: the trunk, phase "hot", then the branches in the order of their beginnings.
@@ -203,13 +205,16 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
     wanted = [_sequences(config, point, packed) for point in points]
     middle = math.exp(sum(map(math.log, wanted)) / len(wanted))
     sequences = rules.batch_sequences(t, middle * context)
-    warmup = math.ceil(t.warmup * min(wanted) / sequences)
+    shared = {
+        "warmup": math.ceil(t.warmup * min(wanted) / sequences),
+        "tokens": 4.0 ** round(math.log(middle * context, 4)),
+    }
     branches = []
     for point in sorted(points, key=lambda p: _sequences(config, p, packed)):
-        alone = _cell(config, point, packed, about, sequences, warmup=warmup)
-        if (start := alone["steps"] - int(alone["cooldown"])) < warmup:
+        alone = _cell(config, point, packed, about, sequences, **shared)
+        if (start := alone["steps"] - int(alone["cooldown"])) < alone["warmup"]:
             raise Infeasible(f"{point['size']}: its cooldown would begin in the warm-up")
-        branches.append(_cell(config, point, packed, about, sequences, warmup=warmup, start=start))
+        branches.append(_cell(config, point, packed, about, sequences, **shared, start=start))
     last = branches[-1]["start"]
     trunk = _cell(
         config,
@@ -219,7 +224,7 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
         sequences,
         steps=last,
         cooldown=0,
-        warmup=warmup,
+        **shared,
     )
     trunk["phase"], trunk["marks"] = "hot", [branch["start"] for branch in branches]
     trunk = named(trunk)

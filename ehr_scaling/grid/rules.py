@@ -21,14 +21,16 @@ def batch_sequences(training: ConfigDict, tokens: float) -> int:
     return 2 ** max(0, round(math.log2(rule.sequences * (tokens / rule.at_tokens) ** rule.exponent)))
 
 
-def learning_rate(training: ConfigDict, shape: Shape, sequences: int, parametrization: str) -> float:
-    """Peak rate: η₀·(d/d₀)^q·(B/B₀)^r. Under "mup" the factor of width is the parametrization's, leaf by leaf.
+def learning_rate(training: ConfigDict, shape: Shape, sequences: int, tokens: float, parametrization: str) -> float:
+    """Peak rate: η₀·(d/d₀)^q·(B/B₀)^r·(D/D₀)^s. Under "mup" the factor of width is the parametrization's, leaf by leaf.
 
-    The root of the batch is Adam's (Malladi et al. 2022, arXiv 2205.10287).
+    The root of the batch is Adam's (Malladi et al. 2022, arXiv 2205.10287); that longer runs want lower rates was seen
+    by Bjorck et al. 2024 (arXiv 2409.19913), with an exponent of -.32.
     """
     rule = training.rate
     width = 1.0 if parametrization == "mup" else (shape.width / rule.at_width) ** rule.width_exponent
-    return float(rule.peak * width * (sequences / training.batch.sequences) ** rule.batch_exponent)
+    batch = (sequences / training.batch.sequences) ** rule.batch_exponent
+    return float(rule.peak * width * batch * (tokens / rule.at_tokens) ** rule.tokens_exponent)
 
 
 def at_the_edge(training: ConfigDict, body: int, tokens: int) -> str:
@@ -46,6 +48,7 @@ def check(training: ConfigDict, rates: tuple[float, ...]) -> None:
                 f"--config.training.rate.peak times --config.grid.rates gives a learning rate of {rate:g}: take one "
                 f"above 0 and up to {LARGEST_RATE:g}, such as 0.01"
             )
-    for name, value in (("batch.sequences", training.batch.sequences), ("batch.at_tokens", training.batch.at_tokens)):
+    positive = {f"batch.{name}": training.batch[name] for name in ("sequences", "at_tokens")}
+    for name, value in {**positive, "rate.at_tokens": training.rate.at_tokens}.items():
         if not value > 0:
             raise UserError(f"--config.training.{name}={value:g}: take a number above 0")

@@ -62,16 +62,18 @@ def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context
 def test_rules_are_the_same_for_all_budgets():
     config = base.get_config()
     config.training.batch.exponent = config.training.rate.batch_exponent = 0.5
-    config.training.rate.width_exponent = -1.0
+    config.training.rate.width_exponent, config.training.rate.tokens_exponent = -1.0, -0.4
     small, large = (
         cells.solve(config, {"budget": c, "size": "25k", "seed": 0}, packed(), ABOUT) for c in (1e11, 1.6e13)
     )
     for cell in (small, large):  # of the reference width, 32
         more = cell["batch_sequences"] / config.training.batch.sequences
-        assert cell["learning_rate"] == pytest.approx(config.training.rate.peak * more**0.5)
+        longer = cell["tokens"] / config.training.rate.at_tokens
+        assert cell["learning_rate"] == pytest.approx(config.training.rate.peak * more**0.5 * longer**-0.4)
     narrow = cells.solve(config, {"budget": 1e11, "size": "6.7k", "seed": 0}, packed(), ABOUT)
     more = narrow["batch_sequences"] / small["batch_sequences"]
-    assert narrow["learning_rate"] / small["learning_rate"] == pytest.approx(2.0 * more**0.5)  # half the width
+    longer = narrow["tokens"] / small["tokens"]
+    assert narrow["learning_rate"] / small["learning_rate"] == pytest.approx(2.0 * more**0.5 * longer**-0.4)
     assert large["batch_sequences"] / small["batch_sequences"] in (8, 16, 32)  # D grew 160 times
 
 
