@@ -9,8 +9,8 @@ lists them all. It has not been run yet.
 
 What led to these settings: runs on the training patients of split 1 alone, split anew, with seeds 1 and 2. At 151 k
 parameters and 1e13 FLOPs T = 512 reached 1.977 nats an event and an AUROC of .80 [.76, .84], T = 256 2.009 and .78
-[.74, .82] (one seed); up to 1e12 T = 256 is ahead by 1 to 7 %. Of peaks of .006, .0125 and .025 that run had 1.975, 1.977
-and 1.988; the rule, which was found at T = 256, gives .0058.
+[.74, .82] (one seed); up to 1e12 T = 256 is ahead by 1 to 7 %. Of rates of .006, .0125 and .025 that run had 1.975,
+1.977 and 1.988; the rule, which was found at T = 256, gives .0058.
 """
 
 from collections.abc import Iterator
