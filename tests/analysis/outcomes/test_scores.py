@@ -183,6 +183,7 @@ def test_the_report_shows_all_of_it(tmp_path):
     best = f"{table.cell[table.loss.argmin()]}.json"
     rewrite(task / best, brier=half, calibration_curve=bins, weighted=True, open=0.25, against_baseline=against)
     write_days(tmp_path / "outcomes", table)
+    rewrite(task / "baseline.json", method="fitted on 400 of 3,000 stays of the train split")
     laws = report.analyze(table, tmp_path / "r", outcomes=tmp_path / "outcomes", options=FEW)
     names = {p.name for p in (tmp_path / "r" / "figures").iterdir()}
     assert {f"{kind}_died.{end}" for kind in ("auroc", "outcome", "accuracy") for end in ("png", "svg")} <= names
@@ -190,6 +191,7 @@ def test_the_report_shows_all_of_it(tmp_path):
     for words in (
         "Brier score", "0.1250 0.0625 to 0.2500", "p = 0.002", "25.0", "weighted back to the cohort",
         "AUROC −0.062 (−0.250 to +0.125, p = 0.002)", "A made-up class.", "MAE (days)",
+        "The baselines were fitted on 400 of 3,000 stays of the train split.",
     ):  # fmt: skip
         assert words in text, words
     assert [v["task"] for v in laws["valued"]] == ["drg", "stay"]
