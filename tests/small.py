@@ -25,6 +25,8 @@ def config(**changes: Any) -> ConfigDict:
     c.training.dispatch_sequences = 16
     c.training.batch.sequences = 4
     c.training.min_steps = 8
+    # The rule gives runs of so few tokens rates at which sums in another order end elsewhere
+    c.training.rate.peak, c.training.rate.tokens_exponent = 0.025, 0.0
     c.validation.sequences = 32
     c.validation.batch = 16
     c.grid.budgets = (1.2e9,)
