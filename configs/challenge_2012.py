@@ -5,8 +5,7 @@ which budgets are bracketed.
 
 What led to these settings: runs on training seeds 1 and 2 and on patients of split 1's training part alone
 (configs/recipes.py has the recipe). At 3e11 FLOPs 14 k was a little better than 40 k, at 1e12 25 k than 56 k, which is
-all that the sizes rest on: about 20 k and 33 k, N ∝ C^.5 through these. Half of the peak rate was as good, twice was
-worse (one seed). The whole of this grid has not been run.
+all that the sizes rest on: about 20 k and 33 k, N ∝ C^.5 through these. The whole of this grid has not been run.
 """
 
 from ml_collections import ConfigDict

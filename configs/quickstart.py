@@ -1,6 +1,6 @@
 """The default study: 20,000 generated patients, 4 budgets over a decade and a half, 4 or 2 seeds, on 2 CPU cores.
 
-N 1.7 k to 101 k body parameters, D 0.03 to 3 M tokens of 3.9 M unique ones (under one pass), so that nothing is
+N 1.7 k to 101 k body parameters, D 0.03 to 2.3 M tokens of 3.9 M unique ones (under one pass), so that nothing is
 repeated. See the report for what comes out: the losses, verdicts and exponents are its business, not this file's.
 
 What exploring led to these settings: training seeds 1 to 16 and 511 to 534, on patients of data seeds 0, 11 to 14 and
@@ -8,9 +8,9 @@ What exploring led to these settings: training seeds 1 to 16 and 511 to 534, on 
 - The recipe and the rules for rate and batch are those of configs/base.py. Values are fused with their codes: with
   separate ones the two seeds of a small cell differed by up to 5 %, fused by 1 %, at losses an event 1 % higher.
 - A run scatters by about 1 % between seeds, and a curve of five sizes within a factor of four of each other is not
-  told from a constant by that: of three fresh runs one bracketed all four budgets, and 25 % of simulated ones. More
-  sizes, over a factor of ten and more, tell it, where more seeds of fewer sizes do not: all of eight simulated ones,
-  for a seventh more compute.
+  told from a constant by that: of three fresh runs one bracketed all four budgets, of eight simulated ones two. More
+  sizes, over a factor of ten and more, tell it: all of eight, for a seventh more compute; as much compute for more
+  seeds of fewer sizes, six.
 """
 
 from ml_collections import ConfigDict

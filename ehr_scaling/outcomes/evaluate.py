@@ -110,7 +110,8 @@ def _asked(workdir: Path) -> list[Question]:
 
 def _name(question: Question) -> str:
     """A task's, or that of its stays that a recalibration is fitted to."""
-    return str(question.folder.relative_to(question.folder.parents[question.options["split"] == questions.TUNING]))
+    split = question.options["split"]
+    return f"{question.task.name}/{split}" if split == questions.TUNING else question.task.name
 
 
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
@@ -229,27 +230,36 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
 
 
 def _judge_probabilities(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
-    asked, seed = samples.stays, question.options["seed"]
-    weights = _weights(samples)
+    asked = samples.stays
 
-    def judge(rows: np.ndarray, draws: int) -> dict[str, Any]:
-        return metrics.evaluate(
-            asked.labels[rows],
-            probability[rows],
-            asked.patients[rows],
-            weights=None if weights is None else weights[rows],
-            probabilities=True,
-            draws=draws,
-            seed=seed,
-        )
+    def of_group(rows: np.ndarray) -> dict[str, Any]:
+        return _short(_of_rows(question, samples, probability, rows, _GROUP_DRAWS))
 
     by_attribute = {
-        name: subgroups.by_group(
-            getattr(samples, name), asked.patients, asked.labels, lambda rows: _short(judge(rows, _GROUP_DRAWS))
-        )
+        name: subgroups.by_group(getattr(samples, name), asked.patients, asked.labels, of_group)
         for name in ("sex", "age", "race")
     }
-    return {**judge(np.arange(len(probability)), question.options["draws"]), "subgroups": by_attribute}
+    return {**_of_rows(question, samples, probability), "subgroups": by_attribute}
+
+
+def _of_rows(
+    question: Question,
+    samples: Samples,
+    probability: np.ndarray,
+    rows: np.ndarray | slice = slice(None),
+    draws: int | None = None,
+) -> dict[str, Any]:
+    """`metrics.evaluate` of some stays, all of them unless told, with as many draws as the question asks for."""
+    asked, weights = samples.stays, _weights(samples)
+    return metrics.evaluate(
+        asked.labels[rows],
+        probability[rows],
+        asked.patients[rows],
+        weights=None if weights is None else weights[rows],
+        probabilities=True,
+        draws=draws or question.options["draws"],
+        seed=question.options["seed"],
+    )
 
 
 def _recalibrated(
@@ -260,15 +270,7 @@ def _recalibrated(
     weighs = metrics.ones_for(weights, len(said.labels))
     if (line := calibration.line(said.labels, said.probabilities.astype(np.float64), weighs)) is None:
         return {**about, "missing": "the predictions separate the labels of these stays, or are all the same"}
-    score = metrics.evaluate(
-        samples.stays.labels,
-        calibration.moved(probability, *line),
-        samples.stays.patients,
-        weights=_weights(samples),
-        probabilities=True,
-        draws=question.options["draws"],
-        seed=question.options["seed"],
-    )
+    score = _of_rows(question, samples, calibration.moved(probability, *line))
     told = {name: score[name] for name in (*calibration.NAMES, "weighted", "calibration_curve")}
     return {**about, "intercept": line[0], "slope": line[1], **told}
 

@@ -177,6 +177,7 @@ class Shares(NamedTuple):
     of: int
 
 
+@cache
 def shares(mesh: Mesh, members: int = 1) -> Shares:
     """The shares of this process, by where the mesh has its devices: a tensor axis over several gives them the same.
 
