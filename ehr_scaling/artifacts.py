@@ -206,6 +206,7 @@ def build(
     resume: bool = False,
     changing: Collection[str] = (),
     before: Mapping[str, Mapping[str, Any]] | None = None,
+    version: int = 1,
 ) -> dict[str, Any]:
     """Make the artifact directory `path` from `inputs`, unless it is already there.
 
@@ -217,10 +218,12 @@ def build(
 
     Args: resume, whether `make` can go on with what an interrupted run of the same inputs left in the folder (units of
       `data.shards`); else it finds it empty. changing, files that may be written again and keep a seal of their own.
-      before, by group of inputs: what settings were in artifacts of earlier versions, which did not have them.
+      before, by group of inputs: what settings were in artifacts of earlier versions, which did not have them. version,
+      of what `make` makes of its inputs: one of them, but for the first, so that artifacts without one are the first's.
     Returns: the record, `{"inputs", "fingerprint", "summary", "files"}`.
     Raises: UserError when `path` was made from other inputs, which it names, and where it lacks one of its files.
     """
+    inputs = inputs if version == 1 else {**inputs, "made_by_version": version}
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     if path.exists():
         return _made(path, inputs, before or {})

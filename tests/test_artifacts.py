@@ -27,6 +27,16 @@ def test_build_skips_what_is_there_and_refuses_other_inputs(tmp_path):
         artifacts.build(tmp_path / "a", {"seed": (1, 2), "data": {"t": 2}}, make)
 
 
+def test_what_an_earlier_version_made_is_refused(tmp_path):
+    first = artifacts.build(tmp_path / "a", {"seed": 1}, lambda folder: {})
+    assert first["inputs"] == {"seed": 1}  # as of artifacts from before there were versions
+    with pytest.raises(UserError, match=r"made_by_version was None, now 2.*--workdir"):
+        artifacts.build(tmp_path / "a", {"seed": 1}, lambda folder: {}, version=2)
+    second = artifacts.build(tmp_path / "b", {"seed": 1}, lambda folder: {}, version=2)
+    assert second["fingerprint"] != first["fingerprint"]
+    assert artifacts.build(tmp_path / "b", {"seed": 1}, lambda folder: {}, version=2) == second
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError("x"), OSError(28, "No space left on device")])
 def test_a_broken_build_leaves_nothing(tmp_path, error):
     def make(folder):

@@ -127,6 +127,7 @@ def prepare(
         {"events": made["fingerprint"], "vocabulary": vocabulary.fingerprint, "code_maps": codes.files},
         tokenize,
         resume=True,
+        version=timelines.VERSION,
     )
     found = tokens["summary"]["known"]
     for line in known.told(found):

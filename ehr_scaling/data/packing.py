@@ -13,6 +13,7 @@ from ehr_scaling.data.timelines import SPLITS
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 
+VERSION = 1  # of the rows that are made of timelines: raise it with every change to them
 SAMPLING = ("token", "patient")
 _FILL = 0.985  # below it, windows of the emptiest rows are cut; a little above the 0.98 that is promised
 _FRACTION_SEED = 0xF7  # so that a fraction is not drawn by the number that drew the split, nor by the shard's

@@ -99,6 +99,7 @@ def prepare(
         {"events": events["fingerprint"], **settings, "code_maps": codes.files},
         tokenize,
         resume=True,
+        version=timelines.VERSION,
     )
     if until == "timelines":
         return tokens
@@ -116,6 +117,7 @@ def prepare(
             {"timelines": tokens["fingerprint"], **own},
             make,
             resume=True,
+            version=packing.VERSION,
         )
         train, part = record["summary"]["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
         say(

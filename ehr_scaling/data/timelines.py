@@ -22,6 +22,7 @@ from ehr_scaling.data.vocabulary import FILE as VOCABULARY
 from ehr_scaling.data.vocabulary import Vocabulary, load
 from ehr_scaling.errors import UserError, first_line, unreadable
 
+VERSION = 1  # of what is made of events: raise it with every change to that, and no timelines before are taken
 NAME = "timelines"
 _INFO = "dataset_info.json"  # of TFDS
 SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS' names: MEDS' names

@@ -15,7 +15,7 @@ from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import rules
 from ehr_scaling.grid.check import check
-from ehr_scaling.grid.manifest import BEFORE
+from ehr_scaling.grid.manifest import BEFORE, VERSION
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import padded_vocab
 
@@ -108,6 +108,7 @@ def _cell(
     tokens, train = steps * sequences * context, data["splits"]["train"]
     multiple, start = float(point.get("rate", 1.0)), int(schedule.get("start", 0))
     cell = {
+        "version": VERSION,
         "size": shape.name,
         "width": shape.width,
         "layers": shape.layers,

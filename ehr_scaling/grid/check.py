@@ -31,6 +31,7 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
         ("training.microbatch", t.microbatch, t.microbatch >= 0, "a whole number from 0 up"),
         ("training.together", t.together, t.together >= 1, "a whole number from 1 up"),
         ("training.max_skipped", t.max_skipped, t.max_skipped >= 1, "a whole number from 1 up"),
+        ("training.min_steps", t.min_steps, t.min_steps >= 1, "a whole number from 1 up"),
         ("training.clip", t.clip, t.clip > 0, "a number above 0"),
         ("training.warmup", t.warmup, 0 <= t.warmup < 1, "a share of 0 or more, under 1"),
         ("training.cooldown", t.cooldown, 0 <= t.cooldown <= 1, "a share from 0 to 1"),

@@ -11,8 +11,10 @@ from ehr_scaling.errors import UserError
 
 Cell = dict[str, Any]
 MANIFEST = "manifest.jsonl"
-# Settings that earlier versions did not have, and what their cells are: the ids of those and their runs stay good
-BEFORE = {"mixing": "none"}
+VERSION = 1  # of what a cell learns from its settings: raise it with every change to that, and no run before is taken
+_SETTINGS_BEFORE = {"mixing": "none"}
+# Fields that cells of earlier versions did not have, and what those are: their ids and their runs stay good
+BEFORE = {**_SETTINGS_BEFORE, "version": 1}
 
 
 def build(
@@ -43,7 +45,7 @@ def build(
         "training": {k: v for k, v in config.training.to_dict().items() if k not in how},
         "validation": config.validation.to_dict(),
     }
-    record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": BEFORE})
+    record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": _SETTINGS_BEFORE})
     planned, before = cells.grid(config, points, packed, about)[0], read(out)
     if {cell["id"] for cell in planned} != {cell["id"] for cell in before}:
         raise UserError(f"{out} was planned by another version of this program: take another --workdir, or delete it")

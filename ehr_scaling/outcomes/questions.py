@@ -15,6 +15,7 @@ from ehr_scaling.outcomes import cohort, stays, tasks
 from ehr_scaling.outcomes.stays import Stays
 from ehr_scaling.outcomes.tasks import Task
 
+VERSION = 1  # of who is asked what: raise it with every change to that
 SAMPLES = "samples.npz"
 TUNING = "validation"  # split, and folder within a task's, of the stays that a recalibration is fitted to
 AGE_BANDS = ((0, "under 18"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80 and over"))
@@ -132,7 +133,7 @@ def prepare(
     folder = folder / TUNING if split == TUNING else folder
     if folder.exists() and not (folder / artifacts.RECORD).exists():
         raise UserError(f"{folder} is not complete: delete it and run again")
-    return artifacts.build(folder, inputs, make)
+    return artifacts.build(folder, inputs, make, version=VERSION)
 
 
 def _told(task: Task) -> dict[str, str]:

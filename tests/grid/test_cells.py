@@ -91,13 +91,13 @@ def test_the_id_is_of_what_is_learnt():
 
 
 def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_path):
-    """Its settings and its cells do not have it; ids, which name the folders of runs, do not change."""
+    """Its settings and its cells do not have it, nor a version; ids, which name the folders of runs, do not change."""
     config = base.get_config()
     config.model.mixing = "none"
     points, out = list(base.sweep(config)), tmp_path / "grid"
     planned = cells.grid(config, points, WHOLE, ABOUT)[0]
     manifest.build(config, points, WHOLE, ABOUT, out)
-    lines = [{name: value for name, value in cell.items() if name != "mixing"} for cell in planned]
+    lines = [{name: value for name, value in cell.items() if name not in manifest.BEFORE} for cell in planned]
     for line, cell in zip(lines, planned, strict=True):
         assert cells.named({name: value for name, value in line.items() if name != "id"})["id"] == cell["id"]
     artifacts.write_lines(out / manifest.MANIFEST, lines)
@@ -110,6 +110,43 @@ def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_pat
     config.model.mixing = "conv"
     with pytest.raises(UserError, match=r"from other inputs \(model\.mixing was 'none', now 'conv'\): take"):
         manifest.build(config, points, WHOLE, ABOUT, out)
+
+
+def test_cells_that_an_earlier_version_planned_are_not_gone_on_with(tmp_path, monkeypatch):
+    config, out = base.get_config(), tmp_path / "grid"
+    points = list(base.sweep(config))[:2]
+    manifest.build(config, points, WHOLE, ABOUT, out)
+    before = cells.grid(config, points, WHOLE, ABOUT)[0]
+    monkeypatch.setattr(cells, "VERSION", manifest.VERSION + 1)
+    now = cells.grid(config, points, WHOLE, ABOUT)[0]
+    assert {cell["id"] for cell in now}.isdisjoint(cell["id"] for cell in before)
+    with pytest.raises(UserError, match="planned by another version of this program: take another --workdir"):
+        manifest.build(config, points, WHOLE, ABOUT, out)
+
+
+@settings(max_examples=60, deadline=None)
+@given(budget=st.floats(1e8, 1e10))
+def test_few_steps_that_miss_the_budget_are_refused(budget):
+    """Whole steps are within half a step of what was asked for: from 50 of them on that is 1 % at most."""
+    config = base.get_config()
+    config.training.min_steps, point = 1, {"budget": budget, "size": "6.7k", "seed": 0}
+    try:
+        cell = cells.solve(config, point, packed(), ABOUT)
+    except cells.Infeasible as e:
+        assert "steps miss what was asked for by over 1 %" in str(e) or "0 steps" in str(e)
+        return
+    assert abs(cell["flops"] / budget - 1) <= 0.01
+
+
+def test_a_budget_between_two_steps_is_refused():
+    config = base.get_config()
+    config.training.batch.exponent, config.training.min_steps = 0.0, 1
+    point = {"size": "6.7k", "seed": 0}
+    step = cells.solve(config, {**point, "budget": 1e11}, packed(), ABOUT)
+    each = step["flops"] / step["steps"]
+    assert cells.solve(config, {**point, "budget": 20 * each}, packed(), ABOUT)["steps"] == 20
+    with pytest.raises(cells.Infeasible, match="over 1 %"):
+        cells.solve(config, {**point, "budget": 20.4 * each}, packed(), ABOUT)
 
 
 def test_a_grid_without_a_feasible_cell_is_refused():
