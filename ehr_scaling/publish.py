@@ -16,6 +16,7 @@ import yaml
 from ehr_scaling import artifacts, provenance
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
+from ehr_scaling.grid.cell import Cell
 from ehr_scaling.training import checkpoint
 
 RUNS, CURVES, LAWS, CLAIMS = "runs.csv", "curves.csv", "laws.json", "claims.json"
@@ -106,14 +107,14 @@ def points(claims: Claims) -> set[tuple[Any, ...]]:
     return found
 
 
-def point_of(cell: Mapping[str, Any], passes: Iterable[float]) -> tuple[Any, ...]:
+def point_of(cell: Cell, passes: Iterable[float]) -> tuple[Any, ...]:
     """What POINT names of a cell. passes: those that are listed; a run of none of them has None."""
-    own, seen = cell["budget"], cell["tokens"] / cell["unique_tokens"]
+    own, seen = cell.budget, cell.tokens / cell.unique_tokens
     near = (p for p in passes if max(p / seen, seen / p) < SAME_PASSES)
-    return (own, None if own else next(near, None), cell["fraction"], cell["size"], cell["seed"])
+    return (own, None if own else next(near, None), cell.fraction, cell.size, cell.seed)
 
 
-def rows(workdir: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row of RUNS for each finished run, named as in LAWS, and of CURVES: step, tokens, mean training loss since
     the step before.
 
@@ -122,10 +123,10 @@ def rows(workdir: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[dict[s
     versions = provenance.versions(("jax", "flax", "optax"))
     runs, curves = [], []
     for cell in cells:
-        m = checkpoint.result(workdir / "runs" / cell["id"])
+        m = checkpoint.result(workdir / "runs" / cell.id)
         if m is None:
             continue
-        row = {"run": cell["id"]} | {name: m.get(name) for name in _COPIED}
+        row = {"run": cell.id} | {name: m.get(name) for name in _COPIED}
         row |= {"real_tokens": int(m["real_tokens"]), "seconds": round(m["wall_seconds"], 1)}
         for unit, count in _UNITS.items():
             per = m["measured_on"]["tokens"] / m["measured_on"][count]
@@ -133,13 +134,13 @@ def rows(workdir: Path, cells: Sequence[Mapping[str, Any]]) -> tuple[list[dict[s
                 f"loss_per_{unit}": m["validation_loss"] * per,
                 f"loss_per_{unit}_se": m["validation_loss_se"] * per,
             }
-        for path in sorted(workdir.glob(f"outcomes/*/{cell['id']}.json")):
+        for path in sorted(workdir.glob(f"outcomes/*/{cell.id}.json")):
             score = artifacts.read_json(path)
             if "auroc" in score:
                 own = {"": score["auroc"], "_low": score["low"], "_high": score["high"]}
                 row |= {f"auroc_{path.parent.name}{end}": value for end, value in own.items()}
         runs.append(row | {f"version_{name}": version for name, version in versions.items()})
-        curves += [{"run": row["run"], **own} for own in _thinned(m["curve"], cell["batch_tokens"])]
+        curves += [{"run": row["run"], **own} for own in _thinned(m["curve"], cell.batch_tokens)]
     return runs, curves
 
 
@@ -220,7 +221,7 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     listed = points(claims)
     lengths = sorted({point[1] for point in listed if point[1] is not None})
     # In the report's order: resamples of rows are then the same, and so is each number of a law that is fitted to RUNS.
-    cells = sorted((c for c in manifest.read(workdir / "grid") if c["phase"] == "cooled"), key=lambda c: str(c["id"]))
+    cells = sorted((c for c in manifest.read(workdir / "grid") if c.phase == "cooled"), key=lambda c: str(c.id))
     chosen = [cell for cell in cells if point_of(cell, lengths) in listed]
     if len({point_of(cell, lengths) for cell in chosen}) < len(chosen):
         raise UserError(

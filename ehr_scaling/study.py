@@ -12,7 +12,8 @@ from ehr_scaling.analysis.report import report
 from ehr_scaling.analysis.report.results import silent
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import cells, cost, executors, manifest
+from ehr_scaling.grid import cost, executors, manifest
+from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.outcomes import evaluate, questions, tasks
 from ehr_scaling.training import loop
 
@@ -25,7 +26,7 @@ def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return pipeline.prepare(config.data, workdir, workers=config.workers, fractions=tuple(config.grid.fractions))
 
 
-def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
+def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     """packed/ → grid/. Returns the cells."""
     fractions = sorted({float(point.get("fraction", 1.0)) for point in points})
     packed = {fraction: pipeline.packed_record(config.data, workdir, fraction) for fraction in fractions}
@@ -39,10 +40,15 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[cells.Cell]:
 
 def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run."""
-    units = cells.units(manifest.read(workdir / "grid"))
     workers = executors.workers_for(config.workers)
     done = executors.run(
-        loop.job, units, workdir, workers=workers, title="training", done=loop.finished, before=loop.verify
+        loop.job,
+        units(manifest.read(workdir / "grid")),
+        workdir,
+        workers=workers,
+        title="training",
+        done=loop.finished,
+        before=loop.verify,
     )
     return [metrics for unit in done for metrics in unit]
 
@@ -89,10 +95,15 @@ def score(config: ConfigDict, workdir: Path) -> str:
         asked += 1
         lines.append(artifacts.read_json(workdir / "outcomes" / task.name / "task.json")["description"])
     if asked:
-        cooled = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
-        units = [[cell] for cell in evaluate.cells(workdir, cooled)]
+        cooled = [cell for cell in manifest.read(workdir / "grid") if cell.phase == "cooled"]
+        each = [[cell] for cell in cooled]
         executors.run(
-            evaluate.job, units, workdir, workers=executors.workers_for(config.workers), title="simulating futures"
+            evaluate.job,
+            each,
+            workdir,
+            workers=executors.workers_for(config.workers),
+            title="simulating futures",
+            costs=evaluate.costs(workdir, each),
         )
     return "\n".join(lines)
 

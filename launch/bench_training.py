@@ -212,7 +212,7 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
         "segments": np.ones((*shape[:3], shape[3] + 1), np.int32),
         "mask": np.ones(shape, bool),
     }
-    hyper = Hyper(*(np.array([cell[name] for cell in same], np.float32) for name in Hyper._fields))
+    hyper = Hyper(*(np.array([getattr(cell, name) for cell in same], np.float32) for name in Hyper._fields))
     counts = np.int32(parts.updates), np.int32(parts.pieces)
     seeds: Any = np.arange(members, dtype=np.int32)
     with jax.set_mesh(parts.mesh):

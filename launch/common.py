@@ -14,8 +14,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from ehr_scaling import preemption
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
-from ehr_scaling.training import preemption
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {

@@ -103,7 +103,8 @@ def main() -> None:
     common.join_processes()
     # Not above: --status needs no JAX.
     from ehr_scaling import study
-    from ehr_scaling.grid import cells, cost, executors
+    from ehr_scaling.grid import cost, executors
+    from ehr_scaling.grid.cell import units
 
     grid = study.plan(config, points, workdir)
     print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
@@ -117,7 +118,7 @@ def main() -> None:
 
     jobs = slurm.submit(
         loop.job,
-        cells.units(grid),
+        units(grid),
         workdir,
         title="training",
         done=loop.finished,

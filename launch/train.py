@@ -8,7 +8,9 @@ On a CPU one run uses all cores; a sweep gives each core a run of its own, which
 The ids of the cells are in W/grid/manifest.jsonl.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -21,19 +23,24 @@ PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of a few steps to W
 common.define_process_flags()
 
 
+def traced(cell: Any) -> Any:
+    """A cell whose run writes a trace."""
+    return replace(cell, engine=replace(cell.engine, tracking={**cell.engine.tracking, "profile": True}))
+
+
 def main() -> None:
     workdir = Path(WORKDIR.value).absolute()
     common.use_all_cores()  # may start the program anew: what takes seconds to import comes after it
     common.join_processes()
-    from ehr_scaling.grid import cells, executors, manifest
+    from ehr_scaling.grid import executors, manifest
+    from ehr_scaling.grid.cell import units
     from ehr_scaling.training import loop
 
-    units = cells.units(manifest.read(workdir / "grid"))
-    chosen = [unit for unit in units if any(cell["id"] == CELL.value for cell in unit)]
+    chosen = [unit for unit in units(manifest.read(workdir / "grid")) if any(cell.id == CELL.value for cell in unit)]
     if not chosen:
         raise UserError(f"--cell={CELL.value} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
-    for cell in chosen[0] if PROFILE.value else ():
-        cell["engine"]["tracking"]["profile"] = True
+    if PROFILE.value:
+        chosen = [[traced(cell) for cell in chosen[0]]]
     (done,) = executors.run(
         loop.job, chosen, workdir, workers=1, title="training", done=loop.finished, before=loop.verify
     )

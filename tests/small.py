@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from configs import base
 from ehr_scaling import study
 from ehr_scaling.grid import cells
+from ehr_scaling.grid.cell import Cell
 
 ABOUT = {"data": "generated patients", "generated": True}
 
@@ -37,7 +38,7 @@ def config(**changes: Any) -> ConfigDict:
     return c
 
 
-def cell(packed: dict[str, Any], changes: dict[str, Any] | None = None, **point: Any) -> cells.Cell:
+def cell(packed: dict[str, Any], changes: dict[str, Any] | None = None, **point: Any) -> Cell:
     """One cell on the data of the record `packed`; `changes` are settings, `point` budget, size or seed."""
     c = config(**(changes or {}))
     return cells.solve(c, {"budget": 1.2e9, "size": "3.5k", "seed": 0, **point}, packed, ABOUT)

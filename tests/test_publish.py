@@ -2,12 +2,16 @@
 
 import csv
 import json
+from dataclasses import fields
 
 import pytest
 
 from ehr_scaling import analysis as laws
 from ehr_scaling import artifacts, publish
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.grid.cell import Cell
+from tests import blank
 
 CLAIMS = """
 study: made up
@@ -102,6 +106,7 @@ def test_a_path_that_leads_nowhere_is_refused(path):
 
 def test_runs_that_are_not_listed_have_no_point_of_the_list():
     of = {"budget": None, "tokens": 16.9e6, "unique_tokens": 1e6, "fraction": 1.0, "size": "3.5k", "seed": 1}
+    of = blank.cell("a", **of)
     assert publish.point_of(of, [1.0, 4.0])[1] is None
     assert publish.point_of(of, [1.0, 4.0, 16.0])[1] == 16.0
 
@@ -147,7 +152,9 @@ def cell(**changes):
 
 def study(workdir, cells, runs):
     (workdir / "grid").mkdir(parents=True)
-    artifacts.write_lines(workdir / "grid" / "manifest.jsonl", cells)
+    known = {f.name for f in fields(Cell)} - {"id", "measured_on"}
+    planned = [blank.cell(c["id"], **{name: c[name] for name in known & c.keys()}) for c in cells]
+    manifest.write(workdir / "grid" / manifest.MANIFEST, planned)
     for own in cells:
         folder = workdir / "runs" / own["id"] / "20" / "metrics"
         folder.mkdir(parents=True)

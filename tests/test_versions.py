@@ -13,7 +13,7 @@ from configs.published import SETTINGS
 from ehr_scaling import study
 from ehr_scaling.data import loader, packing, parquet, timelines
 from ehr_scaling.data.sources.synthetic import patients
-from ehr_scaling.grid import manifest
+from ehr_scaling.grid.cell import VERSION
 from ehr_scaling.outcomes import questions, tasks
 from ehr_scaling.training import loop
 from tests import small
@@ -83,4 +83,4 @@ def test_what_a_cell_learns(recipe, tmp_path):
     curve = loop.job([small.cell(packed, changes)], tmp_path, small.silent)[0]["curve"]
     # Sums in another order end within 1e-4; another rate, moment or mask does not
     assert [loss for _, loss in curve][:8] == pytest.approx(CURVES[recipe], rel=1e-3)
-    assert manifest.VERSION == LEARNT
+    assert VERSION == LEARNT

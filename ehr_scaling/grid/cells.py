@@ -6,6 +6,7 @@ patients, a multiple of the rate, a weight decay. A cell is what it comes to. Ce
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,20 +15,13 @@ from ehr_scaling import flops
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import rules
+from ehr_scaling.grid.cell import Cell, Engine, Unit, units
 from ehr_scaling.grid.check import check
-from ehr_scaling.grid.manifest import BEFORE, VERSION
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import padded_vocab
 
-Cell = dict[str, Any]
-Unit = list[Cell]
 Point = dict[str, Any]
 TOLERANCE = 0.01  # of the budget; beyond it a cell does not belong on its IsoFLOP curve
-# Fields that do not change what a run learns, so that they are no part of its id: how it is trained, with whom, and
-# what its loss is counted by
-HOW = ("engine", "trunk", "marks", "unit", "own_flops", "own_tokens", "edge", "measured_on")
-# Fields in which cells trained together as one program may differ
-_OF_MEMBERS = ("id", "seed", "learning_rate", "rate_multiple", "weight_decay", "trunk", "unit", "edge")
 
 
 class Infeasible(Exception):
@@ -107,87 +101,76 @@ def _cell(
     counts = flops.parameters(**dims, tied=config.model.tied)
     tokens, train = steps * sequences * context, data["splits"]["train"]
     multiple, start = float(point.get("rate", 1.0)), int(schedule.get("start", 0))
-    cell = {
-        "version": VERSION,
-        "size": shape.name,
-        "width": shape.width,
-        "layers": shape.layers,
-        "heads": shape.heads,
-        "ff": shape.ff,
-        "tied": config.model.tied,
-        "dtype": config.model.dtype,
-        "dropout": config.model.dropout,
-        "mixing": config.model.mixing,
-        "parametrization": config.model.parametrization,
-        "base_width": t.rate.at_width,  # at which "mup" is the standard parametrization
-        "vocab": data["vocab_size"],
-        "padded_vocab": dims["vocab"],
-        "context": context,
-        "seed": point["seed"],
-        "budget": float(point["budget"]) if point.get("budget") else None,
-        "flops": achieved,
-        "flops_6nd": flops.six_nd(counts.body, tokens),
-        "N_body": counts.body,
-        "N_head": counts.head,
-        "N_embedding": counts.embedding,
-        "tokens": tokens,
-        "fraction": float(point.get("fraction", 1.0)),
-        "unique_tokens": train["real_tokens"],
-        "patients": train["patients"],
-        "steps": steps,
-        "start": start,
-        "phase": "cooled",
-        "batch_sequences": sequences,
-        "batch_tokens": sequences * context,
-        "optimizer": t.optimizer,
-        "schedule": point.get("schedule", t.schedule),
-        "learning_rate": multiple
+    return Cell(
+        size=shape.name,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        ff=shape.ff,
+        tied=config.model.tied,
+        dtype=config.model.dtype,
+        dropout=config.model.dropout,
+        mixing=config.model.mixing,
+        parametrization=config.model.parametrization,
+        base_width=t.rate.at_width,
+        vocab=data["vocab_size"],
+        padded_vocab=dims["vocab"],
+        context=context,
+        seed=point["seed"],
+        budget=float(point["budget"]) if point.get("budget") else None,
+        flops=achieved,
+        flops_6nd=flops.six_nd(counts.body, tokens),
+        N_body=counts.body,
+        N_head=counts.head,
+        N_embedding=counts.embedding,
+        tokens=tokens,
+        fraction=float(point.get("fraction", 1.0)),
+        unique_tokens=train["real_tokens"],
+        patients=train["patients"],
+        steps=steps,
+        start=start,
+        phase="cooled",
+        batch_sequences=sequences,
+        batch_tokens=sequences * context,
+        optimizer=t.optimizer,
+        schedule=point.get("schedule", t.schedule),
+        learning_rate=multiple
         * rules.learning_rate(t, shape, sequences, schedule.get("tokens", tokens), config.model.parametrization),
-        "rate_multiple": multiple,
-        "warmup": float(schedule.get("warmup", math.ceil(t.warmup * steps))),
-        "cooldown": float(schedule.get("cooldown", math.ceil(t.cooldown * steps))),
-        "floor": t.floor,
-        "weight_decay": float(point.get("weight_decay", t.weight_decay)),
-        "clip": t.clip,
-        "b1": t.b1,
-        "b2": t.b2,
-        "eval_sequences": config.validation.batch,
-        "validation_sequences": config.validation.sequences,
-        "packed": packed["fingerprint"],
+        rate_multiple=multiple,
+        warmup=float(schedule.get("warmup", math.ceil(t.warmup * steps))),
+        cooldown=float(schedule.get("cooldown", math.ceil(t.cooldown * steps))),
+        floor=t.floor,
+        weight_decay=float(point.get("weight_decay", t.weight_decay)),
+        clip=t.clip,
+        b1=t.b1,
+        b2=t.b2,
+        eval_sequences=config.validation.batch,
+        validation_sequences=config.validation.sequences,
+        packed=packed["fingerprint"],
         **about,
-    }
-    # What the cell adds itself: a branch, its cooldown alone
-    cell["own_tokens"] = (steps - start) * sequences * context
-    cell["own_flops"] = float((steps - start) * (sequences * each + update))
-    cell["edge"] = rules.at_the_edge(t, counts.body, tokens)
-    cell["measured_on"] = data.get("measured_on")  # not in data packed by an earlier version
-    cell["trunk"] = ""
-    cell["engine"] = engine(config)
-    return named(cell)
+        own_tokens=(steps - start) * sequences * context,
+        own_flops=float((steps - start) * (sequences * each + update)),
+        edge=rules.at_the_edge(t, counts.body, tokens),
+        measured_on=data.get("measured_on"),
+        engine=engine(config),
+    ).named()
 
 
-def engine(config: ConfigDict) -> dict[str, Any]:
+def engine(config: ConfigDict) -> Engine:
     """How cells are trained, which does not change what they learn."""
     t = config.training
-    return {
-        "attention": config.model.attention,
-        "remat": config.model.remat,
-        "mesh": t.mesh.to_dict(),
-        "dispatch_sequences": t.dispatch_sequences,
-        "microbatch": t.microbatch,
-        "max_skipped": t.max_skipped,
-        "checkpoint_seconds": t.checkpoint_seconds,
-        "skip_damaged": config.data.skip_damaged,
-        "read_timeout": config.data.read_timeout,
-        "tracking": config.tracking.to_dict(),
-    }
-
-
-def named(cell: Cell) -> Cell:
-    """The cell with its id, which is of what it learns; at first it is a unit by itself."""
-    learnt = {name: value for name, value in cell.items() if name not in (*HOW, "id")}
-    own = fingerprint({name: value for name, value in learnt.items() if BEFORE.get(name) != value})
-    return {"id": own, **cell, "unit": own}
+    return Engine(
+        attention=config.model.attention,
+        remat=config.model.remat,
+        mesh=t.mesh.to_dict(),
+        dispatch_sequences=t.dispatch_sequences,
+        microbatch=t.microbatch,
+        max_skipped=t.max_skipped,
+        checkpoint_seconds=t.checkpoint_seconds,
+        skip_damaged=config.data.skip_damaged,
+        read_timeout=config.data.read_timeout,
+        tracking=config.tracking.to_dict(),
+    )
 
 
 def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], about: dict[str, Any]) -> list[Cell]:
@@ -213,23 +196,22 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
     branches = []
     for point in sorted(points, key=lambda p: _sequences(config, p, packed)):
         alone = _cell(config, point, packed, about, sequences, **shared)
-        if (start := alone["steps"] - int(alone["cooldown"])) < alone["warmup"]:
+        if (start := alone.steps - int(alone.cooldown)) < alone.warmup:
             raise Infeasible(f"{point['size']}: its cooldown would begin in the warm-up")
         branches.append(_cell(config, point, packed, about, sequences, **shared, start=start))
-    last = branches[-1]["start"]
-    trunk = _cell(
-        config,
-        {**points[0], "budget": None, "passes": None},
-        packed,
-        about,
-        sequences,
-        steps=last,
-        cooldown=0,
-        **shared,
-    )
-    trunk["phase"], trunk["marks"] = "hot", [branch["start"] for branch in branches]
-    trunk = named(trunk)
-    return [trunk, *({**branch, "trunk": trunk["id"], "unit": trunk["unit"]} for branch in branches)]
+        trunk = _cell(
+            config,
+            {**points[0], "budget": None, "passes": None},
+            packed,
+            about,
+            sequences,
+            steps=branches[-1].start,
+            cooldown=0,
+            **shared,
+        )
+    # It keeps the id by which it is named above: those of trunks that are there stay good
+    trunk = replace(trunk, phase="hot", marks=tuple(branch.start for branch in branches))
+    return [trunk, *(replace(branch, trunk=trunk.id, unit=trunk.unit) for branch in branches)]
 
 
 def grid(
@@ -258,7 +240,7 @@ def grid(
             f"the grid has no feasible cell ({reason}): change --config.grid.budgets, .sizes or .seeds, "
             "or lower --config.training.min_steps"
         )
-    if len({cell["id"] for cell in found}) < len(found):
+    if len({cell.id for cell in found}) < len(found):
         raise UserError("the grid holds the same cell twice: look for a repeated budget, size or seed in --config.grid")
     return _together(found, config.training.together), refused
 
@@ -280,27 +262,11 @@ def _together(cells: list[Cell], most: int) -> list[Cell]:
     families = units(cells)
     alike: dict[str, list[Unit]] = {}
     for unit in families:
-        key = fingerprint([{n: v for n, v in cell.items() if n not in _OF_MEMBERS} for cell in unit])
+        key = fingerprint([cell.shared() for cell in unit])
         alike.setdefault(key, []).append(unit)
     joined = {}
-    for own in alike.values():
-        for i in range(0, len(own), most):
-            name = own[i][0]["unit"]
-            joined.update({cell["id"]: name for unit in own[i : i + most] for cell in unit})
-    return [{**cell, "unit": joined[cell["id"]]} for cell in cells]
-
-
-def units(cells: list[Cell]) -> list[Unit]:
-    """Cells that are trained by one job, trunks before their branches; units in the order of their first cells."""
-    found: dict[str, Unit] = {}
-    for cell in cells:
-        found.setdefault(cell["unit"], []).append(cell)
-    return [sorted(unit, key=lambda cell: (cell["phase"] != "hot", cell["start"])) for unit in found.values()]
-
-
-def ensembles(unit: Unit) -> list[list[Cell]]:
-    """The parts of a unit, in order: members that are trained together from the same step to the same step."""
-    parts: dict[tuple[str, int, int], list[Cell]] = {}
-    for cell in unit:
-        parts.setdefault((cell["phase"], cell["start"], cell["steps"]), []).append(cell)
-    return list(parts.values())
+    for same in alike.values():
+        for i in range(0, len(same), most):
+            name = same[i][0].unit
+            joined.update({cell.id: name for unit in same[i : i + most] for cell in unit})
+    return [replace(cell, unit=joined[cell.id]) for cell in cells]

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import rules
+from ehr_scaling.grid.cell import OPTIMIZERS, SCHEDULES
 from ehr_scaling.models import mixing, sizes, transformer
-from ehr_scaling.training import optimizer, schedule
 
 
 def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
@@ -18,9 +18,9 @@ def check(config: ConfigDict, points: list[dict[str, Any]]) -> None:
         ("model.remat", model.remat, transformer.REMATS),
         ("model.mixing", model.mixing, mixing.MIXINGS),
         ("model.parametrization", model.parametrization, transformer.PARAMETRIZATIONS),
-        ("training.optimizer", t.optimizer, optimizer.OPTIMIZERS),
-        ("training.schedule", t.schedule, schedule.SCHEDULES),
-        *(("grid.schedules", point.get("schedule", t.schedule), schedule.SCHEDULES) for point in points),
+        ("training.optimizer", t.optimizer, OPTIMIZERS),
+        ("training.schedule", t.schedule, SCHEDULES),
+        *(("grid.schedules", point.get("schedule", t.schedule), SCHEDULES) for point in points),
     )
     for name, value, known in choices:
         if value not in known:

@@ -13,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ehr_scaling import hardware
-from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid import status
-from ehr_scaling.grid.cells import Cell
-from ehr_scaling.grid.executors.claims import own_flops
+from ehr_scaling.grid.cell import Cell, ensembles, units
+from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.models import attention, products
-from ehr_scaling.training.setup import sequences_at_a_time
 
 COMPILE = 4.0  # seconds a size and process, where nothing has been measured
 # Factors by which the time may be off: runs of this size are there; of another size; none at all
@@ -51,7 +49,7 @@ class Machine:
 
 def mesh(cell: Cell, devices: int) -> dict[str, int]:
     """Devices along each axis, with the 0 of the setting filled in."""
-    setting = cell["engine"]["mesh"]
+    setting = cell.engine.mesh
     taken = math.prod(n for n in setting.values() if n)
     return {axis: n or max(1, devices // taken) for axis, n in setting.items()}
 
@@ -60,46 +58,46 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
     """Bytes of one device to train `members` together, by what they hold: parameters, optimizer, gradients, batch,
     activations, logits."""
     cell, m = members[0], len(members)
-    engine, axes = cell["engine"], mesh(cell, machine.devices)
-    body, outside = cell["N_body"], cell["N_head"] + cell["N_embedding"]
+    engine, axes = cell.engine, mesh(cell, machine.devices)
+    body, outside = cell.N_body, cell.N_head + cell.N_embedding
     parts, rows = axes["fsdp"] * axes["tensor"], axes["data"] * axes["fsdp"]
     # Muon keeps one moment of a matrix, AdamW two of everything.
-    moments = 8 * (body + outside) if cell["optimizer"] == "adamw" else 4 * body + 8 * outside
+    moments = 8 * (body + outside) if cell.optimizer == "adamw" else 4 * body + 8 * outside
     micro = sequences_at_a_time(cell, rows, machine.platform == "cpu")
     # A CPU trains members one after another, and has logits of so many tokens at a time.
     on_cpu = machine.platform == "cpu"
-    tokens = (1 if on_cpu else m) * cell["context"] * max(1.0, micro / rows)
-    with_logits = min(tokens, products.with_logits(cell["padded_vocab"])) if on_cpu else tokens
+    tokens = (1 if on_cpu else m) * cell.context * max(1.0, micro / rows)
+    with_logits = min(tokens, products.with_logits(cell.padded_vocab)) if on_cpu else tokens
     # A CPU computes bfloat16 in float32.
-    item = 2 if cell["dtype"] == "bfloat16" and machine.platform != "cpu" else 4
-    sent = max(engine["dispatch_sequences"], cell["batch_sequences"])
+    item = 2 if cell.dtype == "bfloat16" and machine.platform != "cpu" else 4
+    sent = max(engine.dispatch_sequences, cell.batch_sequences)
     return {
         "parameters": m * 4 * (body + outside) / parts,
         "optimizer": m * moments / parts,
         "gradients": m * KEPT_GRADIENTS * 4 * (body + outside) / parts,
-        "batch": m * sent * (9 * cell["context"] + 8) / rows,
+        "batch": m * sent * (9 * cell.context + 8) / rows,
         "activations": tokens * item * _kept(cell, m, machine) / axes["tensor"],
-        "logits": with_logits * OF_LOGITS * 4 * cell["padded_vocab"] / axes["tensor"],
+        "logits": with_logits * OF_LOGITS * 4 * cell.padded_vocab / axes["tensor"],
     }
 
 
 def _kept(cell: Cell, members: int, machine: Machine) -> float:
     """Numbers kept of each token, all layers together."""
-    width, ff, layers, context = cell["width"], cell["ff"], cell["layers"], cell["context"]
+    width, ff, layers, context = cell.width, cell.ff, cell.layers, cell.context
     kernel = attention.choose(
-        cell["engine"]["attention"],
+        cell.engine.attention,
         platform=machine.platform,
-        dtype=jnp.dtype(cell["dtype"]),
-        head=width // cell["heads"],
+        dtype=jnp.dtype(cell.dtype),
+        head=width // cell.heads,
         context=context,
         members=members,
     )
     layer = float(OF_WIDTH * width + OF_FF * ff)
     # The whole square of a layer; of one layer at a time a row of blocks, beside sums; nothing but sums
-    keys = {"xla": cell["heads"] * context, "blocked": cell["heads"] * min(_BLOCK, context)}.get(kernel, 0)
+    keys = {"xla": cell.heads * context, "blocked": cell.heads * min(_BLOCK, context)}.get(kernel, 0)
     layer += OF_KEYS * keys if kernel == "xla" else 6 * width
     once = OF_KEYS * keys if kernel == "blocked" else 0.0
-    match cell["engine"]["remat"]:
+    match cell.engine.remat:
         case "full":
             return layers * width + layer + once
         case "dots":
@@ -113,16 +111,16 @@ class Speed:
     def __init__(self, cells: list[Cell], workdir: Path | None, machine: Machine, workers: int):
         self.measured: dict[str, list[float]] = {}
         self.bodies: dict[str, int] = {}
-        for unit in grid.units(cells) if workdir else []:
-            for members in grid.ensembles(unit):
+        for unit in units(cells) if workdir else []:
+            for members in ensembles(unit):
                 for cell in members:
-                    run = status.newest(workdir / "runs" / cell["id"]) if workdir else None
+                    run = status.newest(workdir / "runs" / cell.id) if workdir else None
                     if run and run.get("finished") and run.get("wall_seconds"):
                         # wall_seconds of a branch has its trunk's, and members share theirs
                         rate = len(members) * run["flops"] / run["wall_seconds"]
-                        self.measured.setdefault(cell["size"], []).append(rate)
-                        self.bodies[cell["size"]] = cell["N_body"]
-        self.machine, self.dtype = machine, cells[0]["dtype"]
+                        self.measured.setdefault(cell.size, []).append(rate)
+                        self.bodies[cell.size] = cell.N_body
+        self.machine, self.dtype = machine, cells[0].dtype
         if self.measured:
             n = sum(map(len, self.measured.values()))
             self.basis = f"from {n} finished runs of this folder, with what they were set to"
@@ -139,11 +137,11 @@ class Speed:
 
     def seconds(self, members: list[Cell]) -> tuple[float, float]:
         """Wall time to train `members` together, and the factor by which it may be more or less."""
-        flops, size = sum(map(own_flops, members)), members[0]["size"]
+        flops, size = sum(c.own_flops for c in members), members[0].size
         if size in self.measured:
             return flops / median(self.measured[size]), MEASURED
         if self.measured:
-            near = min(self.bodies, key=lambda name: abs(math.log(self.bodies[name] / members[0]["N_body"])))
+            near = min(self.bodies, key=lambda name: abs(math.log(self.bodies[name] / members[0].N_body)))
             return flops / median(self.measured[near]), NEIGHBOUR
         return COMPILE + flops / (self.peak * _efficiency(members[0], self.machine.platform)), ASSUMED
 
@@ -155,9 +153,9 @@ def _efficiency(cell: Cell, platform: str) -> float:
     public code reports from 100 M up (35 to 46 %), and less below, where each step is short.
     """
     if platform == "cpu":
-        return 0.5 * min(1.0, cell["width"] / 96)
+        return 0.5 * min(1.0, cell.width / 96)
     return float(
-        np.interp(math.log10(cell["N_body"]), [4, 5, 6, 6.8, 7.4, 8, 8.5], [0.005, 0.03, 0.1, 0.2, 0.3, 0.4, 0.45])
+        np.interp(math.log10(cell.N_body), [4, 5, 6, 6.8, 7.4, 8, 8.5], [0.005, 0.03, 0.1, 0.2, 0.3, 0.4, 0.45])
     )
 
 
@@ -186,14 +184,14 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
     seconds: dict[str, float] = {}  # of a cell; a process trains an ensemble in the sum of its cells' times
     bytes_of: dict[str, float] = {}
     times, finished, factor = [], 0, 1.0
-    for unit in grid.units(cells):
+    for unit in units(cells):
         own = 0.0
-        for members in grid.ensembles(unit):
+        for members in ensembles(unit):
             needed, off = speed.seconds(members)
             bytes_ = sum(memory(members, machine).values())
             for cell in members:
-                seconds[cell["id"]], bytes_of[cell["id"]] = needed / len(members), bytes_
-            runs = [status.newest(workdir / "runs" / cell["id"]) if workdir else None for cell in members]
+                seconds[cell.id], bytes_of[cell.id] = needed / len(members), bytes_
+            runs = [status.newest(workdir / "runs" / cell.id) if workdir else None for cell in members]
             if all(run and run.get("finished") for run in runs):
                 finished += len(members)
             else:
@@ -205,26 +203,26 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
     ]
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        key = (cell["size"], cell["steps"], cell["batch_tokens"], cell["fraction"], cell["phase"], cell["start"])
+        key = (cell.size, cell.steps, cell.batch_tokens, cell.fraction, cell.phase, cell.start)
         groups.setdefault(key, []).append(cell)
     for same in groups.values():
         cell = same[0]
-        needs = max(bytes_of[c["id"]] for c in same)
+        needs = max(bytes_of[c.id] for c in same)
         notes = [
-            "trunk" if cell["phase"] == "hot" else "",
-            f"{cell['fraction']:g} of patients" if cell["fraction"] != 1 else "",
-            f"rules not explored for this {cell['edge']}" if cell["edge"] else "",
+            "trunk" if cell.phase == "hot" else "",
+            f"{cell.fraction:g} of patients" if cell.fraction != 1 else "",
+            f"rules not explored for this {cell.edge}" if cell.edge else "",
             "MORE MEMORY THAN THERE IS" if needs > machine.memory else "",
         ]
-        budget = "-" if cell["budget"] is None else f"{cell['budget']:.2e}"
+        budget = "-" if cell.budget is None else f"{cell.budget:.2e}"
         lines.append(
-            f"{budget:>9} {cell['size']:>6} {cell['N_body']:13,} {cell['tokens']:15,} "
-            f"{cell['tokens'] / cell['unique_tokens']:7.2f} {cell['steps']:9,} {cell['batch_tokens']:9,} "
-            f"{cell['flops']:9.2e} {own_flops(cell):9.2e} {status.duration(seconds[cell['id']]):>6} "
+            f"{budget:>9} {cell.size:>6} {cell.N_body:13,} {cell.tokens:15,} "
+            f"{cell.tokens / cell.unique_tokens:7.2f} {cell.steps:9,} {cell.batch_tokens:9,} "
+            f"{cell.flops:9.2e} {cell.own_flops:9.2e} {status.duration(seconds[cell.id]):>6} "
             f"{_size(needs):>8} {len(same):5}{'  ' if any(notes) else ''}{'; '.join(filter(None, notes))}"
         )
-    added = sum(map(own_flops, cells))
-    alone = sum(cell["flops"] for cell in cells if cell["phase"] != "hot")
+    added = sum(c.own_flops for c in cells)
+    alone = sum(cell.flops for cell in cells if cell.phase != "hot")
     each = "" if math.isclose(alone, added) else f" ({added / alone:.0%} of {alone:.3g} for each cell on its own)"
     lines.append(f"{len(cells)} cells, {added:.3g} FLOPs of training in all{each}")
     total = max([*times, sum(times) / workers])

@@ -1,6 +1,7 @@
 """`grid/manifest.jsonl`: the cells of a study, one a line, fixed before any of them runs."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,9 @@ from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import SETTINGS_BEFORE, Cell, Engine, of_json
 
-Cell = dict[str, Any]
 MANIFEST = "manifest.jsonl"
-VERSION = 1  # of what a cell learns from its settings: raise it with every change to that, and no run before is taken
-_SETTINGS_BEFORE = {"mixing": "none"}
-# Fields that cells of earlier versions did not have, and what those are: their ids and their runs stay good
-BEFORE = {**_SETTINGS_BEFORE, "version": 1}
 
 
 def build(
@@ -37,7 +34,7 @@ def build(
         write(folder / MANIFEST, solved)
         return {"cells": len(solved), "infeasible": refused}
 
-    how = (*cells.engine(config), "together", "explored")
+    how = (*(f.name for f in fields(Engine)), "together", "explored")
     inputs = {
         "packed": {f"{fraction:g}": record["fingerprint"] for fraction, record in packed.items()},
         "points": points,
@@ -45,23 +42,30 @@ def build(
         "training": {k: v for k, v in config.training.to_dict().items() if k not in how},
         "validation": config.validation.to_dict(),
     }
-    record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": _SETTINGS_BEFORE})
+    record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": SETTINGS_BEFORE})
     planned, before = cells.grid(config, points, packed, about)[0], read(out)
-    if {cell["id"] for cell in planned} != {cell["id"] for cell in before}:
-        raise UserError(f"{out} was planned by another version of this program: take another --workdir, or delete it")
+    if {cell.id for cell in planned} != {cell.id for cell in before}:
+        raise _another(out)
     if planned != before:
         write(out / MANIFEST, planned)
     return record
 
 
 def write(path: Path, planned: list[Cell]) -> None:
-    artifacts.write_lines(path, planned)
+    artifacts.write_lines(path, [cell.to_json() for cell in planned])
 
 
 def read(grid: Path) -> list[Cell]:
-    """The cells of a manifest, those of an earlier version with BEFORE. Raises UserError, with the line's number, when
-    it is damaged."""
+    """The cells of a manifest. Raises UserError, with the line's number, when it is damaged."""
     path = grid / MANIFEST
     if not path.exists():
         raise UserError(f"{path} is missing: run launch.study, or launch.sweep, to plan the grid first")
-    return [{**BEFORE, **cell} for cell in artifacts.read_lines(path, f"delete {grid} and run again")]
+    rows = artifacts.read_lines(path, f"delete {grid} and run again")
+    try:
+        return [of_json(row) for row in rows]
+    except TypeError:  # of fields that it has or lacks
+        raise _another(grid) from None
+
+
+def _another(grid: Path) -> UserError:
+    return UserError(f"{grid} was planned by another version of this program: take another --workdir, or delete it")

@@ -10,8 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.sizes import Shape
 
+# Activations of so many tokens stay in the caches of a CPU core, and cost no page faults: 1.2 to 1.5 times as fast
+CPU_TOKENS = 512
 LARGEST_RATE = 10.0  # no optimizer here survives more; a slip of the keyboard does not reach the device
 
 
@@ -31,6 +34,12 @@ def learning_rate(training: ConfigDict, shape: Shape, sequences: int, tokens: fl
     width = 1.0 if parametrization == "mup" else (shape.width / rule.at_width) ** rule.width_exponent
     batch = (sequences / training.batch.sequences) ** rule.batch_exponent
     return float(rule.peak * width * batch * (tokens / rule.at_tokens) ** rule.tokens_exponent)
+
+
+def sequences_at_a_time(cell: Cell, rows: int, on_cpu: bool) -> int:
+    """Of a batch, on all devices together: the setting's number, or what suits `rows` of them."""
+    whole = rows * max(1, CPU_TOKENS // cell.context) if on_cpu else cell.batch_sequences
+    return min(cell.engine.microbatch or whole, cell.batch_sequences)
 
 
 def at_the_edge(training: ConfigDict, body: int, tokens: int) -> str:

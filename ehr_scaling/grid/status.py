@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ehr_scaling.grid import manifest
+from ehr_scaling.grid.cell import Unit, units
 from ehr_scaling.grid.executors import claims
-from ehr_scaling.grid.executors.claims import Cell, Unit, own_flops, own_tokens
 
 STATES = ("running", "broken off", "waiting", "finished")
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
@@ -41,14 +41,6 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
     return None
 
 
-def units_of(cells: list[Cell]) -> list[Unit]:
-    """Cells that are trained by one job, in the order of the manifest."""
-    found: dict[str, Unit] = {}
-    for cell in cells:
-        found.setdefault(cell["unit"], []).append(cell)
-    return list(found.values())
-
-
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid.
 
@@ -59,19 +51,19 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
     for cell in unit:
-        folder = workdir / "runs" / cell["id"]
+        folder = workdir / "runs" / cell.id
         saved, line = newest(folder), last_line(folder)
         if saved is not None and saved.get("finished"):
             done += 1
             continue
-        step = max(saved["step"] if saved else 0, line[0]["step"] if line else 0, cell.get("start", 0))
-        share = (cell["steps"] - step) / max(cell["steps"] - cell.get("start", 0), 1)
-        together = (cell.get("start"), cell["steps"])  # members of one program go forward side by side
-        left[together] = max(left.get(together, 0.0), own_tokens(cell) * share)
-        flops += own_flops(cell) * share
+        step = max(saved["step"] if saved else 0, line[0]["step"] if line else 0, cell.start)
+        share = (cell.steps - step) / max(cell.steps - cell.start, 1)
+        together = (cell.start, cell.steps)  # members of one program go forward side by side
+        left[together] = max(left.get(together, 0.0), cell.own_tokens * share)
+        flops += cell.own_flops * share
         if (saved or line) and facts["step"] is None:
             begun = True
-            facts |= {"step": step, "steps": cell["steps"]}
+            facts |= {"step": step, "steps": cell.steps}
             if line is not None:
                 facts |= {name: line[0].get(name) for name in ("loss", "tokens_per_second")} | {"seen": line[1]}
     holder = claims.holder(workdir, unit)
@@ -96,8 +88,7 @@ def text(workdir: Path) -> tuple[str, bool]:
 
     Raises: UserError where there is no manifest.
     """
-    units = units_of(manifest.read(workdir / "grid"))
-    rows = [(unit, of_unit(workdir, unit)) for unit in units]
+    rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(workdir / "grid"))]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     now = time.time()
     head = f"{'unit':16} {'size':>6} {'cells':>5} {'state':>10} {'step':>17} {'loss':>7} {'ktok/s':>7}"
@@ -106,7 +97,7 @@ def text(workdir: Path) -> tuple[str, bool]:
         rate, loss, seen = row["tokens_per_second"], row["loss"], row["seen"]
         step = "-" if row["step"] is None else f"{row['step']:,}/{row['steps']:,}"
         lines.append(
-            f"{unit[0]['id']:16} {unit[0]['size']:>6} {row['done']:>2}/{len(unit):<2} {row['state']:>10} {step:>17} "
+            f"{unit[0].id:16} {unit[0].size:>6} {row['done']:>2}/{len(unit):<2} {row['state']:>10} {step:>17} "
             f"{'-' if loss is None else f'{loss:.4f}':>7} {f'{rate / 1e3:.1f}' if rate else '-':>7} "
             f"{duration(row['eta']):>6} {duration(None if seen is None else max(0.0, now - seen)):>6}"
             + (f"  {row['host']} pid {row['pid']}" if row["host"] else "")
@@ -114,7 +105,7 @@ def text(workdir: Path) -> tuple[str, bool]:
     counts = {state: sum(row["state"] == state for _, row in rows) for state in STATES}
     running = [(unit, row) for unit, row in rows if row["state"] == "running" and row["tokens_per_second"]]
     # Each at its own rate, and the units that wait at the rates of these
-    speed = sum(row["tokens_per_second"] * unit[0]["flops"] / unit[0]["tokens"] for unit, row in running)
+    speed = sum(row["tokens_per_second"] * unit[0].flops / unit[0].tokens for unit, row in running)
     left = sum(row["flops_left"] for _, row in rows)
     eta = f", about {duration(left / speed)} left" if speed and left else ""
     lines.append(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")

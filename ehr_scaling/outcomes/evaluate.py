@@ -13,6 +13,8 @@ import pyarrow as pa
 from ehr_scaling import artifacts
 from ehr_scaling.data import disclosure, inspection, parquet, timelines
 from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.grid.cell import Cell, Unit
+from ehr_scaling.grid.executors import Cost
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import (
     baselines,
@@ -36,7 +38,6 @@ from ehr_scaling.outcomes.tasks import Task
 from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
-Cell = dict[str, Any]
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
 VERSION = 3  # of how scores are made from samples: raise it, and every model is scored again
@@ -49,19 +50,21 @@ METHODS = {
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 
-def cells(workdir: Path, grid: list[Cell]) -> list[Cell]:
-    """The cells of a grid whose own tokens, stays and FLOPs are those of scoring, for the progress bar."""
+def costs(workdir: Path, units: list[Unit]) -> list[Cost]:
+    """What it takes to score the cells of each unit on all that is asked."""
     tokens = stays = 0
     for group in groups(_asked(workdir)):
         options = group[0].options
         each = 1 if group[0].task.kind == "class" else options["copies"] * options["new_tokens"]
-        stays += (own := len(union_of(group).first))
-        tokens += own * each
-    scored = {"own_tokens": tokens, "own_stays": stays}
-    return [{**c, **scored, "own_flops": 2.0 * (c["N_body"] + c["N_head"]) * tokens} for c in grid]
+        stays += (many := len(union_of(group).first))
+        tokens += many * each
+    return [
+        Cost(sum(2.0 * (cell.N_body + cell.N_head) for cell in unit) * tokens, len(unit) * tokens, len(unit) * stays)
+        for unit in units
+    ]
 
 
-def job(unit: list[Cell], workdir: Path, report: Callable[..., None]) -> list[dict[str, dict[str, Any]]]:
+def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str, dict[str, Any]]]:
     """Score finished cells on every prepared task of the study in `workdir`; for `grid.executors.run`.
 
     Writes `outcomes/<task>/<cell>.parquet`, predictions (see `predictions`), and `<cell>.json`, its score; a score that
@@ -77,7 +80,7 @@ def job(unit: list[Cell], workdir: Path, report: Callable[..., None]) -> list[di
 def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
     scores, waiting = {}, []
     for question in _asked(workdir):
-        path = question.folder / f"{cell['id']}.json"
+        path = question.folder / f"{cell.id}.json"
         if path.exists() and path.with_suffix(".parquet").exists():
             score = artifacts.read_json(path)
             if score.get("fingerprint") == _fingerprint(cell, question):
@@ -92,12 +95,12 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             scratch = _scratch(cell, workdir, group)
             # All are judged before one is written: else an interruption between two would need the futures anew.
             for question, score in list(score_all(cell, workdir, *trained, group, scratch, report)):
-                score = {"cell": cell["id"], "task": question.task.name, "kind": question.task.kind, **score}
+                score = {"cell": cell.id, "task": question.task.name, "kind": question.task.kind, **score}
                 scores[_name(question)] = {**score, "fingerprint": _fingerprint(cell, question)}
-                artifacts.write_sealed(question.folder / f"{cell['id']}.json", scores[_name(question)])
+                artifacts.write_sealed(question.folder / f"{cell.id}.json", scores[_name(question)])
             shutil.rmtree(scratch, ignore_errors=True)
     # Of groups that were interrupted, and then asked in another composition
-    for left in (workdir / "outcomes").glob(f".{cell['id']}-*"):
+    for left in (workdir / "outcomes").glob(f".{cell.id}-*"):
         shutil.rmtree(left, ignore_errors=True)
     return scores
 
@@ -117,11 +120,11 @@ def _name(question: Question) -> str:
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
     """Where the futures of a group are kept until they are judged: of another group they are others."""
     asked = artifacts.fingerprint([question.record["fingerprint"] for question in group])
-    return workdir / "outcomes" / f".{cell['id']}-{asked}"
+    return workdir / "outcomes" / f".{cell.id}-{asked}"
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:
-    what = {"samples": question.record["fingerprint"], "cell": cell["id"], "version": VERSION}
+    what = {"samples": question.record["fingerprint"], "cell": cell.id, "version": VERSION}
     tuning = tuning_of(question)
     return artifacts.fingerprint(what | ({"tuning": tuning.record["fingerprint"]} if tuning else {}))
 
@@ -129,10 +132,10 @@ def _fingerprint(cell: Cell, question: Question) -> str:
 def _check(cell: Cell, workdir: Path, question: Question) -> None:
     asked, folder = question.options, question.folder
     simulation.check_timelines(cell, workdir, asked["timelines"], question.record["summary"]["vocabulary"], folder)
-    if asked["context"] > cell["context"]:
+    if asked["context"] > cell.context:
         raise UserError(
-            f"{folder} asks for {asked['context']} tokens of prompt and future, and cell {cell['id']} was trained on "
-            f"{cell['context']}: delete {folder} and prepare it for that context"
+            f"{folder} asks for {asked['context']} tokens of prompt and future, and cell {cell.id} was trained on "
+            f"{cell.context}: delete {folder} and prepare it for that context"
         )
 
 
@@ -153,7 +156,7 @@ def _answer_classes(
     for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
         p, named = estimators.class_probabilities(found[rows], samples.meanings)
         names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
-        predictions.write_classes(question.folder / f"{cell['id']}.parquet", samples.stays, names, p)
+        predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
         seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
         score = values.evaluate_classes(samples.stays.labels, p, samples.stays.patients, **seeds)
         if question.task.ordered:
@@ -198,7 +201,7 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
     method, asked = question.options["method"], samples.stays
     estimate = getattr(estimators, method)(futures, k)
     probability, base = estimators.filled(estimate.probability, _weights(samples))
-    predictions.write_binary(question.folder / f"{cell['id']}.parquet", asked, probability)
+    predictions.write_binary(question.folder / f"{cell.id}.parquet", asked, probability)
     errors = estimate.error[np.isfinite(estimate.error)]
     score = {
         **_judge_probabilities(question, samples, probability),
@@ -208,7 +211,7 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
         "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
     if tuning := tuning_of(question):
-        said = _answers(tuning.folder / f"{cell['id']}.parquet")
+        said = _answers(tuning.folder / f"{cell.id}.parquet")
         weights = _weights(questions.load(tuning.folder))
         score["recalibrated"] = _recalibrated(question, samples, probability, said, weights)
     if method == "scope":  # by counting copies instead: over the stays of which a copy came to an end
@@ -303,7 +306,7 @@ def _judge_days(cell: Cell, question: Question, samples: Samples, futures: Futur
     # Copies that had not ended when the tokens were used up: the longest of those that did is the least they had.
     known = np.isfinite(found)
     found = np.where(known, found, found[known].max() if known.any() else 0.0)
-    predictions.write_values(question.folder / f"{cell['id']}.parquet", samples.stays, found)
+    predictions.write_values(question.folder / f"{cell.id}.parquet", samples.stays, found)
     return values.evaluate_values(
         samples.stays.labels,
         found,

@@ -163,7 +163,7 @@ def predict(
             f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
         )
     # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
-    width = chosen["context"] - min(new_tokens, max(1, chosen["context"] // 2))
+    width = chosen.context - min(new_tokens, max(1, chosen.context // 2))
     simulated = Simulation(
         vocabulary=vocabulary,
         stays=asked,
@@ -173,7 +173,7 @@ def predict(
         horizons=tasks.horizons([task], asked),
         stops=stops,
         silence=task.silence,
-        context=chosen["context"],
+        context=chosen.context,
         copies=copies,
         new_tokens=new_tokens,
         suppress=False,
@@ -202,8 +202,8 @@ def predict(
     probability, _ = estimators.filled(probability)
     predictions.write_binary(out / FILE, asked, probability)
     return {
-        "cell": chosen["id"],
-        "size": chosen["size"],
+        "cell": chosen.id,
+        "size": chosen.size,
         "stays": len(asked.times),
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,

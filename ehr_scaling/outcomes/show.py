@@ -80,7 +80,7 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
         horizons=asked.horizons[rows],
         silence=asked.silence,
         labels=inspection.labels(workdir / "events"),
-        model=f"The model has {chosen['N_body']:,} body parameters and was trained on {chosen['tokens']:,} tokens.",
+        model=f"The model has {chosen.N_body:,} body parameters and was trained on {chosen.tokens:,} tokens.",
     )
     (workdir / "report").mkdir(exist_ok=True)
     artifacts.write_text(workdir / "report" / PAGE, text)

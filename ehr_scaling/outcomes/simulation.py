@@ -12,6 +12,7 @@ from ehr_scaling.data import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
+from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import estimators, questions, simulate, trajectories
 from ehr_scaling.outcomes.estimators import Value
@@ -22,7 +23,6 @@ from ehr_scaling.outcomes.tasks import KIND_OF, Task
 from ehr_scaling.training import checkpoint
 from ehr_scaling.training.run import folder_of
 
-Cell = dict[str, Any]
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 
 
@@ -201,9 +201,9 @@ def best_cell(workdir: Path, name: str | None) -> Cell:
 
     Raises: UserError where there is no such cell, and where it, or any, is not finished.
     """
-    cells = [cell for cell in manifest.read(workdir / "grid") if cell["phase"] == "cooled"]
+    cells = [cell for cell in manifest.read(workdir / "grid") if cell.phase == "cooled"]
     if name is not None:
-        cells = [cell for cell in cells if cell["id"] == name]
+        cells = [cell for cell in cells if cell.id == name]
         if not cells:
             raise UserError(f"--cell={name} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
     results = [(checkpoint.result(folder_of(workdir, cell)), cell) for cell in cells]
@@ -219,11 +219,11 @@ def check_timelines(cell: Cell, workdir: Path, timelines_fingerprint: str, token
     Args: timelines_fingerprint and tokens, of the vocabulary by which something was asked; folder, where that lies.
     Raises: UserError when they are not those the cell was trained on.
     """
-    packed = workdir / "packed" / f"t{cell['context']}" / artifacts.RECORD
+    packed = workdir / "packed" / f"t{cell.context}" / artifacts.RECORD
     # Copied runs may come without their packed data; then the size of the vocabulary must do.
     source = artifacts.read_json(packed)["inputs"].get("timelines") if packed.exists() else timelines_fingerprint
-    if cell["vocab"] != tokens or source != timelines_fingerprint:
+    if cell.vocab != tokens or source != timelines_fingerprint:
         raise UserError(
-            f"cell {cell['id']} was trained on other timelines than {folder} was made from: take the --workdir it was "
+            f"cell {cell.id} was trained on other timelines than {folder} was made from: take the --workdir it was "
             f"trained in, or delete {folder} and run again"
         )

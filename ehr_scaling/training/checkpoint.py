@@ -16,8 +16,7 @@ from jax.experimental import multihost_utils
 
 from ehr_scaling import artifacts
 from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system, unreadable
-from ehr_scaling.grid.cells import HOW
-from ehr_scaling.grid.manifest import BEFORE
+from ehr_scaling.grid.cell import BEFORE, Cell
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
@@ -116,9 +115,9 @@ def newest_common(savers: list[Saver]) -> list[int]:
     return sorted(set.intersection(*(set(saver.steps()) for saver in savers)), reverse=True)
 
 
-def check_config(saved: dict[str, Any], cell: dict[str, Any], folder: Path) -> None:
+def check_config(saved: dict[str, Any], cell: Cell, folder: Path) -> None:
     """Raises UserError, which names the fields that differ, when a checkpoint's metrics are of another cell."""
-    learnt = {name: value for name, value in cell.items() if name not in HOW}
+    learnt = {"id": cell.id, **cell.learnt()}
     if changed := artifacts.differences({name: saved.get(name, BEFORE.get(name)) for name in learnt}, learnt):
         raise UserError(
             f"{folder} holds a checkpoint of another config ({'; '.join(changed[:4])}): take another --workdir, or "

@@ -9,8 +9,9 @@ from jax.experimental import multihost_utils
 
 from ehr_scaling.data import loader
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import Cell
 from ehr_scaling.training import sharding
-from ehr_scaling.training.setup import Cell, Setup
+from ehr_scaling.training.setup import Setup
 from ehr_scaling.training.step import eval_losses
 
 
@@ -25,7 +26,7 @@ def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int, setu
     """
     model, members = setup.program.model, len(jax.tree.leaves(params)[0])
     shares = sharding.shares(setup.mesh)
-    rows = -(-cell["eval_sequences"] // shares.of) * shares.of
+    rows = -(-cell.eval_sequences // shares.of) * shares.of
     losses, tokens = np.zeros((members, 0)), np.zeros(0)
     for batch in loader.eval_batches(packed, split, sequences=rows, limit_sequences=limit):
         segments = batch["segments"][:, 1:].ravel()

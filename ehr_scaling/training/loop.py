@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, preemption
 from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
 from ehr_scaling.errors import Preempted
-from ehr_scaling.grid import cells as grid
-from ehr_scaling.training import checkpoint, preemption, sharding, tracking
+from ehr_scaling.grid.cell import Cell, Unit, ensembles
+from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.run import PARTS, Run, begin, folder_of
-from ehr_scaling.training.setup import Cell, Setup, member, setup
+from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
@@ -28,7 +28,7 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     """Train cells that are members of one ensemble, and return their metrics; at once when they are finished.
 
     Args:
-      cells: of `grid.cells.ensembles`.
+      cells: of `grid.cell.ensembles`.
       workdir: of the study, with `packed/` and `runs/`.
       report: called now and then with the tokens processed since the last call, of all members together; with
         before=True for those of an earlier process.
@@ -51,25 +51,27 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
 def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: ExitStack) -> list[dict[str, Any]]:
     clock = _Clock()
     cells = [run.cell for run in runs]
-    cell, engine, members = cells[0], cells[0]["engine"], len(cells)
-    packed = packed_data.folder(workdir, cell["context"], cell["fraction"])
+    cell, engine, members = cells[0], cells[0].engine, len(cells)
+    packed = packed_data.folder(workdir, cell.context, cell.fraction)
     with clock.part("start"):
         state, spent = begin(parts, runs, workdir)
         streams = _streams(parts, cells, packed, runs[0].step, stack)
     for run in runs:
         run.goes_on_at(parts.mesh)
     clock.add(spent)
-    done, steps = runs[0].step, cell["steps"]
-    report(members * (done - cell["start"]) * cell["batch_tokens"], before=True)
-    trackers = [stack.enter_context(tracking.open_run(run.folder, run.cell, engine["tracking"], done)) for run in runs]
-    trace = tracking.Profile(runs[0].folder, active=engine["tracking"]["profile"])
+    done, steps = runs[0].step, cell.steps
+    report(members * (done - cell.start) * cell.batch_tokens, before=True)
+    trackers = [
+        stack.enter_context(tracking.open_run(run.folder, run.cell.to_json(), engine.tracking, done)) for run in runs
+    ]
+    trace = tracking.Profile(runs[0].folder, active=engine.tracking["profile"])
     stack.callback(trace.close)
     whole = sharding.replicated(parts.mesh)
-    hyper = Hyper(*(np.array([own[name] for own in cells], np.float32) for name in Hyper._fields))
-    seeds = np.array([own["seed"] for own in cells], np.int32)
+    hyper = Hyper(*(np.array([getattr(own, name) for own in cells], np.float32) for name in Hyper._fields))
+    seeds = np.array([own.seed for own in cells], np.int32)
     hyper, seeds, pieces = jax.device_put((hyper, seeds, np.int32(parts.pieces)), whole)
-    stops = sorted({*cell.get("marks", ()), steps})
-    due = _Due(engine["checkpoint_seconds"])
+    stops = sorted({*cell.marks, steps})
+    due = _Due(engine.checkpoint_seconds)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     asked: bool | jax.Array = False
     read_at = time.monotonic()
@@ -103,7 +105,7 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
             log(read_back())
         done += updates
         pending = (done, sums)
-        report(members * updates * cell["batch_tokens"])
+        report(members * updates * cell.batch_tokens)
         # Of several processes all learn of it at the same dispatch, one later.
         asked, before = sharding.anywhere(parts.mesh, preemption.requested()), asked
         stopping = bool(asked if isinstance(asked, bool) else jax.device_get(before))
@@ -121,7 +123,7 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
                 stream.seek(done)
     lines = read_back()
     with clock.part("evaluate"):
-        held_out = evaluate(cell, state.params, packed, "validation", cell["validation_sequences"], parts)
+        held_out = evaluate(cell, state.params, packed, "validation", cell.validation_sequences, parts)
     log(
         [
             {**line, "validation_loss": own["loss"], "validation_loss_se": own["loss_se"]}
@@ -139,18 +141,18 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
 
 def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: ExitStack) -> dict[int, loader.Batches]:
     """Batches of each seed from `step` on: members of one seed read the same rows."""
-    engine, shares = cells[0]["engine"], sharding.shares(parts.mesh, len(cells))
+    engine, shares = cells[0].engine, sharding.shares(parts.mesh, len(cells))
     streams = {}
-    for seed in sorted({cell["seed"] for cell in cells}):
+    for seed in sorted({cell.seed for cell in cells}):
         streams[seed] = loader.train_batches(
             packed,
-            sequences=parts.updates * cells[0]["batch_sequences"] * len(shares.own) // shares.of,
+            sequences=parts.updates * cells[0].batch_sequences * len(shares.own) // shares.of,
             seed=seed,
             steps=parts.updates,
             shares=shares.own,
             of=shares.of,
-            skip_damaged=engine["skip_damaged"],
-            timeout=engine["read_timeout"],
+            skip_damaged=engine.skip_damaged,
+            timeout=engine.read_timeout,
         )
         stack.callback(streams[seed].close)
         streams[seed].seek(step)
@@ -166,7 +168,7 @@ def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batch
         steps = x.reshape(parts.updates, shares, parts.pieces, -1, x.shape[-1])
         return steps.swapaxes(1, 2).reshape(parts.updates * parts.pieces, -1, x.shape[-1])
 
-    host = {name: np.stack([pieces(read[cell["seed"]][name]) for cell in cells]) for name in read[cells[0]["seed"]]}
+    host = {name: np.stack([pieces(read[cell.seed][name]) for cell in cells]) for name in read[cells[0].seed]}
     placed = sharding.place(parts.mesh, host, axis=2, members=len(cells))
     assert all(x.shape[2] == parts.microbatch for x in placed.values()), "all processes together hold the whole batch"
     return placed
@@ -236,28 +238,28 @@ class _Due:
         return self._every > 0 and dispatches % self._every == 0
 
 
-def job(unit: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:
+def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
     """Train the cells of a unit, part by part; for `grid.executors.run`. Returns their metrics in its order."""
     found: dict[str, dict[str, Any]] = {}
-    for cells in grid.ensembles(unit):
-        found.update(zip((cell["id"] for cell in cells), train(cells, workdir, report), strict=True))
-    return [found[cell["id"]] for cell in unit]
+    for cells in ensembles(unit):
+        found.update(zip((cell.id for cell in cells), train(cells, workdir, report), strict=True))
+    return [found[cell.id] for cell in unit]
 
 
-def verify(units: list[list[Cell]], workdir: Path) -> None:
+def verify(units: list[Unit], workdir: Path) -> None:
     """See that the packed data of some cells is what was made: once, before any process trains on it.
 
     Raises: UserError that names what is not. Of cells that are to skip rows that cannot be read, the rows may be.
     """
     wanted: dict[Path, bool] = {}
     for cell in (cell for unit in units for cell in unit):
-        folder = packed_data.folder(workdir, cell["context"], cell["fraction"])
-        wanted[folder] = wanted.get(folder, True) and cell["engine"]["skip_damaged"]
+        folder = packed_data.folder(workdir, cell.context, cell.fraction)
+        wanted[folder] = wanted.get(folder, True) and cell.engine.skip_damaged
     for folder, skip in wanted.items():
         artifacts.verify(folder, [packed_data.FILE] if skip else None)
 
 
-def finished(unit: list[Cell], workdir: Path) -> list[dict[str, Any]] | None:
+def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
     """The metrics of a unit that is finished, else None; costs no JAX."""
     results = [checkpoint.result(folder_of(workdir, cell)) for cell in unit]
     return None if None in results else [result for result in results if result is not None]

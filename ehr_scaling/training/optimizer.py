@@ -13,9 +13,9 @@ import optax
 
 from ehr_scaling import flops
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import OPTIMIZERS
 from ehr_scaling.models.transformer import Transformer
 
-OPTIMIZERS = ("adamw", "muon")
 MOMENTUM = 0.95  # of Muon, as its authors' (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)
 # Root mean square of Muon's updates, which is Adam's usual one: what was found about rates holds for both
 # (Liu et al. 2025, arXiv 2502.16982)

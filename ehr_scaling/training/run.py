@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import Cell
 from ehr_scaling.training import checkpoint
-from ehr_scaling.training.setup import Cell, Setup, States, states
+from ehr_scaling.training.setup import Setup, States, states
 from ehr_scaling.training.step import State
 
 PARTS = ("start", "compile", "data", "checkpoint", "evaluate")  # of the wall time; the rest is the steps
@@ -21,7 +22,7 @@ class Run:
 
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.cell, self.folder = cell, folder
-        self.saver = checkpoint.Saver(folder, cell.get("marks", ()))
+        self.saver = checkpoint.Saver(folder, cell.marks)
         self.step = 0
         self.real_tokens = 0.0
         self.curve: list[list[float]] = []  # step, mean loss of the dispatch that ended there
@@ -44,51 +45,51 @@ class Run:
         Raises: UserError when the last updates had no finite gradient; the broken state is not saved.
         """
         cell = self.cell
-        if sums["in_a_row"] >= cell["engine"]["max_skipped"]:
+        if sums["in_a_row"] >= cell.engine.max_skipped:
             raise UserError(
-                f"cell {cell['id']} ({cell['size']}, seed {cell['seed']}): the loss or its gradient was not finite in "
-                f"the last {int(sums['in_a_row'])} updates by step {step} of {cell['steps']}: lower "
-                f"--config.training.rate.peak (here {cell['learning_rate']:.3g})"
+                f"cell {cell.id} ({cell.size}, seed {cell.seed}): the loss or its gradient was not finite in "
+                f"the last {int(sums['in_a_row'])} updates by step {step} of {cell.steps}: lower "
+                f"--config.training.rate.peak (here {cell.learning_rate:.3g})"
             )
         self.real_tokens += sums["targets"]
         loss = sums["loss_sum"] / sums["targets"] if sums["targets"] else None
         if loss is not None:
             self.curve.append([step, loss])
-        rate = (step - self.step) * cell["batch_tokens"] / max(seconds, 1e-9)
-        speed = rate * cell["flops"] / cell["tokens"]
+        rate = (step - self.step) * cell.batch_tokens / max(seconds, 1e-9)
+        speed = rate * cell.flops / cell.tokens
         self.step = step
         return {
             "step": step,
-            "tokens": step * cell["batch_tokens"],
+            "tokens": step * cell.batch_tokens,
             "loss": loss,
             "gradient_norm": sums["gradient_norm"],
             "learning_rate": sums["learning_rate"],
             "skipped": int(sums["skipped"]),
             "tokens_per_second": rate,
-            "mfu": hardware.mfu(speed, jax.device_count(), jax.devices()[0].device_kind, cell["dtype"]),
+            "mfu": hardware.mfu(speed, jax.device_count(), jax.devices()[0].device_kind, cell.dtype),
         }
 
     def result(self, held_out: dict[str, float], seconds: dict[str, float], skipped: int) -> dict[str, Any]:
         """The metrics of the finished run."""
         cell = self.cell
         if not np.isfinite(held_out["loss"]):
-            raise UserError(f"cell {cell['id']}: the validation loss is not finite: lower --config.training.rate.peak")
-        tail = [loss for step, loss in self.curve if step > 0.9 * cell["steps"]]
+            raise UserError(f"cell {cell.id}: the validation loss is not finite: lower --config.training.rate.peak")
+        tail = [loss for step, loss in self.curve if step > 0.9 * cell.steps]
         return {
             **self.saved(seconds),
             "finished": True,
-            "tokens_seen": cell["tokens"],
-            "passes": self.real_tokens / cell["unique_tokens"],
+            "tokens_seen": cell.tokens,
+            "passes": self.real_tokens / cell.unique_tokens,
             "skipped": skipped,
             "train_loss": float(np.mean(tail)) if tail else None,
             **{f"validation_{name}": value for name, value in held_out.items()},
-            "tokens_per_second": cell["tokens"] / seconds["wall"],
+            "tokens_per_second": cell.tokens / seconds["wall"],
         }
 
     def saved(self, seconds: dict[str, float]) -> dict[str, Any]:
         """What stands beside the state in a checkpoint."""
         return {
-            **self.cell,
+            **self.cell.to_json(),
             "finished": False,
             "step": self.step,
             "real_tokens": self.real_tokens,
@@ -101,7 +102,7 @@ class Run:
 
 def folder_of(workdir: Path, cell: Cell) -> Path:
     """`runs/<cell>`, of a run's checkpoints and its log."""
-    return workdir / "runs" / cell["id"]
+    return workdir / "runs" / cell.id
 
 
 def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
@@ -114,18 +115,18 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
     for step in checkpoint.newest_common(savers):
         if found := _restored(savers, step, made, runs, own=True):
             return found
-    if start := runs[0].cell["start"]:
+    if start := runs[0].cell.start:
         return _from_trunk(start, made, runs, workdir)
-    seeds = jax.device_put(np.array([run.cell["seed"] for run in runs], np.int32))
+    seeds = jax.device_put(np.array([run.cell.seed for run in runs], np.int32))
     return made.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
 
 
 def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
-    trunks = [checkpoint.Saver(workdir / "runs" / run.cell["trunk"]) for run in runs]
+    trunks = [checkpoint.Saver(workdir / "runs" / run.cell.trunk) for run in runs]
     try:
         if not all(start in saver.steps() for saver in trunks):
             raise UserError(
-                f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell['id']} branches off: "
+                f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell.id} branches off: "
                 "delete that folder and run launch.sweep again"
             )
         if found := _restored(trunks, start, made, runs, own=False):

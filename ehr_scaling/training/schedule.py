@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-SCHEDULES = ("cosine", "wsd")
+from ehr_scaling.grid.cell import SCHEDULES
 
 
 def learning_rate(kind: str, step: jax.Array, *, peak, steps, warmup, cooldown, floor) -> jax.Array:

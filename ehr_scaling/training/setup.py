@@ -12,14 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import Cell
+from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.models import attention, sizes
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training import checkpoint, sharding
 from ehr_scaling.training.step import Program, State, init
-
-Cell = dict[str, Any]
-# Activations of so many tokens stay in the caches of a CPU core, and cost no page faults: 1.2 to 1.5 times as fast
-CPU_TOKENS = 512
 
 
 class Setup(NamedTuple):
@@ -34,41 +32,35 @@ class Setup(NamedTuple):
 
 def model_of(cell: Cell, members: int = 1) -> Transformer:
     """The decoder a cell trains, with the kernels of this machine."""
-    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cell["dtype"]]
-    shape = sizes.get(cell["size"])
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cell.dtype]
+    shape = sizes.get(cell.size)
     kernel = attention.choose(
-        cell["engine"]["attention"],
+        cell.engine.attention,
         platform=jax.default_backend(),
         dtype=dtype,
         head=shape.width // shape.heads,
-        context=cell["context"],
+        context=cell.context,
         members=members,
     )
     return Transformer(
         shape,
-        cell["vocab"],
-        cell["padded_vocab"],
-        cell["tied"],
+        cell.vocab,
+        cell.padded_vocab,
+        cell.tied,
         dtype,
         attention=kernel,
-        remat=cell["engine"]["remat"],
-        dropout=cell["dropout"],
-        parametrization=cell["parametrization"],
-        base=(cell["base_width"], 2),
-        mixing=cell["mixing"],
+        remat=cell.engine.remat,
+        dropout=cell.dropout,
+        parametrization=cell.parametrization,
+        base=(cell.base_width, 2),
+        mixing=cell.mixing,
         # The copies take a fifth of a GPU's time; on a CPU the loop is the faster one.
         unroll=jax.default_backend() != "cpu",
     )
 
 
 def program_of(cell: Cell, model: Transformer) -> Program:
-    return Program(model, cell["optimizer"], cell["schedule"], cell["clip"], cell["b1"], cell["b2"])
-
-
-def sequences_at_a_time(cell: Cell, rows: int, on_cpu: bool) -> int:
-    """Of a batch, on all devices together: the setting's number, or what suits `rows` of them."""
-    whole = rows * max(1, CPU_TOKENS // cell["context"]) if on_cpu else cell["batch_sequences"]
-    return min(cell["engine"]["microbatch"] or whole, cell["batch_sequences"])
+    return Program(model, cell.optimizer, cell.schedule, cell.clip, cell.b1, cell.b2)
 
 
 def setup(cells: list[Cell]) -> Setup:
@@ -77,23 +69,23 @@ def setup(cells: list[Cell]) -> Setup:
     Raises: UserError, before anything is compiled, for what cannot be: a mesh that does not divide the batch or the
       heads, a kernel of another platform.
     """
-    cell, engine = cells[0], cells[0]["engine"]
-    batch, devices, on_cpu = cell["batch_sequences"], jax.device_count(), jax.default_backend() == "cpu"
-    data, fsdp, tensor = sharding.sizes(engine["mesh"], devices)
+    cell, engine = cells[0], cells[0].engine
+    batch, devices, on_cpu = cell.batch_sequences, jax.device_count(), jax.default_backend() == "cpu"
+    data, fsdp, tensor = sharding.sizes(engine.mesh, devices)
     # Cores stand in for devices, and a small batch may leave some of them idle.
-    if on_cpu and jax.process_count() == 1 and engine["mesh"]["data"] == 0:
+    if on_cpu and jax.process_count() == 1 and engine.mesh["data"] == 0:
         data = data if len(cells) % data == 0 else math.gcd(data, batch)
     mesh = sharding.mesh(data, fsdp, tensor)
     rows = 1 if sharding.apart(mesh, len(cells)) else data * fsdp
     microbatch = sequences_at_a_time(cell, rows, on_cpu)
     if batch % microbatch:
         raise UserError(f"--config.training.microbatch={microbatch} does not divide a batch of {batch} sequences")
-    sharding.check(rows, tensor, size=cell["size"], heads=cell["heads"], sequences=microbatch)
+    sharding.check(rows, tensor, size=cell.size, heads=cell.heads, sequences=microbatch)
     model = model_of(cell, len(cells))
     if not on_cpu:
-        _check_kernel(model.attention, model.dtype, model.shape.width // model.shape.heads, cell["context"])
+        _check_kernel(model.attention, model.dtype, model.shape.width // model.shape.heads, cell.context)
     return Setup(
-        program_of(cell, model), mesh, microbatch, batch // microbatch, max(1, engine["dispatch_sequences"] // batch)
+        program_of(cell, model), mesh, microbatch, batch // microbatch, max(1, engine.dispatch_sequences // batch)
     )
 
 
@@ -113,7 +105,7 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
     Raises: UserError where the run is not finished.
     """
     if checkpoint.result(folder) is None:
-        raise UserError(f"{folder} holds no finished run: train cell {cell['id']} ({cell['size']}) first")
+        raise UserError(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
     model = model_of(cell)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
     one = states(program_of(cell, model), sharding.mesh(1, 1, 1), 1).member

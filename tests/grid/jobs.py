@@ -3,15 +3,27 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 
+from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted, UserError
-from ehr_scaling.training import preemption
+from ehr_scaling.grid.cell import Cell
+from tests import blank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made(Cell):
+    """With what the jobs here go by."""
+
+    number: int = 0
+    pause: float | None = None
 
 
 def units(n, **changes):
     """n units of one cell, but the second, which has two."""
+    about = {"kind": Made, "own_tokens": 10}
     cells = [
-        {"id": f"cell{i}", "size": f"s{i % 3}", "flops": 1.0 + i, "tokens": 10, "number": i, **changes}
+        blank.cell(f"cell{i}", **{**about, "number": i, "size": f"s{i % 3}", "own_flops": 1.0 + i, **changes})
         for i in range(n + 1)
     ]
     return [cells[:1], cells[1:3], *([cell] for cell in cells[3:])][:n]
@@ -19,12 +31,12 @@ def units(n, **changes):
 
 def square(unit, workdir, report):
     for cell in unit:
-        report(cell["tokens"])
-    return [(cell["number"] ** 2, os.getpid(), len(os.sched_getaffinity(0))) for cell in unit]
+        report(cell.own_tokens)
+    return [(cell.number**2, os.getpid(), len(os.sched_getaffinity(0))) for cell in unit]
 
 
 def refuse(unit, workdir, report):
-    if unit[0]["number"] == 1:
+    if unit[0].number == 1:
         raise UserError("the second unit is broken: mend it")
     time.sleep(0.05)
     return [None for _ in unit]
@@ -42,14 +54,14 @@ def count(unit, workdir, report):
     """Twenty steps of 0.02 s or of `pause`, saved at SIGTERM and gone on with; writes down who did which."""
     folder = workdir / "counts"
     folder.mkdir(exist_ok=True)
-    path = folder / unit[0]["id"]
+    path = folder / unit[0].id
     begun = len(path.read_text().split()) if path.exists() else 0
     report(begun, before=True)
     for _ in range(begun, 20):
         if preemption.requested():
             (folder / "saved").touch()
             raise Preempted(preemption.SAVED)
-        time.sleep(unit[0].get("pause", 0.02))
+        time.sleep(unit[0].pause or 0.02)
         with path.open("a") as file:
             file.write(f"{os.getpid()} ")
         report(1)
@@ -63,7 +75,7 @@ def hang(unit, workdir, report):
 
 def finished(unit, workdir):
     """What is there of `count`."""
-    path = workdir / "counts" / unit[0]["id"]
+    path = workdir / "counts" / unit[0].id
     return [0 for _ in unit] if path.exists() and len(path.read_text().split()) == 20 else None
 
 
@@ -71,11 +83,11 @@ def count_together(unit, workdir, report):
     """As `count`, by all processes of `jax.distributed` at once; each writes down its own steps."""
     import jax
 
-    path = workdir / f"{unit[0]['id']}-{jax.process_index()}"
+    path = workdir / f"{unit[0].id}-{jax.process_index()}"
     for _ in range(len(path.read_text()) if path.exists() else 0, 20):
         if preemption.requested_anywhere():
             raise Preempted
-        time.sleep(unit[0].get("pause", 0.0))
+        time.sleep(unit[0].pause or 0.0)
         with path.open("a") as file:
             file.write("x")
     return [jax.process_index() for _ in unit]

@@ -10,9 +10,9 @@ from configs import base
 from ehr_scaling import artifacts, flops
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, manifest
+from ehr_scaling.grid.cell import BEFORE, OPTIMIZERS, VERSION, Cell, ensembles, of_json, units
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
-from ehr_scaling.training.optimizer import OPTIMIZERS
 
 ABOUT = {"data": "made up", "generated": True}
 
@@ -44,19 +44,19 @@ def test_a_cell_meets_its_budget_or_says_why_not(budget, size, exponent, context
     except cells.Infeasible as e:
         assert size in str(e)
         return
-    dims = {"width": cell["width"], "layers": cell["layers"], "ff": cell["ff"], "vocab": cell["padded_vocab"]}
+    dims = {"width": cell.width, "layers": cell.layers, "ff": cell.ff, "vocab": cell.padded_vocab}
     dims["mixing"] = mixing
     counts = flops.parameters(**dims, tied=config.model.tied)
-    assert (cell["N_body"], cell["N_head"], cell["N_embedding"]) == (counts.body, counts.head, counts.embedding)
-    assert cell["flops_6nd"] == 6 * counts.body * cell["tokens"]
-    update = flops.update(optimizer, width=cell["width"], layers=cell["layers"], ff=cell["ff"])
-    each = cell["batch_sequences"] * flops.training(**dims, context=context) + update
-    assert cell["flops"] == cell["own_flops"] == float(cell["steps"] * each)
-    assert abs(cell["flops"] / budget - 1) <= 0.01
-    assert cell["tokens"] == cell["steps"] * cell["batch_tokens"]
-    assert cell["steps"] >= config.training.min_steps
-    assert cell["padded_vocab"] % config.model.vocab_multiple == 0
-    assert json.loads(json.dumps(cell)) == cell
+    assert (cell.N_body, cell.N_head, cell.N_embedding) == (counts.body, counts.head, counts.embedding)
+    assert cell.flops_6nd == 6 * counts.body * cell.tokens
+    update = flops.update(optimizer, width=cell.width, layers=cell.layers, ff=cell.ff)
+    each = cell.batch_sequences * flops.training(**dims, context=context) + update
+    assert cell.flops == cell.own_flops == float(cell.steps * each)
+    assert abs(cell.flops / budget - 1) <= 0.01
+    assert cell.tokens == cell.steps * cell.batch_tokens
+    assert cell.steps >= config.training.min_steps
+    assert cell.padded_vocab % config.model.vocab_multiple == 0
+    assert of_json(json.loads(json.dumps(cell.to_json()))) == cell
 
 
 def test_rules_are_the_same_for_all_budgets():
@@ -67,27 +67,27 @@ def test_rules_are_the_same_for_all_budgets():
         cells.solve(config, {"budget": c, "size": "25k", "seed": 0}, packed(), ABOUT) for c in (1e11, 1.6e13)
     )
     for cell in (small, large):  # of the reference width, 32
-        more = cell["batch_sequences"] / config.training.batch.sequences
-        longer = cell["tokens"] / config.training.rate.at_tokens
-        assert cell["learning_rate"] == pytest.approx(config.training.rate.peak * more**0.5 * longer**-0.4)
+        more = cell.batch_sequences / config.training.batch.sequences
+        longer = cell.tokens / config.training.rate.at_tokens
+        assert cell.learning_rate == pytest.approx(config.training.rate.peak * more**0.5 * longer**-0.4)
     narrow = cells.solve(config, {"budget": 1e11, "size": "6.7k", "seed": 0}, packed(), ABOUT)
-    more = narrow["batch_sequences"] / small["batch_sequences"]
-    longer = narrow["tokens"] / small["tokens"]
-    assert narrow["learning_rate"] / small["learning_rate"] == pytest.approx(2.0 * more**0.5 * longer**-0.4)
-    assert large["batch_sequences"] / small["batch_sequences"] in (8, 16, 32)  # D grew 160 times
+    more = narrow.batch_sequences / small.batch_sequences
+    longer = narrow.tokens / small.tokens
+    assert narrow.learning_rate / small.learning_rate == pytest.approx(2.0 * more**0.5 * longer**-0.4)
+    assert large.batch_sequences / small.batch_sequences in (8, 16, 32)  # D grew 160 times
 
 
 def test_the_id_is_of_what_is_learnt():
     config, point = base.get_config(), {"budget": 1e11, "size": "25k", "seed": 0}
     cell = cells.solve(config, point, packed(), ABOUT)
     config.training.checkpoint_seconds = 1.0
-    assert cells.solve(config, point, packed(), ABOUT)["id"] == cell["id"]
-    assert cells.solve(config, point, packed(fingerprint="fedcba9876543210"), ABOUT)["id"] != cell["id"]
-    assert cells.solve(config, {**point, "seed": 1}, packed(), ABOUT)["id"] != cell["id"]
+    assert cells.solve(config, point, packed(), ABOUT).id == cell.id
+    assert cells.solve(config, point, packed(fingerprint="fedcba9876543210"), ABOUT).id != cell.id
+    assert cells.solve(config, {**point, "seed": 1}, packed(), ABOUT).id != cell.id
     config.model.mixing = "none"
-    assert cells.solve(config, point, packed(), ABOUT)["id"] != cell["id"]
+    assert cells.solve(config, point, packed(), ABOUT).id != cell.id
     config.model.mixing, config.training.weight_decay = "conv", 0.2
-    assert cells.solve(config, point, packed(), ABOUT)["id"] != cell["id"]
+    assert cells.solve(config, point, packed(), ABOUT).id != cell.id
 
 
 def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_path):
@@ -97,9 +97,9 @@ def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_pat
     points, out = list(base.sweep(config)), tmp_path / "grid"
     planned = cells.grid(config, points, WHOLE, ABOUT)[0]
     manifest.build(config, points, WHOLE, ABOUT, out)
-    lines = [{name: value for name, value in cell.items() if name not in manifest.BEFORE} for cell in planned]
+    lines = [{name: value for name, value in cell.to_json().items() if name not in BEFORE} for cell in planned]
     for line, cell in zip(lines, planned, strict=True):
-        assert cells.named({name: value for name, value in line.items() if name != "id"})["id"] == cell["id"]
+        assert of_json(line) == cell and of_json({**line, "id": ""}).named().id == cell.id
     artifacts.write_lines(out / manifest.MANIFEST, lines)
     assert manifest.read(out) == planned
     record = artifacts.record(out)
@@ -117,9 +117,9 @@ def test_cells_that_an_earlier_version_planned_are_not_gone_on_with(tmp_path, mo
     points = list(base.sweep(config))[:2]
     manifest.build(config, points, WHOLE, ABOUT, out)
     before = cells.grid(config, points, WHOLE, ABOUT)[0]
-    monkeypatch.setattr(cells, "VERSION", manifest.VERSION + 1)
+    monkeypatch.setattr(Cell.__init__, "__kwdefaults__", {**Cell.__init__.__kwdefaults__, "version": VERSION + 1})
     now = cells.grid(config, points, WHOLE, ABOUT)[0]
-    assert {cell["id"] for cell in now}.isdisjoint(cell["id"] for cell in before)
+    assert {cell.id for cell in now}.isdisjoint(cell.id for cell in before)
     with pytest.raises(UserError, match="planned by another version of this program: take another --workdir"):
         manifest.build(config, points, WHOLE, ABOUT, out)
 
@@ -135,7 +135,7 @@ def test_few_steps_that_miss_the_budget_are_refused(budget):
     except cells.Infeasible as e:
         assert "steps miss what was asked for by over 1 %" in str(e) or "0 steps" in str(e)
         return
-    assert abs(cell["flops"] / budget - 1) <= 0.01
+    assert abs(cell.flops / budget - 1) <= 0.01
 
 
 def test_a_budget_between_two_steps_is_refused():
@@ -143,8 +143,8 @@ def test_a_budget_between_two_steps_is_refused():
     config.training.batch.exponent, config.training.min_steps = 0.0, 1
     point = {"size": "6.7k", "seed": 0}
     step = cells.solve(config, {**point, "budget": 1e11}, packed(), ABOUT)
-    each = step["flops"] / step["steps"]
-    assert cells.solve(config, {**point, "budget": 20 * each}, packed(), ABOUT)["steps"] == 20
+    each = step.flops / step.steps
+    assert cells.solve(config, {**point, "budget": 20 * each}, packed(), ABOUT).steps == 20
     with pytest.raises(cells.Infeasible, match="over 1 %"):
         cells.solve(config, {**point, "budget": 20.4 * each}, packed(), ABOUT)
 
@@ -163,7 +163,7 @@ def test_infeasible_points_are_listed_not_lost():
     config = base.get_config()
     points = [{"budget": 1e11, "size": size, "seed": 0} for size in ("25k", "1b")]
     solved, refused = cells.grid(config, points, WHOLE, ABOUT)
-    assert [cell["size"] for cell in solved] == ["25k"]
+    assert [cell.size for cell in solved] == ["25k"]
     assert len(refused) == 1
     assert "1b" in refused[0]
 
@@ -193,9 +193,9 @@ def test_how_cells_are_trained_may_change_between_calls(tmp_path):
     config.model.remat, config.training.mesh.fsdp, config.training.together = "full", 2, 2
     manifest.build(config, points, WHOLE, ABOUT, grid)
     after = manifest.read(grid)
-    assert [cell["id"] for cell in after] == [cell["id"] for cell in before]
-    assert {(cell["engine"]["remat"], cell["engine"]["mesh"]["fsdp"]) for cell in after} == {("full", 2)}
-    assert len(cells.units(after)) == 1 and len(cells.units(before)) == 2
+    assert [cell.id for cell in after] == [cell.id for cell in before]
+    assert {(cell.engine.remat, cell.engine.mesh["fsdp"]) for cell in after} == {("full", 2)}
+    assert len(units(after)) == 1 and len(units(before)) == 2
 
 
 def test_rules_say_where_they_were_found():
@@ -203,7 +203,7 @@ def test_rules_say_where_they_were_found():
     config.training.explored.parameters, config.training.explored.tokens = (1e4, 3e4), (1e5, 1e6)
 
     def edge(size, budget):
-        return cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(), ABOUT)["edge"]
+        return cells.solve(config, {"budget": budget, "size": size, "seed": 0}, packed(), ABOUT).edge
 
     assert edge("25k", 1e11) == ""
     assert edge("40k", 1e11) == "N"
@@ -227,24 +227,24 @@ def test_a_trunk_serves_the_cells_of_a_size():
     ]
     found, refused = cells.grid(config, points, WHOLE, ABOUT)
     assert not refused and len(found) == 12 + 4
-    units = cells.units(found)
-    assert [len(unit) for unit in units] == [4] * 4
-    for unit in units:
+    grouped = units(found)
+    assert [len(unit) for unit in grouped] == [4] * 4
+    for unit in grouped:
         trunk, *branches = unit
-        assert trunk["phase"] == "hot" and trunk["cooldown"] == 0 and trunk["budget"] is None
-        assert trunk["marks"] == [branch["start"] for branch in branches]
-        assert trunk["steps"] == branches[-1]["start"]
+        assert trunk.phase == "hot" and trunk.cooldown == 0 and trunk.budget is None
+        assert trunk.marks == tuple(branch.start for branch in branches)
+        assert trunk.steps == branches[-1].start
         for branch in branches:
-            assert branch["trunk"] == trunk["id"] and branch["phase"] == "cooled"
-            assert branch["cooldown"] == branch["steps"] - branch["start"] == -(-branch["steps"] // 5)
-            assert abs(branch["flops"] / branch["budget"] - 1) <= 0.01  # the law's C is of the whole way
-            assert branch["own_flops"] / branch["flops"] == pytest.approx(0.2, abs=0.01)
+            assert branch.trunk == trunk.id and branch.phase == "cooled"
+            assert branch.cooldown == branch.steps - branch.start == -(-branch.steps // 5)
+            assert abs(branch.flops / branch.budget - 1) <= 0.01  # the law's C is of the whole way
+            assert branch.own_flops / branch.flops == pytest.approx(0.2, abs=0.01)
             for same in ("warmup", "batch_sequences", "learning_rate", "size", "seed"):
-                assert branch[same] == trunk[same]
-    assert len({cell["id"] for cell in found}) == len(found)
+                assert getattr(branch, same) == getattr(trunk, same)
+    assert len({cell.id for cell in found}) == len(found)
     # A branch is what it learns: that another budget joins the study does not make it another.
     fewer, _ = cells.grid(config, points[4:], WHOLE, ABOUT)
-    of = lambda grid: {(c["size"], c["seed"], c["steps"], c["batch_sequences"]): c["id"] for c in grid if c["start"]}  # noqa: E731
+    of = lambda grid: {(c.size, c.seed, c.steps, c.batch_sequences): c.id for c in grid if c.start}  # noqa: E731
     both = set(of(found)) & set(of(fewer))
     assert all(of(found)[key] == of(fewer)[key] for key in both)
 
@@ -254,13 +254,13 @@ def test_trunks_cost_less():
     config = trunk_config()
     points = [{"budget": 1e11 * 1.5**i, "size": size, "seed": 1} for i in range(5) for size in ("14k", "25k", "40k")]
     found, _ = cells.grid(config, points, WHOLE, ABOUT)
-    separate = sum(cell["flops"] for cell in found if cell["phase"] == "cooled")
-    assert sum(cell["own_flops"] for cell in found) <= 0.6 * separate
+    separate = sum(cell.flops for cell in found if cell.phase == "cooled")
+    assert sum(cell.own_flops for cell in found) <= 0.6 * separate
 
 
 def test_one_budget_needs_no_trunk():
     found, _ = cells.grid(trunk_config(), [{"budget": 1e11, "size": "25k", "seed": 1}], WHOLE, ABOUT)
-    assert [(cell["phase"], cell["start"], cell["trunk"]) for cell in found] == [("cooled", 0, "")]
+    assert [(cell.phase, cell.start, cell.trunk) for cell in found] == [("cooled", 0, "")]
 
 
 def test_cells_that_differ_in_seed_rate_or_decay_are_trained_together():
@@ -273,15 +273,15 @@ def test_cells_that_differ_in_seed_rate_or_decay_are_trained_together():
         for rate in (0.5, 1.0)
     ]
     found, _ = cells.grid(config, points, WHOLE, ABOUT)
-    units = cells.units(found)
-    assert sorted(len(unit) for unit in units) == [2, 2, 4, 4]
-    for unit in units:
-        assert len({(cell["size"], cell["steps"]) for cell in unit}) == 1
-        assert [len(part) for part in cells.ensembles(unit)] == [len(unit)]
+    grouped = units(found)
+    assert sorted(len(unit) for unit in grouped) == [2, 2, 4, 4]
+    for unit in grouped:
+        assert len({(cell.size, cell.steps) for cell in unit}) == 1
+        assert [len(part) for part in ensembles(unit)] == [len(unit)]
     config.training.trunk, config.training.schedule, config.training.together = True, "wsd", 2
     more = [{**point, "budget": budget} for point in points for budget in (1e11, 2e11)]
-    for unit in cells.units(cells.grid(config, more, WHOLE, ABOUT)[0]):
-        assert [len(part) for part in cells.ensembles(unit)] == [2, 2, 2]  # two trunks, then branch by branch
+    for unit in units(cells.grid(config, more, WHOLE, ABOUT)[0]):
+        assert [len(part) for part in ensembles(unit)] == [2, 2, 2]  # two trunks, then branch by branch
 
 
 def test_passes_and_fractions_take_the_place_of_budgets():
@@ -296,11 +296,11 @@ def test_passes_and_fractions_take_the_place_of_budgets():
     found, refused = cells.grid(config, points, {**WHOLE, 0.5: half}, ABOUT)
     assert not refused and len(found) == 8
     for cell in found:
-        rows = {0.5: 4_000, 1.0: 8_000}[cell["fraction"]]
-        passes = cell["steps"] * cell["batch_sequences"] / rows
+        rows = {0.5: 4_000, 1.0: 8_000}[cell.fraction]
+        passes = cell.steps * cell.batch_sequences / rows
         assert min(abs(passes / wanted - 1) for wanted in (4.0, 1.0)) <= 0.01
-        assert cell["unique_tokens"] == {0.5: 500_000, 1.0: 1_000_000}[cell["fraction"]]
-        assert cell["budget"] is None
+        assert cell.unique_tokens == {0.5: 500_000, 1.0: 1_000_000}[cell.fraction]
+        assert cell.budget is None
 
 
 @pytest.mark.parametrize(

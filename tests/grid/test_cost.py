@@ -35,7 +35,7 @@ def of_xla(members, microbatch, pieces):
     assert isinstance(program.model, Transformer)
     column = jax.ShapeDtypeStruct((m,), jnp.float32)
     seeds, count = jax.ShapeDtypeStruct((m,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    rows = (m, pieces, microbatch, one["context"])
+    rows = (m, pieces, microbatch, one.context)
     tokens = jax.ShapeDtypeStruct((*rows[:3], rows[3] + 1), jnp.int32)
     batch = {"tokens": tokens, "segments": tokens, "mask": jax.ShapeDtypeStruct(rows, jnp.bool_)}
     state = jax.eval_shape(partial(init, program), seeds)
@@ -76,8 +76,8 @@ def test_the_table_counts_what_is_added(tmp_path):
     grid, _ = cells.grid(config, points, {1.0: packed()}, small.ABOUT)
     told = cost.table(grid, workdir=tmp_path, workers=2, machine=HERE)
     assert told.count("trunk") == 1  # of both seeds
-    added = sum(c["own_flops"] for c in grid)
-    alone = sum(c["flops"] for c in grid if c["phase"] == "cooled")
+    added = sum(c.own_flops for c in grid)
+    alone = sum(c.flops for c in grid if c.phase == "cooled")
     assert f"8 cells, {added:.3g} FLOPs of training in all ({added / alone:.0%} of {alone:.3g}" in told
     assert "Speed: assumed, 17% of" in told
     assert "no run of this folder is finished" in told
@@ -85,9 +85,10 @@ def test_the_table_counts_what_is_added(tmp_path):
 
 def test_finished_runs_tell_the_speed_and_take_no_more_time(tmp_path):
     grid = [cell(size, seed=seed) for size in ("25k", "101k") for seed in (0, 1)]
-    folder = tmp_path / "runs" / grid[0]["id"] / str(grid[0]["steps"]) / "metrics"
+    folder = tmp_path / "runs" / grid[0].id / str(grid[0].steps) / "metrics"
     folder.mkdir(parents=True)
-    (folder / "metrics").write_text(json.dumps({**grid[0], "finished": True, "wall_seconds": 100.0, "step": 1}))
+    done = {**grid[0].to_json(), "finished": True, "wall_seconds": 100.0, "step": 1}
+    (folder / "metrics").write_text(json.dumps(done))
     told = cost.table(grid, workdir=tmp_path, workers=1, machine=HERE)
     assert "from 1 finished runs of this folder" in told
     assert "about 5m00 (2m30 to 10m00)" in told  # three are left, of equal FLOPs

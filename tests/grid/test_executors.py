@@ -16,6 +16,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import executors
 from ehr_scaling.grid.executors import claims, local
 from ehr_scaling.grid.executors.progress import Progress
+from tests import blank
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,11 +56,15 @@ def test_a_killed_worker_is_noticed(tmp_path):
         executors.run(die, units(4), tmp_path, workers=2, title="test")
 
 
+def in_turn(workdir, todo, owners, finished):
+    return claims.in_turn(workdir, todo, list(map(claims.of_training, todo)), 0, owners, finished)
+
+
 def test_the_costliest_first_and_the_sizes_that_are_compiled(tmp_path):
-    order = list(claims.in_turn(tmp_path, units(6), 0, [-1] * 6, [0] * 6))
+    order = list(in_turn(tmp_path, units(6), [-1] * 6, [0] * 6))
     # sizes s0 s1+s2 s0 s1 s2 s0 and costs 1 5 4 5 6 7: all of s0, then of what is left s2, then s1
     assert order == [5, 2, 0, 4, 1, 3]
-    others = claims.in_turn(tmp_path, units(6), 0, [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 1])
+    others = in_turn(tmp_path, units(6), [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 1])
     assert next(others) == 4  # another process has s0 compiled
 
 
@@ -69,7 +74,7 @@ def test_a_held_unit_is_passed_over_then_waited_for(tmp_path):
         assert ours
         assert claims.holder(tmp_path, todo[2])["pid"] == os.getpid()
         assert claims.holder(tmp_path, todo[0]) is None
-        turns = claims.in_turn(tmp_path, todo, 0, [-1] * 3, [0] * 3)
+        turns = in_turn(tmp_path, todo, [-1] * 3, [0] * 3)
         assert [next(turns), next(turns), next(turns)] == [1, 0, None]
     assert next(turns) == 2
     turns.close()
@@ -206,7 +211,10 @@ def test_workers_end_with_the_sweep_that_is_killed(tmp_path):
 def test_what_was_there_before_does_not_count_towards_the_rate(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("ehr_scaling.grid.executors.progress.time.monotonic", lambda: clock[0])
-    bar = Progress("test", units(3, flops=10.0))  # 40 FLOPs, of which the second unit is 20
+    todo = units(3, own_flops=10.0)
+    bar = Progress(
+        "test", todo, [claims.of_training(unit) for unit in todo]
+    )  # 40 FLOPs, of which the second unit is 20
     bar.finish(1)
     bar.advance(0, 5, before=True)
     assert (bar.flops, bar.tokens, bar.eta()) == (25.0, 0.0, None)
@@ -221,11 +229,9 @@ def test_what_was_there_before_does_not_count_towards_the_rate(monkeypatch):
 
 
 def test_a_branch_counts_what_it_adds():
-    trunk = {"id": "t", "size": "s", "flops": 100.0, "tokens": 1000}
-    branch = {"id": "b", "size": "s", "flops": 80.0, "own_flops": 16.0, "tokens": 800, "own_tokens": 160}
-    bar = Progress("test", [[trunk, branch]])
-    assert (bar.total, bar.tokens_of) == (116.0, [1160.0])
-    bar.close()
+    trunk = blank.cell("t", flops=100.0, own_flops=100.0, tokens=1000, own_tokens=1000)
+    branch = blank.cell("b", flops=80.0, own_flops=16.0, tokens=800, own_tokens=160)
+    assert claims.of_training([trunk, branch]) == (116.0, 1160, 0)
 
 
 def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):

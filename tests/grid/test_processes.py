@@ -65,4 +65,4 @@ def test_sigterm_to_one_stops_all_and_they_go_on_together(tmp_path):
         assert process.returncode == 0, error
         assert out.strip().endswith(str([[i] * len(unit) for unit in units(3)]))
     counts = {path.name: len(path.read_text()) for path in tmp_path.glob("cell*-*")}
-    assert counts == {f"{unit[0]['id']}-{i}": 20 for unit in units(3) for i in range(2)}
+    assert counts == {f"{unit[0].id}-{i}": 20 for unit in units(3) for i in range(2)}

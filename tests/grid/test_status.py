@@ -7,43 +7,35 @@ import time
 
 import pytest
 
-from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import status
+from ehr_scaling.grid import manifest, status
+from ehr_scaling.grid.cell import units
 from ehr_scaling.grid.executors import claims
+from tests import blank
 
 STEPS, TOKENS = 100, 6400
 
 
 def cell(name, unit=None, start=0, steps=STEPS):
-    share = steps / STEPS
-    return {
-        "id": name,
-        "unit": unit or name,
-        "size": "25k",
-        "steps": steps,
-        "start": start,
-        "tokens": TOKENS * share,
-        "flops": 1e9 * share,
-        "own_flops": 1e9 * (steps - start) / STEPS,
-        "own_tokens": TOKENS * (steps - start) / STEPS,
-    }
+    share, adds = steps / STEPS, (steps - start) / STEPS
+    told = {"size": "25k", "steps": steps, "start": start, "tokens": TOKENS * share, "flops": 1e9 * share}
+    return blank.cell(name, unit=unit or name, **told, own_flops=1e9 * adds, own_tokens=TOKENS * adds)
 
 
 def plan(workdir, *grid):
     (workdir / "grid").mkdir()
-    artifacts.write_lines(workdir / "grid" / "manifest.jsonl", grid)
-    return status.units_of(list(grid))
+    manifest.write(workdir / "grid" / manifest.MANIFEST, grid)
+    return units(list(grid))
 
 
 def saved(workdir, cell, step, finished=False):
-    folder = workdir / "runs" / cell["id"] / str(step) / "metrics"
+    folder = workdir / "runs" / cell.id / str(step) / "metrics"
     folder.mkdir(parents=True)
-    (folder / "metrics").write_text(json.dumps({**cell, "step": step, "finished": finished}))
+    (folder / "metrics").write_text(json.dumps({"id": cell.id, "step": step, "finished": finished}))
 
 
 def logged(workdir, cell, *steps):
-    folder = workdir / "runs" / cell["id"]
+    folder = workdir / "runs" / cell.id
     folder.mkdir(parents=True, exist_ok=True)
     lines = [{"step": s, "loss": 5 - s / 100, "tokens_per_second": 320.0, "time": s} for s in steps]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')

@@ -42,7 +42,7 @@ def study_of(trained, tmp_path):
     """A copy of it, without scores, that a test may change."""
     workdir = tmp_path / "copy"
     shutil.copytree(trained[0], workdir)
-    for score in (workdir / "outcomes").glob(f"*/*{trained[1]['id']}*"):
+    for score in (workdir / "outcomes").glob(f"*/*{trained[1].id}*"):
         score.unlink()
     return workdir, trained[1]
 
@@ -65,19 +65,19 @@ def test_what_is_asked(trained):
 
 def test_a_score_and_its_predictions(trained, monkeypatch):
     workdir, cell = trained
-    grid = evaluate.cells(workdir, [cell])
-    assert grid[0]["own_tokens"] == 60 * 2 * 24
+    (cost,) = evaluate.costs(workdir, [[cell]])
+    assert (cost.tokens, cost.stays) == (60 * 2 * 24, 60)
     seen = []
-    score = evaluate.job(grid[:1], workdir, seen.append)[0][TASK.name]
-    assert sum(seen) == grid[0]["own_tokens"]
+    score = evaluate.job([cell], workdir, seen.append)[0][TASK.name]
+    assert sum(seen) == cost.tokens
     folder = workdir / "outcomes" / TASK.name
-    assert artifacts.read_json(folder / f"{cell['id']}.json") == score
+    assert artifacts.read_json(folder / f"{cell.id}.json") == score
     assert {"cell", "task", "auroc", "low", "high", "n", "positives", "copies", "undetermined", "generated_tokens",
             "method"} <= set(score)  # fmt: skip
-    assert (score["cell"], score["task"], score["n"], score["copies"]) == (cell["id"], TASK.name, 60, 2)
+    assert (score["cell"], score["task"], score["n"], score["copies"]) == (cell.id, TASK.name, 60, 2)
     assert 0 < score["generated_tokens"] <= 60 * 2 * 24 and 0 <= score["undetermined"] <= 1
 
-    table = pq.read_table(folder / f"{cell['id']}.parquet")
+    table = pq.read_table(folder / f"{cell.id}.parquet")
     assert [(f.name, f.type) for f in table.schema] == [
         ("subject_id", pa.int64()),
         ("prediction_time", pa.timestamp("us")),
@@ -98,7 +98,7 @@ def test_a_score_and_its_predictions(trained, monkeypatch):
     monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("scored again"))
     assert evaluate.job([cell], workdir, seen.append)[0][TASK.name] == score
     monkeypatch.undo()
-    (folder / f"{cell['id']}.json").unlink()
+    (folder / f"{cell.id}.json").unlink()
     again = evaluate.job([cell], workdir, seen.append)[0][TASK.name]
     assert {**again, "seconds": 0} == {**score, "seconds": 0}
 
@@ -107,7 +107,7 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
     workdir, cell = study_of
     plain = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
     questions.prepare(workdir, TASK, **OPTIONS, split=questions.TUNING)
-    scores = evaluate.job(evaluate.cells(workdir, [cell]), workdir, small.silent)[0]
+    scores = evaluate.job([cell], workdir, small.silent)[0]
     assert set(scores) == {TASK.name, f"{TASK.name}/validation"}
     score, moved = scores[TASK.name], scores[TASK.name]["recalibrated"]
     # Nothing but that is added, and what is scored is still the test split alone.
@@ -115,7 +115,7 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
         k: v for k, v in plain.items() if k not in ("seconds", "fingerprint")
     }
     folders = [workdir / "outcomes" / TASK.name, workdir / "outcomes" / TASK.name / "validation"]
-    said = [evaluate._answers(folder / f"{cell['id']}.parquet") for folder in folders]
+    said = [evaluate._answers(folder / f"{cell.id}.parquet") for folder in folders]
     assert not set(said[0].subject_ids) & set(said[1].subject_ids)
     samples, asked = (questions.load(folder) for folder in folders)
     line = calibration.line(said[1].labels, said[1].probabilities.astype(float), asked.weights)
@@ -154,9 +154,9 @@ def test_what_does_not_belong_together_is_refused(study_of):
     workdir, cell = study_of
     score = lambda c: evaluate.job([c], workdir, small.silent)  # noqa: E731
     with pytest.raises(UserError, match="other timelines"):
-        score({**cell, "id": "other", "vocab": cell["vocab"] + 1})
+        score(dataclasses.replace(cell, id="other", vocab=cell.vocab + 1))
     with pytest.raises(UserError, match="no finished run: train cell other"):
-        score({**cell, "id": "other"})
+        score(dataclasses.replace(cell, id="other"))
     folder = workdir / "outcomes" / TASK.name
     record = artifacts.read_json(folder / artifacts.RECORD)
     artifacts.write_sealed(folder / artifacts.RECORD, {**record, "inputs": {**record["inputs"], "context": 65}})
@@ -170,7 +170,7 @@ def test_what_does_not_belong_together_is_refused(study_of):
     (folder / questions.SAMPLES).write_bytes(damaged)
     with pytest.raises(UserError, match=r"samples\.npz is damaged .*: delete"):
         score(cell)
-    assert not list(folder.glob(f"*{cell['id']}*"))
+    assert not list(folder.glob(f"*{cell.id}*"))
     shutil.rmtree(workdir / "outcomes")
     with pytest.raises(UserError, match="holds no prepared task"):
         score(cell)

@@ -11,6 +11,7 @@ import pytest
 from ehr_scaling import artifacts, study
 from ehr_scaling.data import inspection, timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import estimators, evaluate, fan, predictions, questions, show, simulate, simulation, tasks
 from ehr_scaling.outcomes.tasks import Task
 from ehr_scaling.training import loop
@@ -42,7 +43,7 @@ def trained(tmp_path_factory):
     cell = small.cell(packed)
     loop.job([cell], workdir, small.silent)
     (workdir / "grid").mkdir()
-    artifacts.write_lines(workdir / "grid" / "manifest.jsonl", [cell])
+    manifest.write(workdir / "grid" / manifest.MANIFEST, [cell])
     for task in (*TOGETHER, KIND):
         questions.prepare(workdir, task, **OPTIONS)
     return workdir, cell, evaluate.job([cell], workdir, small.silent)[0]
@@ -97,7 +98,7 @@ def test_a_task_scores_the_same_alone(trained, tmp_path, task):
     other = alone(workdir, tmp_path, task)
     assert same(evaluate.job([cell], other, small.silent)[0][task.name], scores[task.name])
     one, together = (
-        pq.read_table(folder / "outcomes" / task.name / f"{cell['id']}.parquet") for folder in (other, workdir)
+        pq.read_table(folder / "outcomes" / task.name / f"{cell.id}.parquet") for folder in (other, workdir)
     )
     assert one.select(one.column_names[:3]) == together.select(one.column_names[:3])
     # Of probabilities near 1e-37 float32 has no five digits: what they are made of is below its smallest normal number.
@@ -107,7 +108,7 @@ def test_a_task_scores_the_same_alone(trained, tmp_path, task):
 def test_scores_of_days_and_of_classes(trained):
     workdir, cell, scores = trained
     days = questions.load(workdir / "outcomes" / "length_of_stay").stays.labels
-    table = pq.read_table(workdir / "outcomes" / "length_of_stay" / f"{cell['id']}.parquet")
+    table = pq.read_table(workdir / "outcomes" / "length_of_stay" / f"{cell.id}.parquet")
     assert table.schema == predictions.VALUES
     predicted = table["predicted_float_value"].to_numpy()
     np.testing.assert_array_equal(table["float_value"].to_numpy(), days)
@@ -115,7 +116,7 @@ def test_scores_of_days_and_of_classes(trained):
     expected = np.abs(predicted.astype(float) - days).mean()
     assert scores["length_of_stay"]["mae"]["value"] == pytest.approx(expected, rel=1e-5)
 
-    table = pq.read_table(workdir / "outcomes" / KIND.name / f"{cell['id']}.parquet")
+    table = pq.read_table(workdir / "outcomes" / KIND.name / f"{cell.id}.parquet")
     assert table.schema == predictions.CLASSES
     right = np.equal(table["categorical_value"].to_pylist(), table["predicted_categorical_value"].to_pylist())
     score = scores[KIND.name]
@@ -127,7 +128,7 @@ def test_small_groups_are_told_nowhere(trained):
     """50 stays: no band of age has 11 patients of both kinds, and what is written says nothing of it."""
     workdir, cell, _ = trained
     for name in ("icu_admission", "prolonged_stay"):
-        written = artifacts.read_json(workdir / "outcomes" / name / f"{cell['id']}.json")
+        written = artifacts.read_json(workdir / "outcomes" / name / f"{cell.id}.json")
         samples = questions.load(workdir / "outcomes" / name)
         for attribute in ("sex", "age", "race"):
             for group, score in written["subgroups"][attribute].items():
@@ -170,7 +171,7 @@ def test_other_methods(trained, tmp_path, method):
     p = getattr(estimators, method)(futures.take(own), k).probability
     weights = questions.load(other / "outcomes" / task.name).weights
     p = estimators.filled(p, weights)[0].astype(np.float32)
-    table = pq.read_table(other / "outcomes" / task.name / f"{cell['id']}.parquet")
+    table = pq.read_table(other / "outcomes" / task.name / f"{cell.id}.parquet")
     np.testing.assert_allclose(table["predicted_boolean_probability"].to_numpy(), p, rtol=1e-6)
 
 
@@ -239,7 +240,7 @@ def test_a_damaged_part_is_named(trained, tmp_path):
     (scratch / "0.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match=r"0\.npz is damaged \(\w+\): delete it and run again"):
         evaluate.job([cell], other, small.silent)
-    assert not list((other / "outcomes").glob(f"*/*{cell['id']}*"))
+    assert not list((other / "outcomes").glob(f"*/*{cell.id}*"))
 
 
 def test_the_page_and_the_trajectories(trained, tmp_path, monkeypatch):
@@ -279,13 +280,13 @@ def test_the_page_and_the_trajectories(trained, tmp_path, monkeypatch):
 def test_what_cannot_be_shown_is_told_before_anything_is_simulated(trained, tmp_path):
     workdir, cell, _ = trained
     with pytest.raises(UserError, match="--cell is for --show and --trajectories"):
-        show.check(workdir, None, None, cell["id"])
+        show.check(workdir, None, None, cell.id)
     with pytest.raises(UserError, match="--cell=nix is not in"):
         show.check(workdir, 1, None, "nix")
     (tmp_path / "a file").write_text("")
     with pytest.raises(UserError, match="a file is no folder"):
         show.check(workdir, None, tmp_path / "a file", None)
-    show.check(workdir, 1, tmp_path / "new", cell["id"])
+    show.check(workdir, 1, tmp_path / "new", cell.id)
     show.check(workdir, None, None, None)
     closed = tmp_path / "closed"
     shutil.copytree(workdir / "events", closed / "events", ignore=shutil.ignore_patterns("data"))
@@ -302,7 +303,7 @@ def test_what_cannot_be_shown_is_told_before_anything_is_simulated(trained, tmp_
 def test_labels_that_cannot_be_scored(trained, tmp_path):
     """Without values, or of test patients only, on whom no baseline can be fitted: nothing is left of the task."""
     workdir, cell, _ = trained
-    table = pq.read_table(workdir / "outcomes" / "icu_admission" / f"{cell['id']}.parquet")
+    table = pq.read_table(workdir / "outcomes" / "icu_admission" / f"{cell.id}.parquet")
     named = {name: table[name] for name in ("subject_id", "prediction_time", "boolean_value")}
     task = Task("mine", "", labels=str(tmp_path / "labels.parquet"), positive=("ICU_ADMISSION",), at_end="negative")
     for columns, message in ((2, "labels of the task mine have no boolean_value"), (3, "of the train split: 50 whose")):

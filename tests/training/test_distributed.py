@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -21,8 +22,10 @@ import jax
 jobs, address, count, index = json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
+from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted
-from ehr_scaling.training import loop, preemption, sharding
+from ehr_scaling.grid.cell import of_json
+from ehr_scaling.training import loop, sharding
 assert jax.process_count() == int(count)
 for job in jobs:
     sharding.WHOLE_BELOW = job["whole_below"]
@@ -31,7 +34,7 @@ for job in jobs:
             signal.raise_signal(signal.SIGTERM)
     with preemption.deferred():
         try:
-            (metrics,) = loop.job([job["cell"]], Path(job["workdir"]), report)
+            (metrics,) = loop.job([of_json(job["cell"])], Path(job["workdir"]), report)
             assert not job["stop"]
         except Preempted:
             if not job["stop"]:
@@ -43,8 +46,8 @@ for job in jobs:
 
 def job(workdir, cell, stop=False, whole_below=1 << 20, **engine):
     """What a worker trains; engine, settings that differ from the cell's."""
-    cell = {**cell, "engine": {**cell["engine"], **engine}}
-    return {"cell": cell, "workdir": str(workdir), "stop": stop, "whole_below": whole_below}
+    cell = replace(cell, engine=replace(cell.engine, **engine))
+    return {"cell": cell.to_json(), "workdir": str(workdir), "stop": stop, "whole_below": whole_below}
 
 
 def start(tmp_path, jobs, *, processes, devices):
@@ -80,7 +83,7 @@ def wait_for(lines, workdir, cell, processes):
 def alone(prepared, tmp_path_factory):
     """A cell of batches that 8 devices can share, and its metrics on one device."""
     cell = small.cell(prepared[1], {"training.batch.sequences": 8, "training.batch.exponent": 0.0}, budget=2.4e9)
-    cell["engine"]["microbatch"] = 8
+    cell = replace(cell, engine=replace(cell.engine, microbatch=8))
     tmp = tmp_path_factory.mktemp("alone")
     (tmp / "packed").symlink_to(prepared[0] / "packed")
     return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
@@ -140,7 +143,7 @@ def four_heads(prepared, tmp_path_factory):
     """A cell that any mesh here divides, and its metrics on one device."""
     changes = {"training.batch.sequences": 16, "training.batch.exponent": 0.0, "training.optimizer": "adamw"}
     cell = small.cell(prepared[1], changes, size="101k", budget=3e10)
-    cell["engine"]["microbatch"] = 16
+    cell = replace(cell, engine=replace(cell.engine, microbatch=16))
     tmp = tmp_path_factory.mktemp("four")
     (tmp / "packed").symlink_to(prepared[0] / "packed")
     return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]

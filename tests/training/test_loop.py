@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
 from configs.published import SETTINGS
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, preemption
 from ehr_scaling.data import loader
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import cells as grid
-from ehr_scaling.training import checkpoint, loop, preemption, run, setup, tracking
+from ehr_scaling.grid.cell import units
+from ehr_scaling.training import checkpoint, loop, run, setup, tracking
 from ehr_scaling.training.step import eval_losses
 from tests import small
 
@@ -59,12 +61,12 @@ def log_of(workdir, cell):
 def test_it_learns_and_counts(undisturbed):
     cell, workdir, metrics = undisturbed
     losses = [loss for _, loss in metrics["curve"]]
-    assert losses[0] == pytest.approx(np.log(cell["vocab"] - 1), abs=0.3)
+    assert losses[0] == pytest.approx(np.log(cell.vocab - 1), abs=0.3)
     assert metrics["validation_loss"] < losses[0] - 1
-    assert metrics["step"] == cell["steps"] == metrics["curve"][-1][0]
-    assert metrics["tokens_seen"] == cell["steps"] * cell["batch_sequences"] * 64
+    assert metrics["step"] == cell.steps == metrics["curve"][-1][0]
+    assert metrics["tokens_seen"] == cell.steps * cell.batch_sequences * 64
     assert 0.5 * metrics["tokens_seen"] < metrics["real_tokens"] < metrics["tokens_seen"]
-    assert metrics["passes"] == metrics["real_tokens"] / cell["unique_tokens"]
+    assert metrics["passes"] == metrics["real_tokens"] / cell.unique_tokens
     assert json.loads(json.dumps(metrics)) == metrics == checkpoint.result(run.folder_of(workdir, cell))
     assert sum(v for k, v in metrics["seconds"].items() if k != "wall") == pytest.approx(metrics["seconds"]["wall"])
     lines = tracking.read(run.folder_of(workdir, cell))
@@ -92,7 +94,7 @@ class Interruption:
 
 def saving(cell, seconds=0.0):
     """The cell, with a recovery checkpoint after every dispatch."""
-    return {**cell, "engine": {**cell["engine"], "checkpoint_seconds": seconds}}
+    return replace(cell, engine=replace(cell.engine, checkpoint_seconds=seconds))
 
 
 @pytest.mark.parametrize("which", ["undisturbed", "published"])
@@ -100,13 +102,13 @@ def test_resumed_is_undisturbed(which, prepared, tmp_path, request):
     cell, whole, metrics = request.getfixturevalue(which)
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(KeyboardInterrupt):
-        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+        loop.job([saving(cell)], workdir, Interruption(cell.tokens))
     assert loop.finished([cell], workdir) is None
     before = []
     resumed = loop.job([cell], workdir, lambda tokens, before_=False, **k: before.append((tokens, k)))[0]
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}  # to the last bit
     tokens, how = before[0]  # what the broken-off run had done is no progress of this one
-    assert how == {"before": True} and cell["tokens"] / 3 < tokens < cell["tokens"]
+    assert how == {"before": True} and cell.tokens / 3 < tokens < cell.tokens
     assert log_of(workdir, cell) == log_of(whole, cell)
 
 
@@ -114,12 +116,13 @@ def test_killed_it_goes_on_bit_by_bit(undisturbed, prepared, tmp_path):
     """SIGKILL to a process that trains, at a moment nobody chose."""
     cell, whole, metrics = undisturbed
     workdir = at(prepared, tmp_path / "w")
-    (tmp_path / "cell.json").write_text(json.dumps(saving(cell)))
+    (tmp_path / "cell.json").write_text(json.dumps(saving(cell).to_json()))
     program = """
 import json, sys
 from pathlib import Path
+from ehr_scaling.grid.cell import of_json
 from ehr_scaling.training import loop
-loop.job([json.loads(Path(sys.argv[1]).read_text())], Path(sys.argv[2]), lambda tokens, before=False: None)
+loop.job([of_json(json.loads(Path(sys.argv[1]).read_text()))], Path(sys.argv[2]), lambda tokens, before=False: None)
 """
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(workdir)])
     deadline = time.monotonic() + 120
@@ -135,7 +138,7 @@ loop.job([json.loads(Path(sys.argv[1]).read_text())], Path(sys.argv[2]), lambda 
 
 def test_sigterm_saves_and_goes_on(undisturbed, prepared, tmp_path):
     cell, _, metrics = undisturbed
-    workdir, asked = at(prepared, tmp_path / "w"), Interruption(cell["tokens"], how=RuntimeError)
+    workdir, asked = at(prepared, tmp_path / "w"), Interruption(cell.tokens, how=RuntimeError)
 
     def report(tokens, before=False):
         try:
@@ -146,7 +149,7 @@ def test_sigterm_saves_and_goes_on(undisturbed, prepared, tmp_path):
     with preemption.deferred(), pytest.raises(Preempted):
         loop.job([cell], workdir, report)  # its recovery checkpoints are a minute apart: this one is SIGTERM's
     kept = checkpoint.Saver(run.folder_of(workdir, cell))
-    assert len(kept.steps()) == 1 and cell["steps"] / 3 < kept.steps()[0] < cell["steps"]
+    assert len(kept.steps()) == 1 and cell.steps / 3 < kept.steps()[0] < cell.steps
     kept.close()
     resumed = loop.job([cell], workdir, small.silent)[0]
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
@@ -157,7 +160,7 @@ def test_a_damaged_checkpoint_is_passed_over(undisturbed, prepared, tmp_path, da
     cell, _, metrics = undisturbed
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(KeyboardInterrupt):
-        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+        loop.job([saving(cell)], workdir, Interruption(cell.tokens))
     folder = run.folder_of(workdir, cell)
     steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
     assert len(steps) == 2
@@ -175,7 +178,7 @@ def test_members_are_trained_together_and_resumed_together(undisturbed, prepared
     cell, _, metrics = undisturbed
     other = small.cell(prepared[1], seed=1)
     slow = small.cell(prepared[1], rate=0.25)
-    members = [{**c, "unit": cell["id"]} for c in (cell, other, slow)]
+    members = [replace(c, unit=cell.id) for c in (cell, other, slow)]
     workdir = at(prepared, tmp_path / "w")
     results = loop.job(members, workdir, small.silent)
     assert [r["seed"] for r in results] == [0, 1, 0]
@@ -185,7 +188,7 @@ def test_members_are_trained_together_and_resumed_together(undisturbed, prepared
 
     again = at(prepared, tmp_path / "again")
     with pytest.raises(KeyboardInterrupt):
-        loop.job([saving(c) for c in members], again, Interruption(3 * cell["tokens"]))
+        loop.job([saving(c) for c in members], again, Interruption(3 * cell.tokens))
     last = max((run.folder_of(again, other)).glob("[0-9]*"), key=lambda p: int(p.name))
     shutil.rmtree(last)  # as a kill between two members' saves leaves it
     resumed = loop.job(members, again, small.silent)
@@ -198,39 +201,39 @@ def test_a_branch_is_its_trunk_cooled(prepared, tmp_path):
     config = small.config(**{"training.schedule": "wsd", "training.trunk": True})
     points = [{"budget": b, "size": "3.5k", "seed": 0} for b in (1.2e9, 0.6e9)]
     cells, _ = grid.grid(config, points, {1.0: prepared[1]}, small.ABOUT)
-    assert [c["phase"] for c in cells] == ["hot", "cooled", "cooled"]
+    assert [c.phase for c in cells] == ["hot", "cooled", "cooled"]
     trunk, *branches = cells
     workdir = at(prepared, tmp_path / "w")
-    results = {m["id"]: m for m in loop.job(grid.units(cells)[0], workdir, small.silent)}
-    assert results[trunk["id"]]["phase"] == "hot"
+    results = {m["id"]: m for m in loop.job(units(cells)[0], workdir, small.silent)}
+    assert results[trunk.id]["phase"] == "hot"
     for branch in branches:
-        alone = {**branch, "id": f"alone-{branch['id']}", "start": 0, "trunk": ""}
+        alone = replace(branch, id=f"alone-{branch.id}", start=0, trunk="")
         whole = loop.job([alone], workdir, small.silent)[0]
-        own = results[branch["id"]]
+        own = results[branch.id]
         for name in ("validation_loss", "validation_loss_se", "real_tokens", "tokens_seen", "flops"):
             assert own[name] == whole[name], name
-    longest = results[branches[-1]["id"]]
-    assert longest["validation_loss"] < results[trunk["id"]]["validation_loss"] + 0.5
+    longest = results[branches[-1].id]
+    assert longest["validation_loss"] < results[trunk.id]["validation_loss"] + 0.5
     assert loop.finished(cells, workdir) is not None
-    assert {int(p.name) for p in run.folder_of(workdir, trunk).glob("[0-9]*")} == set(trunk["marks"])
+    assert {int(p.name) for p in run.folder_of(workdir, trunk).glob("[0-9]*")} == set(trunk.marks)
     with pytest.raises(UserError, match=r"no checkpoint at step \d+, where cell .* branches off"):
-        loop.job([{**branches[0], "id": "b", "trunk": "nowhere"}], workdir, small.silent)
-    assert results[trunk["id"]]["places"] == [{"step": 0, "processes": 1, "data": 1, "fsdp": 1, "tensor": 1}]
+        loop.job([replace(branches[0], id="b", trunk="nowhere")], workdir, small.silent)
+    assert results[trunk.id]["places"] == [{"step": 0, "processes": 1, "data": 1, "fsdp": 1, "tensor": 1}]
 
     # A branch whose own checkpoint is damaged begins where it branched off: its trunk is whole.
-    whole = results[branches[0]["id"]]
+    whole = results[branches[0].id]
     (step,) = run.folder_of(workdir, branches[0]).glob("[0-9]*")
-    left = step.rename(step.with_name(str(branches[0]["start"] + 1))) / "metrics" / "metrics"
+    left = step.rename(step.with_name(str(branches[0].start + 1))) / "metrics" / "metrics"
     artifacts.write_sealed(left, {**artifacts.read_json(left), "finished": False})  # not the file that was saved
     again = loop.job([branches[0]], workdir, small.silent)[0]
     assert again["validation_loss"] == whole["validation_loss"]
     # Where that is damaged, it is named.
     shutil.rmtree(run.folder_of(workdir, branches[0]))
-    for file in (run.folder_of(workdir, trunk) / str(branches[0]["start"])).rglob("*"):
+    for file in (run.folder_of(workdir, trunk) / str(branches[0].start)).rglob("*"):
         if file.is_file() and file.stat().st_size and "metrics" not in file.parts:
             file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
-        UserError, match=rf"trunk's checkpoint at step {branches[0]['start']} is damaged: delete .*{trunk['id']}"
+        UserError, match=rf"trunk's checkpoint at step {branches[0].start} is damaged: delete .*{trunk.id}"
     ):
         loop.job([branches[0]], workdir, small.silent)
 
@@ -243,7 +246,7 @@ def test_seeds_differ(undisturbed, prepared, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(prepared, tmp_path):
-    cell = {**small.cell(prepared[1]), "learning_rate": 1e38}
+    cell = replace(small.cell(prepared[1]), learning_rate=1e38)
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(UserError, match=r"not finite in the last \d+ updates by step \d+ of .* --config.training"):
         loop.job([cell], workdir, small.silent)
@@ -256,7 +259,7 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(undisturbed, prep
     devices = jax.device_count()
 
     def refused(match, engine=(), **changes):
-        changed = {**cell, **changes, "engine": {**cell["engine"], **dict(engine)}}
+        changed = replace(cell, **changes, engine=replace(cell.engine, **dict(engine)))
         with pytest.raises(UserError, match=match):
             loop.job([changed], at(prepared, tmp_path / f"w{len(list(tmp_path.iterdir()))}"), small.silent)
 
@@ -272,9 +275,9 @@ def test_a_checkpoint_of_another_config_is_refused(undisturbed, prepared, tmp_pa
     cell = undisturbed[0]
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(KeyboardInterrupt):
-        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+        loop.job([saving(cell)], workdir, Interruption(cell.tokens))
     with pytest.raises(UserError, match=r"another config \(learning_rate was .*, now 0.5; weight_decay was 0.1, now 0"):
-        loop.job([{**cell, "learning_rate": 0.5, "weight_decay": 0.0}], workdir, small.silent)
+        loop.job([replace(cell, learning_rate=0.5, weight_decay=0.0)], workdir, small.silent)
 
 
 def test_a_run_of_before_there_was_mixing_goes_on_and_takes_no_other(published, prepared, tmp_path, monkeypatch):
@@ -285,12 +288,12 @@ def test_a_run_of_before_there_was_mixing_goes_on_and_takes_no_other(published, 
         patch.setattr(
             checkpoint.Saver, "save", lambda self, step, state, saved: save(self, step, state, without(saved))
         )
-        loop.job([saving(cell)], workdir, Interruption(cell["tokens"]))
+        loop.job([saving(cell)], workdir, Interruption(cell.tokens))
     with pytest.raises(UserError, match=r"another config \(mixing was 'none', now 'conv'\): take"):
-        loop.job([{**cell, "mixing": "conv"}], workdir, small.silent)
+        loop.job([replace(cell, mixing="conv")], workdir, small.silent)
     before = []
     resumed = loop.job([cell], workdir, lambda tokens, before_=False, **k: before.append(tokens))[0]
-    assert before[0] > cell["tokens"] / 3
+    assert before[0] > cell.tokens / 3
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
 
 
@@ -305,7 +308,7 @@ def test_a_full_disk_is_one_line(undisturbed, prepared, tmp_path, monkeypatch):
 def test_a_damaged_result_names_the_remedy(undisturbed, tmp_path):
     cell, workdir, _ = undisturbed
     shutil.copytree(workdir, tmp_path / "w", symlinks=True)
-    (run.folder_of(tmp_path / "w", cell) / str(cell["steps"]) / "metrics" / "metrics").write_text("{")
+    (run.folder_of(tmp_path / "w", cell) / str(cell.steps) / "metrics" / "metrics").write_text("{")
     with pytest.raises(UserError, match=r"delete .* to train the cell again"):
         loop.job([cell], tmp_path / "w", small.silent)
 

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.cell import OPTIMIZERS
 from ehr_scaling.models.sizes import Shape
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training import optimizer
@@ -96,7 +97,7 @@ def test_a_stacked_matrix_is_its_layers(params):
                 assert singular.min() > 0.5 and singular.max() < 1.3
 
 
-@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_gradients_are_clipped_once_and_together(params, name):
     big = [like(params, seed, scale=10.0) for seed in (0, 1)]
     unit = [optax.tree.scale(1 / optax.global_norm(g), g) for g in big]
@@ -104,7 +105,7 @@ def test_gradients_are_clipped_once_and_together(params, name):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
 
 
-@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_members_are_as_if_alone(params, name):
     transform = optimizer.transform(name, **SETTINGS)
     seeds, rates, decays = (0, 1), jnp.array([0.01, 0.3]), jnp.array([0.0, 0.1])
@@ -139,7 +140,7 @@ def test_decay_is_of_matrices_alone(params):
     assert not any(leaf["scale"] for leaf in shrunk["blocks"].values() if "scale" in leaf)
 
 
-@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_mup_gives_vectors_the_rate_itself(params, name):
     """Yang et al. 2022, table 3: they see no sum over the width. The last norm has the factor of the output as well."""
     model = MODEL.clone(parametrization="mup", base=(8, 1))
@@ -150,7 +151,7 @@ def test_mup_gives_vectors_the_rate_itself(params, name):
     assert scales["final_norm"]["scale"] == pytest.approx(8 / 24)
 
 
-@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_can_be_saved(params, name, tmp_path):
     _, state = directions(name, params, [like(params, 0)])
     with ocp.StandardCheckpointer() as saver:

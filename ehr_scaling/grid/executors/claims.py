@@ -11,32 +11,33 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ehr_scaling import preemption
 from ehr_scaling.errors import UserError
-from ehr_scaling.training import preemption
+from ehr_scaling.grid.cell import Unit
 
-Cell = dict[str, Any]
-Unit = list[Cell]
 NOBODY = -1
 POLL = 0.5  # seconds between two looks at units that others hold
 
 
-def own_flops(cell: Cell) -> float:
-    """FLOPs that training this cell adds: of a branch its cooldown alone, since the trunk is a cell of its own."""
-    return float(cell["own_flops"] if "own_flops" in cell else cell["flops"])
+class Cost(NamedTuple):
+    """What it takes to do a unit."""
+
+    flops: float
+    tokens: float
+    stays: int = 0  # of a job that scores them, for which the tokens are drawn
 
 
-def own_tokens(cell: Cell) -> float:
-    """Tokens that training this cell adds."""
-    return float(cell["own_tokens"] if "own_tokens" in cell else cell["tokens"])
+def of_training(unit: Unit) -> Cost:
+    return Cost(sum(cell.own_flops for cell in unit), sum(cell.own_tokens for cell in unit))
 
 
 def _path(workdir: Path, unit: Unit) -> Path:
     """Named by one of its cells, so that the order of cells does not matter, nor what else they are grouped by."""
-    return workdir / "runs" / ".claims" / f"{min(cell['id'] for cell in unit)}.lock"
+    return workdir / "runs" / ".claims" / f"{min(cell.id for cell in unit)}.lock"
 
 
 def _lock(handle: int, kind: int, path: Path) -> bool:
@@ -92,6 +93,7 @@ def holder(workdir: Path, unit: Unit) -> dict[str, Any] | None:
 def in_turn(
     workdir: Path,
     units: list[Unit],
+    costs: Sequence[Cost],
     me: int,
     owners: MutableSequence[int],
     finished: MutableSequence[int],
@@ -109,15 +111,14 @@ def in_turn(
         there; shared between the processes of a sweep, and changed here.
     """
     compiled: set[str] = set()
-    cost = [sum(map(own_flops, unit)) for unit in units]
-    size = [unit[0]["size"] for unit in units]
+    size = [unit[0].size for unit in units]
     idle_since = time.monotonic()
     while not preemption.requested():
         left = [i for i in range(len(units)) if not finished[i]]
         if not left:
             return
         others = {size[i] for i, who in enumerate(owners) if who not in (NOBODY, me)}
-        ranks = {i: (0 if size[i] in compiled else 1 if size[i] not in others else 2, -cost[i]) for i in left}
+        ranks = {i: (0 if size[i] in compiled else 1 if size[i] not in others else 2, -costs[i].flops) for i in left}
         for i in sorted(left, key=ranks.__getitem__):
             with claim(workdir, units[i]) as ours:
                 if not ours or finished[i]:

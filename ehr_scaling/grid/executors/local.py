@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted, UserError, of_system
+from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims
-from ehr_scaling.grid.executors.claims import NOBODY, Unit
+from ehr_scaling.grid.executors.claims import NOBODY, Cost
 from ehr_scaling.grid.executors.progress import Progress
-from ehr_scaling.training import preemption
 
 GRACE = 5.0  # seconds for workers to end by themselves once one has failed or Ctrl-C was pressed
 
@@ -64,6 +65,7 @@ def run(
     *,
     workers: int,
     title: str,
+    costs: Sequence[Cost] | None = None,
     done: Done | None = None,
     saves: bool = True,
     patience: float | None = None,
@@ -78,6 +80,7 @@ def run(
     Under `jax.distributed` all processes call this with `workers=1`, and do the same units together.
 
     Args:
+      costs: of the units, for their order and the time that is left; None: those of training them.
       done: gives the results of a unit that is finished; such units go to no worker. Without it the job is asked.
       saves: whether the job polls `preemption.requested` and saves; else SIGTERM breaks it off where it is.
       patience: seconds to wait for units that others hold; None: until they are finished.
@@ -86,13 +89,14 @@ def run(
       Preempted after SIGTERM, when all have saved. Checkpoints remain.
     """
     results = [done(unit, workdir) if done else None for unit in units]
-    bar = Progress(title, units)
+    costs = [claims.of_training(unit) for unit in units] if costs is None else costs
+    bar = Progress(title, units, costs)
     try:
         for i in (i for i, result in enumerate(results) if result is not None):
             bar.finish(i)
         if before and (left := [unit for unit, result in zip(units, results, strict=True) if result is None]):
             before(left, workdir)
-        work = _Work(job, units, workdir, saves, patience)
+        work = _Work(job, units, workdir, costs, saves, patience)
         with work.on_sigterm():
             if workers == 1:
                 use_compile_cache()
@@ -102,7 +106,7 @@ def run(
             if preemption.requested_anywhere() if workers == 1 else preemption.requested():
                 raise Preempted(preemption.SAVED)
         results = [done(u, workdir) if r is None and done else r for u, r in zip(units, results, strict=True)]
-        if missing := [unit[0]["id"] for unit, result in zip(units, results, strict=True) if result is None]:
+        if missing := [unit[0].id for unit, result in zip(units, results, strict=True) if result is None]:
             raise UserError(
                 f"another process holds cell {missing[0]}: see launch.sweep --status, and run again when it has ended"
             )
@@ -114,14 +118,23 @@ def run(
 class _Work:
     """What every process of a sweep has to know."""
 
-    def __init__(self, job: Job, units: list[Unit], workdir: Path, saves: bool, patience: float | None):
-        self.job, self.units, self.workdir, self.saves, self.patience = job, units, workdir, saves, patience
+    def __init__(
+        self,
+        job: Job,
+        units: list[Unit],
+        workdir: Path,
+        costs: Sequence[Cost],
+        saves: bool,
+        patience: float | None,
+    ):
+        self.job, self.units, self.workdir, self.costs = job, units, workdir, costs
+        self.saves, self.patience = saves, patience
 
     def on_sigterm(self) -> AbstractContextManager[None]:
         return preemption.deferred() if self.saves else preemption.at_once()
 
     def in_turn(self, me: int, owners: MutableSequence[int], finished: MutableSequence[int]) -> Iterator[int | None]:
-        return claims.in_turn(self.workdir, self.units, me, owners, finished, self.patience)
+        return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience)
 
 
 def _held_elsewhere(owners: MutableSequence[int], finished: MutableSequence[int]) -> str:
@@ -265,7 +278,7 @@ def _in_processes(work: _Work, results: list[Any], workers: int, bar: Progress) 
 
 
 def _death(status: int, units: list[Unit], doing: int | None) -> str:
-    on = "as it started" if doing is None else f"on cell {units[doing][0]['id']}"
+    on = "as it started" if doing is None else f"on cell {units[doing][0].id}"
     return (
         f"a worker died (status {status}) {on}, perhaps for lack of memory: run again to resume it, with a smaller "
         "--config.workers"
@@ -326,5 +339,5 @@ def _attempt(work: _Work, i: int, report: Report, pipe: Connection) -> str | Non
         if (told := of_system(e)) is not None:
             return str(told)
         traceback.print_exc()
-        return f"cell {unit[0]['id']} ({unit[0]['size']}) failed with {type(e).__name__}; its trace is above"
+        return f"cell {unit[0].id} ({unit[0].size}) failed with {type(e).__name__}; its trace is above"
     return None

@@ -2,11 +2,13 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from ehr_scaling.grid.executors.claims import Unit, own_flops, own_tokens
+from ehr_scaling.grid.cell import Unit
+from ehr_scaling.grid.executors.claims import Cost
 
 EVERY = 15.0  # seconds between two lines where there is no terminal
 
@@ -14,15 +16,11 @@ EVERY = 15.0  # seconds between two lines where there is no terminal
 class Progress:
     """A bar on a terminal, a line every 15 s elsewhere. What was done before counts as done, not as fast."""
 
-    def __init__(self, title: str, units: list[Unit]):
-        self.title, self.units = title, units
-        self.flops_of = [sum(map(own_flops, unit)) for unit in units]
-        self.tokens_of = [sum(map(own_tokens, unit)) for unit in units]
-        self.left = list(self.tokens_of)
-        # Of a job that scores stays, beside the tokens it draws for them
-        self.stays_of = [sum(cell.get("own_stays", 0) for cell in unit) for unit in units]
+    def __init__(self, title: str, units: Sequence[Unit], costs: Sequence[Cost]):
+        self.title, self.units, self.costs = title, units, costs
+        self.left = [cost.tokens for cost in costs]
         self.cells, self.done, self.note = sum(map(len, units)), 0, ""
-        self.total = sum(self.flops_of)
+        self.total = sum(cost.flops for cost in costs)
         self.flops = self.before = self.tokens = self.stays = 0.0
         self.started = self.printed = time.monotonic()
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -35,7 +33,9 @@ class Progress:
         """`tokens` more of a unit are done; `before`: by an earlier process, so that they say nothing of the rate."""
         tokens = min(tokens, self.left[unit])
         self.left[unit] -= tokens
-        flops = self.flops_of[unit] * tokens / self.tokens_of[unit] if self.tokens_of[unit] else 0.0
+        cost = self.costs[unit]
+        share = tokens / cost.tokens if cost.tokens else 0.0
+        flops = cost.flops * share
         self.flops += flops
         if before:
             self.before += flops
@@ -44,7 +44,7 @@ class Progress:
                 self.bar.n += flops
         else:
             self.tokens += tokens
-            self.stays += self.stays_of[unit] * tokens / self.tokens_of[unit] if self.tokens_of[unit] else 0.0
+            self.stays += cost.stays * share
             self.bar.update(flops)
         self._show()
 
@@ -67,7 +67,7 @@ class Progress:
     def _show(self) -> None:
         now = time.monotonic()
         spent = max(now - self.started, 1e-9)
-        stays = f"{self.stays / spent:.3g} stays/s, " if any(self.stays_of) else ""
+        stays = f"{self.stays / spent:.3g} stays/s, " if any(cost.stays for cost in self.costs) else ""
         rate = f"{stays}{self.tokens / spent / 1e3:.0f} ktok/s"
         state = f"{self.done}/{self.cells} cells, {rate}{self.note and '; ' + self.note}"
         self.bar.set_postfix_str(state, refresh=False)

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ehr_scaling import preemption
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, UserError, first_line
-from ehr_scaling.grid.executors.claims import Unit
+from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.local import Check, Done, Job, run
-from ehr_scaling.training import preemption
 
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
 REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three times the time limit

@@ -194,7 +194,7 @@ def test_runs_carry_what_they_were_measured_on_and_keep_their_id():
     after = {**before, "summary": {**summary, "measured_on": {"timelines_fingerprint": "one", **COUNTS}}}
     point, about = {"budget": 1e11, "size": "25k", "seed": 0}, {"data": "made up", "generated": True}
     earlier, now = (cells.solve(config, point, packed, about) for packed in (before, after))
-    assert now["measured_on"] == after["summary"]["measured_on"] and earlier["measured_on"] is None
-    assert now["id"] == earlier["id"]
-    saved = {name: value for name, value in earlier.items() if name != "measured_on"}
+    assert now.measured_on == after["summary"]["measured_on"] and earlier.measured_on is None
+    assert now.id == earlier.id
+    saved = {name: value for name, value in earlier.to_json().items() if name != "measured_on"}
     checkpoint.check_config(saved, now, Path("runs"))  # a run that an earlier version began goes on
