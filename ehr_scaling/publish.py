@@ -17,6 +17,7 @@ from ehr_scaling import artifacts, provenance
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint
 
 RUNS, CURVES, LAWS, CLAIMS = "runs.csv", "curves.csv", "laws.json", "claims.json"
@@ -123,7 +124,7 @@ def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], li
     versions = provenance.versions(("jax", "flax", "optax"))
     runs, curves = [], []
     for cell in cells:
-        m = checkpoint.result(workdir / "runs" / cell.id)
+        m = checkpoint.result(Layout(workdir).run(cell.id))
         if m is None:
             continue
         row = {"run": cell.id} | {name: m.get(name) for name in _COPIED}
@@ -221,7 +222,7 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     listed = points(claims)
     lengths = sorted({point[1] for point in listed if point[1] is not None})
     # In the report's order: resamples of rows are then the same, and so is each number of a law that is fitted to RUNS.
-    cells = sorted((c for c in manifest.read(workdir / "grid") if c.phase == "cooled"), key=lambda c: str(c.id))
+    cells = sorted((c for c in manifest.read(Layout(workdir).grid) if c.phase == "cooled"), key=lambda c: str(c.id))
     chosen = [cell for cell in cells if point_of(cell, lengths) in listed]
     if len({point_of(cell, lengths) for cell in chosen}) < len(chosen):
         raise UserError(
@@ -229,7 +230,7 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
             "not tell apart: publish a study with one of them"
         )
     runs, curves = rows(workdir, chosen)
-    report = workdir / "report" / LAWS
+    report = Layout(workdir).report / LAWS
     if not report.is_file():
         raise UserError(f"{report} is missing: run launch.study first")
     laws = artifacts.read_json(report)
@@ -255,7 +256,7 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     artifacts.write_json(out / LAWS, laws)
     artifacts.write_json(out / CLAIMS, found)
     (out / "figures").mkdir(exist_ok=True)
-    for picture in sorted((workdir / "report" / "figures").glob("*.png")):
+    for picture in sorted((Layout(workdir).report / "figures").glob("*.png")):
         shutil.copyfile(picture, out / "figures" / picture.name)
     return found
 

@@ -14,6 +14,7 @@ from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, questions, tasks
 from ehr_scaling.training import loop
 
@@ -32,10 +33,11 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     packed = {fraction: pipeline.packed_record(config.data, workdir, fraction) for fraction in fractions}
     if not all(record["summary"]["splits"]["validation"]["patients"] for record in packed.values()):
         raise UserError("no patient is in the validation split, which every run is measured on: --config.data.splits")
-    events = artifacts.record(workdir / "events")["summary"]
+    there = Layout(workdir)
+    events = artifacts.record(there.events)["summary"]
     about = {"data": events["name"], "generated": events.get("generated", False)}
-    manifest.build(config, points, packed, about, workdir / "grid")
-    return manifest.read(workdir / "grid")
+    manifest.build(config, points, packed, about, there.grid)
+    return manifest.read(there.grid)
 
 
 def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     workers = executors.workers_for(config.workers)
     done = executors.run(
         loop.job,
-        units(manifest.read(workdir / "grid")),
+        units(manifest.read(Layout(workdir).grid)),
         workdir,
         workers=workers,
         title="training",
@@ -93,9 +95,9 @@ def score(config: ConfigDict, workdir: Path) -> str:
             print(lines[-1])
             continue
         asked += 1
-        lines.append(artifacts.read_json(workdir / "outcomes" / task.name / "task.json")["description"])
+        lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
     if asked:
-        cooled = [cell for cell in manifest.read(workdir / "grid") if cell.phase == "cooled"]
+        cooled = [cell for cell in manifest.read(Layout(workdir).grid) if cell.phase == "cooled"]
         each = [[cell] for cell in cooled]
         executors.run(
             evaluate.job,
@@ -110,13 +112,14 @@ def score(config: ConfigDict, workdir: Path) -> str:
 
 def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silent) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
+    there = Layout(workdir)
     records = {
         name: artifacts.record(folder)
         for name, folder in (
-            ("events", workdir / "events"),
-            ("timelines", workdir / "timelines"),
+            ("events", there.events),
+            ("timelines", there.timelines),
             ("packed", pipeline.packed_folder(config.data, workdir)),
-            ("grid", workdir / "grid"),
+            ("grid", there.grid),
         )
     }
     events, grid = records["events"]["summary"], records["grid"]["summary"]
@@ -137,12 +140,11 @@ def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silen
         "machine": provenance.machine(),
         **{f"config.{name}": value for name, value in settings.items() if isinstance(value, dict)},
     }
-    outcomes = workdir / "outcomes"
     return report.analyze(
-        workdir / "runs",
-        workdir / "report",
+        there.runs,
+        there.report,
         provenance=facts,
-        outcomes=outcomes if outcomes.exists() else None,
+        outcomes=there.outcomes if there.outcomes.exists() else None,
         options=Options(draws=config.analysis.draws, seed=config.analysis.seed),
         say=say,
     )

@@ -21,6 +21,7 @@ from typing import Any
 from absl import flags
 
 from ehr_scaling import artifacts, flops
+from ehr_scaling.layout import Layout
 from ehr_scaling.models import sizes
 from ehr_scaling.training import tracking
 from launch.rows import REPEATS, Row, row
@@ -276,12 +277,12 @@ def _interrupted() -> Iterator[Row]:
         for script in ("prepare", "sweep"):
             plan = ("--dry_run",) if script == "sweep" else ()
             subprocess.run(_launch(script, *settings, *plan), check=True, **quiet)
-        cell = json.loads((work / "grid" / "manifest.jsonl").read_text().splitlines()[0])
-        command, run = _launch("train", f"--workdir={work}", f"--cell={cell['id']}"), work / "runs" / cell["id"]
+        cell = json.loads((Layout(work).grid / "manifest.jsonl").read_text().splitlines()[0])
+        command, run = _launch("train", f"--workdir={work}", f"--cell={cell['id']}"), Layout(work).run(cell["id"])
         subprocess.run(command, check=True, **quiet)  # compiles
         seconds = artifacts.read_json(run / str(cell["steps"]) / "metrics" / "metrics")["seconds"]
         a_step = seconds["steps"] / cell["steps"]
-        shutil.rmtree(work / "runs")
+        shutil.rmtree(Layout(work).runs)
         process = subprocess.Popen(command, start_new_session=True, **quiet)
         # Just after a checkpoint there is little to do again, whose time would have to be taken off.
         while not (kept := _steps(run)) or tracking.read(run)[-1]["step"] < cell["steps"] / 2 or kept[-1] < _last(run):
@@ -315,7 +316,7 @@ def _grid() -> Iterator[Row]:
         subprocess.run(_launch("sweep", f"--workdir={work}"), check=True, env=environment, **quiet)
         wall = time.perf_counter() - started
         spent: dict[str, float] = {}
-        for path in (work / "runs").glob("*/*/metrics/metrics"):
+        for path in Layout(work).runs.glob("*/*/metrics/metrics"):
             for part, seconds in json.loads(path.read_text())["seconds"].items():
                 spent[part] = spent.get(part, 0.0) + seconds
         yield row("the quickstart's grid, wall", wall, "s")

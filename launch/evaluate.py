@@ -17,6 +17,7 @@ from absl import flags
 
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, show, tasks
 from launch import common
 
@@ -37,7 +38,7 @@ def main() -> None:
     trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
     show.check(workdir, SHOW.value, trajectories, CELL.value)  # before hours of simulation
     study.score(config, workdir)
-    folders = {name: workdir / "outcomes" / name for name in config.outcome.tasks}
+    folders = {name: Layout(workdir).task(name) for name in config.outcome.tasks}
     answered = {name: folder for name, folder in folders.items() if (folder / evaluate.BASELINE).exists()}
     for name, folder in answered.items():
         scores = [artifacts.read_json(path) for path in folder.glob("*.json")]

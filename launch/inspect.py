@@ -25,6 +25,7 @@ from absl import flags
 from ehr_scaling import artifacts
 from ehr_scaling.data import inspection, one_patient, timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from launch import tables, views
 from launch.common import run
 
@@ -68,7 +69,7 @@ def _patient(workdir: Path, ordinal: int) -> tables.View:
             )
         print(f"warning: {views.WARNING}", file=sys.stderr, flush=True)
     found = one_patient.read(workdir, SPLIT.value, ordinal)
-    labels = inspection.labels(workdir / "events")
+    labels = inspection.labels(Layout(workdir).events)
     about = f"Patient {ordinal:,} of the split {SPLIT.value}"
     return views.patient(found, timelines.vocabulary(workdir), labels, about, generated)
 

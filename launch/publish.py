@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ehr_scaling.layout import Layout
 from launch.common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the study.", required=True)
@@ -26,7 +27,7 @@ def main() -> None:
     claims, workdir = Path(CLAIMS.value), Path(WORKDIR.value)
     if not claims.is_file():
         raise UserError(f"--claims={claims} is no file")
-    if not (workdir / "grid").is_dir():
+    if not Layout(workdir).grid.is_dir():
         raise UserError(f"--workdir={workdir} holds no grid/: run launch.study there first")
     found = publish.publish(workdir, claims, Path(OUT.value))
     print(f"{found['finished']} of {found['listed']} listed runs; {found['others']} others are left out")

@@ -13,6 +13,7 @@ import time
 
 from absl import flags
 
+from ehr_scaling.layout import Layout
 from launch import common
 from launch.steps import Steps
 
@@ -36,7 +37,7 @@ def main() -> None:
     with Steps() as steps:
         laws = study.run(config, points, workdir, steps.say)
     print(summary(laws))
-    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is {workdir / 'report' / 'report.html'}")
+    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is {Layout(workdir).report / 'report.html'}")
 
 
 if __name__ == "__main__":

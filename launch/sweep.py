@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from launch import common
 
 common.define_config_flags()
@@ -134,7 +135,7 @@ def main() -> None:
     if not jobs:
         print("every cell is finished")
         return
-    print(f"job {jobs[0].job_id.split('_')[0]}, {len(jobs)} tasks; logs are in {workdir / 'slurm'}")
+    print(f"job {jobs[0].job_id.split('_')[0]}, {len(jobs)} tasks; logs are in {Layout(workdir).slurm}")
     print(f"python -m launch.sweep --workdir={workdir} --status")
 
 

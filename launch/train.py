@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from launch import common
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
@@ -36,9 +37,10 @@ def main() -> None:
     from ehr_scaling.grid.cell import units
     from ehr_scaling.training import loop
 
-    chosen = [unit for unit in units(manifest.read(workdir / "grid")) if any(cell.id == CELL.value for cell in unit)]
+    grid = Layout(workdir).grid
+    chosen = [unit for unit in units(manifest.read(grid)) if any(cell.id == CELL.value for cell in unit)]
     if not chosen:
-        raise UserError(f"--cell={CELL.value} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
+        raise UserError(f"--cell={CELL.value} is not in {grid / manifest.MANIFEST}: take an id from there")
     if PROFILE.value:
         chosen = [[traced(cell) for cell in chosen[0]]]
     (done,) = executors.run(

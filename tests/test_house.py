@@ -1,6 +1,7 @@
 """Imports lead one way, as data do: no room of the package is needed by one that it needs."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -48,3 +49,11 @@ def test_the_way_of_the_data():
     above = needs(PACKAGE)
     assert "training" not in above["grid"] and "grid" in above["training"] and "training" in above["outcomes"]
     assert above["study"] >= {"data", "grid", "training", "outcomes", "analysis"}
+
+
+def test_one_module_knows_where_artifacts_lie():
+    """The analysis reads folders of runs that may lie anywhere, and knows no work directory."""
+    named = re.compile(r"""/ f?["'](raw|events|timelines|packed|grid|runs|outcomes|report|slurm)["'/]""")
+    files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "analysis"]
+    assert len(files) > 100
+    assert [path.name for path in files if named.search(path.read_text(encoding="utf-8"))] == ["layout.py"]

@@ -20,7 +20,8 @@ from ehr_scaling.analysis.tables import readers
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.training import run, setup
+from ehr_scaling.layout import Layout
+from ehr_scaling.training import setup
 
 STAGES = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
 SMALL = (
@@ -323,12 +324,12 @@ def test_what_was_damaged_is_named_by_whoever_reads_it(study, tmp_path, stage):
                 stages.write_report(config, workdir, "")
             case "runs":
                 readers.read_directory(workdir / "runs")
-                setup.restored_params(cell, run.folder_of(workdir, cell))
+                setup.restored_params(cell, Layout(workdir).run(cell.id))
             case "outcomes":
                 stages.score(config, workdir)
                 stages.write_report(config, workdir, "")
 
-    folder = run.folder_of(workdir, cell) if cell else workdir / stage
+    folder = Layout(workdir).run(cell.id) if cell else workdir / stage
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "metrics.jsonl"]
     assert len(files) > 1
     for path in files:

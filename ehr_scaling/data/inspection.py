@@ -15,6 +15,7 @@ from ehr_scaling.data import disclosure, packing, static_context, timelines
 from ehr_scaling.data.presets.rule import normalise
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 
 YEAR_PLACE = "YEAR"
 LEFT_OUT = "Left out by the source"
@@ -113,9 +114,9 @@ def gather(workdir: Path, split: str) -> Facts:
         split=split,
         vocabulary=vocabulary,
         events=events_record(workdir),
-        timelines=record(workdir / timelines.NAME),
+        timelines=record(Layout(workdir).timelines),
         packed={path.parent.name: record(path.parent) for path in sorted(workdir.glob(f"packed/t*/{packing.FILE}"))},
-        labels=labels(workdir / "events"),
+        labels=labels(Layout(workdir).events),
         counts=counts,
         patients=patients,
         lengths=np.sort(np.concatenate(lengths)) if lengths else np.zeros(0, np.int64),
@@ -128,10 +129,11 @@ def events_record(workdir: Path) -> Record:
 
     Raises: UserError where it is not that of the events from which the timelines were made, and cannot speak for them.
     """
-    events, made = record(workdir / "events"), record(workdir / timelines.NAME)
+    there = Layout(workdir)
+    events, made = record(there.events), record(there.timelines)
     if events and made and made["inputs"].get("events") != events["fingerprint"]:
         raise UserError(
-            f"{workdir / 'events'} is not what {workdir / timelines.NAME} was made from: put back the events that it "
+            f"{there.events} is not what {there.timelines} was made from: put back the events that it "
             "was made from, or delete it and run launch.prepare again"
         )
     return events

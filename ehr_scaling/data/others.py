@@ -15,6 +15,7 @@ from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.data.sources.challenge_2012 import FILES as CHALLENGE
 from ehr_scaling.data.splits import ALL_HELD_OUT
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 
 # Half: below it, a prompt says less of the patient than of what stands in for codes that the model never read.
 LEAST_KNOWN = 0.5
@@ -41,7 +42,7 @@ def trained_on(model: Path, out: Path) -> NDArray[np.int64]:
     """Ids of the patients of `out`, see `prepare`, on whom the study `model` was trained or chosen: of both the same id
     and the same time of birth. Other hospitals may use the same numbers; releases of one share their patients."""
     theirs = _births(out, [SPLIT])
-    splits = model / "events" / "metadata" / "subject_splits.parquet"
+    splits = Layout(model).events / "metadata" / "subject_splits.parquet"
     if splits.is_file():  # most strangers have other numbers, which is told without reading all timelines
         ids = parquet.read(splits, ["subject_id"])["subject_id"].to_numpy()
         theirs = {i: theirs[i] for i in np.intersect1d(ids, np.array(list(theirs), np.int64)).tolist()}
@@ -86,7 +87,8 @@ def prepare(
     codes = maps.load(Path(code_maps) if code_maps else None)
     if vocabulary.settings["code_maps"] != dict(codes.files):
         raise UserError(f"{model} was prepared with other code maps: give the same folder with --code_maps")
-    study = artifacts.record(model / "events")["inputs"] if (model / "events" / artifacts.RECORD).is_file() else {}
+    there, new = Layout(model), Layout(out)
+    study = artifacts.record(there.events)["inputs"] if (there.events / artifacts.RECORD).is_file() else {}
     options: dict[str, Any] = {}
     if name in ("meds", "mimic-iv"):
         options = {"preset": vocabulary.preset, "times": study.get("times")}
@@ -100,30 +102,30 @@ def prepare(
     if study.get("raw") == inputs["raw"]:
         raise UserError(f"--data={raw} holds the records that {model} was made from: leave it out and give --split")
     artifacts.work_directory(out)
-    new = not (out / "events").exists()
-    if new:
+    first = not new.events.exists()
+    if first:
         print(f"events: from {name} {raw}", flush=True)
     here = runner.for_bytes(sum(path.stat().st_size for path in raw.rglob("*") if path.is_file()))
     made = artifacts.build(
-        out / "events",
+        new.events,
         {**inputs, "splits": ALL_HELD_OUT.mark()},
         lambda folder: source.extract(raw, folder, seed=0, splits=ALL_HELD_OUT, runner=here, **options),
         resume=True,
     )
-    for what, kind in (("left out", "dropped"), ("mended", "mended")) if new else ():
+    for what, kind in (("left out", "dropped"), ("mended", "mended")) if first else ():
         for reason, rows in sorted(made["summary"].get(kind, {}).items()):
             if rows:
                 print(f"  {what}: {disclosure.words(rows, made['summary'].get('generated', False))}, {reason}")
 
     def tokenize(folder: Path) -> dict[str, Any]:
-        artifacts.verify(out / "events", alone=True)
-        parents = meds.parents(out / "events")
-        counted = [known.count(p, vocabulary, codes, parents) for p in meds.shards(out / "events", meds.SPLITS[2])]
-        summary = timelines.build(out / "events", folder, runner=here, code_maps=code_maps, fitted=vocabulary)
+        artifacts.verify(new.events, alone=True)
+        parents = meds.parents(new.events)
+        counted = [known.count(p, vocabulary, codes, parents) for p in meds.shards(new.events, meds.SPLITS[2])]
+        summary = timelines.build(new.events, folder, runner=here, code_maps=code_maps, fitted=vocabulary)
         return {**summary, "known": known.shares(counted)}
 
     tokens = artifacts.build(
-        out / "timelines",
+        new.timelines,
         {"events": made["fingerprint"], "vocabulary": vocabulary.fingerprint, "code_maps": codes.files},
         tokenize,
         resume=True,

@@ -8,10 +8,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import card, disclosure, packed, packing, sources, splits, timelines, tokenizer, vocabulary
+from ehr_scaling.data import card, disclosure, packing, sources, splits, timelines, tokenizer, vocabulary
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 
 MOST_INTERVALS = 1 / 3  # of the tokens: real records have fewer; where facts stand at the birth, it is the half
 STAGES = ("raw", "events", "timelines", "packed")
@@ -48,11 +49,12 @@ def prepare(
     if name == "meds" and until == "packed" and not data.split_file:
         source.check_splits(raw)  # before the work, not after it
     _settings(data, generated=False)  # a misspelt option, too, is told before hours of work
-    say = print if not (workdir / "events").exists() else lambda _: None
+    at = Layout(workdir)
+    say = print if not at.events.exists() else lambda _: None
     say(f"events: from {name} {raw or ''}")
     small = runner.for_bytes(_size(raw) if raw else data.patients * 4_000)
     events = artifacts.build(
-        workdir / "events",
+        at.events,
         {
             **source.inputs(raw, **own),
             "seed": data.seed,
@@ -77,12 +79,12 @@ def prepare(
         return events
     settings = _settings(data, generated=generated)
     say(f"timelines: vocabulary, quantiles, tokens (preset {settings['preset']})")
-    small = runner.for_bytes(_size(workdir / "events"))
+    small = runner.for_bytes(_size(at.events))
 
     def tokenize(out: Path) -> dict[str, Any]:
-        artifacts.verify(workdir / "events", alone=True)
+        artifacts.verify(at.events, alone=True)
         others = {"code_maps": data.code_maps, "may_lose": tuple(data.may_lose)}
-        summary = timelines.build(workdir / "events", out, runner=small, **others, **settings)
+        summary = timelines.build(at.events, out, runner=small, **others, **settings)
         card.write(out, summary, events, generated=generated)
         if (share := vocabulary.load(out).interval_share) > MOST_INTERVALS:
             told = "facts that stand at the birth, or another time not theirs, need none"
@@ -95,7 +97,7 @@ def prepare(
         return summary
 
     tokens = artifacts.build(
-        workdir / "timelines",
+        at.timelines,
         {"events": events["fingerprint"], **settings, "code_maps": codes.files},
         tokenize,
         resume=True,
@@ -109,8 +111,8 @@ def prepare(
         own = {**shape, "fraction": fraction} if fraction < 1 else shape
 
         def make(out: Path) -> dict[str, Any]:
-            artifacts.verify(workdir / "timelines")
-            return packing.build(workdir / "timelines", out, **own, runner=small)
+            artifacts.verify(at.timelines)
+            return packing.build(at.timelines, out, **own, runner=small)
 
         record = artifacts.build(
             packed_folder(data, workdir, fraction),
@@ -134,7 +136,7 @@ def prepare(
 
 def packed_folder(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> Path:
     """Where `prepare` packs this fraction of the training patients."""
-    return packed.folder(workdir, data.context, fraction)
+    return Layout(workdir).packed(data.context, fraction)
 
 
 def packed_record(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def _own(data: ConfigDict, source: str) -> dict[str, Any]:
 
 def _raw(data: ConfigDict, workdir: Path, runner: Runner) -> tuple[str, Path | None]:
     """The source and the folder of its raw records: the user's, a verified download, or generated files."""
-    folder = workdir / "raw"
+    folder = Layout(workdir).raw
     if data.layout:
         if data.source != "synthetic" or data.layout != "mimic-iv":
             raise UserError(f"--layout={data.layout} of --source={data.source}: only synthetic has one, mimic-iv")

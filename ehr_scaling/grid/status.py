@@ -9,6 +9,7 @@ from typing import Any
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Unit, units
 from ehr_scaling.grid.executors import claims
+from ehr_scaling.layout import Layout
 
 STATES = ("running", "broken off", "waiting", "finished")
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
@@ -51,7 +52,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
     for cell in unit:
-        folder = workdir / "runs" / cell.id
+        folder = Layout(workdir).run(cell.id)
         saved, line = newest(folder), last_line(folder)
         if saved is not None and saved.get("finished"):
             done += 1
@@ -88,7 +89,7 @@ def text(workdir: Path) -> tuple[str, bool]:
 
     Raises: UserError where there is no manifest.
     """
-    rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(workdir / "grid"))]
+    rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(Layout(workdir).grid))]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     now = time.time()
     head = f"{'unit':16} {'size':>6} {'cells':>5} {'state':>10} {'step':>17} {'loss':>7} {'ktok/s':>7}"

@@ -15,6 +15,7 @@ from ehr_scaling.data import disclosure, inspection, parquet, timelines
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
+from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import (
     baselines,
@@ -35,7 +36,6 @@ from ehr_scaling.outcomes.questions import Samples
 from ehr_scaling.outcomes.simulate import Futures
 from ehr_scaling.outcomes.simulation import Question, asked_in, groups, tuning_of, union_of
 from ehr_scaling.outcomes.tasks import Task
-from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = "baseline.json"
@@ -89,7 +89,7 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
         _check(cell, workdir, question)
         waiting.append(question)
     if waiting:
-        trained = restored_params(cell, folder_of(workdir, cell))
+        trained = restored_params(cell, Layout(workdir).run(cell.id))
         for group in groups(waiting):
             score_all = _answer_classes if group[0].task.kind == "class" else _answer_futures
             scratch = _scratch(cell, workdir, group)
@@ -100,7 +100,7 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
                 artifacts.write_sealed(question.folder / f"{cell.id}.json", scores[_name(question)])
             shutil.rmtree(scratch, ignore_errors=True)
     # Of groups that were interrupted, and then asked in another composition
-    for left in (workdir / "outcomes").glob(f".{cell.id}-*"):
+    for left in Layout(workdir).outcomes.glob(f".{cell.id}-*"):
         shutil.rmtree(left, ignore_errors=True)
     return scores
 
@@ -120,7 +120,7 @@ def _name(question: Question) -> str:
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
     """Where the futures of a group are kept until they are judged: of another group they are others."""
     asked = artifacts.fingerprint([question.record["fingerprint"] for question in group])
-    return workdir / "outcomes" / f".{cell.id}-{asked}"
+    return Layout(workdir).outcomes / f".{cell.id}-{asked}"
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:
@@ -324,7 +324,7 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     predictions in `baselines/`. All are kept when they are there from the same samples.
     Returns: name, auroc, low, high, n, positives and more, as in the JSON.
     """
-    folder = workdir / "outcomes" / task.name
+    folder = Layout(workdir).task(task.name)
     record = artifacts.record(folder)
     question = Question(folder, record, task)
     path = folder / BASELINE

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ehr_scaling import artifacts
 from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import (
     cohort,
     estimators,
@@ -25,7 +26,6 @@ from ehr_scaling.outcomes import (
 )
 from ehr_scaling.outcomes.simulation import Simulation
 from ehr_scaling.outcomes.tasks import Task
-from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
 FILE, TRAJECTORIES, METRICS = "predictions.parquet", "trajectories", "metrics.json"
@@ -151,8 +151,8 @@ def predict(
     asked_of = patients or model
     if patients is not None and timelines.vocabulary(patients).fingerprint != vocabulary.fingerprint:
         raise UserError(f"{patients} holds timelines in another vocabulary than {model}: delete it and run again")
-    source = artifacts.record(model / "timelines")["fingerprint"]
-    simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), model / "timelines")
+    source = artifacts.record(Layout(model).timelines)["fingerprint"]
+    simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), Layout(model).timelines)
     stops = tasks.stops(vocabulary, [task])
     group = cohort.find(asked_of, ours[split], [task])
     if patients is not None:
@@ -179,7 +179,7 @@ def predict(
         suppress=False,
         seed=seed,
     )
-    trained = restored_params(chosen, folder_of(model, chosen))
+    trained = restored_params(chosen, Layout(model).run(chosen.id))
     every = np.arange(len(asked.times))
     probability, bounded, kept = np.empty(len(every)), 0.0, []
     total = len(every) * copies * new_tokens

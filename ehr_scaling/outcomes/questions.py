@@ -11,6 +11,7 @@ from ehr_scaling.data import disclosure, inspection, static_context, timelines
 from ehr_scaling.data.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import cohort, stays, tasks
 from ehr_scaling.outcomes.stays import Stays
 from ehr_scaling.outcomes.tasks import Task
@@ -85,7 +86,7 @@ def prepare(
         raise UserError(f"--config.outcome.room={room}: take a number from 1 to {context - 1}, or 0")
     if method not in ("scope", "monte_carlo", "reach"):
         raise UserError(f"--config.outcome.method={method}: take scope, monte_carlo or reach")
-    source = artifacts.record(workdir / "timelines")
+    source = artifacts.record(Layout(workdir).timelines)
     inputs = {
         "timelines": source["fingerprint"],
         "task": asdict(task) | _told(task),
@@ -129,7 +130,7 @@ def prepare(
         artifacts.write_sealed(folder / "task.json", {**about, **facts, "inputs": inputs})
         return facts
 
-    folder = workdir / "outcomes" / task.name
+    folder = Layout(workdir).task(task.name)
     folder = folder / TUNING if split == TUNING else folder
     if folder.exists() and not (folder / artifacts.RECORD).exists():
         raise UserError(f"{folder} is not complete: delete it and run again")
@@ -244,10 +245,10 @@ def load(folder: Path) -> Samples:
 
 def prepared(workdir: Path) -> list[Path]:
     """Folders of the prepared tasks, by name. Raises UserError when there is none."""
-    folders = sorted(path.parent for path in (workdir / "outcomes").glob(f"*/{artifacts.RECORD}"))
+    folders = sorted(path.parent for path in Layout(workdir).outcomes.glob(f"*/{artifacts.RECORD}"))
     folders = [folder for folder in folders if not folder.name.startswith(".")]
     if not folders:
-        raise UserError(f"{workdir / 'outcomes'} holds no prepared task: run launch.evaluate")
+        raise UserError(f"{Layout(workdir).outcomes} holds no prepared task: run launch.evaluate")
     return folders
 
 

@@ -8,10 +8,10 @@ from tqdm import tqdm
 from ehr_scaling import artifacts
 from ehr_scaling.data import inspection
 from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import estimators, fan, simulation, trajectories
 from ehr_scaling.outcomes.simulate import clock
 from ehr_scaling.outcomes.simulation import Question, Simulation, Union
-from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 
 PAGE = "futures.html"
@@ -24,7 +24,7 @@ def _first_group(workdir: Path) -> tuple[list[Question], Union, Simulation]:
     """
     groups = [g for g in simulation.groups(simulation.asked_in(workdir)) if g[0].task.kind != "class"]
     if not groups:
-        raise UserError(f"{workdir / 'outcomes'} holds no task that is answered by simulated futures: prepare one")
+        raise UserError(f"{Layout(workdir).outcomes} holds no task that is answered by simulated futures: prepare one")
     union = simulation.union_of(groups[0])
     return groups[0], union, simulation.of_group(workdir, groups[0], union)._replace(suppress=False)
 
@@ -58,7 +58,7 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
     group, union, asked = _first_group(workdir)
     rows = _some(union, stays, seed)
     chosen = simulation.best_cell(workdir, cell)
-    futures = asked._replace(copies=copies).run(*restored_params(chosen, folder_of(workdir, chosen)), rows)
+    futures = asked._replace(copies=copies).run(*restored_params(chosen, Layout(workdir).run(chosen.id)), rows)
     outcomes = [
         fan.Outcome(
             question.task.name,
@@ -79,12 +79,13 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
         gaps=asked.gaps[rows],
         horizons=asked.horizons[rows],
         silence=asked.silence,
-        labels=inspection.labels(workdir / "events"),
+        labels=inspection.labels(Layout(workdir).events),
         model=f"The model has {chosen.N_body:,} body parameters and was trained on {chosen.tokens:,} tokens.",
     )
-    (workdir / "report").mkdir(exist_ok=True)
-    artifacts.write_text(workdir / "report" / PAGE, text)
-    return workdir / "report" / PAGE
+    path = Layout(workdir).report / PAGE
+    path.parent.mkdir(exist_ok=True)
+    artifacts.write_text(path, text)
+    return path
 
 
 def _some(union: Union, stays: int, seed: int) -> np.ndarray:
@@ -107,7 +108,7 @@ def write_trajectories(workdir: Path, out: Path, *, cell: str | None = None) -> 
     trajectories.check_new(out)
     group, _, asked = _first_group(workdir)
     chosen = simulation.best_cell(workdir, cell)
-    model, params = restored_params(chosen, folder_of(workdir, chosen))
+    model, params = restored_params(chosen, Layout(workdir).run(chosen.id))
     split, every = group[0].options["split"], np.arange(len(asked.ids))
     total = len(every) * asked.copies * asked.new_tokens
     with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:

@@ -13,6 +13,7 @@ from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import estimators, questions, simulate, trajectories
 from ehr_scaling.outcomes.estimators import Value
@@ -21,7 +22,6 @@ from ehr_scaling.outcomes.simulate import Futures, Stops
 from ehr_scaling.outcomes.stays import Stays
 from ehr_scaling.outcomes.tasks import KIND_OF, Task
 from ehr_scaling.training import checkpoint
-from ehr_scaling.training.run import folder_of
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 
@@ -201,15 +201,16 @@ def best_cell(workdir: Path, name: str | None) -> Cell:
 
     Raises: UserError where there is no such cell, and where it, or any, is not finished.
     """
-    cells = [cell for cell in manifest.read(workdir / "grid") if cell.phase == "cooled"]
+    there = Layout(workdir)
+    cells = [cell for cell in manifest.read(there.grid) if cell.phase == "cooled"]
     if name is not None:
         cells = [cell for cell in cells if cell.id == name]
         if not cells:
-            raise UserError(f"--cell={name} is not in {workdir / 'grid' / manifest.MANIFEST}: take an id from there")
-    results = [(checkpoint.result(folder_of(workdir, cell)), cell) for cell in cells]
+            raise UserError(f"--cell={name} is not in {there.grid / manifest.MANIFEST}: take an id from there")
+    results = [(checkpoint.result(there.run(cell.id)), cell) for cell in cells]
     done = [(result["validation_loss"], cell) for result, cell in results if result is not None]
     if not done:
-        raise UserError(f"{workdir / 'runs'} holds no finished run of what is asked for: train first (launch.sweep)")
+        raise UserError(f"{there.runs} holds no finished run of what is asked for: train first (launch.sweep)")
     return min(done, key=lambda pair: pair[0])[1]
 
 
@@ -219,7 +220,7 @@ def check_timelines(cell: Cell, workdir: Path, timelines_fingerprint: str, token
     Args: timelines_fingerprint and tokens, of the vocabulary by which something was asked; folder, where that lies.
     Raises: UserError when they are not those the cell was trained on.
     """
-    packed = workdir / "packed" / f"t{cell.context}" / artifacts.RECORD
+    packed = Layout(workdir).packed(cell.context) / artifacts.RECORD
     # Copied runs may come without their packed data; then the size of the vocabulary must do.
     source = artifacts.read_json(packed)["inputs"].get("timelines") if packed.exists() else timelines_fingerprint
     if cell.vocab != tokens or source != timelines_fingerprint:

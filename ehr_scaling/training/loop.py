@@ -15,9 +15,10 @@ from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
 from ehr_scaling.errors import Preempted
 from ehr_scaling.grid.cell import Cell, Unit, ensembles
+from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
-from ehr_scaling.training.run import PARTS, Run, begin, folder_of
+from ehr_scaling.training.run import PARTS, Run, begin
 from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
@@ -35,7 +36,7 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     Raises: UserError for what cannot be trained, or when loss or gradient stay not finite: the broken state is not
       saved. Preempted after SIGTERM, with all saved.
     """
-    folders = [folder_of(workdir, cell) for cell in cells]
+    folders = [Layout(workdir).run(cell.id) for cell in cells]
     finished = [result for folder in folders if (result := checkpoint.result(folder)) is not None]
     if len(finished) == len(cells):
         return finished
@@ -52,7 +53,7 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     clock = _Clock()
     cells = [run.cell for run in runs]
     cell, engine, members = cells[0], cells[0].engine, len(cells)
-    packed = packed_data.folder(workdir, cell.context, cell.fraction)
+    packed = Layout(workdir).packed(cell.context, cell.fraction)
     with clock.part("start"):
         state, spent = begin(parts, runs, workdir)
         streams = _streams(parts, cells, packed, runs[0].step, stack)
@@ -253,7 +254,7 @@ def verify(units: list[Unit], workdir: Path) -> None:
     """
     wanted: dict[Path, bool] = {}
     for cell in (cell for unit in units for cell in unit):
-        folder = packed_data.folder(workdir, cell.context, cell.fraction)
+        folder = Layout(workdir).packed(cell.context, cell.fraction)
         wanted[folder] = wanted.get(folder, True) and cell.engine.skip_damaged
     for folder, skip in wanted.items():
         artifacts.verify(folder, [packed_data.FILE] if skip else None)
@@ -261,5 +262,5 @@ def verify(units: list[Unit], workdir: Path) -> None:
 
 def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
     """The metrics of a unit that is finished, else None; costs no JAX."""
-    results = [checkpoint.result(folder_of(workdir, cell)) for cell in unit]
+    results = [checkpoint.result(Layout(workdir).run(cell.id)) for cell in unit]
     return None if None in results else [result for result in results if result is not None]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint
 from ehr_scaling.training.setup import Setup, States, states
 from ehr_scaling.training.step import State
@@ -100,11 +101,6 @@ class Run:
         }
 
 
-def folder_of(workdir: Path, cell: Cell) -> Path:
-    """`runs/<cell>`, of a run's checkpoints and its log."""
-    return workdir / "runs" / cell.id
-
-
 def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
     """The state to go on from, and the seconds spent so far: by own checkpoints, else the trunk's, or fresh parameters.
 
@@ -122,7 +118,7 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
 
 
 def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
-    trunks = [checkpoint.Saver(workdir / "runs" / run.cell.trunk) for run in runs]
+    trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
     try:
         if not all(start in saver.steps() for saver in trunks):
             raise UserError(

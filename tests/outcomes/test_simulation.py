@@ -12,10 +12,10 @@ from ehr_scaling import artifacts, study
 from ehr_scaling.data import inspection, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import estimators, evaluate, fan, predictions, questions, show, simulate, simulation, tasks
 from ehr_scaling.outcomes.tasks import Task
 from ehr_scaling.training import loop
-from ehr_scaling.training.run import folder_of
 from ehr_scaling.training.setup import restored_params
 from tests import small
 
@@ -163,7 +163,7 @@ def test_other_methods(trained, tmp_path, method):
     (group,) = [group for group in groups if group[0].task.name == task.name]
     asked = simulation.of_group(other, group, simulation.union_of(group))
     assert asked.suppress == (method == "reach")
-    futures = asked.run(*restored_params(cell, folder_of(other, cell)), np.arange(len(asked.ids)))
+    futures = asked.run(*restored_params(cell, Layout(other).run(cell.id)), np.arange(len(asked.ids)))
     icu = asked.vocabulary.index["ICU_ADMISSION"]
     assert (futures.tokens == icu).any() != asked.suppress
     own = simulation.union_of(group).rows[group.index(next(q for q in group if q.task.name == task.name))]

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from ehr_scaling.training import run, sharding, tracking
+from ehr_scaling.layout import Layout
+from ehr_scaling.training import sharding, tracking
 from tests import small
 
 # Trains one run after the other; those that are to stop ask process 0 to, once they have begun
@@ -74,7 +75,7 @@ def finish(processes):
 
 def wait_for(lines, workdir, cell, processes):
     deadline = time.monotonic() + 120
-    while len(tracking.read(run.folder_of(workdir, cell))) < lines:
+    while len(tracking.read(Layout(workdir).run(cell.id))) < lines:
         assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
         time.sleep(0.05)
 

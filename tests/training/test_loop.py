@@ -19,7 +19,8 @@ from ehr_scaling.data import loader
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units
-from ehr_scaling.training import checkpoint, loop, run, setup, tracking
+from ehr_scaling.layout import Layout
+from ehr_scaling.training import checkpoint, loop, setup, tracking
 from ehr_scaling.training.step import eval_losses
 from tests import small
 
@@ -54,7 +55,7 @@ def published(prepared, tmp_path_factory):
 
 def log_of(workdir, cell):
     """Its lines without what depends on the clock."""
-    lines = tracking.read(run.folder_of(workdir, cell))
+    lines = tracking.read(Layout(workdir).run(cell.id))
     return [{name: value for name, value in line.items() if name not in tracking.CLOCK} for line in lines]
 
 
@@ -67,9 +68,9 @@ def test_it_learns_and_counts(undisturbed):
     assert metrics["tokens_seen"] == cell.steps * cell.batch_sequences * 64
     assert 0.5 * metrics["tokens_seen"] < metrics["real_tokens"] < metrics["tokens_seen"]
     assert metrics["passes"] == metrics["real_tokens"] / cell.unique_tokens
-    assert json.loads(json.dumps(metrics)) == metrics == checkpoint.result(run.folder_of(workdir, cell))
+    assert json.loads(json.dumps(metrics)) == metrics == checkpoint.result(Layout(workdir).run(cell.id))
     assert sum(v for k, v in metrics["seconds"].items() if k != "wall") == pytest.approx(metrics["seconds"]["wall"])
-    lines = tracking.read(run.folder_of(workdir, cell))
+    lines = tracking.read(Layout(workdir).run(cell.id))
     assert [(line["step"], line["loss"]) for line in lines] == [tuple(point) for point in metrics["curve"]]
     assert lines[-1]["validation_loss"] == metrics["validation_loss"]
 
@@ -126,7 +127,7 @@ loop.job([of_json(json.loads(Path(sys.argv[1]).read_text()))], Path(sys.argv[2])
 """
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(workdir)])
     deadline = time.monotonic() + 120
-    while len(tracking.read(run.folder_of(workdir, cell))) < 8 and time.monotonic() < deadline:
+    while len(tracking.read(Layout(workdir).run(cell.id))) < 8 and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
@@ -148,7 +149,7 @@ def test_sigterm_saves_and_goes_on(undisturbed, prepared, tmp_path):
 
     with preemption.deferred(), pytest.raises(Preempted):
         loop.job([cell], workdir, report)  # its recovery checkpoints are a minute apart: this one is SIGTERM's
-    kept = checkpoint.Saver(run.folder_of(workdir, cell))
+    kept = checkpoint.Saver(Layout(workdir).run(cell.id))
     assert len(kept.steps()) == 1 and cell.steps / 3 < kept.steps()[0] < cell.steps
     kept.close()
     resumed = loop.job([cell], workdir, small.silent)[0]
@@ -161,7 +162,7 @@ def test_a_damaged_checkpoint_is_passed_over(undisturbed, prepared, tmp_path, da
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(KeyboardInterrupt):
         loop.job([saving(cell)], workdir, Interruption(cell.tokens))
-    folder = run.folder_of(workdir, cell)
+    folder = Layout(workdir).run(cell.id)
     steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
     assert len(steps) == 2
     if damage == "half-written":
@@ -189,7 +190,7 @@ def test_members_are_trained_together_and_resumed_together(undisturbed, prepared
     again = at(prepared, tmp_path / "again")
     with pytest.raises(KeyboardInterrupt):
         loop.job([saving(c) for c in members], again, Interruption(3 * cell.tokens))
-    last = max((run.folder_of(again, other)).glob("[0-9]*"), key=lambda p: int(p.name))
+    last = max((Layout(again).run(other.id)).glob("[0-9]*"), key=lambda p: int(p.name))
     shutil.rmtree(last)  # as a kill between two members' saves leaves it
     resumed = loop.job(members, again, small.silent)
     for a, b in zip(resumed, results, strict=True):
@@ -215,21 +216,21 @@ def test_a_branch_is_its_trunk_cooled(prepared, tmp_path):
     longest = results[branches[-1].id]
     assert longest["validation_loss"] < results[trunk.id]["validation_loss"] + 0.5
     assert loop.finished(cells, workdir) is not None
-    assert {int(p.name) for p in run.folder_of(workdir, trunk).glob("[0-9]*")} == set(trunk.marks)
+    assert {int(p.name) for p in Layout(workdir).run(trunk.id).glob("[0-9]*")} == set(trunk.marks)
     with pytest.raises(UserError, match=r"no checkpoint at step \d+, where cell .* branches off"):
         loop.job([replace(branches[0], id="b", trunk="nowhere")], workdir, small.silent)
     assert results[trunk.id]["places"] == [{"step": 0, "processes": 1, "data": 1, "fsdp": 1, "tensor": 1}]
 
     # A branch whose own checkpoint is damaged begins where it branched off: its trunk is whole.
     whole = results[branches[0].id]
-    (step,) = run.folder_of(workdir, branches[0]).glob("[0-9]*")
+    (step,) = Layout(workdir).run(branches[0].id).glob("[0-9]*")
     left = step.rename(step.with_name(str(branches[0].start + 1))) / "metrics" / "metrics"
     artifacts.write_sealed(left, {**artifacts.read_json(left), "finished": False})  # not the file that was saved
     again = loop.job([branches[0]], workdir, small.silent)[0]
     assert again["validation_loss"] == whole["validation_loss"]
     # Where that is damaged, it is named.
-    shutil.rmtree(run.folder_of(workdir, branches[0]))
-    for file in (run.folder_of(workdir, trunk) / str(branches[0].start)).rglob("*"):
+    shutil.rmtree(Layout(workdir).run(branches[0].id))
+    for file in (Layout(workdir).run(trunk.id) / str(branches[0].start)).rglob("*"):
         if file.is_file() and file.stat().st_size and "metrics" not in file.parts:
             file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
@@ -308,7 +309,7 @@ def test_a_full_disk_is_one_line(undisturbed, prepared, tmp_path, monkeypatch):
 def test_a_damaged_result_names_the_remedy(undisturbed, tmp_path):
     cell, workdir, _ = undisturbed
     shutil.copytree(workdir, tmp_path / "w", symlinks=True)
-    (run.folder_of(tmp_path / "w", cell) / str(cell.steps) / "metrics" / "metrics").write_text("{")
+    (Layout(tmp_path / "w").run(cell.id) / str(cell.steps) / "metrics" / "metrics").write_text("{")
     with pytest.raises(UserError, match=r"delete .* to train the cell again"):
         loop.job([cell], tmp_path / "w", small.silent)
 
@@ -316,7 +317,7 @@ def test_a_damaged_result_names_the_remedy(undisturbed, tmp_path):
 def test_the_standard_error_is_over_patients(undisturbed):
     """Against the jackknife over patients, which is another way to the same number."""
     cell, workdir, metrics = undisturbed
-    model, params = setup.restored_params(cell, run.folder_of(workdir, cell))
+    model, params = setup.restored_params(cell, Layout(workdir).run(cell.id))
     params = jax.tree.map(lambda x: x[None], params)
     losses: dict[int, list[float]] = {}
     packed = workdir / "packed" / "t64"

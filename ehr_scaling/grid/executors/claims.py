@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ehr_scaling import preemption
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Unit
+from ehr_scaling.layout import Layout
 
 NOBODY = -1
 POLL = 0.5  # seconds between two looks at units that others hold
@@ -37,7 +38,7 @@ def of_training(unit: Unit) -> Cost:
 
 def _path(workdir: Path, unit: Unit) -> Path:
     """Named by one of its cells, so that the order of cells does not matter, nor what else they are grouped by."""
-    return workdir / "runs" / ".claims" / f"{min(cell.id for cell in unit)}.lock"
+    return Layout(workdir).claim(min(cell.id for cell in unit))
 
 
 def _lock(handle: int, kind: int, path: Path) -> bool:

@@ -14,6 +14,7 @@ from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, UserError, first_line
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.local import Check, Done, Job, run
+from ehr_scaling.layout import Layout
 
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
 REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three times the time limit
@@ -120,7 +121,7 @@ def submit(
     name = f"sweep-{fingerprint(str(workdir))[:8]}"
     if cluster == "slurm":
         _check_queue(name, workdir)
-    folder = workdir / "slurm"
+    folder = Layout(workdir).slurm
     most = {f"{cluster}_max_num_timeout": REQUEUES} if cluster in ("slurm", "local") else {}
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **most)
     huge_pages = () if gpus else ("export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}",)

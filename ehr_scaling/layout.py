@@ -1,0 +1,59 @@
+"""Where each artifact of a work directory lies: the one place that knows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of the work directory `root`; nothing is made or looked at."""
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
+    def timelines(self) -> Path:
+        return self.root / "timelines"
+
+    def packed(self, context: int, fraction: float = 1.0) -> Path:
+        """Rows of `context` + 1 tokens, of this fraction of the training patients."""
+        return self.root / "packed" / (f"t{context}" if fraction == 1 else f"t{context}-f{float(fraction)}")
+
+    @property
+    def grid(self) -> Path:
+        return self.root / "grid"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def run(self, cell: str) -> Path:
+        """Checkpoints and log of the run of a cell's id."""
+        return self.runs / cell
+
+    def claim(self, cell: str) -> Path:
+        """The lock of the unit that is named by this cell."""
+        return self.runs / ".claims" / f"{cell}.lock"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.root / "outcomes"
+
+    def task(self, name: str) -> Path:
+        """What was asked, answered and scored of a task."""
+        return self.outcomes / name
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def slurm(self) -> Path:
+        return self.root / "slurm"
