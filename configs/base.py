@@ -132,7 +132,9 @@ def get_config() -> ConfigDict:
     c.grid.schedules = ()  # none: training.schedule; ("wsd", "cosine"): both, to compare
 
     c.outcome = ConfigDict()
-    c.outcome.tasks = ("in_hospital_death_24h",)  # of ehr_scaling/outcomes/tasks.yaml, which says what each one asks
+    c.outcome.tasks = (
+        "in_hospital_death_24h",
+    )  # of ehr_scaling/outcomes/asking/tasks.yaml, which says what each one asks
     c.outcome.file = config_dict.placeholder(str)  # a YAML file with tasks of your own, of the same form
     c.outcome.method = "scope"  # of the probability: or monte_carlo (counting), or reach (a simulation for each task)
     c.outcome.copies = 4  # simulated futures a patient

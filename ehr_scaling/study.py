@@ -15,7 +15,8 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import evaluate, questions, tasks
+from ehr_scaling.outcomes import evaluate
+from ehr_scaling.outcomes.asking import questions, tasks
 from ehr_scaling.training import loop
 
 Points = list[dict[str, Any]]

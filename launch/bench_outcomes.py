@@ -33,18 +33,14 @@ class Sampler:
 
     def run(self, copies: int, new: int, context: int, **options: Any) -> int:
         """Simulate; returns the tokens drawn."""
-        from ehr_scaling.outcomes.simulate import OPEN, Clock, Stops, simulate
+        from ehr_scaling.outcomes.sampler.simulate import OPEN, Asked, Clock, Stops, simulate
 
         never, zeros = np.zeros((1, self.model.vocab), bool), np.zeros(self.model.vocab, np.float32)
         ids = np.arange(len(self.prompts), dtype=np.uint64)
         stops, clock = Stops(never, never, never, np.array([OPEN], np.int8)), Clock(zeros, zeros, 1.0)
-        futures = simulate(
-            *(self.model, self.params, self.prompts, ids, stops, clock),
-            copies=copies,
-            new_tokens=new,
-            context=context,
-            **options,
-        )
+        gaps, horizons = np.zeros(len(ids)), np.full((len(ids), 1), np.inf)
+        asked = Asked(self.prompts, ids, gaps, horizons, stops, clock, context, copies, new)
+        futures = simulate(self.model, self.params, asked, **options)
         return int(futures.lengths.sum())
 
     def rate(self, copies: int, new: int, context: int, **options: Any) -> tuple[float, float]:
@@ -133,8 +129,9 @@ def _uncached(sampler: Sampler) -> float:
 
 def _estimators() -> Iterator[Row]:
     """Of a Markov chain whose answer is known: bias in standard errors, and variance at equal tokens."""
-    from ehr_scaling.outcomes import known_truth
-    from ehr_scaling.outcomes.simulate import POSITIVE
+    import known_truth
+
+    from ehr_scaling.outcomes.sampler.simulate import POSITIVE
 
     for rare in (1.0, 0.1):
         chain = known_truth.random_chain(1, rare=rare)

@@ -7,7 +7,7 @@
   python -m launch.evaluate --workdir=W --trajectories=DIR                       futures as MEDS, a file a copy
 
 --tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. A file of
-your own tasks has the form of ehr_scaling/outcomes/tasks.yaml; with `labels:` it takes who is asked, and when, from
+your own tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from
 label files in the MEDS schema.
 """
 
@@ -18,7 +18,9 @@ from absl import flags
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import evaluate, show, tasks
+from ehr_scaling.outcomes import evaluate
+from ehr_scaling.outcomes.asking import tasks
+from ehr_scaling.outcomes.pages import show
 from launch import common
 
 common.define_config_flags()

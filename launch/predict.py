@@ -65,7 +65,7 @@ def main() -> None:
     common.use_all_cores()
     from ehr_scaling import artifacts
     from ehr_scaling.data import disclosure, inspection, others
-    from ehr_scaling.outcomes import predict, simulation
+    from ehr_scaling.outcomes import choosing, predict
 
     model, out = Path(MODEL.value).absolute(), Path(OUT.value)
     if LABELS.value is None:
@@ -82,7 +82,7 @@ def main() -> None:
         )
     known = None
     if data is not None:
-        simulation.best_cell(model, CELL.value)  # before work on records: is there a model?
+        choosing.best_cell(model, CELL.value)  # before work on records: is there a model?
         prepared = others.prepare(
             data,
             model,

@@ -15,7 +15,9 @@ import yaml
 import ehr_scaling
 from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import predict, simulate, trajectories
+from ehr_scaling.outcomes import predict
+from ehr_scaling.outcomes.exchange import trajectories
+from ehr_scaling.outcomes.sampler import simulate
 from tests.data import made_up
 from tests.data.made_up import DAY
 
@@ -146,8 +148,9 @@ def test_predictions_do_not_depend_on_who_else_is_asked(records, pretrained, pre
 
 
 def test_parts_are_put_together(records, pretrained, tmp_path, monkeypatch):
-    def drawn(model, params, prompts, ids, stops, clock, *, copies, new_tokens, gaps, report, **options):
+    def drawn(model, params, asked, report):
         """Futures that tell which sample they are of, by the sums from which the probability is made."""
+        ids, gaps, copies, new_tokens = asked.ids, asked.gaps, asked.copies, asked.new_tokens
         shares = (ids % np.uint64(1_009) / 1_009 + gaps / 100).astype(np.float32)[:, None, None].repeat(copies, axis=1)
         report(len(ids) * copies * new_tokens)
         tokens = np.ones((len(ids), copies, new_tokens), np.int32)
@@ -160,7 +163,7 @@ def test_parts_are_put_together(records, pretrained, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "restored_params", lambda *cell: (None, None))
     task, tables = predict.outcome(records / "labels" / TASK), []
     for at_once in (7, 1_000):
-        monkeypatch.setattr("ehr_scaling.outcomes.simulation.AT_ONCE", at_once)
+        monkeypatch.setattr("ehr_scaling.outcomes.together.AT_ONCE", at_once)
         done = predict.predict(pretrained / "study", task, tmp_path / str(at_once), "tuning", copies=2, new_tokens=8)
         tables.append(pq.read_table(tmp_path / str(at_once) / predict.FILE))
         assert done["stays"] == len(tables[-1]) > 14 and done["bounded"] == pytest.approx(1.0)

@@ -14,7 +14,7 @@ from ehr_scaling import study
 from ehr_scaling.data import loader, packing, parquet, timelines
 from ehr_scaling.data.sources.synthetic import patients
 from ehr_scaling.grid.cell import VERSION
-from ehr_scaling.outcomes import questions, tasks
+from ehr_scaling.outcomes.asking import questions, tasks
 from ehr_scaling.training import loop
 from tests import small
 

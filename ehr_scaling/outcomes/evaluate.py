@@ -17,25 +17,15 @@ from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes import (
-    baselines,
-    calibration,
-    cohort,
-    estimators,
-    metrics,
-    paired,
-    predictions,
-    questions,
-    simulate,
-    simulation,
-    stays,
-    subgroups,
-    values,
-)
-from ehr_scaling.outcomes.questions import Samples
-from ehr_scaling.outcomes.simulate import Futures
-from ehr_scaling.outcomes.simulation import Question, asked_in, groups, tuning_of, union_of
-from ehr_scaling.outcomes.tasks import Task
+from ehr_scaling.outcomes import choosing, together
+from ehr_scaling.outcomes.asking import cohort, questions, stays
+from ehr_scaling.outcomes.asking.prepared import Question, asked_in, groups, tuning_of, union_of
+from ehr_scaling.outcomes.asking.questions import Samples
+from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.exchange import predictions
+from ehr_scaling.outcomes.judging import baselines, calibration, estimators, metrics, paired, subgroups, values
+from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.outcomes.sampler.simulate import Futures
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = "baseline.json"
@@ -131,7 +121,7 @@ def _fingerprint(cell: Cell, question: Question) -> str:
 
 def _check(cell: Cell, workdir: Path, question: Question) -> None:
     asked, folder = question.options, question.folder
-    simulation.check_timelines(cell, workdir, asked["timelines"], question.record["summary"]["vocabulary"], folder)
+    choosing.check_timelines(cell, workdir, asked["timelines"], question.record["summary"]["vocabulary"], folder)
     if asked["context"] > cell.context:
         raise UserError(
             f"{folder} asks for {asked['context']} tokens of prompt and future, and cell {cell.id} was trained on "
@@ -178,7 +168,7 @@ def _answer_futures(
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
     """Of tasks that are answered by simulated futures, the same for all of them."""
     started, union = time.monotonic(), union_of(group)
-    futures = simulation.of_group(workdir, group, union).run_in_parts(model, params, scratch, report)
+    futures = together.of_group(workdir, group, union).run_in_parts(model, params, scratch, report)
     seconds = time.monotonic() - started
     for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
         own = futures.take(rows)
@@ -302,7 +292,7 @@ def _answers(path: Path) -> paired.Answers:
 
 def _judge_days(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
     """The score of a task that asks for days since the anchor, whose predictions are written."""
-    found = simulation.days(question.task, futures, k).value
+    found = together.days(question.task, futures, k).value
     # Copies that had not ended when the tokens were used up: the longest of those that did is the least they had.
     known = np.isfinite(found)
     found = np.where(known, found, found[known].max() if known.any() else 0.0)

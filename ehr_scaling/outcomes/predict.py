@@ -11,21 +11,13 @@ from ehr_scaling import artifacts
 from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import (
-    cohort,
-    estimators,
-    labels,
-    metrics,
-    predictions,
-    questions,
-    simulate,
-    simulation,
-    stays,
-    tasks,
-    trajectories,
-)
-from ehr_scaling.outcomes.simulation import Simulation
-from ehr_scaling.outcomes.tasks import Task
+from ehr_scaling.outcomes import choosing, together
+from ehr_scaling.outcomes.asking import cohort, label_files, questions, stays, task_tokens, tasks
+from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.exchange import predictions, trajectories
+from ehr_scaling.outcomes.judging import estimators, metrics
+from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.outcomes.together import Simulation
 from ehr_scaling.training.setup import restored_params
 
 FILE, TRAJECTORIES, METRICS = "predictions.parquet", "trajectories", "metrics.json"
@@ -57,7 +49,7 @@ def outcome(
     if positive:
         if name:
             raise UserError("--task and --positive both say what is asked: give one of them")
-        return labels.from_labels(
+        return label_files.from_labels(
             path,
             name=path.resolve().name,
             positive=positive,
@@ -84,7 +76,7 @@ def outcome(
         raise UserError(
             f"--task={name} cannot be asked of labels: it is of the kind {task.kind}, or counts from an anchor"
         )
-    return labels.from_labels(
+    return label_files.from_labels(
         path,
         name=task.name,
         positive=task.positive,
@@ -146,14 +138,14 @@ def predict(
         raise UserError(f"--out={out} is no folder: name one for {FILE}")
     if keep_futures:
         trajectories.check_new(out / TRAJECTORIES)
-    chosen = simulation.best_cell(model, cell)
+    chosen = choosing.best_cell(model, cell)
     vocabulary = timelines.vocabulary(model)
     asked_of = patients or model
     if patients is not None and timelines.vocabulary(patients).fingerprint != vocabulary.fingerprint:
         raise UserError(f"{patients} holds timelines in another vocabulary than {model}: delete it and run again")
     source = artifacts.record(Layout(model).timelines)["fingerprint"]
-    simulation.check_timelines(chosen, model, source, len(vocabulary.tokens), Layout(model).timelines)
-    stops = tasks.stops(vocabulary, [task])
+    choosing.check_timelines(chosen, model, source, len(vocabulary.tokens), Layout(model).timelines)
+    stops = task_tokens.stops(vocabulary, [task])
     group = cohort.find(asked_of, ours[split], [task])
     if patients is not None:
         group = group.without(others.trained_on(model, patients), "of patients the model was trained or chosen on")
@@ -164,21 +156,20 @@ def predict(
         )
     # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     width = chosen.context - min(new_tokens, max(1, chosen.context // 2))
-    simulated = Simulation(
-        vocabulary=vocabulary,
-        stays=asked,
-        ids=questions.random_stream(asked),
+    of_sampler = simulate.Asked(
         prompts=stays.prompts(asked_of, ours[split], asked, width),
-        gaps=tasks.gaps(asked_of, ours[split], asked, task),
-        horizons=tasks.horizons([task], asked),
+        ids=questions.random_stream(asked),
+        gaps=task_tokens.gaps(asked_of, ours[split], asked, task),
+        horizons=task_tokens.horizons([task], asked),
         stops=stops,
-        silence=task.silence,
+        clock=simulate.clock(vocabulary),
         context=chosen.context,
         copies=copies,
         new_tokens=new_tokens,
-        suppress=False,
+        context_tokens=vocabulary.context_tokens,
         seed=seed,
     )
+    simulated = Simulation(of_sampler, asked, vocabulary, task.silence)
     trained = restored_params(chosen, Layout(model).run(chosen.id))
     every = np.arange(len(asked.times))
     probability, bounded, kept = np.empty(len(every)), 0.0, []
@@ -188,8 +179,8 @@ def predict(
         def advance(tokens: int) -> None:
             bar.update(tokens)
 
-        for begin in range(0, len(every), simulation.AT_ONCE):
-            rows = every[begin : begin + simulation.AT_ONCE]
+        for begin in range(0, len(every), together.AT_ONCE):
+            rows = every[begin : begin + together.AT_ONCE]
             futures = simulated.run(*trained, rows, advance)
             probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling.data import splits
-from ehr_scaling.outcomes import labels
+from ehr_scaling.outcomes.asking import label_files
 from tests.fuzz.one_line import PATIENT, fuzz, result_or_line
 from tests.fuzz.strategies import damaged, encoded, parquets, with_cells
 
@@ -38,7 +38,7 @@ def test_labels(tmp_path_factory, data, more):
     (folder / "0.parquet").write_bytes(data)
     if more is not None:
         (folder / "1.parquet").write_bytes(more)
-    read = result_or_line(labels.read, folder)
+    read = result_or_line(label_files.read, folder)
     if read is not None:
         assert read.subject_ids.dtype == read.times.dtype == np.int64
         assert len(read.subject_ids) == len(read.times) == len(read.values) > 0

@@ -10,7 +10,10 @@ import pytest
 
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import calibration, cohort, evaluate, metrics, predictions, questions, stays, tasks
+from ehr_scaling.outcomes import evaluate
+from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
+from ehr_scaling.outcomes.exchange import predictions
+from ehr_scaling.outcomes.judging import calibration, metrics
 from ehr_scaling.training import loop
 from tests import small
 

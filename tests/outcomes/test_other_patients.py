@@ -17,7 +17,8 @@ from ehr_scaling.data import known, others, timelines
 from ehr_scaling.data.codes import maps
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.outcomes import cohort, predict, stays
+from ehr_scaling.outcomes import predict
+from ehr_scaling.outcomes.asking import cohort, stays
 from ehr_scaling.training import loop
 from tests import small
 from tests.data import made_up

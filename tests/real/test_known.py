@@ -9,7 +9,8 @@ import pytest
 
 from configs import base
 from ehr_scaling.data import pipeline, timelines
-from ehr_scaling.outcomes import baselines, cohort, tasks
+from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
+from ehr_scaling.outcomes.judging import baselines
 
 RAW, ED = "physionet/files/mimic-iv-demo/2.2", "physionet/files/mimic-iv-ed-demo/2.2"
 BOUND = r"(?i)^\s*([<>]|LESS THAN|GREATER THAN)=?\s*[0-9]"
@@ -102,7 +103,7 @@ def too_much(folder, known):
     found, asked_of = {}, 0
     # Its records stop at a fixed hour; those of MIMIC do not.
     every = [task for name, task in tasks.load().items() if name != "challenge_2012_death"]
-    for group in tasks.groups(every):
+    for group in task_tokens.groups(every):
         try:
             asked_group = cohort.find(folder, "train", group)
         except tasks.Unanswerable:

@@ -11,7 +11,7 @@ import pytest
 
 from configs import base
 from ehr_scaling.data import pipeline, timelines
-from ehr_scaling.outcomes import cohort, tasks
+from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
 
 RAW, ED = "physionet/files/mimic-iv-demo/2.2", "physionet/files/mimic-iv-ed-demo/2.2"
 MAPS = ("gem2018_icd9cm_to_icd10cm.csv.gz", "gem2018_icd9proc_to_icd10pcs.csv.gz", "icd10cm-order-Jan-2021.csv.gz")
@@ -71,12 +71,12 @@ def test_each_task_finds_its_stays(prepared):
     for name in set(COUNTS) - set(wanted):
         with pytest.raises(tasks.Unanswerable, match="ACUITY"):
             cohort.find(folder, "train", [tasks.load()[name]])
-    for group in tasks.groups(tasks.load()[name] for name in wanted):
+    for group in task_tokens.groups(tasks.load()[name] for name in wanted):
         asked = cohort.find(folder, "train", group)
         for k, task in enumerate(group):
             found[task.name] = (len(asked.rows[k]), int(asked.labels[k].sum()))
             left_out = sum(asked.left_out[k].values())
-            anchor = tasks.ids(timelines.vocabulary(folder), task.anchor)
+            anchor = task_tokens.ids(timelines.vocabulary(folder), task.anchor)
             every = sum(int(anchor[part.tokens].sum()) for part in timelines.batches(folder, "train"))
             assert len(asked.rows[k]) + left_out == every
     assert found == wanted
@@ -116,7 +116,7 @@ def test_drg(prepared):
     drg = cohort.stays(folder, "train", tasks.load()["drg"])
     assert len(drg.labels) == 233 and len(np.unique(drg.labels)) == 148
     vocabulary = timelines.vocabulary(folder)
-    classes = tasks.classes(vocabulary, tasks.load()["drg"])
+    classes = task_tokens.classes(vocabulary, tasks.load()["drg"])
     record = list(timelines.read(folder, "train"))
     for patient, known, label in zip(drg.patients, drg.known, drg.labels, strict=True):
         assert record[patient]["tokens"][known] == classes[label]

@@ -15,8 +15,9 @@ from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import metrics, tasks
-from ehr_scaling.outcomes import predictions as predictions_of
+from ehr_scaling.outcomes.asking.stays import Stays
+from ehr_scaling.outcomes.exchange import predictions as predictions_of
+from ehr_scaling.outcomes.judging import metrics
 
 FEW = Options(draws=200)
 
@@ -193,18 +194,18 @@ def study(folder, *, drop=(), baseline=True, prefix="r"):
     task = folder / "died"
     task.mkdir(parents=True)
     ids, day = 1000 + 7 * said.patients, 86_400_000_000
-    stays = tasks.Stays(said.patients, ids, ids, ids * day, ids, said.labels)
+    asked = Stays(said.patients, ids, ids, ids * day, ids, said.labels)
     single = said.probability.astype(np.float32)  # as stored
     for row, p in zip(rows, single, strict=True):
         score = metrics.evaluate(said.labels, p, said.patients, draws=100)
         score |= {"copies": 20, "undetermined": 0.1}
         (task / f"{row['cell']}.json").write_text(json.dumps(score))
         if row["cell"] not in drop:
-            predictions_of.write_binary(task / f"{row['cell']}.parquet", stays, p)
+            predictions_of.write_binary(task / f"{row['cell']}.parquet", asked, p)
     if baseline:
         score = metrics.evaluate(said.labels, single[8], said.patients, draws=100)
         (task / "baseline.json").write_text(json.dumps({"name": "logistic regression", **score}))
-        predictions_of.write_binary(task / "baseline.parquet", stays, single[8])
+        predictions_of.write_binary(task / "baseline.parquet", asked, single[8])
     return from_rows(rows, source="made up")
 
 
@@ -264,8 +265,8 @@ def test_predictions_that_are_not_of_their_score_are_refused(tmp_path):
         downstream.read(tmp_path, table, FEW, table.cell)
     _, said, _ = scored(stays=80)
     ids = np.arange(80)
-    stays = tasks.Stays(ids, ids, ids, ids, ids, said.labels)
-    predictions_of.write_binary(task / "r0.parquet", stays, said.probability[0])
+    asked = Stays(ids, ids, ids, ids, ids, said.labels)
+    predictions_of.write_binary(task / "r0.parquet", asked, said.probability[0])
     with pytest.raises(UserError, match="about other stays"):
         downstream.read(tmp_path, table, FEW, table.cell)
 

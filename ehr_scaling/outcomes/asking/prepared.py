@@ -1,0 +1,74 @@
+"""Tasks that a study has prepared, and which of them are answered by the same futures."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ehr_scaling import artifacts
+from ehr_scaling.outcomes.asking import questions
+from ehr_scaling.outcomes.asking.questions import Samples
+from ehr_scaling.outcomes.asking.tasks import Task
+
+
+class Question(NamedTuple):
+    """A prepared task: its folder `outcomes/<task>/`, the record in it, and the task that the record is about."""
+
+    folder: Path
+    record: dict[str, Any]
+    task: Task
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `questions.prepare`."""
+        return self.record["inputs"]
+
+    @property
+    def suppress(self) -> bool:
+        """Whether its futures are drawn without the outcome: as REACH wants it, which estimates no days."""
+        return self.options["method"] == "reach" and self.task.kind == "binary"
+
+    @property
+    def simulation(self) -> tuple[Any, ...]:
+        """What its futures depend on beside the model: tasks with the same are answered by the same futures."""
+        own = ("context", "copies", "new_tokens", "room", "seed", "split")
+        return (
+            self.task.spec,
+            *(self.options[name] for name in own),
+            *((self.task.name,) if self.suppress else ()),
+        )
+
+
+def asked_in(workdir: Path) -> list[Question]:
+    """The prepared tasks of a study, by name. Raises UserError when there is none."""
+    records = [(folder, artifacts.record(folder)) for folder in questions.prepared(workdir)]
+    return [Question(folder, record, questions.task_of(record)) for folder, record in records]
+
+
+def tuning_of(question: Question) -> Question | None:
+    """The same question about the stays that its recalibration is fitted to, where they were prepared."""
+    folder = question.folder / questions.TUNING
+    return Question(folder, artifacts.record(folder), question.task) if folder.is_dir() else None
+
+
+def groups(asked: list[Question]) -> list[list[Question]]:
+    """Those that are answered by the same futures together, in the order given."""
+    found: dict[Any, list[Question]] = {}
+    for question in asked:
+        found.setdefault(question.simulation, []).append(question)
+    return list(found.values())
+
+
+class Union(NamedTuple):
+    """The stays of several tasks, each once."""
+
+    samples: list[Samples]
+    first: np.ndarray  # int64 (n,), which of the tasks' samples, one after the other, each stay of the union is
+    rows: list[np.ndarray]  # int64 (n_k,) for each task: its stays in the union
+
+
+def union_of(group: list[Question]) -> Union:
+    """Raises: UserError where samples are missing or damaged."""
+    samples = [questions.load(question.folder) for question in group]
+    _, first, inverse = np.unique(np.concatenate([s.ids for s in samples]), return_index=True, return_inverse=True)
+    return Union(samples, first, np.split(inverse, np.cumsum([len(s.ids) for s in samples])[:-1]))

@@ -1,0 +1,44 @@
+"""Which model of a study is asked, and whether it reads tokens as it was taught."""
+
+from pathlib import Path
+
+from ehr_scaling import artifacts
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.grid.cell import Cell
+from ehr_scaling.layout import Layout
+from ehr_scaling.training import checkpoint
+
+
+def best_cell(workdir: Path, name: str | None) -> Cell:
+    """The cell of a study to ask: the one of that id, or of the finished ones that with the least validation loss.
+
+    Raises: UserError where there is no such cell, and where it, or any, is not finished.
+    """
+    there = Layout(workdir)
+    cells = [cell for cell in manifest.read(there.grid) if cell.phase == "cooled"]
+    if name is not None:
+        cells = [cell for cell in cells if cell.id == name]
+        if not cells:
+            raise UserError(f"--cell={name} is not in {there.grid / manifest.MANIFEST}: take an id from there")
+    results = [(checkpoint.result(there.run(cell.id)), cell) for cell in cells]
+    done = [(result["validation_loss"], cell) for result, cell in results if result is not None]
+    if not done:
+        raise UserError(f"{there.runs} holds no finished run of what is asked for: train first (launch.sweep)")
+    return min(done, key=lambda pair: pair[0])[1]
+
+
+def check_timelines(cell: Cell, workdir: Path, timelines_fingerprint: str, tokens: int, folder: Path) -> None:
+    """A model reads token ids: they must mean what they meant when it was trained.
+
+    Args: timelines_fingerprint and tokens, of the vocabulary by which something was asked; folder, where that lies.
+    Raises: UserError when they are not those the cell was trained on.
+    """
+    packed = Layout(workdir).packed(cell.context) / artifacts.RECORD
+    # Copied runs may come without their packed data; then the size of the vocabulary must do.
+    source = artifacts.read_json(packed)["inputs"].get("timelines") if packed.exists() else timelines_fingerprint
+    if cell.vocab != tokens or source != timelines_fingerprint:
+        raise UserError(
+            f"cell {cell.id} was trained on other timelines than {folder} was made from: take the --workdir it was "
+            f"trained in, or delete {folder} and run again"
+        )

@@ -1,0 +1,1 @@
+"""What futures say, and how good that is."""

@@ -1,0 +1,1 @@
+"""Pages of futures, to look at."""

@@ -1,0 +1,1 @@
+"""Futures, drawn token by token."""

@@ -1,0 +1,116 @@
+"""Tasks that share their prompts, answered by the same futures: the stays of all of them, each once, and the run."""
+
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ehr_scaling import artifacts
+from ehr_scaling.data import timelines
+from ehr_scaling.data.vocabulary import Vocabulary
+from ehr_scaling.errors import UserError
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.outcomes.asking.prepared import Question, Union
+from ehr_scaling.outcomes.asking.stays import Stays
+from ehr_scaling.outcomes.asking.task_tokens import KIND_OF
+from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.exchange import trajectories
+from ehr_scaling.outcomes.judging import estimators
+from ehr_scaling.outcomes.judging.estimators import Value
+from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.outcomes.sampler.simulate import Asked, Futures, Stops
+
+AT_ONCE = 1_024  # stays whose futures are drawn between two saves
+
+
+class Simulation(NamedTuple):
+    """Futures that any model may be asked for, of n stays."""
+
+    asked: Asked
+    stays: Stays  # n; their labels mean nothing
+    vocabulary: Vocabulary
+    silence: float  # hours after the prediction that the gaps reach to, see `tasks.Task`
+
+    def run(
+        self,
+        model: Transformer,
+        params: Any,
+        rows: np.ndarray,
+        report: Callable[[int], None] = lambda tokens: None,
+    ) -> Futures:
+        """Futures of some of the stays, int (m,) rows."""
+        return simulate.simulate(model, params, self.asked.take(rows), report=report)
+
+    def run_in_parts(self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]) -> Futures:
+        """Futures of all stays, in parts that are kept in the folder `scratch`: what is there is not drawn again.
+
+        The folder must be that of this simulation and model alone. report: an `executors.Report`.
+        Raises: UserError where a part is damaged.
+        """
+        artifacts.work_directory(scratch)
+        every, parts = np.arange(len(self.asked.ids)), []
+        for begin in range(0, len(every), AT_ONCE):
+            path = scratch / f"{begin}.npz"
+            if path.exists():
+                parts.append(_loaded(path))
+                report(parts[-1].tokens.size, before=True)
+                continue
+            parts.append(self.run(model, params, every[begin : begin + AT_ONCE], report))
+            with artifacts.writing(path) as partial:
+                np.savez(partial, **parts[-1]._asdict())
+        return simulate.concatenate(parts)
+
+    def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
+        """The futures of all stays as MEDS, see `trajectories.write`, which tells what is returned."""
+        asked = self.asked
+        return trajectories.write(
+            out, split, self.stays, futures, self.vocabulary, asked.clock, asked.gaps, self.silence
+        )
+
+
+def _loaded(path: Path) -> Futures:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Futures(*(file[name] for name in Futures._fields))
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path} is damaged ({type(e).__name__}): delete it and run again") from None
+
+
+def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
+    """The simulation that answers prepared tasks of one `Question.simulation`."""
+    options, task = group[0].options, group[0].task
+    kinds = np.stack([samples.meanings for samples in union.samples])
+    sets = {name: kinds == kind for name, kind in KIND_OF.items()}
+    stops = Stops(**sets, at_horizon=np.array([KIND_OF[q.task.at_horizon or "open"] for q in group], np.int8))
+    horizons = np.full((len(union.first), len(group)), np.inf, np.float32)
+    for k, (samples, rows) in enumerate(zip(union.samples, union.rows, strict=True)):
+        horizons[rows, k] = samples.horizons
+
+    def once(fields: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(fields))[union.first]
+
+    vocabulary = timelines.vocabulary(workdir)
+    asked = Asked(
+        prompts=once(samples.prompts for samples in union.samples),
+        ids=once(samples.ids for samples in union.samples),
+        gaps=once(samples.gaps for samples in union.samples),
+        horizons=horizons,
+        stops=stops,
+        clock=simulate.clock(vocabulary),
+        context=options["context"],
+        copies=options["copies"],
+        new_tokens=options["new_tokens"],
+        context_tokens=vocabulary.context_tokens,
+        suppress=group[0].suppress,
+        seed=options["seed"],
+    )
+    everyone = Stays(*map(once, zip(*(samples.stays for samples in union.samples), strict=True)))
+    return Simulation(asked, everyone, vocabulary, task.silence)
+
+
+def days(task: Task, futures: Futures, k: int) -> Value:
+    """Days from the anchor of a task to what decided outcome k; `estimators.days` counts from the prediction."""
+    found = estimators.days(futures, k)
+    return found._replace(value=((task.hours or 0.0) + task.silence) / 24 + found.value)
