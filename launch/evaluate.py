@@ -7,8 +7,8 @@
   python -m launch.evaluate --workdir=W --trajectories=DIR                       futures as MEDS, a file a copy
 
 --tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. A file of
-your own tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from
-label files in the MEDS schema.
+your own tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when,
+from label files in the MEDS schema.
 """
 
 from pathlib import Path

@@ -17,7 +17,7 @@ from ehr_scaling.grid import status
 from ehr_scaling.grid.cell import Cell, ensembles, units
 from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.layout import Layout
-from ehr_scaling.models import attention, products
+from ehr_scaling.models import attention, loss
 
 COMPILE = 4.0  # seconds a size and process, where nothing has been measured
 # Factors by which the time may be off: runs of this size are there; of another size; none at all
@@ -68,7 +68,7 @@ def memory(members: list[Cell], machine: Machine) -> dict[str, float]:
     # A CPU trains members one after another, and has logits of so many tokens at a time.
     on_cpu = machine.platform == "cpu"
     tokens = (1 if on_cpu else m) * cell.context * max(1.0, micro / rows)
-    with_logits = min(tokens, products.with_logits(cell.padded_vocab)) if on_cpu else tokens
+    with_logits = min(tokens, loss.with_logits(cell.padded_vocab)) if on_cpu else tokens
     # A CPU computes bfloat16 in float32.
     item = 2 if cell.dtype == "bfloat16" and machine.platform != "cpu" else 4
     sent = max(engine.dispatch_sequences, cell.batch_sequences)

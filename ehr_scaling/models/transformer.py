@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax.nn.initializers import constant, normal, variance_scaling, zeros
 
 from ehr_scaling.models.attention import attend, attention, rotate, visible
+from ehr_scaling.models.layers import dense, rms_norm, swiglu
+from ehr_scaling.models.loss import PAD as PAD
+from ehr_scaling.models.loss import logits as logits_of
+from ehr_scaling.models.loss import loss_sum, token_losses
 from ehr_scaling.models.mixing import EARLIER, MIXINGS, mix
-from ehr_scaling.models.products import PAD as PAD
-from ehr_scaling.models.products import dense, loss_sum, rms_norm, swiglu, token_losses
-from ehr_scaling.models.products import logits as logits_of
 from ehr_scaling.models.sizes import Shape, head_width
 
 PARAMETRIZATIONS = ("standard", "mup")

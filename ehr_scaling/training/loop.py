@@ -50,6 +50,8 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
 
 
 def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: ExitStack) -> list[dict[str, Any]]:
+    """In this order: the next batches, a dispatch of updates, the log of the dispatch before it, and where one is due a
+    checkpoint; after the last update the evaluation and the result."""
     clock = _Clock()
     cells = [run.cell for run in runs]
     cell, engine, members = cells[0], cells[0].engine, len(cells)
@@ -72,27 +74,7 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     seeds = np.array([own.seed for own in cells], np.int32)
     hyper, seeds, pieces = jax.device_put((hyper, seeds, np.int32(parts.pieces)), whole)
     stops = sorted({*cell.marks, steps})
-    due = _Due(engine.checkpoint_seconds)
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    asked: bool | jax.Array = False
-    read_at = time.monotonic()
-
-    def read_back() -> list[dict[str, Any]]:
-        """Log the sums of the dispatch that is pending; waits until it is done."""
-        nonlocal pending, read_at
-        assert pending is not None
-        (step, sums), pending = pending, None
-        host = jax.device_get(sums)
-        read_at, before = time.monotonic(), read_at
-        return [
-            {**run.account(step, {k: float(x[m]) for k, x in host.items()}, read_at - before), "time": clock.wall()}
-            for m, run in enumerate(runs)
-        ]
-
-    def log(lines: list[dict[str, Any]]) -> None:
-        for tracker, line in zip(trackers, lines, strict=True):
-            tracker.log(line)
-
+    log, asked_to_end, due = _Log(runs, trackers, clock), _AskedToEnd(parts.mesh), _Due(engine.checkpoint_seconds)
     while done < steps:
         updates = min(parts.updates, next(stop for stop in stops if stop > done) - done)
         with clock.part("data"):
@@ -101,36 +83,29 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
         with jax.transfer_guard("disallow"), clock.dispatch((parts, members)):
             state, sums = train_chunk(parts.program, state, batch, hyper, seeds, many, pieces)
         trace.after(sums)
-        # Read the previous dispatch's sums only now: the device already has the next one to work on.
-        if pending is not None:
-            log(read_back())
+        log.write()
         done += updates
-        pending = (done, sums)
+        log.pending = done, sums
         report(members * updates * cell.batch_tokens)
-        # Of several processes all learn of it at the same dispatch, one later.
-        asked, before = sharding.anywhere(parts.mesh, preemption.requested()), asked
-        stopping = bool(asked if isinstance(asked, bool) else jax.device_get(before))
+        stopping = asked_to_end()
         if done < steps and (stopping or done in stops or due(clock.dispatches)):
-            log(read_back())
+            log.write()
             with clock.part("checkpoint"):
                 for m, run in enumerate(runs):
                     run.saver.save(done, member(state, m), run.saved(clock.now()))
             due.saved()
-            read_at = time.monotonic()
+            log.goes_on()
             if stopping:
                 raise Preempted(preemption.SAVED)
         if updates < parts.updates and done < steps:
             for stream in streams.values():
                 stream.seek(done)
-    lines = read_back()
+    lines = log.read()
     with clock.part("evaluate"):
         held_out = evaluate(cell, state.params, packed, "validation", cell.validation_sequences, parts)
-    log(
-        [
-            {**line, "validation_loss": own["loss"], "validation_loss_se": own["loss_se"]}
-            for line, own in zip(lines, held_out, strict=True)
-        ]
-    )
+    for line, own in zip(lines, held_out, strict=True):
+        line.update(validation_loss=own["loss"], validation_loss_se=own["loss_se"])
+    log.write(lines)
     skipped = jax.device_get(state.skipped)
     results = [run.result(held_out[m], clock.now(), int(skipped[m])) for m, run in enumerate(runs)]
     for m, run in enumerate(runs):
@@ -173,6 +148,50 @@ def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batch
     placed = sharding.place(parts.mesh, host, axis=2, members=len(cells))
     assert all(x.shape[2] == parts.microbatch for x in placed.values()), "all processes together hold the whole batch"
     return placed
+
+
+class _Log:
+    """The lines of the runs. What a dispatch came to is read when the next one is under way: no device waits."""
+
+    def __init__(self, runs: list[Run], trackers: list[tracking.Tracker], clock: "_Clock") -> None:
+        self._runs, self._trackers, self._clock = runs, trackers, clock
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None  # step and sums of the dispatch under way
+        self.goes_on()
+
+    def goes_on(self) -> None:
+        """Count the time of the next dispatch from here."""
+        self._read_at = time.monotonic()
+
+    def read(self) -> list[dict[str, Any]]:
+        """A line of each run about the pending dispatch, none where there is none; waits until it is done."""
+        if self.pending is None:
+            return []
+        (step, sums), self.pending = self.pending, None
+        host, before = jax.device_get(sums), self._read_at
+        self.goes_on()
+        seconds = self._read_at - before
+        return [
+            {**run.account(step, {k: float(x[m]) for k, x in host.items()}, seconds), "time": self._clock.wall()}
+            for m, run in enumerate(self._runs)
+        ]
+
+    def write(self, lines: list[dict[str, Any]] | None = None) -> None:
+        """Write the lines, by default those of the pending dispatch."""
+        lines = self.read() if lines is None else lines
+        for tracker, line in zip(self._trackers, lines, strict=bool(lines)):
+            tracker.log(line)
+
+
+class _AskedToEnd:
+    """Whether any process was asked to: all of them learn it at the same dispatch, of several one dispatch late."""
+
+    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+        self._mesh = mesh
+        self._heard: bool | jax.Array = False
+
+    def __call__(self) -> bool:
+        self._heard, before = sharding.anywhere(self._mesh, preemption.requested()), self._heard
+        return self._heard if isinstance(self._heard, bool) else bool(jax.device_get(before))
 
 
 class _Clock:

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from ehr_scaling.models.attention import MASKED, dot, rotate
+from ehr_scaling.models.loss import logits
 from ehr_scaling.models.mixing import EARLIER, mix
-from ehr_scaling.models.products import logits
 from ehr_scaling.models.transformer import PAD, RMSNorm, Transformer, empty_cache
 
 _SCORES_AT_ONCE = {"cpu": 1 << 24}  # of a batch of prompts that is read together: 64 MB

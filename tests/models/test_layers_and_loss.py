@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ehr_scaling.models import products
+from ehr_scaling.models import layers, loss
 
 VOCAB, PADDED, WIDTH = 40, 48, 8
 
@@ -41,12 +41,12 @@ def test_a_product_has_its_gradient(parts, out):
         return tuple(x @ kernel[:, n] for n in range(parts))
 
     x, kernel = random(2, 7, WIDTH), random(WIDTH, parts, out, seed=1)
-    assert_gradients_as_of(plain, products.dense, x, kernel, rtol=1e-4, atol=1e-4)
+    assert_gradients_as_of(plain, layers.dense, x, kernel, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gate_has_its_gradient():
     gate, up = 3 * random(2, 7, WIDTH), random(2, 7, WIDTH, seed=1)
-    assert_gradients_as_of(lambda g, u: jax.nn.silu(g) * u, products.swiglu, gate, up, rtol=1e-5, atol=1e-5)
+    assert_gradients_as_of(lambda g, u: jax.nn.silu(g) * u, layers.swiglu, gate, up, rtol=1e-5, atol=1e-5)
 
 
 def test_the_norm_has_its_gradient():
@@ -55,22 +55,23 @@ def test_the_norm_has_its_gradient():
 
     # Where the stream is as small as epsilon's root, epsilon has its part in the slope.
     x = jnp.array([[1.0], [1e-3], [100.0]]) * random(2, 3, WIDTH)
-    assert_gradients_as_of(plain, products.rms_norm, x, random(WIDTH, seed=1), rtol=1e-4, atol=1e-4)
+    assert_gradients_as_of(plain, layers.rms_norm, x, random(WIDTH, seed=1), rtol=1e-4, atol=1e-4)
 
 
 def plain(x, head, targets, weights):
-    return jnp.sum(weights * products.token_losses(products.logits(x, head, VOCAB), targets))
+    return jnp.sum(weights * loss.token_losses(loss.logits(x, head, VOCAB), targets))
 
 
 def total(x, head, targets, weights):
-    return products.loss_sum(x, head, targets, weights, VOCAB)
+    return loss.loss_sum(x, head, targets, weights, VOCAB)
 
 
 # Whole, in pieces, position by position, and as on an accelerator
 @pytest.mark.parametrize("tokens, cpu", [(10_000, True), (5 * 16, True), (1, True), (1, False)])
 def test_the_loss_has_its_gradient(monkeypatch, tokens, cpu):
-    monkeypatch.setattr(products, "with_logits", lambda vocab: tokens)
-    monkeypatch.setattr(products, "_on_cpu", lambda: cpu)
+    monkeypatch.setattr(loss, "with_logits", lambda vocab: tokens)
+    for module in (layers, loss):
+        monkeypatch.setattr(module, "on_cpu", lambda: cpu)
     rows, positions = 16, 12
     rng = np.random.default_rng(0)
     targets = rng.integers(1, VOCAB, (rows, positions)).astype(np.int32)
