@@ -4,13 +4,10 @@ The recipe (mixing, tied, optimizer) is the one that configs/recipes.py found to
 configs/published.py has the seed study's.
 """
 
-from collections.abc import Iterator
-from itertools import product
-from typing import Any
-
 from ml_collections import ConfigDict, config_dict
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.sweeps import Point, axis, product
 
 DEAR_SEEDS = 2  # the fewest that tell a scatter
 
@@ -161,7 +158,7 @@ def get_config() -> ConfigDict:
     return c
 
 
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def sweep(config: ConfigDict) -> list[Point]:
     """The points of the grid: every budget × size × (axes of config.grid) × seed, the largest budgets first.
 
     Sizes for each budget let the grid follow the optimum: a size far from it costs as much as one beside it. With
@@ -177,20 +174,14 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
             f"--config.grid.sizes holds {len(sizes)} tuples of sizes for {len(lengths)} budgets: give one a budget, or "
             "one tuple of names for all"
         )
+    rest = product(
+        axis("fraction", map(float, g.fractions)),
+        axis("rate", map(float, g.rates)),
+        axis("weight_decay", map(float, g.weight_decays or (config.training.weight_decay,))),
+        axis("schedule", g.schedules or (config.training.schedule,)),
+    )
+    points: list[Point] = []
     for length, own in sorted(zip(lengths, sizes, strict=True), reverse=True):
         seeds = g.seeds[:DEAR_SEEDS] if name == "budget" and length >= g.dear else g.seeds
-        decays, schedules = (
-            g.weight_decays or (config.training.weight_decay,),
-            g.schedules or (config.training.schedule,),
-        )
-        axes = product(own, g.fractions, g.rates, decays, schedules, seeds)
-        for size, fraction, rate, decay, schedule, seed in axes:
-            yield {
-                name: float(length),
-                "size": size,
-                "fraction": float(fraction),
-                "rate": float(rate),
-                "weight_decay": float(decay),
-                "schedule": schedule,
-                "seed": int(seed),
-            }
+        points += product(axis(name, (float(length),)), axis("size", own), rest, axis("seed", map(int, seeds)))
+    return points

@@ -13,12 +13,12 @@ parameters and 1e13 FLOPs T = 512 reached 1.977 nats an event and an AUROC of .8
 1.977 and 1.988; the rule, which was found at T = 256, gives .0058.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import base, challenge_2012
+from ehr_scaling.grid.sweeps import Point, chain
 
 SIZES = {
     3e11: ("6.7k", "10k", "14k", "25k", "40k", "56k"),
@@ -35,15 +35,13 @@ REPEATS = {"passes": (1.0, 4.0, 16.0), "sizes": ("14k", "40k", "101k"), "seeds":
 MOST = 4.0  # of the repeats: passes over all patients, beyond which the budgets have runs of their own
 
 
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def sweep(config: ConfigDict) -> list[Point]:
     """The budgets on all patients, then the passes over shares of them (grid.fractions); the longest first."""
     on_all = _with(config, fractions=(1.0,))
     more = _with(on_all, budgets=(max(config.grid.budgets),), dear=float("inf"), **MORE)
-    points = {tuple(point.values()): point for own in (on_all, more) for point in base.sweep(own)}
-    yield from sorted(points.values(), key=lambda point: -point["budget"])
-    for point in base.sweep(_with(config, **REPEATS)):
-        if point["fraction"] * point["passes"] <= MOST:
-            yield point
+    budgets = sorted(chain(base.sweep(on_all), base.sweep(more)), key=lambda point: -point["budget"])
+    repeats = base.sweep(_with(config, **REPEATS))
+    return chain(budgets, [point for point in repeats if point["fraction"] * point["passes"] <= MOST])
 
 
 def _with(config: ConfigDict, **grid: Any) -> ConfigDict:

@@ -6,21 +6,18 @@ of the rule, peak · 32 / width; with --config.training.rate.width_exponent=0 to
 moves with the width. The report's plot of loss against rate says where each optimum lies.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import base, published
+from ehr_scaling.grid.sweeps import Point
 
 SEEDS_OF_LARGE = 2  # the smallest model's runs differ more, and cost little: it has all the seeds
 
 
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def sweep(config: ConfigDict) -> list[Point]:
     """The points of base.sweep, with fewer seeds for all sizes but the first."""
-    for point in base.sweep(config):
-        if point["size"] == config.grid.sizes[0] or point["seed"] in config.grid.seeds[:SEEDS_OF_LARGE]:
-            yield point
+    first, some = config.grid.sizes[0], config.grid.seeds[:SEEDS_OF_LARGE]
+    return [point for point in base.sweep(config) if point["size"] == first or point["seed"] in some]
 
 
 def get_config() -> ConfigDict:
