@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ehr_scaling import storage
 from ehr_scaling.errors import UserError, of_system
 
 RECORD = "artifact.json"
@@ -225,10 +226,12 @@ def build(
     """
     inputs = inputs if version == 1 else {**inputs, "made_by_version": version}
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
+    storage.fetch(path)
     if path.exists():
         return _made(path, inputs, before or {})
     partial = path.with_name(f".{path.name}.partial")
-    with _locked(partial):
+    with storage.turn(path), _locked(partial):
+        storage.fetch(path)
         if path.exists():
             shutil.rmtree(partial, ignore_errors=True)
             return _made(path, inputs, before or {})
@@ -247,6 +250,7 @@ def build(
             write_sealed(done, {**made, "files": sums(partial, changing)})
         _empty(partial, "**/.*")  # a killed unit's files too, which lie where its result would be
         partial.replace(path)
+        storage.store(path)
     return record(path)
 
 
@@ -272,6 +276,8 @@ def record(folder: Path) -> dict[str, Any]:
 
     Raises: UserError where it is missing, damaged, or of a version that kept no checksums.
     """
+    if not (folder / RECORD).is_file():
+        storage.fetch(folder, RECORD)
     known = read_json(folder / RECORD, _again(folder), must_be_sealed=True)
     if not isinstance(known, dict) or not {"inputs", "fingerprint", "summary"} <= known.keys():
         raise UserError(f"{folder / RECORD} is damaged: {_again(folder)}")
@@ -289,6 +295,7 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, alone: bool = Fa
     Returns: the record.
     Raises: UserError that names the first file which is missing, was changed, or is not of the artifact.
     """
+    storage.fetch(folder)
     known = record(folder)
     files: Sums = known["files"]
     if names is not None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ehr_scaling import artifacts, provenance
+from ehr_scaling import artifacts, provenance, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
@@ -219,6 +219,9 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     Raises: UserError where the report is missing, or was made from runs that the claims file does not list.
     """
     claims = read_claims(claims_file)
+    there = Layout(workdir)
+    for folder, pattern in ((there.runs, "*/metrics/metrics"), (there.outcomes, "*.json"), (there.report, "*")):
+        storage.fetch(folder, pattern)
     listed = points(claims)
     lengths = sorted({point[1] for point in listed if point[1] is not None})
     # In the report's order: resamples of rows are then the same, and so is each number of a law that is fitted to RUNS.

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, provenance
+from ehr_scaling import artifacts, provenance, storage
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import report
 from ehr_scaling.analysis.report.results import silent
@@ -43,6 +43,7 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
 
 def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run."""
+    storage.fetch(Layout(workdir).runs, loop.RESULTS)
     workers = executors.workers_for(config.workers)
     done = executors.run(
         loop.job,
@@ -71,7 +72,10 @@ def score(config: ConfigDict, workdir: Path) -> str:
     Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
     ends this stage and not the study.
     """
-    o, lines, asked = config.outcome, [], 0
+    o, lines, asked, there = config.outcome, [], 0, Layout(workdir)
+    for folder in (there.timelines, there.outcomes):
+        storage.fetch(folder)
+    storage.fetch(there.events, artifacts.RECORD)
     for task in asked_tasks(config):
         try:
             for split in ("test", questions.TUNING) if o.recalibrate and task.kind == "binary" else ("test",):
@@ -114,6 +118,8 @@ def score(config: ConfigDict, workdir: Path) -> str:
 def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silent) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     there = Layout(workdir)
+    storage.fetch(there.runs, loop.RESULTS)
+    storage.fetch(there.outcomes)
     records = {
         name: artifacts.record(folder)
         for name, folder in (
@@ -141,7 +147,7 @@ def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silen
         "machine": provenance.machine(),
         **{f"config.{name}": value for name, value in settings.items() if isinstance(value, dict)},
     }
-    return report.analyze(
+    laws = report.analyze(
         there.runs,
         there.report,
         provenance=facts,
@@ -149,6 +155,8 @@ def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silen
         options=Options(draws=config.analysis.draws, seed=config.analysis.seed),
         say=say,
     )
+    storage.store(there.report)
+    return laws
 
 
 def run(config: ConfigDict, points: Points, workdir: Path, say: Say = silent) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling import preemption
+from ehr_scaling import preemption, storage
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
 CONFIGS = Path(configs.__file__).parent
@@ -154,8 +154,7 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     spec.loader.exec_module(module)
     if not hasattr(module, "sweep"):
         raise UserError(f"{path} has no sweep(config): it yields the points of the grid, see configs/base.py")
-    workdir = Path(values.workdir) if values.workdir else Path("work") / folder.name
-    return config, list(module.sweep(config)), workdir.absolute()
+    return config, list(module.sweep(config)), storage.local(values.workdir or str(Path("work") / folder.name))
 
 
 def fail(message: object, status: int = 1) -> NoReturn:
@@ -196,6 +195,14 @@ def own_flags(message: str, names: Mapping[str, str]) -> str:
     return re.sub(r"""--config\.((?:\w+\.)*\w+(?:=(?:"[^"]*"|[^\s,;:()]+))?)""", r"config.\1 of the study", message)
 
 
+def _refuse_buckets() -> None:
+    """Paths that look like a bucket's would be folders of that name here."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, str) and re.match(r"(gs|s3|az|abfs|hdfs)://", value) and name != "workdir":
+            raise UserError(f"--{name}={value}: only --workdir can be in a bucket; copy it here, or mount it")
+
+
 def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> None:
     """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status.
 
@@ -209,6 +216,7 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
         logging.set_verbosity(logging.WARNING)
         try:
             with preemption.at_once():  # training puts it off until it has saved
+                _refuse_buckets()
                 main()
         except UserError as e:
             fail(own_flags(str(e), names or {}))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import inspection, one_patient, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
@@ -40,7 +40,9 @@ MAY_SEE = flags.DEFINE_bool("i_may_see_patients", False, "Show --patient of real
 
 def main() -> None:
     os.umask(0o077)
-    workdir = Path(WORKDIR.value)
+    workdir = storage.local(WORKDIR.value)
+    for folder in (Layout(workdir).timelines, Layout(workdir).events):
+        storage.fetch(folder)
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is no folder: give the one that launch.prepare wrote to")
     out = Path(HTML.value) if HTML.value else None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ehr_scaling import storage
 from ehr_scaling.layout import Layout
 from launch.common import run
 
@@ -24,9 +25,10 @@ def main() -> None:
     from ehr_scaling import publish
     from ehr_scaling.errors import UserError
 
-    claims, workdir = Path(CLAIMS.value), Path(WORKDIR.value)
+    claims, workdir = Path(CLAIMS.value), storage.local(WORKDIR.value)
     if not claims.is_file():
         raise UserError(f"--claims={claims} is no file")
+    storage.fetch(Layout(workdir).grid)
     if not Layout(workdir).grid.is_dir():
         raise UserError(f"--workdir={workdir} holds no grid/: run launch.study there first")
     found = publish.publish(workdir, claims, Path(OUT.value))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY, UserError
 from launch.common import run
 
@@ -72,7 +73,7 @@ def main() -> None:
     names = RUNGS.value or list(recipes.CHANGES)
     if unknown := [name for name in names if name not in recipes.CHANGES]:
         raise UserError(f"--rungs: {unknown[0]!r} is none: take some of {', '.join(recipes.CHANGES)}")
-    workdir = Path(WORKDIR.value).absolute()
+    workdir = storage.local(WORKDIR.value)
     folders = {name: workdir / name.replace(" ", "-") for name in recipes.CHANGES}
     for name in names:
         config = recipes.get_config(f"{DATA.value}/{name}")

@@ -9,11 +9,11 @@ The ids of the cells are in W/grid/manifest.jsonl.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from launch import common
@@ -30,7 +30,7 @@ def traced(cell: Any) -> Any:
 
 
 def main() -> None:
-    workdir = Path(WORKDIR.value).absolute()
+    workdir = storage.local(WORKDIR.value)
     common.use_all_cores()  # may start the program anew: what takes seconds to import comes after it
     common.join_processes()
     from ehr_scaling.grid import executors, manifest

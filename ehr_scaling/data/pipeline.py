@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import card, disclosure, packing, sources, splits, timelines, tokenizer, vocabulary
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner, cores
@@ -142,6 +142,7 @@ def packed_folder(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> Pat
 def packed_record(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> dict[str, Any]:
     """The record of what `prepare` packed. Raises: UserError where it did not, naming what there is instead."""
     folder = packed_folder(data, workdir, fraction)
+    storage.fetch(folder, artifacts.RECORD)
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.glob("t*"))
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import SETTINGS_BEFORE, Cell, Engine, of_json
 
@@ -48,6 +48,7 @@ def build(
         raise _another(out)
     if planned != before:
         write(out / MANIFEST, planned)
+        storage.store(out)
     return record
 
 
@@ -57,6 +58,7 @@ def write(path: Path, planned: list[Cell]) -> None:
 
 def read(grid: Path) -> list[Cell]:
     """The cells of a manifest. Raises UserError, with the line's number, when it is damaged."""
+    storage.fetch(grid)
     path = grid / MANIFEST
     if not path.exists():
         raise UserError(f"{path} is missing: run launch.study, or launch.sweep, to plan the grid first")

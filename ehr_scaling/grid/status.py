@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ehr_scaling import storage
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Unit, units
 from ehr_scaling.grid.executors import claims
@@ -89,6 +90,8 @@ def text(workdir: Path) -> tuple[str, bool]:
 
     Raises: UserError where there is no manifest.
     """
+    storage.fetch(Layout(workdir).runs, "*metrics/metrics")
+    storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
     rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(Layout(workdir).grid))]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     now = time.time()

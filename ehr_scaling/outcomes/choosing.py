@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
@@ -16,6 +16,7 @@ def best_cell(workdir: Path, name: str | None) -> Cell:
     Raises: UserError where there is no such cell, and where it, or any, is not finished.
     """
     there = Layout(workdir)
+    storage.fetch(there.runs, "*/metrics/metrics")
     cells = [cell for cell in manifest.read(there.grid) if cell.phase == "cooled"]
     if name is not None:
         cells = [cell for cell in cells if cell.id == name]

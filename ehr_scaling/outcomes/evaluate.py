@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection, parquet, timelines
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell, Unit
@@ -71,6 +71,7 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
     scores, waiting = {}, []
     for question in _asked(workdir):
         path = question.folder / f"{cell.id}.json"
+        storage.fetch(question.folder, f"{cell.id}.*")
         if path.exists() and path.with_suffix(".parquet").exists():
             score = artifacts.read_json(path)
             if score.get("fingerprint") == _fingerprint(cell, question):
@@ -87,7 +88,10 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             for question, score in list(score_all(cell, workdir, *trained, group, scratch, report)):
                 score = {"cell": cell.id, "task": question.task.name, "kind": question.task.kind, **score}
                 scores[_name(question)] = {**score, "fingerprint": _fingerprint(cell, question)}
-                artifacts.write_sealed(question.folder / f"{cell.id}.json", scores[_name(question)])
+                path = question.folder / f"{cell.id}.json"
+                artifacts.write_sealed(path, scores[_name(question)])
+                for file in (path.with_suffix(".parquet"), path):
+                    storage.store(file)
             shutil.rmtree(scratch, ignore_errors=True)
     # Of groups that were interrupted, and then asked in another composition
     for left in Layout(workdir).outcomes.glob(f".{cell.id}-*"):
@@ -318,6 +322,7 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     record = artifacts.record(folder)
     question = Question(folder, record, task)
     path = folder / BASELINE
+    storage.fetch(folder, "baseline*")
     fingerprint = artifacts.fingerprint(
         {"samples": record["fingerprint"], "version": VERSION, "features": FEATURES_VERSION}
     )
@@ -347,6 +352,8 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     others = {name: score for name, score in scores.items() if name != main}
     score = {"task": task.name, **scores[main], **train_facts, "others": others, "fingerprint": fingerprint}
     artifacts.write_sealed(path, score)
+    for made in (folder / OTHERS, folder / "baseline.parquet", path):
+        storage.store(made)
     return score
 
 

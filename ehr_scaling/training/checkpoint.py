@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system, unreadable
 from ehr_scaling.grid.cell import BEFORE, Cell
 
@@ -94,6 +94,16 @@ class Saver:
             if jax.process_index() == 0 and (folder := self.folder / str(step)).is_dir():
                 artifacts.write_sealed(folder / FILES, {"files": artifacts.sums(folder)})
         self._unsealed.clear()
+        if jax.process_index() == 0:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """To the bucket, where there is one: what is there, and that older checkpoints are not."""
+        storage.store(self.folder)
+        kept = set(map(str, self.steps()))
+        for name in storage.names(self.folder) - kept if storage.in_bucket(self.folder) else ():
+            if name.isdecimal():
+                storage.forget(self.folder / name)
 
     def finish(self, step: int) -> None:
         """Delete the recovery checkpoints: the run is finished, and that of `step` its result."""
@@ -101,6 +111,7 @@ class Saver:
         for old in self.steps():
             if old != step and old not in self._marks:
                 self._manager.delete(old)
+        self._hand_over()
 
     def close(self) -> None:
         """Wait for what is being written."""

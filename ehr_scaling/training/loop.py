@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ehr_scaling import artifacts, preemption
+from ehr_scaling import artifacts, preemption, storage
 from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
 from ehr_scaling.errors import Preempted
@@ -23,6 +23,7 @@ from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
+RESULTS = "*/metrics/metrics"  # below a run: what stands beside the state of each checkpoint
 
 
 def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:
@@ -37,6 +38,8 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
       saved. Preempted after SIGTERM, with all saved.
     """
     folders = [Layout(workdir).run(cell.id) for cell in cells]
+    for folder in folders:
+        storage.fetch(folder)
     finished = [result for folder in folders if (result := checkpoint.result(folder)) is not None]
     if len(finished) == len(cells):
         return finished
@@ -281,5 +284,8 @@ def verify(units: list[Unit], workdir: Path) -> None:
 
 def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
     """The metrics of a unit that is finished, else None; costs no JAX."""
-    results = [checkpoint.result(Layout(workdir).run(cell.id)) for cell in unit]
+    folders = [Layout(workdir).run(cell.id) for cell in unit]
+    for folder in folders:
+        storage.fetch(folder, RESULTS)
+    results = [checkpoint.result(folder) for folder in folders]
     return None if None in results else [result for result in results if result is not None]

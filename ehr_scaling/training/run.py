@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ehr_scaling import hardware
+from ehr_scaling import hardware, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
@@ -118,6 +118,8 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
 
 
 def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
+    for run in runs:
+        storage.fetch(Layout(workdir).run(run.cell.trunk))
     trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
     try:
         if not all(start in saver.steps() for saver in trunks):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.grid.rules import sequences_at_a_time
@@ -104,6 +105,7 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
 
     Raises: UserError where the run is not finished.
     """
+    storage.fetch(folder)
     if checkpoint.result(folder) is None:
         raise UserError(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
     model = model_of(cell)

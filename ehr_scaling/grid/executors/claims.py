@@ -11,17 +11,18 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Generator, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import preemption
+from ehr_scaling import preemption, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.layout import Layout
 
 NOBODY = -1
 POLL = 0.5  # seconds between two looks at units that others hold
+POLL_BUCKET = 5.0  # where each look is a request
 
 
 class Cost(NamedTuple):
@@ -63,12 +64,18 @@ def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # NFS locks for writing only what is open for it
     try:
-        ours = _lock(handle, fcntl.LOCK_EX, path)
+        # Of a work directory in a bucket the lock is between processes here, the lease between machines
+        lease = storage.lease(path.with_suffix(""))
+        ours = _lock(handle, fcntl.LOCK_EX, path) and (lease is None or lease.take())
         if ours:
             about = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
             os.ftruncate(handle, 0)
             os.pwrite(handle, about.encode(), 0)
-        yield ours
+        try:
+            yield ours
+        finally:
+            if ours and lease is not None:
+                lease.release()
     finally:
         os.close(handle)
 
@@ -76,6 +83,9 @@ def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
 def holder(workdir: Path, unit: Unit) -> dict[str, Any] | None:
     """host, pid and since (Unix time) of who holds `unit`, or None when nobody does."""
     path = _path(workdir, unit)
+    if (lease := storage.lease(path.with_suffix(""))) is not None:
+        held = lease.holder()
+        return held._asdict() if held else None
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -99,7 +109,7 @@ def in_turn(
     owners: MutableSequence[int],
     finished: MutableSequence[int],
     patience: float | None = None,
-) -> Iterator[int | None]:
+) -> Generator[int | None]:
     """Units to do, by number, each claimed while it is out; None now and then while all that are left are held.
 
     The costliest come first, those of sizes this process has compiled before the others, and sizes compiled by another
@@ -134,4 +144,4 @@ def in_turn(
             if patience is not None and time.monotonic() - idle_since > patience:
                 return
             yield None
-            time.sleep(POLL)
+            time.sleep(POLL_BUCKET if storage.in_bucket(workdir) else POLL)

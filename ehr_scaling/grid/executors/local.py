@@ -1,5 +1,6 @@
 """Work on the units of a grid on this machine: in this process, or in worker processes that claim units."""
 
+import contextlib
 import multiprocessing as mp
 import os
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Generator, Iterator, MutableSequence, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -133,7 +134,7 @@ class _Work:
     def on_sigterm(self) -> AbstractContextManager[None]:
         return preemption.deferred() if self.saves else preemption.at_once()
 
-    def in_turn(self, me: int, owners: MutableSequence[int], finished: MutableSequence[int]) -> Iterator[int | None]:
+    def in_turn(self, me: int, owners: MutableSequence[int], finished: MutableSequence[int]) -> Generator[int | None]:
         return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience)
 
 
@@ -144,13 +145,13 @@ def _held_elsewhere(owners: MutableSequence[int], finished: MutableSequence[int]
 
 def _here(work: _Work, results: list[Any], bar: Progress) -> None:
     owners, finished = [NOBODY] * len(results), [int(result is not None) for result in results]
-    turns = work.in_turn(0, owners, finished)
-    for i in _together(turns) if _processes() > 1 else turns:
-        if i is None:
-            bar.say(_held_elsewhere(owners, finished))
-            continue
-        results[i] = work.job(work.units[i], work.workdir, partial(bar.advance, i))
-        bar.finish(i)
+    with contextlib.closing(work.in_turn(0, owners, finished)) as turns:  # lets go of what it holds where a job fails
+        for i in _together(turns) if _processes() > 1 else turns:
+            if i is None:
+                bar.say(_held_elsewhere(owners, finished))
+                continue
+            results[i] = work.job(work.units[i], work.workdir, partial(bar.advance, i))
+            bar.finish(i)
 
 
 def _processes() -> int:
@@ -309,15 +310,16 @@ def _work(
     try:
         with work.on_sigterm():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            for i in work.in_turn(me, owners, finished):
-                if i is None:
-                    if me == 0:
-                        pipe.send(("wait", _held_elsewhere(owners, finished)))
-                    continue
-                pipe.send(("begin", i))
-                if (error := _attempt(work, i, report, pipe)) is not None:
-                    pipe.send(("error", error))
-                    return
+            with contextlib.closing(work.in_turn(me, owners, finished)) as turns:
+                for i in turns:
+                    if i is None:
+                        if me == 0:
+                            pipe.send(("wait", _held_elsewhere(owners, finished)))
+                        continue
+                    pipe.send(("begin", i))
+                    if (error := _attempt(work, i, report, pipe)) is not None:
+                        pipe.send(("error", error))
+                        return
             if preemption.requested():
                 sys.exit(Preempted.status)
     except Preempted:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
@@ -90,6 +90,7 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
     path = Layout(workdir).report / PAGE
     path.parent.mkdir(exist_ok=True)
     artifacts.write_text(path, text)
+    storage.store(path)
     return path
 
 

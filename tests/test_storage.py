@@ -1,0 +1,258 @@
+"""A work directory in a bucket: what one machine hands over another finds, whole; one at a time works on a thing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ehr_scaling import storage, study
+from ehr_scaling.errors import UserError
+from ehr_scaling.layout import Layout
+from ehr_scaling.training import checkpoint
+from tests import buckets, small
+
+
+@pytest.fixture(params=["file", "s3", "gs"])
+def bucket(request, tmp_path):
+    return buckets.url(request.param, tmp_path)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """The folder in which a machine of that number works for a bucket."""
+
+    def mirror(url, number):
+        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / f"machine{number}"))
+        return storage.local(url)
+
+    return mirror
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_one_stores_another_fetches(bucket, machine):
+    one, two = machine(bucket, 1), machine(bucket, 2)
+    assert one != two and storage.in_bucket(one / "runs" / "a") and not storage.in_bucket(one.parent)
+    write(one / "runs" / "a" / "10" / "metrics" / "metrics", "1")
+    write(one / "runs" / "a" / "10" / "state" / "big", "2" * 1000)
+    write(one / "runs" / ".claims" / "a.lock", "here alone")
+    storage.store(one / "runs")
+    storage.fetch(two / "runs", "*metrics/metrics")
+    assert files(two / "runs") == {"a/10/metrics/metrics": "1"}
+    storage.fetch(two / "runs")
+    assert files(two / "runs") == {"a/10/metrics/metrics": "1", "a/10/state/big": "2" * 1000}
+    assert storage.names(one.parent / "machine3" / one.name / "runs") == set()
+    assert storage.names(two / "runs" / "a") == {"10"}
+    write(two / "runs" / "a" / "10" / "metrics" / "metrics", "3")  # as long as it was
+    storage.store(two / "runs" / "a" / "10" / "metrics" / "metrics")
+    storage.fetch(one / "runs")
+    assert files(one / "runs" / "a")["10/metrics/metrics"] == "3"
+    storage.forget(one / "runs" / "a" / "10")
+    assert (one / "runs" / "a" / "10").exists() and storage.names(machine(bucket, 3) / "runs") == set()
+
+
+def test_what_is_there_is_not_sent_again(bucket, machine, monkeypatch):
+    one = machine(bucket, 1)
+    write(one / "events" / "x", "1")
+    storage.store(one / "events")
+    sent = []
+    monkeypatch.setattr(storage._Bucket, "put", lambda self, key, root: sent.append(key))
+    monkeypatch.setattr(storage._Bucket, "get", lambda self, key, root, version: sent.append(key))
+    storage.store(one / "events")
+    storage.fetch(one / "events")
+    assert sent == []
+
+
+def test_records_come_last_and_go_first(tmp_path, machine, monkeypatch):
+    url = buckets.url("file", tmp_path)
+    one, two, seen = machine(url, 1), machine(url, 2), []
+    for name in ("a/artifact.json", "a/z", "b/files.json", "b/state/z", "b/metrics/z"):
+        write(one / name, "1")
+
+    def noted(name):
+        do = getattr(storage._Bucket, name)
+
+        def wrapped(self, key, *rest):
+            time.sleep(0.05 if key.endswith("z") else 0)
+            do(self, key, *rest)
+            seen.append(key)
+
+        monkeypatch.setattr(storage._Bucket, name, wrapped)
+
+    for name in ("put", "get", "remove"):
+        noted(name)
+    for do, order in ((storage.store, 1), (storage.fetch, 1), (storage.forget, -1)):
+        seen.clear()
+        for folder in ("a", "b"):
+            do((two if do is storage.fetch else one) / folder)
+        a, b = seen[:2], seen[2:]
+        assert a[::order] == ["a/z", "a/artifact.json"] and b[::order][-1] == "b/files.json"
+
+
+def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch):
+    monkeypatch.setattr(storage, "TTL", 1.5)
+    store = storage._Bucket(bucket)
+    first, second = (storage.Lease(store, "runs/.claims/c") for _ in range(2))
+    assert first.holder() is None and first.take() and not second.take()
+    assert second.holder().pid == os.getpid()
+    time.sleep(2.5)
+    assert not second.take()  # it has been renewed
+    first._stop.set()  # as where its process was killed
+    until = time.monotonic() + 20
+    while not second.take():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert len(store.list("runs/.claims/c", whole=False)) == 1
+    second.release()
+    assert second.holder() is None and first.take()
+    first.release()
+
+
+def test_of_many_who_want_a_lease_one_gets_it(bucket):
+    leases = [storage.Lease(storage._Bucket(bucket), "x") for _ in range(6)]
+    together = threading.Barrier(len(leases))
+
+    def take(lease):
+        together.wait()
+        return lease.take()
+
+    with ThreadPoolExecutor(len(leases)) as pool:
+        taken = list(pool.map(take, leases))
+    assert sum(taken) == 1
+    leases[taken.index(True)].release()
+
+
+def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
+    monkeypatch.setattr(storage, "TTL", 0.6)
+    url = buckets.url("file", tmp_path)
+    one, store = machine(url, 1), storage._Bucket(url)
+    sleeper, other = storage.Lease(store, "c"), storage.Lease(store, "c")
+    monkeypatch.setattr(sleeper, "_renew", lambda: None)
+    assert sleeper.take()
+    until = time.monotonic() + 20
+    while not other.take():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    storage.Lease._renew(sleeper)  # it wakes
+    assert sleeper.lost
+    write(one / "events" / "x", "1")
+    with pytest.raises(UserError, match="another has taken its work over"):
+        storage.store(one / "events")
+    sleeper.release()
+    other.release()
+    storage.store(one / "events")
+
+
+def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
+    assert storage.local(str(tmp_path)) == tmp_path
+    with pytest.raises(UserError, match=r"--workdir=hdfs://x/y: take a folder, or a bucket of gs://, s3://"):
+        storage.local("hdfs://x/y")
+
+    def missing(url, **options):
+        raise ImportError("gcsfs")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(UserError, match=r"gs:// needs gcsfs, which is not installed: pip install .*\[cloud\]"):
+        storage.local("gs://b/none")
+
+
+def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "TIMEOUT", 0.05)
+    store, tried = storage._Bucket(f"file://{tmp_path}"), []
+
+    def slow(*args, **kwargs):
+        tried.append(1)
+        threading.Event().wait(0.3)
+
+    monkeypatch.setattr(store._fs, "find", slow)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)  # between two tries
+    with pytest.raises(UserError, match=r"cannot be reached \(no answer in 0.05 s\)"):
+        store.list("")
+    assert len(tried) == storage.TRIES
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from ehr_scaling import storage, study
+from tests import small
+storage.TTL = 3.0
+config = small.config(**{"grid.seeds": (0, 1), "training.checkpoint_seconds": 0.05})
+config.training.dispatch_sequences = 4
+workdir = storage.local(sys.argv[1])
+study.train(config, workdir)
+"""
+
+
+def sweep(url, folder):
+    environment = os.environ | {"EHR_SCALING_MIRRORS": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucket, machine, tmp_path):
+    """Prepared by a third; what comes of it is what comes of one machine without a bucket."""
+    config = small.config(**{"grid.seeds": (0, 1)})
+    points = [{"budget": 1.2e9, "size": "3.5k", "seed": seed} for seed in (0, 1)]
+    alone = tmp_path / "alone"
+    for workdir in (alone, machine(bucket, 0)):
+        study.prepare(config, workdir)
+        planned = study.plan(config, points, workdir)
+    study.train(config, alone)
+    killed, other = (sweep(bucket, tmp_path / f"machine{k}") for k in (1, 2))
+    where = machine(bucket, 1)
+    until = time.monotonic() + 120
+    while not (kept := [p for p in Layout(where).runs.glob("*/*/files.json") if p.is_file()]):
+        assert time.monotonic() < until and killed.poll() is None, killed.communicate()[1]
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert other.wait(timeout=240) == 0, other.communicate()[1]
+    assert kept
+    here = machine(bucket, 3)
+    storage.fetch(Layout(here).runs)
+    for cell in planned:
+        of_one, of_all = (checkpoint.result(Layout(w).run(cell.id)) for w in (alone, here))
+        assert of_one["curve"][-1][0] == of_all["curve"][-1][0]
+        assert of_all["validation_loss"] == of_one["validation_loss"]
+        steps = [p.name for p in Layout(here).run(cell.id).iterdir() if p.name.isdecimal()]
+        assert steps == [str(cell.steps)]  # checkpoints that are not kept are not kept in the bucket
+
+
+def test_a_whole_study_in_a_bucket(bucket, tmp_path):
+    """By the command, then its report from another machine, which has nothing of it."""
+    flags = [
+        *("--config.data.patients=600", "--config.data.context=64", "--config.data.block=4", "--config.workers=1"),
+        *("--config.grid.budgets=(1.2e9,)", "--config.grid.sizes=('3.5k',)", "--config.grid.seeds=(0,)"),
+        *("--config.training.min_steps=8", "--config.validation.sequences=32", "--config.validation.batch=16"),
+        *("--config.outcome.copies=2", "--config.outcome.new_tokens=16", "--config.outcome.samples=20"),
+        *("--config.analysis.draws=20", f"--workdir={bucket}"),
+    ]
+
+    def command(name, number, *more):
+        environment = os.environ | {"EHR_SCALING_MIRRORS": str(tmp_path / f"m{number}")}
+        call = [sys.executable, "-m", f"launch.{name}", *more]
+        return subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+    done = command("study", 1, *flags)
+    assert done.returncode == 0, done.stderr
+    again = command("study", 2, *flags)
+    assert again.returncode == 0, again.stderr
+    first, second = (next((tmp_path / f"m{k}").glob("*/report/laws.json")) for k in (1, 2))
+    for path in (first, second):
+        assert json.loads(path.read_text())["data"]["runs"] == 1
+    status = command("sweep", 3, f"--workdir={bucket}", "--status")
+    assert "1 finished of 1 units" in status.stdout, status.stderr
+    assert not any(p.name.endswith(":") for p in tmp_path.rglob("*"))
