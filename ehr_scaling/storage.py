@@ -138,6 +138,19 @@ def in_bucket(path: Path) -> bool:
     return _mirror(path) is not None
 
 
+def doubtful_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """The kind of file system of `path` where it is one in user space (gcsfuse, s3fs, rclone): those grant locks that
+    other machines know nothing of. None elsewhere, and where mounts are not told."""
+    try:
+        lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return None
+    resolved = path.resolve()
+    over = [(m[1], m[2]) for m in lines if len(m) > 2 and resolved.is_relative_to(m[1].replace("\\040", " "))]
+    kind = max(over, key=lambda mount: len(mount[0]), default=("", ""))[1]
+    return kind if kind == "fuse" or kind.startswith("fuse.") else None
+
+
 class Lease:
     """Of one thing to do, told by objects NAME.1, NAME.2, …: who made the last of them holds it.
 

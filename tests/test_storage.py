@@ -169,6 +169,17 @@ def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
         storage.local("gs://b/none")
 
 
+def test_locks_of_file_systems_in_user_space_are_doubted(tmp_path):
+    mounts, there = tmp_path / "mounts", tmp_path / "a b" / "study"
+    escaped = str(tmp_path / "a b").replace(" ", "\\040")
+    mounts.write_text(f"overlay / overlay rw 0 0\nbkt {escaped} fuse.gcsfuse rw 0 0\nbad line\n")
+    assert storage.doubtful_locks(there, mounts) == "fuse.gcsfuse"
+    assert storage.doubtful_locks(tmp_path / "c", mounts) is None
+    mounts.write_text(f"bkt {escaped} fuse.gcsfuse rw 0 0\nhost:/x {escaped}/study nfs4 rw 0 0\n")
+    assert storage.doubtful_locks(there / "runs", mounts) is None
+    assert storage.doubtful_locks(there, tmp_path / "none") is None
+
+
 def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "TIMEOUT", 0.05)
     store, tried = storage._Bucket(f"file://{tmp_path}"), []

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from ehr_scaling import preemption
+from ehr_scaling import preemption, storage
 from ehr_scaling.errors import Preempted, UserError, of_system
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims
@@ -89,6 +89,7 @@ def run(
     Raises: UserError of the first unit that fails, after the others have been stopped, and when patience is over;
       Preempted after SIGTERM, when all have saved. Checkpoints remain.
     """
+    _check_sharing(workdir)
     results = [done(unit, workdir) if done else None for unit in units]
     costs = [claims.of_training(unit) for unit in units] if costs is None else costs
     bar = Progress(title, units, costs)
@@ -114,6 +115,23 @@ def run(
         return cast(list[list[Any]], results)
     finally:
         bar.close()
+
+
+def _check_sharing(workdir: Path) -> None:
+    """Raises UserError for processes that train as one in a bucket; warns of locks that other machines may not see."""
+    if storage.in_bucket(workdir):
+        if _processes() > 1:
+            raise UserError(
+                "--distributed with a --workdir in a bucket: processes that train as one write their checkpoints "
+                "together, and need a file system that they share"
+            )
+    elif kind := storage.doubtful_locks(workdir):
+        print(
+            f"warning: {workdir} is on a file system in user space ({kind}), whose locks other machines may not see: "
+            "start one sweep there, or give the bucket itself, as --workdir=gs://…",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _Work:
