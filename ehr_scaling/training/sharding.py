@@ -1,13 +1,14 @@
 """Where arrays live: a mesh of data × fsdp × tensor axes, and which axis each array is cut along."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ehr_scaling.errors import UserError
@@ -62,7 +63,45 @@ def check(rows: int, tensor: int, *, size: str, heads: int, sequences: int) -> N
 def mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     """The first so many devices. The axes are Auto: Explicit ones turn sharding constraints into assertions."""
     devices = jax.devices()[: data * fsdp * tensor]
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(arranged(devices, data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def arranged(devices: Sequence[Any], data: int, fsdp: int, tensor: int) -> np.ndarray:
+    """Devices (data, fsdp, tensor), those that exchange most next to each other: along tensor in one host where it
+    holds them, along tensor and fsdp in one slice, whose chips are wired together, and slices along data.
+
+    Raises: UserError where the slices do not divide data.
+    """
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
+    if data % len(slices):
+        raise UserError(
+            f"--config.training.mesh: the {len(slices)} slices do not divide {data} devices along data: what fsdp and "
+            "tensor cut stays in one slice"
+        )
+    own = data // len(slices)
+    return np.concatenate([_in_slice(part, own, fsdp, tensor) for _, part in sorted(slices.items())])
+
+
+def _in_slice(devices: list[Any], data: int, fsdp: int, tensor: int) -> np.ndarray:
+    # Split: an axis may take a part of a torus' axis, for else few shapes fit
+    plain = mesh_utils.create_device_mesh((data, fsdp, tensor), devices, allow_split_physical_axes=True)
+    hosts: dict[int, list[Any]] = {}
+    for device in devices:
+        hosts.setdefault(device.process_index, []).append(device)
+    local = len(devices) // len(hosts)
+    one_host_each = all(len({device.process_index for device in group}) == 1 for group in plain.reshape(-1, tensor))
+    if one_host_each or local % tensor or any(len(part) != local for part in hosts.values()):
+        return plain
+    # Each host holds whole groups along tensor, then as much of fsdp, then of data, as it has devices for
+    of_fsdp = math.gcd(fsdp, local // tensor)
+    if data % (of_data := local // tensor // of_fsdp):
+        return plain
+    around = lambda device: (getattr(device, "coords", ()), device.id)  # noqa: E731
+    parts = np.array([sorted(part, key=around) for _, part in sorted(hosts.items())], dtype=object)
+    grid = parts.reshape(data // of_data, fsdp // of_fsdp, of_data, of_fsdp, tensor)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(data, fsdp, tensor)
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
