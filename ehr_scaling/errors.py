@@ -17,6 +17,21 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).splitlines()))  # names of files, columns and tasks may hold line breaks
 
 
+class RunFailed(UserError):
+    """A run that cannot go on as it is, while others can: a sweep leaves it out, and says so."""
+
+
+class Diverged(RunFailed):
+    """A run whose loss or gradient stayed not finite: a result, which is kept."""
+
+    def __init__(self, message: object, cell: str) -> None:
+        super().__init__(message)
+        self.cell = cell  # its id
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), self.cell)
+
+
 class Preempted(Exception):
     """The process was asked to end (SIGTERM) and has saved its work: the same command goes on. Exit status 75."""
 

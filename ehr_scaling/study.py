@@ -41,20 +41,24 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     return manifest.read(there.grid)
 
 
-def train(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
-    """grid/ and packed/ → runs/. Returns the metrics of every run."""
-    storage.fetch(Layout(workdir).runs, loop.RESULTS)
-    workers = executors.workers_for(config.workers)
+def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> list[dict[str, Any]]:
+    """grid/ and packed/ → runs/. Returns the metrics of every run that did not fail. retry_failed: try those again."""
+    there, workers = Layout(workdir), executors.workers_for(config.workers)
+    for pattern in (loop.RESULTS, f"*/{loop.FAILED}"):
+        storage.fetch(there.runs, pattern)
+    planned = manifest.read(there.grid)
+    if retry_failed:
+        loop.retry(planned, workdir)
     done = executors.run(
         loop.job,
-        units(manifest.read(Layout(workdir).grid)),
+        units(planned),
         workdir,
         workers=workers,
         title="training",
         done=loop.finished,
         before=loop.verify,
     )
-    return [metrics for unit in done for metrics in unit]
+    return [metrics for unit in done for metrics in unit or ()]
 
 
 def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
@@ -103,7 +107,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
         lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
     if asked:
         cooled = [cell for cell in manifest.read(Layout(workdir).grid) if cell.phase == "cooled"]
-        each = [[cell] for cell in cooled]
+        each = [[cell] for cell in cooled if loop.failed([cell], workdir) is None]
         executors.run(
             evaluate.job,
             each,
@@ -159,10 +163,13 @@ def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silen
     return laws
 
 
-def run(config: ConfigDict, points: Points, workdir: Path, say: Say = silent) -> dict[str, Any]:
-    """All stages. Returns laws.json as a dict. say: is told each step of the last stage as it begins."""
+def run(
+    config: ConfigDict, points: Points, workdir: Path, say: Say = silent, *, retry_failed: bool = False
+) -> dict[str, Any]:
+    """All stages. Returns laws.json as a dict. say: is told each step of the last stage as it begins. retry_failed: as
+    in `train`."""
     prepare(config, workdir)
     planned = plan(config, points, workdir)
     print(cost.table(planned, workdir=workdir, workers=executors.workers_for(config.workers)))
-    train(config, workdir)
+    train(config, workdir, retry_failed=retry_failed)
     return write_report(config, workdir, score(config, workdir), say)

@@ -18,6 +18,7 @@ from launch import common
 from launch.steps import Steps
 
 common.define_config_flags()
+RETRY = flags.DEFINE_bool("retry_failed", False, "Train runs again that diverged; else they are left out.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the grid and its cost, and stop.")
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
         return
     with Steps() as steps:
-        laws = study.run(config, points, workdir, steps.say)
+        laws = study.run(config, points, workdir, steps.say, retry_failed=RETRY.value)
     print(summary(laws))
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the report is {Layout(workdir).report / 'report.html'}")
 

@@ -21,13 +21,17 @@ from launch import common
 
 common.define_config_flags()
 common.define_process_flags()
+RETRY = flags.DEFINE_bool("retry_failed", False, "Train runs again that diverged; else they are left out.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and what it will cost, and train nothing.")
 STATUS = flags.DEFINE_bool("status", False, "Print where each unit of the grid is, and train nothing.")
 WATCH = flags.DEFINE_bool("watch", False, "With --status: again every two seconds, until all are finished.")
 EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "tpu-pod", "gke"], "Who trains.")
 
-TIME = flags.DEFINE_string("slurm_time", None, "Limit of a task: minutes, HH:MM:SS or D-HH:MM:SS; it goes on after it.")
+TIME = flags.DEFINE_string(
+    "slurm_time", None, "Limit of a task, as sbatch takes it (90, 4:00:00, 1-12); it goes on after it."
+)
 PARALLEL = flags.DEFINE_integer("slurm_parallel", 256, "Tasks at once, at most.")
+SAVE = flags.DEFINE_integer("slurm_save_seconds", 90, "Seconds before its limit at which a task saves.", lower_bound=1)
 GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a task.", lower_bound=0)
 CPUS = flags.DEFINE_integer("slurm_cpus", 1, "Cores of a task.", lower_bound=1)
 MEMORY = flags.DEFINE_float("slurm_memory_gb", None, "Memory of a task.")
@@ -112,11 +116,13 @@ def main() -> None:
     if DRY_RUN.value:
         return
     if EXECUTOR.value == "local":
-        study.train(config, workdir)
+        study.train(config, workdir, retry_failed=RETRY.value)
         return
     from ehr_scaling.grid.executors import slurm
     from ehr_scaling.training import loop
 
+    if RETRY.value:
+        loop.retry(grid, workdir)
     jobs = slurm.submit(
         loop.job,
         units(grid),
@@ -126,6 +132,7 @@ def main() -> None:
         before=loop.verify,
         time=needed(TIME),
         parallel=PARALLEL.value,
+        save_seconds=SAVE.value,
         cpus=CPUS.value,
         gpus=GPUS.value,
         memory_gb=MEMORY.value,

@@ -46,7 +46,7 @@ def main() -> None:
     (done,) = executors.run(
         loop.job, chosen, workdir, workers=1, title="training", done=loop.finished, before=loop.verify
     )
-    metrics = next(metrics for metrics in done if metrics["id"] == CELL.value)
+    metrics = next(metrics for metrics in done or () if metrics["id"] == CELL.value)
     print(f"validation loss {metrics['validation_loss']:.4f} ± {metrics['validation_loss_se']:.4f} nats a token")
 
 

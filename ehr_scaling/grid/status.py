@@ -12,7 +12,7 @@ from ehr_scaling.grid.cell import Unit, units
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.layout import Layout
 
-STATES = ("running", "broken off", "waiting", "finished")
+STATES = ("running", "broken off", "waiting", "failed", "finished")
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
@@ -44,16 +44,20 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
-    """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid.
+    """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid; of a
+    unit that failed, the reason.
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
-    facts: dict[str, Any] = dict.fromkeys(("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid"))
+    names = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
+    facts: dict[str, Any] = dict.fromkeys(names)
     done, begun = 0, False
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
     for cell in unit:
         folder = Layout(workdir).run(cell.id)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            facts["reason"] = json.loads((folder / "failed.json").read_text(encoding="utf-8"))["reason"]
         saved, line = newest(folder), last_line(folder)
         if saved is not None and saved.get("finished"):
             done += 1
@@ -70,6 +74,8 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
                 facts |= {name: line[0].get(name) for name in ("loss", "tokens_per_second")} | {"seen": line[1]}
     holder = claims.holder(workdir, unit)
     state = "finished" if done == len(unit) else "running" if holder else "broken off" if begun or done else "waiting"
+    if facts["reason"] and not holder:
+        state = "failed"
     if state == "running":
         facts |= {"host": holder["host"], "pid": holder["pid"]} if holder else {}
         if facts["tokens_per_second"]:
@@ -92,6 +98,7 @@ def text(workdir: Path) -> tuple[str, bool]:
     """
     storage.fetch(Layout(workdir).runs, "*metrics/metrics")
     storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
+    storage.fetch(Layout(workdir).runs, "*/failed.json")
     rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(Layout(workdir).grid))]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     now = time.time()
@@ -110,7 +117,10 @@ def text(workdir: Path) -> tuple[str, bool]:
     running = [(unit, row) for unit, row in rows if row["state"] == "running" and row["tokens_per_second"]]
     # Each at its own rate, and the units that wait at the rates of these
     speed = sum(row["tokens_per_second"] * unit[0].flops / unit[0].tokens for unit, row in running)
-    left = sum(row["flops_left"] for _, row in rows)
+    left = sum(row["flops_left"] for _, row in rows if row["state"] != "failed")
     eta = f", about {duration(left / speed)} left" if speed and left else ""
     lines.append(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
-    return "\n".join(lines), counts["finished"] == len(rows)
+    lines += [f"failed: {row['reason']}" for _, row in rows if row["state"] == "failed"]
+    if counts["failed"]:
+        lines.append("what failed is left out until launch.sweep --retry_failed")
+    return "\n".join(lines), counts["finished"] + counts["failed"] == len(rows)

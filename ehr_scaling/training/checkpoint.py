@@ -15,7 +15,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.errors import NO_SPACE, UserError, first_line, of_system, unreadable
+from ehr_scaling.errors import NO_SPACE, RunFailed, UserError, first_line, of_system, unreadable
 from ehr_scaling.grid.cell import BEFORE, Cell
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
@@ -174,17 +174,20 @@ def _metrics(folder: Path, step: int) -> Path:
 def result(folder: Path) -> dict[str, Any] | None:
     """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
 
-    Raises: UserError where they are missing, or not what was saved.
+    Raises: RunFailed where they are missing, or not what was saved.
     """
     steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
     if not steps:
         return None
     path = _metrics(folder, max(steps))
     if not path.is_file():
-        raise UserError(f"{path} is missing: {_again(folder)}")
-    metrics = artifacts.read_json(path, _again(folder))
+        raise RunFailed(f"{path} is missing: {_again(folder)}")
+    try:
+        metrics = artifacts.read_json(path, _again(folder))
+    except UserError as e:
+        raise RunFailed(e) from None
     if not isinstance(metrics, dict) or "finished" not in metrics:
-        raise UserError(f"{path} is damaged: {_again(folder)}")
+        raise RunFailed(f"{path} is damaged: {_again(folder)}")
     return metrics if metrics["finished"] else None
 
 

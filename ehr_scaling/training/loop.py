@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from ehr_scaling import artifacts, preemption, storage
 from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
-from ehr_scaling.errors import Preempted
+from ehr_scaling.errors import Diverged, Preempted, RunFailed
 from ehr_scaling.grid.cell import Cell, Unit, ensembles
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint, sharding, tracking
@@ -23,6 +23,7 @@ from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
+FAILED = "failed.json"
 RESULTS = "*/metrics/metrics"  # below a run: what stands beside the state of each checkpoint
 
 
@@ -262,11 +263,39 @@ class _Due:
 
 
 def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
-    """Train the cells of a unit, part by part; for `grid.executors.run`. Returns their metrics in its order."""
+    """Train the cells of a unit, part by part; for `grid.executors.run`. Returns their metrics in its order.
+
+    Raises: as `train`. RunFailed where one of them diverged, now or before: it is kept in `runs/<cell>/failed.json`.
+    """
+    if (reason := failed(unit, workdir)) is not None:
+        raise RunFailed(reason)
     found: dict[str, dict[str, Any]] = {}
-    for cells in ensembles(unit):
-        found.update(zip((cell.id for cell in cells), train(cells, workdir, report), strict=True))
+    try:
+        for cells in ensembles(unit):
+            found.update(zip((cell.id for cell in cells), train(cells, workdir, report), strict=True))
+    except Diverged as e:
+        if jax.process_index() == 0:
+            path = Layout(workdir).run(e.cell) / FAILED
+            artifacts.write_sealed(path, {"reason": str(e), "time": time.time()})
+            storage.store(path)
+        raise
     return [found[cell.id] for cell in unit]
+
+
+def failed(unit: Unit, workdir: Path) -> str | None:
+    """Why a unit cannot be trained: what was kept when one of its cells diverged. None where nothing was."""
+    for cell in unit:
+        if (path := Layout(workdir).run(cell.id) / FAILED).is_file():
+            return str(artifacts.read_json(path, f"delete {path} to try the cell again")["reason"])
+    return None
+
+
+def retry(cells: list[Cell], workdir: Path) -> None:
+    """Forget that cells diverged: they are trained again, from the checkpoints there are."""
+    for cell in cells:
+        path = Layout(workdir).run(cell.id) / FAILED
+        storage.forget(path)
+        path.unlink(missing_ok=True)
 
 
 def verify(units: list[Unit], workdir: Path) -> None:
@@ -286,6 +315,7 @@ def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
     """The metrics of a unit that is finished, else None; costs no JAX."""
     folders = [Layout(workdir).run(cell.id) for cell in unit]
     for folder in folders:
-        storage.fetch(folder, RESULTS)
+        for name in (RESULTS, FAILED):
+            storage.fetch(folder, name)
     results = [checkpoint.result(folder) for folder in folders]
     return None if None in results else [result for result in results if result is not None]

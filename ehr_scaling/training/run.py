@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ehr_scaling import hardware, storage
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Diverged, RunFailed
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint
@@ -47,10 +47,11 @@ class Run:
         """
         cell = self.cell
         if sums["in_a_row"] >= cell.engine.max_skipped:
-            raise UserError(
+            raise Diverged(
                 f"cell {cell.id} ({cell.size}, seed {cell.seed}): the loss or its gradient was not finite in "
                 f"the last {int(sums['in_a_row'])} updates by step {step} of {cell.steps}: lower "
-                f"--config.training.rate.peak (here {cell.learning_rate:.3g})"
+                f"--config.training.rate.peak (here {cell.learning_rate:.3g})",
+                cell.id,
             )
         self.real_tokens += sums["targets"]
         loss = sums["loss_sum"] / sums["targets"] if sums["targets"] else None
@@ -74,7 +75,8 @@ class Run:
         """The metrics of the finished run."""
         cell = self.cell
         if not np.isfinite(held_out["loss"]):
-            raise UserError(f"cell {cell.id}: the validation loss is not finite: lower --config.training.rate.peak")
+            message = f"cell {cell.id}: the validation loss is not finite: lower --config.training.rate.peak"
+            raise Diverged(message, cell.id)
         tail = [loss for step, loss in self.curve if step > 0.9 * cell.steps]
         return {
             **self.saved(seconds),
@@ -123,13 +125,13 @@ def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tup
     trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
     try:
         if not all(start in saver.steps() for saver in trunks):
-            raise UserError(
+            raise RunFailed(
                 f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell.id} branches off: "
                 "delete that folder and run launch.sweep again"
             )
         if found := _restored(trunks, start, made, runs, own=False):
             return found
-        raise UserError(
+        raise RunFailed(
             f"the trunk's checkpoint at step {start} is damaged: delete {trunks[0].folder} and run launch.sweep again"
         )
     finally:

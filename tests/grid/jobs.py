@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from ehr_scaling import preemption
-from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
 from tests import blank
 
@@ -40,6 +40,12 @@ def refuse(unit, workdir, report):
         raise UserError("the second unit is broken: mend it")
     time.sleep(0.05)
     return [None for _ in unit]
+
+
+def fail(unit, workdir, report):
+    if unit[0].number == 1 or (workdir / "all").exists():
+        raise RunFailed(f"{unit[0].id} cannot go on")
+    return square(unit, workdir, report)
 
 
 def crash(unit, workdir, report):

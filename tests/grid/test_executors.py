@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from jobs import crash, die, refuse, square, units
+from jobs import crash, die, fail, refuse, square, units
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import executors
 from ehr_scaling.grid.executors import claims, local
 from ehr_scaling.grid.executors.progress import Progress
@@ -54,6 +54,28 @@ def test_a_bug_in_a_worker_is_one_line_with_its_trace_above(tmp_path, capfd):
 def test_a_killed_worker_is_noticed(tmp_path):
     with pytest.raises(UserError, match=r"a worker died \(status -9\) on cell cell\d.*--config.workers"):
         executors.run(die, units(4), tmp_path, workers=2, title="test")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_fails_alone_is_left_out_and_told(tmp_path, workers, capsys):
+    results = executors.run(fail, units(4), tmp_path, workers=workers, title="test")
+    assert [unit and [value for value, _, _ in unit] for unit in results] == [[0], None, [9], [16]]
+    told = capsys.readouterr().err
+    assert "left out: cell1 cannot go on" in told and "1 of 4 units failed" in told
+    (tmp_path / "all").touch()
+    with pytest.raises(UserError, match=r"cell\d cannot go on"):
+        executors.run(fail, units(4), tmp_path, workers=workers, title="test")
+
+
+def test_a_result_that_cannot_be_read_fails_alone(tmp_path, capsys):
+    def done(unit, workdir):
+        if unit[0].number == 1:
+            raise RunFailed("the metrics of cell1 are damaged")
+        return ["here"] if unit[0].number == 0 else None
+
+    results = executors.run(square, units(3), tmp_path, workers=1, title="test", done=done)
+    assert results[:2] == [["here"], None] and results[2][0][0] == 9
+    assert "the metrics of cell1 are damaged" in capsys.readouterr().err
 
 
 def in_turn(workdir, todo, owners, finished):

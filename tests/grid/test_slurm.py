@@ -79,7 +79,29 @@ def test_a_unit_that_somebody_holds_is_left_to_them(tmp_path, monkeypatch, capsy
     assert "another process holds cell cell0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("01:30:00", 90), ("2-00:00:30", 2881), ("1-12", 2160)])
+def test_scontrol_is_looked_for_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "_SCONTROL", ())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert slurm._scontrol() is None
+    for folder, said in (("apart", "JobId=7 JobState=RUNNING Reason=None"), ("bin", "JobId=7 JobState=CANCELLED x")):
+        (tmp_path / folder).mkdir()
+        for name in ("scontrol", "sbatch"):
+            tool = tmp_path / folder / name
+            tool.write_text(f"#!/bin/sh\necho '{said}'\n")
+            tool.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert not slurm._is_ours_to_requeue(slurm._scontrol())
+    (tmp_path / "bin" / "scontrol").unlink()
+    monkeypatch.setattr(slurm, "_SCONTROL", (str(tmp_path / "apart"),))
+    assert slurm._scontrol() == str(tmp_path / "apart" / "scontrol") and slurm._is_ours_to_requeue(slurm._scontrol())
+    assert slurm._is_ours_to_requeue(None) and slurm._is_ours_to_requeue(str(tmp_path / "none"))
+
+
+TIMES = {"90": 90, "10:30": 11, "01:30:00": 90, "1-12": 2160, "1-12:30": 2190, "2-00:00:30": 2881, "120:00": 120}
+
+
+@pytest.mark.parametrize(("text", "expected"), TIMES.items())
 def test_time_limits_are_read_as_slurm_writes_them(text, expected):
     assert slurm.minutes(text) == expected
 
@@ -88,7 +110,7 @@ def test_time_limits_are_read_as_slurm_writes_them(text, expected):
     ("changes", "expected"),
     [
         ({"time": "an hour"}, "--slurm_time=an hour: give minutes, HH:MM:SS"),
-        ({"time": "10:30"}, "--slurm_time=10:30: give minutes"),  # Slurm's minutes and seconds, or hours?
+        ({"time": "1:2:3:4"}, "--slurm_time=1:2:3:4: give minutes"),
         ({"time": "0"}, "give 1 or more"),
         ({"parallel": 0}, "--slurm_parallel=0: give 1 or more"),
     ],

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest, status
 from ehr_scaling.grid.cell import units
@@ -75,6 +76,17 @@ def test_a_unit_goes_cell_by_cell_but_members_side_by_side(tmp_path):
     assert (row["state"], row["done"], row["step"], row["steps"]) == ("running", 1, 90, 100)
     assert row["eta"] == pytest.approx(640 / 320)
     assert status.of_unit(tmp_path, unit)["state"] == "broken off"
+
+
+def test_what_diverged_is_failed_with_its_reason(tmp_path):
+    grid = [cell(name) for name in ("done", "bad")]
+    plan(tmp_path, *grid)
+    saved(tmp_path, grid[0], STEPS, finished=True)
+    saved(tmp_path, grid[1], 30)
+    artifacts.write_sealed(tmp_path / "runs" / "bad" / "failed.json", {"reason": "cell bad: the loss was not finite"})
+    text, over = status.text(tmp_path)
+    assert over and "1 failed, 1 finished of 2 units" in text
+    assert "failed: cell bad: the loss was not finite" in text and "--retry_failed" in text
 
 
 def test_without_a_plan_it_says_what_to_do(tmp_path):

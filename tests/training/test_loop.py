@@ -16,7 +16,7 @@ import pytest
 from configs.published import SETTINGS
 from ehr_scaling import artifacts, preemption
 from ehr_scaling.data import loader
-from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
@@ -246,12 +246,19 @@ def test_seeds_differ(undisturbed, prepared, tmp_path):
     assert other["validation_tokens"] == whole["validation_tokens"]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(prepared, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_kept(prepared, tmp_path, monkeypatch):
     cell = replace(small.cell(prepared[1]), learning_rate=1e38)
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(UserError, match=r"not finite in the last \d+ updates by step \d+ of .* --config.training"):
         loop.job([cell], workdir, small.silent)
     assert loop.finished([cell], workdir) is None
+    reason = loop.failed([cell], workdir)
+    assert "not finite" in reason and cell.id in reason
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="not finite"):
+        patch.setattr(loop, "setup", lambda cells: pytest.fail("trained again"))
+        loop.job([cell], workdir, small.silent)
+    loop.retry([cell], workdir)
+    assert loop.failed([cell], workdir) is None
 
 
 def test_what_cannot_be_is_refused_before_anything_is_compiled(undisturbed, prepared, tmp_path, monkeypatch):

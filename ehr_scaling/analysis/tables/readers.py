@@ -143,7 +143,8 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
     """The finished runs under `path`: the newest step of each `<cell>/<step>/metrics/metrics`.
 
     without: cells whose files are not opened.
-    A cell whose newest step is not finished is listed in `notes`, with its folder's name; it is in no fit.
+    A cell that diverged, or whose newest step is not finished, is listed in `notes`, with its folder's name; it is in
+    no fit.
     Raises: UserError for a damaged metrics file, a missing field, or when nothing is finished.
     """
     rows: list[dict[str, Any]] = []
@@ -154,6 +155,10 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
         if cell.name in without:
             continue
         newest = newest_metrics(cell)
+        if (kept := cell / "failed.json").is_file():
+            reason = read_json(kept, f"delete {kept} and train that cell again").get("reason", "no reason was kept")
+            notes.append(Note(cell.name, "diverged", str(reason)))
+            continue
         if newest is None:
             notes.append(Note(cell.name, "unfinished", "no saved step yet"))
             continue

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ehr_scaling import preemption, storage
-from ehr_scaling.errors import Preempted, UserError, of_system
+from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
 from ehr_scaling.grid.executors.progress import Progress
 
+_MOST_TOLD = 5  # units that failed, with their reasons
 GRACE = 5.0  # seconds for workers to end by themselves once one has failed or Ctrl-C was pressed
 
 
@@ -71,8 +72,9 @@ def run(
     saves: bool = True,
     patience: float | None = None,
     before: Check | None = None,
-) -> list[list[Any]]:
-    """Do `job(unit, workdir, report)` for every unit, with a progress bar; results in the order of `units`.
+) -> list[list[Any] | None]:
+    """Do `job(unit, workdir, report)` for every unit, with a progress bar; results in the order of `units`, None
+    for those that failed (RunFailed) while others could go on: they are told at the end.
 
     One process a core beats one process with two threads by 15 to 75 % on models this small, so a CPU gets pinned
     worker processes. Every process claims what nobody holds, here or in another sweep on the same `workdir`; what
@@ -86,35 +88,55 @@ def run(
       saves: whether the job polls `preemption.requested` and saves; else SIGTERM breaks it off where it is.
       patience: seconds to wait for units that others hold; None: until they are finished.
       before: looks once, here, at what the jobs of the units that are left will read, and raises where it is damaged.
-    Raises: UserError of the first unit that fails, after the others have been stopped, and when patience is over;
-      Preempted after SIGTERM, when all have saved. Checkpoints remain.
+    Raises: UserError of the first unit in which something fails that others need too, after those have been stopped,
+      where all units have failed, and when patience is over; Preempted after SIGTERM, when all have saved. Checkpoints
+      remain.
     """
     _check_sharing(workdir)
-    results = [done(unit, workdir) if done else None for unit in units]
+    failures: dict[int, str] = {}  # by unit
+    results: list[Any] = [None] * len(units)
+
+    def look() -> None:
+        """For results of units that have none yet."""
+        for i, unit in enumerate(units):
+            if results[i] is None and i not in failures and done:
+                try:
+                    results[i] = done(unit, workdir)
+                except RunFailed as e:
+                    failures[i] = str(e)
+
+    look()
     costs = [claims.of_training(unit) for unit in units] if costs is None else costs
     bar = Progress(title, units, costs)
     try:
-        for i in (i for i, result in enumerate(results) if result is not None):
-            bar.finish(i)
-        if before and (left := [unit for unit, result in zip(units, results, strict=True) if result is None]):
+        for i, result in enumerate(results):
+            if result is not None or i in failures:
+                bar.finish(i)
+        if before and (left := [unit for i, unit in enumerate(units) if results[i] is None and i not in failures]):
             before(left, workdir)
         work = _Work(job, units, workdir, costs, saves, patience)
         with work.on_sigterm():
             if workers == 1:
                 use_compile_cache()
-                _here(work, results, bar)
-            elif many := sum(result is None for result in results):
-                _in_processes(work, results, min(workers, many), bar)
+                _here(work, results, failures, bar)
+            elif many := sum(result is None for result in results) - len(failures):
+                _in_processes(work, results, failures, min(workers, many), bar)
             if preemption.requested_anywhere() if workers == 1 else preemption.requested():
                 raise Preempted(preemption.SAVED)
-        results = [done(u, workdir) if r is None and done else r for u, r in zip(units, results, strict=True)]
-        if missing := [unit[0].id for unit, result in zip(units, results, strict=True) if result is None]:
+        look()
+        if missing := [unit[0].id for i, unit in enumerate(units) if results[i] is None and i not in failures]:
             raise UserError(
                 f"another process holds cell {missing[0]}: see launch.sweep --status, and run again when it has ended"
             )
-        return cast(list[list[Any]], results)
     finally:
         bar.close()
+    if failures and len(failures) == len(units):
+        raise UserError(next(iter(failures.values())))
+    for reason in list(failures.values())[:_MOST_TOLD]:
+        print(f"warning: left out: {reason}", file=sys.stderr, flush=True)
+    if failures:
+        print(f"warning: {len(failures)} of {len(units)} units failed and are left out", file=sys.stderr, flush=True)
+    return results
 
 
 def _check_sharing(workdir: Path) -> None:
@@ -161,14 +183,18 @@ def _held_elsewhere(owners: MutableSequence[int], finished: MutableSequence[int]
     return f"waiting for {n} that another sweep holds" if n else ""
 
 
-def _here(work: _Work, results: list[Any], bar: Progress) -> None:
-    owners, finished = [NOBODY] * len(results), [int(result is not None) for result in results]
+def _here(work: _Work, results: list[Any], failures: dict[int, str], bar: Progress) -> None:
+    owners = [NOBODY] * len(results)
+    finished = [int(result is not None or i in failures) for i, result in enumerate(results)]
     with contextlib.closing(work.in_turn(0, owners, finished)) as turns:  # lets go of what it holds where a job fails
         for i in _together(turns) if _processes() > 1 else turns:
             if i is None:
                 bar.say(_held_elsewhere(owners, finished))
                 continue
-            results[i] = work.job(work.units[i], work.workdir, partial(bar.advance, i))
+            try:
+                results[i] = work.job(work.units[i], work.workdir, partial(bar.advance, i))
+            except RunFailed as e:
+                failures[i] = str(e)
             bar.finish(i)
 
 
@@ -221,10 +247,10 @@ def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[i
     ]
 
 
-def _in_processes(work: _Work, results: list[Any], workers: int, bar: Progress) -> None:
+def _in_processes(work: _Work, results: list[Any], failures: dict[int, str], workers: int, bar: Progress) -> None:
     context = mp.get_context("spawn")
     owners = context.Array("i", [NOBODY] * len(results))
-    finished = context.Array("i", [int(result is not None) for result in results])
+    finished = context.Array("i", [int(result is not None or i in failures) for i, result in enumerate(results)])
     # glibc reads this before Python starts, so only a new process can have it: huge pages are 20 to 60 % on CPU.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     if not (gpus := _gpus()):
@@ -281,7 +307,10 @@ def _in_processes(work: _Work, results: list[Any], workers: int, bar: Progress) 
                     raise UserError(value)
                 else:
                     i = doing.pop(pipe)
-                    results[i] = value
+                    if kind == "failed":
+                        failures[i] = value
+                    else:
+                        results[i] = value
                     bar.finish(i)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -353,6 +382,8 @@ def _attempt(work: _Work, i: int, report: Report, pipe: Connection) -> str | Non
         pipe.send(("done", work.job(unit, work.workdir, report)))
     except (Preempted, BrokenPipeError, ConnectionResetError):
         raise
+    except RunFailed as e:
+        pipe.send(("failed", str(e)))
     except UserError as e:
         return str(e)
     except Exception as e:

@@ -18,7 +18,9 @@ from ehr_scaling.layout import Layout
 
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
 REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three times the time limit
-_TIME = re.compile(r"(?P<minutes>\d+)|(?:(?P<d>\d+)-)?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)|(?P<days>\d+)-(?P<hours>\d+)")
+# As sbatch's --time takes it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S
+_TIME = re.compile(r"(?P<days>\d+)-(?P<rest>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2})")
+_SCONTROL = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/slurm/bin", "/cm/shared/apps/slurm/current/bin")
 
 
 class Task:
@@ -27,6 +29,7 @@ class Task:
     def __init__(self, job: Job, unit: Unit, workdir: Path, title: str, done: Done | None, before: Check | None = None):
         self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
         self.before = before
+        self.scontrol = _scontrol()  # where it is submitted; a node may have it elsewhere, or not on its PATH
 
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it stores what `checkpoint` returns, and requeues
@@ -47,7 +50,7 @@ class Task:
             sys.exit(1)
         except Preempted:
             print(preemption.SAVED, file=sys.stderr, flush=True)
-            if _is_ours_to_requeue() and callable(requeue):
+            if _is_ours_to_requeue(_scontrol() or self.scontrol) and callable(requeue):
                 requeue(signal.SIGUSR2, None)
             sys.exit(Preempted.status)
 
@@ -58,22 +61,43 @@ class Task:
         return DelayedSubmission(self)
 
 
-def _is_ours_to_requeue() -> bool:
-    """Whether Slurm still counts the job as running. Else it has decided: cancelled by somebody, or requeued by it."""
+def _scontrol() -> str | None:
+    """Where Slurm's command is: on the PATH, beside sbatch, or in one of its usual places."""
+    beside = shutil.which("sbatch")
+    folders = [*([str(Path(beside).parent)] if beside else []), *_SCONTROL]
+    return shutil.which("scontrol") or shutil.which("scontrol", path=os.pathsep.join(folders))
+
+
+def _is_ours_to_requeue(scontrol: str | None) -> bool:
+    """Whether Slurm still counts the job as running. Else it has decided: cancelled by somebody, or requeued by it.
+
+    Without scontrol nobody can tell, and the work of a job that was cancelled goes on: the lesser harm.
+    """
     job = os.environ.get("SLURM_JOB_ID")
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None:
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None or scontrol is None:
         return True
-    told = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, check=False).stdout
+    try:
+        told = subprocess.run([scontrol, "show", "job", "-o", job], capture_output=True, text=True, check=False).stdout
+    except OSError:  # where it was submitted, but not here
+        return True
     return " JobState=RUNNING " in told
 
 
 def minutes(text: str) -> int:
-    """A time limit as Slurm writes it (minutes, HH:MM:SS, D-HH:MM:SS or D-HH) in whole minutes, rounded up."""
+    """A time limit as sbatch takes it (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S) in whole minutes, rounded up.
+
+    Raises: UserError for anything else.
+    """
     if (match := _TIME.fullmatch(text)) is None:
         raise UserError(f"--slurm_time={text}: give minutes, HH:MM:SS or D-HH:MM:SS")
-    part = {name: int(value or 0) for name, value in match.groupdict().items()}
-    hours = 24 * (part["d"] + part["days"]) + part["h"] + part["hours"]
-    return part["minutes"] + 60 * hours + part["m"] + (part["s"] > 0)
+    parts = [int(part) for part in (match["rest"] or match["plain"]).split(":")]
+    if match["days"] is not None:  # the first is hours
+        hours, mins, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 1:
+        hours, mins, seconds = 0, *parts, 0
+    else:  # the last is seconds
+        hours, mins, seconds = (0, *parts)[-3:]
+    return -(-(3600 * (24 * int(match["days"] or 0) + hours) + 60 * mins + seconds) // 60)
 
 
 def submit(

@@ -33,9 +33,13 @@ def test_directory_gives_one_row_a_finished_run_and_lists_the_others(tmp_path):
             folder.mkdir(parents=True)
             (folder / "metrics").write_text(json.dumps({"finished": step == "40"}))
     (tmp_path / ".hidden.partial").mkdir()
+    (tmp_path / "diverged").mkdir()
+    (tmp_path / "diverged" / "failed.json").write_text('{"reason": "the loss was not finite"}')
     table = readers.read(tmp_path)
     assert sorted(table.cell) == sorted(r["cell"] for r in records)
-    assert {(n.run, n.code) for n in table.notes} == {("broken-off", "unfinished"), ("never-saved", "unfinished")}
+    codes = {"broken-off": "unfinished", "never-saved": "unfinished", "diverged": "diverged"}
+    assert {n.run: n.code for n in table.notes} == codes
+    assert {n.text for n in table.notes if n.code == "diverged"} == {"the loss was not finite"}
     assert len(table.budgets) == 2 and table.generated is True
     np.testing.assert_allclose(table.passes, 0.9 * table.D / 2e6)
     assert "Generated" in describe(table) and "800 patients" in describe(table)
