@@ -1,4 +1,8 @@
-"""SIGTERM, as schedulers send it before they take a machine away: work that can be saved is saved first."""
+"""SIGTERM, as schedulers send it before they take a machine away: work that can be saved is saved first.
+
+Ctrl-C too: the exception that it raises can be lost where Python is called from a library, so that whoever polls for
+SIGTERM raises it anew.
+"""
 
 import contextlib
 import signal
@@ -10,11 +14,13 @@ from typing import Any
 from ehr_scaling.errors import Preempted
 
 SAVED = "interrupted by SIGTERM: saved; run the same command again to go on"
-_asked = threading.Event()
+_asked, _interrupted = threading.Event(), threading.Event()
 
 
 def requested() -> bool:
-    """Whether this process was asked to end while `deferred`. Costs nothing."""
+    """Whether this process was asked to end while `deferred`. Costs nothing. Raises KeyboardInterrupt after Ctrl-C."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
     return _asked.is_set()
 
 
@@ -35,6 +41,11 @@ def requested_anywhere() -> bool:
 
 def _set(signum: int, frame: FrameType | None) -> None:
     _asked.set()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
@@ -62,9 +73,13 @@ def _handled(handler: Callable[[int, FrameType | None], None], signals: tuple[in
         yield
         return
     before: dict[int, Any] = {number: signal.signal(number, handler) for number in signals}
+    if handler is _set and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
+        if signal.SIGINT in before:
+            _interrupted.clear()
         for number, old in before.items():
             signal.signal(number, signal.SIG_DFL if old is None else old)
         if handler is _set and _set not in before.values():  # of nested blocks the outermost

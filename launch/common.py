@@ -1,5 +1,6 @@
 """What the launch scripts share: their flags, one clear line for a user's mistake, and an exit status."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -163,6 +164,14 @@ def fail(message: object, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
+def _end_at_once(message: str, status: int) -> NoReturn:
+    """As `fail`, without waiting for what a device is in the middle of: all that is kept has been saved."""
+    with contextlib.suppress(SystemExit):
+        fail(message, status)
+    sys.stdout.flush()
+    os._exit(status)
+
+
 def _leave_pipe() -> NoReturn:
     """`| head` has seen enough; what is left goes nowhere, at exit too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -221,9 +230,9 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
         except UserError as e:
             fail(own_flags(str(e), names or {}))
         except Preempted:
-            fail(preemption.SAVED, Preempted.status)
+            _end_at_once(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
-            fail("interrupted: finished work is kept, run the same command again to go on", 130)
+            _end_at_once("interrupted: finished work is kept, run the same command again to go on", 130)
         except BrokenPipeError:
             _leave_pipe()
         except Exception as e:

@@ -1,5 +1,6 @@
 """A run learns, can be broken off anywhere, alone or with others, and says so when it diverges."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -303,6 +304,21 @@ def test_a_run_of_before_there_was_mixing_goes_on_and_takes_no_other(published, 
     resumed = loop.job([cell], workdir, lambda tokens, before_=False, **k: before.append(tokens))[0]
     assert before[0] > cell.tokens / 3
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
+
+
+def test_an_interruption_that_a_library_swallowed_comes_again(prepared, tmp_path):
+    cell, workdir = small.cell(prepared[1]), at(prepared, tmp_path / "w")
+
+    def report(tokens, before=False):
+        if not before:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    with preemption.deferred(), pytest.raises(KeyboardInterrupt):
+        loop.job([cell], workdir, report)
+    assert loop.finished([cell], workdir) is None
+    with preemption.deferred():
+        assert not preemption.requested()
 
 
 def test_a_full_disk_is_one_line(undisturbed, prepared, tmp_path, monkeypatch):

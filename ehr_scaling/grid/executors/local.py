@@ -370,7 +370,7 @@ def _work(
             if preemption.requested():
                 sys.exit(Preempted.status)
     except Preempted:
-        sys.exit(Preempted.status)
+        os._exit(Preempted.status)  # without waiting for what a device is in the middle of
     except (BrokenPipeError, ConnectionResetError):  # the sweep was killed: nobody listens
         os._exit(1)
 

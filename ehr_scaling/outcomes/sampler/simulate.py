@@ -10,6 +10,7 @@ groups of S slots, P positions of a prompt, W of the room behind it, V vocabular
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ehr_scaling import preemption
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
+from ehr_scaling.errors import Preempted
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE as NEGATIVE
@@ -27,6 +30,8 @@ from ehr_scaling.outcomes.sampler.slots import OPEN as OPEN
 from ehr_scaling.outcomes.sampler.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.sampler.slots import RUNNING as RUNNING
 from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over
+
+_LOOK = 0.005  # seconds between two looks at what a device is doing
 
 
 def clock(vocabulary: Vocabulary) -> Clock:
@@ -110,7 +115,7 @@ def simulate(
       rows: copies under way at a time on each device; None: as many as suit it.
       devices: which to use; None: all of this process.
       report: called with tokens drawn or, of copies that ended, not needed any more: in all n·C·G.
-    Raises: ValueError when prompts leave no room in the context.
+    Raises: ValueError when prompts leave no room in the context; Preempted after SIGTERM, where that was put off.
     """
     prompts, ids, stops, clock = asked.prompts, asked.ids, asked.stops, asked.clock
     copies, new_tokens = asked.copies, asked.new_tokens
@@ -237,6 +242,10 @@ def _dispatch(
     uniform_MxCxW = _uniform(setting.room, np.uint32(seed), fill(halves), fill(copy), over.drawn)
     args = (fill(prompts), uniform_MxCxW, fill(gaps), fill(horizons), over)
     tokens, state = _sharded(setting, mesh, groups, slots, params, args, stops, clock)
+    while not tokens.is_ready():  # a wait inside of JAX hears no signal
+        if preemption.requested():
+            raise Preempted(preemption.SAVED)
+        time.sleep(_LOOK)
     return np.asarray(tokens)[:m], State(*(np.asarray(field)[:m] for field in state))
 
 

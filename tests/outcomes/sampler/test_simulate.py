@@ -1,5 +1,7 @@
 """The sampler: it draws from the model's distribution, whoever else is simulated, whatever cache and slots it uses."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from ehr_scaling import preemption
+from ehr_scaling.errors import Preempted
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
@@ -279,3 +283,22 @@ def test_first_tokens_follow_the_model(plain, prompts):
 def test_no_room(plain, prompts):
     with pytest.raises(ValueError, match="prompts of 24 tokens leave no room in a context of 24"):
         run(plain, prompts, 1, context=24)
+
+
+def test_sigterm_is_heard_while_a_device_draws(made, prompts, monkeypatch):
+    """It comes while a device is at work: nobody waits for what it would have drawn."""
+
+    class AtWork:
+        looks = 0
+
+        def is_ready(self):
+            self.looks += 1
+            if self.looks == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return self.looks > 1000
+
+    drawn = AtWork()
+    monkeypatch.setattr(simulate, "_sharded", lambda *args: (drawn, None))
+    with preemption.deferred(), pytest.raises(Preempted):
+        run(made, prompts, 2)
+    assert 3 <= drawn.looks < 100
