@@ -15,12 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling import artifacts, study
+from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import evaluate
-from ehr_scaling.outcomes.asking import tasks
-from ehr_scaling.outcomes.pages import show
 from launch import common
 
 common.define_config_flags()
@@ -31,12 +28,19 @@ CELL = flags.DEFINE_string("cell", None, "The model for --show and --trajectorie
 
 
 def main() -> None:
+    from ehr_scaling.outcomes.asking import tasks
+
     config, _, workdir = common.read_flags()
     if TASKS.value:
         own = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}
         for task in (tasks.load() | own).values():
             print(f"{task.name:24} {task.description}")
         return
+    # Not above: what lists tasks and flags needs no JAX.
+    from ehr_scaling import study
+    from ehr_scaling.outcomes import evaluate
+    from ehr_scaling.outcomes.pages import show
+
     trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
     show.check(workdir, SHOW.value, trajectories, CELL.value)  # before hours of simulation
     study.score(config, workdir)
