@@ -1,7 +1,9 @@
 """Batches from `packed/t<T>/`: resumable and endless for training, fixed for evaluation."""
 
 import bisect
+import contextlib
 import functools
+import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ from ehr_scaling.errors import UserError, first_line, of_system
 
 Batch = dict[str, np.ndarray]
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-_OPEN = 256  # files open at once
+_OPEN = 16_384  # files open at once, at most: to open one takes as long as to read ten blocks of it
+_SPARE = 512  # files that this process may need beside them
 
 
 def targets_mask(segments: np.ndarray, context_tokens: int) -> np.ndarray:
@@ -82,7 +85,7 @@ class _Rows:
             own[np.argsort(self._nth[own], kind="stable")]
             for own in np.split(np.arange(len(self._file)), np.searchsorted(self._file, last[:-1]))
         ]
-        self._open = functools.lru_cache(_OPEN)(_reader)
+        self._open = functools.lru_cache(_files_to_open())(_reader)
         self._skip, self._skipped, self._named = skip, set[int](), set[int]()
         for file, path in enumerate(self._paths):
             if not path.exists():
@@ -168,6 +171,17 @@ def _empty(rows: int, width: int, dtype: np.dtype) -> _Block:
     """Rows of padding."""
     lengths = np.full(rows, width)
     return _Block(np.zeros((rows, width), dtype), np.zeros(rows, np.int64), lengths, lengths.cumsum())
+
+
+def _files_to_open() -> int:
+    """As many as the system lets this process have open; its soft limit is raised to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN + _SPARE if hard == resource.RLIM_INFINITY else min(_OPEN + _SPARE, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # where the system's own limit is lower
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max(64, min(_OPEN, (wanted if soft == resource.RLIM_INFINITY else soft) - _SPARE))
 
 
 def _reader(path: str) -> Any:

@@ -132,6 +132,34 @@ def test_the_rows_of_a_step_depend_on_its_number_alone(packed, begin, steps, pro
         np.testing.assert_array_equal(np.concatenate(shares, axis=1).reshape(value.shape), value)
 
 
+def test_so_many_files_are_open_as_the_system_lets(monkeypatch):
+    limits = {"now": (1024, 20_000)}
+    monkeypatch.setattr(loader.resource, "getrlimit", lambda kind: limits["now"])
+    monkeypatch.setattr(loader.resource, "setrlimit", lambda kind, wanted: limits.update(now=wanted))
+    assert loader._files_to_open() == loader._OPEN and limits["now"] == (loader._OPEN + loader._SPARE, 20_000)
+    limits["now"] = (1024, 4096)
+    assert loader._files_to_open() == 4096 - loader._SPARE and limits["now"] == (4096, 4096)
+    limits["now"] = (100, 300)
+    assert loader._files_to_open() == 64
+    limits["now"] = (loader.resource.RLIM_INFINITY,) * 2
+    assert loader._files_to_open() == loader._OPEN
+
+    def refused(kind, wanted):
+        raise ValueError
+
+    limits["now"] = (1024, loader.resource.RLIM_INFINITY)
+    monkeypatch.setattr(loader.resource, "setrlimit", refused)
+    assert loader._files_to_open() == 1024 - loader._SPARE
+
+
+def test_files_that_are_closed_in_between_change_nothing(packed, monkeypatch):
+    many = train(packed, 8)
+    monkeypatch.setattr(loader, "_files_to_open", lambda: 1)
+    few = train(packed, 8)
+    for _ in range(30):
+        same(next(many), next(few))
+
+
 def test_sought_is_what_reading_on_gives(packed):
     whole = take(train(packed, 2 * K + 1, seed=1), 120)
     for step in (0, 1, 7, 100):
