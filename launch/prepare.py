@@ -19,7 +19,7 @@ from launch import common
 
 common.define_config_flags()
 UNTIL = flags.DEFINE_enum("until", "packed", pipeline.STAGES, "The last stage to make.")
-RUNNER = flags.DEFINE_string("runner", None, "Beam runner, passed through: DirectRunner, FlinkRunner, SparkRunner, …")
+RUNNER = flags.DEFINE_string("runner", None, "Beam runner: DirectRunner, DaskRunner, FlinkRunner, SparkRunner, …")
 BEAM = flags.DEFINE_string("beam", "", "More flags for the Beam pipeline, as one string.")
 
 

@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 
-NEEDS = {"s3": ("s3fs", "moto"), "gs": ("gcsfs", "gcp_storage_emulator"), "file": ()}
+NEEDS = {"s3": ("s3fs", "moto", "flask"), "gs": ("gcsfs", "gcp_storage_emulator"), "file": ()}
 
 
 def url(scheme, folder):

@@ -12,15 +12,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ehr_scaling.artifacts import read_json, write_json, write_text
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, first_line
 
 Record = dict[str, Any]
+# What runners need beside their short names: Beam knows Dask's by its full name alone, and puts 128 units on one worker
+_MORE = {
+    "--runner=DaskRunner": ("--runner=apache_beam.runners.dask.dask_runner.DaskRunner", "--dask_partition_size=1"),
+}
 _WORTH_A_PROCESS = 48 << 20  # bytes of input; starting a process takes about a second
 
 
@@ -107,10 +112,15 @@ def _beam(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], flag
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UserError("--runner needs Apache Beam: pip install 'ehr_scaling[beam]'") from None
-    with beam.Pipeline(options=PipelineOptions(list(flags))) as pipeline:
+    try:
+        pipeline = beam.Pipeline(options=PipelineOptions([more for flag in flags for more in _MORE.get(flag, (flag,))]))
+    except (ValueError, ImportError, AttributeError) as e:
+        raise UserError(f"--runner: {first_line(e)}: see --beam, and the runner's own package") from None
+    with pipeline:
+        # Numbers alone: a runner may have a meaning of its own for other elements (Dask calls what begins a tuple).
         # Reshuffle: without it a runner may fuse all units into one worker.
-        units = pipeline | beam.Create([(function, item, record) for item, record in todo]) | beam.Reshuffle()
-        units | beam.Map(_attempt)
+        numbers = pipeline | beam.Create(list(range(len(todo)))) | beam.Reshuffle()
+        numbers | beam.Map(partial(_attempt, function, todo))
     for _, record in todo:
         if (error := _error(record)).is_file():
             text = error.read_text(encoding="utf-8")
@@ -122,9 +132,9 @@ def _error(record: Path) -> Path:
     return record.with_name(f"{record.name}.error")
 
 
-def _attempt(unit: tuple[Callable[..., Any], tuple, Path]) -> None:
+def _attempt(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], number: int) -> None:
     """A runner would retry a user's mistake, and wrap it in pages of traces: it travels as a file instead."""
-    function, item, record = unit
+    item, record = todo[number]
     try:
         function(*item)
     except UserError as e:

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +56,33 @@ def test_processes_and_beam_make_the_same_bytes(undisturbed, tmp_path, monkeypat
     assert digest(tmp_path / "pool") == digest(undisturbed)
     pipeline.prepare(config(**{"data.beam": ("--runner=DirectRunner",)}).data, tmp_path / "beam")
     assert digest(tmp_path / "beam") == digest(undisturbed)
+
+
+def test_dask_makes_the_same_bytes_also_with_a_worker_killed(undisturbed, tmp_path):
+    """Each of its workers is a process, of which one is killed as soon as there is something that was done."""
+    distributed = pytest.importorskip("distributed", reason="needs Dask: pip install 'ehr_scaling[dev]'")
+    workdir, killed = tmp_path / "work", []
+    # Each worker is replaced where it dies; no page to look at
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+
+        def kill():
+            until = time.monotonic() + 120
+            while not list(workdir.rglob("*.json")) and time.monotonic() < until:
+                time.sleep(0.01)
+            os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+            killed.append(True)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        beam = ("--runner=DaskRunner", f"--dask_client_address={cluster.scheduler_address}")
+        pipeline.prepare(config(**{"data.beam": beam}).data, workdir)
+        killer.join()
+    assert killed and digest(workdir) == digest(undisturbed)
+
+
+def test_a_runner_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^--runner: Unexpected pipeline runner: NoRunner"):
+        pipeline.prepare(config(**{"data.beam": ("--runner=NoRunner",)}).data, tmp_path / "w")
 
 
 def test_killed_again_and_again_it_ends_as_if_undisturbed(undisturbed, tmp_path):
