@@ -227,12 +227,12 @@ def build(
     inputs = inputs if version == 1 else {**inputs, "made_by_version": version}
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     storage.fetch(path)
-    if path.exists():
+    if _is_there(path):
         return _made(path, inputs, before or {})
     partial = path.with_name(f".{path.name}.partial")
     with storage.turn(path), _locked(partial):
         storage.fetch(path)
-        if path.exists():
+        if _is_there(path):
             shutil.rmtree(partial, ignore_errors=True)
             return _made(path, inputs, before or {})
         begun, done = partial / _BEGUN, partial / RECORD
@@ -249,9 +249,15 @@ def build(
             made = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
             write_sealed(done, {**made, "files": sums(partial, changing)})
         _empty(partial, "**/.*")  # a killed unit's files too, which lie where its result would be
+        shutil.rmtree(path, ignore_errors=True)  # what came of an artifact that is not whole in its bucket
         partial.replace(path)
         storage.store(path)
     return record(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether an artifact is; of one that another machine is just handing over to a bucket the record comes last."""
+    return (path / RECORD).is_file() if storage.in_bucket(path) else path.exists()
 
 
 def _empty(folder: Path, pattern: str) -> None:

@@ -64,6 +64,27 @@ def test_what_one_stores_another_fetches(bucket, machine):
     assert (one / "runs" / "a" / "10").exists() and storage.names(machine(bucket, 3) / "runs") == set()
 
 
+def test_an_artifact_that_is_not_whole_in_the_bucket_is_made(tmp_path, machine):
+    """Another machine died while it handed it over: its files are there, its record is not."""
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        write(folder / "x", "1")
+        return {}
+
+    record = artifacts.build(one / "events", {"a": 1}, make)
+    storage.forget(one / "events" / artifacts.RECORD)
+    assert artifacts.build(two / "events", {"a": 1}, make) == record and len(made) == 2
+    three = machine(url, 3)
+    assert artifacts.build(three / "events", {"a": 1}, make) == record and len(made) == 2
+    assert set(files(three / "events")) == {"x", artifacts.RECORD}
+    with pytest.raises(UserError, match="was made from other inputs"):
+        artifacts.build(three / "events", {"a": 2}, make)
+
+
 def test_what_is_there_is_not_sent_again(bucket, machine, monkeypatch):
     one = machine(bucket, 1)
     write(one / "events" / "x", "1")
