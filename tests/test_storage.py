@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ehr_scaling import storage, study
+from ehr_scaling import artifacts, storage, study
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint
@@ -219,7 +219,7 @@ def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
 PROGRAM = """
 import sys
 from pathlib import Path
-from ehr_scaling import storage, study
+from ehr_scaling import artifacts, storage, study
 from tests import small
 storage.TTL = 3.0
 config = small.config(**{"grid.seeds": (0, 1), "training.checkpoint_seconds": 0.05})
