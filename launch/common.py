@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ OF_DATA = {
 # What --help of a script shows beside its own flags
 SHORT_CUTS = ("config", "data", "source", "raw", "workdir", "physionet_url", "download", "preset", "code_maps")
 GENERATED = ("layout", "fraction")
+BROKEN = 70  # exit status of our own mistakes (EX_SOFTWARE of sysexits.h), which a scheduler may try again
 OWN = ("mimic-iv", "meds")  # sources whose records the user brings: configs/records.py
 
 
@@ -237,7 +239,8 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
             _leave_pipe()
         except Exception as e:
             if (told := of_system(e)) is None:
-                raise
+                traceback.print_exc()
+                sys.exit(BROKEN)
             fail(own_flags(str(told), names or {}))
 
     app.run(guarded, flags_parser=parse)

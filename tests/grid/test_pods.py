@@ -41,7 +41,11 @@ def test_one_host_is_a_job_and_several_are_one_program():
     assert {"operator": "In", "values": [75]} in [
         rule.get("onExitCodes") for rule in one["spec"]["podFailurePolicy"]["rules"]
     ]
+    failing = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2]}}
+    assert one["spec"]["podFailurePolicy"]["rules"][0] == failing
     several = json.loads(pods.gke(ARGV, **GKE, accelerator="nvidia-h100-80gb", topology=None, hosts=4, chips=8))
+    ending = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    assert several["spec"]["failurePolicy"] == {"maxRestarts": 100, "rules": [ending]}
     assert several["kind"] == "JobSet"
     job = several["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (job["parallelism"], job["completions"]) == (4, 4)
@@ -54,6 +58,12 @@ def test_one_host_is_a_job_and_several_are_one_program():
         check=True,
     )
     assert told.stdout.strip() == "['--coordinator=sweep-hosts-0-0.sweep:8476', '--processes=4', '--process=2']"
+
+
+@pytest.mark.parametrize("name", ["My study", "-a", "a" * 41, "a;reboot"])
+def test_names_are_those_of_kubernetes(name):
+    with pytest.raises(UserError, match=r"--gke_name=.*: Kubernetes takes lower case letters"):
+        pods.gke(ARGV, **GKE | {"name": name}, accelerator="nvidia-h100-80gb", topology=None, hosts=1, chips=1)
 
 
 def test_tpus_need_their_topology():

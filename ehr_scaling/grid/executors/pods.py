@@ -1,6 +1,7 @@
 """Commands that train a grid on Cloud TPU pods and on Kubernetes, printed for their owner to run."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from ehr_scaling.errors import UserError
 
 GRACE = 300  # seconds from SIGTERM until Kubernetes kills: time to save
 PORT = 8476
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")  # JobSet's pods have 20 letters more, and 63 at most
 _OWN = ("executor", "slurm_", "pod_", "gke_", "dry_run", "status", "watch")
 
 
@@ -50,7 +52,8 @@ def gke(
     hosts: int,
     chips: int,
 ) -> str:
-    """A Kubernetes manifest: a Job on one host, a JobSet on several. SIGTERM saves; exit status 75 starts it again.
+    """A Kubernetes manifest: a Job on one host, a JobSet on several. SIGTERM saves; exit status 75 starts it again, and a
+    user's error ends it.
 
     Args:
       image: with this package and its extra for the accelerator.
@@ -61,6 +64,8 @@ def gke(
     tpu = accelerator.startswith("tpu")
     if tpu and topology is None:
         raise UserError(f"--gke_accelerator={accelerator} needs --gke_topology, such as 2x4")
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--gke_name={name}: Kubernetes takes lower case letters, digits and -, at most 40 here")
     if hosts < 1 or chips < 1:
         raise UserError(f"--gke_hosts={hosts} --gke_chips={chips}: give 1 or more of each")
     line = shlex.join(command(argv))
@@ -82,9 +87,11 @@ def gke(
     }
     job = {
         "backoffLimit": 3,
-        # A host that was taken away and has saved is no failure.
+        # A user's error (statuses 1 and 2) comes again however often it is tried; a host that was taken away and has
+        # saved is no failure.
         "podFailurePolicy": {
             "rules": [
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2]}},
                 {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}},
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
             ]
@@ -112,7 +119,10 @@ def gke(
             "kind": "JobSet",
             "metadata": {"name": name},
             "spec": {
-                "failurePolicy": {"maxRestarts": 100},
+                "failurePolicy": {
+                    "maxRestarts": 100,
+                    "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+                },
                 "replicatedJobs": [{"name": "hosts", "replicas": 1, "template": {"spec": job}}],
             },
         }
