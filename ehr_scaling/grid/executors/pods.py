@@ -52,8 +52,9 @@ def gke(
     hosts: int,
     chips: int,
 ) -> str:
-    """A Kubernetes manifest: a Job on one host, a JobSet on several. SIGTERM saves; exit status 75 starts it again, and a
-    user's error ends it.
+    """A Kubernetes manifest: a Job on one host, a JobSet on several.
+
+    SIGTERM saves; exit status 75 starts it again, and a user's error ends it.
 
     Args:
       image: with this package and its extra for the accelerator.
