@@ -31,7 +31,8 @@ from ehr_scaling.errors import UserError, first_line
 T = TypeVar("T")
 BUCKET = ".bucket.json"  # in the root of a mirror: {"url"}
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "file": "fsspec"}  # and the package that each needs
-RECORDS = ("artifact.json", "files.json", "_CHECKPOINT_METADATA")  # written last, in this order of what they lie in
+CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder named by its step
+RECORDS = ("artifact.json", CHECKPOINT)  # written last
 TTL = 60.0  # seconds after which a lease that nobody renews is taken over
 TIMEOUT, TRIES = 120.0, 5  # seconds of one request without an answer; tries of it
 _AT_ONCE = 16  # requests of one fetch or store
@@ -80,13 +81,24 @@ def fetch(path: Path, pattern: str = "*") -> None:
         return
     bucket, root = found
     wanted = []
-    for key, about in bucket.list(_key(root, path)).items():
+    for key, about in _whole(bucket.list(_key(root, path))).items():
         below = "" if root / key == path else (root / key).relative_to(path).as_posix()
         if (not below or fnmatch(below, pattern)) and not _same(root, key, about):
             wanted.append((key, root, about["version"]))
     # Records last, so that a reader beside us finds no folder that only looks whole
     for part in _by_record(wanted, lambda entry: entry[0]):
         _all(bucket.get, part)
+
+
+def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Without the checkpoints that lack their record: whoever handed them over died on the way, or is not through."""
+    of_step = re.compile(r"(?:.*?/)?\d+(?=/)")
+    kept = {}
+    for key, about in listed.items():
+        step = of_step.match(key)
+        if step is None or f"{step[0]}/{CHECKPOINT}" in listed:
+            kept[key] = about
+    return kept
 
 
 def store(path: Path) -> None:

@@ -48,19 +48,22 @@ def test_what_one_stores_another_fetches(bucket, machine):
     assert one != two and storage.in_bucket(one / "runs" / "a") and not storage.in_bucket(one.parent)
     write(one / "runs" / "a" / "10" / "metrics" / "metrics", "1")
     write(one / "runs" / "a" / "10" / "state" / "big", "2" * 1000)
+    write(one / "runs" / "a" / "20" / "metrics" / "metrics", "never finished")
+    write(one / "runs" / "a" / "10" / "files.json", "{}")
     write(one / "runs" / ".claims" / "a.lock", "here alone")
     storage.store(one / "runs")
     storage.fetch(two / "runs", "*metrics/metrics")
     assert files(two / "runs") == {"a/10/metrics/metrics": "1"}
-    storage.fetch(two / "runs")
-    assert files(two / "runs") == {"a/10/metrics/metrics": "1", "a/10/state/big": "2" * 1000}
+    storage.fetch(two / "runs")  # but for a checkpoint without its record
+    assert files(two / "runs") == {"a/10/metrics/metrics": "1", "a/10/state/big": "2" * 1000, "a/10/files.json": "{}"}
     assert storage.names(one.parent / "machine3" / one.name / "runs") == set()
-    assert storage.names(two / "runs" / "a") == {"10"}
+    assert storage.names(two / "runs" / "a") == {"10", "20"}
     write(two / "runs" / "a" / "10" / "metrics" / "metrics", "3")  # as long as it was
     storage.store(two / "runs" / "a" / "10" / "metrics" / "metrics")
     storage.fetch(one / "runs")
     assert files(one / "runs" / "a")["10/metrics/metrics"] == "3"
-    storage.forget(one / "runs" / "a" / "10")
+    for step in ("10", "20"):
+        storage.forget(one / "runs" / "a" / step)
     assert (one / "runs" / "a" / "10").exists() and storage.names(machine(bucket, 3) / "runs") == set()
 
 

@@ -20,7 +20,7 @@ from ehr_scaling.grid.cell import BEFORE, Cell
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
-FILES = "files.json"  # in a checkpoint: size and SHA-256 of each of its files
+FILES = storage.CHECKPOINT  # in a checkpoint: size and SHA-256 of each of its files
 
 
 class Saver:

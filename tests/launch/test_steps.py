@@ -40,7 +40,7 @@ def test_an_error_ends_the_thread():
 def test_the_report_of_a_study_says_its_steps(monkeypatch):
     """Through all stages to the analysis, which is told whom to tell."""
     for stage in ("prepare", "plan", "train", "score"):
-        monkeypatch.setattr(study, stage, lambda *_: None)
+        monkeypatch.setattr(study, stage, lambda *_, **__: None)
     monkeypatch.setattr(study.cost, "table", lambda *_, **__: "")
     monkeypatch.setattr(study.executors, "workers_for", lambda _: 1)
     monkeypatch.setattr(study, "write_report", lambda config, workdir, asked, say: say("fitting"))

@@ -167,10 +167,11 @@ def test_other_methods(trained, tmp_path, method):
     assert score["method"].startswith(f"zero-shot: {evaluate.METHODS[method]}")
     (group,) = [group for group in groups if group[0].task.name == task.name]
     asked = together.of_group(other, group, prepared.union_of(group))
-    assert asked.suppress == (method == "reach")
+    suppress = asked.asked.suppress
+    assert suppress == (method == "reach")
     futures = asked.run(*restored_params(cell, Layout(other).run(cell.id)), np.arange(len(asked.asked.ids)))
     icu = asked.vocabulary.index["ICU_ADMISSION"]
-    assert (futures.tokens == icu).any() != asked.suppress
+    assert (futures.tokens == icu).any() != suppress
     own = prepared.union_of(group).rows[group.index(next(q for q in group if q.task.name == task.name))]
     k = [q.task.name for q in group].index(task.name)
     p = getattr(estimators, method)(futures.take(own), k).probability
@@ -180,7 +181,7 @@ def test_other_methods(trained, tmp_path, method):
     np.testing.assert_allclose(table["predicted_boolean_probability"].to_numpy(), p, rtol=1e-6)
 
 
-def drawn(model, params, asked, report):
+def drawn(model, params, asked, report=small.silent):
     """Futures that tell which sample and outcome they are of, without a model."""
     ids, stops, copies, new_tokens = asked.ids, asked.stops, asked.copies, asked.new_tokens
     report(len(ids) * copies * new_tokens)
@@ -213,7 +214,7 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     def counted(stop, *args, **options):
         if len(sizes) == stop:
             raise KeyboardInterrupt
-        sizes.append(len(args[2]))
+        sizes.append(len(args[2].ids))
         return drawn(*args, **options)
 
     monkeypatch.setattr(simulate, "simulate", partial(counted, 1))
@@ -257,7 +258,7 @@ def test_the_page_and_the_trajectories(trained, tmp_path, monkeypatch):
         asked = {}
 
         def recorded(*args, asked=asked, **options):
-            asked.update(options, stays=len(args[2]))
+            asked.update(args[2]._asdict(), stays=len(args[2].ids))
             return drawn(*args, **options)
 
         def described(events, place=place):

@@ -87,7 +87,7 @@ def test_large_samples_are_resampled_in_parts(monkeypatch):
     labels = rng.random(200) < 0.3
     scores, patients = rng.normal(0, 1, 200) + labels, rng.integers(0, 90, 200)
     whole = evaluate(labels, scores, patients, draws=100)
-    monkeypatch.setattr("ehr_scaling.outcomes.metrics._AT_ONCE", 1500)
+    monkeypatch.setattr("ehr_scaling.outcomes.judging.metrics._AT_ONCE", 1500)
     assert evaluate(labels, scores, patients, draws=100) == whole
 
 
