@@ -1,5 +1,6 @@
 """A study: the stages in order. Each reads the artifact before it, and skips what is already there."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,22 @@ def score(config: ConfigDict, workdir: Path) -> str:
     return "\n".join(lines)
 
 
+def told(config: ConfigDict) -> dict[str, Any]:
+    """The settings of a study as its report tells them, in JSON: no limit is "inf", and a path on somebody's machine
+    is nobody else's business."""
+    settings = config.copy_and_resolve_references().to_dict()
+    settings["data"].update(dict.fromkeys(("raw", "ed", "code_maps")))
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: plain(value) for name, value in settings.items()}
+
+
 def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silent) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     there = Layout(workdir)
@@ -134,9 +151,7 @@ def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silen
         )
     }
     events, grid = records["events"]["summary"], records["grid"]["summary"]
-    settings = config.copy_and_resolve_references().to_dict()
-    # A path on somebody's machine is nobody else's business.
-    settings["data"].update(dict.fromkeys(("raw", "ed", "code_maps")))
+    settings = told(config)
     facts = {
         "data": {
             "name": events["name"],

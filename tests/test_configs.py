@@ -1,6 +1,7 @@
 """Every config can be read, says what it is, and yields points that the registry knows."""
 
 import importlib
+import json
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base, challenge_2012_reference, published, recipes, records
-from ehr_scaling import publish
+from ehr_scaling import publish, study
 from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
@@ -32,6 +33,9 @@ def test_a_config_is_whole(name):
         assert lengths == sorted(lengths, reverse=True)
     # A change of a default has to be meant: configs share the fields of the base and add none.
     assert set(config.to_dict()) == set(base.get_config().to_dict())
+    config.data.raw = "/home/somebody/records"
+    told = json.dumps(study.told(config), allow_nan=False)  # as it stands in the report
+    assert "somebody" not in told and json.loads(told)["grid"]["seeds"] == list(config.grid.seeds)
 
 
 def test_sizes_may_follow_the_budgets():
