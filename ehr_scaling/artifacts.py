@@ -228,6 +228,7 @@ def build(
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     storage.fetch(path)
     if _is_there(path):
+        storage.store(path)  # what a bucket could not take the last time
         return _made(path, inputs, before or {})
     partial = path.with_name(f".{path.name}.partial")
     with storage.turn(path), _locked(partial):

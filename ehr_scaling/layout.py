@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+FAILED = "failed.json"  # in a run's folder: why it cannot go on
+RESULTS = "*/metrics/metrics"  # below it, or below all runs: what stands beside the state of each checkpoint
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -17,7 +17,7 @@ from ehr_scaling import artifacts, provenance, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.training import checkpoint
 
 RUNS, CURVES, LAWS, CLAIMS = "runs.csv", "curves.csv", "laws.json", "claims.json"
@@ -220,7 +220,7 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     """
     claims = read_claims(claims_file)
     there = Layout(workdir)
-    for folder, pattern in ((there.runs, "*/metrics/metrics"), (there.outcomes, "*.json"), (there.report, "*")):
+    for folder, pattern in ((there.runs, RESULTS), (there.outcomes, "*.json"), (there.report, "*")):
         storage.fetch(folder, pattern)
     listed = points(claims)
     lengths = sorted({point[1] for point in listed if point[1] is not None})

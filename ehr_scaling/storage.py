@@ -29,12 +29,14 @@ from typing import Any, NamedTuple, TypeVar
 from ehr_scaling.errors import UserError, first_line
 
 T = TypeVar("T")
+LEASES = ".leases"  # folder of a bucket
 BUCKET = ".bucket.json"  # in the root of a mirror: {"url"}
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "file": "fsspec"}  # and the package that each needs
 CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder named by its step
 RECORDS = ("artifact.json", CHECKPOINT)  # written last
 TTL = 60.0  # seconds after which a lease that nobody renews is taken over
 TIMEOUT, TRIES = 120.0, 5  # seconds of one request without an answer; tries of it
+SLOWEST = 1e6  # bytes/s of a transfer, below which it is given up
 _AT_ONCE = 16  # requests of one fetch or store
 
 
@@ -71,8 +73,11 @@ def local(workdir: str) -> Path:
     return mirror.absolute()
 
 
-def fetch(path: Path, pattern: str = "*") -> None:
+def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
     """Bring what the bucket has of the file or folder `path` and is not here, or is another version here.
+
+    A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
+    that was there, and is not any more, goes here too where `path` is its own.
 
     Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
     Raises: UserError where the bucket does not answer.
@@ -81,10 +86,16 @@ def fetch(path: Path, pattern: str = "*") -> None:
         return
     bucket, root = found
     wanted = []
-    for key, about in _whole(bucket.list(_key(root, path))).items():
+    listed = bucket.list(_key(root, path))
+    if not listed and path.is_file() and (note := _note(root, _key(root, path))).is_file():
+        path.unlink()
+        note.unlink()
+    for key, about in _whole(listed).items():
+        if not overwrite and _changed(root, key):
+            continue
         below = "" if root / key == path else (root / key).relative_to(path).as_posix()
         if (not below or fnmatch(below, pattern)) and not _same(root, key, about):
-            wanted.append((key, root, about["version"]))
+            wanted.append((key, root, about["version"], about["size"]))
     # Records last, so that a reader beside us finds no folder that only looks whole
     for part in _by_record(wanted, lambda entry: entry[0]):
         _all(bucket.get, part)
@@ -92,7 +103,7 @@ def fetch(path: Path, pattern: str = "*") -> None:
 
 def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Without the checkpoints that lack their record: whoever handed them over died on the way, or is not through."""
-    of_step = re.compile(r"(?:.*?/)?\d+(?=/)")
+    of_step = re.compile(r"(?:.*/)?runs/[^/]+/\d+(?=/)")
     kept = {}
     for key, about in listed.items():
         step = of_step.match(key)
@@ -164,7 +175,7 @@ def doubtful_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str 
 
 
 class Lease:
-    """Of one thing to do, told by objects NAME.1, NAME.2, …: who made the last of them holds it.
+    """Of one thing to do, told by objects NAME/1, NAME/2, …: who made the last of them holds it.
 
     It is made only where it is not there, so that of two who want it one gets it. Its holder writes it anew every
     third of TTL; who has watched it for TTL without a change makes the next. A holder that slept too long finds that
@@ -175,7 +186,7 @@ class Lease:
         self._bucket, self._name = bucket, name
         self._seen: tuple[str, str, float] | None = None  # object, what it held, since when by our clock
         self._number = 0
-        self._stop = threading.Event()
+        self._stop = threading.Event()  # of the holding now; another one has another
         self._since = time.time()
         self.lost = False
 
@@ -188,22 +199,25 @@ class Lease:
                 self._seen = (*seen, time.monotonic())
             if time.monotonic() - self._seen[2] < TTL:
                 return False
-        self._number = int(last.rsplit(".", 1)[-1]) + 1 if last else 1
+        self._number = int(last.rsplit("/", 1)[-1]) + 1 if last else 1
         self._since, self.lost = time.time(), False
-        if not self._bucket.create(f"{self._name}.{self._number}", self._content(held=True)):
+        if not self._bucket.create(self._mine(), self._content(held=True)) or self._last()[0] != self._mine():
             return False
         if last:
             self._bucket.remove(last)
-        self._stop.clear()
+        self._stop = threading.Event()
         _holding.add(self)
-        threading.Thread(target=self._renew, daemon=True).start()
+        threading.Thread(target=self._renew, args=(self._stop, self._mine()), daemon=True).start()
         return True
+
+    def _mine(self) -> str:
+        return f"{self._name}/{self._number}"
 
     def release(self) -> None:
         self._stop.set()
         _holding.discard(self)
         if not self.lost:
-            self._bucket.write(f"{self._name}.{self._number}", self._content(held=False))
+            self._bucket.write(self._mine(), self._content(held=False))
 
     def holder(self) -> Held | None:
         """Who holds it, as far as its last object tells."""
@@ -212,26 +226,27 @@ class Lease:
             return None
         return Held(told["host"], told["pid"], told["since"])
 
-    def _last(self) -> tuple[str, str | None]:
-        keys = [key for key in self._bucket.list(self._name, whole=False) if key.rsplit(".", 1)[-1].isdecimal()]
+    def _last(self, patience: float = 0.0) -> tuple[str, str | None]:
+        keys = [key for key in self._bucket.list(self._name, patience) if key.rsplit("/", 1)[-1].isdecimal()]
         if not keys:
             return "", None
-        last = max(keys, key=lambda key: int(key.rsplit(".", 1)[-1]))
-        return last, self._bucket.read(last)
+        last = max(keys, key=lambda key: int(key.rsplit("/", 1)[-1]))
+        return last, self._bucket.read(last, patience)
 
     def _content(self, *, held: bool) -> bytes:
         about = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "held": held}
         return json.dumps({**about, "renewed": uuid.uuid4().hex}).encode()
 
-    def _renew(self) -> None:
-        mine = f"{self._name}.{self._number}"
-        while not self._stop.wait(TTL / 3):
+    def _renew(self, stop: threading.Event, mine: str) -> None:
+        while not stop.wait(TTL / 3):
             with contextlib.suppress(UserError):  # the next try may reach the bucket
-                if self._last()[0] != mine:
+                last = self._last(patience=TTL / 6)[0]
+                if stop.is_set():
+                    return
+                if last != mine:
                     self.lost = True
                     return
-                if not self._stop.is_set():
-                    self._bucket.write(mine, self._content(held=True))
+                self._bucket.write(mine, self._content(held=True), patience=TTL / 6)
 
 
 _holding: set[Lease] = set()  # by this process
@@ -252,13 +267,13 @@ def lease(path: Path) -> Lease | None:
     """
     if (found := _mirror(path)) is None:
         return None
-    return Lease(found[0], _key(found[1], path))
+    return Lease(found[0], f"{LEASES}/{_key(found[1], path)}")
 
 
 @contextlib.contextmanager
 def turn(path: Path) -> Iterator[None]:
     """Until the block ends nobody else, on any machine, is in such a block of the same path."""
-    ours = lease(path.with_name(f"{path.name}.lease"))
+    ours = lease(path)
     told = False
     while ours is not None and not ours.take():
         if not told:
@@ -324,6 +339,17 @@ def _same(root: Path, key: str, about: dict[str, Any] | None) -> bool:
     return known == [about["version"], stat.st_mtime_ns]
 
 
+def _changed(root: Path, key: str) -> bool:
+    """Whether a file of the mirror was written here since it came or went, or never did."""
+    here = root / key
+    try:
+        return bool(json.loads(_note(root, key).read_text(encoding="utf-8"))[1] != here.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return here.is_file()
+    except (OSError, ValueError, IndexError):
+        return True
+
+
 def _note(root: Path, key: str) -> Path:
     return root / ".versions" / key
 
@@ -356,54 +382,62 @@ class _Bucket:
         self._pool = ThreadPoolExecutor(2 * _AT_ONCE)
 
     def check(self) -> None:
-        self.list("", whole=False)
+        """Raises UserError where there is no such bucket, or it cannot be reached."""
+        bucket, _, folder = self.url.partition("://")[2].partition("/")
+        if not folder:
+            raise UserError(f"--workdir={self.url}: give a folder in the bucket too, as {self.url}/study")
 
-    def list(self, prefix: str, *, whole: bool = True) -> dict[str, dict[str, Any]]:
-        """{key: {"size", "version"}} of all objects at or below a key; whole=False: of keys that begin so."""
+        def there() -> bool:
+            self._fs.invalidate_cache()
+            with contextlib.suppress(FileNotFoundError):
+                return bool(self._fs.ls(self._root, detail=False)) or True
+            return bool(self.url.startswith("file:") or self._fs.exists(bucket))
+
+        if not self._request(there, missing=False):
+            raise UserError(f"--workdir={self.url}: there is no bucket {bucket}, or you may not see it: make it first")
+
+    def list(self, prefix: str, patience: float = 0.0) -> dict[str, dict[str, Any]]:
+        """{key: {"size", "version"}} of all objects at or below a key."""
         start = self._path(prefix)
-        folder = start if whole else start.rpartition("/")[0]
 
         def find() -> dict[str, Any]:
             self._fs.invalidate_cache()
-            if whole and prefix and self._fs.isfile(start):
+            if prefix and self._fs.isfile(start):
                 return {start: self._fs.info(start)}
-            return dict(self._fs.find(folder, detail=True))
+            return dict(self._fs.find(start, detail=True))
 
-        found = self._request(find, missing={})
+        found = self._request(find, missing={}, patience=patience)
         out = {}
         for path, about in found.items():
             key = path.removeprefix(self._root).lstrip("/")
-            if not whole and not key.startswith(prefix):
-                continue
             version = next((about[n] for n in ("generation", "ETag", "etag", "mtime", "created") if about.get(n)), "")
             out[key] = {"size": int(about["size"]), "version": str(version)}
         return out
 
-    def read(self, key: str) -> str | None:
-        content = self._request(lambda: self._fs.cat_file(self._path(key)), missing=None)
+    def read(self, key: str, patience: float = 0.0) -> str | None:
+        content = self._request(lambda: self._fs.cat_file(self._path(key)), missing=None, patience=patience)
         return None if content is None else content.decode()
 
-    def write(self, key: str, content: bytes) -> None:
-        self._request(lambda: self._fs.pipe_file(self._path(key), content))
+    def write(self, key: str, content: bytes, patience: float = 0.0) -> None:
+        self._request(lambda: self._fs.pipe_file(self._path(key), content), patience=patience)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Put an object unless there is one of that key; gives whether it was put."""
-        try:
-            self._request(lambda: self._fs.pipe_file(self._path(key), content, mode="create"), tries=1)
-        except FileExistsError:
-            return False
-        return self.read(key) == content.decode()  # of two of which a slow answer told nothing, one is there
+        """Put an object unless there is one of that key; gives whether the one there is this one."""
+        # Of a try whose answer was lost the next one finds the object there: what it holds tells whose it is
+        with contextlib.suppress(FileExistsError):
+            self._request(lambda: self._fs.pipe_file(self._path(key), content, mode="create"))
+        return self.read(key) == content.decode()
 
     def remove(self, key: str) -> None:
         self._request(lambda: self._fs.rm_file(self._path(key)), missing=None)
 
-    def get(self, key: str, root: Path, version: str) -> None:
+    def get(self, key: str, root: Path, version: str, size: int) -> None:
         """Bring an object to the mirror, whole or not at all; one that has gone since it was listed is passed over."""
         here = root / key
         here.parent.mkdir(parents=True, exist_ok=True)
         partial = here.with_name(f".{uuid.uuid4().hex}")
         try:
-            self._request(lambda: self._fs.get_file(self._path(key), str(partial)), missing=None)
+            self._request(lambda: self._fs.get_file(self._path(key), str(partial)), missing=None, size=size)
             if partial.exists():
                 partial.replace(here)
                 _remember(root, key, version)
@@ -411,20 +445,23 @@ class _Bucket:
             partial.unlink(missing_ok=True)
 
     def put(self, key: str, root: Path) -> None:
-        self._request(lambda: self._fs.put_file(str(root / key), self._path(key)))
+        size = (root / key).stat().st_size
+        self._request(lambda: self._fs.put_file(str(root / key), self._path(key)), size=size)
         _remember(root, key, self.list(key)[key]["version"])
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
 
-    def _request(self, do: Callable[[], T], missing: Any = ..., tries: int = TRIES) -> T:
+    def _request(self, do: Callable[[], T], missing: Any = ..., *, size: int = 0, patience: float = 0.0) -> T:
         """What `do` gives. missing: what to give where the object is not there.
 
+        Args: size, bytes that are moved. patience, seconds after which there is no other try; 0: TRIES of TIMEOUT each.
         Raises: FileExistsError; UserError where all tries fail.
         """
+        tries, limit = (1, patience) if patience else (TRIES, TIMEOUT + size / SLOWEST)
         for attempt in range(1, tries + 1):
             try:
-                return self._pool.submit(do).result(TIMEOUT)
+                return self._pool.submit(do).result(limit)
             except FileExistsError:
                 raise
             except FileNotFoundError:
@@ -432,7 +469,7 @@ class _Bucket:
                     return missing
                 raise UserError(f"{self.url}: an object has gone while it was read: run again") from None
             except FutureTimeout:
-                said = f"no answer in {TIMEOUT:g} s"
+                said = f"no answer in {limit:g} s"
             except PermissionError as e:
                 raise UserError(
                     f"{self.url}: not allowed ({first_line(e)}): see its rights and your credentials"

@@ -15,10 +15,10 @@ from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.outcomes import evaluate
 from ehr_scaling.outcomes.asking import questions, tasks
-from ehr_scaling.training import loop
+from ehr_scaling.training import checkpoint, loop
 
 Points = list[dict[str, Any]]
 Say = Callable[[str], None]
@@ -45,7 +45,7 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
 def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run that did not fail. retry_failed: try those again."""
     there, workers = Layout(workdir), executors.workers_for(config.workers)
-    for pattern in (loop.RESULTS, f"*/{loop.FAILED}"):
+    for pattern in (RESULTS, f"*/{FAILED}"):
         storage.fetch(there.runs, pattern)
     planned = manifest.read(there.grid)
     if retry_failed:
@@ -107,8 +107,16 @@ def score(config: ConfigDict, workdir: Path) -> str:
         asked += 1
         lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
     if asked:
-        cooled = [cell for cell in manifest.read(Layout(workdir).grid) if cell.phase == "cooled"]
-        each = [[cell] for cell in cooled if loop.failed([cell], workdir) is None]
+        planned = manifest.read(there.grid)
+        for pattern in (RESULTS, f"*/{FAILED}"):
+            storage.fetch(there.runs, pattern)
+        failed = {cell.id for unit in units(planned) if loop.failed(unit, workdir) is not None for cell in unit}
+        # Of a unit that failed those are scored that had come to their end before
+        each = [
+            [cell]
+            for cell in planned
+            if cell.phase == "cooled" and (cell.id not in failed or checkpoint.result(there.run(cell.id)) is not None)
+        ]
         executors.run(
             evaluate.job,
             each,
@@ -139,7 +147,7 @@ def told(config: ConfigDict) -> dict[str, Any]:
 def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silent) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     there = Layout(workdir)
-    storage.fetch(there.runs, loop.RESULTS)
+    storage.fetch(there.runs, RESULTS)
     storage.fetch(there.outcomes)
     records = {
         name: artifacts.record(folder)

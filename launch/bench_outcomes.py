@@ -129,9 +129,8 @@ def _uncached(sampler: Sampler) -> float:
 
 def _estimators() -> Iterator[Row]:
     """Of a Markov chain whose answer is known: bias in standard errors, and variance at equal tokens."""
-    import known_truth
-
     from ehr_scaling.outcomes.sampler.simulate import POSITIVE
+    from launch import known_truth
 
     for rare in (1.0, 0.1):
         chain = known_truth.random_chain(1, rare=rare)

@@ -171,6 +171,8 @@ def _end_at_once(message: str, status: int) -> NoReturn:
     with contextlib.suppress(SystemExit):
         fail(message, status)
     sys.stdout.flush()
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        sys.exit(status)  # the others wait to hear that this one has gone
     os._exit(status)
 
 

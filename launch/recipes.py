@@ -99,6 +99,8 @@ def main() -> None:
     print()
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for path in sorted(workdir.glob("recipes.*")):
+        storage.store(path)
     print(f"\nall numbers: {workdir / 'recipes.json'}; figure: {workdir / 'recipes.png'}")
 
 

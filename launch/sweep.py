@@ -81,6 +81,8 @@ def print_command() -> None:
         return
     if flags.FLAGS.workdir is None:
         raise UserError("--executor=gke needs --workdir: the folder in the container where --gke_volume is mounted")
+    if "://" in flags.FLAGS.workdir:
+        raise UserError("--executor=gke mounts --gke_volume at --workdir: give that folder, not a bucket")
     manifest = pods.gke(
         sys.argv[1:],
         name=GKE_NAME.value,

@@ -94,7 +94,7 @@ def test_what_is_there_is_not_sent_again(bucket, machine, monkeypatch):
     storage.store(one / "events")
     sent = []
     monkeypatch.setattr(storage._Bucket, "put", lambda self, key, root: sent.append(key))
-    monkeypatch.setattr(storage._Bucket, "get", lambda self, key, root, version: sent.append(key))
+    monkeypatch.setattr(storage._Bucket, "get", lambda self, key, root, version, size: sent.append(key))
     storage.store(one / "events")
     storage.fetch(one / "events")
     assert sent == []
@@ -126,6 +126,44 @@ def test_records_come_last_and_go_first(tmp_path, machine, monkeypatch):
         assert a[::order] == ["a/z", "a/artifact.json"] and b[::order][-1] == "b/files.json"
 
 
+def test_what_was_written_here_is_not_lost_to_what_was_there_before(tmp_path, machine):
+    """A log that goes on here is longer than what was handed over; whoever works on it alone takes the bucket's."""
+    url = buckets.url("file", tmp_path)
+    one = machine(url, 1)
+    log = one / "runs" / "a" / "metrics.jsonl"
+    write(log, "1\n")
+    storage.store(log)
+    write(log, "1\n2\n")
+    storage.fetch(one / "runs", "*metrics.jsonl")
+    assert log.read_text() == "1\n2\n"
+    storage.fetch(one / "runs", overwrite=True)
+    assert log.read_text() == "1\n"
+
+
+def test_what_has_gone_from_the_bucket_goes_here_too(tmp_path, machine):
+    url = buckets.url("file", tmp_path)
+    kept = [machine(url, k) / "runs" / "a" / "failed.json" for k in (1, 2)]
+    write(kept[0], "{}")
+    storage.fetch(kept[0])
+    assert kept[0].exists()  # it was never there
+    storage.store(kept[0])
+    storage.fetch(kept[1])
+    storage.forget(kept[1])
+    storage.fetch(kept[0])
+    assert not kept[0].exists()
+
+
+def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+    name = one / "runs" / "1234567890123456"
+    for file in ("metrics.jsonl", "7/files.json", "7/metrics/metrics"):
+        write(name / file, "1")
+    storage.store(one / "runs")
+    storage.fetch(two / "runs")
+    assert len(files(two / "runs")) == 3
+
+
 def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch):
     monkeypatch.setattr(storage, "TTL", 1.5)
     store = storage._Bucket(bucket)
@@ -139,7 +177,7 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
     while not second.take():
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert len(store.list("runs/.claims/c", whole=False)) == 1
+    assert len(store.list("runs/.claims/c")) == 1
     second.release()
     assert second.holder() is None and first.take()
     first.release()
@@ -164,13 +202,13 @@ def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
     url = buckets.url("file", tmp_path)
     one, store = machine(url, 1), storage._Bucket(url)
     sleeper, other = storage.Lease(store, "c"), storage.Lease(store, "c")
-    monkeypatch.setattr(sleeper, "_renew", lambda: None)
+    monkeypatch.setattr(sleeper, "_renew", lambda *_: None)
     assert sleeper.take()
     until = time.monotonic() + 20
     while not other.take():
         assert time.monotonic() < until
         time.sleep(0.1)
-    storage.Lease._renew(sleeper)  # it wakes
+    storage.Lease._renew(sleeper, threading.Event(), sleeper._mine())  # it wakes
     assert sleeper.lost
     write(one / "events" / "x", "1")
     with pytest.raises(UserError, match="another has taken its work over"):
@@ -182,6 +220,8 @@ def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
 
 def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
     assert storage.local(str(tmp_path)) == tmp_path
+    with pytest.raises(UserError, match=r"--workdir=file://bucket: give a folder in the bucket too"):
+        storage.local("file://bucket/")
     with pytest.raises(UserError, match=r"--workdir=hdfs://x/y: take a folder, or a bucket of gs://, s3://"):
         storage.local("hdfs://x/y")
 
@@ -191,6 +231,13 @@ def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
     with pytest.raises(UserError, match=r"gs:// needs gcsfs, which is not installed: pip install .*\[cloud\]"):
         storage.local("gs://b/none")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_bucket_that_is_not_there_is_told(scheme, tmp_path):
+    buckets.url(scheme, tmp_path)
+    with pytest.raises(UserError, match="there is no bucket none-of-mine, or you may not see it"):
+        storage.local(f"{scheme}://none-of-mine/study")
 
 
 def test_locks_of_file_systems_in_user_space_are_doubted(tmp_path):

@@ -22,6 +22,7 @@ from ehr_scaling.errors import UserError, first_line, of_system
 Batch = dict[str, np.ndarray]
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 _OPEN = 16_384  # files open at once, at most: to open one takes as long as to read ten blocks of it
+_STREAMS = 4
 _SPARE = 512  # files that this process may need beside them
 
 
@@ -174,14 +175,16 @@ def _empty(rows: int, width: int, dtype: np.dtype) -> _Block:
 
 
 def _files_to_open() -> int:
-    """As many as the system lets this process have open; its soft limit is raised to the hard one."""
+    """A quarter of what the system lets this process have open, since several streams may read at once; the soft limit
+    is raised where that is less than is wanted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN + _SPARE if hard == resource.RLIM_INFINITY else min(_OPEN + _SPARE, hard)
+    most = _STREAMS * _OPEN + _SPARE
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # where the system's own limit is lower
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-    return max(64, min(_OPEN, (wanted if soft == resource.RLIM_INFINITY else soft) - _SPARE))
+    return max(64, min(_OPEN, ((wanted if soft == resource.RLIM_INFINITY else soft) - _SPARE) // _STREAMS))
 
 
 def _reader(path: str) -> Any:

@@ -124,9 +124,10 @@ Unit = list[Cell]
 
 
 def of_json(row: Mapping[str, Any]) -> Cell:
-    """What `Cell.to_json` gave, of this version or one before it. Raises TypeError for what is no cell."""
+    """What `Cell.to_json` gave, of this version or one before it. Raises TypeError or KeyError for what is no cell."""
     values = {**BEFORE, **row}
-    return Cell(**{**values, "engine": Engine(**values["engine"]), "marks": tuple(values.get("marks", ()))})
+    engine = Engine(**{f.name: values["engine"].get(f.name) for f in fields(Engine)})  # planned anew at each call
+    return Cell(**{**values, "engine": engine, "marks": tuple(values.get("marks", ()))})
 
 
 def units(cells: list[Cell]) -> list[Unit]:

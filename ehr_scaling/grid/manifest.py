@@ -65,7 +65,7 @@ def read(grid: Path) -> list[Cell]:
     rows = artifacts.read_lines(path, f"delete {grid} and run again")
     try:
         return [of_json(row) for row in rows]
-    except TypeError:  # of fields that it has or lacks
+    except (KeyError, TypeError):  # of fields that it has or lacks
         raise _another(grid) from None
 
 

@@ -10,7 +10,7 @@ from ehr_scaling import storage
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Unit, units
 from ehr_scaling.grid.executors import claims
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import FAILED, Layout
 
 STATES = ("running", "broken off", "waiting", "failed", "finished")
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
@@ -57,7 +57,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     for cell in unit:
         folder = Layout(workdir).run(cell.id)
         with contextlib.suppress(OSError, ValueError, KeyError):
-            facts["reason"] = json.loads((folder / "failed.json").read_text(encoding="utf-8"))["reason"]
+            facts["reason"] = json.loads((folder / FAILED).read_text(encoding="utf-8"))["reason"]
         saved, line = newest(folder), last_line(folder)
         if saved is not None and saved.get("finished"):
             done += 1
@@ -74,7 +74,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
                 facts |= {name: line[0].get(name) for name in ("loss", "tokens_per_second")} | {"seen": line[1]}
     holder = claims.holder(workdir, unit)
     state = "finished" if done == len(unit) else "running" if holder else "broken off" if begun or done else "waiting"
-    if facts["reason"] and not holder:
+    if facts["reason"] and state not in ("finished", "running"):
         state = "failed"
     if state == "running":
         facts |= {"host": holder["host"], "pid": holder["pid"]} if holder else {}
@@ -98,7 +98,7 @@ def text(workdir: Path) -> tuple[str, bool]:
     """
     storage.fetch(Layout(workdir).runs, "*metrics/metrics")
     storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
-    storage.fetch(Layout(workdir).runs, "*/failed.json")
+    storage.fetch(Layout(workdir).runs, f"*/{FAILED}")
     rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(Layout(workdir).grid))]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     now = time.time()

@@ -6,7 +6,7 @@ from ehr_scaling import artifacts, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.training import checkpoint
 
 
@@ -16,7 +16,7 @@ def best_cell(workdir: Path, name: str | None) -> Cell:
     Raises: UserError where there is no such cell, and where it, or any, is not finished.
     """
     there = Layout(workdir)
-    storage.fetch(there.runs, "*/metrics/metrics")
+    storage.fetch(there.runs, RESULTS)
     cells = [cell for cell in manifest.read(there.grid) if cell.phase == "cooled"]
     if name is not None:
         cells = [cell for cell in cells if cell.id == name]

@@ -15,7 +15,7 @@ from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
 from ehr_scaling.errors import Diverged, Preempted, RunFailed
 from ehr_scaling.grid.cell import Cell, Unit, ensembles
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.run import PARTS, Run, begin
@@ -23,8 +23,6 @@ from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
-FAILED = "failed.json"
-RESULTS = "*/metrics/metrics"  # below a run: what stands beside the state of each checkpoint
 
 
 def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:
@@ -40,9 +38,11 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     """
     folders = [Layout(workdir).run(cell.id) for cell in cells]
     for folder in folders:
-        storage.fetch(folder)
+        storage.fetch(folder, overwrite=True)
     finished = [result for folder in folders if (result := checkpoint.result(folder)) is not None]
     if len(finished) == len(cells):
+        for folder in folders:
+            storage.store(folder)  # what a bucket could not take the last time
         return finished
     parts = setup(cells)
     with ExitStack() as stack:
@@ -285,7 +285,9 @@ def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
 def failed(unit: Unit, workdir: Path) -> str | None:
     """Why a unit cannot be trained: what was kept when one of its cells diverged. None where nothing was."""
     for cell in unit:
-        if (path := Layout(workdir).run(cell.id) / FAILED).is_file():
+        folder = Layout(workdir).run(cell.id)
+        storage.fetch(folder / FAILED)
+        if (path := folder / FAILED).is_file() and checkpoint.result(folder) is None:
             return str(artifacts.read_json(path, f"delete {path} to try the cell again")["reason"])
     return None
 
@@ -312,10 +314,11 @@ def verify(units: list[Unit], workdir: Path) -> None:
 
 
 def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
-    """The metrics of a unit that is finished, else None; costs no JAX."""
+    """The metrics of a unit that is finished, else None; costs no JAX. Raises: RunFailed where it failed."""
     folders = [Layout(workdir).run(cell.id) for cell in unit]
     for folder in folders:
-        for name in (RESULTS, FAILED):
-            storage.fetch(folder, name)
+        storage.fetch(folder, RESULTS)
     results = [checkpoint.result(folder) for folder in folders]
+    if None in results and (reason := failed(unit, workdir)) is not None:
+        raise RunFailed(reason)
     return None if None in results else [result for result in results if result is not None]

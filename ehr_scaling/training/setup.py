@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ehr_scaling import storage
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.models import attention, sizes
@@ -107,7 +107,7 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
     """
     storage.fetch(folder)
     if checkpoint.result(folder) is None:
-        raise UserError(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
+        raise RunFailed(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
     model = model_of(cell)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
     one = states(program_of(cell, model), sharding.mesh(1, 1, 1), 1).member

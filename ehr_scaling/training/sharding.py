@@ -74,7 +74,9 @@ def arranged(devices: Sequence[Any], data: int, fsdp: int, tensor: int) -> np.nd
     """
     slices: dict[int, list[Any]] = {}
     for device in devices:
-        slices.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
+        # On other platforms XLA counts hosts so
+        number = getattr(device, "slice_index", 0) or 0 if device.platform == "tpu" else 0
+        slices.setdefault(number, []).append(device)
     if data % len(slices):
         raise UserError(
             f"--config.training.mesh: the {len(slices)} slices do not divide {data} devices along data: what fsdp and "

@@ -136,9 +136,9 @@ def test_so_many_files_are_open_as_the_system_lets(monkeypatch):
     limits = {"now": (1024, 20_000)}
     monkeypatch.setattr(loader.resource, "getrlimit", lambda kind: limits["now"])
     monkeypatch.setattr(loader.resource, "setrlimit", lambda kind, wanted: limits.update(now=wanted))
-    assert loader._files_to_open() == loader._OPEN and limits["now"] == (loader._OPEN + loader._SPARE, 20_000)
-    limits["now"] = (1024, 4096)
-    assert loader._files_to_open() == 4096 - loader._SPARE and limits["now"] == (4096, 4096)
+    assert loader._files_to_open() == (20_000 - loader._SPARE) // 4 and limits["now"] == (20_000, 20_000)
+    limits["now"] = (1024, 1 << 20)
+    assert loader._files_to_open() == loader._OPEN and limits["now"] == (4 * loader._OPEN + loader._SPARE, 1 << 20)
     limits["now"] = (100, 300)
     assert loader._files_to_open() == 64
     limits["now"] = (loader.resource.RLIM_INFINITY,) * 2
@@ -149,7 +149,7 @@ def test_so_many_files_are_open_as_the_system_lets(monkeypatch):
 
     limits["now"] = (1024, loader.resource.RLIM_INFINITY)
     monkeypatch.setattr(loader.resource, "setrlimit", refused)
-    assert loader._files_to_open() == 1024 - loader._SPARE
+    assert loader._files_to_open() == (1024 - loader._SPARE) // 4
 
 
 def test_files_that_are_closed_in_between_change_nothing(packed, monkeypatch):

@@ -34,7 +34,7 @@ def pod(kind, chips, host=(2, 2, 1), slices=1):
 
 
 def gpus(hosts, each=8):
-    return [Device(i, i // each, "gpu", "NVIDIA H100 80GB HBM3", ()) for i in range(hosts * each)]
+    return [Device(i, i // each, "gpu", "NVIDIA H100 80GB HBM3", (), 0, i // each) for i in range(hosts * each)]
 
 
 PODS = {
@@ -56,7 +56,8 @@ def test_every_mesh_of_powers_of_two(name):
     """All devices are there once; a group along tensor is in one host where that holds it, what fsdp and tensor cut in
     one slice."""
     devices = PODS[name]
-    slices, local = len({d.slice_index for d in devices}), sum(d.process_index == 0 for d in devices)
+    slices = len({d.slice_index for d in devices if d.platform == "tpu"}) or 1
+    local = sum(d.process_index == 0 for d in devices)
     powers = [2**k for k in range(int(math.log2(len(devices) // slices)) + 1)]
     shapes = [(len(devices) // f // t, f, t) for f in powers for t in powers if f * t <= len(devices) // slices]
     assert len(shapes) > 9
@@ -66,7 +67,7 @@ def test_every_mesh_of_powers_of_two(name):
         if shape[2] <= local:
             assert all(len({d.process_index for d in group}) == 1 for group in found.reshape(-1, shape[2])), shape
         for part in found:
-            assert len({d.slice_index for d in part.ravel()}) == 1
+            assert len({d.slice_index for d in part.ravel() if d.platform == "tpu"}) <= 1
 
 
 def test_slices_divide_data():

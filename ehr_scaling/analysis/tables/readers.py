@@ -155,18 +155,16 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
         if cell.name in without:
             continue
         newest = newest_metrics(cell)
-        if (kept := cell / "failed.json").is_file():
-            reason = read_json(kept, f"delete {kept} and train that cell again").get("reason", "no reason was kept")
-            notes.append(Note(cell.name, "diverged", str(reason)))
-            continue
-        if newest is None:
-            notes.append(Note(cell.name, "unfinished", "no saved step yet"))
-            continue
-        metrics = read_json(newest, f"delete {cell} and train that cell again")
+        metrics = {} if newest is None else read_json(newest, f"delete {cell} and train that cell again")
         if not isinstance(metrics, dict):
             raise UserError(f"{newest} is damaged: delete {cell} and train that cell again")
-        if not metrics.get("finished"):
-            notes.append(Note(cell.name, "unfinished", f"stopped at step {newest.parents[1].name}"))
+        if newest is None or not metrics.get("finished"):
+            if (kept := cell / "failed.json").is_file():
+                reason = read_json(kept, f"delete {kept} and train that cell again").get("reason", "no reason was kept")
+                notes.append(Note(cell.name, "diverged", str(reason)))
+            else:
+                state = f"stopped at step {newest.parents[1].name}" if newest else "no saved step yet"
+                notes.append(Note(cell.name, "unfinished", state))
             continue
         for name in REQUIRED:
             if METRICS[name] not in metrics:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import preemption
+from ehr_scaling import preemption, storage
 from ehr_scaling.artifacts import fingerprint
-from ehr_scaling.errors import Preempted, UserError, first_line
+from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.local import Check, Done, Job, run
 from ehr_scaling.layout import Layout
@@ -139,7 +139,15 @@ def submit(
         import submitit
     except ImportError:
         raise UserError("--executor=slurm needs submitit: pip install 'ehr_scaling[slurm]'") from None
-    todo = [unit for unit in units if done is None or done(unit, workdir) is None]
+    if storage.in_bucket(workdir):
+        raise UserError("--executor=slurm with a --workdir in a bucket: take a folder that the nodes share")
+    todo = []
+    for unit in units:
+        try:
+            if done is None or done(unit, workdir) is None:
+                todo.append(unit)
+        except RunFailed as e:
+            print(f"warning: left out: {e}", file=sys.stderr, flush=True)
     if not todo:
         return []
     name = f"sweep-{fingerprint(str(workdir))[:8]}"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection, static_context, timelines
 from ehr_scaling.data.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
@@ -134,7 +134,7 @@ def prepare(
 
     folder = Layout(workdir).task(task.name)
     folder = folder / TUNING if split == TUNING else folder
-    if folder.exists() and not (folder / artifacts.RECORD).exists():
+    if folder.exists() and not (folder / artifacts.RECORD).exists() and not storage.in_bucket(folder):
         raise UserError(f"{folder} is not complete: delete it and run again")
     return artifacts.build(folder, inputs, make, version=VERSION)
 

@@ -1,11 +1,11 @@
 """Estimates against a chain whose probabilities are known exactly."""
 
-import known_truth
 import numpy as np
 import pytest
 
 from ehr_scaling.outcomes.judging import estimators, metrics
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Futures
+from launch import known_truth
 
 METHODS = {"monte_carlo": estimators.monte_carlo, "scope": estimators.scope, "reach": estimators.reach}
 CHAINS = {
