@@ -71,6 +71,20 @@ def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
     return [known[name] for name in o.tasks]
 
 
+def to_score(workdir: Path) -> list[Cell]:
+    """The cells of a grid but for trunks, and for those that were not through when one of their unit diverged."""
+    there = Layout(workdir)
+    for pattern in (RESULTS, f"*/{FAILED}"):
+        storage.fetch(there.runs, pattern)
+    planned = manifest.read(there.grid)
+    failed = {cell.id for unit in units(planned) if loop.failed(unit, workdir) is not None for cell in unit}
+
+    def has_come_to_its_end(cell: Cell) -> bool:
+        return cell.id not in failed or checkpoint.result(there.run(cell.id)) is not None
+
+    return [cell for cell in planned if cell.phase == "cooled" and has_come_to_its_end(cell)]
+
+
 def score(config: ConfigDict, workdir: Path) -> str:
     """timelines/ and runs/ → outcomes/. Returns lines that say what was asked, or why nothing was.
 
@@ -107,16 +121,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
         asked += 1
         lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
     if asked:
-        planned = manifest.read(there.grid)
-        for pattern in (RESULTS, f"*/{FAILED}"):
-            storage.fetch(there.runs, pattern)
-        failed = {cell.id for unit in units(planned) if loop.failed(unit, workdir) is not None for cell in unit}
-        # Of a unit that failed those are scored that had come to their end before
-        each = [
-            [cell]
-            for cell in planned
-            if cell.phase == "cooled" and (cell.id not in failed or checkpoint.result(there.run(cell.id)) is not None)
-        ]
+        each = [[cell] for cell in to_score(workdir)]
         executors.run(
             evaluate.job,
             each,
