@@ -168,11 +168,12 @@ def fail(message: object, status: int = 1) -> NoReturn:
 
 def _end_at_once(message: str, status: int) -> NoReturn:
     """As `fail`, without waiting for what a device is in the middle of: all that is kept has been saved."""
+    # Without JAX there is no device; of several processes the others wait to hear that this one has gone
+    if "jax" not in sys.modules or sys.modules["jax"].distributed.is_initialized():
+        fail(message, status)
     with contextlib.suppress(SystemExit):
         fail(message, status)
     sys.stdout.flush()
-    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        sys.exit(status)  # the others wait to hear that this one has gone
     os._exit(status)
 
 

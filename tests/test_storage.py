@@ -292,7 +292,7 @@ def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucke
     for workdir in (alone, machine(bucket, 0)):
         study.prepare(config, workdir)
         planned = study.plan(config, points, workdir)
-    study.train(config, alone)
+    assert (process := sweep(str(alone), tmp_path)).wait(timeout=240) == 0, process.communicate()[1]
     killed, other = (sweep(bucket, tmp_path / f"machine{k}") for k in (1, 2))
     where = machine(bucket, 1)
     until = time.monotonic() + 120

@@ -33,6 +33,12 @@ def test_results_come_in_the_order_of_the_units(tmp_path, workers):
         assert {cores for unit in results for _, _, cores in unit} == {1}  # pinned
 
 
+def test_what_workers_are_given_is_left_to_nobody_else(tmp_path):
+    before = dict(os.environ)
+    executors.run(square, units(3), tmp_path, workers=2, title="test")
+    assert dict(os.environ) == before
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_finished_goes_to_no_worker(tmp_path, workers):
     have = executors.run(die, units(4), tmp_path, workers=workers, title="test", done=lambda unit, workdir: ["here"])

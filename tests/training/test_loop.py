@@ -252,7 +252,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_kept(prepared, tmp_path, 
     workdir = at(prepared, tmp_path / "w")
     with pytest.raises(UserError, match=r"not finite in the last \d+ updates by step \d+ of .* --config.training"):
         loop.job([cell], workdir, small.silent)
-    assert loop.finished([cell], workdir) is None
+    with pytest.raises(RunFailed, match="not finite"):
+        loop.finished([cell], workdir)
     reason = loop.failed([cell], workdir)
     assert "not finite" in reason and cell.id in reason
     with monkeypatch.context() as patch, pytest.raises(RunFailed, match="not finite"):

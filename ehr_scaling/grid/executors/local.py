@@ -251,6 +251,7 @@ def _in_processes(work: _Work, results: list[Any], failures: dict[int, str], wor
     context = mp.get_context("spawn")
     owners = context.Array("i", [NOBODY] * len(results))
     finished = context.Array("i", [int(result is not None or i in failures) for i, result in enumerate(results)])
+    environment_here = dict(os.environ)
     # glibc reads this before Python starts, so only a new process can have it: huge pages are 20 to 60 % on CPU.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     if not (gpus := _gpus()):
@@ -277,6 +278,7 @@ def _in_processes(work: _Work, results: list[Any], failures: dict[int, str], wor
             processes[pipe] = process
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, heard)
+        _restore(environment_here)
         passed_on = False
         while processes:
             if preemption.requested() and not passed_on:
@@ -313,6 +315,7 @@ def _in_processes(work: _Work, results: list[Any], failures: dict[int, str], wor
                         results[i] = value
                     bar.finish(i)
     finally:
+        _restore(environment_here)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, heard)
         for process in processes.values():
@@ -323,6 +326,15 @@ def _in_processes(work: _Work, results: list[Any], failures: dict[int, str], wor
         for process in processes.values():
             process.kill()
             process.join()
+
+
+def _restore(environment: dict[str, str]) -> None:
+    """What was meant for workers is for nobody that this process starts later."""
+    for name in ("GLIBC_TUNABLES", "XLA_FLAGS"):
+        if name in environment:
+            os.environ[name] = environment[name]
+        else:
+            os.environ.pop(name, None)
 
 
 def _death(status: int, units: list[Unit], doing: int | None) -> str:
