@@ -33,6 +33,14 @@ def test_results_come_in_the_order_of_the_units(tmp_path, workers):
         assert {cores for unit in results for _, _, cores in unit} == {1}  # pinned
 
 
+def test_a_cache_of_programs_that_was_chosen_stays():
+    import jax
+
+    chosen = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    executors.use_compile_cache()
+    assert jax.config.jax_compilation_cache_dir == chosen
+
+
 def test_what_workers_are_given_is_left_to_nobody_else(tmp_path):
     before = dict(os.environ)
     executors.run(square, units(3), tmp_path, workers=2, title="test")

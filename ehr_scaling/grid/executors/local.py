@@ -51,11 +51,15 @@ def workers_for(setting: int) -> int:
 
 
 def use_compile_cache() -> None:
-    """Keep compiled programs across processes and runs (JAX's persistent cache), for programs of any size."""
+    """Keep compiled programs across processes and runs (JAX's persistent cache), for programs of any size.
+
+    In $JAX_COMPILATION_CACHE_DIR where that is set: programs that other flags compiled are not mixed with these.
+    """
     import jax
 
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
