@@ -14,8 +14,8 @@ import pytest
 from ehr_scaling import artifacts, storage, study
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.training import checkpoint
-from tests import buckets, small
+from ehr_scaling.training import checkpoint, loop
+from tests import blank, buckets, small
 
 
 @pytest.fixture(params=["file", "s3", "gs"])
@@ -151,6 +151,17 @@ def test_what_has_gone_from_the_bucket_goes_here_too(tmp_path, machine):
     storage.forget(kept[1])
     storage.fetch(kept[0])
     assert not kept[0].exists()
+
+
+def test_a_finished_run_that_could_not_be_handed_over_is_the_next_time(tmp_path, machine):
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+    folder = Layout(one).run("a") / "10"
+    (folder / "metrics").mkdir(parents=True)
+    artifacts.write_sealed(folder / "metrics" / "metrics", {"finished": True})
+    write(folder / "files.json", "{}")
+    assert loop.finished([blank.cell("a")], two) is None
+    assert loop.finished([blank.cell("a")], one) == loop.finished([blank.cell("a")], two) == [{"finished": True}]
 
 
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):

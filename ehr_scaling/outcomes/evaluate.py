@@ -76,6 +76,7 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             score = artifacts.read_json(path)
             if score.get("fingerprint") == _fingerprint(cell, question):
                 scores[_name(question)] = score
+                _hand_over(path)
                 continue
         _check(cell, workdir, question)
         waiting.append(question)
@@ -90,13 +91,18 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
                 scores[_name(question)] = {**score, "fingerprint": _fingerprint(cell, question)}
                 path = question.folder / f"{cell.id}.json"
                 artifacts.write_sealed(path, scores[_name(question)])
-                for file in (path.with_suffix(".parquet"), path):
-                    storage.store(file)
+                _hand_over(path)
             shutil.rmtree(scratch, ignore_errors=True)
     # Of groups that were interrupted, and then asked in another composition
     for left in Layout(workdir).outcomes.glob(f".{cell.id}-*"):
         shutil.rmtree(left, ignore_errors=True)
     return scores
+
+
+def _hand_over(score: Path) -> None:
+    """To the bucket, where there is one: predictions, then what was made of them. What it has is not sent again."""
+    for file in (score.with_suffix(".parquet"), score):
+        storage.store(file)
 
 
 def _asked(workdir: Path) -> list[Question]:

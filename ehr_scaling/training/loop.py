@@ -41,8 +41,6 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
         storage.fetch(folder, overwrite=True)
     finished = [result for folder in folders if (result := checkpoint.result(folder)) is not None]
     if len(finished) == len(cells):
-        for folder in folders:
-            storage.store(folder)  # what a bucket could not take the last time
         return finished
     parts = setup(cells)
     with ExitStack() as stack:
@@ -321,4 +319,7 @@ def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
     results = [checkpoint.result(folder) for folder in folders]
     if None in results and (reason := failed(unit, workdir)) is not None:
         raise RunFailed(reason)
+    if None not in results:
+        for folder in folders:
+            storage.store(folder)  # what a bucket could not take the last time
     return None if None in results else [result for result in results if result is not None]
