@@ -14,6 +14,9 @@ import pytest
 from ehr_scaling import artifacts, storage, study
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
+from ehr_scaling.storage import bucket as storage_bucket
+from ehr_scaling.storage import leases
+from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import checkpoint, loop
 from tests import blank, buckets, small
 
@@ -93,8 +96,8 @@ def test_what_is_there_is_not_sent_again(bucket, machine, monkeypatch):
     write(one / "events" / "x", "1")
     storage.store(one / "events")
     sent = []
-    monkeypatch.setattr(storage._Bucket, "put", lambda self, key, root: sent.append(key))
-    monkeypatch.setattr(storage._Bucket, "get", lambda self, key, root, version, size: sent.append(key))
+    monkeypatch.setattr(Bucket, "put", lambda self, key, file: sent.append(key))
+    monkeypatch.setattr(Bucket, "get", lambda self, key, to, size: sent.append(key))
     storage.store(one / "events")
     storage.fetch(one / "events")
     assert sent == []
@@ -107,14 +110,15 @@ def test_records_come_last_and_go_first(tmp_path, machine, monkeypatch):
         write(one / name, "1")
 
     def noted(name):
-        do = getattr(storage._Bucket, name)
+        do = getattr(Bucket, name)
 
         def wrapped(self, key, *rest):
             time.sleep(0.05 if key.endswith("z") else 0)
-            do(self, key, *rest)
+            result = do(self, key, *rest)
             seen.append(key)
+            return result
 
-        monkeypatch.setattr(storage._Bucket, name, wrapped)
+        monkeypatch.setattr(Bucket, name, wrapped)
 
     for name in ("put", "get", "remove"):
         noted(name)
@@ -176,8 +180,8 @@ def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
 
 
 def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch):
-    monkeypatch.setattr(storage, "TTL", 1.5)
-    store = storage._Bucket(bucket)
+    monkeypatch.setattr(leases, "TTL", 1.5)
+    store = Bucket(bucket)
     first, second = (storage.Lease(store, "runs/.claims/c") for _ in range(2))
     assert first.holder() is None and first.take() and not second.take()
     assert second.holder().pid == os.getpid()
@@ -195,23 +199,23 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
 
 
 def test_of_many_who_want_a_lease_one_gets_it(bucket):
-    leases = [storage.Lease(storage._Bucket(bucket), "x") for _ in range(6)]
-    together = threading.Barrier(len(leases))
+    wanted = [storage.Lease(Bucket(bucket), "x") for _ in range(6)]
+    together = threading.Barrier(len(wanted))
 
     def take(lease):
         together.wait()
         return lease.take()
 
-    with ThreadPoolExecutor(len(leases)) as pool:
-        taken = list(pool.map(take, leases))
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        taken = list(pool.map(take, wanted))
     assert sum(taken) == 1
-    leases[taken.index(True)].release()
+    wanted[taken.index(True)].release()
 
 
 def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
-    monkeypatch.setattr(storage, "TTL", 0.6)
+    monkeypatch.setattr(leases, "TTL", 0.6)
     url = buckets.url("file", tmp_path)
-    one, store = machine(url, 1), storage._Bucket(url)
+    one, store = machine(url, 1), Bucket(url)
     sleeper, other = storage.Lease(store, "c"), storage.Lease(store, "c")
     monkeypatch.setattr(sleeper, "_renew", lambda *_: None)
     assert sleeper.take()
@@ -263,26 +267,27 @@ def test_locks_of_file_systems_in_user_space_are_doubted(tmp_path):
 
 
 def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "TIMEOUT", 0.05)
-    store, tried = storage._Bucket(f"file://{tmp_path}"), []
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 0.05)
+    store, tried = Bucket(f"file://{tmp_path}"), []
 
     def slow(*args, **kwargs):
         tried.append(1)
         threading.Event().wait(0.3)
 
     monkeypatch.setattr(store._fs, "find", slow)
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)  # between two tries
+    monkeypatch.setattr(storage_bucket.time, "sleep", lambda seconds: None)  # between two tries
     with pytest.raises(UserError, match=r"cannot be reached \(no answer in 0.05 s\)"):
         store.list("")
-    assert len(tried) == storage.TRIES
+    assert len(tried) == storage_bucket.TRIES
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from ehr_scaling import artifacts, storage, study
+from ehr_scaling.storage import leases
 from tests import small
-storage.TTL = 3.0
+leases.TTL = 3.0
 config = small.config(**{"grid.seeds": (0, 1), "training.checkpoint_seconds": 0.05})
 config.training.dispatch_sequences = 4
 workdir = storage.local(sys.argv[1])

@@ -1,0 +1,130 @@
+"""What is asked of a bucket: put an object, put it unless it is there, get it, list them; each within a limit.
+
+All stores have had these four for years. They come from fsspec (gcsfs, s3fs: the extra `cloud`).
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ehr_scaling.errors import UserError, first_line
+
+T = TypeVar("T")
+SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "file": "fsspec"}  # and the package that each needs
+TIMEOUT, TRIES = 120.0, 5  # seconds of one request without an answer; tries of it
+SLOWEST = 1e6  # bytes/s of a transfer, below which it is given up
+AT_ONCE = 16  # requests of one fetch or store
+
+
+class Bucket:
+    """A folder of a bucket, by keys below it. Each request has a limit, and is made again where it fails."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        scheme = url.partition("://")[0]
+        try:
+            import fsspec
+
+            options = {"use_listings_cache": False} if scheme != "file" else {"auto_mkdir": True}
+            self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        except ImportError:
+            need = SCHEMES[scheme]
+            raise UserError(
+                f"{scheme}:// needs {need}, which is not installed: pip install 'ehr_scaling[cloud]'"
+            ) from None
+        self._pool = ThreadPoolExecutor(2 * AT_ONCE)
+
+    def check(self) -> None:
+        """Raises UserError where there is no such bucket, or it cannot be reached."""
+        bucket, _, folder = self.url.partition("://")[2].partition("/")
+        if not folder:
+            raise UserError(f"--workdir={self.url}: give a folder in the bucket too, as {self.url}/study")
+
+        def there() -> bool:
+            self._fs.invalidate_cache()
+            with contextlib.suppress(FileNotFoundError):
+                return bool(self._fs.ls(self._root, detail=False)) or True
+            return bool(self.url.startswith("file:") or self._fs.exists(bucket))
+
+        if not self._request(there, missing=False):
+            raise UserError(f"--workdir={self.url}: there is no bucket {bucket}, or you may not see it: make it first")
+
+    def list(self, prefix: str, patience: float = 0.0) -> dict[str, dict[str, Any]]:
+        """{key: {"size", "version"}} of all objects at or below a key."""
+        start = self._path(prefix)
+
+        def find() -> dict[str, Any]:
+            self._fs.invalidate_cache()
+            if prefix and self._fs.isfile(start):
+                return {start: self._fs.info(start)}
+            return dict(self._fs.find(start, detail=True))
+
+        found = self._request(find, missing={}, patience=patience)
+        out = {}
+        for path, about in found.items():
+            key = path.removeprefix(self._root).lstrip("/")
+            version = next((about[n] for n in ("generation", "ETag", "etag", "mtime", "created") if about.get(n)), "")
+            out[key] = {"size": int(about["size"]), "version": str(version)}
+        return out
+
+    def read(self, key: str, patience: float = 0.0) -> str | None:
+        content = self._request(lambda: self._fs.cat_file(self._path(key)), missing=None, patience=patience)
+        return None if content is None else content.decode()
+
+    def write(self, key: str, content: bytes, patience: float = 0.0) -> None:
+        self._request(lambda: self._fs.pipe_file(self._path(key), content), patience=patience)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Put an object unless there is one of that key; gives whether the one there is this one."""
+        # Of a try whose answer was lost the next one finds the object there: what it holds tells whose it is
+        with contextlib.suppress(FileExistsError):
+            self._request(lambda: self._fs.pipe_file(self._path(key), content, mode="create"))
+        return self.read(key) == content.decode()
+
+    def remove(self, key: str) -> None:
+        self._request(lambda: self._fs.rm_file(self._path(key)), missing=None)
+
+    def get(self, key: str, to: Path, size: int) -> None:
+        """Write an object of so many bytes to a file; one that has gone since it was listed makes none."""
+        self._request(lambda: self._fs.get_file(self._path(key), str(to)), missing=None, size=size)
+
+    def put(self, key: str, file: Path) -> str:
+        """Put a file; gives the version that its object has now."""
+        size = file.stat().st_size
+        self._request(lambda: self._fs.put_file(str(file), self._path(key)), size=size)
+        return str(self.list(key)[key]["version"])
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}" if key else self._root
+
+    def _request(self, do: Callable[[], T], missing: Any = ..., *, size: int = 0, patience: float = 0.0) -> T:
+        """What `do` gives. missing: what to give where the object is not there.
+
+        Args: size, bytes that are moved. patience, seconds after which there is no other try; 0: TRIES of TIMEOUT each.
+        Raises: FileExistsError; UserError where all tries fail.
+        """
+        tries, limit = (1, patience) if patience else (TRIES, TIMEOUT + size / SLOWEST)
+        for attempt in range(1, tries + 1):
+            try:
+                return self._pool.submit(do).result(limit)
+            except FileExistsError:
+                raise
+            except FileNotFoundError:
+                if missing is not ...:
+                    return missing
+                raise UserError(f"{self.url}: an object has gone while it was read: run again") from None
+            except FutureTimeout:
+                said = f"no answer in {limit:g} s"
+            except PermissionError as e:
+                raise UserError(
+                    f"{self.url}: not allowed ({first_line(e)}): see its rights and your credentials"
+                ) from None
+            except Exception as e:  # gcsfs, s3fs and their clients share no base class
+                said = first_line(e)
+            if attempt < tries:
+                time.sleep(min(2.0**attempt, 20.0) / 4)
+        raise UserError(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")

@@ -1,0 +1,113 @@
+"""Who works on what in a bucket, which has no locks: leases that are taken, renewed, and taken over from the dead."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from typing import Any, NamedTuple
+
+from ehr_scaling.errors import UserError
+from ehr_scaling.storage.bucket import Bucket
+
+TTL = 60.0  # seconds after which a lease that nobody renews is taken over
+
+
+class Held(NamedTuple):
+    """Who holds a lease."""
+
+    host: str
+    pid: int
+    since: float  # Unix time
+
+
+class Lease:
+    """Of one thing to do, told by objects NAME/1, NAME/2, …: who made the last of them holds it.
+
+    It is made only where it is not there, so that of two who want it one gets it. Its holder writes it anew every
+    third of TTL; who has watched it for TTL without a change makes the next. A holder that slept too long finds that
+    next one (`lost`), and must not store what it did: clocks of machines need not agree.
+    """
+
+    def __init__(self, bucket: Bucket, name: str) -> None:
+        self._bucket, self._name = bucket, name
+        self._seen: tuple[str, str, float] | None = None  # object, what it held, since when by our clock
+        self._number = 0
+        self._stop = threading.Event()  # of the holding now; another one has another
+        self._since = time.time()
+        self.lost = False
+
+    def take(self) -> bool:
+        """Whether it is ours now."""
+        last, content = self._last()
+        if content is not None and _read(content)["held"]:
+            seen = (last, content)
+            if self._seen is None or self._seen[:2] != seen:
+                self._seen = (*seen, time.monotonic())
+            if time.monotonic() - self._seen[2] < TTL:
+                return False
+        self._number = int(last.rsplit("/", 1)[-1]) + 1 if last else 1
+        self._since, self.lost = time.time(), False
+        if not self._bucket.create(self._mine(), self._content(held=True)) or self._last()[0] != self._mine():
+            return False
+        if last:
+            self._bucket.remove(last)
+        self._stop = threading.Event()
+        _holding.add(self)
+        threading.Thread(target=self._renew, args=(self._stop, self._mine()), daemon=True).start()
+        return True
+
+    def _mine(self) -> str:
+        return f"{self._name}/{self._number}"
+
+    def release(self) -> None:
+        self._stop.set()
+        _holding.discard(self)
+        if not self.lost:
+            self._bucket.write(self._mine(), self._content(held=False))
+
+    def holder(self) -> Held | None:
+        """Who holds it, as far as its last object tells."""
+        _, content = self._last()
+        if content is None or not (told := _read(content))["held"]:
+            return None
+        return Held(told["host"], told["pid"], told["since"])
+
+    def _last(self, patience: float = 0.0) -> tuple[str, str | None]:
+        keys = [key for key in self._bucket.list(self._name, patience) if key.rsplit("/", 1)[-1].isdecimal()]
+        if not keys:
+            return "", None
+        last = max(keys, key=lambda key: int(key.rsplit("/", 1)[-1]))
+        return last, self._bucket.read(last, patience)
+
+    def _content(self, *, held: bool) -> bytes:
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "held": held}
+        return json.dumps({**about, "renewed": uuid.uuid4().hex}).encode()
+
+    def _renew(self, stop: threading.Event, mine: str) -> None:
+        while not stop.wait(TTL / 3):
+            with contextlib.suppress(UserError):  # the next try may reach the bucket
+                last = self._last(patience=TTL / 6)[0]
+                if stop.is_set():
+                    return
+                if last != mine:
+                    self.lost = True
+                    return
+                self._bucket.write(mine, self._content(held=True), patience=TTL / 6)
+
+
+_holding: set[Lease] = set()  # by this process
+
+
+def any_lost() -> bool:
+    """Whether another machine has taken over what this process believes it holds."""
+    return any(lease.lost for lease in _holding)
+
+
+def _read(content: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(content))
+    except ValueError:  # it is being written
+        return {"held": True, "host": "?", "pid": 0, "since": time.time()}

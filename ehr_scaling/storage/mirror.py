@@ -1,0 +1,274 @@
+"""The mirror of a bucket on this machine's disk, in which everything is worked on: what comes, goes and is kept."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from ehr_scaling.errors import UserError
+from ehr_scaling.storage import leases
+from ehr_scaling.storage.bucket import AT_ONCE, SCHEMES, Bucket
+
+LEASES = ".leases"  # folder of a bucket
+BUCKET = ".bucket.json"  # in the root of a mirror: {"url"}
+CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder named by its step
+RECORDS = ("artifact.json", CHECKPOINT)  # written last
+
+
+def local(workdir: str) -> Path:
+    """The folder to work in for a work directory that may be in a bucket: itself, or its mirror.
+
+    Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors.
+    Raises: UserError for a scheme that is none of SCHEMES, one whose package is missing, and a bucket that cannot be
+      listed.
+    """
+    if not (match := re.match(r"([a-z][a-z0-9+.-]*)://", workdir)):
+        return Path(workdir).absolute()
+    scheme, url = match[1], workdir.rstrip("/")
+    if scheme not in SCHEMES:
+        raise UserError(f"--workdir={workdir}: take a folder, or a bucket of {', '.join(f'{s}://' for s in SCHEMES)}")
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "mirrors"
+    root = Path(os.environ.get("EHR_SCALING_MIRRORS", base))
+    mirror = root / f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    Bucket(url).check()
+    mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+    about = mirror / BUCKET
+    if not about.exists():
+        _write(about, {"url": url})
+    return mirror.absolute()
+
+
+def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
+    """Bring what the bucket has of the file or folder `path` and is not here, or is another version here.
+
+    A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
+    that was there, and is not any more, goes here too where `path` is its own.
+
+    Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
+    Raises: UserError where the bucket does not answer.
+    """
+    if (found := _mirror(path)) is None:
+        return
+    bucket, root = found
+    wanted = []
+    listed = bucket.list(_key(root, path))
+    if not listed and path.is_file() and (note := _note(root, _key(root, path))).is_file():
+        path.unlink()
+        note.unlink()
+    for key, about in _whole(listed).items():
+        if not overwrite and _changed(root, key):
+            continue
+        below = "" if root / key == path else (root / key).relative_to(path).as_posix()
+        if (not below or fnmatch(below, pattern)) and not _same(root, key, about):
+            wanted.append((key, about["version"], about["size"]))
+    # Records last, so that a reader beside us finds no folder that only looks whole
+    for part in _by_record(wanted, lambda entry: entry[0]):
+        _all(partial(_bring, bucket, root), part)
+
+
+def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Without the checkpoints that lack their record: whoever handed them over died on the way, or is not through."""
+    of_step = re.compile(r"(?:.*/)?runs/[^/]+/\d+(?=/)")
+    kept = {}
+    for key, about in listed.items():
+        step = of_step.match(key)
+        if step is None or f"{step[0]}/{CHECKPOINT}" in listed:
+            kept[key] = about
+    return kept
+
+
+def store(path: Path) -> None:
+    """Hand the file or folder `path` over: what the bucket has not, and then the records of it.
+
+    Names that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer.
+    """
+    if (found := _mirror(path)) is None:
+        return
+    if leases.any_lost():
+        raise UserError(
+            f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
+            "done since is left out; run the same command again to go on with something else"
+        )
+    bucket, root = found
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    there = bucket.list(_key(root, path))
+    entries = []
+    for file in files:
+        key = _key(root, file)
+        if not any(part.startswith(".") for part in Path(key).parts) and not _same(root, key, there.get(key)):
+            entries.append((key,))
+    for part in _by_record(entries, lambda entry: entry[0]):
+        _all(partial(_hand_over, bucket, root), part)
+
+
+def forget(path: Path) -> None:
+    """Take what lies at and below `path` out of the bucket, records first. Here it stays."""
+    if (found := _mirror(path)) is None:
+        return
+    bucket, root = found
+    entries = [(key,) for key in bucket.list(_key(root, path))]
+    for part in reversed(_by_record(entries, lambda entry: entry[0])):
+        _all(bucket.remove, part)
+
+
+def names(path: Path) -> set[str]:
+    """Of what lies directly in `path`, here and in its bucket."""
+    here = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if (found := _mirror(path)) is None:
+        return here
+    bucket, root = found
+    prefix = _key(root, path)
+    return here | {key.removeprefix(f"{prefix}/").split("/")[0] for key in bucket.list(prefix)}
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether `path` is in the mirror of one."""
+    return _mirror(path) is not None
+
+
+def doubtful_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """The kind of file system of `path` where it is one in user space (gcsfuse, s3fs, rclone): those grant locks that
+    other machines know nothing of. None elsewhere, and where mounts are not told."""
+    try:
+        lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return None
+    resolved = path.resolve()
+    over = [(m[1], m[2]) for m in lines if len(m) > 2 and resolved.is_relative_to(m[1].replace("\\040", " "))]
+    kind = max(over, key=lambda mount: len(mount[0]), default=("", ""))[1]
+    return kind if kind == "fuse" or kind.startswith("fuse.") else None
+
+
+@cache
+def lease(path: Path) -> leases.Lease | None:
+    """The lease named by `path`, which need not be a file; None where that is not in a mirror.
+
+    It is the same at every call, since it knows since when it has watched its holder.
+    """
+    if (found := _mirror(path)) is None:
+        return None
+    return leases.Lease(found[0], f"{LEASES}/{_key(found[1], path)}")
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Until the block ends nobody else, on any machine, is in such a block of the same path."""
+    ours = lease(path)
+    told = False
+    while ours is not None and not ours.take():
+        if not told:
+            print(f"{path}: another machine is making the same thing, waiting for it", flush=True)
+            told = True
+        time.sleep(min(leases.TTL / 6, 5.0))
+    try:
+        yield
+    finally:
+        if ours is not None:
+            ours.release()
+
+
+def _mirror(path: Path) -> tuple[Bucket, Path] | None:
+    """The bucket that `path` is a mirror of, and the mirror's root."""
+    for folder in (path, *path.parents):
+        if (url := _url(folder)) is not None:
+            return _bucket(url), folder
+    return None
+
+
+@cache
+def _known(folder: Path) -> str:
+    return str(json.loads((folder / BUCKET).read_text(encoding="utf-8"))["url"])
+
+
+def _url(folder: Path) -> str | None:
+    return _known(folder) if (folder / BUCKET).is_file() else None
+
+
+@cache
+def _bucket(url: str) -> Bucket:
+    return Bucket(url)
+
+
+def _key(root: Path, path: Path) -> str:
+    return "" if path == root else path.relative_to(root).as_posix()
+
+
+def _by_record(entries: list[Any], key: Callable[[Any], str]) -> list[list[Any]]:
+    """Entries in the order in which they may be seen: files, then the records of what they lie in."""
+    rank = {name: i for i, name in enumerate(RECORDS, 1)}
+    parts: dict[int, list[Any]] = {}
+    for entry in entries:
+        parts.setdefault(rank.get(key(entry).rsplit("/", 1)[-1], 0), []).append(entry)
+    return [parts[i] for i in sorted(parts)]
+
+
+def _same(root: Path, key: str, about: dict[str, Any] | None) -> bool:
+    """Whether a file of the mirror is what the bucket holds: of its size, and not touched since it came or went."""
+    here = root / key
+    if about is None or not here.is_file() or (stat := here.stat()).st_size != about["size"]:
+        return False
+    try:
+        known = json.loads(_note(root, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return known == [about["version"], stat.st_mtime_ns]
+
+
+def _changed(root: Path, key: str) -> bool:
+    """Whether a file of the mirror was written here since it came or went, or never did."""
+    here = root / key
+    try:
+        return bool(json.loads(_note(root, key).read_text(encoding="utf-8"))[1] != here.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return here.is_file()
+    except (OSError, ValueError, IndexError):
+        return True
+
+
+def _note(root: Path, key: str) -> Path:
+    return root / ".versions" / key
+
+
+def _remember(root: Path, key: str, version: str) -> None:
+    """That a file of the mirror is that version of its object, for whoever works in this mirror next."""
+    note = _note(root, key)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    _write(note, [version, (root / key).stat().st_mtime_ns])
+
+
+def _write(path: Path, content: Any) -> None:
+    new = path.with_name(f".{uuid.uuid4().hex}")
+    new.write_text(json.dumps(content), encoding="utf-8")
+    new.replace(path)
+
+
+def _bring(bucket: Bucket, root: Path, key: str, version: str, size: int) -> None:
+    """An object to the mirror, whole or not at all."""
+    here = root / key
+    here.parent.mkdir(parents=True, exist_ok=True)
+    incoming = here.with_name(f".{uuid.uuid4().hex}")
+    try:
+        bucket.get(key, incoming, size)
+        if incoming.exists():
+            incoming.replace(here)
+            _remember(root, key, version)
+    finally:
+        incoming.unlink(missing_ok=True)
+
+
+def _hand_over(bucket: Bucket, root: Path, key: str) -> None:
+    _remember(root, key, bucket.put(key, root / key))
+
+
+def _all(do: Callable[..., Any], entries: Iterable[tuple[Any, ...]]) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda entry: do(*entry), entries))
