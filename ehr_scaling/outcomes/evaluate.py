@@ -151,10 +151,13 @@ def _answer_classes(
     """Of tasks that ask for the next token: nothing is drawn."""
     vocabulary, started = timelines.vocabulary(workdir), time.monotonic()
     union = union_of(group)
-    found = simulate.next_token(model, params, np.concatenate([s.prompts for s in union.samples])[union.first])
+    # Of a large vocabulary a task names a few tokens: the others' probabilities would fill the memory.
+    named_by_any = np.flatnonzero(np.any([samples.meanings >= 0 for samples in union.samples], axis=0))
+    prompts = np.concatenate([samples.prompts for samples in union.samples])[union.first]
+    found = simulate.next_token(model, params, prompts, named_by_any)
     report(len(union.first))
     for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
-        p, named = estimators.class_probabilities(found[rows], samples.meanings)
+        p, named = estimators.class_probabilities(found[rows], samples.meanings[named_by_any])
         names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
         predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
         seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}

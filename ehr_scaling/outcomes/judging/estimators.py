@@ -125,8 +125,8 @@ def days(futures: Futures, k: int) -> Value:
 def class_probabilities(next_token: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probability of each class, given that the next token names one.
 
-    Args: next_token, float (n, V), probabilities of the next token; classes, int (V,), the class that a token names,
-      numbered from 0, or -1. A class may have several tokens.
+    Args: next_token, float (n, K), probabilities that each of K tokens comes next; classes, int (K,), the class that a
+      token names, numbered from 0, or -1. A class may have several tokens.
     Returns: float64 (n, classes), rows sum to 1 (NaN where no token of a class has a probability); and float64 (n,),
       the probability that the next token names a class at all. Exact for the model: nothing is drawn.
     """

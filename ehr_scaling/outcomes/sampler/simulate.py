@@ -175,19 +175,22 @@ def simulate(
     )
 
 
-def next_token(model: Transformer, params: Any, prompts: np.ndarray, batch: int = 64) -> np.ndarray:
-    """Probabilities of the token after each prompt, float32 (n, V). Args: prompts as `Asked` has them."""
-    found = np.empty((len(prompts), model.vocab), np.float32)
+def next_token(model: Transformer, params: Any, prompts: np.ndarray, tokens: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Probabilities that some tokens follow each prompt, float32 (n, K).
+
+    Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for.
+    """
+    found = np.empty((len(prompts), len(tokens)), np.float32)
     for begin in range(0, len(prompts), batch):
         some = prompts[begin : begin + batch].astype(np.int32)
         filled = np.pad(some, ((0, batch - len(some)), (0, 0)), constant_values=PAD)
-        found[begin : begin + batch] = np.asarray(_next(model, params, filled))[: len(some), : model.vocab]
+        found[begin : begin + batch] = np.asarray(_next(model, params, filled, tokens))[: len(some)]
     return found
 
 
 @partial(jax.jit, static_argnames="model")
-def _next(model: Transformer, params: Any, prompts_BxP: jax.Array) -> jax.Array:
-    return jax.nn.softmax(decode.read(model, params, prompts_BxP)[0], axis=-1)
+def _next(model: Transformer, params: Any, prompts_BxP: jax.Array, tokens_K: jax.Array) -> jax.Array:
+    return jax.nn.softmax(decode.read(model, params, prompts_BxP)[0], axis=-1)[:, tokens_K]
 
 
 def _slid(prompts: np.ndarray, tokens: np.ndarray, drawn: np.ndarray, context_tokens: int) -> np.ndarray:

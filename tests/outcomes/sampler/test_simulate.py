@@ -232,13 +232,15 @@ def test_cached_logits_are_the_models(size, mixing):
 def test_bfloat16_is_near(prompts):
     model, params = make()
     half = model.clone(dtype=jnp.bfloat16)
-    exact, near = (simulate.next_token(m, params, prompts) for m in (model, half))
+    exact, near = (simulate.next_token(m, params, prompts, np.arange(VOCAB)) for m in (model, half))
     assert 0.5 * np.abs(exact - near).sum(axis=1).max() < 0.15
 
 
 def test_next_token(made, prompts):
     model, params = made
-    found = simulate.next_token(model, params, prompts, batch=3)
+    found = simulate.next_token(model, params, prompts, np.arange(VOCAB), batch=3)
+    some = np.array([4, 1, VOCAB - 1])
+    np.testing.assert_array_equal(simulate.next_token(model, params, prompts, some, batch=3), found[:, some])
     logits = model.apply({"params": params}, prompts, (prompts != PAD).astype(np.int32))[0][:, -1, :VOCAB]
     np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-5)
     assert (found[:, PAD] == 0).all()
@@ -268,7 +270,7 @@ def test_first_tokens_follow_the_model(plain, prompts):
     model, params = plain
     for row in (5, 3):
         found = run(plain, prompts, 4000, slice(row, row + 1), new_tokens=1, rows=500).tokens[0, :, 0]
-        p = simulate.next_token(model, params, prompts[row : row + 1])[0].astype(float)
+        p = simulate.next_token(model, params, prompts[row : row + 1], np.arange(VOCAB))[0].astype(float)
         if GAPS[row]:
             p[clock().ends <= GAPS[row]] = 0
         p /= p.sum()

@@ -1,8 +1,9 @@
 """Events of MEDS files brought to the shards of their patients, whatever files they come from, in bounded memory.
 
-`spread` reads a piece of the data set and writes what it finds sorted by shard, a row group for each, some millions of
-events a file; `gather` reads the row groups of one shard from all those files. So neither holds more than its piece or
-its shard, and there are few files whatever the number of pieces and shards.
+`spread` reads a piece of the data set and writes what it finds sorted by shard, a record batch for each, some millions
+of events a file; `gather` reads the batches of one shard from all those files. So neither holds more than its piece or
+its shard, and there are few files whatever the number of pieces and shards. The files are Arrow's own: to open one and
+take a batch costs the same whatever the number of batches, which of parquet's row groups it does not.
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.ipc
 
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events, parquet
@@ -56,7 +57,7 @@ class Folder(NamedTuple):
         return self.path / f"spelt-{unit}.parquet"
 
     def spread(self, unit: int, number: int) -> Path:
-        return self.path / "spread" / f"{unit:06d}-{number:04d}.parquet"
+        return self.path / "spread" / f"{unit:06d}-{number:04d}.arrow"
 
 
 def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
@@ -152,12 +153,13 @@ def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: 
         schema=_SCHEMA,
     )
     found, starts = np.unique(shard[order], return_index=True)
-    # Which shard a row group holds must be found without reading it.
-    schema = _SCHEMA.with_metadata({"shards": ",".join(map(str, found.tolist()))})
-    options = {**parquet.WRITING, "compression_level": 1}
-    with writing(path) as partial, pq.ParquetWriter(partial, schema, **options) as writer:
+    # Which shard a batch holds must be found without reading it.
+    schema = _SCHEMA.with_metadata({"shards": found.astype("<i8").tobytes().hex()})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with writing(path) as partial, pa.ipc.new_file(partial, schema, options=options) as writer:
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            writer.write_table(table.slice(start, end - start), row_group_size=max(1, end - start))
+            for batch in table.slice(start, end - start).combine_chunks().to_batches():
+                writer.write_batch(batch)
 
 
 def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
@@ -170,15 +172,17 @@ def gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: i
 
 
 def _gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int) -> dict[str, Any]:
-    tables = []
-    for path in sorted((folder.path / "spread").glob("[!.]*.parquet")):
-        file = pq.ParquetFile(path, read_dictionary=["code"], **parquet.READING)
-        held = file.schema_arrow.metadata[b"shards"].decode().split(",")
-        if str(shard) in held:
-            tables.append(file.read_row_group(held.index(str(shard))))
-    if not tables:
+    batches = []
+    for path in sorted((folder.path / "spread").glob("[!.]*.arrow")):
+        with pa.memory_map(str(path)) as source:
+            file = pa.ipc.open_file(source)
+            held = np.frombuffer(bytes.fromhex(file.schema.metadata[b"shards"].decode()), "<i8")
+            at = int(np.searchsorted(held, shard))
+            if at < len(held) and held[at] == shard:
+                batches.append(file.get_batch(at))
+    if not batches:
         return {"events": 0, "patients": 0, "dropped": {}, "mended": {}}
-    table = pa.concat_tables(tables).unify_dictionaries()
+    table = pa.Table.from_batches([batch.replace_schema_metadata(None) for batch in batches]).unify_dictionaries()
     code = table["code"].combine_chunks()
     code = code.chunk(0) if isinstance(code, pa.ChunkedArray) else code
     names = code.dictionary.to_pylist()
