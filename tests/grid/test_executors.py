@@ -14,7 +14,7 @@ from jobs import crash, die, fail, refuse, square, units
 
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import executors
-from ehr_scaling.grid.executors import claims, local
+from ehr_scaling.grid.executors import claims, processes
 from ehr_scaling.grid.executors.progress import Progress
 from tests import blank
 
@@ -39,6 +39,21 @@ def test_a_cache_of_programs_that_was_chosen_stays():
     chosen = os.environ["JAX_COMPILATION_CACHE_DIR"]
     executors.use_compile_cache()
     assert jax.config.jax_compilation_cache_dir == chosen
+
+
+def test_programs_of_other_flags_have_a_cache_of_their_own(monkeypatch):
+    import jax
+
+    chosen, folders = jax.config.jax_compilation_cache_dir, []
+    try:
+        for flags in ("--xla_a=1", "--xla_b=1", " --xla_a=1 "):
+            monkeypatch.setenv("XLA_FLAGS", flags)
+            jax.config.update("jax_compilation_cache_dir", None)
+            executors.use_compile_cache()
+            folders.append(jax.config.jax_compilation_cache_dir)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+    assert folders[0] == folders[2] != folders[1]
 
 
 def test_what_workers_are_given_is_left_to_nobody_else(tmp_path):
@@ -273,8 +288,8 @@ def test_a_branch_counts_what_it_adds():
 def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert local._gpus() == ["2", "5"]
-    places = local._places(4, list(range(8)), ["2", "5"])
+    assert processes._gpus() == ["2", "5"]
+    places = processes._places(4, list(range(8)), ["2", "5"])
     assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in places] == ["2", "5", "2", "5"]
     assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for _, environment in places} == {"0.45"}
     assert [cores for cores, _ in places] == [{0, 4}, {1, 5}, {2, 6}, {3, 7}]
@@ -283,7 +298,7 @@ def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     fake.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert local._gpus() == ["0", "1", "2"]
+    assert processes._gpus() == ["0", "1", "2"]
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert local._gpus() == []
-    assert local._places(3, [4, 6], []) == [({4}, {}), ({6}, {}), ({4}, {})]
+    assert processes._gpus() == []
+    assert processes._places(3, [4, 6], []) == [({4}, {}), ({6}, {}), ({4}, {})]

@@ -13,7 +13,8 @@ from ehr_scaling import preemption, storage
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line
 from ehr_scaling.grid.cell import Unit
-from ehr_scaling.grid.executors.local import Check, Done, Job, run
+from ehr_scaling.grid.executors.job import Check, Done, Job
+from ehr_scaling.grid.executors.local import run
 from ehr_scaling.layout import Layout
 
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of

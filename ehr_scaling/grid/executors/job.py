@@ -1,0 +1,47 @@
+"""What the processes of a sweep have to know: the job, its units, and in which turn they are claimed."""
+
+from collections.abc import Callable, Generator, MutableSequence, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ehr_scaling import preemption
+from ehr_scaling.grid.cell import Unit
+from ehr_scaling.grid.executors import claims
+from ehr_scaling.grid.executors.claims import NOBODY, Cost
+
+
+class Report(Protocol):
+    """How a job says what it does: `tokens` more, or (`before`) tokens that an earlier process had done."""
+
+    def __call__(self, tokens: int, before: bool = False) -> None: ...
+
+
+# A job trains or scores the cells of one unit and returns their metrics in order. It is a module-level function, so
+# that another process can import it.
+Job = Callable[[Unit, Path, Report], list[Any]]
+# What is there of a unit's results already: one a cell, or None
+Done = Callable[[Unit, Path], list[Any] | None]
+Check = Callable[[list[Unit], Path], None]
+
+
+class Work(NamedTuple):
+    """See `local.run`, whose arguments these are."""
+
+    job: Job
+    units: list[Unit]
+    workdir: Path
+    costs: Sequence[Cost]
+    saves: bool
+    patience: float | None
+
+    def on_sigterm(self) -> AbstractContextManager[None]:
+        return preemption.deferred() if self.saves else preemption.at_once()
+
+    def in_turn(self, me: int, owners: MutableSequence[int], finished: MutableSequence[int]) -> Generator[int | None]:
+        return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience)
+
+
+def held_elsewhere(owners: MutableSequence[int], finished: MutableSequence[int]) -> str:
+    n = sum(who == NOBODY and not over for who, over in zip(owners, finished, strict=True))
+    return f"waiting for {n} that another sweep holds" if n else ""

@@ -1,0 +1,228 @@
+"""Worker processes on this machine, each with its core or GPU, that claim units until all are finished."""
+
+import contextlib
+import hashlib
+import multiprocessing as mp
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import MutableSequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, cast
+
+from ehr_scaling import preemption
+from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
+from ehr_scaling.grid.cell import Unit
+from ehr_scaling.grid.executors.claims import NOBODY
+from ehr_scaling.grid.executors.job import Report, Work, held_elsewhere
+from ehr_scaling.grid.executors.progress import Progress
+
+GRACE = 5.0  # seconds for workers to end by themselves once one has failed or Ctrl-C was pressed
+
+
+def use_compile_cache() -> None:
+    """Keep compiled programs across processes and runs (JAX's persistent cache), for programs of any size.
+
+    In $JAX_COMPILATION_CACHE_DIR where that is set. Else in a folder for these XLA_FLAGS alone: JAX would take a
+    program that others compiled, whose sums are of another order (2e-7 of a loss).
+    """
+    import jax
+
+    flags = hashlib.sha256(" ".join(os.environ.get("XLA_FLAGS", "").split()).encode()).hexdigest()[:12]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "xla" / flags
+    if not jax.config.values.get("jax_compilation_cache_dir"):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _gpus() -> list[str]:
+    """NVIDIA GPUs that JAX would use, found without JAX: it would take their memory for this process."""
+    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    found = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.split() if found.returncode == 0 else []
+
+
+def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[int], dict[str, str]]]:
+    """Cores and environment of each worker: a core each on a CPU, a GPU and its share of the cores on GPUs."""
+    if not gpus:
+        return [({cores[w % len(cores)]}, {}) for w in range(workers)]
+    share = 0.9 / -(-workers // len(gpus))  # of a GPU's memory: JAX takes .75 at once, and two workers more than all
+    return [
+        (
+            set(cores[w % len(cores) :: workers]),
+            {"CUDA_VISIBLE_DEVICES": gpus[w % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}"},
+        )
+        for w in range(workers)
+    ]
+
+
+def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, bar: Progress) -> None:
+    context = mp.get_context("spawn")
+    owners = context.Array("i", [NOBODY] * len(results))
+    finished = context.Array("i", [int(result is not None or i in failures) for i, result in enumerate(results)])
+    environment_here = dict(os.environ)
+    # glibc reads this before Python starts, so only a new process can have it: huge pages are 20 to 60 % on CPU.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    if not (gpus := _gpus()):
+        # A quarter off the time to compile, which is a fifth of a small grid's; its programs are as fast.
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+    processes: dict[Connection, Any] = {}
+    doing: dict[Connection, int] = {}
+    # Ctrl-C reaches every process of the terminal; only this one acts on it, then stops its workers. They inherit
+    # the deafness, so that not even one that is just starting prints a trace. SIGTERM, which one that is starting
+    # must not lose, waits until it has its handler.
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        for w, (cores, environment) in enumerate(_places(workers, sorted(os.sched_getaffinity(0)), gpus)):
+            pipe, child = context.Pipe()
+            process = context.Process(
+                target=_serve,
+                args=(child, work, w, owners, finished, cores, environment),
+                name=f"cell-worker-{w}",
+                daemon=True,
+            )
+            process.start()
+            child.close()
+            processes[pipe] = process
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, heard)
+        _restore(environment_here)
+        passed_on = False
+        while processes:
+            if preemption.requested() and not passed_on:
+                passed_on = True
+                for process in processes.values():
+                    process.terminate()
+            for ready in wait(list(processes), timeout=0.5):
+                pipe = cast(Connection, ready)
+                try:
+                    kind, value = pipe.recv()
+                except EOFError:
+                    process = processes.pop(pipe)
+                    process.join()
+                    # SIGTERM may find one that has saved and is on its way out, without its handler.
+                    left = preemption.requested() or pipe not in doing
+                    if process.exitcode not in (0, Preempted.status) and not (
+                        left and process.exitcode == -signal.SIGTERM
+                    ):
+                        raise UserError(_death(process.exitcode, work.units, doing.get(pipe))) from None
+                    continue
+                if kind == "begin":
+                    doing[pipe] = value
+                elif kind == "advance":
+                    bar.advance(doing[pipe], *value)
+                elif kind == "wait":
+                    bar.say(value)
+                elif kind == "error":
+                    raise UserError(value)
+                else:
+                    i = doing.pop(pipe)
+                    if kind == "failed":
+                        failures[i] = value
+                    else:
+                        results[i] = value
+                    bar.finish(i)
+    finally:
+        _restore(environment_here)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, heard)
+        for process in processes.values():
+            process.terminate()
+        until = time.monotonic() + GRACE
+        for process in processes.values():
+            process.join(max(0.0, until - time.monotonic()))
+        for process in processes.values():
+            process.kill()
+            process.join()
+
+
+def _restore(environment: dict[str, str]) -> None:
+    """What was meant for workers is for nobody that this process starts later."""
+    for name in ("GLIBC_TUNABLES", "XLA_FLAGS"):
+        if name in environment:
+            os.environ[name] = environment[name]
+        else:
+            os.environ.pop(name, None)
+
+
+def _death(status: int, units: list[Unit], doing: int | None) -> str:
+    on = "as it started" if doing is None else f"on cell {units[doing][0].id}"
+    return (
+        f"a worker died (status {status}) {on}, perhaps for lack of memory: run again to resume it, with a smaller "
+        "--config.workers"
+    )
+
+
+def _serve(
+    pipe: Connection,
+    work: Work,
+    me: int,
+    owners: MutableSequence[int],
+    finished: MutableSequence[int],
+    cores: set[int],
+    environment: dict[str, str],
+) -> None:
+    """A worker process: do what can be claimed until all is finished. Exits with 75 when SIGTERM has come."""
+    os.sched_setaffinity(0, cores)
+    os.environ.update(environment)
+    from absl import logging
+
+    logging.set_verbosity(logging.WARNING)  # Orbax reports about 40 lines a save
+    use_compile_cache()
+
+    def report(tokens: int, before: bool = False) -> None:
+        pipe.send(("advance", (tokens, before)))
+
+    signal.signal(signal.SIGTERM, lambda *_: None)  # after the block below: it has been heard
+    try:
+        with work.on_sigterm():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            with contextlib.closing(work.in_turn(me, owners, finished)) as turns:
+                for i in turns:
+                    if i is None:
+                        if me == 0:
+                            pipe.send(("wait", held_elsewhere(owners, finished)))
+                        continue
+                    pipe.send(("begin", i))
+                    if (error := _attempt(work, i, report, pipe)) is not None:
+                        pipe.send(("error", error))
+                        return
+            if preemption.requested():
+                sys.exit(Preempted.status)
+    except Preempted:
+        os._exit(Preempted.status)  # without waiting for what a device is in the middle of
+    except (BrokenPipeError, ConnectionResetError):  # the sweep was killed: nobody listens
+        os._exit(1)
+
+
+def _attempt(work: Work, i: int, report: Report, pipe: Connection) -> str | None:
+    """Do unit i and send its results; returns the error to report where it fails."""
+    unit = work.units[i]
+    try:
+        pipe.send(("done", work.job(unit, work.workdir, report)))
+    except (Preempted, BrokenPipeError, ConnectionResetError):
+        raise
+    except RunFailed as e:
+        pipe.send(("failed", str(e)))
+    except UserError as e:
+        return str(e)
+    except Exception as e:
+        if (told := of_system(e)) is not None:
+            return str(told)
+        traceback.print_exc()
+        return f"cell {unit[0].id} ({unit[0].size}) failed with {type(e).__name__}; its trace is above"
+    return None
