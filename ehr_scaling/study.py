@@ -129,6 +129,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
             workers=executors.workers_for(config.workers),
             title="simulating futures",
             costs=evaluate.costs(workdir, each),
+            help=evaluate.help_out,
         )
     return "\n".join(lines)
 

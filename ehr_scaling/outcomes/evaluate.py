@@ -67,7 +67,23 @@ def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str
     return [_score_cell(cell, workdir, report) for cell in unit]
 
 
-def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
+def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
+    """Draw parts of the futures of cells that another process is scoring, where it waits for some; an `executors.Help`.
+
+    Both draw the same futures, whoever draws which part, but for rounding.
+    """
+    for cell in unit:
+        for scratch in filter(together.wants_help, Layout(workdir).outcomes.glob(f".{cell.id}-*")):
+            for group in groups(_scored(cell, workdir)[1]):
+                if _scratch(cell, workdir, group) == scratch:
+                    trained = restored_params(cell, Layout(workdir).run(cell.id))
+                    simulation = together.of_group(workdir, group, union_of(group))
+                    return bool(simulation.draw_parts(*trained, scratch, report))
+    return False
+
+
+def _scored(cell: Cell, workdir: Path) -> tuple[dict[str, dict[str, Any]], list[Question]]:
+    """The scores that are there, by the names of their questions, and the questions that are left."""
     scores, waiting = {}, []
     for question in _asked(workdir):
         path = question.folder / f"{cell.id}.json"
@@ -78,8 +94,14 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
                 scores[_name(question)] = score
                 _hand_over(path)
                 continue
-        _check(cell, workdir, question)
         waiting.append(question)
+    return scores, waiting
+
+
+def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
+    scores, waiting = _scored(cell, workdir)
+    for question in waiting:
+        _check(cell, workdir, question)
     if waiting:
         trained = restored_params(cell, Layout(workdir).run(cell.id))
         for group in groups(waiting):

@@ -1,16 +1,19 @@
 """Tasks that share their prompts, answered by the same futures: the stays of all of them, each once, and the run."""
 
+import contextlib
+import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, preemption
 from ehr_scaling.data import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.asking.prepared import Question, Union
 from ehr_scaling.outcomes.asking.stays import Stays
@@ -23,6 +26,7 @@ from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.sampler.simulate import Asked, Futures, Stops
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
+OPEN_PART = ".part"  # beside where a part will be: what is locked by who draws it
 
 
 class Simulation(NamedTuple):
@@ -46,21 +50,45 @@ class Simulation(NamedTuple):
     def run_in_parts(self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]) -> Futures:
         """Futures of all stays, in parts that are kept in the folder `scratch`: what is there is not drawn again.
 
-        The folder must be that of this simulation and model alone. report: an `executors.Report`.
-        Raises: UserError where a part is damaged.
+        The folder must be that of this simulation and model alone. Whoever finds it may draw parts of it too, see
+        `draw_parts`; those are waited for. report: an `executors.Report`.
+        Raises: UserError where a part is damaged; Preempted after SIGTERM, where that was put off.
         """
         artifacts.work_directory(scratch)
-        every, parts = np.arange(len(self.asked.ids)), []
-        for begin in range(0, len(every), AT_ONCE):
-            path = scratch / f"{begin}.npz"
-            if path.exists():
-                parts.append(_loaded(path))
-                report(parts[-1].tokens.size, before=True)
-                continue
-            parts.append(self.run(model, params, every[begin : begin + AT_ONCE], report))
-            with artifacts.writing(path) as partial:
-                np.savez(partial, **parts[-1]._asdict())
-        return simulate.concatenate(parts)
+        parts = [scratch / f"{begin}.npz" for begin in range(0, len(self.asked.ids), AT_ONCE)]
+        for part in parts:
+            part.with_suffix(OPEN_PART).touch()
+        drawn: dict[Path, Futures] = {}
+
+        def take_in() -> None:
+            """What earlier processes drew, or others beside this one."""
+            for part in parts:
+                if part not in drawn and part.exists():
+                    drawn[part] = _loaded(part)
+                    report(drawn[part].tokens.size, before=True)
+
+        take_in()
+        while True:
+            drawn |= self.draw_parts(model, params, scratch, report)
+            take_in()
+            if len(drawn) == len(parts):
+                return simulate.concatenate([drawn[part] for part in parts])
+            if preemption.requested():
+                raise Preempted(preemption.SAVED)
+            time.sleep(claims.POLL)  # a helper draws the rest, or has died
+
+    def draw_parts(
+        self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]
+    ) -> dict[Path, Futures]:
+        """Draw the parts of a simulation under way that nobody has drawn or is drawing; gives them by their files."""
+        drawn, every = {}, np.arange(len(self.asked.ids))
+        with contextlib.closing(_free_parts(scratch)) as parts:
+            for path in parts:
+                begin = int(path.stem)
+                drawn[path] = self.run(model, params, every[begin : begin + AT_ONCE], report)
+                with artifacts.writing(path) as partial:
+                    np.savez(partial, **drawn[path]._asdict())
+        return drawn
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
         """The futures of all stays as MEDS, see `trajectories.write`, which tells what is returned."""
@@ -68,6 +96,21 @@ class Simulation(NamedTuple):
         return trajectories.write(
             out, split, self.stays, futures, self.vocabulary, asked.clock, asked.gaps, self.silence
         )
+
+
+def wants_help(scratch: Path) -> bool:
+    """Whether a simulation is under way in the folder `scratch` of which a part is neither drawn nor being drawn."""
+    with contextlib.closing(_free_parts(scratch)) as parts:
+        return next(parts, None) is not None
+
+
+def _free_parts(scratch: Path) -> Generator[Path]:
+    """The files of parts that nobody has drawn or is drawing, each ours while it is out."""
+    for mark in sorted(scratch.glob(f"*{OPEN_PART}"), key=lambda mark: int(mark.stem)):
+        path = mark.with_suffix(".npz")
+        with contextlib.suppress(FileNotFoundError), claims.locked(mark) as ours:  # the folder goes when all is judged
+            if ours is not None and not path.exists():
+                yield path
 
 
 def _loaded(path: Path) -> Futures:

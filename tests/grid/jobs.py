@@ -74,6 +74,28 @@ def count(unit, workdir, report):
     return [begun for _ in unit]
 
 
+def await_help(unit, workdir, report):
+    """The first unit ends when it has been helped, and tells by whom; the second at once."""
+    until = time.monotonic() + 60
+    while unit[0].number == 0 and not (workdir / "helped").exists():
+        (workdir / "wanted").touch()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return [int((workdir / "helped").read_text()) if unit[0].number == 0 else os.getpid() for _ in unit]
+
+
+def help_out(unit, workdir, report):
+    if unit[0].number or not (workdir / "wanted").exists() or (workdir / "helped").exists():
+        return False
+    if (workdir / "broken").exists():
+        raise UserError(f"the help of {unit[0].id} is broken")
+    report(5)
+    partial = workdir / "partial"
+    partial.write_text(str(os.getpid()))
+    partial.rename(workdir / "helped")
+    return True
+
+
 def hang(unit, workdir, report):
     (workdir / "begun").touch()
     time.sleep(60)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from jobs import crash, die, fail, refuse, square, units
+from jobs import await_help, crash, die, fail, help_out, refuse, square, units
 
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import executors
@@ -107,8 +107,8 @@ def test_a_result_that_cannot_be_read_fails_alone(tmp_path, capsys):
     assert "the metrics of cell1 are damaged" in capsys.readouterr().err
 
 
-def in_turn(workdir, todo, owners, finished):
-    return claims.in_turn(workdir, todo, list(map(claims.of_training, todo)), 0, owners, finished)
+def in_turn(workdir, todo, owners, finished, **more):
+    return claims.in_turn(workdir, todo, list(map(claims.of_training, todo)), 0, owners, finished, **more)
 
 
 def test_the_costliest_first_and_the_sizes_that_are_compiled(tmp_path):
@@ -130,6 +130,31 @@ def test_a_held_unit_is_passed_over_then_waited_for(tmp_path):
     assert next(turns) == 2
     turns.close()
     assert claims.holder(tmp_path, todo[2]) is None
+
+
+def test_who_has_nothing_to_claim_helps(tmp_path):
+    todo, done, helped = units(3), [0] * 3, []
+
+    def lend_a_hand(i):
+        helped.append(i)
+        return len(helped) == 1
+
+    with claims.claim(tmp_path, todo[2]):
+        turns = in_turn(tmp_path, todo, [-1] * 3, done, patience=0.1, lend_a_hand=lend_a_hand)
+        assert [next(turns), next(turns), next(turns)] == [1, 0, None]
+        assert helped == [2, 2] and done == [1, 1, 0]  # the second time there was nothing to do
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_unit_that_wants_help_gets_it(tmp_path, workers):
+    results = executors.run(await_help, units(2), tmp_path, workers=workers, title="test", help=help_out)
+    assert [pid != os.getpid() for pid in results[0]] == [True] and results[0] != results[1][:1]
+
+
+def test_what_fails_in_help_is_told_with_its_cell(tmp_path):
+    (tmp_path / "broken").touch()
+    with pytest.raises(UserError, match="the help of cell0 is broken"):
+        executors.run(await_help, units(2), tmp_path, workers=2, title="test", help=help_out)
 
 
 def test_patience_ends(tmp_path):

@@ -221,7 +221,7 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         evaluate.job([cell], other, small.silent)
     (scratch,) = (other / "outcomes").glob(".*")
-    assert sizes == [32] and [path.name for path in scratch.iterdir()] == ["0.npz"]
+    assert sizes == [32] and [path.name for path in scratch.glob("*.npz")] == ["0.npz"]
 
     reported = []
     monkeypatch.setattr(simulate, "simulate", partial(counted, None))
@@ -237,6 +237,32 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "simulate", partial(counted, len(sizes)))
     questions.prepare(other, KIND, **OPTIONS)
     assert set(evaluate.job([cell], other, small.silent)[0]) == {*expected, KIND.name}
+
+
+def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tmp_path, monkeypatch):
+    """While the first part is drawn, and the last: the scores are those of one process, and nothing is drawn twice."""
+    workdir, cell, _ = trained
+    whole, other = (alone(workdir, tmp_path / name, TOGETHER[0]) for name in ("whole", "other"))
+    monkeypatch.setattr(simulate, "simulate", drawn)
+    expected = evaluate.job([cell], whole, small.silent)[0]
+    assert not evaluate.help_out([cell], other, small.silent)  # nobody is at it
+
+    monkeypatch.setattr(together, "AT_ONCE", 20)
+    sizes, helps, reported = [], [], []
+
+    def beside(*args, **options):
+        sizes.append(len(args[2].ids))
+        if len(sizes) != 2:  # while the helper draws, it is not called anew
+            helps.append(evaluate.help_out([cell], other, lambda tokens: None))
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", beside)
+    found = evaluate.job([cell], other, lambda tokens, before=False: reported.append((tokens, before)))[0]
+    assert all(same(score, expected[name]) for name, score in found.items())
+    # The helper took two parts of three, and found none while it drew the last of them
+    assert sizes == [20, 20, 10] and helps == [False, True]
+    assert sorted(reported) == sorted([(20 * 3 * 24, False), (20 * 3 * 24, True), (10 * 3 * 24, True)])
+    assert not evaluate.help_out([cell], other, small.silent)  # all is judged
 
 
 def test_a_damaged_part_is_named(trained, tmp_path):

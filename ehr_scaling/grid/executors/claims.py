@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Generator, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Generator, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,16 +58,26 @@ def _lock(handle: int, kind: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def locked(path: Path) -> Iterator[int | None]:
+    """Hold a file until the block ends: its handle, or None where another holds it. Raises: FileNotFoundError."""
+    handle = os.open(path, os.O_RDWR)  # NFS locks for writing only what is open for it
+    try:
+        yield handle if _lock(handle, fcntl.LOCK_EX, path) else None
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
     """Hold `unit` until the block ends, unless another holds it; gives whether it is ours."""
     path = _path(workdir, unit)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # NFS locks for writing only what is open for it
-    try:
-        # Of a work directory in a bucket the lock is between processes here, the lease between machines
-        lease = storage.lease(path.with_suffix(""))
-        ours = _lock(handle, fcntl.LOCK_EX, path) and (lease is None or lease.take())
-        if ours:
+    path.touch(mode=0o600)
+    # Of a work directory in a bucket the lock is between processes here, the lease between machines
+    lease = storage.lease(path.with_suffix(""))
+    with locked(path) as handle:
+        ours = handle is not None and (lease is None or lease.take())
+        if ours and handle is not None:
             about = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
             os.ftruncate(handle, 0)
             os.pwrite(handle, about.encode(), 0)
@@ -76,8 +86,6 @@ def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
         finally:
             if ours and lease is not None:
                 lease.release()
-    finally:
-        os.close(handle)
 
 
 def holder(workdir: Path, unit: Unit) -> dict[str, Any] | None:
@@ -109,6 +117,7 @@ def in_turn(
     owners: MutableSequence[int],
     finished: MutableSequence[int],
     patience: float | None = None,
+    lend_a_hand: Callable[[int], bool] = lambda i: False,
 ) -> Generator[int | None]:
     """Units to do, by number, each claimed while it is out; None now and then while all that are left are held.
 
@@ -120,6 +129,7 @@ def in_turn(
       me: number of this process in its sweep.
       owners, finished: of each unit, the process of this sweep that took it (or NOBODY), and whether its result is
         there; shared between the processes of a sweep, and changed here.
+      lend_a_hand: does a part of a unit that another process holds, where there is one to do; gives whether there was.
     """
     compiled: set[str] = set()
     size = [unit[0].size for unit in units]
@@ -141,6 +151,9 @@ def in_turn(
                 idle_since = time.monotonic()
                 break
         else:
+            if any(map(lend_a_hand, left)):
+                idle_since = time.monotonic()
+                continue
             if patience is not None and time.monotonic() - idle_since > patience:
                 return
             yield None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ehr_scaling import preemption
+from ehr_scaling.errors import RunFailed
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
@@ -20,6 +21,8 @@ class Report(Protocol):
 # A job trains or scores the cells of one unit and returns their metrics in order. It is a module-level function, so
 # that another process can import it.
 Job = Callable[[Unit, Path, Report], list[Any]]
+# Does a part of a unit that another process is doing, where one is left; gives whether there was
+Help = Callable[[Unit, Path, Report], bool]
 # What is there of a unit's results already: one a cell, or None
 Done = Callable[[Unit, Path], list[Any] | None]
 Check = Callable[[list[Unit], Path], None]
@@ -34,12 +37,27 @@ class Work(NamedTuple):
     costs: Sequence[Cost]
     saves: bool
     patience: float | None
+    help: Help | None = None
 
     def on_sigterm(self) -> AbstractContextManager[None]:
         return preemption.deferred() if self.saves else preemption.at_once()
 
-    def in_turn(self, me: int, owners: MutableSequence[int], finished: MutableSequence[int]) -> Generator[int | None]:
-        return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience)
+    def in_turn(
+        self,
+        me: int,
+        owners: MutableSequence[int],
+        finished: MutableSequence[int],
+        report: Callable[[int], Report],
+    ) -> Generator[int | None]:
+        """See `claims.in_turn`. Args: report, of the unit of a number."""
+
+        def lend_a_hand(i: int) -> bool:
+            try:
+                return self.help is not None and self.help(self.units[i], self.workdir, report(i))
+            except RunFailed:  # who does the unit tells it
+                return False
+
+        return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience, lend_a_hand)
 
 
 def held_elsewhere(owners: MutableSequence[int], finished: MutableSequence[int]) -> str:

@@ -13,7 +13,7 @@ from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims, processes
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
-from ehr_scaling.grid.executors.job import Check, Done, Job, Work, held_elsewhere
+from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.grid.executors.progress import Progress
 
@@ -41,6 +41,7 @@ def run(
     saves: bool = True,
     patience: float | None = None,
     before: Check | None = None,
+    help: Help | None = None,
 ) -> list[list[Any] | None]:
     """Do `job(unit, workdir, report)` for every unit, with a progress bar; results in the order of `units`, None
     for those that failed (RunFailed) while others could go on: they are told at the end.
@@ -56,6 +57,7 @@ def run(
       done: gives the results of a unit that is finished; such units go to no worker. Without it the job is asked.
       saves: whether the job polls `preemption.requested` and saves; else SIGTERM breaks it off where it is.
       patience: seconds to wait for units that others hold; None: until they are finished.
+      help: does parts of units that others hold, when nothing is left to claim; not under `jax.distributed`.
       before: looks once, here, at what the jobs of the units that are left will read, and raises where it is damaged.
     Raises: UserError of the first unit in which something fails that others need too, after those have been stopped,
       where all units have failed, and when patience is over; Preempted after SIGTERM, when all have saved. Checkpoints
@@ -83,7 +85,7 @@ def run(
                 bar.finish(i)
         if before and (left := [unit for i, unit in enumerate(units) if results[i] is None and i not in failures]):
             before(left, workdir)
-        work = Work(job, units, workdir, costs, saves, patience)
+        work = Work(job, units, workdir, costs, saves, patience, help if _processes() == 1 else None)
         with work.on_sigterm():
             if workers == 1:
                 use_compile_cache()
@@ -128,13 +130,16 @@ def _check_sharing(workdir: Path) -> None:
 def _here(work: Work, results: list[Any], failures: dict[int, str], bar: Progress) -> None:
     owners = [NOBODY] * len(results)
     finished = [int(result is not None or i in failures) for i, result in enumerate(results)]
-    with contextlib.closing(work.in_turn(0, owners, finished)) as turns:  # lets go of what it holds where a job fails
+    report = lambda i: partial(bar.advance, i)  # noqa: E731
+    with contextlib.closing(
+        work.in_turn(0, owners, finished, report)
+    ) as turns:  # lets go of what it holds where a job fails
         for i in _together(turns) if _processes() > 1 else turns:
             if i is None:
                 bar.say(held_elsewhere(owners, finished))
                 continue
             try:
-                results[i] = work.job(work.units[i], work.workdir, partial(bar.advance, i))
+                results[i] = work.job(work.units[i], work.workdir, report(i))
             except RunFailed as e:
                 failures[i] = str(e)
             bar.finish(i)

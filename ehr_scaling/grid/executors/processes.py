@@ -124,7 +124,7 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
                 if kind == "begin":
                     doing[pipe] = value
                 elif kind == "advance":
-                    bar.advance(doing[pipe], *value)
+                    bar.advance(*value)
                 elif kind == "wait":
                     bar.say(value)
                 elif kind == "error":
@@ -184,45 +184,37 @@ def _serve(
     logging.set_verbosity(logging.WARNING)  # Orbax reports about 40 lines a save
     use_compile_cache()
 
-    def report(tokens: int, before: bool = False) -> None:
-        pipe.send(("advance", (tokens, before)))
+    began: list[int] = []
+
+    def report(i: int) -> Report:
+        began.append(i)
+        return lambda tokens, before=False: pipe.send(("advance", (i, tokens, before)))
 
     signal.signal(signal.SIGTERM, lambda *_: None)  # after the block below: it has been heard
     try:
         with work.on_sigterm():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            with contextlib.closing(work.in_turn(me, owners, finished)) as turns:
+            with contextlib.closing(work.in_turn(me, owners, finished, report)) as turns:
                 for i in turns:
                     if i is None:
                         if me == 0:
                             pipe.send(("wait", held_elsewhere(owners, finished)))
                         continue
                     pipe.send(("begin", i))
-                    if (error := _attempt(work, i, report, pipe)) is not None:
-                        pipe.send(("error", error))
-                        return
+                    try:
+                        pipe.send(("done", work.job(work.units[i], work.workdir, report(i))))
+                    except RunFailed as e:
+                        pipe.send(("failed", str(e)))
             if preemption.requested():
                 sys.exit(Preempted.status)
     except Preempted:
         os._exit(Preempted.status)  # without waiting for what a device is in the middle of
     except (BrokenPipeError, ConnectionResetError):  # the sweep was killed: nobody listens
         os._exit(1)
-
-
-def _attempt(work: Work, i: int, report: Report, pipe: Connection) -> str | None:
-    """Do unit i and send its results; returns the error to report where it fails."""
-    unit = work.units[i]
-    try:
-        pipe.send(("done", work.job(unit, work.workdir, report)))
-    except (Preempted, BrokenPipeError, ConnectionResetError):
-        raise
-    except RunFailed as e:
-        pipe.send(("failed", str(e)))
-    except UserError as e:
-        return str(e)
     except Exception as e:
-        if (told := of_system(e)) is not None:
-            return str(told)
-        traceback.print_exc()
-        return f"cell {unit[0].id} ({unit[0].size}) failed with {type(e).__name__}; its trace is above"
-    return None
+        told = e if isinstance(e, UserError) else of_system(e)
+        if told is None:
+            traceback.print_exc()
+            on = f"cell {work.units[began[-1]][0].id} ({work.units[began[-1]][0].size})" if began else "a worker"
+            told = UserError(f"{on} failed with {type(e).__name__}; its trace is above")
+        pipe.send(("error", str(told)))
