@@ -85,13 +85,14 @@ def to_score(workdir: Path) -> list[Cell]:
     return [cell for cell in planned if cell.phase == "cooled" and has_come_to_its_end(cell)]
 
 
-def score(config: ConfigDict, workdir: Path) -> str:
-    """timelines/ and runs/ → outcomes/. Returns lines that say what was asked, or why nothing was.
+def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
+    """timelines/ → what models are asked, and the baselines' answers, in outcomes/. Returns lines that say what is
+    asked, or why nothing is; and whether anything is.
 
     Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
     ends this stage and not the study.
     """
-    o, lines, asked, there = config.outcome, [], 0, Layout(workdir)
+    o, lines, asked, there = config.outcome, [], False, Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
     storage.fetch(there.events, artifacts.RECORD)
@@ -118,8 +119,14 @@ def score(config: ConfigDict, workdir: Path) -> str:
             lines.append(f"no outcome is scored: {e}")
             print(lines[-1])
             continue
-        asked += 1
+        asked = True
         lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
+    return "\n".join(lines), asked
+
+
+def score(config: ConfigDict, workdir: Path) -> str:
+    """timelines/ and runs/ → outcomes/. Returns the lines of `ask`."""
+    lines, asked = ask(config, workdir)
     if asked:
         each = [[cell] for cell in to_score(workdir)]
         executors.run(
@@ -131,7 +138,7 @@ def score(config: ConfigDict, workdir: Path) -> str:
             costs=evaluate.costs(workdir, each),
             help=evaluate.help_out,
         )
-    return "\n".join(lines)
+    return lines
 
 
 def told(config: ConfigDict) -> dict[str, Any]:

@@ -5,10 +5,12 @@
   python -m launch.evaluate --workdir=W --config.outcome.file=mine.yaml --config.outcome.tasks="('mine',)"
   python -m launch.evaluate --workdir=W --show=4                                 report/futures.html, to look at
   python -m launch.evaluate --workdir=W --trajectories=DIR                       futures as MEDS, a file a copy
+  python -m launch.evaluate --workdir=W --executor=slurm --slurm_time=1:00:00    a task a model, in Slurm's queue
 
---tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. A file of
-your own tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when,
-from label files in the MEDS schema.
+--tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. The same
+command on several machines that share W shares the models, and the last ones by parts. A file of your own tasks has the
+form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from label files in the
+MEDS schema.
 """
 
 from pathlib import Path
@@ -18,9 +20,11 @@ from absl import flags
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from launch import common
+from launch import common, slurm_flags
 
 common.define_config_flags()
+flags.adopt_module_key_flags(slurm_flags)
+EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Who scores.")
 TASKS = flags.DEFINE_bool("tasks", False, "List the tasks that can be asked, and nothing else.")
 SHOW = flags.DEFINE_integer("show", None, "Write a page of so many timelines and their futures.", lower_bound=1)
 TRAJECTORIES = flags.DEFINE_string("trajectories", None, "New folder for the futures of all stays, as MEDS.")
@@ -36,6 +40,8 @@ def main() -> None:
         for task in (tasks.load() | own).values():
             print(f"{task.name:24} {task.description}")
         return
+    if EXECUTOR.value == "slurm":
+        slurm_flags.check()
     # Not above: what lists tasks and flags needs no JAX.
     from ehr_scaling import study
     from ehr_scaling.outcomes import evaluate
@@ -43,7 +49,15 @@ def main() -> None:
 
     trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
     show.check(workdir, SHOW.value, trajectories, CELL.value)  # before hours of simulation
-    study.score(config, workdir)
+    if EXECUTOR.value == "slurm":
+        _, asked = study.ask(config, workdir)
+        each = [[cell] for cell in study.to_score(workdir)] if asked else []
+        queued = slurm_flags.submit(evaluate.job, each, workdir, title="simulating futures", done=evaluate.finished)
+        if queued:
+            print("when they have ended, the same command without --executor tells the scores")
+            return
+    else:
+        study.score(config, workdir)
     folders = {name: Layout(workdir).task(name) for name in config.outcome.tasks}
     answered = {name: folder for name, folder in folders.items() if (folder / evaluate.BASELINE).exists()}
     for name, folder in answered.items():

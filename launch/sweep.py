@@ -16,30 +16,16 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.layout import Layout
-from launch import common
+from launch import common, slurm_flags
 
 common.define_config_flags()
 common.define_process_flags()
+flags.adopt_module_key_flags(slurm_flags)
 RETRY = flags.DEFINE_bool("retry_failed", False, "Train runs again that diverged; else they are left out.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and what it will cost, and train nothing.")
 STATUS = flags.DEFINE_bool("status", False, "Print where each unit of the grid is, and train nothing.")
 WATCH = flags.DEFINE_bool("watch", False, "With --status: again every two seconds, until all are finished.")
 EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "tpu-pod", "gke"], "Who trains.")
-
-TIME = flags.DEFINE_string(
-    "slurm_time", None, "Limit of a task, as sbatch takes it (90, 4:00:00, 1-12); it goes on after it."
-)
-PARALLEL = flags.DEFINE_integer("slurm_parallel", 256, "Tasks at once, at most.")
-SAVE = flags.DEFINE_integer("slurm_save_seconds", 90, "Seconds before its limit at which a task saves.", lower_bound=1)
-GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a task.", lower_bound=0)
-CPUS = flags.DEFINE_integer("slurm_cpus", 1, "Cores of a task.", lower_bound=1)
-MEMORY = flags.DEFINE_float("slurm_memory_gb", None, "Memory of a task.")
-SETUP = flags.DEFINE_multi_string("slurm_setup", [], "A shell command before a task, such as 'module load cuda'.")
-OPTIONS = {
-    name: flags.DEFINE_string(f"slurm_{name}", None, f"Slurm's --{name}.")
-    for name in ("partition", "account", "qos", "constraint")
-}
 
 POD_NAME = flags.DEFINE_string("pod_name", None, "tpu-pod: the TPU VM.")
 POD_ZONE = flags.DEFINE_string("pod_zone", None, "tpu-pod: its zone.")
@@ -106,7 +92,7 @@ def main() -> None:
         show_status(workdir)
         return
     if EXECUTOR.value == "slurm":
-        needed(TIME)
+        slurm_flags.check()
     common.join_processes()
     # Not above: --status needs no JAX.
     from ehr_scaling import study
@@ -120,32 +106,14 @@ def main() -> None:
     if EXECUTOR.value == "local":
         study.train(config, workdir, retry_failed=RETRY.value)
         return
-    from ehr_scaling.grid.executors import slurm
     from ehr_scaling.training import loop
 
     if RETRY.value:
         loop.retry(grid, workdir)
-    jobs = slurm.submit(
-        loop.job,
-        units(grid),
-        workdir,
-        title="training",
-        done=loop.finished,
-        before=loop.verify,
-        time=needed(TIME),
-        parallel=PARALLEL.value,
-        save_seconds=SAVE.value,
-        cpus=CPUS.value,
-        gpus=GPUS.value,
-        memory_gb=MEMORY.value,
-        setup=tuple(SETUP.value),
-        options={name: flag.value for name, flag in OPTIONS.items()},
+    queued = slurm_flags.submit(
+        loop.job, units(grid), workdir, title="training", done=loop.finished, before=loop.verify
     )
-    if not jobs:
-        print("every cell is finished")
-        return
-    print(f"job {jobs[0].job_id.split('_')[0]}, {len(jobs)} tasks; logs are in {Layout(workdir).slurm}")
-    print(f"python -m launch.sweep --workdir={workdir} --status")
+    print(f"python -m launch.sweep --workdir={workdir} --status" if queued else "every cell is finished")
 
 
 if __name__ == "__main__":

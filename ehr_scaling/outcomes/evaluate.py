@@ -67,6 +67,12 @@ def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str
     return [_score_cell(cell, workdir, report) for cell in unit]
 
 
+def finished(unit: Unit, workdir: Path) -> list[dict[str, dict[str, Any]]] | None:
+    """The scores of cells that are all scored, else None; costs no JAX."""
+    found = [_scored(cell, workdir) for cell in unit]
+    return None if any(waiting for _, waiting in found) else [scores for scores, _ in found]
+
+
 def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
     """Draw parts of the futures of cells that another process is scoring, where it waits for some; an `executors.Help`.
 

@@ -88,8 +88,16 @@ def test_tpus_need_their_topology():
     ],
 )
 def test_bad_input_ends_in_one_clear_line(flags, expected, tmp_path):
+    refused("sweep", flags, expected)
+
+
+def test_scoring_in_a_queue_needs_its_limit(tmp_path):
+    refused("evaluate", [f"--workdir={tmp_path}", "--executor=slurm"], "--executor=slurm needs --slurm_time")
+
+
+def refused(command, flags, expected):
     done = subprocess.run(
-        [sys.executable, "-m", "launch.sweep", *flags], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", f"launch.{command}", *flags], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, finished, refuse, units
+from jobs import count, count_together, finished, refuse, units
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims, slurm
@@ -64,6 +65,19 @@ def test_by_submitit_alone(tmp_path):
     assert len(set(steps(tmp_path)["cell1"])) == 2  # another process went on where the first had saved
     assert "interrupted by SIGTERM: saved" in jobs[0].stderr()
     assert slurm.submit(count, todo, tmp_path, cluster="local", **SUBMIT) == []
+
+
+def test_a_task_of_several_nodes_is_one_of_jax_saves_together_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
+    submit = {name: value for name, value in SUBMIT.items() if name != "done"}
+    (job,) = slurm.submit(count_together, units(1, pause=0.2), tmp_path, cluster="local", nodes=2, **submit)
+    steps = [tmp_path / f"cell0-{i}" for i in range(2)]
+    until(lambda: all(path.exists() for path in steps), [job])
+    first = steps[0].with_suffix(".pid").read_text()
+    os.kill(int(first), signal.SIGUSR2)  # to one of them: all hear of it
+    until(lambda: all(path.read_text() == "x" * 20 for path in steps), [job])
+    job.wait()
+    assert steps[0].with_suffix(".pid").read_text() != first
 
 
 def test_a_users_mistake_is_one_line_in_the_log(tmp_path):
@@ -141,7 +155,7 @@ def test_slurm_runs_requeues_and_refuses(tmp_path, a_slurm):
     assert len(set(steps(tmp_path)["cell0"])) == 2
     with pytest.raises(UserError, match=r"Slurm refused the job: .*Invalid partition"):
         slurm.submit(
-            count, [[{**todo[0][0], "id": "other"}]], tmp_path / "b", options={"partition": "nowhere"}, **SUBMIT
+            count, [[replace(todo[0][0], id="other")]], tmp_path / "b", options={"partition": "nowhere"}, **SUBMIT
         )
     until(lambda: not queued(jobs[0]), jobs)
 

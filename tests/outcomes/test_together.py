@@ -246,6 +246,7 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     monkeypatch.setattr(simulate, "simulate", drawn)
     expected = evaluate.job([cell], whole, small.silent)[0]
     assert not evaluate.help_out([cell], other, small.silent)  # nobody is at it
+    assert evaluate.finished([cell], other) is None
 
     monkeypatch.setattr(together, "AT_ONCE", 20)
     sizes, helps, reported = [], [], []
@@ -259,6 +260,7 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     monkeypatch.setattr(simulate, "simulate", beside)
     found = evaluate.job([cell], other, lambda tokens, before=False: reported.append((tokens, before)))[0]
     assert all(same(score, expected[name]) for name, score in found.items())
+    assert evaluate.finished([cell], other) == [found]
     # The helper took two parts of three, and found none while it drew the last of them
     assert sizes == [20, 20, 10] and helps == [False, True]
     assert sorted(reported) == sorted([(20 * 3 * 24, False), (20 * 3 * 24, True), (10 * 3 * 24, True)])

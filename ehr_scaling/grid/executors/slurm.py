@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go o
 REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three times the time limit
 # As sbatch's --time takes it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S
 _TIME = re.compile(r"(?P<days>\d+)-(?P<rest>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2})")
+_PORTS = (20_000, 32_000)  # of which a job of several nodes takes one by its number: below those that systems hand out
+_AFTER = 5.0  # seconds
 _SCONTROL = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/slurm/bin", "/cm/shared/apps/slurm/current/bin")
 
 
@@ -35,6 +38,7 @@ class Task:
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it stores what `checkpoint` returns, and requeues
         try:
+            together = _join_nodes()
             with preemption.deferred(signal.SIGTERM, signal.SIGUSR2):
                 run(
                     self.job,
@@ -52,7 +56,9 @@ class Task:
         except Preempted:
             print(preemption.SAVED, file=sys.stderr, flush=True)
             if _is_ours_to_requeue(_scontrol() or self.scontrol) and callable(requeue):
-                requeue(signal.SIGUSR2, None)
+                requeue(signal.SIGUSR2, None)  # of several processes the first does, and does not come back
+            if together:
+                _leave_nodes()
             sys.exit(Preempted.status)
 
     def checkpoint(self) -> Any:
@@ -60,6 +66,28 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _join_nodes() -> bool:
+    """Where a task has several processes, make them one of JAX's; gives whether it has. Before JAX sees a device."""
+    from submitit import JobEnvironment
+
+    here = JobEnvironment() if "SUBMITIT_EXECUTOR" in os.environ else None
+    if here is None or here.num_tasks == 1:
+        return False
+    import jax
+
+    port = _PORTS[0] + int(here.raw_job_id) % (_PORTS[1] - _PORTS[0])
+    jax.distributed.initialize(f"{here.hostnames[0]}:{port}", here.num_tasks, here.global_rank)
+    return True
+
+
+def _leave_nodes() -> None:
+    """End after the process that queues the job again: one that ends with an error may end them all."""
+    import jax
+
+    jax.distributed.shutdown()  # which waits for all
+    time.sleep(_AFTER)
 
 
 def _scontrol() -> str | None:
@@ -111,6 +139,7 @@ def submit(
     parallel: int,
     done: Done | None = None,
     before: Check | None = None,
+    nodes: int = 1,
     cpus: int = 1,
     gpus: int = 0,
     memory_gb: float | None = None,
@@ -125,7 +154,8 @@ def submit(
       time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
       parallel: tasks that may run at once.
       done, before: as `executors.run` takes them.
-      cpus, gpus, memory_gb: of a task.
+      nodes: of a task, with a process on each; together they are one of `jax.distributed`.
+      cpus, gpus, memory_gb: of a task, on each of its nodes.
       setup: shell commands before it starts, such as "module load cuda".
       options: more of sbatch, such as {"partition": "gpu"}; None: as Slurm has it.
       cluster: "slurm"; submitit's "local" or "debug" run the same tasks without one.
@@ -161,6 +191,8 @@ def submit(
     executor.update_parameters(
         name=name,
         timeout_min=limit,
+        # submitit's "local" is one node, on which processes stand for several
+        **({"tasks_per_node": nodes} if cluster == "local" else {"nodes": nodes}),
         cpus_per_task=cpus,
         gpus_per_node=gpus,
         slurm_array_parallelism=parallel,
