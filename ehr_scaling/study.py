@@ -44,7 +44,7 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
 
 def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run that did not fail. retry_failed: try those again."""
-    there, workers = Layout(workdir), executors.workers_for(config.workers)
+    there = Layout(workdir)
     for pattern in (RESULTS, f"*/{FAILED}"):
         storage.fetch(there.runs, pattern)
     planned = manifest.read(there.grid)
@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> l
         loop.job,
         units(planned),
         workdir,
-        workers=workers,
+        workers=cost.workers(config.workers, planned),
         title="training",
         done=loop.finished,
         before=loop.verify,
@@ -128,12 +128,13 @@ def score(config: ConfigDict, workdir: Path) -> str:
     """timelines/ and runs/ → outcomes/. Returns the lines of `ask`."""
     lines, asked = ask(config, workdir)
     if asked:
-        each = [[cell] for cell in to_score(workdir)]
+        cells = to_score(workdir)
+        each = [[cell] for cell in cells]
         executors.run(
             evaluate.job,
             each,
             workdir,
-            workers=executors.workers_for(config.workers),
+            workers=cost.workers(config.workers, cells),
             title="simulating futures",
             costs=evaluate.costs(workdir, each),
             help=evaluate.help_out,
@@ -206,6 +207,6 @@ def run(
     in `train`."""
     prepare(config, workdir)
     planned = plan(config, points, workdir)
-    print(cost.table(planned, workdir=workdir, workers=executors.workers_for(config.workers)))
+    print(cost.table(planned, workdir=workdir, workers=cost.workers(config.workers, planned)))
     train(config, workdir, retry_failed=retry_failed)
     return write_report(config, workdir, score(config, workdir), say)

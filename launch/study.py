@@ -26,14 +26,14 @@ def main() -> None:
     # Not above: the processes that prepare data import this module again, and need no JAX.
     from ehr_scaling import study
     from ehr_scaling.analysis.report.summary import summary
-    from ehr_scaling.grid import cost, executors
+    from ehr_scaling.grid import cost
 
     started = time.monotonic()
     config, points, workdir = common.read_flags()
     if DRY_RUN.value:
         study.prepare(config, workdir)
         grid = study.plan(config, points, workdir)
-        print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
+        print(cost.table(grid, workdir=workdir, workers=cost.workers(config.workers, grid)))
         return
     with Steps() as steps:
         laws = study.run(config, points, workdir, steps.say, retry_failed=RETRY.value)

@@ -31,12 +31,16 @@ POD_NAME = flags.DEFINE_string("pod_name", None, "tpu-pod: the TPU VM.")
 POD_ZONE = flags.DEFINE_string("pod_zone", None, "tpu-pod: its zone.")
 POD_PROJECT = flags.DEFINE_string("pod_project", None, "tpu-pod: its project [default: gcloud's].")
 POD_FOLDER = flags.DEFINE_string("pod_folder", None, "tpu-pod: the folder of this repository on its hosts.")
+POD_CHIPS = flags.DEFINE_integer(
+    "pod_chips", None, "tpu-pod: chips of a host, each of which then works for itself [default: all hosts are one]."
+)
 GKE_NAME = flags.DEFINE_string("gke_name", "sweep", "gke: name of the job.")
 GKE_IMAGE = flags.DEFINE_string("gke_image", None, "gke: image that holds this repository with its packages.")
 GKE_VOLUME = flags.DEFINE_string("gke_volume", None, "gke: PersistentVolumeClaim that is mounted at --workdir.")
 GKE_ACCELERATOR = flags.DEFINE_string("gke_accelerator", None, "gke: such as tpu-v5-lite-podslice, nvidia-h100-80gb.")
 GKE_TOPOLOGY = flags.DEFINE_string("gke_topology", None, "gke: of TPUs, such as 4x4.")
 GKE_HOSTS = flags.DEFINE_integer("gke_hosts", 1, "gke: machines that train as one.")
+GKE_PARALLEL = flags.DEFINE_integer("gke_parallel", 1, "gke: machines that share the units, each for itself.")
 GKE_CHIPS = flags.DEFINE_integer("gke_chips", 1, "gke: devices of a machine.")
 
 
@@ -63,7 +67,7 @@ def print_command() -> None:
 
     if EXECUTOR.value == "tpu-pod":
         where = {"name": needed(POD_NAME), "zone": needed(POD_ZONE), "folder": needed(POD_FOLDER)}
-        print(pods.tpu_pod(sys.argv[1:], project=POD_PROJECT.value, **where))
+        print(pods.tpu_pod(sys.argv[1:], project=POD_PROJECT.value, chips=POD_CHIPS.value, **where))
         return
     if flags.FLAGS.workdir is None:
         raise UserError("--executor=gke needs --workdir: the folder in the container where --gke_volume is mounted")
@@ -79,6 +83,7 @@ def print_command() -> None:
         topology=GKE_TOPOLOGY.value,
         hosts=GKE_HOSTS.value,
         chips=GKE_CHIPS.value,
+        parallel=GKE_PARALLEL.value,
     )
     print(manifest)
 
@@ -96,11 +101,11 @@ def main() -> None:
     common.join_processes()
     # Not above: --status needs no JAX.
     from ehr_scaling import study
-    from ehr_scaling.grid import cost, executors
+    from ehr_scaling.grid import cost
     from ehr_scaling.grid.cell import units
 
     grid = study.plan(config, points, workdir)
-    print(cost.table(grid, workdir=workdir, workers=executors.workers_for(config.workers)))
+    print(cost.table(grid, workdir=workdir, workers=cost.workers(config.workers, grid)))
     if DRY_RUN.value:
         return
     if EXECUTOR.value == "local":

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ehr_scaling import hardware
-from ehr_scaling.grid import status
+from ehr_scaling.grid import executors, status
 from ehr_scaling.grid.cell import Cell, ensembles, units
+from ehr_scaling.grid.executors import processes
 from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import attention, loss
@@ -25,6 +26,7 @@ MEASURED, NEIGHBOUR, ASSUMED = 1.3, 2.0, 3.0
 # Floats that XLA keeps of a layer for the backward pass, for each token: of the width, the MLP's inner width, and the
 # keys a query meets. Fitted to XLA's own account of train_chunk (0.10.2, CPU), which they meet within 1.3 ×.
 OF_WIDTH, OF_FF, OF_KEYS, OF_LOGITS = 15, 5, 3, 3
+MEMORY_OFF = 2.0  # factor by which the memory may be more
 KEPT_GRADIENTS = 2.5  # copies of the parameters: sums of gradients, those of a piece, and what the update needs
 _BLOCK = 128  # keys that the blocked attention meets at a time
 
@@ -45,7 +47,23 @@ class Machine:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / workers
         else:
             memory = float((device.memory_stats() or {}).get("bytes_limit", math.inf))
-        return cls(device.platform, device.device_kind, jax.device_count(), memory)
+        return cls(device.platform, device.device_kind, max(1, jax.device_count() // workers), memory)
+
+
+def workers(setting: int, cells: list[Cell]) -> int:
+    """Processes that are to train or score `cells`, for --config.workers: as `executors.workers_for` has it, but on
+    several GPUs one on each, where all that is trained at once fits on one: small models do not need them all.
+
+    Found without JAX, which would take the GPUs' memory for this process.
+    """
+    cards = processes.gpus() if setting == 0 else []
+    if len(cards) < 2 or not cells:
+        return executors.workers_for(setting)
+    one = Machine("gpu", "", 1, processes.gpu_memory())
+    alone = all(math.prod(n for n in cell.engine.mesh.values() if n) == 1 for cell in cells)
+    ensembles_ = [members for unit in units(cells) for members in ensembles(unit)]
+    fit = all(MEMORY_OFF * sum(memory(members, one).values()) < one.memory for members in ensembles_)
+    return len(cards) if alone and fit else 1
 
 
 def mesh(cell: Cell, devices: int) -> dict[str, int]:
@@ -178,7 +196,7 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
 
     Args:
       workdir: of the study, whose finished runs tell the speed and are left out of the time; None: nothing is there.
-      workers: processes that train at the same time, as `executors.workers_for` gives.
+      workers: processes that train at the same time, as `workers` gives.
     """
     machine = machine or Machine.here(workers)
     speed = Speed(cells, workdir, machine, workers)
@@ -234,7 +252,8 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
         f"Speed: {speed.basis}."
     )
     lines.append(
-        "memory: of the arrays on one device, predicted within a factor of 2; Python and JAX add about 0.5 GB."
+        f"memory: of the arrays on one device, predicted within a factor of {MEMORY_OFF:g}; "
+        "Python and JAX add about 0.5 GB."
     )
     return "\n".join(lines)
 

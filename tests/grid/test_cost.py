@@ -1,6 +1,7 @@
 """What a grid is said to cost is what XLA, and runs that are finished, say."""
 
 import json
+import os
 import re
 from functools import partial
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 import small
 
-from ehr_scaling.grid import cells, cost
+from ehr_scaling.grid import cells, cost, executors
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training.setup import model_of, program_of
 from ehr_scaling.training.step import Hyper, init, train_chunk
@@ -105,3 +106,26 @@ def test_what_does_not_fit_is_said_before_it_runs():
     told = cost.table([cell("101k", **{"model.dtype": "bfloat16"})], workdir=None, workers=1, machine=known)
     assert "assumed, 3% of the peak of NVIDIA H100 80GB HBM3, 989 TFLOP/s in bfloat16" in told
     assert "MORE MEMORY" not in told
+
+
+def test_small_models_get_a_gpu_each_and_large_ones_all(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    driver = tmp_path / "nvidia-smi"
+    small_one, large = cell("25k"), cell("14m", budget=1e14)
+    need = cost.MEMORY_OFF * sum(cost.memory([large], cost.Machine("gpu", "", 1, 1e12)).values())
+
+    def workers(mebibytes, cells, setting=0):
+        driver.write_text(f"#!/bin/sh\nprintf '99999999\\n{mebibytes}\\n99999999\\n'\n")
+        driver.chmod(0o755)
+        return cost.workers(setting, cells)
+
+    room = int(need / 2**20)
+    assert workers(room + 2, [small_one, large]) == 3
+    assert workers(room - 2, [small_one, large]) == 1 and workers(room - 2, [small_one]) == 3
+    assert workers(room + 2, [small_one, large], setting=2) == 2
+    cut = cell("25k", **{"training.mesh.tensor": 2})
+    assert workers(room, [small_one, cut]) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert workers(room, [small_one]) == executors.workers_for(0)

@@ -313,7 +313,7 @@ def test_a_branch_counts_what_it_adds():
 def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert processes._gpus() == ["2", "5"]
+    assert processes.gpus() == ["2", "5"]
     places = processes._places(4, list(range(8)), ["2", "5"])
     assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in places] == ["2", "5", "2", "5"]
     assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for _, environment in places} == {"0.45"}
@@ -323,7 +323,7 @@ def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     fake.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert processes._gpus() == ["0", "1", "2"]
+    assert processes.gpus() == ["0", "1", "2"]
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert processes._gpus() == []
+    assert processes.gpus() == []
     assert processes._places(3, [4, 6], []) == [({4}, {}), ({6}, {}), ({4}, {})]

@@ -30,6 +30,25 @@ def test_tpu_pod_runs_the_sweep_on_every_host():
     assert shlex.split(inside) == ["cd", "/srv/ehr scaling", "&&", *pods.command(ARGV), "--distributed"]
 
 
+def test_hosts_of_a_pod_that_work_for_themselves_see_their_own_chips():
+    where = {"name": "v5e", "zone": "us-east5-a", "project": None, "folder": "/srv"}
+    inside = shlex.split(shlex.split(pods.tpu_pod(ARGV, chips=4, **where))[8].removeprefix("--command="))
+    assert inside[3:5] == ["TPU_PROCESS_BOUNDS=1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1"]
+    assert inside[5:] == ["TPU_VISIBLE_CHIPS=0,1,2,3", "TPU_VISIBLE_DEVICES=0,1,2,3", *pods.command(ARGV)]
+    with pytest.raises(UserError, match="--pod_chips=3: a host of a TPU has 1, 4, 8 chips"):
+        pods.tpu_pod(ARGV, chips=3, **where)
+
+
+def test_machines_that_share_the_units_are_one_job():
+    card = {"accelerator": "nvidia-h100-80gb", "topology": None, "chips": 1}
+    told = json.loads(pods.gke(ARGV, **GKE, **card, hosts=1, parallel=8))
+    assert told["kind"] == "Job" and told["spec"]["parallelism"] == 8 and "completions" not in told["spec"]
+    (container,) = told["spec"]["template"]["spec"]["containers"]
+    assert shlex.split(container["command"][2])[1:] == pods.command(ARGV)
+    with pytest.raises(UserError, match=r"--gke_hosts=2 --gke_chips=1 --gke_parallel=2: .* more than 1 of hosts"):
+        pods.gke(ARGV, **GKE, **card, hosts=2, parallel=2)
+
+
 def test_one_host_is_a_job_and_several_are_one_program():
     one = json.loads(pods.gke(ARGV, **GKE, accelerator="nvidia-h100-80gb", topology=None, hosts=1, chips=8))
     assert one["kind"] == "Job"

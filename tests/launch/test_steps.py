@@ -42,7 +42,7 @@ def test_the_report_of_a_study_says_its_steps(monkeypatch):
     for stage in ("prepare", "plan", "train", "score"):
         monkeypatch.setattr(study, stage, lambda *_, **__: None)
     monkeypatch.setattr(study.cost, "table", lambda *_, **__: "")
-    monkeypatch.setattr(study.executors, "workers_for", lambda _: 1)
+    monkeypatch.setattr(study.cost, "workers", lambda *_: 1)
     monkeypatch.setattr(study, "write_report", lambda config, workdir, asked, say: say("fitting"))
     said = []
 

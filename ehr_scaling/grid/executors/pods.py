@@ -29,12 +29,29 @@ def command(argv: list[str], *more: str) -> list[str]:
     return ["python", "-m", "launch.sweep", *kept, *more]
 
 
-def tpu_pod(argv: list[str], *, name: str, zone: str, project: str | None, folder: str) -> str:
+# The chips of one host as the TPU's runtime wants them to be laid out
+_BOUNDS = {1: "1,1,1", 4: "2,2,1", 8: "2,4,1"}
+
+
+def tpu_pod(
+    argv: list[str], *, name: str, zone: str, project: str | None, folder: str, chips: int | None = None
+) -> str:
     """The command that trains on all hosts of a TPU VM at once. The work directory must be one they share.
 
-    Args: name, of the TPU VM; folder, of this repository on its hosts.
+    Args:
+      name, of the TPU VM; folder, of this repository on its hosts.
+      chips: of a host, where each works for itself, on units of its own; None: all hosts are one program.
+    Raises: UserError for a number of chips that no host has.
     """
-    inside = f"cd {shlex.quote(folder)} && {shlex.join(command(argv, '--distributed'))}"
+    if chips is None:
+        line = shlex.join(command(argv, "--distributed"))
+    elif chips in _BOUNDS:
+        bounds = f"TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS={_BOUNDS[chips]}"
+        visible = ",".join(map(str, range(chips)))
+        line = f"{bounds} TPU_VISIBLE_CHIPS={visible} TPU_VISIBLE_DEVICES={visible} {shlex.join(command(argv))}"
+    else:
+        raise UserError(f"--pod_chips={chips}: a host of a TPU has {', '.join(map(str, _BOUNDS))} chips")
+    inside = f"cd {shlex.quote(folder)} && {line}"
     parts = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, f"--zone={zone}"]
     parts += [f"--project={project}"] if project else []
     return shlex.join([*parts, "--worker=all", f"--command={inside}"])
@@ -51,6 +68,7 @@ def gke(
     topology: str | None,
     hosts: int,
     chips: int,
+    parallel: int = 1,
 ) -> str:
     """A Kubernetes manifest: a Job on one host, a JobSet on several.
 
@@ -60,15 +78,19 @@ def gke(
       image: with this package and its extra for the accelerator.
       volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`.
       accelerator: GKE's name of it, such as tpu-v5-lite-podslice or nvidia-h100-80gb; topology, of TPUs, such as 4x4.
-      hosts, chips: machines, and devices of each.
+      hosts, chips: machines that are one program, and devices of each.
+      parallel: machines that each work for themselves and share the units, with one host.
     """
     tpu = accelerator.startswith("tpu")
     if tpu and topology is None:
         raise UserError(f"--gke_accelerator={accelerator} needs --gke_topology, such as 2x4")
     if not _NAME.fullmatch(name):
         raise UserError(f"--gke_name={name}: Kubernetes takes lower case letters, digits and -, at most 40 here")
-    if hosts < 1 or chips < 1:
-        raise UserError(f"--gke_hosts={hosts} --gke_chips={chips}: give 1 or more of each")
+    if min(hosts, chips, parallel) < 1 or (hosts > 1 and parallel > 1):
+        raise UserError(
+            f"--gke_hosts={hosts} --gke_chips={chips} --gke_parallel={parallel}: give 1 or more of each, and more "
+            "than 1 of hosts (which are one program) or of parallel (which are not)"
+        )
     line = shlex.join(command(argv))
     if hosts > 1 and tpu:
         line += " --distributed"
@@ -111,6 +133,11 @@ def gke(
         },
     }
     if hosts == 1:
+        if (
+            parallel > 1
+        ):  # a work queue to Kubernetes: the Job is done when one has found that all is, and all have ended
+            job = {name: value for name, value in job.items() if name not in ("completions", "completionMode")}
+            job |= {"parallelism": parallel, "backoffLimit": 3 * parallel}
         manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": job}
     else:
         # All hosts are one program: when one goes, all begin again, and go on from the last checkpoint.

@@ -41,7 +41,7 @@ def use_compile_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """NVIDIA GPUs that JAX would use, found without JAX: it would take their memory for this process."""
     if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
         return []
@@ -49,10 +49,21 @@ def _gpus() -> list[str]:
         return [gpu for gpu in visible.split(",") if gpu]
     if shutil.which("nvidia-smi") is None:
         return []
-    found = subprocess.run(
-        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.split() if found.returncode == 0 else []
+    return _told_by_driver("index")
+
+
+def gpu_memory() -> float:
+    """Bytes of the smallest of `gpus`; 0 where the driver does not tell."""
+    if shutil.which("nvidia-smi") is None:
+        return 0.0
+    return min((float(mebibytes) * 2**20 for mebibytes in _told_by_driver("memory.total", gpus())), default=0.0)
+
+
+def _told_by_driver(what: str, cards: list[str] | None = None) -> list[str]:
+    these = [f"--id={','.join(cards)}"] if cards else []
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", *these]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    return told.stdout.split() if told.returncode == 0 else []
 
 
 def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[int], dict[str, str]]]:
@@ -76,7 +87,7 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
     environment_here = dict(os.environ)
     # glibc reads this before Python starts, so only a new process can have it: huge pages are 20 to 60 % on CPU.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    if not (gpus := _gpus()):
+    if not (cards := gpus()):
         # A quarter off the time to compile, which is a fifth of a small grid's; its programs are as fast.
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     processes: dict[Connection, Any] = {}
@@ -87,7 +98,7 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        for w, (cores, environment) in enumerate(_places(workers, sorted(os.sched_getaffinity(0)), gpus)):
+        for w, (cores, environment) in enumerate(_places(workers, sorted(os.sched_getaffinity(0)), cards)):
             pipe, child = context.Pipe()
             process = context.Process(
                 target=_serve,
