@@ -338,6 +338,30 @@ def test_a_damaged_result_names_the_remedy(undisturbed, tmp_path):
         loop.job([cell], tmp_path / "w", small.silent)
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
+def test_whatever_is_damaged_of_a_finished_run_is_named_at_scoring(undisturbed, tmp_path, damage):
+    cell, workdir, _ = undisturbed
+    whole = Layout(workdir).run(cell.id) / str(cell.steps)
+    files = [path.relative_to(whole.parent) for path in sorted(whole.rglob("*")) if path.is_file()]
+    assert len(files) > 10
+    for name in files:
+        if damage == "gone" and name.name == checkpoint.FILES:  # as earlier versions saved
+            continue
+        run = tmp_path / name.name
+        shutil.copytree(whole.parent, run)
+        content = (run / name).read_bytes()
+        middle = len(content) // 2
+        changed = {
+            "flipped": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :] if content else b"x"
+        }
+        (run / name).write_bytes(changed.get(damage, content[: middle if damage == "cut" else 0]))
+        if damage == "gone":
+            (run / name).unlink()
+        with pytest.raises(UserError, match=rf"{run}.*: delete {run} to train the cell again"):
+            setup.restored_params(cell, run)
+        shutil.rmtree(run)
+
+
 def test_the_standard_error_is_over_patients(undisturbed):
     """Against the jackknife over patients, which is another way to the same number."""
     cell, workdir, metrics = undisturbed
