@@ -13,6 +13,7 @@ from ehr_scaling.grid.executors import claims
 from ehr_scaling.layout import FAILED, Layout
 
 STATES = ("running", "broken off", "waiting", "failed", "finished")
+_FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
@@ -49,8 +50,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
-    names = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
-    facts: dict[str, Any] = dict.fromkeys(names)
+    facts: dict[str, Any] = dict.fromkeys(_FACTS)
     done, begun = 0, False
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
@@ -83,6 +83,26 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     return {"state": state, "done": done, "flops_left": flops, **facts}
 
 
+def of_units(workdir: Path, every: list[Unit]) -> list[dict[str, Any]]:
+    """`of_unit` of each. A unit without a folder or a claim waits, which needs no look at files."""
+    folder = Layout(workdir).runs
+    there = {
+        entry.name
+        for place in (folder, Layout(workdir).claim("").parent)
+        if place.is_dir()
+        for entry in place.iterdir()
+    }
+    look = storage.in_bucket(workdir)  # whose leases lie elsewhere
+    found = []
+    for unit in every:
+        if look or not there.isdisjoint((claims.file_of(workdir, unit).name, *(cell.id for cell in unit))):
+            found.append(of_unit(workdir, unit))
+        else:
+            left = sum(cell.own_flops for cell in unit)
+            found.append({"state": "waiting", "done": 0, "flops_left": left, **dict.fromkeys(_FACTS)})
+    return found
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
@@ -99,7 +119,8 @@ def text(workdir: Path) -> tuple[str, bool]:
     storage.fetch(Layout(workdir).runs, "*metrics/metrics")
     storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
     storage.fetch(Layout(workdir).runs, f"*/{FAILED}")
-    rows = [(unit, of_unit(workdir, unit)) for unit in units(manifest.read(Layout(workdir).grid))]
+    every = units(manifest.read(Layout(workdir).grid))
+    rows = list(zip(every, of_units(workdir, every), strict=True))
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     now = time.time()
     head = f"{'unit':16} {'size':>6} {'cells':>5} {'state':>10} {'step':>17} {'loss':>7} {'ktok/s':>7}"

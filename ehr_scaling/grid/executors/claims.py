@@ -7,11 +7,12 @@ nodes that share a file system with working `flock` (NFS from v4, Lustre mounted
 import contextlib
 import errno
 import fcntl
+import heapq
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from ehr_scaling.layout import Layout
 
 NOBODY = -1
 POLL = 0.5  # seconds between two looks at units that others hold
+_LOOKED_AT = 32  # units of a size, by which to know whether another process has compiled it
 POLL_BUCKET = 5.0  # where each look is a request
 
 
@@ -37,7 +39,7 @@ def of_training(unit: Unit) -> Cost:
     return Cost(sum(cell.own_flops for cell in unit), sum(cell.own_tokens for cell in unit))
 
 
-def _path(workdir: Path, unit: Unit) -> Path:
+def file_of(workdir: Path, unit: Unit) -> Path:
     """Named by one of its cells, so that the order of cells does not matter, nor what else they are grouped by."""
     return Layout(workdir).claim(min(cell.id for cell in unit))
 
@@ -70,7 +72,7 @@ def locked(path: Path) -> Iterator[int | None]:
 @contextlib.contextmanager
 def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
     """Hold `unit` until the block ends, unless another holds it; gives whether it is ours."""
-    path = _path(workdir, unit)
+    path = file_of(workdir, unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     # Of a work directory in a bucket the lock is between processes here, the lease between machines
@@ -90,7 +92,7 @@ def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
 
 def holder(workdir: Path, unit: Unit) -> dict[str, Any] | None:
     """host, pid and since (Unix time) of who holds `unit`, or None when nobody does."""
-    path = _path(workdir, unit)
+    path = file_of(workdir, unit)
     if (lease := storage.lease(path.with_suffix(""))) is not None:
         held = lease.holder()
         return held._asdict() if held else None
@@ -131,30 +133,53 @@ def in_turn(
         there; shared between the processes of a sweep, and changed here.
       lend_a_hand: does a part of a unit that another process holds, where there is one to do; gives whether there was.
     """
-    compiled: set[str] = set()
-    size = [unit[0].size for unit in units]
+    # Of each size the units that are left, the costliest first: what is finished is dropped as it comes to the front
+    by_size: dict[str, list[int]] = {}
+    for i in sorted(range(len(units)), key=lambda i: (costs[i].flops, -i)):
+        by_size.setdefault(units[i][0].size, []).append(i)  # taken from the end
+    compiled, by_others = set[str](), set[str]()  # sizes
     idle_since = time.monotonic()
     while not preemption.requested():
-        left = [i for i in range(len(units)) if not finished[i]]
-        if not left:
+        for size, left in by_size.items():
+            if any(owners[i] not in (NOBODY, me) for i in left[-_LOOKED_AT:]):
+                by_others.add(size)  # who takes a size begins with its costliest units
+            while left and finished[left[-1]]:
+                left.pop()
+        by_size = {size: left for size, left in by_size.items() if left}
+        if not by_size:
             return
-        others = {size[i] for i, who in enumerate(owners) if who not in (NOBODY, me)}
-        ranks = {i: (0 if size[i] in compiled else 1 if size[i] not in others else 2, -costs[i].flops) for i in left}
-        for i in sorted(left, key=ranks.__getitem__):
+        for i in _by_rank(by_size, costs, compiled, by_others):
+            if finished[i]:
+                continue
             with claim(workdir, units[i]) as ours:
                 if not ours or finished[i]:
                     continue
                 owners[i] = me
-                compiled.add(size[i])
+                compiled.add(units[i][0].size)
                 yield i
                 finished[i] = 1
                 idle_since = time.monotonic()
                 break
         else:
-            if any(map(lend_a_hand, left)):
+            held = [i for left in by_size.values() for i in reversed(left) if not finished[i]]
+            if any(map(lend_a_hand, held)):
                 idle_since = time.monotonic()
                 continue
             if patience is not None and time.monotonic() - idle_since > patience:
                 return
             yield None
             time.sleep(POLL_BUCKET if storage.in_bucket(workdir) else POLL)
+
+
+def _by_rank(
+    by_size: Mapping[str, Sequence[int]], costs: Sequence[Cost], first: Collection[str], last: Collection[str]
+) -> Iterator[int]:
+    """The units that are left, one by one as they are asked for.
+
+    Args: by_size, of each size the costliest at its end; first, last: sizes that come before the others, and after.
+    """
+    ranks: dict[int, list[Iterator[int]]] = {0: [], 1: [], 2: []}
+    for size, left in by_size.items():
+        ranks[0 if size in first else 2 if size in last else 1].append(reversed(left))
+    for sizes in ranks.values():
+        yield from heapq.merge(*sizes, key=lambda i: (-costs[i].flops, i))
