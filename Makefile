@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= synthetic
 ARGS ?=
 
-.PHONY: setup study test lint bench mutants clean
+.PHONY: setup study test nightly lint bench mutants clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -19,6 +19,9 @@ study: setup
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+nightly: lint  # and what shows the same in other forms or for longer: three times as long
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "nightly or not nightly"
 
 lint: setup
 	$(BIN)/ruff check .

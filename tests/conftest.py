@@ -1,15 +1,18 @@
 """Fixtures that more than one package's tests use."""
 
+import contextlib
 import os
-import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-# A program that one test has compiled, no other has to, nor its subprocesses
-_programs = tempfile.TemporaryDirectory()
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
+# A program that one test has compiled, no other has to, nor its subprocesses, nor the tests of the next days: compiling
+# is a third of their time
+_PROGRAMS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "tests"
+_KEPT = 14 * 86_400  # seconds
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # These small programs take far longer to compile than to run: so neither what LLVM does for speed, nor the emitter of
@@ -24,6 +27,23 @@ LONGEST = (
     "test_study.py", "test_distributed.py", "test_meds_dev.py", "test_sharding.py", "test_simulate.py",
     "test_loop.py", "test_mup.py", "test_ethos.py",
 )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        _tidy(_PROGRAMS)
+
+
+def _tidy(folder: Path) -> None:
+    """Programs of weeks ago go, and what a test that was killed wrote of one: JAX would warn of it for ever."""
+    from jax._src.compilation_cache import decompress_executable
+
+    for path in folder.glob("*-cache"):
+        good = False
+        with contextlib.suppress(Exception):  # whatever its decompressor raises
+            good = bool(decompress_executable(path.read_bytes())) and path.stat().st_mtime > time.time() - _KEPT
+        if not good:
+            path.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

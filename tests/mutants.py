@@ -69,7 +69,7 @@ def tested(folder: Path, entry: Entry) -> int:
     sys.path.insert(0, str(folder))
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m", "nightly or not nightly"]
     options += ["-k", entry["select"]] if entry["select"] else []
     os._exit(import_module("pytest").main([*options, *(str(TESTS / name) for name in entry["tests"])]))
 

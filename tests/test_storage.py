@@ -18,7 +18,7 @@ from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import checkpoint, loop
-from tests import blank, buckets, small
+from tests import blank, buckets, nightly, small
 
 
 @pytest.fixture(params=["file", "s3", "gs"])
@@ -300,6 +300,7 @@ def sweep(url, folder):
     return subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.parametrize("bucket", nightly.but("gs", of=("file", "s3", "gs")), indirect=True)
 def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucket, machine, tmp_path):
     """Prepared by a third; what comes of it is what comes of one machine without a bucket."""
     config = small.config(**{"grid.seeds": (0, 1)})
@@ -329,6 +330,7 @@ def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucke
         assert steps == [str(cell.steps)]  # checkpoints that are not kept are not kept in the bucket
 
 
+@pytest.mark.parametrize("bucket", nightly.but("file", of=("file", "s3", "gs")), indirect=True)
 def test_a_whole_study_in_a_bucket(bucket, tmp_path):
     """By the command, then its report from another machine, which has nothing of it."""
     flags = [

@@ -249,7 +249,14 @@ def test_few_draws_tell_no_interval_anywhere():
     assert "too few for" in said and "0\u00a0% of the bootstrap" not in said
 
 
-@pytest.mark.parametrize("loss", [lambda N, D: 3 + 0 * N, lambda N, D: 1 + 0.1 * np.log(N * D), lambda N, D: 1e-9 * N])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(lambda N, D: 3 + 0 * N, marks=pytest.mark.nightly),
+        lambda N, D: 1 + 0.1 * np.log(N * D),
+        lambda N, D: 1e-9 * N,
+    ],
+)
 def test_losses_that_no_law_of_training_has_end_in_words_and_no_warning(loss):
     rows = [{**r, "loss": float(loss(r["N"], r["D"]))} for r in simulated.rows(budgets=3, sizes=4, seeds=1)]
     with warnings.catch_warnings():

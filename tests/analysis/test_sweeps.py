@@ -223,7 +223,7 @@ def test_what_the_trunk_saves_is_counted_over_trunks_and_branches():
     ("rows", "heading", "figures"),
     [
         (sweeps.rates() + sweeps.rates(kind="mup", multiples=(0.5, 1, 2, 8, 64)), "rates", ["learning_rates.png"]),
-        (sweeps.repeated(), "repeats", ["passes.png"]),
+        pytest.param(sweeps.repeated(), "repeats", ["passes.png"], marks=pytest.mark.nightly),
         (sweeps.both_ways(), "branches", []),
         (simulated.rows(budgets=2, sizes=4), "", []),
     ],

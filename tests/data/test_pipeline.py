@@ -85,6 +85,7 @@ def test_a_runner_that_is_none_is_one_line(tmp_path):
         pipeline.prepare(config(**{"data.beam": ("--runner=NoRunner",)}).data, tmp_path / "w")
 
 
+@pytest.mark.nightly
 def test_killed_again_and_again_it_ends_as_if_undisturbed(undisturbed, tmp_path):
     workdir, kills = tmp_path / "work", 0
     command = [sys.executable, "-m", "launch.prepare", *FLAGS, f"--workdir={workdir}"]

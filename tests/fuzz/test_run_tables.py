@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,6 +118,7 @@ def test_conditions(texts):
 
 @fuzz(8)
 @given(rows=scaled(ROWS), columns=COLUMNS)
+@pytest.mark.nightly
 def test_a_law_of_any_table_is_finite(rows, columns):
     table = readers.files.of_columns({name: [row[name] for row in rows] for name in rows[0]}, "runs")
     read = result_or_line(readers.of_columns, table, "runs", columns, drop_bad_rows=True, secret=ANYTHING)

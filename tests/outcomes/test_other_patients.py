@@ -105,6 +105,7 @@ def test_metrics_where_the_outcome_is_known(asked):
     )
 
 
+@pytest.mark.nightly
 def test_labels_of_the_strangers(trained, asked, tmp_path):
     out, done = asked
     every = pq.read_table(out / predict.FILE).select(["subject_id", "prediction_time", "boolean_value"])
@@ -202,6 +203,7 @@ def run(*flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.nightly
 def test_the_command(trained, strangers, asked, tmp_path):
     flags = [f"--model={trained}", f"--data={strangers}", f"--out={tmp_path / 'p'}", f"--task={TASK}"]
     done = run(*flags, "--split=held_out")

@@ -13,6 +13,7 @@ import pytest
 
 from configs import base
 from ehr_scaling.data import pipeline, timelines
+from tests import nightly
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from ethos_oracle import load_maps, oracle
@@ -143,7 +144,7 @@ def compare(mine, theirs):
     return f"{len(wrong)} patients differ\n" + "\n".join(lines) if wrong or lines else ""
 
 
-@pytest.mark.parametrize("module", ["", "mimic-iv-ed-demo"], ids=["base", "ed"])
+@pytest.mark.parametrize("module", nightly.but("mimic-iv-ed-demo", of=("", "mimic-iv-ed-demo")), ids=["base", "ed"])
 def test_equals_the_oracle(module, real_data, code_maps, tmp_path):
     ed = real_data / "physionet/files" / module / "2.2" if module else None
     mine, names, _ = ours(real_data, code_maps, tmp_path, ed)
@@ -153,6 +154,7 @@ def test_equals_the_oracle(module, real_data, code_maps, tmp_path):
     assert set(facts["vocabulary"]) <= set(names)
 
 
+@pytest.mark.nightly
 def test_unseen_codes_are_treated_as_there(real_data, code_maps, tmp_path):
     """Fitted on part of the patients: what only others have is dropped or cut, and UNK where that program stops."""
     mine, _, train = ours(real_data, code_maps, tmp_path, None, (0.6, 0.0, 0.4))

@@ -135,6 +135,7 @@ def test_all_that_was_known_is_there(real_data, known, tmp_path):
         np.testing.assert_allclose(held, by_then(known[family], asked), atol=1e-3, err_msg=family)
 
 
+@pytest.mark.nightly
 def test_by_the_old_order_they_did(real_data, known, tmp_path):
     """What the rule mends, so that the test above can fail: prompts of the order in which things happened."""
     found = too_much(prepared(real_data, tmp_path, "happened"), known)

@@ -13,7 +13,7 @@ import pytest
 
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import sharding, tracking
-from tests import small
+from tests import nightly, small
 
 # Trains one run after the other; those that are to stop ask process 0 to, once they have begun
 WORKER = """
@@ -109,6 +109,7 @@ def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
     assert resumed["real_tokens"] == metrics["real_tokens"]  # both hosts together read the rows that one reads
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_of_eight_devices_goes_on_on_four_on_one_and_on_another_mesh(alone, prepared, tmp_path):
     cell, metrics = alone
     first = tmp_path / "eight"
@@ -132,10 +133,16 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_four_on_one_and_on_another_mes
 
 # (processes, devices of each): meshes, data × fsdp × tensor. All of them share the rows of a step, and where an axis
 # goes over processes these must read the same rows, or others, by the mesh and not by their number.
+# Of (processes, devices of each) the meshes, each of which goes on where the one before it stopped
 LAYOUTS = {
+    (1, 2): [(2, 1, 1), (1, 1, 2)],
+    (1, 4): [(1, 2, 2), (2, 2, 1)],
     (2, 1): [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
     (4, 1): [(1, 2, 2), (2, 1, 2)],
     (2, 2): [(1, 1, 4), (1, 4, 1)],
+    (2, 4): [(2, 2, 2), (1, 2, 4)],
+    (4, 2): [(2, 1, 4), (2, 2, 2)],
+    (4, 4): [(4, 1, 4), (4, 2, 2)],
 }
 
 
@@ -150,7 +157,7 @@ def four_heads(prepared, tmp_path_factory):
     return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", nightly.but((4, 1), of=LAYOUTS))
 def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, layout):
     """Stopped after the first steps on one mesh and finished on the next: training, checkpoints and evaluation."""
     cell, metrics = four_heads

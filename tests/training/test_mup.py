@@ -8,6 +8,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ehr_scaling.models.sizes import Shape, head_width
 from ehr_scaling.models.transformer import Transformer
@@ -73,21 +74,25 @@ def test_mup_moves_models_of_every_size_alike():
     np.testing.assert_allclose(over_depth("mup"), 0, atol=0.15)
 
 
+@pytest.mark.nightly
 def test_with_mixing_too():
     np.testing.assert_allclose(over_width("mup", mixing="conv", widths=(32, 512)), 0, atol=0.15)
     np.testing.assert_allclose(over_depth("mup", mixing="conv"), 0, atol=0.15)
 
 
+@pytest.mark.nightly
 def test_with_muon_too():
     np.testing.assert_allclose(over_width("mup", "muon", widths=(32, 512)), 0, atol=0.15)
 
 
+@pytest.mark.nightly
 def test_with_a_tied_head_too():
     first, last, logits = over_width("mup", tied=True, widths=(32, 512))
     np.testing.assert_allclose([first, last], 0, atol=0.15)
     assert abs(logits) < 0.35  # what the embedding's random start adds to the change of logits dies out with width
 
 
+@pytest.mark.nightly
 def test_the_standard_parametrization_moves_large_models_more():
     assert min(over_width("standard", widths=(32, 512))) > 0.5
     assert over_depth("standard")[0] > 0.3

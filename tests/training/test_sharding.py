@@ -99,7 +99,10 @@ def losses(meshes, devices, optimizer="adamw", members=1, mixing="none"):
     return on_devices(devices, LOSSES, json.dumps(meshes), optimizer, str(members), mixing)
 
 
-@pytest.mark.parametrize(("meshes", "mixing"), [(MESHES, "none"), ([(8, 1, 1), (2, 2, 2)], "conv")])
+@pytest.mark.parametrize(
+    ("meshes", "mixing"),
+    [pytest.param(MESHES, "none", marks=pytest.mark.nightly), ([(8, 1, 1), (2, 2, 2)], "conv")],
+)
 def test_every_mesh_of_eight_devices_gives_the_same_losses(meshes, mixing):
     (alone,) = losses([(1, 1, 1)], 1, mixing=mixing).values()
     found = losses(meshes, 8, mixing=mixing)
@@ -127,6 +130,7 @@ def test_every_device_is_dropped_out_in_its_own_way():
     assert one > 0 and abs(one - other) > 1e-3
 
 
+@pytest.mark.nightly
 def test_muon_too():
     (alone,) = losses([(1, 1, 1)], 1, "muon", mixing="conv").values()
     for own in losses([(2, 2, 2)], 8, "muon", mixing="conv").values():

@@ -48,6 +48,7 @@ def test_a_law_can_be_asked_for_and_its_own_drift_is_reported():
     assert kaplan.error_percent == auto.error_percent
 
 
+@pytest.mark.nightly
 def test_intervals_widen_with_distance_beyond_the_data_and_hold_the_truth():
     inside = []
     for seed in range(8):

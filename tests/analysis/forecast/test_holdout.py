@@ -63,6 +63,7 @@ def test_design_holds_no_loss():
     assert (sealed.C == TOP).all() and len(sealed) == 10
 
 
+@pytest.mark.nightly
 def test_forecast_is_close_and_its_intervals_hold_the_noise_of_single_runs():
     inside, error, options = [], [], Options(draws=200)
     for seed in range(12):

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import simulated
 from scipy import stats
 
@@ -43,6 +44,7 @@ def test_the_whole_interval_is_students_of_both_variances_together():
     assert many * 0.9 < half < few * 1.1
 
 
+@pytest.mark.nightly
 def test_a_forecast_holds_the_truth_where_all_its_runs_are_off_alike():
     held, C = [], np.array([1e12])
     N = simulated.optimum(C)

@@ -35,6 +35,7 @@ def test_families_differ_in_what_they_are_named_for():
             assert (np.diff(study.loss(N, D)) < 0).all()
 
 
+@pytest.mark.nightly
 def test_forecasts_beyond_simulated_studies_are_near_and_their_intervals_hold():
     """Seeds that nothing was chosen on."""
     errors, inside, widths = [], [], []

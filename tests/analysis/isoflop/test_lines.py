@@ -85,6 +85,7 @@ def test_floor_of_the_loss_is_found_where_four_budgets_tell_it_and_only_there():
         ("akima", 80, {"budgets": 3, "sizes": 7, "noise": 0.002, "seeds": 1}),
     ],
 )
+@pytest.mark.nightly
 def test_intervals_cover_about_as_often_as_they_say(method, studies, made):
     """The binomial 99.9 % range of a true 95 % is 0.89 to 1 in 150 studies; the bounds are a little tighter."""
     options = by(method)

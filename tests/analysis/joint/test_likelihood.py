@@ -103,6 +103,7 @@ def test_with_squares_the_interval_is_that_of_a_regression(made, within):
         assert half == pytest.approx(stats.t.ppf(0.975, freedom) * error[k], rel=within)
 
 
+@pytest.mark.nightly
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """Neither less nor more: half of them at a level of one half, by the binomial's 99.9 % bounds."""
     tables, truth, levels = 30, {"E": 1.0, "alpha": 0.34, "a": 0.5}, (0.5, 0.95)

@@ -29,6 +29,7 @@ def noise_of(studies=40, **made):
     return np.sqrt(np.mean([curve_of(rng, options=few, **made).noise ** 2 for _ in range(studies)]))
 
 
+@pytest.mark.nightly
 def test_the_noise_of_models_is_what_patients_do_not_explain():
     assert noise_of(of_models=0.01) == pytest.approx(0.01, rel=0.12)
     assert noise_of(of_models=0.01, by_patients=0.01) == pytest.approx(0.01, rel=0.2)

@@ -44,6 +44,7 @@ def trained(runs, seed):
 
 
 @pytest.mark.parametrize("target", next_runs.TARGETS)
+@pytest.mark.nightly
 def test_proposed_runs_narrow_the_target_more_than_the_grid_again(target):
     proposed, again, before = [], [], []
     for seed in range(8):

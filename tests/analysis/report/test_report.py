@@ -230,6 +230,7 @@ def test_command_line(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.nightly
 def test_a_report_for_each_corpus(tmp_path):
     rows = [{**r, "corpus": corpus} for corpus in ("notes", "labs/icu") for r in simulated.rows(budgets=2, sizes=4)]
     table = tmp_path / "t.csv"

@@ -175,6 +175,7 @@ def test_distributions_are_the_published_ones():
     assert died_in_icu == pytest.approx(0.117, abs=0.01)
 
 
+@pytest.mark.nightly
 def test_rows_per_admission(tmp_path):
     """p5, median and p95 as counted in MIMIC-IV."""
     published = {

@@ -53,6 +53,7 @@ def test_binary_outcomes():
         np.testing.assert_array_equal(one.predict(x[test]), p[name])
 
 
+@pytest.mark.nightly
 def test_noise_is_not_learnt_by_way_of_the_same_patient():
     """Labels that only a patient's other stays tell: with patients whole in the folds, fewer trees are better."""
     rng = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode, simulate, slots
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Futures, Stops
+from tests import nightly
 
 VOCAB, PADDED, WIDTH = 37, 40, 24
 CONTEXT = 32  # room for 8 tokens, so that longer futures slide
@@ -152,7 +153,7 @@ def test_all_that_can_happen_has_happened(futures):
     assert (futures.ended[futures.by_horizon] != RUNNING).all()
 
 
-@pytest.mark.parametrize("rows", [1, 4, 6, 64])
+@pytest.mark.parametrize("rows", nightly.but(4, of=(1, 4, 6, 64)))
 def test_a_future_is_that_of_its_stay_and_copy_alone(made, prompts, futures, rows):
     order = np.random.default_rng(rows).permutation(7)[:5]
     other = run(made, prompts, 9, order, rows=rows)
@@ -200,7 +201,11 @@ np.testing.assert_allclose(one.positive, four.positive, rtol=1e-4)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("size", "mixing"), [("1.7k", "none"), ("25k", "none"), ("25k", "conv")])
+@pytest.mark.parametrize(
+    ("size", "mixing"),
+    [pytest.param(*each, marks=pytest.mark.nightly) for each in (("1.7k", "none"), ("25k", "none"))]
+    + [("25k", "conv")],
+)
 def test_cached_logits_are_the_models(size, mixing):
     """Through prefill, tokens of copies at different ages, and a prefix that copies share: to 1e-4."""
     model, params = make(size, seed=5, mixing=mixing)
