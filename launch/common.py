@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from ehr_scaling import preemption, storage
+from ehr_scaling import companions, preemption, storage
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
 CONFIGS = Path(configs.__file__).parent
@@ -107,9 +107,10 @@ def join_processes() -> None:
     import jax
 
     try:
-        jax.distributed.initialize(*own)
+        jax.distributed.initialize(*own, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
         raise UserError(f"the processes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
+    companions.watch()
 
 
 def use_all_cores() -> None:
@@ -232,17 +233,24 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
             with preemption.at_once():  # training puts it off until it has saved
                 _refuse_buckets()
                 main()
+            companions.leave()
         except UserError as e:
-            fail(own_flags(str(e), names or {}))
+            line = own_flags(str(e), names or {})
+            companions.fail(f"error: {line}", 1)
+            fail(line)
         except Preempted:
+            companions.leave()
             _end_at_once(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
             _end_at_once("interrupted: finished work is kept, run the same command again to go on", 130)
         except BrokenPipeError:
             _leave_pipe()
         except Exception as e:
+            if (ended := companions.told()) is not None:
+                companions.end(f"error: {ended}")
             if (told := of_system(e)) is None:
                 traceback.print_exc()
+                companions.fail("", BROKEN)
                 sys.exit(BROKEN)
             fail(own_flags(str(told), names or {}))
 

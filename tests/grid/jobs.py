@@ -112,7 +112,8 @@ def count_together(unit, workdir, report):
     import jax
 
     path = workdir / f"{unit[0].id}-{jax.process_index()}"
-    path.with_suffix(".pid").write_text(str(os.getpid()))
+    (workdir / "pids").mkdir(exist_ok=True)
+    (workdir / "pids" / path.name).write_text(str(os.getpid()))
     for _ in range(len(path.read_text()) if path.exists() else 0, 20):
         if preemption.requested_anywhere():
             raise Preempted

@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from jobs import units
+
+from ehr_scaling import companions
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -18,21 +21,34 @@ from launch import common
 common.define_process_flags()
 def main():
     common.join_processes()
+    import jax
+    from ehr_scaling.errors import UserError
     from ehr_scaling.grid import executors
+    if sys.argv[2] == f"--fails={jax.process_index()}":
+        raise UserError("the disk of this one is full")
     from jobs import count_together, units
     workdir = Path(sys.argv[1].split("=")[1])
     print(executors.run(count_together, units(3, pause=0.03), workdir, workers=1, title="test"))
 flags.DEFINE_string("to", None, "")
+flags.DEFINE_integer("fails", None, "")
 common.run(main)
 """
 
 
-def start(tmp_path):
+def start(tmp_path, fails=-1):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
-    common = [sys.executable, "-c", PROGRAM, f"--to={tmp_path}", f"--coordinator=localhost:{port}", "--processes=2"]
+    common = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        f"--to={tmp_path}",
+        f"--fails={fails}",
+        f"--coordinator=localhost:{port}",
+        "--processes=2",
+    ]
     return [
         subprocess.Popen(
             [*common, f"--process={i}"],
@@ -46,13 +62,39 @@ def start(tmp_path):
     ]
 
 
-def test_sigterm_to_one_stops_all_and_they_go_on_together(tmp_path):
-    processes = start(tmp_path)
+def at_work(tmp_path, processes):
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("cell*-1")):
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_of_the_death_of_one_the_other_says_a_sentence_at_once(tmp_path, victim):
+    processes = start(tmp_path)
+    at_work(tmp_path, processes)
+    processes[victim].kill()
+    died = time.monotonic()
+    _, error = processes[1 - victim].communicate(timeout=60)
+    assert time.monotonic() - died < 30  # JAX' own heartbeats take two minutes and more
+    assert processes[1 - victim].returncode == companions.STATUS, error
+    assert error.rstrip().splitlines()[-1].startswith(f"error: process {victim} of 2 has ended before the others")
+    assert "Traceback" not in error and (victim == 0 or error.count("\n") <= 2)
+    processes[victim].wait()
+
+
+def test_who_fails_alone_says_why_and_the_other_that_it_did(tmp_path):
+    processes = start(tmp_path, fails=1)
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [companions.STATUS, 1], said
+    assert said[1].strip().splitlines()[-1] == "error: the disk of this one is full"
+    assert "error: process 1 of 2 has ended before the others: see what it said" in said[0]
+
+
+def test_sigterm_to_one_stops_all_and_they_go_on_together(tmp_path):
+    processes = start(tmp_path)
+    at_work(tmp_path, processes)
     processes[1].terminate()  # not the one that claims
     for process in processes:
         _, error = process.communicate(timeout=60)

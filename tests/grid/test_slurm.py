@@ -73,11 +73,11 @@ def test_a_task_of_several_nodes_is_one_of_jax_saves_together_and_goes_on(tmp_pa
     (job,) = slurm.submit(count_together, units(1, pause=0.2), tmp_path, cluster="local", nodes=2, **submit)
     steps = [tmp_path / f"cell0-{i}" for i in range(2)]
     until(lambda: all(path.exists() for path in steps), [job])
-    first = steps[0].with_suffix(".pid").read_text()
+    first = (tmp_path / "pids" / steps[0].name).read_text()
     os.kill(int(first), signal.SIGUSR2)  # to one of them: all hear of it
     until(lambda: all(path.read_text() == "x" * 20 for path in steps), [job])
     job.wait()
-    assert steps[0].with_suffix(".pid").read_text() != first
+    assert (tmp_path / "pids" / steps[0].name).read_text() != first
 
 
 def test_a_users_mistake_is_one_line_in_the_log(tmp_path):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import preemption, storage
+from ehr_scaling import companions, preemption, storage
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line
 from ehr_scaling.grid.cell import Unit
@@ -50,10 +50,13 @@ class Task:
                     patience=PATIENCE,
                     before=self.before,
                 )
+            companions.leave()
         except UserError as e:
+            companions.fail(f"error: {e}", 1)
             print(f"error: {e}", file=sys.stderr, flush=True)
             sys.exit(1)
         except Preempted:
+            companions.leave()
             print(preemption.SAVED, file=sys.stderr, flush=True)
             if _is_ours_to_requeue(_scontrol() or self.scontrol) and callable(requeue):
                 requeue(signal.SIGUSR2, None)  # of several processes the first does, and does not come back
@@ -78,7 +81,11 @@ def _join_nodes() -> bool:
     import jax
 
     port = _PORTS[0] + int(here.raw_job_id) % (_PORTS[1] - _PORTS[0])
-    jax.distributed.initialize(f"{here.hostnames[0]}:{port}", here.num_tasks, here.global_rank)
+    address = f"{here.hostnames[0]}:{port}"
+    jax.distributed.initialize(
+        address, here.num_tasks, here.global_rank, heartbeat_timeout_seconds=companions.HEARTBEAT
+    )
+    companions.watch()
     return True
 
 

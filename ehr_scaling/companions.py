@@ -1,0 +1,136 @@
+"""Processes that train as one hear at once when one of them ends before the others, and end too, with a sentence.
+
+JAX notices by heartbeats, after most of a minute, and aborts with pages of its own. Here each process keeps a
+connection to process 0: the kernel closes it when a process dies in whatever way, and keepalive finds out where a
+machine did.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+
+STATUS = 69  # EX_UNAVAILABLE of sysexits.h: may be tried again
+HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard of
+GRACE = 2.0  # seconds for a process that ends by itself, as where all have met the same error
+_BYE, _GONE = b"bye\n", b"gone %d\n"
+
+_peers: dict[int, socket.socket] = {}  # by their numbers
+_left, _gone = threading.Event(), threading.Event()
+_names = {"gone": -1, "processes": 1}
+
+
+def watch() -> None:
+    """Look after each other from now on; all processes of `jax.distributed` call it, once it is initialized.
+
+    Where process 0 cannot be reached on any port but JAX's own, JAX alone notices.
+    """
+    import jax
+    import numpy as np
+    from jax._src.distributed import global_state
+    from jax.experimental import multihost_utils
+
+    processes, index = jax.process_count(), jax.process_index()
+    if processes == 1:
+        return
+    host = (global_state.coordinator_address or "").rpartition(":")[0].strip("[]")
+    _names["processes"] = processes
+    family = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+    server = socket.create_server(("", 0), **family) if index == 0 else None  # type: ignore[arg-type]
+    port = int(multihost_utils.broadcast_one_to_all(np.int32(server.getsockname()[1] if server else 0)))
+    if server is not None:
+        threading.Thread(target=_accept, args=(server, processes - 1), daemon=True).start()
+        return
+    with contextlib.suppress(OSError):
+        peer = socket.create_connection((host, port), timeout=10.0)
+        peer.sendall(b"%d\n" % index)
+        _listen(0, peer)
+
+
+def leave() -> None:
+    """Say that this process is through, or ends as the others do."""
+    _left.set()
+    for peer in _peers.values():
+        with contextlib.suppress(OSError):
+            peer.sendall(_BYE)
+
+
+def told(patience: float = 1.0) -> str | None:
+    """What to say where another process has ended, since an error may be no more than a consequence of that; None where
+    none has within so many seconds, or this one is alone."""
+    if not _peers or not _gone.wait(patience):
+        return None
+    return (
+        f"process {_names['gone']} of {_names['processes']} has ended before the others: see what it said, and run the "
+        "same command on all of them again to go on from the last checkpoint"
+    )
+
+
+def _accept(server: socket.socket, many: int) -> None:
+    for _ in range(many):
+        peer, _address = server.accept()
+        number = b""
+        while not number.endswith(b"\n") and (more := peer.recv(1)):
+            number += more
+        if number.strip().isdigit():
+            _listen(int(number), peer)
+    server.close()
+
+
+def _listen(number: int, peer: socket.socket) -> None:
+    peer.settimeout(None)
+    for level, name, value in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 5),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+    ):
+        if hasattr(socket, name):
+            peer.setsockopt(level, getattr(socket, name), value)
+    _peers[number] = peer
+    threading.Thread(target=_hear, args=(number, peer), daemon=True).start()
+
+
+def _hear(number: int, peer: socket.socket) -> None:
+    said = b""
+    with contextlib.suppress(OSError):
+        while not said.endswith(b"\n") and (more := peer.recv(64)):
+            said += more
+    if said == _BYE:
+        return
+    if not _gone.is_set():
+        _names["gone"] = int(said.split()[1]) if said.startswith(b"gone") else number
+        _gone.set()
+    if number != 0:
+        time.sleep(GRACE)
+    if _left.is_set():
+        return
+    for other, each in _peers.items():
+        if other != number:
+            with contextlib.suppress(OSError):
+                each.sendall(_GONE % number)
+    end(f"error: {told()}")
+
+
+def fail(line: str, status: int) -> None:
+    """Where this process is one of several: say a line and end, and not wait for others that may be at work."""
+    if not _peers:
+        return
+    import jax
+
+    _left.set()
+    print(line, file=sys.stderr, flush=True)
+    together = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # where all fail alike, they end cleanly
+    together.start()
+    together.join(GRACE)
+    end("", status)
+
+
+def end(line: str, status: int = STATUS) -> None:
+    """Say a line and end at once: the others cannot be waited for."""
+    if line:
+        print(line, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
