@@ -131,7 +131,7 @@ def finish(
             own = parquet.read(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
             patients[split] += len(own)
             subjects.append(own.combine_chunks())
-            names.append(pa.array([split] * len(own), pa.string()))
+            names.append(pa.repeat(pa.scalar(split, pa.string()), len(own)))
     total = sum(map(sum, rows.values()))
     if isinstance(splits, AllHeldOut):
         if not total:

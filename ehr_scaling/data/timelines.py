@@ -3,9 +3,10 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,6 +25,7 @@ from ehr_scaling.errors import UserError, first_line, unreadable
 
 VERSION = 1  # of what is made of events: raise it with every change to that, and no timelines before are taken
 NAME = "timelines"
+_AT_ONCE = 64  # shards whose counts one process adds up
 _INFO = "dataset_info.json"  # of TFDS
 SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS' names: MEDS' names
 
@@ -45,8 +47,8 @@ def build(
       families of codes of which no event needs a token, see `fitting.check_families`; options, those of
       `tokenizer.DEFAULTS` that are to differ.
     Returns: a JSON summary: preset, vocabulary (its size), vocabulary_fingerprint, context_slots, and for each split
-      patients, tokens, events (that make tokens), patient_days (from each patient's first such event to the last;
-      not where units of an earlier version went in), tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK
+      patients, tokens, events (that make tokens), patient_days (from each patient's first such event to the last),
+      tokens_per_patient (p5, p50, p95), unknown_tokens (share of UNK
       and FAMILY//UNK), fallback_events (share of events of which a part was not in the vocabulary), silent_events
       (those that make no token, by family), empty_patients (left out, for want of any event with a time).
     Raises: UserError for an unknown option, an empty train split, damaged events or code maps, and a family
@@ -64,7 +66,7 @@ def build(
     records = run(
         _tokenize,
         [(path, parts, f"{split}-{k}", code_maps) for split, k, path in units],
-        [parts / f"{split}-{k}.json" for split, k, _ in units],
+        [_made(parts, f"{split}-{k}") for split, k, _ in units],
         runner,
         "tokenize",
     )
@@ -74,26 +76,26 @@ def build(
         "vocabulary_fingerprint": fitted.fingerprint,
         "context_slots": list(fitted.context_slots),
     }
-    lengths = {}
+    lengths, sums = {}, {}
     for split in SPLITS:
         own = [(k, record) for (s, k, _), record in zip(units, records, strict=True) if s == split]
-        full = [(k, record) for k, record in own if record["sizes"]]
+        full = [(k, record) for k, record in own if record["patients"]]
         for i, (k, _) in enumerate(full):
             made = parts / f"{split}-{k}.array_record"
             if made.exists():  # else a run that was killed here has renamed it
                 made.replace(out / _name(split, i, len(full)))
-        summary[split] = _summary(fitted, [record for _, record in own])
-        lengths[split] = [(len(record["sizes"]), record["bytes"]) for _, record in full]
+        sums[split] = _sums(fitted, [_made(parts, f"{split}-{k}").with_suffix(".npz") for k, _ in own])
+        summary[split] = _summary(fitted, [record for _, record in own], sums[split])
+        lengths[split] = [(record["patients"], record["bytes"]) for _, record in full]
     if given is None and not summary["train"]["patients"]:
         raise UserError("no patient of the train split has an event with a time: check the source's files")
     _write_info(out, fitted, lengths)
     if given is not None:
         given.save(out)
         return summary
-    train = [record for (split, _, _), record in zip(units, records, strict=True) if split == "train"]
-    counts = np.sum([record["counts"] for record in train], axis=0)
+    train = sums["train"]
     seconds = _interval_seconds(fitted, train)
-    dataclasses.replace(fitted, counts=tuple(counts.tolist()), interval_seconds=seconds).save(out)
+    dataclasses.replace(fitted, counts=tuple(train.counts.tolist()), interval_seconds=seconds).save(out)
     return summary
 
 
@@ -108,11 +110,11 @@ def _fit(
     """The vocabulary of the train split, from what each of its shards counts."""
     shards = list(enumerate(events.shards(folder, "train")))
 
-    def count(function: Any, kind: str, title: str) -> Iterator[Path]:
+    def count(function: Any, kind: str, title: str) -> list[Path]:
         files = [parts / f"{kind}-{k}.npz" for k, _ in shards]
         items = [(path, out, settings, code_maps) for (_, path), out in zip(shards, files, strict=True)]
         run(function, items, [file.with_suffix(".json") for file in files], runner, title)
-        yield from files
+        return _few(files, kind, runner)
 
     counts = counting.merge(map(counting.Counts.load, count(_count, "count", "count codes")))
     fitting.check_families(counts, settings, _maps(code_maps), may_lose)
@@ -136,6 +138,35 @@ def _parents(folder: Path) -> dict[str, list[str]]:
     return events.parents(folder)
 
 
+# What shards count, by the names of the files: how files of it are added up
+_KINDS: dict[str, Callable[[Iterable[Path]], Any]] = {
+    "count": lambda files: counting.merge(map(counting.Counts.load, files)),
+    "bins": lambda files: rare.merge_bins(map(rare.BinCounts.load, files)),
+}
+
+
+def _few(files: list[Path], kind: str, runner: Runner) -> list[Path]:
+    """At most _AT_ONCE files that add up to what `files` do, in their order: of many shards groups are added up where
+    the shards are worked on, group by group."""
+    for level in itertools.count():
+        if len(files) <= _AT_ONCE:
+            return files
+        groups = [files[i : i + _AT_ONCE] for i in range(0, len(files), _AT_ONCE)]
+        sums = [files[0].parent / f"{kind}-sum{level}-{i}.npz" for i in range(len(groups))]
+        items = [(kind, group, out) for group, out in zip(groups, sums, strict=True)]
+        run(_add_up, items, [out.with_suffix(".json") for out in sums], runner, "add up")
+        files = sums
+    raise AssertionError
+
+
+def _add_up(kind: str, files: list[Path], out: Path) -> None:
+    def make() -> dict[str, Any]:
+        _KINDS[kind.partition("-")[0]](files).save(out)
+        return {}
+
+    once(out.with_suffix(".json"), make)
+
+
 def _count(path: Path, out: Path, settings: dict[str, Any], code_maps: str | None) -> None:
     def make() -> dict[str, Any]:
         counting.count(path, settings, _maps(code_maps), _parents(path.parents[2])).save(out)
@@ -153,7 +184,7 @@ def _count_bins(path: Path, out: Path, settings: dict[str, Any], code_maps: str 
 
 
 def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None:
-    """One shard of events to one ArrayRecord file; its record holds what `build` adds up."""
+    """One shard of events to one ArrayRecord file; its record, and arrays beside that, hold what `build` adds up."""
 
     def make() -> dict[str, Any]:
         vocabulary = load(parts)
@@ -171,20 +202,50 @@ def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None
         silent: collections.Counter[str] = collections.Counter()
         for s in stats:
             silent.update(s.silent)
+        intervals = (np.sum([getattr(s, name) for s in stats], axis=0) for name in Sums._fields[2:])
+        made = Sums(counts, np.array(sizes, np.int32), *intervals)
+        with writing(_made(parts, name).with_suffix(".npz")) as partial:
+            np.savez(partial, **made._asdict())
         return {
             "bytes": writer.bytes,
-            "counts": counts.tolist(),
-            "sizes": sizes,
+            "patients": len(sizes),
             "events": sum(s.events for s in stats),
             "days": sum(s.days for s in stats),
             "fallbacks": sum(s.fallbacks for s in stats),
             "empty": sum(s.empty for s in stats),
             "silent": dict(silent),
-            "interval_sums": np.sum([s.interval_sums for s in stats], axis=0).tolist(),
-            "interval_tokens": np.sum([s.interval_tokens for s in stats], axis=0).tolist(),
         }
 
-    once(parts / f"{name}.json", make)
+    once(_made(parts, name), make)
+
+
+def _made(parts: Path, name: str) -> Path:
+    """The record of a shard that is tokenized; its `Sums` lie beside it."""
+    return parts / f"tokenized-{name}.json"
+
+
+class Sums(NamedTuple):
+    """Of the patients of some shards."""
+
+    counts: np.ndarray  # int64 (V,), of each token
+    sizes: np.ndarray  # int32 (P,), tokens of each patient
+    interval_sums: np.ndarray  # float64 (classes,) seconds between events, by class
+    interval_tokens: np.ndarray  # int64 (classes,)
+
+
+def _sums(vocabulary: Vocabulary, files: Iterable[Path]) -> Sums:
+    """The sum of those of shards, in their order, one of them in memory at a time."""
+    total: Sums | None = None
+    sizes: list[np.ndarray] = [np.zeros(0, np.int32)]
+    for path in files:
+        _, arrays = counting.read_arrays(path, ())
+        own = Sums(**arrays)
+        sizes.append(own.sizes)
+        total = Sums(*(a + b for a, b in zip(total._replace(sizes=own.sizes), own, strict=True))) if total else own
+    if total is None:
+        zeros = np.zeros(len(vocabulary.interval_bounds))
+        total = Sums(np.zeros(len(vocabulary.tokens), np.int64), sizes[0], zeros, zeros.astype(np.int64))
+    return total._replace(sizes=np.concatenate(sizes))
 
 
 def _name(split: str, i: int, files: int) -> str:
@@ -234,31 +295,28 @@ def _features(vocabulary: Vocabulary) -> tfds.features.FeaturesDict:
     )
 
 
-def _interval_seconds(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+def _interval_seconds(vocabulary: Vocabulary, train: Sums) -> tuple[float, ...]:
     """Mean seconds an interval token stands for; the middle of its class (by ratio) where none was seen."""
-    sums = np.sum([record["interval_sums"] for record in records], axis=0)
-    counts = np.sum([record["interval_tokens"] for record in records], axis=0)
+    sums, counts = train.interval_sums, train.interval_tokens
     bounds = np.append(vocabulary.interval_bounds, vocabulary.interval_bounds[-1]) / 1e6
     middle = np.sqrt(bounds[:-1] * bounds[1:])
     return tuple(np.where(counts > 0, sums / np.maximum(counts, 1), middle).tolist())
 
 
-def _summary(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    sizes = np.array([size for record in records for size in record["sizes"]], np.int64)
-    counts = np.sum([record["counts"] for record in records], axis=0) if records else np.zeros(len(vocabulary.tokens))
+def _summary(vocabulary: Vocabulary, records: Sequence[Mapping[str, Any]], sums: Sums) -> dict[str, Any]:
+    tokens, quantiles = int(sums.sizes.sum(dtype=np.int64)), (5, 50, 95)
+    at = np.percentile(sums.sizes, quantiles).tolist() if len(sums.sizes) else [0.0] * len(quantiles)
     silent: collections.Counter[str] = collections.Counter()
     for record in records:
         silent.update(record["silent"])
     of_events = sum(record["events"] for record in records)
-    counted = all("days" in record for record in records)  # units that an earlier version left did not count them
-    days = {"patient_days": float(sum(record["days"] for record in records))} if counted else {}
     return {
-        "patients": len(sizes),
-        "tokens": int(sizes.sum()),
+        "patients": len(sums.sizes),
+        "tokens": tokens,
         "events": of_events,
-        **days,
-        "tokens_per_patient": {f"p{q}": float(np.percentile(sizes, q)) if len(sizes) else 0.0 for q in (5, 50, 95)},
-        "unknown_tokens": float(counts[vocabulary.unknown_ids].sum() / max(sizes.sum(), 1)),
+        "patient_days": float(sum(record["days"] for record in records)),
+        "tokens_per_patient": {f"p{q}": float(size) for q, size in zip(quantiles, at, strict=True)},
+        "unknown_tokens": float(sums.counts[vocabulary.unknown_ids].sum() / max(tokens, 1)),
         "fallback_events": sum(r["fallbacks"] for r in records) / max(of_events, 1),
         "silent_events": dict(sorted(silent.items())),
         "empty_patients": sum(r["empty"] for r in records),

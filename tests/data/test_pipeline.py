@@ -14,7 +14,7 @@ import pytest
 
 from configs import base
 from ehr_scaling import artifacts
-from ehr_scaling.data import pipeline, shards
+from ehr_scaling.data import pipeline, shards, timelines
 from ehr_scaling.errors import UserError
 
 FLAGS = (
@@ -56,6 +56,20 @@ def test_processes_and_beam_make_the_same_bytes(undisturbed, tmp_path, monkeypat
     assert digest(tmp_path / "pool") == digest(undisturbed)
     pipeline.prepare(config(**{"data.beam": ("--runner=DirectRunner",)}).data, tmp_path / "beam")
     assert digest(tmp_path / "beam") == digest(undisturbed)
+
+
+def test_shards_that_are_added_up_in_groups_make_the_same_bytes(tmp_path, monkeypatch):
+    settings = config(**{"data.tokens.min_patients": 20}).data  # so that patients of bins are counted too
+    pipeline.prepare(settings, tmp_path / "whole", workers=1)
+    added = []
+    add = timelines._add_up
+    monkeypatch.setattr(timelines, "_AT_ONCE", 2)
+    monkeypatch.setattr(
+        timelines, "_add_up", lambda kind, *args: (added.append((kind, len(args[0]))), add(kind, *args))
+    )
+    pipeline.prepare(settings, tmp_path / "work", workers=1)
+    assert digest(tmp_path / "work") == digest(tmp_path / "whole")
+    assert added[:4] == [("count", 2), ("count", 1), ("bins-0", 2), ("bins-0", 1)]  # of three shards
 
 
 def test_dask_makes_the_same_bytes_also_with_a_worker_killed(undisturbed, tmp_path):

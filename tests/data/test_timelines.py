@@ -86,22 +86,6 @@ def test_events_and_patient_days_are_counted_in_every_split(work):
         assert silent < 0.5 * events  # so that the count is not of what made no token
 
 
-def test_a_unit_that_an_earlier_version_left_leaves_days_uncounted(work, tmp_path, monkeypatch):
-    folder, summary = work
-    whole = timelines.run
-
-    def earlier(function, items, records, runner, title):
-        found = whole(function, items, records, runner, title)
-        if title == "tokenize":
-            del found[-1]["days"]  # of the test split
-        return found
-
-    monkeypatch.setattr(timelines, "run", earlier)
-    again = timelines.build(folder / "events", tmp_path, min_count=2)
-    assert "patient_days" not in again["test"] and again["test"]["events"] == summary["test"]["events"]
-    assert again["validation"] == summary["validation"]
-
-
 def test_same_events_make_the_same_files(work, tmp_path):
     folder, _ = work
     out = tmp_path / "timelines"

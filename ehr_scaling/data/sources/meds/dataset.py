@@ -314,8 +314,9 @@ def _assign(
     pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
     number = np.full(len(ids), -1)
     number[named] = inverse
-    with writing(folder.assigned()) as partial:
-        np.savez(partial, ids=ids, shard=number)
+    for what, column in (("ids", ids), ("shard", number.astype(np.int32))):
+        with writing(folder.assigned(what)) as partial:
+            np.save(partial, column)
     return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs], met(splits, ids)
 
 

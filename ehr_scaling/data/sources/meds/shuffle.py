@@ -47,8 +47,9 @@ class Folder(NamedTuple):
     def patients(self, unit: int) -> Path:
         return self.path / f"patients-{unit}.npy"
 
-    def assigned(self) -> Path:
-        return self.path / "assigned.npz"
+    def assigned(self, what: str) -> Path:
+        """Of all patients "ids", int64 (P,), sorted, and of each the "shard", int32 (P,), or -1."""
+        return self.path / f"assigned-{what}.npy"
 
     def record(self, stage: str, unit: int | str) -> Path:
         return self.path / f"{stage}-{unit}.json"
@@ -79,8 +80,8 @@ def spread(folder: Folder, unit: int, parts: list[Part], how: Reading) -> None:
 
 
 def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading) -> dict[str, Any]:
-    with np.load(folder.assigned()) as known:
-        ids, shard_of = known["ids"], known["shard"]
+    # Mapped: processes of a machine share what they look at, and that is little
+    ids, shard_of = (np.load(folder.assigned(what), mmap_mode="r") for what in ("ids", "shard"))
     folder.spread(0, 0).parent.mkdir(exist_ok=True)
     dropped, mended = Dropped.empty(), Counter[str]()
     held: list[tuple[Rows, int]] = []
