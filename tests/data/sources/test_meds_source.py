@@ -282,6 +282,39 @@ def test_patients_in_several_files_are_brought_together(tmp_path):
     assert summary["mended"]["patients in several files"] == 20
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_of_many_patients_each_in_one_piece_the_shards_are_of_one_piece(tmp_path, monkeypatch, apart):
+    """The same events of the same patients in the same splits, in shards that each come from one piece; not where a
+    patient is in two."""
+    rows = [[(100 * k + i, j, f"A/{j}", 1.0 * k) for i in range(30) for j in range(4)] for k in range(5)]
+    if not apart:
+        rows[4].append((7, 9, "A/9", None))
+    root = put(tmp_path / "raw", {str(k): table(some) for k, some in enumerate(rows)})
+    monkeypatch.setattr(meds, "_UNIT", 240)  # two files
+    monkeypatch.setattr(events, "SHARD", 16)
+    read, opened = pa.ipc.open_file, []
+    monkeypatch.setattr(pa.ipc, "open_file", lambda source: (opened.append(source), read(source))[1])
+
+    def files(folder):
+        return {p.relative_to(folder): pq.read_table(p) for p in sorted((folder / "data").rglob("*.parquet"))}
+
+    def patients(found):
+        every = [(path.parts[1], *row.values()) for path, t in found.items() for row in t.to_pylist()]
+        return sorted(every, key=str)
+
+    whole = extract(root, tmp_path / "whole")[0], files(tmp_path / "whole")
+    many = len(opened)
+    monkeypatch.setattr(meds, "_WITHIN", 1)
+    within = extract(root, tmp_path / "within")[0], files(tmp_path / "within")
+    assert patients(within[1]) == patients(whole[1]) and within[0]["patients"] == whole[0]["patients"]
+    pieces = [{int(i) // 200 for i in t["subject_id"].to_pylist()} for t in within[1].values()]
+    assert all(len(t["subject_id"].unique()) <= 16 for t in within[1].values())
+    if apart:
+        assert {len(some) for some in pieces} == {1} and len(opened) - many == len(pieces)
+    else:
+        assert within[1].keys() == whole[1].keys() and len(opened) == 2 * many
+
+
 def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [(int(rng.integers(40)), int(rng.integers(1000)), f"A/{rng.integers(9)}", None) for _ in range(400)]

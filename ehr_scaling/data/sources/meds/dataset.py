@@ -41,6 +41,7 @@ from ehr_scaling.errors import UserError
 CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
 VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
+_WITHIN = 1_024  # shards from which those of a piece of work are of its patients alone, see _assign
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
 _LOOKED_UP = 1 << 20  # codes of the metadata in which it looks
@@ -146,7 +147,7 @@ def extract(
     told_splits = by_file if isinstance(splits, Listed) else own_splits.words
     print(f"  splits: {told_splits}")
 
-    folder = shuffle.Folder(out / events.PARTS / "meds")
+    folder = shuffle.Folder(out / events.PARTS / "exchange")
     folder.path.mkdir(parents=True, exist_ok=True)
 
     def records(stage: str, names: Iterable[Any]) -> list[Path]:
@@ -158,8 +159,8 @@ def extract(
     items = [(folder, i, units[i], how) for i in numbers]
     spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
-    gathers = [(folder, out, how, i, split, k) for i, (split, k) in enumerate(shards)]
-    names = [f"{split}-{k}" for split, k in shards]
+    gathers = [(folder, out, how, i, *shard) for i, shard in enumerate(shards)]
+    names = [f"{split}-{k}" for split, k, _ in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))
     metadata = {
@@ -298,10 +299,13 @@ def _codes(files: list[Path], told: pa.Table) -> set[str]:
 
 def _assign(
     folder: shuffle.Folder, units: list[list[shuffle.Part]], own: meds_splits.Splits, seed: int, splits: Splits
-) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+) -> tuple[list[tuple[str, int, int | None]], dict[str, Any]]:
     """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
 
-    Returns: split and number in it of each shard; how the patients meet a split file, if there is one.
+    Of a data set of millions, each in one piece of work, patients of one piece share their shards: else every shard
+    would be gathered from every piece.
+    Returns: of each shard its split, its number in that, and the piece that it is of, or None for all; how the patients
+      meet a split file, if there is one.
     """
     found = [np.load(folder.patients(i)) for i in range(len(units))]
     ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *found]))
@@ -309,6 +313,9 @@ def _assign(
         split, shard = events.assign(ids, seed, splits)
     else:
         split, shard = meds_splits.assigned(own, ids, _by_file(units), seed, splits)
+    pieces: dict[tuple[int, int], int] = {}
+    if len(ids) > _WITHIN * events.SHARD and sum(map(len, found)) == len(ids):
+        shard, pieces = _within_pieces(ids, split, found, seed)
     named = np.flatnonzero(split >= 0)
     most = int(shard.max(initial=0)) + 1
     pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
@@ -317,7 +324,26 @@ def _assign(
     for what, column in (("ids", ids), ("shard", number.astype(np.int32))):
         with writing(folder.assigned(what)) as partial:
             np.save(partial, column)
-    return [(events.SPLITS[int(pair) // most], int(pair) % most) for pair in pairs], met(splits, ids)
+    places = [(int(pair) // most, int(pair) % most) for pair in pairs]
+    return [(events.SPLITS[i], k, pieces.get((i, k))) for i, k in places], met(splits, ids)
+
+
+def _within_pieces(
+    ids: np.ndarray, split: np.ndarray, found: list[np.ndarray], seed: int
+) -> tuple[np.ndarray, dict[tuple[int, int], int]]:
+    """Shards of the patients of one piece after those of another: int64 (P,), and the piece of each (split, shard)."""
+    shard = np.zeros(len(ids), np.int64)
+    pieces: dict[tuple[int, int], int] = {}
+    begun = [0] * len(events.SPLITS)
+    for piece, some in enumerate(found):
+        at = np.searchsorted(ids, some)
+        here = events.assign_shards(some, split[at], seed)
+        for i, begin in enumerate(begun):
+            if (own := split[at] == i).any():
+                shard[at[own]] = begin + here[own]
+                begun[i] += int(here[own].max()) + 1
+                pieces |= dict.fromkeys(((i, k) for k in range(begin, begun[i])), piece)
+    return shard, pieces
 
 
 def _by_file(units: list[list[shuffle.Part]]) -> Iterator[tuple[int, np.ndarray]]:
