@@ -1,6 +1,7 @@
 """The `events/` artifact: a MEDS 0.4 data set, whatever the source was."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_json
 from ehr_scaling.data import parquet
+from ehr_scaling.data.shards import looked_at
 from ehr_scaling.data.splits import SPLITS, AllHeldOut, Listed, Splits
 from ehr_scaling.errors import UserError
 
@@ -124,13 +126,11 @@ def finish(
         known = {path.name.split("-")[1] for path in (out / PARTS).glob(f"{split}-*-codes.parquet")}
         if lost := known - {path.stem for path in paths}:
             raise UserError(f"{out / 'data' / split / min(lost)}.parquet is gone: delete {out} and run again")
-        for path in paths:
-            rows[split].append(pq.read_metadata(path).num_rows)
-            part = out / PARTS / f"{split}-{path.stem}-codes.parquet"
-            codes |= set(parquet.read(part)["code"].to_pylist())
-            own = parquet.read(part.with_name(f"{split}-{path.stem}-subjects.parquet"))["subject_id"]
+        for many, spelt_here, own in looked_at(partial(_written, out, split), paths):
+            rows[split].append(many)
+            codes |= set(spelt_here.to_pylist())
             patients[split] += len(own)
-            subjects.append(own.combine_chunks())
+            subjects.append(own)
             names.append(pa.repeat(pa.scalar(split, pa.string()), len(own)))
     total = sum(map(sum, rows.values()))
     if isinstance(splits, AllHeldOut):
@@ -159,6 +159,15 @@ def finish(
         {"etl_name": "ehr_scaling", "etl_version": __version__, "meds_version": "0.4.1", **metadata},
     )
     return {"events": total, "patients": patients, "codes": len(codes), "shards": rows}
+
+
+def _written(out: Path, split: str, path: Path) -> tuple[int, pa.ChunkedArray, pa.Array]:
+    """Events of a shard that is written, its codes, and its patients."""
+    codes, subjects = (
+        parquet.read(out / PARTS / f"{split}-{path.stem}-{what}.parquet")[column]
+        for what, column in (("codes", "code"), ("subjects", "subject_id"))
+    )
+    return pq.read_metadata(path).num_rows, codes, subjects.combine_chunks()
 
 
 def parents(events: Path) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """The `packed/t<T>/` artifact: timelines cut into windows and packed into rows of T+1 tokens, seeded."""
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def build(
     units: list[tuple[str, int, int]] = []  # split, file, patients of the split in the files before
     for split in SPLITS:
         counts = timelines.files(folder, split)
-        units += [(split, i, sum(counts[:i])) for i in range(len(counts))]
+        units += [(split, i, before) for i, before in enumerate([0, *itertools.accumulate(counts)][:-1])]
     items = [(folder, out, *unit, settings) for unit in units]
     records = [_record(out, split, i) for split, i, _ in units]
     parts = shards.run(pack, items, records, runner or shards.Runner(), "pack")
