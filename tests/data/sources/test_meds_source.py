@@ -282,15 +282,16 @@ def test_patients_in_several_files_are_brought_together(tmp_path):
     assert summary["mended"]["patients in several files"] == 20
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_of_many_patients_each_in_one_piece_the_shards_are_of_one_piece(tmp_path, monkeypatch, apart):
-    """The same events of the same patients in the same splits, in shards that each come from one piece; not where a
-    patient is in two."""
+@pytest.mark.parametrize(("apart", "unit"), [(True, 240), (True, 90), (False, 240)])
+def test_of_many_patients_each_in_one_file_the_shards_are_of_one_file(tmp_path, monkeypatch, apart, unit):
+    """The same events of the same patients in the same splits, in shards that each come from one file or two; not where
+    a patient is in several."""
     rows = [[(100 * k + i, j, f"A/{j}", 1.0 * k) for i in range(30) for j in range(4)] for k in range(5)]
     if not apart:
         rows[4].append((7, 9, "A/9", None))
-    root = put(tmp_path / "raw", {str(k): table(some) for k, some in enumerate(rows)})
-    monkeypatch.setattr(meds, "_UNIT", 240)  # two files
+    root = put(tmp_path / "raw", {str(k): table(some) for k, some in enumerate(rows)}, row_group_size=30)
+    # Two files a piece, or two pieces a file, of which a patient is in both
+    monkeypatch.setattr(meds, "_UNIT", unit)
     monkeypatch.setattr(events, "SHARD", 16)
     read, opened = pa.ipc.open_file, []
     monkeypatch.setattr(pa.ipc, "open_file", lambda source: (opened.append(source), read(source))[1])
@@ -307,10 +308,11 @@ def test_of_many_patients_each_in_one_piece_the_shards_are_of_one_piece(tmp_path
     monkeypatch.setattr(meds, "_WITHIN", 1)
     within = extract(root, tmp_path / "within")[0], files(tmp_path / "within")
     assert patients(within[1]) == patients(whole[1]) and within[0]["patients"] == whole[0]["patients"]
-    pieces = [{int(i) // 200 for i in t["subject_id"].to_pylist()} for t in within[1].values()]
+    files_together = 2 if unit == 240 else 1
+    pieces = [{int(i) // (100 * files_together) for i in t["subject_id"].to_pylist()} for t in within[1].values()]
     assert all(len(t["subject_id"].unique()) <= 16 for t in within[1].values())
     if apart:
-        assert {len(some) for some in pieces} == {1} and len(opened) - many == len(pieces)
+        assert {len(some) for some in pieces} == {1} and len(opened) - many == len(pieces) * (1 if unit == 240 else 2)
     else:
         assert within[1].keys() == whole[1].keys() and len(opened) == 2 * many
 

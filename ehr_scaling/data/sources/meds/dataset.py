@@ -41,7 +41,7 @@ from ehr_scaling.errors import UserError
 CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
 VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
-_WITHIN = 1_024  # shards from which those of a piece of work are of its patients alone, see _assign
+_WITHIN = 1_024  # shards from which each is of the patients of one file, see _assign
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
 _LOOKED_UP = 1 << 20  # codes of the metadata in which it looks
@@ -299,13 +299,13 @@ def _codes(files: list[Path], told: pa.Table) -> set[str]:
 
 def _assign(
     folder: shuffle.Folder, units: list[list[shuffle.Part]], own: meds_splits.Splits, seed: int, splits: Splits
-) -> tuple[list[tuple[str, int, int | None]], dict[str, Any]]:
+) -> tuple[list[tuple[str, int, list[int] | None]], dict[str, Any]]:
     """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
 
-    Of a data set of millions, each in one piece of work, patients of one piece share their shards: else every shard
-    would be gathered from every piece.
-    Returns: of each shard its split, its number in that, and the piece that it is of, or None for all; how the patients
-      meet a split file, if there is one.
+    Of a data set of millions, each in one file, patients of one file (or of the few that a piece of work holds) share
+    their shards: else every shard would be gathered from every piece.
+    Returns: of each shard its split, its number in that, and the pieces that it is of, or None for all; how the
+      patients meet a split file, if there is one.
     """
     found = [np.load(folder.patients(i)) for i in range(len(units))]
     ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *found]))
@@ -313,9 +313,12 @@ def _assign(
         split, shard = events.assign(ids, seed, splits)
     else:
         split, shard = meds_splits.assigned(own, ids, _by_file(units), seed, splits)
-    pieces: dict[tuple[int, int], int] = {}
-    if len(ids) > _WITHIN * events.SHARD and sum(map(len, found)) == len(ids):
-        shard, pieces = _within_pieces(ids, split, found, seed)
+    pieces: dict[tuple[int, int], list[int]] = {}
+    if len(ids) > _WITHIN * events.SHARD:
+        groups = _of_the_same_files(units)
+        there = [meds_rows.distinct(np.concatenate([found[i] for i in group])) for group in groups]
+        if sum(map(len, there)) == len(ids):
+            shard, pieces = _within_files(ids, split, groups, there, seed)
     named = np.flatnonzero(split >= 0)
     most = int(shard.max(initial=0)) + 1
     pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
@@ -328,21 +331,36 @@ def _assign(
     return [(events.SPLITS[i], k, pieces.get((i, k))) for i, k in places], met(splits, ids)
 
 
-def _within_pieces(
-    ids: np.ndarray, split: np.ndarray, found: list[np.ndarray], seed: int
-) -> tuple[np.ndarray, dict[tuple[int, int], int]]:
-    """Shards of the patients of one piece after those of another: int64 (P,), and the piece of each (split, shard)."""
+def _of_the_same_files(units: list[list[shuffle.Part]]) -> list[list[int]]:
+    """Numbers of pieces, those together that hold parts of one file."""
+    groups: list[list[int]] = []
+    last = -1
+    for i, unit in enumerate(units):
+        files = [number for _, number, _, _ in unit]
+        if files[0] == last:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+        last = files[-1]
+    return groups
+
+
+def _within_files(
+    ids: np.ndarray, split: np.ndarray, groups: list[list[int]], there: list[np.ndarray], seed: int
+) -> tuple[np.ndarray, dict[tuple[int, int], list[int]]]:
+    """Shards of the patients of one group of pieces after those of another: int64 (P,), and the pieces of each (split,
+    shard)."""
     shard = np.zeros(len(ids), np.int64)
-    pieces: dict[tuple[int, int], int] = {}
+    pieces: dict[tuple[int, int], list[int]] = {}
     begun = [0] * len(events.SPLITS)
-    for piece, some in enumerate(found):
+    for group, some in zip(groups, there, strict=True):
         at = np.searchsorted(ids, some)
         here = events.assign_shards(some, split[at], seed)
         for i, begin in enumerate(begun):
             if (own := split[at] == i).any():
                 shard[at[own]] = begin + here[own]
                 begun[i] += int(here[own].max()) + 1
-                pieces |= dict.fromkeys(((i, k) for k in range(begin, begun[i])), piece)
+                pieces |= dict.fromkeys(((i, k) for k in range(begin, begun[i])), group)
     return shard, pieces
 
 

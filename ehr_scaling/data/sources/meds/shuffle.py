@@ -167,16 +167,17 @@ def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
 
 
-def gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int, piece: int | None) -> None:
-    """Write shard `k` of `split`, which has the number `shard` among all, and is of one piece or of all."""
-    once(folder.record("gather", f"{split}-{k}"), lambda: _gather(folder, out, Reading(*how), shard, split, k, piece))
+def gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int, pieces: list[int] | None) -> None:
+    """Write shard `k` of `split`, which has the number `shard` among all, and is of some pieces, or of all (None)."""
+    once(folder.record("gather", f"{split}-{k}"), lambda: _gather(folder, out, Reading(*how), shard, split, k, pieces))
 
 
 def _gather(
-    folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int, piece: int | None
+    folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int, pieces: list[int] | None
 ) -> dict[str, Any]:
     batches = []
-    for path in sorted((folder.path / "spread").glob("[!.]*.arrow" if piece is None else f"{piece:06d}-*.arrow")):
+    patterns = ["[!.]*.arrow"] if pieces is None else [f"{piece:06d}-*.arrow" for piece in pieces]
+    for path in sorted(path for pattern in patterns for path in (folder.path / "spread").glob(pattern)):
         with pa.memory_map(str(path)) as source:
             file = pa.ipc.open_file(source)
             held = np.frombuffer(bytes.fromhex(file.schema.metadata[b"shards"].decode()), "<i8")
