@@ -250,6 +250,9 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
             rows += more
         if file.num_row_groups > first:
             units[-1].append((str(path), number, first, file.num_row_groups))
+        if first:  # of what was cut the rest stands alone, so that pieces of one file hold no other's
+            units.append([])
+            rows = 0
     return [unit for unit in units if unit]
 
 
