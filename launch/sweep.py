@@ -41,6 +41,8 @@ GKE_ACCELERATOR = flags.DEFINE_string("gke_accelerator", None, "gke: such as tpu
 GKE_TOPOLOGY = flags.DEFINE_string("gke_topology", None, "gke: of TPUs, such as 4x4.")
 GKE_HOSTS = flags.DEFINE_integer("gke_hosts", 1, "gke: machines that train as one.")
 GKE_PARALLEL = flags.DEFINE_integer("gke_parallel", 1, "gke: machines that share the units, each for itself.")
+GKE_SLICES = flags.DEFINE_integer("gke_slices", 1, "gke: slices of TPUs, of --gke_hosts each, that train as one.")
+GKE_SPOT = flags.DEFINE_bool("gke_spot", False, "gke: on Spot machines, which may be taken away.")
 GKE_CHIPS = flags.DEFINE_integer("gke_chips", 1, "gke: devices of a machine.")
 
 
@@ -84,6 +86,8 @@ def print_command() -> None:
         hosts=GKE_HOSTS.value,
         chips=GKE_CHIPS.value,
         parallel=GKE_PARALLEL.value,
+        slices=GKE_SLICES.value,
+        spot=GKE_SPOT.value,
     )
     print(manifest)
 

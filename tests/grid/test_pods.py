@@ -92,6 +92,15 @@ def test_tpus_need_their_topology():
     pod = told["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
     assert pod["containers"][0]["command"][2].endswith(" --distributed")
+    assert "annotations" not in told["metadata"] and "cloud.google.com/gke-spot" not in pod["nodeSelector"]
+    where = {"accelerator": "tpu-v5-lite-podslice", "topology": "4x4", "hosts": 4, "chips": 4}
+    told = json.loads(pods.gke(ARGV, **GKE, **where, slices=2, spot=True))
+    assert told["metadata"]["annotations"] == {pods._APART: "cloud.google.com/gke-nodepool"}
+    (hosts,) = told["spec"]["replicatedJobs"]
+    assert hosts["replicas"] == 2 and hosts["template"]["spec"]["parallelism"] == 4
+    assert hosts["template"]["spec"]["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    with pytest.raises(UserError, match=r"--gke_slices=2: .* of several --gke_hosts each"):
+        pods.gke(ARGV, **GKE, **{**where, "hosts": 1}, slices=2)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from ehr_scaling.errors import UserError
 
 GRACE = 300  # seconds from SIGTERM until Kubernetes kills: time to save
 PORT = 8476
+_APART = "alpha.jobset.sigs.k8s.io/exclusive-topology"  # each slice on a node pool of its own
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")  # JobSet's pods have 20 letters more, and 63 at most
 _OWN = ("executor", "slurm_", "pod_", "gke_", "dry_run", "status", "watch")
 
@@ -69,6 +70,8 @@ def gke(
     hosts: int,
     chips: int,
     parallel: int = 1,
+    slices: int = 1,
+    spot: bool = False,
 ) -> str:
     """A Kubernetes manifest: a Job on one host, a JobSet on several.
 
@@ -79,6 +82,8 @@ def gke(
       volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`.
       accelerator: GKE's name of it, such as tpu-v5-lite-podslice or nvidia-h100-80gb; topology, of TPUs, such as 4x4.
       hosts, chips: machines that are one program, and devices of each.
+      slices: of TPUs, of so many hosts each, that are one program together.
+      spot: on machines that may be taken away.
       parallel: machines that each work for themselves and share the units, with one host.
     """
     tpu = accelerator.startswith("tpu")
@@ -86,6 +91,8 @@ def gke(
         raise UserError(f"--gke_accelerator={accelerator} needs --gke_topology, such as 2x4")
     if not _NAME.fullmatch(name):
         raise UserError(f"--gke_name={name}: Kubernetes takes lower case letters, digits and -, at most 40 here")
+    if slices < 1 or (slices > 1 and (not tpu or hosts == 1)):
+        raise UserError(f"--gke_slices={slices}: slices that are one program are of TPUs, of several --gke_hosts each")
     if min(hosts, chips, parallel) < 1 or (hosts > 1 and parallel > 1):
         raise UserError(
             f"--gke_hosts={hosts} --gke_chips={chips} --gke_parallel={parallel}: give 1 or more of each, and more "
@@ -101,6 +108,8 @@ def gke(
     selector = {"cloud.google.com/gke-tpu-accelerator" if tpu else "cloud.google.com/gke-accelerator": accelerator}
     if tpu and topology:
         selector["cloud.google.com/gke-tpu-topology"] = topology
+    if spot:
+        selector["cloud.google.com/gke-spot"] = "true"
     container = {
         "name": "sweep",
         "image": image,
@@ -145,13 +154,16 @@ def gke(
         manifest = {
             "apiVersion": "jobset.x-k8s.io/v1alpha2",
             "kind": "JobSet",
-            "metadata": {"name": name},
+            "metadata": {
+                "name": name,
+                **({"annotations": {_APART: "cloud.google.com/gke-nodepool"}} if slices > 1 else {}),
+            },
             "spec": {
                 "failurePolicy": {
                     "maxRestarts": 100,
                     "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
                 },
-                "replicatedJobs": [{"name": "hosts", "replicas": 1, "template": {"spec": job}}],
+                "replicatedJobs": [{"name": "hosts", "replicas": slices, "template": {"spec": job}}],
             },
         }
     return json.dumps(manifest, indent=2)  # JSON is YAML: kubectl apply -f takes it as it is
