@@ -181,7 +181,7 @@ def sweep(config: ConfigDict) -> list[Point]:
         axis("schedule", g.schedules or (config.training.schedule,)),
     )
     points: list[Point] = []
-    for length, own in sorted(zip(lengths, sizes, strict=True), reverse=True):
+    for length, size_names in sorted(zip(lengths, sizes, strict=True), reverse=True):
         seeds = g.seeds[:DEAR_SEEDS] if name == "budget" and length >= g.dear else g.seeds
-        points += product(axis(name, (float(length),)), axis("size", own), rest, axis("seed", map(int, seeds)))
+        points += product(axis(name, (float(length),)), axis("size", size_names), rest, axis("seed", map(int, seeds)))
     return points

@@ -256,8 +256,8 @@ def build(
                 if not resume:
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
-            made = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
-            write_sealed(done, {**made, "files": sums(partial, changing)})
+            new_record = {"inputs": inputs, "fingerprint": fingerprint(inputs), "summary": summary}
+            write_sealed(done, {**new_record, "files": sums(partial, changing)})
         _empty(partial, "**/.*")  # a killed unit's files too, which lie where its result would be
         shutil.rmtree(path, ignore_errors=True)  # what came of an artifact that is not whole in its bucket
         partial.replace(path)
@@ -277,7 +277,10 @@ def _empty(folder: Path, pattern: str) -> None:
 
 def _made(path: Path, inputs: dict[str, Any], before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     known = record(path)
-    of_then = {**known["inputs"], **{group: {**own, **known["inputs"].get(group, {})} for group, own in before.items()}}
+    of_then = {
+        **known["inputs"],
+        **{group: {**settings, **known["inputs"].get(group, {})} for group, settings in before.items()},
+    }
     if changed := differences(of_then, inputs):
         raise UserError(
             f"{path} was made from other inputs ({'; '.join(changed[:4])}): "
@@ -328,8 +331,8 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, alone: bool = Fa
 def verify_files(folder: Path, files: Sums, remedy: str) -> None:
     """See that files are what `sums` found. Raises UserError that names the first one which is not, and the remedy."""
     _present(folder, files, remedy)
-    for (name, known), found in zip(files.items(), _hashes([folder / name for name in files]), strict=True):
-        if known["sha256"] != found:
+    for (name, known), digest in zip(files.items(), _hashes([folder / name for name in files]), strict=True):
+        if known["sha256"] != digest:
             raise UserError(f"{folder / name} is damaged (it has changed since it was written): {remedy}")
 
 
@@ -351,12 +354,12 @@ def sums(folder: Path, but: Collection[str] = ()) -> Sums:
     names = [name for name in _files(folder) if name not in but]
     paths = [folder / name for name in names]
     rows = zip(names, paths, _hashes(paths), strict=True)
-    return {name: {"bytes": path.stat().st_size, "sha256": found} for name, path, found in rows}
+    return {name: {"bytes": path.stat().st_size, "sha256": digest} for name, path, digest in rows}
 
 
 def _files(folder: Path) -> list[str]:
-    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    return sorted(p.as_posix() for p in found if p.name != RECORD and not any(x.startswith(".") for x in p.parts))
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(p.as_posix() for p in paths if p.name != RECORD and not any(x.startswith(".") for x in p.parts))
 
 
 def _hashes(paths: Sequence[Path]) -> list[str]:
@@ -374,8 +377,8 @@ def sha256(path: Path) -> str:
     with path.open("rb") as f:
         about = os.fstat(f.fileno())
         key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
-        if (found := _known.get(key)) is None:
-            found = hashlib.file_digest(f, "sha256").hexdigest()
+        if (digest := _known.get(key)) is None:
+            digest = hashlib.file_digest(f, "sha256").hexdigest()
             if about.st_mtime_ns + _SETTLED < time.time_ns():  # else another write may show the same time
-                _known[key] = found
-    return found
+                _known[key] = digest
+    return digest

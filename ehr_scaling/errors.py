@@ -133,7 +133,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _named(error: BaseException) -> str:
     """The file that an error is about, under the name that it will have."""
     names = [getattr(error, name, None) for name in ("filename2", "filename")]
-    found = [os.fsdecode(name) for name in names if isinstance(name, str | bytes | os.PathLike)]
-    if not found and (match := _PATH.search(str(error))):
-        found = [match[1] or match[2]]
-    return _PARTIAL.sub("", found[0]) if found else ""
+    paths = [os.fsdecode(name) for name in names if isinstance(name, str | bytes | os.PathLike)]
+    if not paths and (match := _PATH.search(str(error))):
+        paths = [match[1] or match[2]]
+    return _PARTIAL.sub("", paths[0]) if paths else ""

@@ -96,23 +96,23 @@ def read_claims(path: Path) -> Claims:
 
 def points(claims: Claims) -> set[tuple[Any, ...]]:
     """Of every run that a claims file lists what POINT names; None where it has no budget, or no passes."""
-    found = set()
+    listed = set()
     for entry in claims.runs:
         name = "budgets" if "budgets" in entry else "passes"
         for length in entry[name]:
             place = (float(length), None) if name == "budgets" else (None, float(length))
             for fraction in entry.get("fractions", (1.0,)):
-                found |= {
+                listed |= {
                     (*place, float(fraction), size, int(seed)) for size in entry["sizes"] for seed in entry["seeds"]
                 }
-    return found
+    return listed
 
 
 def point_of(cell: Cell, passes: Iterable[float]) -> tuple[Any, ...]:
     """What POINT names of a cell. passes: those that are listed; a run of none of them has None."""
-    own, seen = cell.budget, cell.tokens / cell.unique_tokens
+    budget, seen = cell.budget, cell.tokens / cell.unique_tokens
     near = (p for p in passes if max(p / seen, seen / p) < SAME_PASSES)
-    return (own, None if own else next(near, None), cell.fraction, cell.size, cell.seed)
+    return (budget, None if budget else next(near, None), cell.fraction, cell.size, cell.seed)
 
 
 def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -138,16 +138,16 @@ def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], li
         for path in sorted(workdir.glob(f"outcomes/*/{cell.id}.json")):
             score = artifacts.read_json(path)
             if "auroc" in score:
-                own = {"": score["auroc"], "_low": score["low"], "_high": score["high"]}
-                row |= {f"auroc_{path.parent.name}{end}": value for end, value in own.items()}
+                auroc = {"": score["auroc"], "_low": score["low"], "_high": score["high"]}
+                row |= {f"auroc_{path.parent.name}{end}": value for end, value in auroc.items()}
         runs.append(row | {f"version_{name}": version for name, version in versions.items()})
-        curves += [{"run": row["run"], **own} for own in _thinned(m["curve"], cell.batch_tokens)]
+        curves += [{"run": row["run"], **point} for point in _thinned(m["curve"], cell.batch_tokens)]
     return runs, curves
 
 
 def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any]]:
     """At most _POINTS_OF_A_CURVE means over equal shares of a curve [[step, mean loss since the last step]]."""
-    found, size = [], -(-len(curve) // _POINTS_OF_A_CURVE)
+    means, size = [], -(-len(curve) // _POINTS_OF_A_CURVE)
     before = 0
     for first in range(0, len(curve), max(size, 1)):
         part = curve[first : first + size]
@@ -155,8 +155,8 @@ def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any
         start = before
         for step, loss in part:
             total, before = total + loss * (step - before), int(step)
-        found.append({"step": before, "tokens": before * batch, "loss": total / (before - start)})
-    return found
+        means.append({"step": before, "tokens": before * batch, "loss": total / (before - start)})
+    return means
 
 
 def figure(laws: Any, path: str) -> Any:
@@ -169,7 +169,7 @@ def figure(laws: Any, path: str) -> Any:
         over, slash, under = path.partition(" / ")
         if not slash:
             return _figure(laws, path)
-        ends = [found if isinstance(found, list) else [found] for found in (_figure(laws, over), _figure(laws, under))]
+        ends = [side if isinstance(side, list) else [side] for side in (_figure(laws, over), _figure(laws, under))]
         pairs = list(zip(*ends, strict=True))
         return None if any(None in pair for pair in pairs) else max(a / b for a, b in pairs)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -177,28 +177,28 @@ def figure(laws: Any, path: str) -> Any:
 
 
 def _figure(laws: Any, path: str) -> Any:
-    found = laws
+    node = laws
     for part in re.findall(r"\[[^\]]*\]|[^.\[\]]+", path):
-        if found is None:
+        if node is None:
             return None
         if part == "width":
-            found = found[1] - found[0]
+            node = node[1] - node[0]
         elif part.startswith("count("):
-            found = sum(str(value) == part[6:-1] for value in found)
+            node = sum(str(value) == part[6:-1] for value in node)
         elif part.startswith("["):
             name, equals, wanted = part[1:-1].partition("=")
-            own = [entry for entry in found if str(entry[name]) == wanted] if equals else found[int(name) :][:1]
-            found = own[0] if own else None
-        elif isinstance(found, list):
-            found = [entry[part] for entry in found]
+            entries = [entry for entry in node if str(entry[name]) == wanted] if equals else node[int(name) :][:1]
+            node = entries[0] if entries else None
+        elif isinstance(node, list):
+            node = [entry[part] for entry in node]
         else:
-            found = found[part]
-    return found
+            node = node[part]
+    return node
 
 
 def judged(claims: Claims, laws: Mapping[str, Any], complete: bool) -> list[dict[str, Any]]:
     """Each claim with its value and a word: held, failed, or incomplete where runs are missing, or the number."""
-    found = []
+    verdicts = []
     for claim in claims.claims:
         value = figure(laws, claim.figure)
         word = (
@@ -208,8 +208,8 @@ def judged(claims: Claims, laws: Mapping[str, Any], complete: bool) -> list[dict
             if _TESTS[claim.test](value, claim.bound)
             else "failed"
         )
-        found.append({**claim._asdict(), "value": value, "word": word})
-    return found
+        verdicts.append({**claim._asdict(), "value": value, "word": word})
+    return verdicts
 
 
 def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
         )
     missing = sorted(listed - {point_of(cell, lengths) for cell in chosen}, key=str)
     unfinished = len(chosen) - len(runs)
-    found = {
+    summary = {
         "study": claims.study,
         "listed": len(listed),
         "finished": len(runs),
@@ -257,11 +257,11 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     for name in ("provenance", "files"):  # of the machine, and of the page
         laws.pop(name, None)
     artifacts.write_json(out / LAWS, laws)
-    artifacts.write_json(out / CLAIMS, found)
+    artifacts.write_json(out / CLAIMS, summary)
     (out / "figures").mkdir(exist_ok=True)
     for picture in sorted((Layout(workdir).report / "figures").glob("*.png")):
         shutil.copyfile(picture, out / "figures" / picture.name)
-    return found
+    return summary
 
 
 def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:

@@ -92,7 +92,7 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
     ends this stage and not the study.
     """
-    o, lines, asked, there = config.outcome, [], False, Layout(workdir)
+    o, lines, any_asked, there = config.outcome, [], False, Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
     storage.fetch(there.events, artifacts.RECORD)
@@ -119,15 +119,15 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
             lines.append(f"no outcome is scored: {e}")
             print(lines[-1])
             continue
-        asked = True
+        any_asked = True
         lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
-    return "\n".join(lines), asked
+    return "\n".join(lines), any_asked
 
 
 def score(config: ConfigDict, workdir: Path) -> str:
     """timelines/ and runs/ → outcomes/. Returns the lines of `ask`."""
-    lines, asked = ask(config, workdir)
-    if asked:
+    lines, any_asked = ask(config, workdir)
+    if any_asked:
         cells = to_score(workdir)
         each = [[cell] for cell in cells]
         executors.run(
@@ -158,7 +158,7 @@ def told(config: ConfigDict) -> dict[str, Any]:
     return {name: plain(value) for name, value in settings.items()}
 
 
-def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silent) -> dict[str, Any]:
+def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = silent) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     there = Layout(workdir)
     storage.fetch(there.runs, RESULTS)
@@ -181,7 +181,7 @@ def write_report(config: ConfigDict, workdir: Path, asked: str, say: Say = silen
             "events": events["events"],
             **events["patients"],
         },
-        "outcome": {"question": asked},
+        "outcome": {"question": question},
         "grid": {"cells": grid["cells"], "infeasible": "; ".join(grid["infeasible"]) or "none"},
         "fingerprints": {name: record["fingerprint"] for name, record in records.items()},
         "versions": provenance.versions(("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")),

@@ -91,8 +91,8 @@ def _speed(N: Floats, D: Floats, loss: Floats) -> Iterator[Row]:
 
 def _within(name: str, value: float, published: float, tolerance: float) -> Row:
     """`tolerance` is absolute, in the value's own unit."""
-    found = row(f"{name} (published {published:g}, ± {tolerance:.3g})", value, "")
-    return {**found, "target": published, "ok": bool(abs(value - published) <= tolerance)}
+    record = row(f"{name} (published {published:g}, ± {tolerance:.3g})", value, "")
+    return {**record, "target": published, "ok": bool(abs(value - published) <= tolerance)}
 
 
 def _published(table: RunTable) -> Iterator[Row]:
@@ -124,11 +124,11 @@ def _repeated(path: Path) -> Iterator[Row]:
     published = float(newton.huber(missed, OPTIONS.delta).sum())
     # Published to seven digits
     yield _within("Repeated data: objective at the published R*", published, 0.0158259, 5e-8)
-    found = repeated_laws.fit("effective", N, D, U, loss, None, OPTIONS)
-    assert found is not None
+    effective = repeated_laws.fit("effective", N, D, U, loss, None, OPTIONS)
+    assert effective is not None
     # The lowest for the published base; here that is fitted too
-    yield row("  objective, ours", found.objective, "", 0.0158047, False)
-    for end, value in zip(("low", "high"), found.intervals["R_D"], strict=True):
+    yield row("  objective, ours", effective.objective, "", 0.0158047, False)
+    for end, value in zip(("low", "high"), effective.intervals["R_D"], strict=True):
         yield row(f"  R_D*, {end} end of its interval", value, "repeats")
     # One split is published, and not given: means of ten here
     for name, error in (("penalty", 2.98), ("effective", 3.65), ("chinchilla", 4.83)):
@@ -171,10 +171,10 @@ def _tables(folder: Path, chinchilla: RunTable) -> dict[str, RunTable]:
 
 def _groups(tables: dict[str, RunTable]) -> dict[str, list[RunTable]]:
     """The tables by the study they come from: configurations of one study err alike, and are not as many witnesses."""
-    found: dict[str, list[RunTable]] = {}
+    groups: dict[str, list[RunTable]] = {}
     for name, table in tables.items():
-        found.setdefault(name.split("/")[0], []).append(table)
-    return found
+        groups.setdefault(name.split("/")[0], []).append(table)
+    return groups
 
 
 def _beyond(what: str, tables: Iterable[RunTable], targets: bool) -> Iterator[Row]:
@@ -186,11 +186,11 @@ def _beyond(what: str, tables: Iterable[RunTable], targets: bool) -> Iterator[Ro
         level = np.log(table.C)
         above = level > level.max() - HELD_OUT * np.ptp(level)
         known, ahead = table.take(~above), table.take(above)
-        found = extrapolation.forecaster(known, quick)
-        if found is None:
+        forecaster = extrapolation.forecaster(known, quick)
+        if forecaster is None:
             continue
         count += 1
-        central, low, high = found(ahead.N, ahead.D, ahead.C)
+        central, low, high = forecaster(ahead.N, ahead.D, ahead.C)
         errors.append(100 * float(np.abs(central / ahead.loss - 1).mean()))
         inside.append(float(np.mean((low <= ahead.loss) & (ahead.loss <= high))))
         widths.append(100 * float(np.median((high - low) / central)))
@@ -223,11 +223,11 @@ def _sealed_size(table: RunTable, options: Options) -> list[float]:
     if parts is None:
         return []
     fits, top = isoflop.fit(parts[0], options), float(parts[1].budgets[-1])
-    made = holdout.optimum(fits, power_laws.fit(fits, options), top, choice.UNSEEN_DRIFT, options)
-    own = isoflop.fit(parts[1], options)[0]
-    if own.verdict != parabola.BRACKETED or made["N_low"] is None:
+    forecast = holdout.optimum(fits, power_laws.fit(fits, options), top, choice.UNSEEN_DRIFT, options)
+    actual = isoflop.fit(parts[1], options)[0]
+    if actual.verdict != parabola.BRACKETED or forecast["N_low"] is None:
         return []
-    return [float(made["N_low"] <= own.N <= made["N_high"])]
+    return [float(forecast["N_low"] <= actual.N <= forecast["N_high"])]
 
 
 def _held_out(tables: dict[str, RunTable]) -> Iterator[Row]:
@@ -237,8 +237,8 @@ def _held_out(tables: dict[str, RunTable]) -> Iterator[Row]:
     only report.
     """
     yield from _beyond("Public tables", tables.values(), True)
-    for study, own in _groups(tables).items():
-        yield from _beyond(f"  of them {study}", own, False)
+    for study, study_tables in _groups(tables).items():
+        yield from _beyond(f"  of them {study}", study_tables, False)
     for family in simulated_studies.FAMILIES:
-        made = (simulated_studies.study(family, seed).table for seed in range(SIMULATED))
-        yield from _beyond(f"Simulated studies, {family}", made, True)
+        simulated = (simulated_studies.study(family, seed).table for seed in range(SIMULATED))
+        yield from _beyond(f"Simulated studies, {family}", simulated, True)

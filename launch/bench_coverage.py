@@ -144,8 +144,8 @@ def auroc(loss: Floats) -> Floats:
 def _study(number: int, pool: Executor) -> Iterator[Row]:
     """Of what is called supported, beside how often that is; what is extrapolated without a target."""
     held: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for found in pool.map(told, repeat(number), range(REPLICATES.value)):
-        for name, (word, value) in found.items():
+    for verdicts in pool.map(told, repeat(number), range(REPLICATES.value)):
+        for name, (word, value) in verdicts.items():
             held[name, word].append(value)
     for (name, word), values in held.items():
         label = f"{STUDIES[number].label}: {name} ({word} in {100 * len(values) / REPLICATES.value:.0f} %)"
@@ -163,20 +163,20 @@ def told(number: int, replicate: int) -> dict[str, tuple[str, float]]:
     budgets = isoflop.fit(runs, options)
     line = windows.lines(runs, budgets, options)["N"]
     equal = comparison.multiplier(runs, others, options)
-    found = {
+    verdicts = {
         "a of the IsoFLOP line": (line.verdict.word, _holds(line.interval, TRUTH["a"])),
         "multiplier of equals": (equal.verdict.word, _holds(equal.interval, 1.0)),
     }
     if study.mistuned:
-        del found["a of the IsoFLOP line"]  # there is no one exponent
+        del verdicts["a of the IsoFLOP line"]  # there is no one exponent
     if used := [b for b in budgets if budget_verdict(b, options).word == SUPPORTED]:
         best = [study.best(float(b.C)) for b in used]
         lowest = [study.at(N, float(b.C)) for b, N in zip(used, best, strict=True)]
         sizes = [_holds(b.N_interval, N) for b, N in zip(used, best, strict=True)]
         losses = [_holds(b.L_interval, L) for b, L in zip(used, lowest, strict=True)]
-        found["N* of a budget"] = SUPPORTED, float(np.mean(sizes))
-        found["L* of a budget"] = SUPPORTED, float(np.mean(losses))
-    return found | _plans(study, runs, rng, options)
+        verdicts["N* of a budget"] = SUPPORTED, float(np.mean(sizes))
+        verdicts["L* of a budget"] = SUPPORTED, float(np.mean(losses))
+    return verdicts | _plans(study, runs, rng, options)
 
 
 def _plans(study: Study, runs: RunTable, rng: np.random.Generator, options: Options) -> dict[str, tuple[str, float]]:
@@ -196,27 +196,27 @@ def _plans(study: Study, runs: RunTable, rng: np.random.Generator, options: Opti
     assert curve is not None
     outcome = Outcome("death", "", [], None, np.nan, (np.nan, np.nan), curve=curve, verdict=curve.verdict)
     known = plan_basis.planner(law, runs, [outcome])
-    found: dict[str, tuple[str, float]] = {}
+    verdicts: dict[str, tuple[str, float]] = {}
     middle, top = float(np.sqrt(BUDGETS[3] * BUDGETS[4])), float(BUDGETS[-1])
     for where, C in (("between budgets", middle), ("at the top", top), ("10 times on", 10 * top)):
-        made = planner.plan(known, C, np.inf, np.inf)
-        words = {name: "refused" if made.refused else verdict.word for name, verdict in made.words.items()}
-        reached = study.at(made.N, C)
-        found[f"N of a plan {where}"] = words["N"], _holds(made.N_interval, study.best(C))
-        found[f"loss of a plan {where}"] = words["loss"], _holds(made.loss_interval, reached)
-        for scores in made.outcomes.values():
+        plan = planner.plan(known, C, np.inf, np.inf)
+        words = {name: "refused" if plan.refused else verdict.word for name, verdict in plan.words.items()}
+        reached = study.at(plan.N, C)
+        verdicts[f"N of a plan {where}"] = words["N"], _holds(plan.N_interval, study.best(C))
+        verdicts[f"loss of a plan {where}"] = words["loss"], _holds(plan.loss_interval, reached)
+        for scores in plan.outcomes.values():
             model = float(auroc(np.array(reached))) + MODELS * rng.standard_normal()
-            word = "refused" if made.refused else scores["word"]
-            found[f"AUROC of a plan {where}"] = word, _holds(scores["interval"], model)
-    return found
+            word = "refused" if plan.refused else scores["word"]
+            verdicts[f"AUROC of a plan {where}"] = word, _holds(scores["interval"], model)
+    return verdicts
 
 
 def _grid(kind: str, sizes: int, seeds: int, pool: Executor) -> Iterator[Row]:
     rng = np.random.default_rng([sizes, seeds, list(NOISES).index(kind)])
     tables = (table(NOISES[kind](rng, len(BUDGETS) * sizes * seeds), sizes, seeds) for _ in range(REPLICATES.value))
     held: dict[str, list[float]] = defaultdict(list)
-    for found in pool.map(covered, tables, range(REPLICATES.value)):
-        for name, value in found.items():
+    for coverage in pool.map(covered, tables, range(REPLICATES.value)):
+        for name, value in coverage.items():
             held[name].append(value)
     chance = 100 * float(np.sqrt(0.95 * 0.05 / REPLICATES.value))
     label = f"{len(BUDGETS)} budgets × {sizes} sizes × {seeds}, {kind} (± {chance:.1f})"
@@ -231,14 +231,14 @@ def covered(runs: RunTable, replicate: int) -> dict[str, float]:
     law = joint_laws.fit("chinchilla", runs.N, runs.D, runs.loss, runs.clusters, options)
     assert law is not None
     middle, top = float(np.sqrt(BUDGETS[3] * BUDGETS[4])), float(BUDGETS[-1])
-    found = identifiability.identify(law, runs, (middle, top), options)
-    asked: dict[str, tuple[identifiability.Profile, float]] = {n: (found.of(n), v) for n, v in TRUTH.items()}
+    identified = identifiability.identify(law, runs, (middle, top), options)
+    profiles: dict[str, tuple[identifiability.Profile, float]] = {n: (identified.of(n), v) for n, v in TRUTH.items()}
     for where, C in (("middle", middle), ("largest budget", top)):
         N = float(optimum(np.array(C)))
-        asked[f"N* at the {where}"] = (found.of("N", C), N)
-        asked[f"L* at the {where}"] = (found.of("L", C), float(loss(np.array(N), np.array(C / (6 * N)))))
-    shares = {f"bootstrap, {name}": _holds(p.bootstrap, truth) for name, (p, truth) in asked.items()}
-    shares |= {f"profile, {name}": _holds(p.interval, truth) for name, (p, truth) in asked.items()}
+        profiles[f"N* at the {where}"] = (identified.of("N", C), N)
+        profiles[f"L* at the {where}"] = (identified.of("L", C), float(loss(np.array(N), np.array(C / (6 * N)))))
+    shares = {f"bootstrap, {name}": _holds(p.bootstrap, truth) for name, (p, truth) in profiles.items()}
+    shares |= {f"profile, {name}": _holds(p.interval, truth) for name, (p, truth) in profiles.items()}
     between = np.sqrt(BUDGETS[1:] * BUDGETS[:-1])
     places = {"loss at the runs": (runs.N, runs.C), "loss between budgets": (optimum(between), between)}
     for name, (sizes, flops) in places.items():

@@ -86,9 +86,9 @@ def _generated(folder: Path) -> Iterator[Row]:
     for stage in ("events", "timelines", "packed"):
         wall, memory = measured(*source, f"--workdir={work}", f"--until={stage}")
         total, most = total + wall, max(most, memory)
-        made = work / stage if stage != "packed" else work / "packed" / "t1024"
-        summary = artifacts.read_json(made / artifacts.RECORD)["summary"]
-        size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+        output = work / stage if stage != "packed" else work / "packed" / "t1024"
+        summary = artifacts.read_json(output / artifacts.RECORD)["summary"]
+        size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         if stage == "timelines":
             tokens = sum(summary[split]["tokens"] for split in ("train", "validation", "test"))
         rate = row("  rate", count / wall / 1e6, "M rows/s") if stage == "events" else None

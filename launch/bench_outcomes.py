@@ -39,8 +39,8 @@ class Sampler:
         ids = np.arange(len(self.prompts), dtype=np.uint64)
         stops, clock = Stops(never, never, never, np.array([OPEN], np.int8)), Clock(zeros, zeros, 1.0)
         gaps, horizons = np.zeros(len(ids)), np.full((len(ids), 1), np.inf)
-        asked = Asked(self.prompts, ids, gaps, horizons, stops, clock, context, copies, new)
-        futures = simulate(self.model, self.params, asked, **options)
+        request = Asked(self.prompts, ids, gaps, horizons, stops, clock, context, copies, new)
+        futures = simulate(self.model, self.params, request, **options)
         return int(futures.lengths.sum())
 
     def rate(self, copies: int, new: int, context: int, **options: Any) -> tuple[float, float]:
@@ -137,10 +137,10 @@ def _estimators() -> Iterator[Row]:
         truth = known_truth.exact(chain)[POSITIVE]
         judged = known_truth.judge(chain, copies=20_000, seed=0)
         counting = judged["monte_carlo"].variance_at_equal_tokens
-        for name, found in judged.items():
-            off = (found.probability - truth) / found.error
+        for name, stats in judged.items():
+            off = (stats.probability - truth) / stats.error
             yield row(f"{name}, P = {truth:.3g}: off the truth", off, "standard errors")
-            yield row("  variance at equal tokens, of that of counting", found.variance_at_equal_tokens / counting, "×")
+            yield row("  variance at equal tokens, of that of counting", stats.variance_at_equal_tokens / counting, "×")
 
 
 def _accelerator() -> Iterator[Row]:

@@ -79,7 +79,7 @@ class Peer:
 def rates(peers: list[Peer]) -> list[float]:
     """Median rates, tokens a second, of --repeats turns each."""
     turns = [[peer.rate(SECONDS.value) for peer in peers] for _ in range(REPEATS.value)]
-    return [statistics.median(own) for own in zip(*turns, strict=True)]
+    return [statistics.median(peer_rates) for peer_rates in zip(*turns, strict=True)]
 
 
 def rows() -> Iterator[Row]:
@@ -96,8 +96,8 @@ OURS = [sys.executable, "-m", "launch.bench_training"]
 
 def torch_version() -> str:
     """Of the interpreter --torch_python; "" where it has none."""
-    asked = [TORCH.value, "-c", "import torch; print(torch.__version__)"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    command = [TORCH.value, "-c", "import torch; print(torch.__version__)"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def torch_command() -> list[str]:
@@ -116,27 +116,27 @@ def _beside_torch() -> Iterator[Row]:
             spec |= {"width": shape.width, "layers": shape.layers, "heads": shape.heads, "ff": shape.ff}
             cost = flops.training(width=shape.width, layers=shape.layers, ff=shape.ff, vocab=PADDED, context=context)
             for huge in (True, False):
-                theirs = {mask: [{**spec, "mask": mask, **own} for own in TORCH_SETTINGS] for mask in TORCH_MASKS}
+                theirs = {mask: [{**spec, "mask": mask, **config} for config in TORCH_SETTINGS] for mask in TORCH_MASKS}
                 peers = [Peer(OURS, spec, huge)]
                 compiled = peers[0].ready()
                 if has_torch:
-                    peers += [Peer(torch_command(), own, huge) for specs in theirs.values() for own in specs]
+                    peers += [Peer(torch_command(), variant, huge) for specs in theirs.values() for variant in specs]
                     for each in peers[1:]:
                         each.ready()
-                own, *others = rates(peers)
+                ours, *others = rates(peers)
                 for each in peers:
                     each.close()
-                yield row(f"{size}, T = {context}, {'huge pages' if huge else 'default malloc'}", own / 1e3, "ktok/s")
-                yield row("  the same", own * cost / context / 1e9, "GFLOP/s")
+                yield row(f"{size}, T = {context}, {'huge pages' if huge else 'default malloc'}", ours / 1e3, "ktok/s")
+                yield row("  the same", ours * cost / context / 1e9, "GFLOP/s")
                 yield row("  compiled, with first steps", compiled, "s")
                 tried = len(TORCH_SETTINGS)
                 for i, about in enumerate(TORCH_MASKS.values() if has_torch else ()):
-                    found = others[i * tried : (i + 1) * tried]
-                    best = max(range(tried), key=found.__getitem__)
+                    torch_rates = others[i * tried : (i + 1) * tried]
+                    best = max(range(tried), key=torch_rates.__getitem__)
                     setting = ", ".join(f"{k} {v}" for k, v in TORCH_SETTINGS[best].items())
                     name = f"  compare: PyTorch {version} compiled, {about}; best of {tried} ({setting})"
-                    yield row(name, found[best] / 1e3, "ktok/s")
-                    yield row("  ratio", own / found[best], "×", 1.0)
+                    yield row(name, torch_rates[best] / 1e3, "ktok/s")
+                    yield row("  ratio", ours / torch_rates[best], "×", 1.0)
 
 
 def _mixing() -> Iterator[Row]:

@@ -99,15 +99,15 @@ def define_process_flags() -> None:
 def join_processes() -> None:
     """Connect to the other processes that the flags name; before anything asks JAX for a device."""
     values = flags.FLAGS
-    own = (values.coordinator, values.processes, values.process)
-    if own == (None, None, None) and not values.distributed:
+    process_flags = (values.coordinator, values.processes, values.process)
+    if process_flags == (None, None, None) and not values.distributed:
         return
-    if any(value is None for value in own) and not values.distributed:
+    if any(value is None for value in process_flags) and not values.distributed:
         raise UserError("--coordinator, --processes and --process go together: give all three, or --distributed")
     import jax
 
     try:
-        jax.distributed.initialize(*own, heartbeat_timeout_seconds=companions.HEARTBEAT)
+        jax.distributed.initialize(*process_flags, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
         raise UserError(f"the processes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
     companions.watch()

@@ -62,9 +62,9 @@ def main() -> None:
             drop_bad_rows=BAD.value,
         )
         steps.say(f"comparing {len(common.a)} runs with {len(common.b)}, in losses a {common.unit}")
-        found = comparison.compare(common, Options(draws=DRAWS.value, seed=SEED.value))
-        write_json(out, comparison.to_json(found))
-    print(f"{comparison.summary(found)}\ncomparison: {out}")
+        compared = comparison.compare(common, Options(draws=DRAWS.value, seed=SEED.value))
+        write_json(out, comparison.to_json(compared))
+    print(f"{comparison.summary(compared)}\ncomparison: {out}")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ def main() -> None:
 
     config, _, workdir = common.read_flags()
     if TASKS.value:
-        own = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}
-        for task in (tasks.load() | own).values():
+        custom_tasks = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}
+        for task in (tasks.load() | custom_tasks).values():
             print(f"{task.name:24} {task.description}")
         return
     if EXECUTOR.value == "slurm":
@@ -50,8 +50,8 @@ def main() -> None:
     trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
     show.check(workdir, SHOW.value, trajectories, CELL.value)  # before hours of simulation
     if EXECUTOR.value == "slurm":
-        _, asked = study.ask(config, workdir)
-        each = [[cell] for cell in study.to_score(workdir)] if asked else []
+        _, any_asked = study.ask(config, workdir)
+        each = [[cell] for cell in study.to_score(workdir)] if any_asked else []
         queued = slurm_flags.submit(evaluate.job, each, workdir, title="simulating futures", done=evaluate.finished)
         if queued:
             print("when they have ended, the same command without --executor tells the scores")

@@ -70,10 +70,10 @@ def _patient(workdir: Path, ordinal: int) -> tables.View:
                 "--patient shows the record of one person: add --i_may_see_patients, if the terms of the data let you"
             )
         print(f"warning: {views.WARNING}", file=sys.stderr, flush=True)
-    found = one_patient.read(workdir, SPLIT.value, ordinal)
+    patient = one_patient.read(workdir, SPLIT.value, ordinal)
     labels = inspection.labels(Layout(workdir).events)
     about = f"Patient {ordinal:,} of the split {SPLIT.value}"
-    return views.patient(found, timelines.vocabulary(workdir), labels, about, generated)
+    return views.patient(patient, timelines.vocabulary(workdir), labels, about, generated)
 
 
 def _print(text: str) -> None:

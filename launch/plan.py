@@ -64,10 +64,10 @@ def main() -> None:
             print(in_words.next_runs(proposed, known.forecaster.options.level))
             write({"next_runs": vars(proposed)})
             return
-        made = planner.plan(known, C, *data, MOST_APART.value)
-        print(f"{laws['data']['description']}\n{in_words.plan(known, made, time(C))}")
-        write({"plan": vars(made)})
-    if made.refused:
+        plan = planner.plan(known, C, *data, MOST_APART.value)
+        print(f"{laws['data']['description']}\n{in_words.plan(known, plan, time(C))}")
+        write({"plan": vars(plan)})
+    if plan.refused:
         sys.exit(REFUSED)
 
 

@@ -31,9 +31,9 @@ def main() -> None:
     storage.fetch(Layout(workdir).grid)
     if not Layout(workdir).grid.is_dir():
         raise UserError(f"--workdir={workdir} holds no grid/: run launch.study there first")
-    found = publish.publish(workdir, claims, Path(OUT.value))
-    print(f"{found['finished']} of {found['listed']} listed runs; {found['others']} others are left out")
-    for claim in found["claims"]:
+    summary = publish.publish(workdir, claims, Path(OUT.value))
+    print(f"{summary['finished']} of {summary['listed']} listed runs; {summary['others']} others are left out")
+    for claim in summary["claims"]:
         print(f"{claim['word']:>10}: {claim['claim']} ({claim['figure']} is {claim['value']})")
     print(f"published: {OUT.value}")
 

@@ -43,11 +43,11 @@ def show() -> None:
 
 def share(folder: Path, others: list[Path]) -> None:
     """Links what an earlier rung made of the same records: preparing them again would take longer than to train."""
-    made = next((other for other in others if (other / "events").is_dir()), None)
-    if made is not None and not folder.exists():
+    source = next((other for other in others if (other / "events").is_dir()), None)
+    if source is not None and not folder.exists():
         for name in ("raw", "events"):
-            if (made / name).is_dir():
-                shutil.copytree(made / name, folder / name, copy_function=_link)
+            if (source / name).is_dir():
+                shutil.copytree(source / name, folder / name, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
@@ -89,12 +89,12 @@ def main() -> None:
     rungs = [ladder.Rung(name, folders[name], recipes.CHANGES[name].on) for name in there]
     if {recipes.FIRST, recipes.TOP} <= set(there):
         rungs.append(ladder.Rung("the whole ladder", folders[recipes.TOP], recipes.FIRST))
-    found = ladder.measure(rungs, Options(draws=DRAWS.value))
-    record = {"data": DATA.value, "rungs": ladder.to_json(found)}
+    worths = ladder.measure(rungs, Options(draws=DRAWS.value))
+    record = {"data": DATA.value, "rungs": ladder.to_json(worths)}
     write_json(workdir / "recipes.json", record)
     ladders = [record, *(read_json(Path(other)) for other in BESIDE.value)]
-    plots.render(recipe_plots.ladder, workdir, "recipes", {own["data"]: own["rungs"] for own in ladders})
-    rows = ladder.table(found)
+    plots.render(recipe_plots.ladder, workdir, "recipes", {entry["data"]: entry["rungs"] for entry in ladders})
+    rows = ladder.table(worths)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()
     for row in rows:

@@ -73,15 +73,15 @@ def _law(
     def loss(N: Floats, D: Floats) -> Floats:
         N, D = np.asarray(N, np.float64), np.asarray(D, np.float64)
         if family == "data-limited":
-            own = np.minimum(D, unique)
-            D = own - own * R_D * np.expm1(-(D / own - 1) / R_D)
+            distinct = np.minimum(D, unique)
+            D = distinct - distinct * R_D * np.expm1(-(D / distinct - 1) / R_D)
         by_size = (N / N0) ** -alpha
         if family == "broken":
             by_size = by_size * ((1 + (N / knee) ** 4) / (1 + (N0 / knee) ** 4)) ** (less * alpha / 4)
-        found = floor * (1 + above * (by_N * by_size + (1 - by_N) * (D / D0) ** -beta) ** k)
+        losses = floor * (1 + above * (by_N * by_size + (1 - by_N) * (D / D0) ** -beta) ** k)
         if family == "mistuned":
-            found = found * (1 + rise * np.maximum(np.log10(knee / N), 0) ** 2)
-        return np.asarray(found)
+            losses = losses * (1 + rise * np.maximum(np.log10(knee / N), 0) ** 2)
+        return np.asarray(losses)
 
     return loss
 

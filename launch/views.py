@@ -123,10 +123,10 @@ def _splits(facts: Facts) -> Table:
 
 
 def _families(facts: Facts) -> Table:
-    found = inspection.families(facts)
+    families = inspection.families(facts)
     total = int(facts.counts.sum())
     rows: list[tuple[Cell, ...]] = []
-    for f, bar in zip(found, _bars(facts, [f.occurrences for f in found]), strict=True):
+    for f, bar in zip(families, _bars(facts, [f.occurrences for f in families]), strict=True):
         shares = _share(facts, f.occurrences, total), _share(facts, f.unknown, f.occurrences)
         told = (f.used, _told(facts, f.occurrences), *shares)
         rows.append((f.name, f.distinct, *((None,) * 4 if f.in_context else told), bar))
@@ -140,11 +140,11 @@ def _families(facts: Facts) -> Table:
 
 
 def _mix(facts: Facts) -> Table:
-    found = inspection.mix(facts)
-    total, patients = sum(found.values()), max(len(facts.lengths), 1)
+    counts = inspection.mix(facts)
+    total, patients = sum(counts.values()), max(len(facts.lengths), 1)
     rows = [
         (name, _told(facts, n), _share(facts, n, total), Right(f"{(facts.told(n) or 0) / patients:,.1f}"), bar)
-        for (name, n), bar in zip(found.items(), _bars(facts, list(found.values())), strict=True)
+        for (name, n), bar in zip(counts.items(), _bars(facts, list(counts.values())), strict=True)
     ]
     return Table("mix", "Token mix", ("kind", "tokens", "share", "a patient", ""), rows)
 
@@ -166,9 +166,9 @@ def _frequent(facts: Facts, top: int, family: str | None) -> Table:
 
 
 def _lengths(facts: Facts) -> Table:
-    found = inspection.histogram(facts.lengths)
-    people = _people(facts, [b.patients for b in found])
-    rows = [(Right(f"{b.low:,} – {b.high:,}"), *row) for b, row in zip(found, people, strict=True)]
+    bins = inspection.histogram(facts.lengths)
+    people = _people(facts, [b.patients for b in bins])
+    rows = [(Right(f"{b.low:,} – {b.high:,}"), *row) for b, row in zip(bins, people, strict=True)]
     generated, n = inspection.is_generated(facts.events), len(facts.lengths)
     quantiles = [
         f"{q} % of the patients have up to {np.percentile(facts.lengths, q):,.0f} tokens"
@@ -234,10 +234,10 @@ def _packed(facts: Facts) -> Table:
     return Table("packed", "Packed sequences", header, rows, note)
 
 
-def patient(found: Patient, vocabulary: Vocabulary, labels: Mapping[str, str], about: str, generated: bool) -> View:
+def patient(person: Patient, vocabulary: Vocabulary, labels: Mapping[str, str], about: str, generated: bool) -> View:
     """One patient: the static context, and a line an event."""
     rows: list[tuple[Cell, ...]] = []
-    for moment in found.moments:
+    for moment in person.moments:
         if moment.gap:
             name = moment.gap[0].removeprefix("TIME//").removeprefix("=")
             times = f" × {len(moment.gap)}" if len(moment.gap) > 1 else ""
@@ -254,9 +254,9 @@ def patient(found: Patient, vocabulary: Vocabulary, labels: Mapping[str, str], a
     return View(
         "One timeline",
         "A generated patient: nobody's record." if generated else f"{WARNING[0].upper()}{WARNING[1:]}.",
-        f"{about}: {found.tokens:,} tokens, {sum(len(m.events) for m in found.moments):,} events.",
+        f"{about}: {person.tokens:,} tokens, {sum(len(m.events) for m in person.moments):,} events.",
         [
-            Table("context", "Static context at the first event", ("slot", "value"), found.context),
+            Table("context", "Static context at the first event", ("slot", "value"), person.context),
             Table("timeline", "Timeline", header, rows, note),
         ],
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,38 @@ def test_killed_at_any_moment_it_goes_on(study, tmp_path, moment):
     done = launch("study", f"--workdir={workdir}", *SMALL)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(workdir) == losses(whole)
+
+
+@pytest.mark.nightly
+def test_killed_fifty_times_it_ends_as_if_undisturbed(study, tmp_path):
+    """SIGKILL to the whole group whenever a few more files are there, in all stages: the same losses and scores."""
+    whole, _ = study
+    workdir, kills = tmp_path / "w", Counter()
+    command = [sys.executable, "-m", "launch.study", f"--workdir={workdir}", *SMALL]
+    stages = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
+
+    def files() -> int:
+        return sum(len(names) for _, _, names in os.walk(workdir))
+
+    for _ in range(70):
+        before, pipes = files(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, **pipes, start_new_session=True)
+        while process.poll() is None and files() < before + 3:
+            time.sleep(0.002)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills[next((stage for stage in reversed(stages) if (workdir / stage).exists()), "")] += 1
+    done = launch("study", f"--workdir={workdir}", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(workdir) == losses(whole)
+    assert scores(workdir) == scores(whole)
+    assert sum(kills.values()) >= 50 and {"timelines", "runs", "outcomes"} <= kills.keys(), kills
+
+
+def scores(workdir: Path) -> dict[str, float]:
+    return {path.name: json.loads(path.read_text())["auroc"] for path in (workdir / "outcomes").glob("*/*.json")}
 
 
 def losses(workdir: Path) -> dict[str, float]:

@@ -21,8 +21,8 @@ def interval(samples: NDArray[Any], level: float) -> tuple[float, float]:
 
 def ends(samples: Floats, level: float) -> Floats:
     """[n, ...] -> [2, ...], the quantiles between which a share `level` of the samples lies."""
-    found: Floats = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return found
+    quantiles: Floats = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return quantiles
 
 
 def spread(draws: Floats) -> Floats:

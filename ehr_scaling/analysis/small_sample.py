@@ -39,14 +39,14 @@ def small_sample(X: Floats, solve: Floats, coefficients: Floats, turn: float, le
     freedom, inflation, unit = none()
     for i, weights in enumerate((-slopes / bend @ solve, value @ solve)):
         # The variance is y' R M R y, R what the fit leaves of y, M diagonal with b².
-        own = (weights / np.maximum(1 - leverage, LEAST_LEFT)) ** 2
-        inner = hat @ (X.T * own) @ X
-        trace = own.sum() - np.trace(inner)
-        squared = own @ own - 2 * own**2 @ leverage + np.trace(inner @ inner)
+        diagonal = (weights / np.maximum(1 - leverage, LEAST_LEFT)) ** 2
+        inner = hat @ (X.T * diagonal) @ X
+        trace = diagonal.sum() - np.trace(inner)
+        squared = diagonal @ diagonal - 2 * diagonal**2 @ leverage + np.trace(inner @ inner)
         unit[i] = weights @ weights
         if trace > 0 and squared > 0:
             freedom[i] = trace**2 / squared
-            inflation[i] = float((own * (1 - leverage)).sum() / unit[i])
+            inflation[i] = float((diagonal * (1 - leverage)).sum() / unit[i])
     return SmallSample(freedom, inflation, unit)
 
 
@@ -58,10 +58,10 @@ def moderated(variance: Floats, freedom: Floats) -> Floats:
     """
     if len(variance) < 3 or not np.isfinite(freedom).all() or not (variance > 0).all():
         return variance
-    middle, own = common(variance, freedom)
-    if np.isinf(own):
+    middle, prior_freedom = common(variance, freedom)
+    if np.isinf(prior_freedom):
         return np.full(len(variance), middle)
-    return np.asarray((own * middle + freedom * variance) / (own + freedom))
+    return np.asarray((prior_freedom * middle + freedom * variance) / (prior_freedom + freedom))
 
 
 def common(variance: Floats, freedom: Floats) -> tuple[float, float]:

@@ -75,7 +75,7 @@ def _against(bad: Any, reason: str) -> Verdict | None:
 
 
 def _first(*objections: Verdict | None, told: str = "") -> Verdict:
-    return next((found for found in objections if found), Verdict(SUPPORTED, told))
+    return next((objection for objection in objections if objection), Verdict(SUPPORTED, told))
 
 
 def missing(reason: str) -> Verdict:
@@ -83,24 +83,24 @@ def missing(reason: str) -> Verdict:
     return Verdict(UNIDENTIFIED, reason)
 
 
-def doubted(found: T, doubt: str) -> T:
+def doubted(judged: T, doubt: str) -> T:
     """Whatever was found, with no word `SUPPORTED` in it: each verdict of that word is doubtful, for this reason."""
-    if isinstance(found, Verdict):
-        return Verdict(DOUBTFUL, doubt) if found.supported else found  # type: ignore[return-value]
-    if is_dataclass(found) and not isinstance(found, type):
-        parts = {f.name: getattr(found, f.name) for f in fields(found) if f.init}
+    if isinstance(judged, Verdict):
+        return Verdict(DOUBTFUL, doubt) if judged.supported else judged  # type: ignore[return-value]
+    if is_dataclass(judged) and not isinstance(judged, type):
+        parts = {f.name: getattr(judged, f.name) for f in fields(judged) if f.init}
         changed = {name: new for name, old in parts.items() if (new := doubted(old, doubt)) is not old}
-        return replace(found, **changed) if changed else found
-    if isinstance(found, dict):
-        new = {key: doubted(value, doubt) for key, value in found.items()}
+        return replace(judged, **changed) if changed else judged
+    if isinstance(judged, dict):
+        new = {key: doubted(value, doubt) for key, value in judged.items()}
         if new.get("word") == SUPPORTED:
             new |= {"word": DOUBTFUL} | ({"reason": doubt} if "reason" in new else {})
-        return new if any(new[key] is not found[key] for key in found) else found  # type: ignore[return-value]
-    if type(found) in (list, tuple):
-        items = [doubted(value, doubt) for value in found]  # type: ignore[attr-defined]
-        same = all(a is b for a, b in zip(items, found, strict=True))  # type: ignore[call-overload]
-        return found if same else type(found)(items)  # type: ignore[call-arg]
-    return found
+        return new if any(new[key] is not judged[key] for key in judged) else judged  # type: ignore[return-value]
+    if type(judged) in (list, tuple):
+        items = [doubted(value, doubt) for value in judged]  # type: ignore[attr-defined]
+        same = all(a is b for a, b in zip(items, judged, strict=True))  # type: ignore[call-overload]
+        return judged if same else type(judged)(items)  # type: ignore[call-arg]
+    return judged
 
 
 def at(of: Verdict | None, *places: Place, slack: float = SLACK) -> Verdict:
@@ -277,23 +277,23 @@ def turn(draws: Verdict | None, bounds: Bounds, better: bool, chosen: str, where
 
 
 def _drawn(bounds: Bounds) -> Verdict | None:
-    found = factor(bounds)
+    verdict = factor(bounds)
     return (
         _against(np.isnan(bounds[0]), "fewer than 20 bootstrap draws, so no interval")
         or _against(np.isinf(bounds[0]), "loss falls with every further pass")
-        or (None if found.told else found)
+        or (None if verdict.told else verdict)
     )
 
 
 def sealed(off: float, inside: float, why: str) -> Verdict:
     """Of forecasts beyond the data, by a sealed budget: mean |error| of its losses, and the share of them inside their
     intervals; NaN where none was forecast, and why."""
-    found = f"{percent(off, 1)} off on average, {percent(inside)} of its runs inside their intervals"
+    accuracy = f"{percent(off, 1)} off on average, {percent(inside)} of its runs inside their intervals"
     if np.isnan(off):
         return Verdict(EXTRAPOLATED, "no sealed budget was forecast" + (f": {why}" if why else ""))
     return _first(
-        _against(inside < LEAST_INSIDE or off > MOST_OFF, f"the forecast of the sealed budget failed: {found}"),
-        told=f"the sealed budget came out as forecast: {found}",
+        _against(inside < LEAST_INSIDE or off > MOST_OFF, f"the forecast of the sealed budget failed: {accuracy}"),
+        told=f"the sealed budget came out as forecast: {accuracy}",
     )
 
 
@@ -335,10 +335,10 @@ def plan(
     for name, (value, (low, high)) in places.items():
         if not low / SLACK <= value <= high * SLACK:
             beyond.append(f"{name} outside {count(low)} to {count(high)} of the runs")
-    own, most = passes
-    if own > most * SLACK:
-        beyond.append(f"{significant(own, 2)} passes, more than the {significant(most, 2)} of the runs")
-    if own > SLACK and not repeats and np.isnan(most):
+    planned, most = passes
+    if planned > most * SLACK:
+        beyond.append(f"{significant(planned, 2)} passes, more than the {significant(most, 2)} of the runs")
+    if planned > SLACK and not repeats and np.isnan(most):
         beyond.append("the runs do not say how often they saw their data")
     if anew and not repeats:
         beyond.append("runs of this length saw their data again, and nothing tells what new tokens would do")
@@ -358,8 +358,8 @@ def plan(
 
 def plan_size(of: Verdict, bounds: Bounds) -> Verdict:
     """Of the size of a plan, by its interval and the word of its loss."""
-    found = factor(bounds)
-    return of if found.told else found
+    verdict = factor(bounds)
+    return of if verdict.told else verdict
 
 
 def paired(cells: int, equal: str, told: str) -> Verdict:
@@ -370,9 +370,9 @@ def paired(cells: int, equal: str, told: str) -> Verdict:
 
 def multiplier(bounds: Bounds, failed: float, told: str, options: Options) -> Verdict:
     """Of the factor of compute between two tables, by its interval and the share of draws that lose it."""
-    found = factor(bounds)
+    verdict = factor(bounds)
     objection = lost(failed, "do not reach the loss", options, bounds[0])
-    return _first(objection, None if found.told else found, told=told)
+    return _first(objection, None if verdict.told else verdict, told=told)
 
 
 def shift(bounds: Bounds, failed: float, options: Options) -> Verdict:

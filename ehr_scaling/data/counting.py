@@ -103,17 +103,17 @@ class _Numbers:
     """Sums of one file by the number of the code and of the token, and what each code is."""
 
     def __init__(self, names: list[str], rules: Rules, parents: Parents, counts: Counts) -> None:
-        made = [rules(code) for code in names]
-        self.needs_value = np.array([rule.needs_value for rule in made], bool)
+        code_rules = [rules(code) for code in names]
+        self.needs_value = np.array([rule.needs_value for rule in code_rules], bool)
         self.scale = np.array(
-            [counts.scales.setdefault(r.scale, len(counts.scales)) if r.scale else -1 for r in made], np.int64
+            [counts.scales.setdefault(r.scale, len(counts.scales)) if r.scale else -1 for r in code_rules], np.int64
         )
         tokens: dict[str, int] = {}
         self.start, flat = np.zeros(len(names) + 1, np.int64), []
-        for i, (code, rule) in enumerate(zip(names, made, strict=True)):
+        for i, (code, rule) in enumerate(zip(names, code_rules, strict=True)):
             above = rules.ancestors(code, parents) if parents else ()
-            own = {token for paths in (rule.paths, *above) for path in paths for token in path}
-            flat += [tokens.setdefault(token, len(tokens)) for token in sorted(own)]
+            code_tokens = {token for paths in (rule.paths, *above) for path in paths for token in path}
+            flat += [tokens.setdefault(token, len(tokens)) for token in sorted(code_tokens)]
             self.start[i + 1] = len(flat)
         self.flat = np.array(flat, np.int64)
         self.tokens = list(tokens)
@@ -128,10 +128,10 @@ def _count(part: Columns, number: _Numbers, counts: Counts) -> None:
     counts.patients += int(patient[-1]) + 1
     # One histogram for all: 0 timed, 1 static, 2 timed with a value
     kind = np.where(static, 1, np.where(finite, 2, 0))
-    found = np.bincount(part.codes * np.int64(3) + kind, minlength=3 * n).reshape(n, 3)
-    number.codes[:, 0] += found[:, 0] + found[:, 2]
-    number.codes[:, 1] += found[:, 1]
-    number.codes[:, 2] += found[:, 2]
+    histogram = np.bincount(part.codes * np.int64(3) + kind, minlength=3 * n).reshape(n, 3)
+    number.codes[:, 0] += histogram[:, 0] + histogram[:, 2]
+    number.codes[:, 1] += histogram[:, 1]
+    number.codes[:, 2] += histogram[:, 2]
     rows = np.flatnonzero(finite & (number.scale[part.codes] >= 0))
     counts.values.add(number.scale[part.codes[rows]], part.values[rows])
     pairs = patient * np.int64(n) + part.codes

@@ -126,12 +126,12 @@ def finish(
         known = {path.name.split("-")[1] for path in (out / PARTS).glob(f"{split}-*-codes.parquet")}
         if lost := known - {path.stem for path in paths}:
             raise UserError(f"{out / 'data' / split / min(lost)}.parquet is gone: delete {out} and run again")
-        for many, spelt_here, own in looked_at(partial(_written, out, split), paths):
+        for many, spelt_here, patient_ids in looked_at(partial(_written, out, split), paths):
             rows[split].append(many)
             codes |= set(spelt_here.to_pylist())
-            patients[split] += len(own)
-            subjects.append(own)
-            names.append(pa.repeat(pa.scalar(split, pa.string()), len(own)))
+            patients[split] += len(patient_ids)
+            subjects.append(patient_ids)
+            names.append(pa.repeat(pa.scalar(split, pa.string()), len(patient_ids)))
     total = sum(map(sum, rows.values()))
     if isinstance(splits, AllHeldOut):
         if not total:

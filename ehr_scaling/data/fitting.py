@@ -70,8 +70,8 @@ def check_families(counts: Counts, settings: Mapping[str, Any], maps: CodeMaps, 
 
 def _breaks(counts: Counts, rules: Rules) -> dict[str, tuple[float, ...]]:
     settings, preset = rules.settings, rules.preset
-    found = counts.values.breaks(settings["bins"], settings["min_values"], preset.constant_scales)
-    breaks = {name: tuple(map(float, found[i])) for name, i in counts.scales.items() if i in found}
+    quantiles = counts.values.breaks(settings["bins"], settings["min_values"], preset.constant_scales)
+    breaks = {name: tuple(map(float, quantiles[i])) for name, i in counts.scales.items() if i in quantiles}
     # A fixed scale has at most as many bins as there are tokens for them.
     fixed = {name: tuple(float(np.float32(v)) for v in values) for name, values in preset.breaks.items()}
     return breaks | {k: v for k, v in fixed.items() if k in breaks and len(v) < settings["bins"]}
@@ -97,8 +97,8 @@ def _slots(counts: Counts, rules: Rules) -> list[str]:
         for code, n in counts.codes.items():
             seen[families[code]] = max(seen[families[code]], n.patients)
         no_time = {name for name in no_time if seen[name] >= least}
-    found = {families[code] for code, n in counts.codes.items() if n.timed}
-    later = [name for name in settings["timed_context"] if name in found and name not in no_time]
+    timed = {families[code] for code, n in counts.codes.items() if n.timed}
+    later = [name for name in settings["timed_context"] if name in timed and name not in no_time]
     return sorted(no_time) + later
 
 
@@ -148,10 +148,10 @@ class _Draft:
     def scales(self) -> set[str]:
         """Scales whose values make a token, in the timeline or in the prefix."""
         slots = self.vocabulary.context_slots
-        made = [(code, self.rules(code)) for code in self.counts.codes]
+        code_rules = [(code, self.rules(code)) for code in self.counts.codes]
         return {
             rule.scale
-            for code, rule in made
+            for code, rule in code_rules
             if rule.scale in self.breaks and (code in self.codes or slot_family(rule, code) in slots)
         }
 
@@ -220,10 +220,10 @@ class _Draft:
     def _ancestors(self, counts: Counts, chosen: set[str]) -> tuple[set[str], set[str]]:
         """Tokens of the nearest ancestor, frequent enough, of each code whose own first token is not chosen; and those
         first tokens that have one."""
-        found: set[str] = set()
+        ancestors: set[str] = set()
         adopted: set[str] = set()
         if not self.parents:
-            return found, adopted
+            return ancestors, adopted
         full: collections.Counter[str] = collections.Counter()
         above = {code: self.rules.ancestors(code, self.parents) for code in self.codes}
         for code, n in self.codes.items():
@@ -236,10 +236,10 @@ class _Draft:
             for paths in above[code]:
                 tokens = {t for path in paths for t in path}
                 if all(full[t] >= self.rules.settings["min_count"] and self._many(counts, t) for t in tokens):
-                    found |= tokens
+                    ancestors |= tokens
                     adopted.add(rule.paths[0][0])
                     break
-        return found, adopted
+        return ancestors, adopted
 
     def order(self) -> tuple[list[int], collections.Counter[int]]:
         """Ids of the draft in their final order, and their counts.

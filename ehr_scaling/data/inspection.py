@@ -130,8 +130,8 @@ def events_record(workdir: Path) -> Record:
     Raises: UserError where it is not that of the events from which the timelines were made, and cannot speak for them.
     """
     there = Layout(workdir)
-    events, made = record(there.events), record(there.timelines)
-    if events and made and made["inputs"].get("events") != events["fingerprint"]:
+    events, tokenized = record(there.events), record(there.timelines)
+    if events and tokenized and tokenized["inputs"].get("events") != events["fingerprint"]:
         raise UserError(
             f"{there.events} is not what {there.timelines} was made from: put back the events that it "
             "was made from, or delete it and run launch.prepare again"
@@ -295,8 +295,8 @@ def options(vocabulary: Vocabulary) -> list[tuple[str, str]]:
 
 def silent_events(facts: Facts) -> list[tuple[str, int]]:
     """Events of the split that make no token, by `FAMILY: reason`, the most frequent first."""
-    found = facts.timelines.get("summary", {}).get(facts.split, {}).get("silent_events", {})
-    return sorted(((name, n) for name, n in found.items() if n), key=lambda row: (-row[1], row[0]))
+    silent = facts.timelines.get("summary", {}).get(facts.split, {}).get("silent_events", {})
+    return sorted(((name, n) for name, n in silent.items() if n), key=lambda row: (-row[1], row[0]))
 
 
 def frequent(facts: Facts, top: int, only: str | None = None) -> list[int]:
@@ -334,5 +334,5 @@ def histogram(lengths: np.ndarray) -> list[Bin]:
     if not len(lengths):
         return []
     exponents = np.floor(np.log2(lengths)).astype(int)
-    found = np.bincount(exponents)
-    return [Bin(2**e, 2 ** (e + 1) - 1, int(found[e])) for e in range(exponents.min(), exponents.max() + 1)]
+    counts = np.bincount(exponents)
+    return [Bin(2**e, 2 ** (e + 1) - 1, int(counts[e])) for e in range(exponents.min(), exponents.max() + 1)]

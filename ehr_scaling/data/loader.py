@@ -83,8 +83,8 @@ class _Rows:
         self.sizes = np.minimum(facts["block"], rows[self._file] - self._nth * facts["block"])  # rows of each block
         last = np.cumsum([len(files) for files in phases])
         self.phases = [  # blocks of each, the first of every file before the second of any
-            own[np.argsort(self._nth[own], kind="stable")]
-            for own in np.split(np.arange(len(self._file)), np.searchsorted(self._file, last[:-1]))
+            blocks[np.argsort(self._nth[blocks], kind="stable")]
+            for blocks in np.split(np.arange(len(self._file)), np.searchsorted(self._file, last[:-1]))
         ]
         self._open = functools.lru_cache(_files_to_open())(_reader)
         self._skip, self._skipped, self._named = skip, set[int](), set[int]()
@@ -135,8 +135,8 @@ class _Rows:
                 lost = [block] if reader else np.flatnonzero(self._file == file)
                 self._damaged(file, lost, f"{path} is damaged ({first_line(e)})")
             else:
-                if (found := self._decode(record, int(self.sizes[block]))) is not None:
-                    return found
+                if (decoded := self._decode(record, int(self.sizes[block]))) is not None:
+                    return decoded
                 self._damaged(file, [block], f"{path} holds a block of another size than {FILE} says")
         return _empty(int(self.sizes[block]), self.width, self._dtype)
 

@@ -33,8 +33,8 @@ def read(workdir: Path, split: str, ordinal: int) -> Patient:
     first = 0
     for i, size in enumerate(timelines.files(workdir, split)):
         if ordinal < first + size:
-            found = timelines.patient(timelines.read_file(workdir, split, i), ordinal - first)
-            return _moments(timelines.vocabulary(workdir), found)
+            patient = timelines.patient(timelines.read_file(workdir, split, i), ordinal - first)
+            return _moments(timelines.vocabulary(workdir), patient)
         first += size
     raise UserError(f"--patient={ordinal}: the split {split} has {first} patients, the first of them is 0")
 

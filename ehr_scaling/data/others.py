@@ -106,16 +106,16 @@ def prepare(
     if first:
         print(f"events: from {name} {raw}", flush=True)
     here = runner.for_bytes(sum(path.stat().st_size for path in raw.rglob("*") if path.is_file()))
-    made = artifacts.build(
+    events = artifacts.build(
         new.events,
         {**inputs, "splits": ALL_HELD_OUT.mark()},
         lambda folder: source.extract(raw, folder, seed=0, splits=ALL_HELD_OUT, runner=here, **options),
         resume=True,
     )
     for what, kind in (("left out", "dropped"), ("mended", "mended")) if first else ():
-        for reason, rows in sorted(made["summary"].get(kind, {}).items()):
+        for reason, rows in sorted(events["summary"].get(kind, {}).items()):
             if rows:
-                print(f"  {what}: {disclosure.words(rows, made['summary'].get('generated', False))}, {reason}")
+                print(f"  {what}: {disclosure.words(rows, events['summary'].get('generated', False))}, {reason}")
 
     def tokenize(folder: Path) -> dict[str, Any]:
         artifacts.verify(new.events, alone=True)
@@ -126,17 +126,17 @@ def prepare(
 
     tokens = artifacts.build(
         new.timelines,
-        {"events": made["fingerprint"], "vocabulary": vocabulary.fingerprint, "code_maps": codes.files},
+        {"events": events["fingerprint"], "vocabulary": vocabulary.fingerprint, "code_maps": codes.files},
         tokenize,
         resume=True,
         version=timelines.VERSION,
     )
-    found = tokens["summary"]["known"]
-    for line in known.told(found):
+    shares = tokens["summary"]["known"]
+    for line in known.told(shares):
         print(line)
-    if 1 - found[known.UNKNOWN] < least_known:
+    if 1 - shares[known.UNKNOWN] < least_known:
         raise UserError(
-            f"--data={raw}: the model knows {1 - found[known.UNKNOWN]:.0%} of the events, and {least_known:.0%} are "
+            f"--data={raw}: the model knows {1 - shares[known.UNKNOWN]:.0%} of the events, and {least_known:.0%} are "
             f"needed: are they coded as those of {model} ({study.get('source', 'its source')})? See --least_known"
         )
     return tokens

@@ -147,11 +147,11 @@ def _total(parts: list[dict[str, Any]], width: int) -> dict[str, Any]:
     """Facts of a split from those of its files."""
     parts = [part for part in parts if part["patients"]]
     phases = []
-    for own in zip(*(part["phases"] for part in parts), strict=True):
-        phase: dict[str, Any] = {key: sum(p[key] for p in own) for key in _COUNTS}
+    for files in zip(*(part["phases"] for part in parts), strict=True):
+        phase: dict[str, Any] = {key: sum(p[key] for p in files) for key in _COUNTS}
         used = phase["real_tokens"] + phase["context_real"]
         phase["fill"] = used / (phase["sequences"] * width)
-        phase["files"] = {p["name"]: p["sequences"] for p in own}
+        phase["files"] = {p["name"]: p["sequences"] for p in files}
         phases.append(phase)
     return {
         "patients": sum(part["patients"] for part in parts),
@@ -300,9 +300,9 @@ def arrange(
     for size, owner in zip(sizes[order[full:]].tolist(), owners[order[full:]].tolist(), strict=True):
         row, room = pop(size)
         if placed.get(owner) == row:
-            own = row, room
+            same_row = row, room
             row, room = pop(size)
-            push(*own)
+            push(*same_row)
         placed[owner] = row
         row_of.append(row)
         column_of.append(width - room)

@@ -44,7 +44,7 @@ def prepare(
     if until == "raw":
         return {"summary": {"raw": str(raw)}}
     source = sources.get(name)
-    own = _own(data, name)
+    source_options = _own(data, name)
     split = splits.read(data.split_file) if data.split_file else splits.fractions(data.splits)
     if name == "meds" and until == "packed" and not data.split_file:
         source.check_splits(raw)  # before the work, not after it
@@ -56,11 +56,11 @@ def prepare(
     events = artifacts.build(
         at.events,
         {
-            **source.inputs(raw, **own),
+            **source.inputs(raw, **source_options),
             "seed": data.seed,
             "splits": split.mark() if isinstance(split, splits.Listed) else split,
         },
-        lambda out: source.extract(raw, out, seed=data.seed, splits=split, **own, runner=small),
+        lambda out: source.extract(raw, out, seed=data.seed, splits=split, **source_options, runner=small),
         resume=True,
     )
     generated = events["summary"].get("generated", False)
@@ -108,15 +108,15 @@ def prepare(
     shape = {name: data[name] for name in ("context", "block", "seed", "phases", "sampling")}
 
     def pack(fraction: float) -> dict[str, Any]:
-        own = {**shape, "fraction": fraction} if fraction < 1 else shape
+        packing_settings = {**shape, "fraction": fraction} if fraction < 1 else shape
 
         def make(out: Path) -> dict[str, Any]:
             artifacts.verify(at.timelines)
-            return packing.build(at.timelines, out, **own, runner=small)
+            return packing.build(at.timelines, out, **packing_settings, runner=small)
 
         record = artifacts.build(
             packed_folder(data, workdir, fraction),
-            {"timelines": tokens["fingerprint"], **own},
+            {"timelines": tokens["fingerprint"], **packing_settings},
             make,
             resume=True,
             version=packing.VERSION,

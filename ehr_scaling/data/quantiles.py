@@ -88,10 +88,10 @@ class ValueCounts:
         if not len(starts):
             return {}
         top = (np.uint64(1) << self.levels[scales[starts]]) - np.uint64(1)
-        found = _from_ordered_bits(self.keys[at] & np.uint64(0xFFFFFFFF) | top[:, None])
+        quantiles = _from_ordered_bits(self.keys[at] & np.uint64(0xFFFFFFFF) | top[:, None])
         return {
             int(scales[s]): np.unique(row)
-            for s, e, m, row in zip(starts, ends, n, found, strict=True)
+            for s, e, m, row in zip(starts, ends, n, quantiles, strict=True)
             if m >= minimum and (constant or e - s > 1)
         }
 

@@ -73,10 +73,12 @@ def count_bins(path: Path, draft: Vocabulary, maps: CodeMaps, parents: Parents =
     for part in read_columns(path):
         if table is None:
             table = code_table(part.names, draft, maps, parents)
-        made = tokenize_part(part, table, draft)[0]
-        tokens = np.concatenate([made.tokens, made.context_tokens]).astype(np.int64)
-        patients = np.arange(len(made.subject_ids))
-        owner = np.concatenate([np.repeat(patients, np.diff(x)) for x in (made.offsets, made.context_offsets)])
+        timelines = tokenize_part(part, table, draft)[0]
+        tokens = np.concatenate([timelines.tokens, timelines.context_tokens]).astype(np.int64)
+        patients = np.arange(len(timelines.subject_ids))
+        owner = np.concatenate(
+            [np.repeat(patients, np.diff(x)) for x in (timelines.offsets, timelines.context_offsets)]
+        )
         out.token_patients += np.bincount(distinct(owner * size + tokens) % size, minlength=size)
         _count_gaps(part, table, out)
     return out
@@ -99,8 +101,8 @@ def _count_gaps(part: Columns, table: CodeTable, out: BinCounts) -> None:
     ends = np.diff(table.break_start)[owner[last] % scales] + 1
     scale = np.concatenate([owner % scales, owner[last] % scales])
     pair = np.concatenate([(before + 1) * width + low, (low[last] + 1) * width + ends])
-    found, n = np.unique(scale * (width * width) + pair, return_counts=True)
-    for key, k in zip(found.tolist(), n.tolist(), strict=True):
+    unique_keys, n = np.unique(scale * (width * width) + pair, return_counts=True)
+    for key, k in zip(unique_keys.tolist(), n.tolist(), strict=True):
         name = table.scales[key // (width * width)]
         entry = (name, key // width % width - 1, key % width)
         out.gaps[entry] = out.gaps.get(entry, 0) + k

@@ -159,11 +159,11 @@ def _table(path: Path) -> pa.Table:
 
 
 def _column(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
-    found = [name for name in names if name in wanted]
-    if len(found) != 1:
-        number = "no" if not found else "more than one"
+    matches = [name for name in names if name in wanted]
+    if len(matches) != 1:
+        number = "no" if not matches else "more than one"
         raise UserError(f"{path} has {number} column {' or '.join(wanted)}: it needs one, and one column a split")
-    return found[0]
+    return matches[0]
 
 
 def _chosen(path: Path, names: list[str], chosen: str) -> str:
@@ -174,11 +174,11 @@ def _chosen(path: Path, names: list[str], chosen: str) -> str:
             chosen = "split" if "split" in names else names[0]
         else:
             raise UserError(f"{path} has the splits {_told(names)}: name one, as --config.data.split_file={path}:…")
-    found = [name for name in (chosen, f"split{chosen}") if name in names]
-    if not found or names.count(found[0]) > 1:
-        number = "no" if not found else "more than one"
+    matches = [name for name in (chosen, f"split{chosen}") if name in names]
+    if not matches or names.count(matches[0]) > 1:
+        number = "no" if not matches else "more than one"
         raise UserError(f"{path} has {number} split {chosen}: take one of {_told(names)}")
-    return found[0]
+    return matches[0]
 
 
 def _told(names: Sequence[str]) -> str:

@@ -49,11 +49,11 @@ def contexts(vocabulary: Vocabulary, part: Timelines, owners: np.ndarray, starts
         is_window = np.arange(len(owner)) >= len(rows)
         order = np.lexsort((is_window, np.concatenate([part.context_times[rows], starts]), owner))
         last = np.maximum.accumulate(np.where(is_window[order], -1, np.arange(len(order))))
-        found = (last >= 0) & (owner[order[last]] == owner[order])
+        has_value = (last >= 0) & (owner[order[last]] == owner[order])
         windows = is_window[order]
         unknown = vocabulary.index[f"{name}//{UNKNOWN}"]
         values = np.full(len(order), unknown, np.int64)
-        values[found] = part.context_tokens[rows][order[last[found]]]
+        values[has_value] = part.context_tokens[rows][order[last[has_value]]]
         column = slot + (ages.shape[1] if slot >= vocabulary.age_at else 0)
         out[order[windows] - len(rows), column] = values[windows]
         if when != "past":

@@ -78,14 +78,14 @@ def build(
     }
     lengths, sums = {}, {}
     for split in SPLITS:
-        own = [(k, record) for (s, k, _), record in zip(units, records, strict=True) if s == split]
-        full = [(k, record) for k, record in own if record["patients"]]
+        shards = [(k, record) for (s, k, _), record in zip(units, records, strict=True) if s == split]
+        full = [(k, record) for k, record in shards if record["patients"]]
         for i, (k, _) in enumerate(full):
-            made = parts / f"{split}-{k}.array_record"
-            if made.exists():  # else a run that was killed here has renamed it
-                made.replace(out / _name(split, i, len(full)))
-        sums[split] = _sums(fitted, [_made(parts, f"{split}-{k}").with_suffix(".npz") for k, _ in own])
-        summary[split] = _summary(fitted, [record for _, record in own], sums[split])
+            file = parts / f"{split}-{k}.array_record"
+            if file.exists():  # else a run that was killed here has renamed it
+                file.replace(out / _name(split, i, len(full)))
+        sums[split] = _sums(fitted, [_made(parts, f"{split}-{k}").with_suffix(".npz") for k, _ in shards])
+        summary[split] = _summary(fitted, [record for _, record in shards], sums[split])
         lengths[split] = [(record["patients"], record["bytes"]) for _, record in full]
     if given is None and not summary["train"]["patients"]:
         raise UserError("no patient of the train split has an event with a time: check the source's files")
@@ -122,8 +122,8 @@ def _fit(
     again, turn = bool(settings["min_patients"]), 0
     while again:
         draft.save(parts)  # the units read it there
-        found = count(_count_bins, f"bins-{turn}", "count patients")
-        draft, again = rare.collapse(draft, rare.merge_bins(map(rare.BinCounts.load, found)))
+        bin_files = count(_count_bins, f"bins-{turn}", "count patients")
+        draft, again = rare.collapse(draft, rare.merge_bins(map(rare.BinCounts.load, bin_files)))
         turn += 1
     return draft
 
@@ -193,19 +193,19 @@ def _tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None
         stats: list[tokenizer.Stats] = []
         with writing(parts / f"{name}.array_record") as partial:
             writer = Writer(partial)
-            for part, found in tokenizer.tokenize(path, vocabulary, _maps(code_maps), _parents(path.parents[2])):
+            for part, part_stats in tokenizer.tokenize(path, vocabulary, _maps(code_maps), _parents(path.parents[2])):
                 writer.add(part)
                 counts += np.bincount(part.tokens, minlength=len(counts))
                 sizes += np.diff(part.offsets).tolist()
-                stats.append(found)
+                stats.append(part_stats)
             writer.close()
         silent: collections.Counter[str] = collections.Counter()
         for s in stats:
             silent.update(s.silent)
         intervals = (np.sum([getattr(s, name) for s in stats], axis=0) for name in Sums._fields[2:])
-        made = Sums(counts, np.array(sizes, np.int32), *intervals)
+        sums = Sums(counts, np.array(sizes, np.int32), *intervals)
         with writing(_made(parts, name).with_suffix(".npz")) as partial:
-            np.savez(partial, **made._asdict())
+            np.savez(partial, **sums._asdict())
         return {
             "bytes": writer.bytes,
             "patients": len(sizes),
@@ -239,9 +239,11 @@ def _sums(vocabulary: Vocabulary, files: Iterable[Path]) -> Sums:
     sizes: list[np.ndarray] = [np.zeros(0, np.int32)]
     for path in files:
         _, arrays = counting.read_arrays(path, ())
-        own = Sums(**arrays)
-        sizes.append(own.sizes)
-        total = Sums(*(a + b for a, b in zip(total._replace(sizes=own.sizes), own, strict=True))) if total else own
+        shard = Sums(**arrays)
+        sizes.append(shard.sizes)
+        total = (
+            Sums(*(a + b for a, b in zip(total._replace(sizes=shard.sizes), shard, strict=True))) if total else shard
+        )
     if total is None:
         zeros = np.zeros(len(vocabulary.interval_bounds))
         total = Sums(np.zeros(len(vocabulary.tokens), np.int64), sizes[0], zeros, zeros.astype(np.int64))
@@ -357,12 +359,12 @@ def vocabulary(workdir: Path) -> Vocabulary:
     """
     folder = _folder(workdir)
     _verified(folder, VOCABULARY)
-    found = load(folder)
+    fitted = load(folder)
     if (folder / RECORD).is_file():
-        made_with = artifacts.record(folder)["summary"].get("vocabulary_fingerprint", found.fingerprint)
-        if made_with != found.fingerprint:
+        made_with = artifacts.record(folder)["summary"].get("vocabulary_fingerprint", fitted.fingerprint)
+        if made_with != fitted.fingerprint:
             raise UserError(f"{folder / VOCABULARY} is that of other timelines: put the right one back, or {_AGAIN}")
-    return found
+    return fitted
 
 
 def batches(workdir: Path, split: str) -> Iterator[Timelines]:

@@ -267,14 +267,14 @@ def tokenize_part(part: Columns, table: CodeTable, vocabulary: Vocabulary) -> tu
 
     # Patients without an event that makes tokens have no timeline: renumber the others.
     all_bins = table.bins(part.codes, part.values)
-    made = (table.path_length[part.codes] > 0) | ((all_bins >= 0) & table.makes[part.codes])
+    makes_token = (table.path_length[part.codes] > 0) | ((all_bins >= 0) & table.makes[part.codes])
     enough = np.isfinite(part.values) | ~table.needs_value[part.codes]
-    made &= has_time & enough
+    makes_token &= has_time & enough
     early = np.zeros(0, np.int64)
     if presets.PRESETS[vocabulary.preset].since_1970:
-        early = np.flatnonzero(made & (part.times < 0))
-        made &= part.times >= 0
-    rows = np.flatnonzero(made)
+        early = np.flatnonzero(makes_token & (part.times < 0))
+        makes_token &= part.times >= 0
+    rows = np.flatnonzero(makes_token)
     kept = np.bincount(patient[rows], minlength=len(subject_ids)) > 0
     renumber = np.cumsum(kept) - 1
     count = int(kept.sum())
@@ -335,14 +335,14 @@ def tokenize_part(part: Columns, table: CodeTable, vocabulary: Vocabulary) -> tu
         empty=len(subject_ids) - count,
         interval_sums=np.bincount(classes, gap[interval >= 0] / 1e6, minlength=len(bounds)),
         interval_tokens=np.bincount(classes, repeats[interval >= 0], minlength=len(bounds)).astype(np.int64),
-        silent=_silent(part, table, made, has_time, early),
+        silent=_silent(part, table, makes_token, has_time, early),
     )
 
 
 def _silent(
-    part: Columns, table: CodeTable, made: np.ndarray, has_time: np.ndarray, early: np.ndarray
+    part: Columns, table: CodeTable, makes_token: np.ndarray, has_time: np.ndarray, early: np.ndarray
 ) -> dict[str, int]:
-    rows = ~made
+    rows = ~makes_token
     rows[early] = False
     rows = np.flatnonzero(rows)
     codes = part.codes[rows]

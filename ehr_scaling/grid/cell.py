@@ -103,7 +103,7 @@ class Cell:
     def named(self) -> "Cell":
         """With its id, and a unit by itself."""
         learnt = {name: value for name, value in self.learnt().items() if BEFORE.get(name) != value}
-        return replace(self, id=(own := fingerprint(learnt)), unit=own)
+        return replace(self, id=(cell_id := fingerprint(learnt)), unit=cell_id)
 
     def learnt(self) -> dict[str, Any]:
         """What the id is of."""

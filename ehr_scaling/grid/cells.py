@@ -223,26 +223,26 @@ def grid(
     Raises: UserError when none is feasible.
     """
     check(config, points)
-    found: list[Cell] = []
+    cells: list[Cell] = []
     refused: list[str] = []
     for group in _groups(config, points):
         try:
             record = packed[group[0].get("fraction", 1.0)]
             if len(group) == 1:
-                found.append(solve(config, group[0], record, about))
+                cells.append(solve(config, group[0], record, about))
             else:
-                found += family(config, group, record, about)
+                cells += family(config, group, record, about)
         except Infeasible as e:
             refused.append(str(e))
-    if not found:
+    if not cells:
         reason = refused[0] if refused else "it has no point"
         raise UserError(
             f"the grid has no feasible cell ({reason}): change --config.grid.budgets, .sizes or .seeds, "
             "or lower --config.training.min_steps"
         )
-    if len({cell.id for cell in found}) < len(found):
+    if len({cell.id for cell in cells}) < len(cells):
         raise UserError("the grid holds the same cell twice: look for a repeated budget, size or seed in --config.grid")
-    return _together(found, config.training.together), refused
+    return _together(cells, config.training.together), refused
 
 
 def _groups(config: ConfigDict, points: list[Point]) -> Iterable[list[Point]]:

@@ -204,7 +204,7 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
     bytes_of: dict[str, float] = {}
     times, finished, factor = [], 0, 1.0
     for unit in units(cells):
-        own = 0.0
+        unit_seconds = 0.0
         for members in ensembles(unit):
             needed, off = speed.seconds(members)
             bytes_ = sum(memory(members, machine).values())
@@ -214,8 +214,8 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
             if all(run and run.get("finished") for run in runs):
                 finished += len(members)
             else:
-                own, factor = own + needed, max(factor, off)
-        times.append(own)
+                unit_seconds, factor = unit_seconds + needed, max(factor, off)
+        times.append(unit_seconds)
     lines = [
         f"{'budget':>9} {'size':>6} {'N body':>13} {'tokens D':>15} {'passes':>7} {'steps':>9} {'batch':>9} "
         f"{'FLOPs':>9} {'added':>9} {'time':>6} {'memory':>8} cells"

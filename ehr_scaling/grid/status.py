@@ -39,8 +39,8 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
         return None
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            if isinstance(found := json.loads(line), dict) and "step" in found:
-                return found, written
+            if isinstance(metrics := json.loads(line), dict) and "step" in metrics:
+                return metrics, written
     return None
 
 
@@ -93,14 +93,14 @@ def of_units(workdir: Path, every: list[Unit]) -> list[dict[str, Any]]:
         for entry in place.iterdir()
     }
     look = storage.in_bucket(workdir)  # whose leases lie elsewhere
-    found = []
+    statuses = []
     for unit in every:
         if look or not there.isdisjoint((claims.file_of(workdir, unit).name, *(cell.id for cell in unit))):
-            found.append(of_unit(workdir, unit))
+            statuses.append(of_unit(workdir, unit))
         else:
             left = sum(cell.own_flops for cell in unit)
-            found.append({"state": "waiting", "done": 0, "flops_left": left, **dict.fromkeys(_FACTS)})
-    return found
+            statuses.append({"state": "waiting", "done": 0, "flops_left": left, **dict.fromkeys(_FACTS)})
+    return statuses
 
 
 def duration(seconds: float | None) -> str:

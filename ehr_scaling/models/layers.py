@@ -37,8 +37,8 @@ def dense(x_BxTxD: jax.Array, kernel_DxNxE: jax.Array) -> tuple[jax.Array, ...]:
 def _dense_forward(x_BxTxD, kernel_DxNxE):
     # Not a call of `dense`: policies of what to keep for the backward pass do not look into one.
     width, parts, _ = kernel_DxNxE.shape
-    found = jnp.split(x_BxTxD @ kernel_DxNxE.reshape(width, -1), parts, axis=-1)
-    return tuple(found), (x_BxTxD, kernel_DxNxE)
+    projections = jnp.split(x_BxTxD @ kernel_DxNxE.reshape(width, -1), parts, axis=-1)
+    return tuple(projections), (x_BxTxD, kernel_DxNxE)
 
 
 def _dense_backward(saved, slopes_BxTxE):

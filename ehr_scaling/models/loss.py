@@ -30,9 +30,9 @@ def _minus_target(p_BxCxV: jax.Array, targets_BxC: jax.Array, weights_BxC: jax.A
 
 def logits(x_BxTxD: jax.Array, head_DxV: jax.Array, vocab: int) -> jax.Array:
     """Float32 (B, T, V), -1e9 for PAD and for ids from `vocab` on. Args: stream and head of one dtype."""
-    found = jnp.einsum("btd,dv->btv", x_BxTxD, head_DxV, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("btd,dv->btv", x_BxTxD, head_DxV, preferred_element_type=jnp.float32)
     ids = jnp.arange(head_DxV.shape[1])
-    return jnp.where((ids == PAD) | (ids >= vocab), -1e9, found)
+    return jnp.where((ids == PAD) | (ids >= vocab), -1e9, scores)
 
 
 def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:

@@ -57,11 +57,11 @@ def _padded(x_BxTxD, segments_BxT, room):
     On a CPU in memory: what reads it at three offsets is then a plain loop, up to twice as fast as one that asks of
     each place whether it is there.
     """
-    found = (
+    padded = (
         jnp.pad(x_BxTxD, ((0, 0), room, (0, 0))),
         jnp.pad(segments_BxT, ((0, 0), room), constant_values=_NOBODY),
     )
-    return jax.lax.optimization_barrier(found) if jax.default_backend() == "cpu" else found
+    return jax.lax.optimization_barrier(padded) if jax.default_backend() == "cpu" else padded
 
 
 @jax.custom_vjp

@@ -86,8 +86,8 @@ class Dense(nn.Module):
         columns = self.parts * math.prod(self.out)
         shape = (width, self.parts, *self.out) if self.parts > 1 else (width, *self.out)
         kernel = self.param("kernel", lambda key: self.start(key, (width, columns)).reshape(shape))
-        found = dense(x_BxTxD, kernel.astype(self.dtype).reshape(width, self.parts, -1))
-        return tuple(y.reshape(*y.shape[:-1], *self.out) for y in found)
+        projections = dense(x_BxTxD, kernel.astype(self.dtype).reshape(width, self.parts, -1))
+        return tuple(y.reshape(*y.shape[:-1], *self.out) for y in projections)
 
 
 class Block(nn.Module):

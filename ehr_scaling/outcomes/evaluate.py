@@ -69,8 +69,8 @@ def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str
 
 def finished(unit: Unit, workdir: Path) -> list[dict[str, dict[str, Any]]] | None:
     """The scores of cells that are all scored, else None; costs no JAX."""
-    found = [_scored(cell, workdir) for cell in unit]
-    return None if any(waiting for _, waiting in found) else [scores for scores, _ in found]
+    scored = [_scored(cell, workdir) for cell in unit]
+    return None if any(waiting for _, waiting in scored) else [scores for scores, _ in scored]
 
 
 def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
@@ -135,8 +135,8 @@ def _hand_over(score: Path) -> None:
 
 def _asked(workdir: Path) -> list[Question]:
     """What each model is asked: first that which recalibrations are fitted to, since those that follow read it."""
-    asked = asked_in(workdir)
-    return [own for question in asked if (own := tuning_of(question))] + asked
+    all_questions = asked_in(workdir)
+    return [tuning for question in all_questions if (tuning := tuning_of(question))] + all_questions
 
 
 def _name(question: Question) -> str:
@@ -147,8 +147,8 @@ def _name(question: Question) -> str:
 
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
     """Where the futures of a group are kept until they are judged: of another group they are others."""
-    asked = artifacts.fingerprint([question.record["fingerprint"] for question in group])
-    return Layout(workdir).outcomes / f".{cell.id}-{asked}"
+    fingerprint = artifacts.fingerprint([question.record["fingerprint"] for question in group])
+    return Layout(workdir).outcomes / f".{cell.id}-{fingerprint}"
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:
@@ -158,11 +158,11 @@ def _fingerprint(cell: Cell, question: Question) -> str:
 
 
 def _check(cell: Cell, workdir: Path, question: Question) -> None:
-    asked, folder = question.options, question.folder
-    choosing.check_timelines(cell, workdir, asked["timelines"], question.record["summary"]["vocabulary"], folder)
-    if asked["context"] > cell.context:
+    options, folder = question.options, question.folder
+    choosing.check_timelines(cell, workdir, options["timelines"], question.record["summary"]["vocabulary"], folder)
+    if options["context"] > cell.context:
         raise UserError(
-            f"{folder} asks for {asked['context']} tokens of prompt and future, and cell {cell.id} was trained on "
+            f"{folder} asks for {options['context']} tokens of prompt and future, and cell {cell.id} was trained on "
             f"{cell.context}: delete {folder} and prepare it for that context"
         )
 
@@ -182,10 +182,10 @@ def _answer_classes(
     # Of a large vocabulary a task names a few tokens: the others' probabilities would fill the memory.
     named_by_any = np.flatnonzero(np.any([samples.meanings >= 0 for samples in union.samples], axis=0))
     prompts = np.concatenate([samples.prompts for samples in union.samples])[union.first]
-    found = simulate.next_token(model, params, prompts, named_by_any)
+    probabilities = simulate.next_token(model, params, prompts, named_by_any)
     report(len(union.first))
     for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
-        p, named = estimators.class_probabilities(found[rows], samples.meanings[named_by_any])
+        p, named = estimators.class_probabilities(probabilities[rows], samples.meanings[named_by_any])
         names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
         predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
         seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
@@ -212,27 +212,27 @@ def _answer_futures(
     futures = together.of_group(workdir, group, union).run_in_parts(model, params, scratch, report)
     seconds = time.monotonic() - started
     for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
-        own = futures.take(rows)
-        lost = estimators.undetermined(own, k)
+        task_futures = futures.take(rows)
+        lost = estimators.undetermined(task_futures, k)
         facts = {
             "copies": question.options["copies"],
             "undetermined": lost.open + lost.bounded,
             "open": lost.open,
             "bounded": lost.bounded,
             "stays_undetermined": lost.samples,
-            "generated_tokens": int(own.lengths.sum()),
+            "generated_tokens": int(task_futures.lengths.sum()),
             "seconds": seconds,
         }
         judge = _judge_days if question.task.kind == "days" else _judge
-        yield question, {**judge(cell, question, samples, own, k), **facts}
+        yield question, {**judge(cell, question, samples, task_futures, k), **facts}
 
 
 def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
     """The score of a yes-or-no task, whose predictions are written."""
-    method, asked = question.options["method"], samples.stays
+    method, sampled = question.options["method"], samples.stays
     estimate = getattr(estimators, method)(futures, k)
     probability, base = estimators.filled(estimate.probability, _weights(samples))
-    predictions.write_binary(question.folder / f"{cell.id}.parquet", asked, probability)
+    predictions.write_binary(question.folder / f"{cell.id}.parquet", sampled, probability)
     errors = estimate.error[np.isfinite(estimate.error)]
     score = {
         **_judge_probabilities(question, samples, probability),
@@ -248,14 +248,14 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
     if method == "scope":  # by counting copies instead: over the stays of which a copy came to an end
         counted = estimators.monte_carlo(futures, k).probability
         said = ~np.isnan(counted)
-        both = 0 < asked.labels[said].sum() < said.sum()
-        score["monte_carlo_auroc"] = float(metrics.auroc(asked.labels[said], counted[said])) if both else None
+        both = 0 < sampled.labels[said].sum() < said.sum()
+        score["monte_carlo_auroc"] = float(metrics.auroc(sampled.labels[said], counted[said])) if both else None
         score["monte_carlo_stays"] = int(said.sum())
     beside = question.folder / "baseline.parquet"
     if beside.exists():
         score["against_baseline"] = paired.compare(
             _answers(beside),
-            paired.Answers(asked.subject_ids, asked.times, asked.labels, probability.astype(np.float32)),
+            paired.Answers(sampled.subject_ids, sampled.times, sampled.labels, probability.astype(np.float32)),
             weights=_weights(samples),
             draws=question.options["draws"],
             seed=question.options["seed"],
@@ -264,13 +264,13 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
 
 
 def _judge_probabilities(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
-    asked = samples.stays
+    sampled = samples.stays
 
     def of_group(rows: np.ndarray) -> dict[str, Any]:
         return _short(_of_rows(question, samples, probability, rows, _GROUP_DRAWS))
 
     by_attribute = {
-        name: subgroups.by_group(getattr(samples, name), asked.patients, asked.labels, of_group)
+        name: subgroups.by_group(getattr(samples, name), sampled.patients, sampled.labels, of_group)
         for name in ("sex", "age", "race")
     }
     return {**_of_rows(question, samples, probability), "subgroups": by_attribute}
@@ -284,11 +284,11 @@ def _of_rows(
     draws: int | None = None,
 ) -> dict[str, Any]:
     """`metrics.evaluate` of some stays, all of them unless told, with as many draws as the question asks for."""
-    asked, weights = samples.stays, _weights(samples)
+    sampled, weights = samples.stays, _weights(samples)
     return metrics.evaluate(
-        asked.labels[rows],
+        sampled.labels[rows],
         probability[rows],
-        asked.patients[rows],
+        sampled.patients[rows],
         weights=None if weights is None else weights[rows],
         probabilities=True,
         draws=draws or question.options["draws"],
@@ -333,14 +333,14 @@ def _answers(path: Path) -> paired.Answers:
 
 def _judge_days(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
     """The score of a task that asks for days since the anchor, whose predictions are written."""
-    found = together.days(question.task, futures, k).value
+    days = together.days(question.task, futures, k).value
     # Copies that had not ended when the tokens were used up: the longest of those that did is the least they had.
-    known = np.isfinite(found)
-    found = np.where(known, found, found[known].max() if known.any() else 0.0)
-    predictions.write_values(question.folder / f"{cell.id}.parquet", samples.stays, found)
+    known = np.isfinite(days)
+    days = np.where(known, days, days[known].max() if known.any() else 0.0)
+    predictions.write_values(question.folder / f"{cell.id}.parquet", samples.stays, days)
     return values.evaluate_values(
         samples.stays.labels,
-        found,
+        days,
         samples.stays.patients,
         draws=question.options["draws"],
         seed=question.options["seed"],
@@ -373,14 +373,14 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     count, all_there = (disclosure.words(len(stays.labels), generated) for stays in (train, every))
     fitted_on = f"fitted on {count} of {all_there} stays of the train split"
     print(f"{task.name}: baselines are {fitted_on}", file=sys.stderr, flush=True)
-    x, asked = baselines.features(workdir, "train", train), baselines.features(workdir, options["split"], samples.stays)
+    x, x_new = baselines.features(workdir, "train", train), baselines.features(workdir, options["split"], samples.stays)
     classes = int(samples.meanings.max()) + 1 if task.kind == "class" else None
     fitted = baselines.fit_all(x, train.labels, train.patients, options["seed"], classes)
     (folder / OTHERS).mkdir(exist_ok=True)
     main = next(name for name in fitted if "regression" in name)
     scores = {}
     for name, method in fitted.items():
-        predicted = method.predict(asked)
+        predicted = method.predict(x_new)
         file = folder / "baseline.parquet" if name == main else folder / OTHERS / f"{name.replace(' ', '_')}.parquet"
         scores[name] = {"name": name, **_judge_baseline(workdir, question, samples, predicted, file), **method.settings}
     train_facts = {"method": fitted_on, "features": baselines.FEATURES, "train_stays": len(train.labels)}
@@ -389,23 +389,23 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     others = {name: score for name, score in scores.items() if name != main}
     score = {"task": task.name, **scores[main], **train_facts, "others": others, "fingerprint": fingerprint}
     artifacts.write_sealed(path, score)
-    for made in (folder / OTHERS, folder / "baseline.parquet", path):
-        storage.store(made)
+    for written in (folder / OTHERS, folder / "baseline.parquet", path):
+        storage.store(written)
     return score
 
 
 def _judge_baseline(
     workdir: Path, question: Question, samples: Samples, predicted: np.ndarray, file: Path
 ) -> dict[str, Any]:
-    asked, kind = samples.stays, question.task.kind
+    sampled, kind = samples.stays, question.task.kind
     seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
     if kind == "binary":
-        predictions.write_binary(file, asked, predicted)
+        predictions.write_binary(file, sampled, predicted)
         return _judge_probabilities(question, samples, predicted)
     if kind == "days":
-        predictions.write_values(file, asked, predicted)
-        return values.evaluate_values(asked.labels, predicted, asked.patients, **seeds)
+        predictions.write_values(file, sampled, predicted)
+        return values.evaluate_values(sampled.labels, predicted, sampled.patients, **seeds)
     vocabulary = timelines.vocabulary(workdir)
     names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
-    predictions.write_classes(file, asked, names, predicted)
-    return values.evaluate_classes(asked.labels, predicted, asked.patients, **seeds)
+    predictions.write_classes(file, sampled, names, predicted)
+    return values.evaluate_classes(sampled.labels, predicted, sampled.patients, **seeds)

@@ -61,14 +61,14 @@ def outcome(
     known = tasks.load()
     if name is None:
         parts = path.resolve().parts
-        found = [alias for alias in MEDS_DEV if parts[-len(Path(alias).parts) :] == Path(alias).parts]
-        found += [parts[-1]] if parts[-1] in known else []
-        if not found:
+        candidates = [alias for alias in MEDS_DEV if parts[-len(Path(alias).parts) :] == Path(alias).parts]
+        candidates += [parts[-1]] if parts[-1] in known else []
+        if not candidates:
             raise UserError(
                 f"--labels={path} does not end with the name of a task ({', '.join(MEDS_DEV)}): name one with --task, "
                 "or its tokens with --positive and --negative"
             )
-        name = found[0]
+        name = candidates[0]
     task = known.get(MEDS_DEV.get(name, name))
     if task is None:
         raise UserError(f"--task={name} is none: take one of {', '.join([*MEDS_DEV, *known])}, or give --positive")
@@ -128,7 +128,7 @@ def predict(
       "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
-    ours = {name: name for name in timelines.SPLITS} | {name: own for own, name in timelines.SPLITS.items()}
+    ours = {name: name for name in timelines.SPLITS} | {name: our_name for our_name, name in timelines.SPLITS.items()}
     if split not in ours:
         raise UserError(f"--split={split} is none: take one of {', '.join(timelines.SPLITS.values())}")
     for flag, value in (("copies", copies), ("new_tokens", new_tokens)):
@@ -149,18 +149,18 @@ def predict(
     group = cohort.find(asked_of, ours[split], [task])
     if patients is not None:
         group = group.without(others.trained_on(model, patients), "of patients the model was trained or chosen on")
-    asked = group.of(0)
-    if not len(asked.times):
+    patient_stays = group.of(0)
+    if not len(patient_stays.times):
         raise tasks.Unanswerable(
             f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
         )
     # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     width = chosen.context - min(new_tokens, max(1, chosen.context // 2))
     of_sampler = simulate.Asked(
-        prompts=stays.prompts(asked_of, ours[split], asked, width),
-        ids=questions.random_stream(asked),
-        gaps=task_tokens.gaps(asked_of, ours[split], asked, task),
-        horizons=task_tokens.horizons([task], asked),
+        prompts=stays.prompts(asked_of, ours[split], patient_stays, width),
+        ids=questions.random_stream(patient_stays),
+        gaps=task_tokens.gaps(asked_of, ours[split], patient_stays, task),
+        horizons=task_tokens.horizons([task], patient_stays),
         stops=stops,
         clock=simulate.clock(vocabulary),
         context=chosen.context,
@@ -169,9 +169,9 @@ def predict(
         context_tokens=vocabulary.context_tokens,
         seed=seed,
     )
-    simulated = Simulation(of_sampler, asked, vocabulary, task.silence)
+    simulated = Simulation(of_sampler, patient_stays, vocabulary, task.silence)
     trained = restored_params(chosen, Layout(model).run(chosen.id))
-    every = np.arange(len(asked.times))
+    every = np.arange(len(patient_stays.times))
     probability, bounded, kept = np.empty(len(every)), 0.0, []
     total = len(every) * copies * new_tokens
     with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
@@ -191,38 +191,38 @@ def predict(
         simulated.write_trajectories(out / TRAJECTORIES, split, simulate.concatenate(kept))
     unknown = int(np.isnan(probability).sum())  # of whom no copy said anything
     probability, _ = estimators.filled(probability)
-    predictions.write_binary(out / FILE, asked, probability)
+    predictions.write_binary(out / FILE, patient_stays, probability)
     return {
         "cell": chosen.id,
         "size": chosen.size,
-        "stays": len(asked.times),
+        "stays": len(patient_stays.times),
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
         "unknown": unknown,
-        **({} if patients is None else _judged(asked, probability, seed)),
+        **({} if patients is None else _judged(patient_stays, probability, seed)),
     }
 
 
-def _judged(asked: stays.Stays, probability: np.ndarray, seed: int) -> dict[str, Any]:
-    if asked.labels.dtype != bool:
+def _judged(labelled: stays.Stays, probability: np.ndarray, seed: int) -> dict[str, Any]:
+    if labelled.labels.dtype != bool:
         return {"metrics": None, "metrics_missing": "the labels have no boolean_value"}
-    if metrics.one_class(asked.labels):
+    if metrics.one_class(labelled.labels):
         return {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
-    return {"metrics": metrics.evaluate(asked.labels, probability, asked.patients, probabilities=True, seed=seed)}
+    return {"metrics": metrics.evaluate(labelled.labels, probability, labelled.patients, probabilities=True, seed=seed)}
 
 
 def told(done: dict[str, Any], generated: bool) -> str:
     """One line of the metrics in a summary of `predict`. Args: generated, whether the patients are nobody's."""
-    found = done["metrics"]
-    if found is None:
+    scores = done["metrics"]
+    if scores is None:
         return f"no metrics: {done['metrics_missing']}"
 
     def line(name: str, value: Any) -> str:
         low, high = value["low"], value["high"]
         return f"{name} {value['value']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
-    parts = [line("AUROC", {**found, "value": found["auroc"]}), line("AUPRC", found["auprc"])]
-    parts.append(line("Brier score", found["brier"]))
-    missing = f"; no intervals: {found['interval_missing']}" if "interval_missing" in found else ""
-    some, every = (disclosure.words(found[name], generated) for name in ("positives", "n"))
+    parts = [line("AUROC", {**scores, "value": scores["auroc"]}), line("AUPRC", scores["auprc"])]
+    parts.append(line("Brier score", scores["brier"]))
+    missing = f"; no intervals: {scores['interval_missing']}" if "interval_missing" in scores else ""
+    some, every = (disclosure.words(scores[name], generated) for name in ("positives", "n"))
     return f"{', '.join(parts)}; {some} of {every} with the outcome{missing}"

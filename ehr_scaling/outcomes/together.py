@@ -92,9 +92,9 @@ class Simulation(NamedTuple):
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
         """The futures of all stays as MEDS, see `trajectories.write`, which tells what is returned."""
-        asked = self.asked
+        request = self.asked
         return trajectories.write(
-            out, split, self.stays, futures, self.vocabulary, asked.clock, asked.gaps, self.silence
+            out, split, self.stays, futures, self.vocabulary, request.clock, request.gaps, self.silence
         )
 
 
@@ -135,7 +135,7 @@ def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
         return np.concatenate(list(fields))[union.first]
 
     vocabulary = timelines.vocabulary(workdir)
-    asked = Asked(
+    request = Asked(
         prompts=once(samples.prompts for samples in union.samples),
         ids=once(samples.ids for samples in union.samples),
         gaps=once(samples.gaps for samples in union.samples),
@@ -150,10 +150,10 @@ def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
         seed=options["seed"],
     )
     everyone = Stays(*map(once, zip(*(samples.stays for samples in union.samples), strict=True)))
-    return Simulation(asked, everyone, vocabulary, task.silence)
+    return Simulation(request, everyone, vocabulary, task.silence)
 
 
 def days(task: Task, futures: Futures, k: int) -> Value:
     """Days from the anchor of a task to what decided outcome k; `estimators.days` counts from the prediction."""
-    found = estimators.days(futures, k)
-    return found._replace(value=((task.hours or 0.0) + task.silence) / 24 + found.value)
+    estimate = estimators.days(futures, k)
+    return estimate._replace(value=((task.hours or 0.0) + task.silence) / 24 + estimate.value)

@@ -63,9 +63,9 @@ class Bucket:
                 return {start: self._fs.info(start)}
             return dict(self._fs.find(start, detail=True))
 
-        found = self._request(find, missing={}, patience=patience)
+        listing = self._request(find, missing={}, patience=patience)
         out = {}
-        for path, about in found.items():
+        for path, about in listing.items():
             key = path.removeprefix(self._root).lstrip("/")
             version = next((about[n] for n in ("generation", "ETag", "etag", "mtime", "created") if about.get(n)), "")
             out[key] = {"size": int(about["size"]), "version": str(version)}

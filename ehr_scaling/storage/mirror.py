@@ -56,9 +56,9 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
     Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
     Raises: UserError where the bucket does not answer.
     """
-    if (found := _mirror(path)) is None:
+    if (mirror := _mirror(path)) is None:
         return
-    bucket, root = found
+    bucket, root = mirror
     wanted = []
     listed = bucket.list(_key(root, path))
     if not listed and path.is_file() and (note := _note(root, _key(root, path))).is_file():
@@ -91,14 +91,14 @@ def store(path: Path) -> None:
 
     Names that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer.
     """
-    if (found := _mirror(path)) is None:
+    if (mirror := _mirror(path)) is None:
         return
     if leases.any_lost():
         raise UserError(
             f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
             "done since is left out; run the same command again to go on with something else"
         )
-    bucket, root = found
+    bucket, root = mirror
     files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
     there = bucket.list(_key(root, path))
     entries = []
@@ -112,9 +112,9 @@ def store(path: Path) -> None:
 
 def forget(path: Path) -> None:
     """Take what lies at and below `path` out of the bucket, records first. Here it stays."""
-    if (found := _mirror(path)) is None:
+    if (mirror := _mirror(path)) is None:
         return
-    bucket, root = found
+    bucket, root = mirror
     entries = [(key,) for key in bucket.list(_key(root, path))]
     for part in reversed(_by_record(entries, lambda entry: entry[0])):
         _all(bucket.remove, part)
@@ -123,9 +123,9 @@ def forget(path: Path) -> None:
 def names(path: Path) -> set[str]:
     """Of what lies directly in `path`, here and in its bucket."""
     here = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if (found := _mirror(path)) is None:
+    if (mirror := _mirror(path)) is None:
         return here
-    bucket, root = found
+    bucket, root = mirror
     prefix = _key(root, path)
     return here | {key.removeprefix(f"{prefix}/").split("/")[0] for key in bucket.list(prefix)}
 
@@ -154,9 +154,9 @@ def lease(path: Path) -> leases.Lease | None:
 
     It is the same at every call, since it knows since when it has watched its holder.
     """
-    if (found := _mirror(path)) is None:
+    if (mirror := _mirror(path)) is None:
         return None
-    return leases.Lease(found[0], f"{LEASES}/{_key(found[1], path)}")
+    return leases.Lease(mirror[0], f"{LEASES}/{_key(mirror[1], path)}")
 
 
 @contextlib.contextmanager

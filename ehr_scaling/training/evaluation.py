@@ -43,10 +43,10 @@ def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int, setu
     losses, tokens, patients = losses[:, seen], tokens[seen], int(seen.sum())
     if patients < 2:
         raise UserError(f"{packed} has {patients} patients in its {split} split: a loss needs at least 2")
-    found = []
-    for own in losses:
-        loss = own.sum() / tokens.sum()
-        residuals = own - loss * tokens
+    metrics = []
+    for member_losses in losses:
+        loss = member_losses.sum() / tokens.sum()
+        residuals = member_losses - loss * tokens
         se = np.sqrt(patients / (patients - 1) * np.sum(residuals**2)) / tokens.sum()
-        found.append({"loss": float(loss), "loss_se": float(se), "tokens": int(tokens.sum()), "patients": patients})
-    return found
+        metrics.append({"loss": float(loss), "loss_se": float(se), "tokens": int(tokens.sum()), "patients": patients})
+    return metrics

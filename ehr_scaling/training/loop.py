@@ -72,8 +72,8 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     trace = tracking.Profile(runs[0].folder, active=engine.tracking["profile"])
     stack.callback(trace.close)
     whole = sharding.replicated(parts.mesh)
-    hyper = Hyper(*(np.array([getattr(own, name) for own in cells], np.float32) for name in Hyper._fields))
-    seeds = np.array([own.seed for own in cells], np.int32)
+    hyper = Hyper(*(np.array([getattr(c, name) for c in cells], np.float32) for name in Hyper._fields))
+    seeds = np.array([c.seed for c in cells], np.int32)
     hyper, seeds, pieces = jax.device_put((hyper, seeds, np.int32(parts.pieces)), whole)
     stops = sorted({*cell.marks, steps})
     log, asked_to_end, due = _Log(runs, trackers, clock), _AskedToEnd(parts.mesh), _Due(engine.checkpoint_seconds)
@@ -105,8 +105,8 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     lines = log.read()
     with clock.part("evaluate"):
         held_out = evaluate(cell, state.params, packed, "validation", cell.validation_sequences, parts)
-    for line, own in zip(lines, held_out, strict=True):
-        line.update(validation_loss=own["loss"], validation_loss_se=own["loss_se"])
+    for line, metrics in zip(lines, held_out, strict=True):
+        line.update(validation_loss=metrics["loss"], validation_loss_se=metrics["loss_se"])
     log.write(lines)
     skipped = jax.device_get(state.skipped)
     results = [run.result(held_out[m], clock.now(), int(skipped[m])) for m, run in enumerate(runs)]
@@ -255,8 +255,8 @@ class _Due:
         if dispatches == 1:
             self._first = now
         if dispatches == 4:
-            own = np.int32(max(1, self._seconds / max((now - self._first) / 3, 1e-3)))
-            self._every = int(multihost_utils.broadcast_one_to_all(own))
+            interval = np.int32(max(1, self._seconds / max((now - self._first) / 3, 1e-3)))
+            self._every = int(multihost_utils.broadcast_one_to_all(interval))
         return self._every > 0 and dispatches % self._every == 0
 
 
@@ -267,17 +267,17 @@ def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
     """
     if (reason := failed(unit, workdir)) is not None:
         raise RunFailed(reason)
-    found: dict[str, dict[str, Any]] = {}
+    metrics_by_cell: dict[str, dict[str, Any]] = {}
     try:
         for cells in ensembles(unit):
-            found.update(zip((cell.id for cell in cells), train(cells, workdir, report), strict=True))
+            metrics_by_cell.update(zip((cell.id for cell in cells), train(cells, workdir, report), strict=True))
     except Diverged as e:
         if jax.process_index() == 0:
             path = Layout(workdir).run(e.cell) / FAILED
             artifacts.write_sealed(path, {"reason": str(e), "time": time.time()})
             storage.store(path)
         raise
-    return [found[cell.id] for cell in unit]
+    return [metrics_by_cell[cell.id] for cell in unit]
 
 
 def failed(unit: Unit, workdir: Path) -> str | None:

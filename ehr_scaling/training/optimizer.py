@@ -84,17 +84,17 @@ def scales(name: str, model: Transformer, params: Any) -> Any:
     """
     if model.parametrization == "standard":
         return jax.tree.map(lambda _: 1.0, params)
-    own = model.multipliers
+    multipliers = model.multipliers
     width = (model.shape.width / model.base[0]) ** (-0.5 if name == "muon" else -1.0)
-    query_3x1x1 = jnp.array((own.query, 1.0, 1.0))[:, None, None]
-    found = {
+    query_3x1x1 = jnp.array((multipliers.query, 1.0, 1.0))[:, None, None]
+    factors = {
         "qkv": width * query_3x1x1,
         "gate_up": width,
-        "out": width * own.residual,
-        "down": width * own.residual,
-        "final_norm": own.output,
+        "out": width * multipliers.residual,
+        "down": width * multipliers.residual,
+        "final_norm": multipliers.output,
     }
-    return jax.tree_util.tree_map_with_path(lambda path, _: found.get(_name(path), 1.0), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: factors.get(_name(path), 1.0), params)
 
 
 def apply(params: Any, direction: Any, rate: jax.Array, weight_decay: jax.Array, scales: Any) -> Any:

@@ -108,18 +108,18 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
 
     A checkpoint that cannot be read is named and passed over; one of another config is refused.
     """
-    made = states(setup.program, setup.mesh, len(runs))
+    factory = states(setup.program, setup.mesh, len(runs))
     savers = [run.saver for run in runs]
     for step in checkpoint.newest_common(savers):
-        if found := _restored(savers, step, made, runs, own=True):
-            return found
+        if restored := _restored(savers, step, factory, runs, own_checkpoints=True):
+            return restored
     if start := runs[0].cell.start:
-        return _from_trunk(start, made, runs, workdir)
+        return _from_trunk(start, factory, runs, workdir)
     seeds = jax.device_put(np.array([run.cell.seed for run in runs], np.int32))
-    return made.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
+    return factory.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
 
 
-def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
+def _from_trunk(start: int, factory: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
     for run in runs:
         storage.fetch(Layout(workdir).run(run.cell.trunk))
     trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
@@ -129,8 +129,8 @@ def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tup
                 f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell.id} branches off: "
                 "delete that folder and run launch.sweep again"
             )
-        if found := _restored(trunks, start, made, runs, own=False):
-            return found
+        if restored := _restored(trunks, start, factory, runs, own_checkpoints=False):
+            return restored
         raise RunFailed(
             f"the trunk's checkpoint at step {start} is damaged: delete {trunks[0].folder} and run launch.sweep again"
         )
@@ -140,25 +140,25 @@ def _from_trunk(start: int, made: States, runs: list[Run], workdir: Path) -> tup
 
 
 def _restored(
-    sources: list[checkpoint.Saver], step: int, made: States, runs: list[Run], *, own: bool
+    sources: list[checkpoint.Saver], step: int, factory: States, runs: list[Run], *, own_checkpoints: bool
 ) -> tuple[State, dict[str, float]] | None:
     """The state and the seconds of a checkpoint, which the runs take over; None, and a warning, where it is damaged.
 
-    own: of the runs themselves, whose config it has to be.
+    own_checkpoints: of the runs themselves, whose config it has to be.
     """
     try:
         told = [source.saved(step) for source in sources]
     except Exception as e:
         checkpoint.passed_over(sources[0].folder, step, e)
         return None
-    if own:  # before the state is read, which may have other parameters
+    if own_checkpoints:  # before the state is read, which may have other parameters
         for run, saved in zip(runs, told, strict=True):
             checkpoint.check_config(saved, run.cell, run.folder)
     try:
-        parts = [source.restore(step, made.member) for source in sources]
+        parts = [source.restore(step, factory.member) for source in sources]
     except Exception as e:
         checkpoint.passed_over(sources[0].folder, step, e)
         return None
     for run, (_, saved) in zip(runs, parts, strict=True):
         run.take_over(saved)
-    return made.stack([state for state, _ in parts]), parts[0][1]["seconds"]
+    return factory.stack([state for state, _ in parts]), parts[0][1]["seconds"]

@@ -82,8 +82,8 @@ def arranged(devices: Sequence[Any], data: int, fsdp: int, tensor: int) -> np.nd
             f"--config.training.mesh: the {len(slices)} slices do not divide {data} devices along data: what fsdp and "
             "tensor cut stays in one slice"
         )
-    own = data // len(slices)
-    return np.concatenate([_in_slice(part, own, fsdp, tensor) for _, part in sorted(slices.items())])
+    per_slice = data // len(slices)
+    return np.concatenate([_in_slice(part, per_slice, fsdp, tensor) for _, part in sorted(slices.items())])
 
 
 def _in_slice(devices: list[Any], data: int, fsdp: int, tensor: int) -> np.ndarray:
@@ -141,8 +141,8 @@ def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
         return sums_of
 
     def local(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
-        own = jax.random.fold_in(key, jax.lax.axis_index("data"))
-        return jax.lax.psum(sums_of(params, batch, own, *rest), "data")
+        device_key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        return jax.lax.psum(sums_of(params, batch, device_key, *rest), "data")
 
     def apply(params: Any, batch: Any, key: jax.Array, *rest: jax.Array) -> Any:
         specs = (PartitionSpec(), PartitionSpec(None, "data"), *(PartitionSpec(),) * (1 + len(rest)))
@@ -187,8 +187,8 @@ def abstract_member(shapes: Any, shardings: Any) -> Any:
     """Shape, dtype and sharding of one member's leaves: those of (M, …) without the axis in front."""
 
     def leaf(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        own = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=own)
+        member_sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=member_sharding)
 
     return jax.tree.map(leaf, shapes, shardings)
 
@@ -238,15 +238,15 @@ def place(mesh: Mesh, batch: dict[str, Any], axis: int, members: int = 1) -> dic
     """
     if apart(mesh, members):
         return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    sharding, (own, of) = of_batch(mesh, axis), shares(mesh)
+    sharding, (share_numbers, of) = of_batch(mesh, axis), shares(mesh)
 
     def whole(x: np.ndarray) -> jax.Array:
-        size, left = divmod(x.shape[axis], len(own))
+        size, left = divmod(x.shape[axis], len(share_numbers))
         assert not left, "shares are equal"
 
         def at(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
-            begin = own.index((index[axis].start or 0) // size) * size
+            begin = share_numbers.index((index[axis].start or 0) // size) * size
             return x[(slice(None),) * axis + (slice(begin, begin + size),)]
 
         return jax.make_array_from_callback((*x.shape[:axis], of * size, *x.shape[axis + 1 :]), sharding, at)

@@ -67,8 +67,8 @@ def _members(function: Callable[..., Any], args: tuple[Any, ...], shared: tuple[
             alone = function(*jax.tree.map(lambda x: jnp.asarray(x)[0], args), *shared)
             return jax.tree.map(lambda x: x[None], alone)
         if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda own: function(*own, *shared), args)
-        return jax.vmap(lambda own: function(*own, *shared))(args)
+            return jax.lax.map(lambda member: function(*member, *shared), args)
+        return jax.vmap(lambda member: function(*member, *shared))(args)
 
     return sharding.members_apart(each)(args, shared)
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,9 @@ for name in sys.argv[1:]:
 def test_what_takes_a_second_to_import_is_only_imported_where_outcomes_are():
     code = "import sys, ehr_scaling.analysis.report.report; sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_slips_that_mutants_puts_in_have_a_place():
+    entries = tomllib.loads((Path(__file__).parent / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
+    assert len(entries) > 280
+    assert [e["old"] for e in entries if (ROOT / e["file"]).read_text(encoding="utf-8").count(e["old"]) != 1] == []

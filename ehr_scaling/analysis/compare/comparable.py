@@ -31,8 +31,8 @@ class Measured(NamedTuple):
     @property
     def tokens_per(self) -> dict[str, float]:
         """{unit: tokens}, of the units that are known."""
-        found = {unit: self.counts.get(name) for unit, name in COUNTS.items()}
-        return {unit: self.counts["tokens"] / count for unit, count in found.items() if count}
+        counts = {unit: self.counts.get(name) for unit, name in COUNTS.items()}
+        return {unit: self.counts["tokens"] / count for unit, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def read(
         readers.check_there(path)
     names = [f"--runs={path}" for path in paths]
     measured = [_measured(path) for path in paths]
-    known = [_units(path, found) for path, found in zip(paths, measured, strict=True)]
-    made = [found for found in measured if found is not None]
-    same = len(made) == 2 and made[0].timelines == made[1].timelines
-    common = [u for u in UNITS if all(u in own for own in known)]
-    others = len(made) == 2 and (made[0].events is None or made[0].events != made[1].events)
+    known = [_units(path, each) for path, each in zip(paths, measured, strict=True)]
+    recorded = [each for each in measured if each is not None]
+    same = len(recorded) == 2 and recorded[0].timelines == recorded[1].timelines
+    common = [u for u in UNITS if all(u in units for units in known)]
+    others = len(recorded) == 2 and (recorded[0].events is None or recorded[0].events != recorded[1].events)
     if others:
         common = []  # of other patients, whose days and events are no more the same than they are
     missing = [] if others else _missing(names, measured)
@@ -87,7 +87,7 @@ def read(
                 "of runs with timelines/ of the same events beside them, or --unit=token for one vocabulary"
             )
         unit = TOKEN if same else common[0]
-    elif unit == TOKEN and len(made) == 2 and not same:
+    elif unit == TOKEN and len(recorded) == 2 and not same:
         raise UserError(
             f"--unit=token: the timelines of {paths[0]} and {paths[1]} differ; take --unit=event or patient"
         )
@@ -100,10 +100,10 @@ def read(
     rows = {"where": where, "drop_bad_rows": drop_bad_rows}
     names_of = [{} if path.is_dir() and not all(map(Path.is_dir, paths)) else columns or {} for path in paths]
     a, b = (_in_unit(*of, unit, rows) for of in zip(paths, known, names_of, strict=True))
-    if len(made) < 2 or unit == TOKEN:
+    if len(recorded) < 2 or unit == TOKEN:
         return Common(a, b, unit)
-    per = {u: (made[0].tokens_per[u], made[1].tokens_per[u]) for u in common}
-    return Common(a, b, unit, per, (*missing, *_other_events(made)))
+    per = {u: (recorded[0].tokens_per[u], recorded[1].tokens_per[u]) for u in common}
+    return Common(a, b, unit, per, (*missing, *_other_events(recorded)))
 
 
 def _measured(path: Path) -> Measured | None:
@@ -113,18 +113,22 @@ def _measured(path: Path) -> Measured | None:
     """
     if not path.is_dir():
         return None
-    found: dict[str, Measured] = {}
+    by_timelines: dict[str, Measured] = {}
     for cell in (p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
         metrics = readers.newest_metrics(cell)
         record = read_json(metrics) if metrics else None
-        own = record.get("measured_on") if isinstance(record, dict) else None
-        if isinstance(own, dict):
-            of_timelines = str(own.get("timelines_fingerprint"))
-            found[of_timelines] = Measured(of_timelines, own.get("events_fingerprint"), _counts(own))
-    if len(found) > 1:
-        raise UserError(f"--runs={path}: its runs are on {len(found)} different timelines: give each its own directory")
-    if found:
-        return next(iter(found.values()))
+        measured_on = record.get("measured_on") if isinstance(record, dict) else None
+        if isinstance(measured_on, dict):
+            of_timelines = str(measured_on.get("timelines_fingerprint"))
+            by_timelines[of_timelines] = Measured(
+                of_timelines, measured_on.get("events_fingerprint"), _counts(measured_on)
+            )
+    if len(by_timelines) > 1:
+        raise UserError(
+            f"--runs={path}: its runs are on {len(by_timelines)} different timelines: give each its own directory"
+        )
+    if by_timelines:
+        return next(iter(by_timelines.values()))
     # Runs of an earlier version say nothing of it themselves.
     beside = path.parent / "timelines" / RECORD
     if not beside.is_file():
@@ -141,8 +145,8 @@ def _counts(record: dict[str, Any]) -> dict[str, float]:
 def _missing(names: list[str], measured: list[Measured | None]) -> list[str]:
     """Why directories of runs tell no events or days."""
     notes = []
-    for name, found in zip(names, measured, strict=True):
-        lacks = [unit for unit, count in COUNTS.items() if found and count not in found.counts]
+    for name, each in zip(names, measured, strict=True):
+        lacks = [unit for unit, count in COUNTS.items() if each and count not in each.counts]
         if lacks:
             notes.append(
                 f"{name}: no loss per {' or '.join(lacks)}, because its timelines were made by a version that did not "
@@ -151,8 +155,8 @@ def _missing(names: list[str], measured: list[Measured | None]) -> list[str]:
     return notes
 
 
-def _other_events(made: list[Measured]) -> list[str]:
-    a, b = (found.counts.get("events", 0.0) for found in made)
+def _other_events(recorded: list[Measured]) -> list[str]:
+    a, b = (each.counts.get("events", 0.0) for each in recorded)
     if not a or not b or abs(a / b - 1) <= SAME_EVENTS:
         return []
     return [
@@ -168,12 +172,12 @@ def _units(path: Path, measured: Measured | None) -> dict[str, str | float]:
     if path.is_dir() or not path.is_file():
         return {}
     header = files.read(path).names
-    found: dict[str, str | float] = {}
+    columns: dict[str, str | float] = {}
     for unit in UNITS:
         for column in (f"tokens_per_{unit}", f"loss_per_{unit}"):  # a loss that is there needs no product
             if column in header:
-                found[unit] = column
-    return found
+                columns[unit] = column
+    return columns
 
 
 def _in_unit(

@@ -163,12 +163,12 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
     seeds = [replace(options, seed=options.seed + k) for k in range(2)]  # the same seed would pair runs by accident
     fits = {name: laws for name in joint_laws.FORMS if (laws := _laws(name, tables, seeds, draws=0))}
     each = {name: frontiers.of_laws(laws, tables) for name, laws in fits.items()}
-    budgets = [isoflop.fit(table, own) for table, own in zip(tables, seeds, strict=True)]
-    found = [side for own in budgets if (side := frontiers.of_optima(own))]
-    if len(found) == 2:
-        lines = [side for own in budgets if (side := frontiers.of_line(own, options))]
+    budgets = [isoflop.fit(table, seeded) for table, seeded in zip(tables, seeds, strict=True)]
+    optima = [side for table_fits in budgets if (side := frontiers.of_optima(table_fits))]
+    if len(optima) == 2:
+        lines = [side for table_fits in budgets if (side := frontiers.of_line(table_fits, options))]
         each |= {frontiers.LINES: lines} if len(lines) == 2 else {}
-        return _between(found, each, options, widened=False)
+        return _between(optima, each, options, widened=False)
     if not fits:
         return _by_least(tables, each, seeds, "A or B has too few bracketed budgets, and too few runs for a joint law")
     best = min(fits, key=lambda name: _criterion(fits[name])) if options.law == AUTO else options.law
@@ -185,22 +185,22 @@ def multiplier(a: RunTable, b: RunTable, options: Options) -> Multiplier:
 def _by_least(
     tables: tuple[RunTable, RunTable], each: dict[str, list[Frontier]], seeds: list[Options], why: str
 ) -> Multiplier:
-    sides = [frontiers.of_least(table, own) for table, own in zip(tables, seeds, strict=True)]
-    found = [side for side in sides if side is not None]
+    sides = [frontiers.of_least(table, seeded) for table, seeded in zip(tables, seeds, strict=True)]
+    usable = [side for side in sides if side is not None]
     same = loss_to_loss.matched(*tables, at="C").unmatched == (0, 0)
-    return _between(found, each, seeds[0], widened=False) if len(found) == 2 and same else _no_multiplier("none", why)
+    return _between(usable, each, seeds[0], widened=False) if len(usable) == 2 and same else _no_multiplier("none", why)
 
 
 def _laws(
     name: str, tables: tuple[RunTable, RunTable], seeds: list[Options], draws: int | None = None
 ) -> list[JointLaw]:
     """That law of both tables; empty where one has none."""
-    found = []
-    for table, own in zip(tables, seeds, strict=True):
-        options = own if draws is None else replace(own, draws=draws)
-        found.append(extrapolation.fit(name, table, options))
-    laws = [law for law in found if law is not None]
-    return laws if len(laws) == len(found) else []
+    fitted = []
+    for table, seeded in zip(tables, seeds, strict=True):
+        options = seeded if draws is None else replace(seeded, draws=draws)
+        fitted.append(extrapolation.fit(name, table, options))
+    laws = [law for law in fitted if law is not None]
+    return laws if len(laws) == len(fitted) else []
 
 
 def _criterion(laws: list[JointLaw]) -> float:
@@ -227,14 +227,14 @@ def _between(
         apart = np.max([apart, *distances], axis=0) / 2
     rows, bounds = [], np.full((LEVELS, 2), np.nan)
     for k, loss in enumerate(levels):
-        own = interval(ratios[1:, k], options.level) - ratios[0, k]
-        bounds[k] = ratios[0, k] + np.hypot(own, apart[k]) * (-1, 1)
+        offsets = interval(ratios[1:, k], options.level) - ratios[0, k]
+        bounds[k] = ratios[0, k] + np.hypot(offsets, apart[k]) * (-1, 1)
         C_a, C_b = (float(np.exp(r[0, k])) for r in reached)
         row = {"loss": float(loss), "C_a": C_a, "C_b": C_b, "multiplier": C_a / C_b}
         rows.append(row | dict(zip(("low", "high"), np.exp(bounds[k]).tolist(), strict=True)))
     trends = ratios[:, -1] - ratios[:, 0]
     trend = trends[0] + np.hypot(interval(trends[1:], options.level) - trends[0], np.hypot(*apart[[0, -1]])) * (-1, 1)
-    found = Multiplier(
+    unjudged = Multiplier(
         kind=kind,
         rows=rows,
         value=rows[-1]["multiplier"],
@@ -245,7 +245,7 @@ def _between(
         by_law={name: float(np.exp(value[-1])) for name, value in by_law.items()},
         verdict=PENDING,
     )
-    return replace(found, verdict=_judge(found, options))
+    return replace(unjudged, verdict=_judge(unjudged, options))
 
 
 def _judge(m: Multiplier, options: Options) -> Verdict:
@@ -262,40 +262,40 @@ def _no_multiplier(kind: str, reason: str) -> Multiplier:
     return Multiplier(kind, [], nan, (nan, nan), nan, (nan, nan), nan, {}, words.missing(reason))
 
 
-def to_json(found: Comparison) -> dict[str, Any]:
+def to_json(comparison: Comparison) -> dict[str, Any]:
     """compare.json: unit; a, b: {source, runs, left_out}; paired; units {unit: {tokens_a, tokens_b, percent}};
     multiplier (C_A / C_B); loss_to_loss (B of A); notes. Unknown numbers are null. Intervals at `level`."""
     sides = {
         name: {"source": t.source, "runs": len(t), "left_out": [note._asdict() for note in t.notes]}
-        for name, t in zip("ab", found.tables, strict=True)
+        for name, t in zip("ab", comparison.tables, strict=True)
     }
-    p, m = found.paired, found.multiplier
+    p, m = comparison.paired, comparison.multiplier
     record = {
-        "unit": found.unit,
-        "level": found.options.level,
-        "draws": found.options.draws,
-        "seed": found.options.seed,
+        "unit": comparison.unit,
+        "level": comparison.options.level,
+        "draws": comparison.options.draws,
+        "seed": comparison.options.seed,
         **sides,
         "paired": {**vars(p), "verdict": p.verdict._asdict()},
-        "units": found.in_units,
+        "units": comparison.in_units,
         "multiplier": {**vars(m), "verdict": m.verdict._asdict()},
-        "loss_to_loss": loss_to_loss.to_json(found.loss_to_loss),
-        "notes": list(found.notes),
+        "loss_to_loss": loss_to_loss.to_json(comparison.loss_to_loss),
+        "notes": list(comparison.notes),
     }
     return dict(plain(record))
 
 
-def summary(found: Comparison) -> str:
+def summary(comparison: Comparison) -> str:
     """The comparison in the few lines that a terminal has room for."""
-    p, m, law = found.paired, found.multiplier, found.loss_to_loss
-    a, b = found.tables
-    article = "an" if found.unit[0] in "aeiou" else "a"
+    p, m, law = comparison.paired, comparison.multiplier, comparison.loss_to_loss
+    a, b = comparison.tables
+    article = "an" if comparison.unit[0] in "aeiou" else "a"
     lines = [
         f"A: {plural(len(a), 'run')} of {a.source}; B: {plural(len(b), 'run')} of {b.source}; "
-        f"nats {article} {found.unit}",
+        f"nats {article} {comparison.unit}",
         f"loss of A against B at equal {p.at}: {_signed_percent(p.percent)}  "
         f"[{span(p.interval, _signed_percent)}]  {p.verdict.word}: {p.verdict.reason}",
-        *_units_line(found),
+        *_units_line(comparison),
         f"compute of A for the loss of B: x {significant(m.value)}  [{span(m.interval, significant)}]  "
         f"{m.verdict.word}: {m.verdict.reason} ({m.kind})",
     ]
@@ -311,14 +311,14 @@ def summary(found: Comparison) -> str:
         for name, value in law.parameters.items()
     )
     lines.append(f"loss of B by that of A ({law.form}): {fitted}  {law.verdict.word}: {law.verdict.reason}")
-    return "\n".join([*lines, *found.notes])
+    return "\n".join([*lines, *comparison.notes])
 
 
-def _units_line(found: Comparison) -> list[str]:
+def _units_line(comparison: Comparison) -> list[str]:
     parts = [
-        f"{_signed_percent(own['percent'])} a {unit} ({significant(own['tokens_a'])} tokens of A, "
-        f"{significant(own['tokens_b'])} of B)"
-        for unit, own in found.in_units.items()
+        f"{_signed_percent(in_unit['percent'])} a {unit} ({significant(in_unit['tokens_a'])} tokens of A, "
+        f"{significant(in_unit['tokens_b'])} of B)"
+        for unit, in_unit in comparison.in_units.items()
     ]
     return ["  the same in every unit: " + "; ".join(parts).replace(" a event", " an event")] if parts else []
 

@@ -106,6 +106,6 @@ def log_ratios(sides: list[Frontier], levels: Floats) -> tuple[Floats, list[Floa
     for side in sides:
         grid = np.geomspace(side.C[0] / _WIDER, side.C[1] * _WIDER, _COMPUTES)
         falling = -np.minimum.accumulate(side.curve(grid), axis=1)
-        reached.append(np.array([np.interp(-levels, own, np.log(grid), left=np.nan, right=np.nan) for own in falling]))
+        reached.append(np.array([np.interp(-levels, row, np.log(grid), left=np.nan, right=np.nan) for row in falling]))
     draws = min(len(r) for r in reached)
     return reached[0][:draws] - reached[1][:draws], reached

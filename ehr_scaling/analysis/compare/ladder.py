@@ -88,13 +88,13 @@ def _auroc(rung: Rung, runs: RunTable, options: Options) -> list[Spread]:
     if not folder.is_dir():
         return []
     top = set(runs.cell[runs.group == runs.group.max()])
-    found = []
+    spreads = []
     for outcome in downstream.read(folder, runs, options, runs.cell):
         of_top = [row["auroc"] for row in outcome.rows if row["cell"] in top]
         if of_top:
             deviation = float(np.std(of_top, ddof=1)) if len(of_top) > 1 else np.nan
-            found.append(Spread(outcome.task, float(np.mean(of_top)), deviation, len(of_top)))
-    return found
+            spreads.append(Spread(outcome.task, float(np.mean(of_top)), deviation, len(of_top)))
+    return spreads
 
 
 def to_json(ladder: Sequence[Worth]) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def to_json(ladder: Sequence[Worth]) -> list[dict[str, Any]]:
     `comparison.to_json`}}]."""
     rows = []
     for worth in ladder:
-        units = {unit: comparison.to_json(found) for unit, found in worth.by_unit.items()}
+        units = {unit: comparison.to_json(compared) for unit, compared in worth.by_unit.items()}
         row = {name: getattr(worth, name) for name in ("name", "against", "scatter", "scatter_interval")}
         rows.append(plain(row | {"auroc": [spread._asdict() for spread in worth.auroc], "units": units}))
     return rows

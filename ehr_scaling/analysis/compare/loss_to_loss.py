@@ -58,15 +58,16 @@ def matched(first: RunTable, second: RunTable, at: str = "D") -> Pairs:
     seeded = bool(len(first) and len(second)) and bool(np.isfinite(np.r_[first.seed, second.seed]).all())
     named = at == "C" and bool(np.isfinite(np.r_[first.budget, second.budget]).all())
     N = first.N, _as_in(first, second)
-    groups = [grouped(_keys(table, own, at, seeded, named)) for table, own in zip((first, second), N, strict=True)]
+    groups = [grouped(_keys(table, sizes, at, seeded, named)) for table, sizes in zip((first, second), N, strict=True)]
     both = [key for key in groups[0] if key in groups[1]]
     one, two = (
-        [table.loss[own[key]].mean() for key in both] for table, own in zip((first, second), groups, strict=True)
+        [table.loss[rows_of[key]].mean() for key in both]
+        for table, rows_of in zip((first, second), groups, strict=True)
     )
     rows = np.array([groups[0][key][0] for key in both], np.int64)
     cell = np.unique([key[0] + " " + key[1] for key in both], return_inverse=True)[1].astype(np.int64)
     run = np.unique(first.run[rows], return_inverse=True)[1].astype(np.int64)
-    counts = [sum(len(own[key]) for key in both) for own in groups]
+    counts = [sum(len(rows_of[key]) for key in both) for rows_of in groups]
     return Pairs(
         np.array(one, np.float64),
         np.array(two, np.float64),
@@ -218,11 +219,11 @@ def _judged(law: LossToLoss, runs: int, told: str) -> LossToLoss:
     verdict = words.follows(bounds, what, inverted=inverted, told=f"{what}; {told}")
     lowest = {"E1": law.seen[0], "E2": float((law(law.L1) + law.residuals).min())}
     each = {}
-    for name, own in law.intervals.items():
+    for name, limits in law.intervals.items():
         if name in lowest:
-            each[name] = words.floor(own[0], lowest[name])
+            each[name] = words.floor(limits[0], lowest[name])
         else:
-            each[name] = words.factor(own) if name == "kappa" else words.width(own, law.options)
+            each[name] = words.factor(limits) if name == "kappa" else words.width(limits, law.options)
     if law.form == LINE:
         each["E2"] = words.missing("no floor: a line")
     return replace(law, verdict=verdict, words=each)
@@ -242,16 +243,16 @@ def _lines(L1: Floats, L2: Floats, counts: Floats) -> Floats:
 
 def _powers(L1: Floats, L2: Floats, counts: Floats) -> Floats:
     """[b, 4] of least squares with κ, E2 >= 0: from a grid of E1 and γ, and for the first problem from finer ones."""
-    found = _on_grid(L1, L2, counts, _FLOORS * L1.min(), _GAMMAS)
-    _, gamma, E1, _ = found[0]
+    best = _on_grid(L1, L2, counts, _FLOORS * L1.min(), _GAMMAS)
+    _, gamma, E1, _ = best[0]
     reach, factor = 0.2 * (L1.min() - E1), 1.1
     for _ in range(12):
         floors = np.clip(E1 + reach * np.linspace(-1, 1, 11), 0.0, L1.min() - 1e-9 * np.ptp(L1))
         gammas = np.clip(gamma * factor ** np.linspace(-1, 1, 11), _GAMMAS[0], _GAMMAS[-1])
-        found[:1] = _on_grid(L1, L2, counts[:1], floors, gammas)
-        _, gamma, E1, _ = found[0]
+        best[:1] = _on_grid(L1, L2, counts[:1], floors, gammas)
+        _, gamma, E1, _ = best[0]
         reach, factor = reach / 2, np.sqrt(factor)
-    return found
+    return best
 
 
 def _on_grid(L1: Floats, L2: Floats, counts: Floats, floors: Floats, gammas: Floats) -> Floats:
@@ -273,12 +274,12 @@ def _on_grid(L1: Floats, L2: Floats, counts: Floats, floors: Floats, gammas: Flo
         cost = tt - 2 * (kappa * t1 + E2 * t0) + kappa**2 * s2 + 2 * kappa * E2 * s1 + E2**2 * s0
         cost = np.where((kappa > 0) & np.isfinite(cost), cost, np.inf)
         at = cost.argmin(1)
-        own = np.arange(len(counts))
-        better = cost[own, at] < lowest
-        lowest[better] = cost[own, at][better]
+        rows = np.arange(len(counts))
+        better = cost[rows, at] < lowest
+        lowest[better] = cost[rows, at][better]
         gamma = gammas[at]
-        found = np.column_stack([kappa[own, at] * scale**-gamma, gamma, np.full(len(own), E1), E2[own, at]])
-        best[better] = found[better]
+        candidates = np.column_stack([kappa[rows, at] * scale**-gamma, gamma, np.full(len(rows), E1), E2[rows, at]])
+        best[better] = candidates[better]
     return best
 
 

@@ -118,23 +118,23 @@ def saving(runs: RunTable) -> dict[str, float] | None:
     """FLOPs of all trunks and branches, {"own"}, and of as many separate runs, {"alone"}; None where unknown."""
     branch = runs.trunk != ""
     trunk = np.isin(runs.cell, runs.trunk[branch])
-    own = runs.own_flops[branch | trunk]
-    if not branch.any() or set(runs.trunk[branch]) - set(runs.cell[trunk]) or not np.isfinite(own).all():
+    flops = runs.own_flops[branch | trunk]
+    if not branch.any() or set(runs.trunk[branch]) - set(runs.cell[trunk]) or not np.isfinite(flops).all():
         return None
-    return {"own": float(own.sum()), "alone": float(runs.C[branch].sum())}
+    return {"own": float(flops.sum()), "alone": float(runs.C[branch].sum())}
 
 
-def to_json(found: Comparison | None, saved: dict[str, float] | None) -> dict[str, Any] | None:
-    if found is None and saved is None:
+def to_json(comparison: Comparison | None, saved: dict[str, float] | None) -> dict[str, Any] | None:
+    if comparison is None and saved is None:
         return None
     result: dict[str, Any] = {"saving": saved}
-    if found is not None:
+    if comparison is not None:
         result |= {
-            "cells": found.rows,
-            "seed_noise": found.noise,
-            "mean_difference": found.mean,
-            "interval": found.interval,
-            "cells_in_mean": found.cells,
-            **found.verdict._asdict(),
+            "cells": comparison.rows,
+            "seed_noise": comparison.noise,
+            "mean_difference": comparison.mean,
+            "interval": comparison.interval,
+            "cells_in_mean": comparison.cells,
+            **comparison.verdict._asdict(),
         }
     return result

@@ -32,14 +32,14 @@ def chosen(errors: Mapping[str, Sequence[float]], usual: str) -> str:
     fold by fold, exceeds ERRORS standard errors of it, and the mean error is below CLEARLY of the usual one's. Of
     several such the one of least mean error.
     """
-    own = np.asarray(errors[usual], np.float64)
-    if len(own) < FEWEST_FOLDS:
+    usual_errors = np.asarray(errors[usual], np.float64)
+    if len(usual_errors) < FEWEST_FOLDS:
         return usual
     better = {}
     for name, error in errors.items():
-        gain = own - np.asarray(error)
+        gain = usual_errors - np.asarray(error)
         beyond_chance = gain.mean() > ERRORS * gain.std(ddof=1) / np.sqrt(len(gain))
-        if beyond_chance and np.mean(error) < CLEARLY * own.mean():
+        if beyond_chance and np.mean(error) < CLEARLY * usual_errors.mean():
             better[name] = float(np.mean(error))
     return min(better, key=better.__getitem__) if better else usual
 
@@ -62,9 +62,9 @@ def drift(biases: Sequence[float], decades: Sequence[float], seen: Sequence[floa
     if not len(biases):
         return _student(WORTH) * 2 * USUAL_DRIFT
     reach = np.maximum(np.asarray(decades, np.float64), NEAREST)
-    own = float(np.sum(np.square(biases) * np.square(seen)) / np.sum(reach**2))
+    fold_variance = float(np.sum(np.square(biases) * np.square(seen)) / np.sum(reach**2))
     folds = OVERLAP * len(biases)
-    variance = (WORTH * USUAL_DRIFT**2 + folds * own) / (WORTH + folds)
+    variance = (WORTH * USUAL_DRIFT**2 + folds * fold_variance) / (WORTH + folds)
     return _student(WORTH + folds) * max(float(np.sqrt(variance)), LEAST_DRIFT)
 
 

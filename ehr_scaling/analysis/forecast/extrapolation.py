@@ -220,21 +220,21 @@ class Forecaster:
 
 def forecaster(table: RunTable, options: Options) -> Forecaster | None:
     """Selects, and fits the laws in the running; None where no law can be fitted."""
-    found = rolling(table, options)
+    selection = rolling(table, options)
     fits = []
-    for i, name in enumerate(found.close):
+    for i, name in enumerate(selection.close):
         law = fit(name, table, options if i == 0 else replace(options, draws=0))
         if law is None:
             return None
         fits.append(law)
     law, table, runs = fits[0], cells.average(table), table
-    weight = weights(found.chosen, table)
+    weight = weights(selection.chosen, table)
     of = cells.places(runs)[1]
     by_run = weight[of] / np.bincount(of)[of]
     equal, parameters = choice.equal_cells(weight), len(law.form.free)
     return Forecaster(
         tuple(fits),
-        found,
+        selection,
         float(table.C.max()),
         _noise(law, runs, by_run, options.level) * choice.freedom(equal, parameters),
         options,
@@ -260,5 +260,5 @@ def _noise(law: JointLaw, runs: RunTable, weight: Floats, level: float) -> Float
     residuals = np.log(runs.loss / law(runs.N, runs.D))
     order = np.argsort(residuals)
     share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-    middle, *found = np.interp([0.5, (1 - level) / 2, (1 + level) / 2], share, residuals[order])
-    return np.array(found) - middle
+    middle, *bounds = np.interp([0.5, (1 - level) / 2, (1 + level) / 2], share, residuals[order])
+    return np.array(bounds) - middle

@@ -109,10 +109,10 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
     Returns: JSON, with "cells" [{run, N, D, C, forecast, low, high}] and "optima" [{C, N, L, ... , word}]; the
     field "reason" says what could not be forecast.
     """
-    found = extrapolation.forecaster(known, options)
+    forecaster = extrapolation.forecaster(known, options)
     fits = isoflop.fit(known, options)
     lines = windows.lines(known, fits, options)
-    off = found.drift if found else choice.UNSEEN_DRIFT
+    off = forecaster.drift if forecaster else choice.UNSEEN_DRIFT
     rows = [[float(v) for v in row] for row in zip(known.N, known.D, known.C, known.loss, strict=True)]
     result: dict[str, Any] = {
         "made_from": {
@@ -125,24 +125,24 @@ def forecast(known: RunTable, ahead: Design, options: Options) -> dict[str, Any]
         "cells": [],
         "optima": [optimum(fits, lines, float(C), off, options) for C in ahead.budgets],
     }
-    if found is not None:
-        law = found.law
+    if forecaster is not None:
+        law = forecaster.law
         result |= {
             "law": {
                 "name": law.name,
-                "fit": found.rolling.chosen,
+                "fit": forecaster.rolling.chosen,
                 "parameters": law.parameters,
                 "word": law.verdict.word,
             },
             "reason": "",
-            "drift_percent_a_decade": _known(100 * found.rolling.drift),
-            "cells": _cells(found, ahead),
+            "drift_percent_a_decade": _known(100 * forecaster.rolling.drift),
+            "cells": _cells(forecaster, ahead),
         }
     return result
 
 
-def _cells(found: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any]]:
-    columns = zip(ahead.run, ahead.N, ahead.D, ahead.C, *found(ahead.N, ahead.D, ahead.C), strict=True)
+def _cells(forecaster: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any]]:
+    columns = zip(ahead.run, ahead.N, ahead.D, ahead.C, *forecaster(ahead.N, ahead.D, ahead.C), strict=True)
     return [
         {
             "run": str(run),
@@ -152,7 +152,7 @@ def _cells(found: extrapolation.Forecaster, ahead: Design) -> list[dict[str, Any
             "forecast": float(central),
             "low": _known(low),
             "high": _known(high),
-            "word": words.at(found.law.verdict, Place(C, (0.0, found.top), "FLOPs", power), slack=1.0).word,
+            "word": words.at(forecaster.law.verdict, Place(C, (0.0, forecaster.top), "FLOPs", power), slack=1.0).word,
         }
         for run, N, D, C, central, low, high in columns
     ]
@@ -195,12 +195,12 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def dated(made: dict[str, Any]) -> dict[str, Any]:
+def dated(forecasts: dict[str, Any]) -> dict[str, Any]:
     """A forecast as it is filed: with the time (UTC) and its own fingerprint, which laws.json repeats."""
-    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "fingerprint": fingerprint(made), **made}
+    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "fingerprint": fingerprint(forecasts), **forecasts}
 
 
-def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit]) -> dict[str, Any]:
+def compare(forecasts: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit]) -> dict[str, Any]:
     """Puts the results beside a forecast that was already made.
 
     sealed: of the runs with a forecast those to compare. fits: the IsoFLOP fits of the sealed budgets themselves.
@@ -208,14 +208,14 @@ def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit
     "coverage": share inside the interval, "same_sign": all misses on one side, "rows", "optima",
     "forecast_fingerprint": of the forecast as it was made}.
     """
-    digest, made = fingerprint(made), json.loads(json.dumps(made))
-    rows = [{**cell, "loss": loss} for cell, loss in _paired(made["cells"], sealed)]
+    digest, forecasts = fingerprint(forecasts), json.loads(json.dumps(forecasts))
+    rows = [{**cell, "loss": loss} for cell, loss in _paired(forecasts["cells"], sealed)]
     result: dict[str, Any] = {
         "rows": rows,
-        "made_from": made["made_from"],
-        "reason": made["reason"],
+        "made_from": forecasts["made_from"],
+        "reason": forecasts["reason"],
         "forecast_fingerprint": digest,
-        "sealed_losses_read": made.get("sealed_losses_read", WITH_THE_TABLE),
+        "sealed_losses_read": forecasts.get("sealed_losses_read", WITH_THE_TABLE),
     }
     if rows:
         error = np.array([100 * (r["forecast"] / r["loss"] - 1) for r in rows])
@@ -236,7 +236,7 @@ def compare(made: dict[str, Any], sealed: RunTable, fits: list[isoflop.BudgetFit
             "result_N_high": _known(fit.N_interval[1]),
             "result_L": _known(fit.L),
         }
-        for point, fit in ((_nearest(made["optima"], fit.C), fit) for fit in fits)
+        for point, fit in ((_nearest(forecasts["optima"], fit.C), fit) for fit in fits)
     ]
     return result
 
@@ -258,11 +258,11 @@ def _paired(cells: list[dict[str, Any]], sealed: RunTable) -> list[tuple[dict[st
     losses: dict[tuple[str, float], list[float]] = {}
     for run, D, loss in zip(sealed.run.tolist(), sealed.D.tolist(), sealed.loss.tolist(), strict=True):
         losses.setdefault((run, D), []).append(loss)
-    found = []
+    pairs = []
     for cell in cells:
-        if own := losses.get((cell["run"], cell["D"])):
-            found.append((cell, own.pop(0)))
-    return found
+        if remaining := losses.get((cell["run"], cell["D"])):
+            pairs.append((cell, remaining.pop(0)))
+    return pairs
 
 
 def _nearest(points: list[dict[str, Any]], C: float) -> dict[str, Any]:

@@ -26,5 +26,5 @@ def reach(runs: RunTable, weight: Floats, drawn: float, freedom: float, level: f
         return 0.0
     variances = np.append(parts, drawn**2)
     together = variances.sum() ** 2 / (variances**2 / np.append(effect.freedom, freedom)).sum()
-    whole, own = special.stdtrit([together, freedom], (1 + level) / 2) ** 2 * [variances.sum(), drawn**2]
-    return float(np.sqrt(max(whole - own, 0.0)))
+    whole, of_law = special.stdtrit([together, freedom], (1 + level) / 2) ** 2 * [variances.sum(), drawn**2]
+    return float(np.sqrt(max(whole - of_law, 0.0)))

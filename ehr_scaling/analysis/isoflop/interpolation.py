@@ -48,8 +48,8 @@ class Interpolation(parabola.Profile):
 
     def curve(self, x: Floats) -> Floats:
         """Loss of the curve at x, any shape; NaN outside the smallest and largest."""
-        found: Floats = np.exp(Akima1DInterpolator(self.x, self.y)(np.log(x)))
-        return found
+        loss: Floats = np.exp(Akima1DInterpolator(self.x, self.y)(np.log(x)))
+        return loss
 
 
 class Noise(NamedTuple):
@@ -73,9 +73,9 @@ def noise(C: Floats, profiles: Sequence[tuple[Floats, Floats]], reach: float) ->
     from a constant.
     """
     seen = [sizes_of(*profile) for profile in profiles]
-    windows = [nearest(own.x, own.best, np.log(reach)) for own in seen]
-    found = [roughness(own, window) for own, window in zip(seen, windows, strict=True)]
-    squares, freedom = np.array(found).reshape(-1, 2).T
+    windows = [nearest(budget.x, budget.best, np.log(reach)) for budget in seen]
+    estimates = [roughness(budget, window) for budget, window in zip(seen, windows, strict=True)]
+    squares, freedom = np.array(estimates).reshape(-1, 2).T
     told = freedom > 0
     if not told.any():
         return Noise(np.full(len(C), np.nan), 0)

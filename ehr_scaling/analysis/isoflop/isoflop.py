@@ -103,22 +103,22 @@ def fit(table: RunTable, options: Options) -> list[BudgetFit]:
     if options.isoflop == AKIMA:
         noise = interpolation.noise(table.budgets, [(table.N[g], table.loss[g]) for g in groups], options.window)
         sd, factors = noise.sd, noise.uncertain(factors, rng)
-    found = [
+    fits = [
         fit_budget(table, g, _of_sizes(table, g, factors[:, g]), options, float(s))
         for g, s in zip(groups, sd, strict=True)
     ]
-    return _together(found, table, options)
+    return _together(fits, table, options)
 
 
-def _together(found: list[BudgetFit], table: RunTable, options: Options) -> list[BudgetFit]:
+def _together(fits: list[BudgetFit], table: RunTable, options: Options) -> list[BudgetFit]:
     """The budgets with intervals that the noise of all of them, and what their seeds share, give."""
     rng = np.random.default_rng([options.seed, 16])
-    uniform, normal = rng.uniform(size=options.draws), rng.standard_normal((options.draws, 1 + len(found)))
-    loss = np.array([float(np.exp(np.log(table.loss[b.rows]).mean())) for b in found])
-    effect = widths.seed_effect(table, [b.rows for b in found])
-    bent = widths.bent(found, loss)
+    uniform, normal = rng.uniform(size=options.draws), rng.standard_normal((options.draws, 1 + len(fits)))
+    loss = np.array([float(np.exp(np.log(table.loss[b.rows]).mean())) for b in fits])
+    effect = widths.seed_effect(table, [b.rows for b in fits])
+    bent = widths.bent(fits, loss)
     out = []
-    for k, (b, width) in enumerate(zip(found, widths.moderated(found, loss), strict=True)):
+    for k, (b, width) in enumerate(zip(fits, widths.moderated(fits, loss), strict=True)):
         if b.draws is None:
             out.append(b)
             continue
@@ -171,21 +171,21 @@ def fit_budget(
     C = float(np.exp(np.log(table.C[rows]).mean()))
     N, loss = table.N[rows], table.loss[rows]
     shared: Any = {"reach": options.window, "level": options.level, "what": "size", "near": options.near}
-    found: parabola.Parabola | interpolation.Interpolation
+    curve: parabola.Parabola | interpolation.Interpolation
     if options.isoflop == AKIMA:
-        found = interpolation.fit(N, loss, factors, sd, **shared)
+        curve = interpolation.fit(N, loss, factors, sd, **shared)
     else:
-        found = parabola.fit(N, loss, factors, **shared)
+        curve = parabola.fit(N, loss, factors, **shared)
     tokens: dict[str, Any] = {}
-    if found.turns is not None:
+    if curve.turns is not None:
         sizes, at = np.unique(np.log(N), return_inverse=True)
         mean_log_D = np.bincount(at, weights=np.log(table.D[rows])) / np.bincount(at)
-        log_D = np.interp(found.turns[:, 0], sizes, mean_log_D)
+        log_D = np.interp(curve.turns[:, 0], sizes, mean_log_D)
         low, high = interval(log_D, options.level)
         tokens = {
             "log_D": log_D,
-            "D": float(np.exp(np.interp(np.log(found.optimum), sizes, mean_log_D))),
+            "D": float(np.exp(np.interp(np.log(curve.optimum), sizes, mean_log_D))),
             "D_interval": (float(np.exp(low)), float(np.exp(high))),
         }
-    profile = {field.name: getattr(found, field.name) for field in fields(parabola.Profile)}
-    return BudgetFit(**profile, shape=found, C=C, rows=rows, **tokens)
+    profile = {field.name: getattr(curve, field.name) for field in fields(parabola.Profile)}
+    return BudgetFit(**profile, shape=curve, C=C, rows=rows, **tokens)

@@ -216,28 +216,28 @@ def fit(
     turns = np.stack(_minima(drawn), 1) + np.array([centre, 0.0])
     turns[~((turns[:, 0] > seen.x[0]) & (turns[:, 0] < seen.x[-1]))] = np.nan
     small = small_sample(polynomial.X, polynomial.solve, coefficients, turn, leverage)
-    found = replace(partial, optimum=exp(turn + centre), lowest=lowest, small=small, **spread(turns, level))
+    fitted = replace(partial, optimum=exp(turn + centre), lowest=lowest, small=small, **spread(turns, level))
     if partial.systematic <= LOPSIDED:
-        found = _doubted(found, seen, what)
+        fitted = _doubted(fitted, seen, what)
     if near is None:
-        return found
-    return replace(found, near=near_band(line, powers @ coefficients, drawn @ powers.T, near, level))
+        return fitted
+    return replace(fitted, near=near_band(line, powers @ coefficients, drawn @ powers.T, near, level))
 
 
-def _doubted(found: Parabola, seen: Sizes, what: str) -> Parabola:
-    """`found`, doubtful where the parabola through the nearest x alone is lowest outside of its interval."""
+def _doubted(fitted: Parabola, seen: Sizes, what: str) -> Parabola:
+    """`fitted`, doubtful where the parabola through the nearest x alone is lowest outside of its interval."""
     near = nearest(seen.x, seen.best, 0.0)
-    coefficients = _solve(seen.x[near] - found.centre, seen.means[near], 1 / seen.variance[near], 2).coefficients
-    turn = float(_minima(coefficients[None])[0][0]) + found.centre
-    low, high = found.optimum_interval
+    coefficients = _solve(seen.x[near] - fitted.centre, seen.means[near], 1 / seen.variance[near], 2).coefficients
+    turn = float(_minima(coefficients[None])[0][0]) + fitted.centre
+    low, high = fitted.optimum_interval
     if not seen.x[0] < turn < seen.x[-1] or not (exp(turn) < low or high < exp(turn)):
-        return found
+        return fitted
     doubt = (
-        f"; doubtful: the {NEAREST} nearest {what}s alone have it at {exp(turn) / found.optimum:.2f} times "
+        f"; doubtful: the {NEAREST} nearest {what}s alone have it at {exp(turn) / fitted.optimum:.2f} times "
         f"that {what}, and the means scatter about the parabola more than about their neighbours "
-        f"({p_value(found.systematic)})"
+        f"({p_value(fitted.systematic)})"
     )
-    return replace(found, doubtful=True, reason=found.reason + doubt)
+    return replace(fitted, doubtful=True, reason=fitted.reason + doubt)
 
 
 class _Polynomial(NamedTuple):

@@ -95,12 +95,12 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
     # Points weigh as their own residuals say, of many together.
     inflation = np.array([b.small.inflation[[0, 0, 1]] for b in used])
     cube = centre + (cube - centre) / np.sqrt(inflation)
-    own, own_of_loss = np.array([b.small.freedom for b in used]).T
+    own_freedom, own_of_loss = np.array([b.small.freedom for b in used]).T
     most = sum(b.freedom for b in used) or np.inf
     freedom = Freedom(np.array([b.width.freedom[0] for b in used]), most)
     of_loss = Freedom(np.array([b.width.freedom[1] for b in used]), most)
     # The same for N and D, so that a + b keeps its meaning
-    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]), own)
+    weight = weights(cube[:, :, 0], np.array([b.resolution for b in used]), own_freedom)
     for k, name in enumerate(("N", "D")):
         y = np.log([getattr(b, name) for b in used])
         laws[name] = _line(name, C, y, told[:, :, k], weight, freedom, failed, options)
@@ -112,7 +112,7 @@ def fit(budgets: list[BudgetFit], options: Options) -> dict[str, PowerLaw]:
 def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], options: Options) -> Verdict:
     """The verdict again, seen what shapes the profiles have."""
     lopsided = sum(b.lopsided <= LOPSIDED for b in used)
-    found = words.shapes(
+    shaped = words.shapes(
         verdict,
         budgets=len(budgets),
         misfits=sum(b.verdict == MISFIT or b.doubtful for b in budgets),
@@ -120,8 +120,8 @@ def _shaped(verdict: Verdict, budgets: list[BudgetFit], used: list[BudgetFit], o
         thin=sum(b.thin for b in used),
         options=options,
     )
-    if found is not verdict or 2 * lopsided < len(used):
-        return found
+    if shaped is not verdict or 2 * lopsided < len(used):
+        return shaped
     return verdict.also(
         f"{lopsided} of {len(used)} profiles are lopsided, which moves a parabola's vertex: compare isoflop=akima"
     )
@@ -221,7 +221,7 @@ def _loss_law(
     C: Floats,
     y: Floats,
     draws: Floats,
-    own: Floats,
+    own_draws: Floats,
     own_freedom: Floats,
     freedom: Freedom,
     failed: float,
@@ -229,10 +229,10 @@ def _loss_law(
 ) -> PowerLaw:
     """L(C) = k C^-γ, or E + k C^-γ where at least four budgets tell the floor from none (chi-square, 5 %).
 
-    own, own_freedom: draws and freedom that the weights are from.
+    own_draws, own_freedom: draws and freedom that the weights are from.
     """
-    weight = weights(own, freedom=own_freedom)
-    logs, of_logs = (np.log(np.where(d > 0, d, np.nan)) for d in (draws, own))
+    weight = weights(own_draws, freedom=own_freedom)
+    logs, of_logs = (np.log(np.where(d > 0, d, np.nan)) for d in (draws, own_draws))
     floorless = _line("L", C, np.log(y), logs, weights(of_logs, freedom=own_freedom), freedom, failed, options)
     if len(C) < 4:
         return floorless

@@ -75,22 +75,22 @@ def fit(table: RunTable, options: Options) -> Rates | None:
         tried, at = np.unique(x[rows], return_inverse=True)
         if len(tried) < LEAST_RATES:
             continue
-        own = of_cells(factors[:, rows], at, table.clusters[rows])
-        found = parabola.fit(x[rows], table.loss[rows], own, reach=REACH, level=options.level, what="learning rate")
-        curves.append(RateCurve(names[rows[0]], N, D, fraction, rows, x[rows], table.loss[rows], found))
+        draws = of_cells(factors[:, rows], at, table.clusters[rows])
+        curve = parabola.fit(x[rows], table.loss[rows], draws, reach=REACH, level=options.level, what="learning rate")
+        curves.append(RateCurve(names[rows[0]], N, D, fraction, rows, x[rows], table.loss[rows], curve))
     if not curves:
         return None
     curves.sort(key=lambda c: (c.kind, -c.fraction, c.N, c.D))
-    shifts = [_shift([curves[i] for i in own], options) for own in grouped([c.kind for c in curves]).values()]
+    shifts = [_shift([curves[i] for i in indices], options) for indices in grouped([c.kind for c in curves]).values()]
     return Rates(unit, curves, [shift for shift in shifts if shift])
 
 
 def longest(curves: list[RateCurve]) -> list[RateCurve]:
     """Of each size the curve trained longest, ascending in N."""
-    found: dict[float, RateCurve] = {}
+    by_size: dict[float, RateCurve] = {}
     for curve in sorted(curves, key=lambda c: (c.fraction, c.D)):
-        found[curve.N] = curve
-    return [found[N] for N in sorted(found)]
+        by_size[curve.N] = curve
+    return [by_size[N] for N in sorted(by_size)]
 
 
 def _alike(table: RunTable, rows: NDArray[np.int64], x: Floats) -> NDArray[np.int64]:
@@ -100,8 +100,8 @@ def _alike(table: RunTable, rows: NDArray[np.int64], x: Floats) -> NDArray[np.in
         return rows
     keys = list(zip(*(values.tolist() for values in others), strict=True))
     lowest = {}
-    for key, own in grouped(keys).items():
-        means = [table.loss[rows[own]][x[rows[own]] == value].mean() for value in np.unique(x[rows[own]])]
+    for key, members in grouped(keys).items():
+        means = [table.loss[rows[members]][x[rows[members]] == value].mean() for value in np.unique(x[rows[members]])]
         lowest[key] = min(means)
     best = min(lowest, key=lambda key: lowest[key])
     return rows[[key == best for key in keys]]

@@ -46,12 +46,12 @@ def _width(profile: Profile, loss: float, middle: float, worth: float, most: flo
     drawn = spread(turns) ** 2 if turns is not None and _enough(turns[:, 0]) else np.full(2, np.nan)
     if not (drawn > 0).all() or np.isinf(small.freedom).any():
         return Width(np.ones(2), small.freedom)
-    own = drawn / (small.inflation * small.unit) / loss**2
+    own_variance = drawn / (small.inflation * small.unit) / loss**2
     if not worth:
         return Width(small.inflation**-0.5, small.freedom)
     share = 1.0 if np.isinf(worth) else worth / (worth + small.freedom)
-    variance = share * middle + (1 - share) * own
-    return Width(np.sqrt(variance / own / small.inflation), np.minimum(worth + small.freedom, most))
+    variance = share * middle + (1 - share) * own_variance
+    return Width(np.sqrt(variance / own_variance / small.inflation), np.minimum(worth + small.freedom, most))
 
 
 def bent(profiles: Sequence[Profile], loss: Floats) -> float:
@@ -105,9 +105,9 @@ def seed_effect(table: RunTable, groups: Sequence[NDArray[np.int64]]) -> SeedEff
     if len(told) > 1 and len(seeds) > 1:
         across = float(np.mean([[e.means[s] for s in seeds] for e in told], axis=0).var(ddof=1))
         shared = max((len(told) * across - float(within.mean())) / (len(told) - 1), 0.0)
-    own = max(float((within - [noise / e.sizes for e in told]).mean()) - shared, 0.0)
+    own_variance = max(float((within - [noise / e.sizes for e in told]).mean()) - shared, 0.0)
     freedom = sum(len(e.means) - 1 for e in told)
-    return SeedEffect(shared, own, (max(len(seeds) - 1, 1), max(freedom - len(seeds) + 1, 1)), counts)
+    return SeedEffect(shared, own_variance, (max(len(seeds) - 1, 1), max(freedom - len(seeds) + 1, 1)), counts)
 
 
 class _Means(NamedTuple):

@@ -121,7 +121,7 @@ def _line(lines: Mapping[str, PowerLaw]) -> Exponents:
 def _along_budgets(runs: RunTable, options: Options) -> Exponents:
     """As `_line`, where budgets are not those that were designed: their runs may then differ in C."""
     groups = [runs.C[runs.group == g] for g in range(len(runs.budgets))]
-    apart = max(float(own.max() / own.min()) for own in groups)
+    apart = max(float(group.max() / group.min()) for group in groups)
     if apart > SPAN:
         factor = significant(apart, 2)
         return Exponents(
@@ -145,20 +145,20 @@ def _slopes(law: JointLaw, theta: Floats, runs: RunTable) -> Floats:
     return exponents(law, theta, computes(law, cost, runs), cost)
 
 
-def disagreement(found: Conventions) -> str:
+def disagreement(conventions: Conventions) -> str:
     """A sentence on whether any convention moves a out of the interval of the study's own."""
     told = 0
     for method, what in METHODS.items():
-        known = {c.name: float(getattr(c, method).a) for c in found.each if np.isfinite(getattr(c, method).a)}
-        (low, high), own = found.intervals[method], found.each[0].name
-        if len(known) < 2 or own not in known or not np.isfinite(low):
+        known = {c.name: float(getattr(c, method).a) for c in conventions.each if np.isfinite(getattr(c, method).a)}
+        (low, high), reference = conventions.intervals[method], conventions.each[0].name
+        if len(known) < 2 or reference not in known or not np.isfinite(low):
             continue
-        far = max(known, key=lambda name: abs(known[name] - known[own]))
+        far = max(known, key=lambda name: abs(known[name] - known[reference]))
         if not low <= known[far] <= high:
             return (
-                f"By {what}, the same runs give a = {decimal(known[own], 2)} ({span((low, high), _two)}) with {own}, "
-                f"and {decimal(known[far], 2)} with {far}: another count moves the exponent by more than the noise of "
-                "the runs. An exponent says nothing without its convention."
+                f"By {what}, the same runs give a = {decimal(known[reference], 2)} ({span((low, high), _two)}) with "
+                f"{reference}, and {decimal(known[far], 2)} with {far}: another count moves the exponent by more than "
+                "the noise of the runs. An exponent says nothing without its convention."
             )
         told = max(told, len(known))
     if not told:
@@ -173,7 +173,8 @@ def _two(value: float | None) -> str:
     return decimal(value, 2)
 
 
-def to_json(found: Conventions) -> list[dict[str, Any]]:
+def to_json(conventions: Conventions) -> list[dict[str, Any]]:
     return [
-        {"N": c.N, "C": c.C, "D": c.D, **{method: vars(getattr(c, method)) for method in METHODS}} for c in found.each
+        {"N": c.N, "C": c.C, "D": c.D, **{method: vars(getattr(c, method)) for method in METHODS}}
+        for c in conventions.each
     ]

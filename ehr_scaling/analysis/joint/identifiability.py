@@ -73,13 +73,13 @@ def identify(
     table: the runs that the law was fitted to, which also say what compute costs (`optimum.cost_of`). C_values: FLOPs.
     """
     options, cost = options or Options(), cost_of(table)
-    found = curves(law, table, C_values, options.level)
+    likelihoods = curves(law, table, C_values, options.level)
     at_draws = Values(law, table, C_values)(law.good)
     profiles = []
-    for k, curve in enumerate(found):
+    for k, curve in enumerate(likelihoods):
         drawn, where = interval(at_draws[:, k], options.level), _where(curve.quantity, law, table, cost)
         profiles += [_profile(r, curve, drawn, where, options) for r in _readings(curve.quantity, cost)]
-    undercut = max(curve.undercut for curve in found)
+    undercut = max(curve.undercut for curve in likelihoods)
     return Identifiability(
         law=law.name,
         level=options.level,
@@ -150,23 +150,23 @@ def _where(quantity: Quantity, law: JointLaw, table: RunTable, cost: Cost) -> Ve
         return words.at(None)
     best = log_best(law, law.theta[None], quantity.C, cost)[0]
     N, D, _ = map(float, within_reach(best))
-    asked = ((table.C, quantity.C, "FLOPs"), (table.N, N, "parameters"), (table.D, D, "tokens"))
-    return words.at(None, *(Place(value, (column.min(), column.max()), what) for column, value, what in asked))
+    axes = ((table.C, quantity.C, "FLOPs"), (table.N, N, "parameters"), (table.D, D, "tokens"))
+    return words.at(None, *(Place(value, (column.min(), column.max()), what) for column, value, what in axes))
 
 
-def to_json(found: Identifiability) -> dict[str, Any]:
+def to_json(identifiability: Identifiability) -> dict[str, Any]:
     """For laws.json; the ends of open intervals are null.
 
     {law, level, condition, optima: [starts in the best, starts], basins, undercut, quantities: [{name, C, estimate,
     profile, bootstrap, word, reason}]}.
     """
     return {
-        "law": found.law,
-        "level": found.level,
-        "condition": _number(found.condition),
-        "optima": list(found.optima),
-        "basins": found.basins,
-        "undercut": found.undercut,
+        "law": identifiability.law,
+        "level": identifiability.level,
+        "condition": _number(identifiability.condition),
+        "optima": list(identifiability.optima),
+        "basins": identifiability.basins,
+        "undercut": identifiability.undercut,
         "quantities": [
             {
                 "name": p.name,
@@ -176,7 +176,7 @@ def to_json(found: Identifiability) -> dict[str, Any]:
                 "bootstrap": [_number(v) for v in p.bootstrap],
                 **p.verdict._asdict(),
             }
-            for p in found.profiles
+            for p in identifiability.profiles
         ],
     }
 

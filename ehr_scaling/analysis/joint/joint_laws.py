@@ -163,8 +163,8 @@ class JointLaw(Drawn):
         """A word for each parameter."""
         lost = words.tied(self.apart) or words.lost(self.failed, words.TERM, options)
         bounds = self.intervals.items()
-        found = {name: lost or words.parameter(name, ends, self.lowest, options) for name, ends in bounds}
-        return doubted(found, options.doubt) if options.doubt else found
+        verdicts = {name: lost or words.parameter(name, ends, self.lowest, options) for name, ends in bounds}
+        return doubted(verdicts, options.doubt) if options.doubt else verdicts
 
 
 def _predict(theta: Floats, N: Floats, D: Floats) -> Floats:
@@ -281,7 +281,7 @@ def starts(form: Form, x: Floats, z: Floats, loss: Floats) -> Floats:
     powers = [1.0] if LOG_K in form.fixed else list(_POWERS)
     betas = np.array([form.fixed[BETA]]) if BETA in form.fixed else _EXPONENTS
     by_N, by_D = np.exp(-_EXPONENTS[:, None] * x), np.exp(-betas[:, None] * z)
-    found, costs = [], []
+    candidates, costs = [], []
     for k in powers:
         for floor in floors:
             target = (loss - floor) ** (1 / k)
@@ -292,9 +292,9 @@ def starts(form: Form, x: Floats, z: Floats, loss: Floats) -> Floats:
             # So has E; the start is then elsewhere than where it was found, and is judged there.
             log_E = form.fixed.get(LOG_E, float(np.log(max(floor, 1e-3 * loss.min()))))
             terms = np.log([max(A[i, j], least), max(B[i, j], least)])
-            found.append([log_E, *terms, _EXPONENTS[i], betas[j], np.log(k)])
+            candidates.append([log_E, *terms, _EXPONENTS[i], betas[j], np.log(k)])
             costs.append(cost[i, j])
-    return np.array(found)[np.argsort(costs, kind="stable")[:STARTS]]
+    return np.array(candidates)[np.argsort(costs, kind="stable")[:STARTS]]
 
 
 def _non_negative(by_N: Floats, by_D: Floats, target: Floats) -> tuple[tuple[Floats, Floats], Floats]:

@@ -79,12 +79,12 @@ def curves(law: JointLaw, table: RunTable, C_values: Sequence[float], level: flo
     runs = Coupled(x, z, law.form.free)
     X = runs.jacobian(start)
     rise, reach, direction = _thresholds(law, X, table.clusters, value, start, level)
-    found = []
+    profiles = []
     for k, (down, up) in enumerate(_march(law, runs, y, value, chosen, start, rise, reach, direction)):
         points = np.concatenate([down[:0:-1], up])
         ends = _end(down, chosen[k].low), _end(up, chosen[k].high)
-        found.append(Curve(chosen[k], points, *ends, max(0.0, -float(points[:, 1].min() * rise[k]))))
-    return found
+        profiles.append(Curve(chosen[k], points, *ends, max(0.0, -float(points[:, 1].min() * rise[k]))))
+    return profiles
 
 
 class Values:
@@ -116,13 +116,13 @@ class Values:
 
     def of(self, theta: Floats, kinds: NDArray[np.int64]) -> Floats:
         """[b] of theta [b, 6] column kinds[i] at theta[i], and none that nobody asks for."""
-        found, first = np.empty(len(theta)), 0
+        values, first = np.empty(len(theta)), 0
         for many, part in self._parts:
             rows = np.flatnonzero((kinds >= first) & (kinds < first + many))
             if len(rows):
-                found[rows] = part(theta[rows])[np.arange(len(rows)), kinds[rows] - first]
+                values[rows] = part(theta[rows])[np.arange(len(rows)), kinds[rows] - first]
             first += many
-        return found
+        return values
 
 
 def _quantities(law: JointLaw, estimates: Floats, C_values: Sequence[float], cost: Cost) -> list[Quantity]:
@@ -135,11 +135,11 @@ def _quantities(law: JointLaw, estimates: Floats, C_values: Sequence[float], cos
         "beta": (np.log(TRUSTED[0]), np.log(TRUSTED[1])),
         "a": LEAN if cost.constant else (LEAN[0], STEEPEST),
     }
-    found = []
+    quantities = []
     for (name, C), estimate in zip(names, estimates, strict=True):
         away = np.log(FACTORS.get(name, FACTOR))
-        found.append(Quantity(name, C, float(estimate), *limits.get(name, (estimate - away, estimate + away))))
-    return found
+        quantities.append(Quantity(name, C, float(estimate), *limits.get(name, (estimate - away, estimate + away))))
+    return quantities
 
 
 def _thresholds(
@@ -177,8 +177,8 @@ def _slopes(residuals: Floats, delta: float) -> Floats:
     1991 for quantiles, whose delta is zero). The step: Silverman 1986, eq. 3.31, times 1.74 for a uniform kernel."""
     quartiles = float(np.diff(np.quantile(residuals, [0.25, 0.75]))[0]) / 1.34
     step = max(delta, 1.74 * 0.9 * min(float(residuals.std()), quartiles) * len(residuals) ** -0.2)
-    found: Floats = (np.clip(residuals + step, -delta, delta) - np.clip(residuals - step, -delta, delta)) / (2 * step)
-    return found
+    slopes: Floats = (np.clip(residuals + step, -delta, delta) - np.clip(residuals - step, -delta, delta)) / (2 * step)
+    return slopes
 
 
 def _differences(
@@ -190,11 +190,11 @@ def _differences(
     offsets, weights = _stencil(n)
     points = np.repeat(theta[:, None], len(offsets), 1)
     points[:, :, free] += STENCIL * offsets
-    found = value.of(points.reshape(-1, 6), np.repeat(kinds, len(offsets)))
-    found = found.reshape(len(theta), -1) @ weights.T
+    values = value.of(points.reshape(-1, 6), np.repeat(kinds, len(offsets)))
+    coefficients = values.reshape(len(theta), -1) @ weights.T
     hessian, (first, second) = np.empty((len(theta), n, n)), np.triu_indices(n)
-    hessian[:, first, second] = hessian[:, second, first] = found[:, n + 1 :] / STENCIL**2
-    return found[:, 1 : n + 1] / STENCIL, hessian
+    hessian[:, first, second] = hessian[:, second, first] = coefficients[:, n + 1 :] / STENCIL**2
+    return coefficients[:, 1 : n + 1] / STENCIL, hessian
 
 
 @cache
@@ -238,26 +238,26 @@ def _march(
     for _ in range(STEPS):
         if not len(active):
             break
-        kind, own, ones = kinds[active], np.arange(len(active)), np.ones((len(active), len(y)))
+        kind, rows, ones = kinds[active], np.arange(len(active)), np.ones((len(active), len(y)))
         stiff = 2 * STIFF * rise[kind] * (PACE / step[active]) ** 2
         pull = _Pull(value, kind, at[active] + side[active] * step[active], np.minimum(stiff, STIFFEST), free)
         # From a step along the last one where that is a better place to begin, else from where the last one ended
         trials = np.stack([theta[active]] * 2)
         trials[1][:, free] += along[active] * (side * step)[active, None]
         trials[1] = newton.within(runs, trials[1])
-        costs = [newton.huber_sum(runs, trial, y, ones, law.delta) + pull.cost(trial, own) for trial in trials]
+        costs = [newton.huber_sum(runs, trial, y, ones, law.delta) + pull.cost(trial, rows) for trial in trials]
         trial = np.where((costs[1] < costs[0])[:, None], trials[1], trials[0])
-        found, objective = newton.minimise(runs, trial, y, ones, law.delta, penalty=pull)
-        risen = (objective - pull.cost(found, own) - law.objective) / rise[kind]
-        moved = value.of(found, kind) - at[active]
+        fitted, objective = newton.minimise(runs, trial, y, ones, law.delta, penalty=pull)
+        risen = (objective - pull.cost(fitted, rows) - law.objective) / rise[kind]
+        moved = value.of(fitted, kind) - at[active]
         ahead = side[active] * moved > 1e-3 * step[active]
         step[active[~ahead]] /= 4
-        on, moved, risen, found = active[ahead], moved[ahead], risen[ahead], found[ahead]
+        on, moved, risen, fitted = active[ahead], moved[ahead], risen[ahead], fitted[ahead]
         deeper = np.sqrt(np.maximum(risen, 0.0))
         pace = PACE * np.abs(moved) / np.maximum(deeper - depth[on], 1e-9)
         step[on] = np.clip(pace, step[on] / 3, step[on] * 3)
-        along[on] = (found[:, free] - theta[on][:, free]) / moved[:, None]
-        theta[on], at[on], depth[on] = found, at[on] + moved, deeper
+        along[on] = (fitted[:, free] - theta[on][:, free]) / moved[:, None]
+        theta[on], at[on], depth[on] = fitted, at[on] + moved, deeper
         for i, r in zip(on, risen, strict=True):
             points[i].append((float(at[i]), float(r)))
         active = active[(depth[active] < 1) & (side[active] * (edge[active] - at[active]) > 0)]

@@ -99,16 +99,16 @@ def _together(
     least: float,
     steps: int,
 ) -> tuple[Floats, Floats]:
-    def sums(theta: Floats, own: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, ...]]:
+    def sums(theta: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats, tuple[Floats, ...]]:
         f, parts = law.log_loss(theta)
-        residual = f - y[own]
-        total = (weight[own] * huber(residual, delta)).sum(1)
-        return total + penalty.cost(theta, which[own]) if penalty else total, residual, parts
+        residual = f - y[rows]
+        total = (weight[rows] * huber(residual, delta)).sum(1)
+        return total + penalty.cost(theta, which[rows]) if penalty else total, residual, parts
 
-    def slopes(theta: Floats, own: NDArray[np.int64], residual: Floats, parts: tuple[Floats, ...]) -> list[Floats]:
-        found = derivatives(law, residual, parts, weight[own], delta)
-        added = penalty.derivatives(theta, which[own]) if penalty else ()
-        return [a + b for a, b in zip(found, added, strict=True)] if added else list(found)
+    def slopes(theta: Floats, rows: NDArray[np.int64], residual: Floats, parts: tuple[Floats, ...]) -> list[Floats]:
+        unpenalised = derivatives(law, residual, parts, weight[rows], delta)
+        added = penalty.derivatives(theta, which[rows]) if penalty else ()
+        return [a + b for a, b in zip(unpenalised, added, strict=True)] if added else list(unpenalised)
 
     active = np.arange(len(theta))
     total, residual, parts = sums(theta, active)
@@ -128,8 +128,8 @@ def _together(
         if done.all():
             break
         if (on := better & ~done).any():
-            own, parts = active[on], tuple(part[on] for part in parts)
-            gradient[own], hessian[own], damped[own] = slopes(trial[on], own, residual[on], parts)
+            improved, parts = active[on], tuple(part[on] for part in parts)
+            gradient[improved], hessian[improved], damped[improved] = slopes(trial[on], improved, residual[on], parts)
         active = active[~done]
     return theta, total
 
@@ -183,7 +183,7 @@ def within(law: Law, theta: Floats) -> Floats:
 
 def log_loss(law: Law, theta: Floats, n: int) -> Floats:
     """[b, n] of log L at theta [b, p], a batch after the other."""
-    return np.concatenate([law.log_loss(theta[own])[0] for own in _batches(len(theta), n)])
+    return np.concatenate([law.log_loss(theta[batch])[0] for batch in _batches(len(theta), n)])
 
 
 def _batches(problems: int, rows: int) -> Iterator[NDArray[np.int64]]:

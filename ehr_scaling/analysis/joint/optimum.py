@@ -117,9 +117,9 @@ class Optimum:
 def optimum(law: JointLaw, C: float, cost: Cost) -> Optimum:
     """The best model at C FLOPs. cost: of the table that the law was fitted to (`cost_of`)."""
     theta = np.vstack([law.theta[None], law.good])
-    found = within_reach(log_best(law, theta, C, cost))
-    N, D, L = map(float, found[0])
-    return Optimum(C, N, D, L, found[1:])
+    optima = within_reach(log_best(law, theta, C, cost))
+    N, D, L = map(float, optima[0])
+    return Optimum(C, N, D, L, optima[1:])
 
 
 def within_reach(logarithm: Floats) -> Floats:
@@ -157,8 +157,8 @@ def _at_constant(law: JointLaw, theta: Floats, C: Floats | float, flops: float) 
     by_N, by_D, _ = law.scale
     alpha, beta = theta[:, ALPHA], theta[:, BETA]
     lean = np.log(alpha / beta) + theta[:, LOG_A] - theta[:, LOG_B]
-    found: Floats = (lean + beta * np.log(C / flops / by_N / by_D)) / (alpha + beta) + np.log(by_N)
-    return found
+    log_N: Floats = (lean + beta * np.log(C / flops / by_N / by_D)) / (alpha + beta) + np.log(by_N)
+    return log_N
 
 
 def _terms(law: JointLaw, theta: Floats, C: Floats | float, x: Floats, log_f: Floats) -> tuple[Floats, Floats]:

@@ -196,4 +196,4 @@ def by_run(notes: Iterable[Note]) -> dict[str, str]:
     codes: dict[str, list[str]] = {}
     for note in notes:
         codes.setdefault(note.run, []).append(note.code)
-    return {run: ", ".join(dict.fromkeys(own)) for run, own in codes.items()}
+    return {run: ", ".join(dict.fromkeys(run_codes)) for run, run_codes in codes.items()}

@@ -195,17 +195,17 @@ def _patients(
 
 def _beside(said: Predictions, folder: Path) -> Predictions:
     """The models' predictions with the baseline's as the last row, where those are stored."""
-    found, _ = predictions.read([folder / "baseline.parquet"])
-    if found is None:
+    baseline, _ = predictions.read([folder / "baseline.parquet"])
+    if baseline is None:
         return said
-    if not (np.array_equal(found.labels, said.labels) and np.array_equal(found.patients, said.patients)):
+    if not (np.array_equal(baseline.labels, said.labels) and np.array_equal(baseline.patients, said.patients)):
         raise UserError(f"{folder / 'baseline.parquet'} is about other stays: delete it and run launch.evaluate")
-    return replace(said, probability=np.vstack([said.probability, found.probability]))
+    return replace(said, probability=np.vstack([said.probability, baseline.probability]))
 
 
 def _seed_noise(auroc: Floats, groups: list[NDArray[np.int64]]) -> float:
     freedom = len(auroc) - len(groups)
-    squares = sum(float(((auroc[own] - auroc[own].mean()) ** 2).sum()) for own in groups)
+    squares = sum(float(((auroc[group] - auroc[group].mean()) ** 2).sum()) for group in groups)
     return float(np.sqrt(squares / freedom)) if freedom else np.nan
 
 
@@ -254,7 +254,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             "model_noise": curve.noise,
         },
         "seed_noise": outcome.seed_noise,
-        "seeds": [own._asdict() for own in outcome.seeds],
+        "seeds": [cell._asdict() for cell in outcome.seeds],
         "lead_over_baseline": outcome.lead,
         "lead_interval": outcome.lead_interval,
         "patients": outcome.patients,

@@ -125,8 +125,8 @@ def fit(
 
     noise, freedom = _noise(u, auroc, weight, patients[known], thetas[best], best)
     rng = np.random.default_rng([options.seed, 5])
-    own = multipliers(clusters, len(patients), rng) * np.sqrt(freedom / rng.chisquare(freedom, (len(patients), 1)))
-    y = auroc + noise * own + (patients if resampled else 0.0)
+    factors = multipliers(clusters, len(patients), rng) * np.sqrt(freedom / rng.chisquare(freedom, (len(patients), 1)))
+    y = auroc + noise * factors + (patients if resampled else 0.0)
     draws = np.full((len(y), 3), np.nan)
     good = known | (not resampled)
     draws[good] = sigmoid.solve(best, u, y[good], np.tile(weight, (int(good.sum()), 1)), start=thetas[best])
@@ -186,9 +186,9 @@ def _weights(patients: Floats, n: int) -> Floats:
 
 def _left_out(u: Floats, auroc: Floats, weight: Floats, cells: NDArray[np.int64]) -> dict[str, float]:
     """Root mean square error in AUROC over models that are left out with their cell, for each form and a constant."""
-    own, at = np.unique(cells, return_inverse=True)
-    weights = weight * (at != np.arange(len(own))[:, None])
-    seen = np.tile(auroc, (len(own), 1))
+    distinct, at = np.unique(cells, return_inverse=True)
+    weights = weight * (at != np.arange(len(distinct))[:, None])
+    seen = np.tile(auroc, (len(distinct), 1))
     predicted = {CONSTANT: ((weights * seen).sum(1) / weights.sum(1))[at]}
     for form in FORMS:
         a, b, c = sigmoid.solve(form, u, seen, weights)[at].T

@@ -37,9 +37,9 @@ class Predictions:
         """
         from scipy import stats  # takes a second: only where outcomes were scored
 
-        own, p = self.labels, self.probability
+        labels, p = self.labels, self.probability
         ranks, out = stats.rankdata(p, axis=1), np.empty(p.shape)
-        for rows, other, sign in ((own, ~own, 1), (~own, own, -1)):
+        for rows, other, sign in ((labels, ~labels, 1), (~labels, labels, -1)):
             below = (ranks[:, rows] - stats.rankdata(p[:, rows], axis=1)) / other.sum()
             out[:, rows] = below if sign > 0 else 1 - below
         return out

@@ -102,7 +102,7 @@ def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
 
 def valued(folder: Path, table: RunTable) -> list[Valued]:
     """The tasks of `folder` whose outcome is a number or a class: the model of least loss, and the baselines."""
-    found = []
+    valued_tasks = []
     for task in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         about = described(task)
         kind = str(about.get("kind", "binary"))
@@ -113,8 +113,8 @@ def valued(folder: Path, table: RunTable) -> list[Valued]:
         best = [{"cell": str(table.cell[i]), "size": str(table.size[i]), "N": float(table.N[i])} for i in at[:1]]
         scores = [*(_of_model(task, row, LEAST_LOSS) for row in best), *_baselines(task)]
         if scores := [score for score in scores if score.measures]:
-            found.append(Valued(task.name, kind, text_of(about), len(at), scores))
-    return found
+            valued_tasks.append(Valued(task.name, kind, text_of(about), len(at), scores))
+    return valued_tasks
 
 
 def described(task: Path) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def _recalibrated(folder: Path, row: dict[str, Any]) -> list[Score]:
     """What recalibration leaves of a model's miscalibration, where it was asked for; its ranks are the model's."""
     record = read_json(folder / f"{row['cell']}.json")
     moved = record.get("recalibrated") if isinstance(record, dict) else None
-    found = _read(moved, "the same, recalibrated", RECALIBRATED, str(row["cell"]))
-    return [found] if found.measures else []
+    score = _read(moved, "the same, recalibrated", RECALIBRATED, str(row["cell"]))
+    return [score] if score.measures else []
 
 
 def _baselines(folder: Path) -> list[Score]:
@@ -188,14 +188,14 @@ def _read(record: Any, name: str, role: str, cell: str = "") -> Score:
 
 
 def _measures(record: Mapping[str, Any]) -> dict[str, Measure]:
-    found: dict[str, Measure] = {}
+    measures: dict[str, Measure] = {}
     for name in (*PROBABILITIES, *NUMBERS, *CLASSES):
         part = record.get(name)
         if name == "auroc" and not isinstance(part, dict):  # its interval stands beside it
             part = {"value": part, "low": record.get("low"), "high": record.get("high")}
         measure = _measure(part if isinstance(part, dict) else {"value": part}, "value")
-        found |= {name: measure} if measure is not None else {}
-    return found
+        measures |= {name: measure} if measure is not None else {}
+    return measures
 
 
 def _measure(part: Any, key: str) -> Measure | None:
@@ -208,21 +208,21 @@ def _bin(part: Any) -> Bin | None:
     """A bin that is whole, and of as many patients as may be told."""
     if not isinstance(part, dict):
         return None
-    found = Bin(*(_number(part.get(key)) for key in Bin._fields))
+    calibration_bin = Bin(*(_number(part.get(key)) for key in Bin._fields))
     patients = _number(part.get("patients", part.get("n")))
-    return found if all(map(known, found)) and patients >= LEAST_PATIENTS else None
+    return calibration_bin if all(map(known, calibration_bin)) and patients >= LEAST_PATIENTS else None
 
 
 def _groups(attributes: dict[str, Any]) -> list[Group]:
-    found = []
+    subgroups = []
     for attribute, groups in attributes.items():
         for name, part in (groups if isinstance(groups, dict) else {}).items():
             part = part if isinstance(part, dict) else {}
             counts = {k: n for k in ("n", "patients", "positives") if known(n := _number(part.get(k)))}
             why = str(part.get("suppressed") or _too_small(counts))
             measures = {} if why else _measures(part)
-            found.append(Group(str(attribute), str(name), {} if why else counts, measures, why))
-    return found
+            subgroups.append(Group(str(attribute), str(name), {} if why else counts, measures, why))
+    return subgroups
 
 
 def _too_small(counts: dict[str, float]) -> str:
@@ -250,8 +250,8 @@ def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
         elif score.role != BASELINE:
             paths.append(folder / f"{score.cell}.parquet")
         else:
-            own = folder / "baseline.parquet"
-            paths.append(own if score is first else stored.get(score.name.replace(" ", "_"), folder / "absent"))
+            baseline = folder / "baseline.parquet"
+            paths.append(baseline if score is first else stored.get(score.name.replace(" ", "_"), folder / "absent"))
     there = [k for k, path in enumerate(paths) if path.is_file()]
     said, _ = predictions.read([paths[k] for k in there])
     if said is None:

@@ -45,31 +45,31 @@ def of_cells(
     rows: of the models, as `downstream.Outcome` has them. said: what they predicted, in that order, and in a row after
     them what the baseline did, if there is one. groups: rows of each cell.
     """
-    several = [own for own in groups if len(own) > 1]
+    several = [group for group in groups if len(group) > 1]
     if not several or not said.resamplable:
         return []
-    mean_of = [said.probability[own].mean(0) for own in several]
+    mean_of = [said.probability[group].mean(0) for group in several]
     every = Predictions(said.labels, said.patients, np.vstack([said.probability, mean_of]))
     rng = np.random.default_rng([options.seed, 9])
     auroc, drawn = every.auroc, every.draws(options.draws, rng)
     has_base = len(said.probability) > len(rows)
     base, base_drawn = (auroc[len(rows)], drawn[:, len(rows)]) if has_base else (np.nan, np.full(len(drawn), np.nan))
-    C = np.log([rows[own[0]]["C"] for own in several])
-    squares = np.array([auroc[own].var(ddof=1) * (len(own) - 1) for own in several])
-    freedom = np.array([len(own) - 1 for own in several])
-    found = []
-    for j, own in enumerate(several):
+    C = np.log([rows[group[0]]["C"] for group in several])
+    squares = np.array([auroc[group].var(ddof=1) * (len(group) - 1) for group in several])
+    freedom = np.array([len(group) - 1 for group in several])
+    cells = []
+    for j, group in enumerate(several):
         k, alike = len(said.probability) + j, np.abs(C - C[j]) < np.log(SPAN)
-        deviation, of_alike = float(auroc[own].std(ddof=1)), np.sqrt(squares[alike].sum() / freedom[alike].sum())
-        seeds = of_alike / np.sqrt(len(own)) * rng.standard_t(freedom[alike].sum(), len(drawn))
-        mean, mean_drawn = float(auroc[own].mean()), drawn[:, own].mean(1) + seeds
-        first = rows[own[0]]
-        found.append(
+        deviation, of_alike = float(auroc[group].std(ddof=1)), np.sqrt(squares[alike].sum() / freedom[alike].sum())
+        seeds = of_alike / np.sqrt(len(group)) * rng.standard_t(freedom[alike].sum(), len(drawn))
+        mean, mean_drawn = float(auroc[group].mean()), drawn[:, group].mean(1) + seeds
+        first = rows[group[0]]
+        cells.append(
             Seeds(
                 N=first["N"],
                 D=first["D"],
                 C=first["C"],
-                models=len(own),
+                models=len(group),
                 mean=mean,
                 deviation=deviation,
                 interval=interval(mean_drawn, options.level),
@@ -81,4 +81,4 @@ def of_cells(
                 average_lead_interval=interval(drawn[:, k] - base_drawn, options.level),
             )
         )
-    return sorted(found, key=lambda own: (-own.C, -own.N))
+    return sorted(cells, key=lambda cell: (-cell.C, -cell.N))

@@ -74,13 +74,13 @@ def propose(
     if target == "N":
         values = log_best(law, theta, C, known.cost)[:, 0]
     else:
-        made = plan(known, C, unique_tokens, most_passes)
-        values = np.log(law.losses_of(theta, np.array(made.N), np.array(made.D)))
+        planned = plan(known, C, unique_tokens, most_passes)
+        values = np.log(law.losses_of(theta, np.array(planned.N), np.array(planned.D)))
     before = _width(values, level)
-    found = _candidates(known, theta, C, budget, unique_tokens * most_passes * known.positions, target)
+    candidates = _candidates(known, theta, C, budget, unique_tokens * most_passes * known.positions, target)
     # A scatter of nothing would make one run worth everything.
     scatter = max(float(np.ptp(known.forecaster.noise)) / 2 / normal_quantile(level), 1e-4)
-    ways = [_greedy(values, found, scatter, budget, many, level) for many in COUNTS] if len(found.C) else []
+    ways = [_greedy(values, candidates, scatter, budget, many, level) for many in COUNTS] if len(candidates.C) else []
     runs = min(ways, key=lambda way: way[-1]["width"] if way else np.inf, default=[])
     after = runs[-1]["width"] if runs else before
     return NextRuns(
@@ -109,25 +109,25 @@ def _candidates(known: Planner, theta: Floats, C: float, budget: float, most_tok
 
 
 def _greedy(
-    values: Floats, found: Candidates, scatter: float, budget: float, many: int, level: float
+    values: Floats, candidates: Candidates, scatter: float, budget: float, many: int, level: float
 ) -> list[dict[str, float]]:
     """Up to `many` runs of at most an equal part of the budget each, every one that narrows the target most."""
-    affordable = budget / many * (1 + 1e-9) >= found.C
+    affordable = budget / many * (1 + 1e-9) >= candidates.C
     if not affordable.any():
         return []
     low, high = np.quantile(values, [OUTLYING, 1 - OUTLYING])
     inner = (low <= values) & (values <= high)
-    Y, t = found.losses[:, affordable], values
+    Y, t = candidates.losses[:, affordable], values
     runs = []
     for _ in range(many):
         apart = Y[inner] - Y[inner].mean(0)
         variance = apart.var(0) + scatter**2
         with_target = (t[inner] - t[inner].mean()) @ apart / inner.sum()
         best = int((with_target**2 / variance).argmax())
-        y, own = Y[:, best] - Y[inner, best].mean(), variance[best]
-        gain = y / own / (1 + scatter / np.sqrt(own))
+        y, best_variance = Y[:, best] - Y[inner, best].mean(), variance[best]
+        gain = y / best_variance / (1 + scatter / np.sqrt(best_variance))
         t, Y = t - gain * with_target[best], Y - np.outer(gain, apart[:, best] @ apart / inner.sum())
-        point = {name: float(getattr(found, name)[affordable][best]) for name in ("N", "D", "C")}
+        point = {name: float(getattr(candidates, name)[affordable][best]) for name in ("N", "D", "C")}
         runs.append({**point, "width": _width(t, level)})
     return runs
 

@@ -30,7 +30,7 @@ _NOTHING = -1e3  # the logarithm of zero, which JSON lacks
 
 
 def planner(
-    found: Forecaster,
+    forecaster: Forecaster,
     table: RunTable,
     outcomes: Sequence[downstream.Outcome] = (),
     repeated: Repeated | None = None,
@@ -44,14 +44,14 @@ def planner(
     budgets, fitted here where it is not given. sealed: `holdout.compare` of the sealed budget. laws: by name, fitted to
     all cells alike; those that are given are not fitted again.
     """
-    line = line or power_laws.fit(isoflop.fit(table, found.options), found.options)["N"]
+    line = line or power_laws.fit(isoflop.fit(table, forecaster.options), forecaster.options)["N"]
     passes = table.passes[np.isfinite(table.passes)]
     unique = table.largest("unique_tokens")
     positions = table.D / (table.passes * table.unique_tokens)
     padding = float(np.nanmedian(positions)) if np.isfinite(positions).any() else 1.0
     return Planner(
-        forecaster=found,
-        sizing=Sizing(_all_alike(found, table, laws or {}), _line(line, found.options)),
+        forecaster=forecaster,
+        sizing=Sizing(_all_alike(forecaster, table, laws or {}), _line(line, forecaster.options)),
         cost=cost_of(table),
         seen={
             "N": (float(table.N.min()), float(table.N.max())),
@@ -64,18 +64,18 @@ def planner(
         positions=padding,
         batch=_power_law(table.batch, table.D),
         rate=_power_law(table.lr, table.N, table.batch),
-        outcomes=[_curve(o.task, o.curve, found.options.level) for o in outcomes if o.curve and o.verdict.told],
+        outcomes=[_curve(o.task, o.curve, forecaster.options.level) for o in outcomes if o.curve and o.verdict.told],
         repeats=_repeats(repeated, unique * padding),
         missed=_missed(sealed),
-        doubt=found.options.doubt,
+        doubt=forecaster.options.doubt,
     )
 
 
-def _all_alike(found: Forecaster, table: RunTable, laws: Mapping[str, JointLaw]) -> tuple[JointLaw, ...]:
+def _all_alike(forecaster: Forecaster, table: RunTable, laws: Mapping[str, JointLaw]) -> tuple[JointLaw, ...]:
     """The forms in the running, each fitted to all cells alike; draws of the first."""
-    names = list(dict.fromkeys(name.removesuffix(extrapolation.LOCAL) for name in found.rolling.close))
-    first = laws.get(names[0]) or extrapolation.fit(names[0], table, found.options)
-    others = [extrapolation.fit(name, table, replace(found.options, draws=0)) for name in names[1:]]
+    names = list(dict.fromkeys(name.removesuffix(extrapolation.LOCAL) for name in forecaster.rolling.close))
+    first = laws.get(names[0]) or extrapolation.fit(names[0], table, forecaster.options)
+    others = [extrapolation.fit(name, table, replace(forecaster.options, draws=0)) for name in names[1:]]
     return tuple(law for law in (first, *others) if law is not None)
 
 
@@ -100,12 +100,12 @@ def _missed(sealed: dict[str, Any] | None) -> float:
     return float(sealed["error_percent"]) / 100 if sealed is not None and failed else np.nan
 
 
-def _repeats(found: Repeated | None, unique: float) -> dict[str, Any] | None:
-    if found is None or found.selected == IGNORED or not found.verdict.supported or not np.isfinite(unique):
+def _repeats(repeated: Repeated | None, unique: float) -> dict[str, Any] | None:
+    if repeated is None or repeated.selected == IGNORED or not repeated.verdict.supported or not np.isfinite(unique):
         return None
-    drawn = found.law.named(found.law.good[:KEPT])
+    drawn = repeated.law.named(repeated.law.good[:KEPT])
     draws = [dict(zip(drawn, map(float, row), strict=True)) for row in zip(*drawn.values(), strict=True)]
-    return {"law": found.selected, "parameters": found.law.parameters, "draws": draws, "unique": unique}
+    return {"law": repeated.selected, "parameters": repeated.law.parameters, "draws": draws, "unique": unique}
 
 
 def _curve(task: str, curve: Curve, level: float) -> dict[str, Any]:
@@ -138,23 +138,23 @@ def to_json(known: Planner | None) -> dict[str, Any] | None:
     """The planner as laws.json has it: what `from_json` and planner.js compute plans from."""
     if known is None:
         return None
-    found = known.forecaster
+    forecaster = known.forecaster
     return {
-        "laws": [_law(law) for law in found.laws],
+        "laws": [_law(law) for law in forecaster.laws],
         "sizing": {"laws": [_law(law) for law in known.sizing.laws], "line": known.sizing.line},
-        "candidates": found.rolling.close,
-        "drift": found.rolling.drift,
+        "candidates": forecaster.rolling.close,
+        "drift": forecaster.rolling.drift,
         "size_drift": known.size_drift,
         "doubt": known.doubt,
         "usual_drift": choice.UNSEEN_DRIFT,
         "nearest": extrapolation.NEAREST,
-        "noise": found.noise,
-        "misfit": {"level": found.misfit.level, "deviation": found.misfit.deviation},
-        "widened": found.widened,
-        "shared": found.shared,
-        "top": found.top,
-        "level": found.options.level,
-        "z": normal_quantile(found.options.level),
+        "noise": forecaster.noise,
+        "misfit": {"level": forecaster.misfit.level, "deviation": forecaster.misfit.deviation},
+        "widened": forecaster.widened,
+        "shared": forecaster.shared,
+        "top": forecaster.top,
+        "level": forecaster.options.level,
+        "z": normal_quantile(forecaster.options.level),
         "cost": {"sizes": known.cost.sizes, "flops": known.cost.flops, "slopes": known.cost.slopes},
         "seen": known.seen,
         "patients": known.patients,

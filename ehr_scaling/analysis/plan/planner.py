@@ -87,7 +87,7 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
     near = N[losses <= losses[best] * (1 + BAND)]
     word, worth = _more_patients(known, C, data, N, float(D[best]))
     ways = _ways(known, C)
-    made = Plan(
+    draft = Plan(
         C=C,
         unique_tokens=unique_tokens,
         most_passes=most_passes,
@@ -108,11 +108,11 @@ def plan(known: Planner, C: float, unique_tokens: float, most_passes: float, tol
         outcomes={},
         words={},
     )
-    made = replace(made, words=plan_words.of(known, made))
-    outcomes = {o["task"]: _outcome(o, made, known.forecaster.options.level) for o in known.outcomes}
+    draft = replace(draft, words=plan_words.of(known, draft))
+    outcomes = {o["task"]: _outcome(o, draft, known.forecaster.options.level) for o in known.outcomes}
     at_the_end = best in (0, GRID - 1)
-    made = replace(made, outcomes=outcomes, refused=plan_words.refusals(known, made, at_the_end, tolerance))
-    return doubted(made, known.doubt) if known.doubt else made
+    draft = replace(draft, outcomes=outcomes, refused=plan_words.refusals(known, draft, at_the_end, tolerance))
+    return doubted(draft, known.doubt) if known.doubt else draft
 
 
 def _grid(known: Planner) -> Floats:
@@ -140,13 +140,14 @@ def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tu
     """Of the loss: the forecaster's; inside the runs half of what laws about as good say otherwise, as the forecaster
     has it beyond; and what the draws of the law of repeats say otherwise. They add up as squares."""
     point = np.array([N]), np.array([D])
-    found = known.forecaster(*point, np.array([C]), noise=False)
-    loss, low, high = (float(v[0]) for v in found)
+    forecast = known.forecaster(*point, np.array([C]), noise=False)
+    loss, low, high = (float(v[0]) for v in forecast)
     factor, reach = float(known.factor(*point, unique)[0]), np.zeros(2)
     if known.repeats is not None:
-        own = known.repeats["unique"]
+        unique_of_runs = known.repeats["unique"]
         drawn = [
-            float(np.log(repeated_loss(p, N, D, unique) / repeated_loss(p, N, D, own))) for p in known.repeats["draws"]
+            float(np.log(repeated_loss(p, N, D, unique) / repeated_loss(p, N, D, unique_of_runs)))
+            for p in known.repeats["draws"]
         ]
         reach = ends(np.array(drawn), known.forecaster.options.level) - np.log(factor)
     inside = 0.0
@@ -161,9 +162,9 @@ def _interval(known: Planner, N: float, D: float, C: float, unique: float) -> tu
 def _ways(known: Planner, C: float) -> dict[str, tuple[float, float, float]]:
     """N* at C FLOPs and its interval by either way that has one, without any limit of data."""
     level = known.forecaster.options.level
-    found = optimum(known.sizing.law, C, known.cost)
+    best = optimum(known.sizing.law, C, known.cost)
     low, middle, high = map(float, np.exp(known.sizing.line_at(C, level)))
-    ways = {JOINT_LAW: (found.N, *found.interval("N", level)), ISOFLOP: (middle, low, high)}
+    ways = {JOINT_LAW: (best.N, *best.interval("N", level)), ISOFLOP: (middle, low, high)}
     return {name: way for name, way in ways.items() if np.isfinite(way).all()}
 
 
@@ -176,14 +177,14 @@ def _optima(known: Planner, C: float, data: Data, N: Floats, best: float) -> tup
     draws = laws[0].sample(N, D) * factor
     if len(draws) < 20:
         return np.nan, np.nan
-    found = [*ends(np.log(N[draws.argmin(1)]), level)]
-    found += [np.log(N[(law(N, D) * factor).argmin()]) for law in laws[1:]]
+    log_sizes = [*ends(np.log(N[draws.argmin(1)]), level)]
+    log_sizes += [np.log(N[(law(N, D) * factor).argmin()]) for law in laws[1:]]
     if known.sizing.line is not None and (known.repeats is None or data.unique == known.repeats["unique"]):
         fewest = np.log(N[np.argmax(known.cost.tokens(N, C) <= data.cap)])  # the data have no more tokens to give
         low, _, high = known.sizing.line_at(C, level)
-        found += [max(low, fewest), max(high, fewest)]
+        log_sizes += [max(low, fewest), max(high, fewest)]
     further = normal_quantile(level) * known.size_drift * max(np.log10(C / known.forecaster.top), 0.0)
-    below, above = np.hypot([np.log(best) - min(found), max(found) - np.log(best)], further)
+    below, above = np.hypot([np.log(best) - min(log_sizes), max(log_sizes) - np.log(best)], further)
     return float(best * np.exp(-below)), float(best * np.exp(above))
 
 
@@ -240,7 +241,7 @@ def _feeds(known: Planner, data: Data, N: Floats) -> dict[str, float]:
     return {"N": float(N[_best(known, C, data, N)[0]]), "C": float(C)}
 
 
-def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
+def _outcome(curve: dict[str, Any], plan: Plan, level: float) -> dict[str, Any]:
     """AUROC at the plan's loss. Its interval holds what the loss may be, the draws of the curve, the noise of a model
     about it by Student's t, and beyond the losses seen half of what forms about as good say otherwise; each its own, so
     that the reaches add up as squares."""
@@ -249,16 +250,16 @@ def _outcome(curve: dict[str, Any], made: Plan, level: float) -> dict[str, Any]:
         a, b, c = np.atleast_2d(np.asarray(theta, np.float64)).T
         return sigmoid.at(np.array((loss - curve["centre"]) / curve["spread"]), a, b, c, floor)
 
-    own = curve["floor"]
-    central = float(auroc(curve["theta"], made.loss, own)[0])
-    by_loss = sorted(float(auroc(curve["theta"], loss, own)[0]) - central for loss in made.loss_interval)
-    by_draws = ends(auroc(curve["draws"], made.loss, own), level) - central
+    curve_floor = curve["floor"]
+    central = float(auroc(curve["theta"], plan.loss, curve_floor)[0])
+    by_loss = sorted(float(auroc(curve["theta"], loss, curve_floor)[0]) - central for loss in plan.loss_interval)
+    by_draws = ends(auroc(curve["draws"], plan.loss, curve_floor), level) - central
     low, high = curve["losses"]
-    seen = low <= made.loss <= high
-    apart = [abs(float(auroc(theta, made.loss, floor)[0]) - central) for floor, *theta in curve["others"]]
+    seen = low <= plan.loss <= high
+    apart = [abs(float(auroc(theta, plan.loss, floor)[0]) - central) for floor, *theta in curve["others"]]
     forms = 0.0 if seen else normal_quantile(level) * max(apart, default=0.0) / 2
     reach = np.sqrt(np.square(by_loss) + by_draws**2 + curve["noise_reach"] ** 2 + forms**2)
-    word = words.at(made.words["loss"], Place(made.loss, (low, high), "nats of loss"), slack=1.0).word
+    word = words.at(plan.words["loss"], Place(plan.loss, (low, high), "nats of loss"), slack=1.0).word
     return {
         "auroc": central,
         "interval": (max(central - float(reach[0]), 0.0), min(central + float(reach[1]), 1.0)),

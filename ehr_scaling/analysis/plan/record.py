@@ -97,8 +97,8 @@ class Planner:
         """What the loss at N and D is with data of so many positions a pass, over that with those of the runs."""
         if self.repeats is None:
             return np.ones(np.broadcast_shapes(np.shape(N), np.shape(D)))
-        own = self.repeats["parameters"]
-        return repeated_loss(own, N, D, unique) / repeated_loss(own, N, D, self.repeats["unique"])
+        parameters = self.repeats["parameters"]
+        return repeated_loss(parameters, N, D, unique) / repeated_loss(parameters, N, D, self.repeats["unique"])
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def effective(N: Floats, D: Floats, U: Floats, base: dict[str, float], R_D: floa
     have given 1 - 1/e of what they will.
     """
     A, B, alpha, beta = np.log(base["A"]), np.log(base["B"]), base["alpha"], base["beta"]
-    found = worth(np.log(N), np.log(D), np.log(np.minimum(U, D)), A, B, alpha, beta, np.log(R_D), np.log(R_N))
-    return np.exp(found.N), np.exp(found.D)
+    logs = worth(np.log(N), np.log(D), np.log(np.minimum(U, D)), A, B, alpha, beta, np.log(R_D), np.log(R_N))
+    return np.exp(logs.N), np.exp(logs.D)
 
 
 class Worth(NamedTuple):

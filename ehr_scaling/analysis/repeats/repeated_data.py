@@ -151,5 +151,5 @@ def _groups(table: RunTable, unique: Floats) -> NDArray[np.int64]:
     points = np.unique(np.round(np.log([table.N, table.D, unique]), 6), axis=1, return_inverse=True)[1].ravel()
     size = int(runs.max() + points.max() + 2)
     joined = coo_array((np.ones(len(runs)), (runs, runs.max() + 1 + points)), shape=(size, size))
-    found = np.unique(connected_components(joined, directed=False)[1][runs], return_inverse=True)[1].astype(np.int64)
-    return found if found.max() + 1 >= LEAST_GROUPS else runs
+    groups = np.unique(connected_components(joined, directed=False)[1][runs], return_inverse=True)[1].astype(np.int64)
+    return groups if groups.max() + 1 >= LEAST_GROUPS else runs

@@ -110,16 +110,16 @@ class _Effective:
 
     def log_loss(self, theta: Floats) -> tuple[Floats, tuple[Floats, ...]]:
         E, A, B, alpha, beta, R_D, R_N = (theta[:, j, None] for j in range(7))
-        found = worth(self.x, self.z, self.u, A, B, alpha, beta, R_D, R_N)
-        t = np.stack([np.broadcast_to(E, found.N.shape), A - alpha * found.N, B - beta * found.D], 1)
+        effective = worth(self.x, self.z, self.u, A, B, alpha, beta, R_D, R_N)
+        t = np.stack([np.broadcast_to(E, effective.N.shape), A - alpha * effective.N, B - beta * effective.D], 1)
         by = np.zeros((len(theta), 3, 7, len(self.x)))
         by[:, 0, LOG_E] = by[:, 2, LOG_B] = 1
         # N' moves with the base, by the N that suits U
-        by[:, 1, LOG_A], by[:, 1, LOG_B] = 1 - found.by_suits, found.by_suits
-        by[:, 1, ALPHA] = -found.N - found.by_suits * (1 / alpha - found.suits)
-        by[:, 1, BETA] = -found.by_suits * (self.u - 1 / beta)
-        by[:, 1, LOG_R_N] = -alpha * found.by_R_N
-        by[:, 2, BETA], by[:, 2, LOG_R_D] = -found.D, -beta * found.by_R_D
+        by[:, 1, LOG_A], by[:, 1, LOG_B] = 1 - effective.by_suits, effective.by_suits
+        by[:, 1, ALPHA] = -effective.N - effective.by_suits * (1 / alpha - effective.suits)
+        by[:, 1, BETA] = -effective.by_suits * (self.u - 1 / beta)
+        by[:, 1, LOG_R_N] = -alpha * effective.by_R_N
+        by[:, 2, BETA], by[:, 2, LOG_R_D] = -effective.D, -beta * effective.by_R_D
         f, share = newton.log_sum(t)
         return f, (share, by)
 
@@ -189,7 +189,7 @@ class RepeatLaw(joint_laws.Drawn):
         """[..., p] -> E, A, B (in the units of N and D), alpha, beta, and P, delta, kappa or R_D, R_N."""
         E, A, B, alpha, beta, *extra = np.moveaxis(theta, -1, 0)
         by_N, by_D, by_loss = np.log(self.scale)
-        found = {
+        parameters = {
             "E": np.exp(E + by_loss),
             "A": np.exp(A + alpha * by_N + by_loss),
             "B": np.exp(B + beta * by_D + by_loss),
@@ -198,10 +198,10 @@ class RepeatLaw(joint_laws.Drawn):
         }
         if self.name == "penalty":
             P, delta, kappa = extra
-            found |= {"P": np.exp(P + by_loss + kappa * (by_D - by_N)), "delta": delta, "kappa": kappa}
+            parameters |= {"P": np.exp(P + by_loss + kappa * (by_D - by_N)), "delta": delta, "kappa": kappa}
         elif self.name == "effective":
-            found |= {"R_D": np.exp(extra[0]), "R_N": np.exp(extra[1])}
-        return found
+            parameters |= {"R_D": np.exp(extra[0]), "R_N": np.exp(extra[1])}
+        return parameters
 
     def words(self, options: Options) -> dict[str, Verdict]:
         """A word for each parameter; none for what these runs cannot tell at all."""
@@ -281,8 +281,8 @@ def _starts(form: Form, x: Floats, z: Floats, u: Floats, loss: Floats) -> Floats
     base = []
     for rows in (np.ones(len(x), bool), np.expm1(z - u) <= _FEW):
         if rows.sum() >= joint_laws.LEAST_CELLS:
-            found = joint_laws.starts(joint_laws.FORMS["chinchilla"], x[rows], z[rows], loss[rows])
-            base.append(found[:3, : BETA + 1])
+            starts = joint_laws.starts(joint_laws.FORMS["chinchilla"], x[rows], z[rows], loss[rows])
+            base.append(starts[:3, : BETA + 1])
     return np.array([np.concatenate([b, extra]) for b in np.concatenate(base) for extra in form.starts])
 
 

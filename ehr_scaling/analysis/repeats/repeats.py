@@ -28,9 +28,9 @@ def fit(table: RunTable) -> list[dict[str, Any]]:
         if not len(rows):
             continue
         points = []
-        for D, own in sorted(grouped(table.D[rows].tolist()).items()):
-            losses = table.loss[rows[own]]
-            passes = float(table.passes[rows[own]].mean())
+        for D, members in sorted(grouped(table.D[rows].tolist()).items()):
+            losses = table.loss[rows[members]]
+            passes = float(table.passes[rows[members]].mean())
             points.append({"passes": passes, "D": D, "loss": float(losses.mean()), "runs": losses.tolist()})
         best = min(points, key=lambda p: p["loss"])
         out.append(

@@ -29,28 +29,28 @@ class Pass:
     verdict: Verdict
 
 
-def largest(found: Repeated) -> tuple[float, float]:
+def largest(repeated: Repeated) -> tuple[float, float]:
     """N and U (unique tokens) at which `values` and `turn` stand by default: the largest of the runs."""
-    return float(found.table.N.max()), float(found.unique.max()) / found.positions
+    return float(repeated.table.N.max()), float(repeated.unique.max()) / repeated.positions
 
 
-def _place(found: Repeated, N: float | None, U: float | None) -> tuple[float, float]:
-    own = largest(found)
-    N, U = own[0] if N is None else N, own[1] if U is None else U
+def _place(repeated: Repeated, N: float | None, U: float | None) -> tuple[float, float]:
+    defaults = largest(repeated)
+    N, U = defaults[0] if N is None else N, defaults[1] if U is None else U
     if not (0 < N < np.inf and 0 < U < np.inf):
         raise UserError(f"N = {N:g} and U = {U:g}: both must be positive and finite")
     return N, U
 
 
 def values(
-    found: Repeated, N: float | None = None, U: float | None = None, passes: tuple[float, ...] = PASSES
+    repeated: Repeated, N: float | None = None, U: float | None = None, passes: tuple[float, ...] = PASSES
 ) -> list[Pass]:
     """A row for each number of passes over U unique tokens by a model of N parameters, by the selected law.
 
     N, U: by default the largest of the runs. Raises: UserError when one is not positive.
     """
-    N, U = _place(found, N, U)
-    law, unique, level = found.law, U * found.positions, found.options.level
+    N, U = _place(repeated, N, U)
+    law, unique, level = repeated.law, U * repeated.positions, repeated.options.level
     theta = np.vstack([law.theta[None], law.good])
     D = unique * np.array(passes)
     at = law.losses_of(theta, N, D, unique)
@@ -58,13 +58,13 @@ def values(
     fresh = np.geomspace(1e-4 * unique, max(D.max(), unique), 1000)
     once = law.losses_of(theta, N, fresh, fresh)
     worth = np.array([np.exp(np.interp(-a, -o, np.log(fresh))) for a, o in zip(at, once, strict=True)])
-    worth = np.where(unique >= D, D, worth) / found.positions  # as many as were seen, of which no law need be asked
+    worth = np.where(unique >= D, D, worth) / repeated.positions  # as many as were seen, of which no law need be asked
     rows = []
     for k, times in enumerate(passes):
         bounds, losses = interval(worth[1:, k], level), interval(at[1:, k], level)
         if times <= 1:
             bounds = (float(worth[0, k]), float(worth[0, k]))
-        verdict = words.worth(found.verdict, times, bounds, found.word(N, float(D[k]), U))
+        verdict = words.worth(repeated.verdict, times, bounds, repeated.word(N, float(D[k]), U))
         rows.append(Pass(times, float(D[k]), float(worth[0, k]), bounds, float(at[0, k]), losses, verdict))
     return rows
 
@@ -79,11 +79,11 @@ class Turn:
     verdict: Verdict
 
 
-def turn(found: Repeated, N: float | None = None, U: float | None = None) -> Turn:
+def turn(repeated: Repeated, N: float | None = None, U: float | None = None) -> Turn:
     """Where the penalty law is lowest in passes over U unique tokens, at N parameters (by default the largest of the
     runs). Raises: UserError when N or U is not positive."""
-    N, U = _place(found, N, U)
-    law, unique = found.laws[PENALTY], U * found.positions
+    N, U = _place(repeated, N, U)
+    law, unique = repeated.laws[PENALTY], U * repeated.positions
     passes = 1 + np.concatenate([[0.0], np.geomspace(2 * LEAST_REPEATS, MOST_PASSES, 1500)])
     losses = law.losses_of(np.vstack([law.theta[None], law.good]), N, unique * passes, unique)
     lowest = losses.argmin(1)
@@ -93,16 +93,16 @@ def turn(found: Repeated, N: float | None = None, U: float | None = None) -> Tur
     bounds = np.quantile(best[1:], share, method="inverted_cdf") if len(best) > 20 else np.full(2, np.nan)
     low, high = float(bounds[0]), float(bounds[1])
     verdict = words.turn(
-        law.lost(found.options),
+        law.lost(repeated.options),
         (low, high),
-        found.verdict.told and found.errors[PENALTY] < found.errors[IGNORED],
-        "" if found.selected == PENALTY else found.selected,
-        found.word(N, float(best[0]) * U * found.positions, U),
+        repeated.verdict.told and repeated.errors[PENALTY] < repeated.errors[IGNORED],
+        "" if repeated.selected == PENALTY else repeated.selected,
+        repeated.word(N, float(best[0]) * U * repeated.positions, U),
     )
     return Turn(float(best[0]), (low, high), float(losses[0].min()), verdict)
 
 
-def to_json(found: Repeated | None) -> dict[str, Any] | None:
+def to_json(repeated: Repeated | None) -> dict[str, Any] | None:
     """For laws.json; NaN for unknown, infinity for an open end.
 
     {runs, left_out, folds, positions, selected, word, reason, error_percent: {law}, gain_percent, gain_interval,
@@ -110,30 +110,30 @@ def to_json(found: Repeated | None) -> dict[str, Any] | None:
     passes: [{passes, D, worth, interval, loss, loss_interval, word, reason}],
     turn: {passes, interval, loss, word, reason}}
     """
-    if found is None:
+    if repeated is None:
         return None
-    N, U = largest(found)
-    turned = turn(found)
+    N, U = largest(repeated)
+    turned = turn(repeated)
     return {
-        "runs": len(found.table),
-        "left_out": found.left_out,
-        "folds": found.folds,
-        "positions": found.positions,
-        "selected": found.selected,
-        **found.verdict._asdict(),
-        "error_percent": {name: 100 * error for name, error in found.errors.items()},
-        "gain_percent": 100 * found.gain,
-        "gain_interval": [100 * end for end in found.gain_interval],
+        "runs": len(repeated.table),
+        "left_out": repeated.left_out,
+        "folds": repeated.folds,
+        "positions": repeated.positions,
+        "selected": repeated.selected,
+        **repeated.verdict._asdict(),
+        "error_percent": {name: 100 * error for name, error in repeated.errors.items()},
+        "gain_percent": 100 * repeated.gain,
+        "gain_interval": [100 * end for end in repeated.gain_interval],
         "laws": {
             name: {
                 "formula": FORMS[name].formula,
                 "parameters": law.parameters,
                 "intervals": law.intervals,
-                "words": {parameter: v._asdict() for parameter, v in law.words(found.options).items()},
+                "words": {parameter: v._asdict() for parameter, v in law.words(repeated.options).items()},
                 "objective": law.objective,
                 "failed_draws": law.failed,
             }
-            for name, law in found.laws.items()
+            for name, law in repeated.laws.items()
         },
         "N": N,
         "U": U,
@@ -147,7 +147,7 @@ def to_json(found: Repeated | None) -> dict[str, Any] | None:
                 "loss_interval": row.loss_interval,
                 **row.verdict._asdict(),
             }
-            for row in values(found)
+            for row in values(repeated)
         ],
         "turn": {
             "passes": turned.passes,

@@ -152,8 +152,8 @@ def _range(values: Floats, unit: str, text=significant) -> str:
 
 
 def _names(*columns: NDArray[np.str_]) -> str:
-    found = [", ".join(sorted({str(v) for v in column} - {""})) for column in columns]
-    return "; ".join(filter(None, found))
+    names = [", ".join(sorted({str(v) for v in column} - {""})) for column in columns]
+    return "; ".join(filter(None, names))
 
 
 def _setting(t: RunTable, values: Floats, unit: str) -> str:
@@ -206,7 +206,7 @@ def _residual(residuals: Floats) -> str:
 
 def checklist(results: Results) -> Raw:
     """The section of the report."""
-    found = items(results)
-    rows = [[i.part, i.question, i.answer if i.known else Chip(i.answer)] for i in found]
+    entries = items(results)
+    rows = [[i.part, i.question, i.answer if i.known else Chip(i.answer)] for i in entries]
     table = Table(["Part", "Question", "Answer"], rows, words=(0,), long=(1, 2))
-    return render("checklist.html", table=table, known=sum(i.known for i in found))
+    return render("checklist.html", table=table, known=sum(i.known for i in entries))

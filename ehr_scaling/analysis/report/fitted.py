@@ -140,13 +140,13 @@ class Fit:
         a budget it is another estimate than that of `isoflop.budgets`, the turn of this budget's own curve.
         """
         known = self._planner()
-        made = planner.plan(known, _positive("C", C), np.inf, np.inf)
-        most, least = known.cost.tokens(np.array(made.N_interval), made.C)
+        plan = planner.plan(known, _positive("C", C), np.inf, np.inf)
+        most, least = known.cost.tokens(np.array(plan.N_interval), plan.C)
         return Answer(
-            {"C": made.C, "N": made.N, "D": made.D, "loss": made.loss},
-            {"N": made.N_interval, "D": (float(least), float(most)), "loss": made.loss_interval},
+            {"C": plan.C, "N": plan.N, "D": plan.D, "loss": plan.loss},
+            {"N": plan.N_interval, "D": (float(least), float(most)), "loss": plan.loss_interval},
             self.results.options.level,
-            *(words.missing(made.refused[0]) if made.refused else made.words["N"]),
+            *(words.missing(plan.refused[0]) if plan.refused else plan.words["N"]),
         )
 
     def forecast(self, N: float, D: float, C: float | None = None) -> Answer:
@@ -159,8 +159,8 @@ class Fit:
         C = float(known.cost(np.array([N]))[0] * N * D) if C is None else _positive("C", C)
         loss, low, high = (float(v[0]) for v in known.forecaster(np.array([N]), np.array([D]), np.array([C])))
         table, values = self.table, {"N": N, "D": D, "C": C, "loss": loss}
-        asked = ((C, table.C, "FLOPs", power), (N, table.N, "parameters", count), (D, table.D, "tokens", count))
-        places = [Place(at, (float(of.min()), float(of.max())), what, text) for at, of, what, text in asked]
+        quantities = ((C, table.C, "FLOPs", power), (N, table.N, "parameters", count), (D, table.D, "tokens", count))
+        places = [Place(at, (float(of.min()), float(of.max())), what, text) for at, of, what, text in quantities]
         word = words.at(known.forecaster.law.verdict, *places)
         return Answer(values, {"loss": (low, high)}, self.results.options.level, *word)
 

@@ -9,9 +9,9 @@ from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, sig
 UNDERCUT = 1e-6  # by which a profile's objective is lower than the fit's, to be more than rounding
 
 
-def identifiability(found: Identifiability | None, svg: str | None = None) -> Raw:
+def identifiability(identified: Identifiability | None, svg: str | None = None) -> Raw:
     """The section with this name: its figure, of `profile_plots.profiles`, and a row for every quantity."""
-    if found is None:
+    if identified is None:
         return Raw("")
     rows = [
         (
@@ -23,13 +23,13 @@ def identifiability(found: Identifiability | None, svg: str | None = None) -> Ra
             Chip(p.verdict.word),
             p.verdict.reason,
         )
-        for p in found.profiles
+        for p in identified.profiles
     ]
     return render(
         "identifiability.html",
-        found=found,
-        collinear=found.condition > COLLINEAR,
-        undercut=found.undercut if found.undercut > UNDERCUT else 0.0,
+        identified=identified,
+        collinear=identified.condition > COLLINEAR,
+        undercut=identified.undercut if identified.undercut > UNDERCUT else 0.0,
         table=Table(("", "FLOPs", "estimate", "bootstrap", "profile", "", ""), rows, words=(0, 5), long=(6,)),
         svg=Raw(svg) if svg else "",
     )
@@ -44,17 +44,17 @@ def _between(bounds: tuple[float, float]) -> str:
     return f"{significant(low)} to {significant(high)}"
 
 
-def counting(found: conventions.Conventions) -> Raw:
+def counting(fits: conventions.Conventions) -> Raw:
     """The section of what is called N, C and D."""
     rows = [
         [c.N, c.C, c.D, *(decimal(v, 2) for v in (c.isoflop.a, c.isoflop.b, c.joint.a, c.joint.b)),
-         "; ".join(dict.fromkeys(own.reason for own in (c.isoflop, c.joint) if own.reason))]
-        for c in found.each
+         "; ".join(dict.fromkeys(exponents.reason for exponents in (c.isoflop, c.joint) if exponents.reason))]
+        for c in fits.each
     ]  # fmt: skip
     header = ["N", "C", "D", "a, IsoFLOP", "b", "a, joint law", "b", ""]
     return render(
         "conventions.html",
-        disagreement=conventions.disagreement(found),
+        disagreement=conventions.disagreement(fits),
         table=Table(header, rows, words=(0, 1, 2, 7), long=(7,)),
     )
 
@@ -64,8 +64,8 @@ def doubtful(notes: tuple[Note, ...], shown: int = 200) -> Raw:
     held: dict[str, list[Note]] = {}
     for note in notes:
         held.setdefault(note.code, []).append(note)
-    codes = [[code, count(len(own)), quality.CODES[code]] for code, own in held.items()]
-    rows = [[note.run, note.code, note.text] for own in held.values() for note in own]
+    codes = [[code, count(len(notes_of_code)), quality.CODES[code]] for code, notes_of_code in held.items()]
+    rows = [[note.run, note.code, note.text] for notes_of_code in held.values() for note in notes_of_code]
     return render(
         "quality.html",
         checks=len(quality.CODES),

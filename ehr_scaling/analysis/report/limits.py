@@ -108,8 +108,8 @@ def _noise(r: Results) -> list[str]:
             "that."
         )
     forecasts = r.planner.forecaster.shared if r.planner else 0.0
-    found = (shared(f, r.options.level) for f in r.budgets)
-    if by := by_seeds((share for share in found if np.isfinite(share)), forecasts):
+    shares = (shared(f, r.options.level) for f in r.budgets)
+    if by := by_seeds((share for share in shares if np.isfinite(share)), forecasts):
         out.append(f"{by[0].upper()}{by[1:]}.")
     shaky = [f for f in r.budgets if f.verdict == parabola.BRACKETED and f.failed > r.options.failed]
     if shaky:

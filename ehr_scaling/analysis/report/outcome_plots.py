@@ -119,8 +119,8 @@ def _dashed(scores: list[Score]) -> list[tuple[Score, Any]]:
 
 def _constant(score: Score) -> bool:
     """Whether it says the same of all, so that its AUROC is one half for certain."""
-    found = score.measures.get("auroc")
-    return found is not None and found.low == found.high == 0.5
+    auroc = score.measures.get("auroc")
+    return auroc is not None and auroc.low == auroc.high == 0.5
 
 
 def has_accuracy(scores: list[Score]) -> bool:
@@ -205,8 +205,8 @@ def _calibration(axes: Axes, scores: list[Score]) -> None:
 
 
 def _told(score: Score, measure: str, word: str = "") -> str:
-    found = score.measures.get(measure)
-    if found is None:
+    metric = score.measures.get(measure)
+    if metric is None:
         return score.name
-    bounds = f" [{decimal(found.low)}, {decimal(found.high)}]" if known(found.low) and known(found.high) else ""
-    return f"{score.name}: {word}{decimal(found.value)}{bounds}"
+    bounds = f" [{decimal(metric.low)}, {decimal(metric.high)}]" if known(metric.low) and known(metric.high) else ""
+    return f"{score.name}: {word}{decimal(metric.value)}{bounds}"

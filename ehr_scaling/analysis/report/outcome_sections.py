@@ -88,7 +88,7 @@ def _compared(task: downstream.Outcome) -> Table | None:
 
 def _seeds(task: downstream.Outcome) -> Table | None:
     """What the seeds of each cell of the largest compute reach together."""
-    top = [own for own in task.seeds if own.C * SPAN >= task.seeds[0].C]
+    top = [cell for cell in task.seeds if cell.C * SPAN >= task.seeds[0].C]
     if not top:
         return None
 
@@ -96,10 +96,10 @@ def _seeds(task: downstream.Outcome) -> Table | None:
         return Noted(signed(value, 3), span(ends, lambda x: signed(x, 3))) if known(value) else DASH
 
     rows = [
-        [count(own.N), str(own.models), Noted(decimal(own.mean), span(own.interval)), decimal(own.deviation),
-         lead(own.lead, own.lead_interval), Noted(decimal(own.average), span(own.average_interval)),
-         lead(own.average_lead, own.average_lead_interval)]
-        for own in top
+        [count(cell.N), str(cell.models), Noted(decimal(cell.mean), span(cell.interval)), decimal(cell.deviation),
+         lead(cell.lead, cell.lead_interval), Noted(decimal(cell.average), span(cell.average_interval)),
+         lead(cell.average_lead, cell.average_lead_interval)]
+        for cell in top
     ]  # fmt: skip
     base = str((task.baseline or {}).get("name", "baseline"))
     header = ["N", "Seeds", "Mean AUROC", "Between seeds", f"Less {base}", "Of their mean risk", f"Less {base}"]
@@ -113,24 +113,24 @@ def _difference_in_words(name: str, m: Measure) -> str:
     return f"{NAMES[name]} {value}" + (f" ({', '.join(said)})" if said else "")
 
 
-def _measure(name: str, found: Measure | None, sign: bool = False) -> Noted | str:
-    if found is None:
+def _measure(name: str, measure: Measure | None, sign: bool = False) -> Noted | str:
+    if measure is None:
         return DASH
     places = PLACES.get(name, 3)
 
     def text(value: float) -> str:
         return signed(value, places) if sign else decimal(value, places)
 
-    interval = span((found.low, found.high), text)
-    return Noted(text(found.value), interval if interval != DASH else "")
+    interval = span((measure.low, measure.high), text)
+    return Noted(text(measure.value), interval if interval != DASH else "")
 
 
-def _difference(found: Measure | None) -> Noted | str:
+def _difference(difference: Measure | None) -> Noted | str:
     """With its p-value; below the interval."""
-    shown = _measure("difference", found, sign=True)
-    if found is None or isinstance(shown, str) or not known(found.p_value):
+    shown = _measure("difference", difference, sign=True)
+    if difference is None or isinstance(shown, str) or not known(difference.p_value):
         return shown
-    return Noted(shown.text, ", ".join(filter(None, (shown.note, f"p {_p(found.p_value)}"))))
+    return Noted(shown.text, ", ".join(filter(None, (shown.note, f"p {_p(difference.p_value)}"))))
 
 
 def _p(value: float) -> str:

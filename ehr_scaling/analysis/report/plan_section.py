@@ -29,14 +29,14 @@ def plan(known: Planner | None) -> Raw:
     passes = float(min(max(passes, 1.0), MOST_PASSES)) if limited and np.isfinite(passes) else 1.0
     top = known.forecaster.top
     for start in STARTS:
-        made = planner.plan(known, start * top, *((tokens, passes) if limited else (np.inf, np.inf)))
-        if not made.refused:
+        first_plan = planner.plan(known, start * top, *((tokens, passes) if limited else (np.inf, np.inf)))
+        if not first_plan.refused:
             break
     least = min(STARTS[-1] * top, known.seen["C"][0])
     record = {
         **plain(plan_basis.to_json(known)),
         "panel": {
-            "C": [least, made.C, MOST * top],
+            "C": [least, first_plan.C, MOST * top],
             "tokens": [tokens * DATA[0], tokens, tokens * DATA[1]] if limited else None,
             "patients": patients,
             "passes": [1, passes, MOST_PASSES],
@@ -46,7 +46,7 @@ def plan(known: Planner | None) -> Raw:
     script = "".join((code / name).read_text(encoding="utf-8") for name in ("plan/planner.js", "report/panel.js"))
     return render(
         "plan.html",
-        made=made,
+        plan=first_plan,
         limited=limited,
         level=known.forecaster.options.level,
         # A "<" could end the script that holds it.

@@ -21,16 +21,16 @@ MANY_DECADES = 50.0  # high over low, from which powers of ten are enough of lab
 LOGARITHMIC = 4.0  # high over low of an axis, above which it is
 
 
-def shown(found: Identifiability) -> list[Profile]:
-    return [p for p in found.profiles if p.name not in SAME_CURVE]
+def shown(identified: Identifiability) -> list[Profile]:
+    return [p for p in identified.profiles if p.name not in SAME_CURVE]
 
 
-def profiles(found: Identifiability) -> Figure:
+def profiles(identified: Identifiability) -> Figure:
     """A panel for every quantity: the rise of the objective over what ends the interval, which is drawn at 1.
 
     A side on which the curve never gets there is dashed, and its end marked as open.
     """
-    panels = shown(found)
+    panels = shown(identified)
     lines = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(9, 0.5 + 2.0 * lines), layout="constrained")
     grid = figure.subplots(lines, COLUMNS, squeeze=False)
@@ -43,9 +43,9 @@ def profiles(found: Identifiability) -> Figure:
     handles = [
         Line2D([], [], color=INK, lw=1.8, label="profile"),
         Line2D([], [], color=ACCENT, lw=1.8, ls=(0, (3, 1.5)), label="open side: never clearly worse"),
-        Line2D([], [], color=MUTED, lw=1.2, ls=":", label=f"{percent(found.level)} line"),
+        Line2D([], [], color=MUTED, lw=1.2, ls=":", label=f"{percent(identified.level)} line"),
         Line2D([], [], color=INK, marker="o", ms=5, lw=0, label="estimate"),
-        Line2D([], [], color=MUTED, lw=5, alpha=0.45, label=f"bootstrap, {percent(found.level)}"),
+        Line2D([], [], color=MUTED, lw=5, alpha=0.45, label=f"bootstrap, {percent(identified.level)}"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

@@ -21,13 +21,13 @@ def ladder(ladders: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     for k, (label, rungs) in enumerate(ladders.items()):
         colour, offset = (INK, MUTED)[k % 2], 0.14 * (k - (len(ladders) - 1) / 2)
         for rung in rungs:
-            found = rung["units"].get("event", {}).get("multiplier")
-            if not found or not known(found["value"]):
+            multiplier = rung["units"].get("event", {}).get("multiplier")
+            if not multiplier or not known(multiplier["value"]):
                 continue
-            y, (low, high) = names.index(rung["name"]) + offset, found["interval"]
+            y, (low, high) = names.index(rung["name"]) + offset, multiplier["interval"]
             if known(low) and known(high):
                 axes.plot([low, high], [y, y], color=colour, lw=1.6, solid_capstyle="butt", zorder=2)
-            axes.plot(found["value"], y, MARKERS[k], color=colour, ms=6, zorder=3)
+            axes.plot(multiplier["value"], y, MARKERS[k], color=colour, ms=6, zorder=3)
         axes.plot([], [], MARKERS[k], color=colour, ms=6, label=label)
     axes.axvline(1.0, color=ACCENT, lw=1, zorder=1)
     axes.set_xscale("log")

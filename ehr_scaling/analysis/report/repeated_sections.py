@@ -16,46 +16,46 @@ FORMULAS = {
 LETTERS = {"alpha": "α", "beta": "β", "delta": "δ", "kappa": "κ", "R_D": "R_D*", "R_N": "R_N*"}
 
 
-def section(found: Repeated | None, svg: str | None) -> Raw:
+def section(repeated: Repeated | None, svg: str | None) -> Raw:
     """svg: of `repeated_plots.passes`. Empty where no law of repeats was fitted."""
-    if found is None:
+    if repeated is None:
         return Raw("")
-    N, U = worth_of_passes.largest(found)
+    N, U = worth_of_passes.largest(repeated)
     return render(
         "repeated.html",
-        found=found,
-        name=NAMES[found.selected],
-        ignored=found.selected == IGNORED,
-        laws=_laws(found),
-        worth=_worth(found, U),
-        turn=worth_of_passes.turn(found),
+        repeated=repeated,
+        name=NAMES[repeated.selected],
+        ignored=repeated.selected == IGNORED,
+        laws=_laws(repeated),
+        worth=_worth(repeated, U),
+        turn=worth_of_passes.turn(repeated),
         N=N,
         U=U,
         svg=Raw(svg or ""),
     )
 
 
-def _laws(found: Repeated) -> Table:
+def _laws(repeated: Repeated) -> Table:
     rows: list[list[Any]] = []
-    for name, error in sorted(found.errors.items(), key=lambda item: item[1]):
-        law = found.laws[name]
-        words = law.words(found.options)
+    for name, error in sorted(repeated.errors.items(), key=lambda item: item[1]):
+        law = repeated.laws[name]
+        words = law.words(repeated.options)
         for k, (parameter, value) in enumerate(law.parameters.items()):
             first = [NAMES[name], formula(FORMULAS[name]), percent(error, 2)] if k == 0 else ["", "", ""]
             bounds = span(law.intervals[parameter], significant)
             rows.append([*first, LETTERS.get(parameter, parameter), significant(value), bounds, words[parameter]])
     header = [
-        "Law", "Loss L", "Held-out error", "Parameter", "Value", f"{percent(found.options.level)} interval", "Word",
+        "Law", "Loss L", "Held-out error", "Parameter", "Value", f"{percent(repeated.options.level)} interval", "Word",
     ]  # fmt: skip
     return Table(header, rows, words=(0, 1, 3), long=(6,))
 
 
-def _worth(found: Repeated, U: float) -> Table:
-    level = percent(found.options.level)
+def _worth(repeated: Repeated, U: float) -> Table:
+    level = percent(repeated.options.level)
     rows = [
         [significant(row.passes), count(row.D), count(row.worth), span(row.worth_interval, count),
          significant(row.worth / (row.passes * U), 2), decimal(row.loss), span(row.loss_interval), row.verdict]
-        for row in worth_of_passes.values(found)
+        for row in worth_of_passes.values(repeated)
     ]  # fmt: skip
     header = [
         "Passes", "Positions D", "Worth, in unique tokens", f"{level} interval", "Of a new token", "Loss",

@@ -119,7 +119,7 @@ def fit(
     say("profiling what the runs tell of each number")
     lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
-    found = Results(
+    results = Results(
         table=table,
         all_runs=replace(runs, notes=table.notes),
         options=options,
@@ -144,7 +144,7 @@ def fit(
         schedules=schedules.compare(best_of_all, options),
         saved=schedules.saving(runs),
     )
-    return doubted(found, options.doubt) if options.doubt else found
+    return doubted(results, options.doubt) if options.doubt else results
 
 
 def _plainly_fitted(forecaster: extrapolation.Forecaster | None) -> dict[str, joint_laws.JointLaw]:
@@ -175,15 +175,15 @@ def _fits_of(
 ) -> list[isoflop.BudgetFit]:
     """The fit of each sealed budget: the one of the full table where it saw the same runs, else one of its own."""
     seen = {tuple(sorted(table.run[b.rows])): b for b in budgets}
-    own = isoflop.fit(sealed, options)
-    return [seen.get(tuple(sorted(sealed.run[b.rows])), b) for b in own]
+    fits = isoflop.fit(sealed, options)
+    return [seen.get(tuple(sorted(sealed.run[b.rows])), b) for b in fits]
 
 
 def budget_verdict(budget: isoflop.BudgetFit, options: Options) -> Verdict:
     """The word beside N*, D*, L* of one budget."""
     bracketed = budget.verdict == parabola.BRACKETED and not budget.doubtful
-    found = words.budget(budget.reason, bracketed=bracketed, thin=budget.thin, failed=budget.failed, options=options)
-    return doubted(found, options.doubt) if options.doubt else found
+    verdict = words.budget(budget.reason, bracketed=bracketed, thin=budget.thin, failed=budget.failed, options=options)
+    return doubted(verdict, options.doubt) if options.doubt else verdict
 
 
 def shared(budget: isoflop.BudgetFit, level: float) -> float:
@@ -209,7 +209,7 @@ def residuals(results: Results) -> Floats:
 def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[float, tuple[float, float], Verdict]]:
     """Value, interval and word of every parameter of a law of `results.laws`, of which a and b are the slopes of its
     N* and D* under counted C (`optimum.exponents`)."""
-    found = {
+    estimates = {
         name: (value, law.intervals[name], law.words(results.options)[name]) for name, value in law.parameters.items()
     }
     through = optimum.computes(law, results.cost, results.table)
@@ -217,8 +217,8 @@ def parameters(results: Results, law: joint_laws.JointLaw) -> dict[str, tuple[fl
     for k, name in enumerate("ab"):
         bounds = interval(slopes[1:, k], law.level)
         word = words.slope(bounds, law.apart, len(through), law.failed, results.options)
-        found[name] = (float(slopes[0, k]), bounds, word)
-    return doubted(found, results.options.doubt) if results.options.doubt else found
+        estimates[name] = (float(slopes[0, k]), bounds, word)
+    return doubted(estimates, results.options.doubt) if results.options.doubt else estimates
 
 
 def verdicts(results: Results) -> dict[str, Verdict]:

@@ -108,22 +108,22 @@ def joint(r: Results, svg: str | None) -> Raw:
 
 def _laws(r: Results) -> Table:
     """How each law forecasts what lies above the runs it is fitted to."""
-    found = r.rolling
+    rolling = r.rolling
     exponents = {name: parameters(r, law)["a"] for name, law in r.laws.items()}
     rows = [
         [name.capitalize(), FORMULAS[name], significant(law.objective, 4), decimal(exponents[name][0]),
-         span(exponents[name][1]), decimal(found.error_percent.get(name), 2),
-         decimal(found.error_percent.get(name + extrapolation.LOCAL), 2), Chip(law.verdict.word),
-         _chosen(name, found)]
+         span(exponents[name][1]), decimal(rolling.error_percent.get(name), 2),
+         decimal(rolling.error_percent.get(name + extrapolation.LOCAL), 2), Chip(law.verdict.word),
+         _chosen(name, rolling)]
         for name, law in r.laws.items()
     ]  # fmt: skip
     header = ["Law", "Formula", "Objective", "a", "Interval", "Hold-out error (%)", "Fitted locally (%)", "Word", ""]
     return _formulas(Table(header, rows, words=(0, 1, 7, 8)), 1)
 
 
-def _chosen(name: str, found: extrapolation.Rolling) -> str:
-    how = " (local)" if found.chosen.endswith(extrapolation.LOCAL) else ""
-    return f"selected{how}" if name == found.selected else ""
+def _chosen(name: str, rolling: extrapolation.Rolling) -> str:
+    how = " (local)" if rolling.chosen.endswith(extrapolation.LOCAL) else ""
+    return f"selected{how}" if name == rolling.selected else ""
 
 
 def _disagreement(r: Results) -> tuple[float, float] | None:

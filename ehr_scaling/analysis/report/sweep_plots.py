@@ -32,9 +32,9 @@ def _spread(number: int, at_most: int) -> list[int]:
 
 def learning_rates(results: Results) -> Figure:
     """Loss against learning rate for each size, a panel for each kind of run, with the optima that are bracketed."""
-    found = results.rates
-    assert found is not None
-    panels = {kind: [found.curves[i] for i in own] for kind, own in grouped([c.kind for c in found.curves]).items()}
+    sweep = results.rates
+    assert sweep is not None
+    panels = {kind: [sweep.curves[i] for i in group] for kind, group in grouped([c.kind for c in sweep.curves]).items()}
     shown = list(panels.items())[:PANELS]
     sizes = sorted({curve.N for _, curves in shown for curve in curves})
     sizes = [sizes[i] for i in _spread(len(sizes), LINES)]
@@ -47,12 +47,12 @@ def learning_rates(results: Results) -> Figure:
             _rate_curve(axes, curve, colours[curve.N])
         axes.set_xscale("log", base=2)
         _ticks(axes, np.concatenate([c.x for c in drawn]))
-        axes.set_xlabel("Peak rate, multiple of the rule's" if found.unit == "multiple" else "Peak learning rate")
+        axes.set_xlabel("Peak rate, multiple of the rule's" if sweep.unit == "multiple" else "Peak learning rate")
         axes.set_title(kind)
     row[0].set_ylabel("Validation loss (nats a token)")
     _cut(row, [c for _, curves in shown for c in rates.longest(curves) if c.N in colours], colours)
     handles = [Line2D([], [], color=colours[N], lw=2.2, marker="o", ms=5, label=f"N = {count(N)}") for N in sizes[::-1]]
-    if any(c.fit.verdict == parabola.BRACKETED for c in found.curves):
+    if any(c.fit.verdict == parabola.BRACKETED for c in sweep.curves):
         handles.append(Line2D([], [], color=ACCENT, marker="*", ms=11, mec="white", lw=2.2, label="optimum, interval"))
     figure.legend(handles=handles, loc="outside right upper")
     return figure

@@ -17,13 +17,13 @@ def learning_rates(r: Results, svg: str | None) -> Raw:
     """The optimum of the rate for each size, how far it moves, and which setting stands for each cell."""
     if not r.tuning and r.rates is None:
         return Raw("")
-    found = r.rates
-    unit = "multiple of the rule's rate" if found and found.unit == "multiple" else "learning rate"
+    sweep = r.rates
+    unit = "multiple of the rule's rate" if sweep and sweep.unit == "multiple" else "learning rate"
     return render(
         "rates.html",
-        found=found,
+        sweep=sweep,
         unit=unit,
-        curves=found and _curves(r, found, unit),
+        curves=sweep and _curves(r, sweep, unit),
         rule=rule("learning rate", rates.REACH),
         near=words.NEAR,
         choices=_choices(r),
@@ -33,14 +33,14 @@ def learning_rates(r: Results, svg: str | None) -> Raw:
     )
 
 
-def _curves(r: Results, found: rates.Rates, unit: str) -> Table:
+def _curves(r: Results, sweep: rates.Rates, unit: str) -> Table:
     """A row for each size, kind of run and fraction of the data at which several rates were run."""
-    kinds, fractions = any(c.kind for c in found.curves), len({c.fraction for c in found.curves}) > 1
+    kinds, fractions = any(c.kind for c in sweep.curves), len({c.fraction for c in sweep.curves}) > 1
     rows = [
         [*([c.kind] if kinds else []), count(c.N), count(c.D), *([share(c.fraction)] if fractions else []),
          len(set(c.x)), Chip(c.fit.verdict, c.fit.reason), significant(c.fit.optimum),
          span(c.fit.optimum_interval, significant), decimal(c.fit.lowest), percent(c.fit.failed)]
-        for c in found.curves
+        for c in sweep.curves
     ]  # fmt: skip
     header = [
         *(["Kind"] if kinds else []), "N", "D", *(["Data"] if fractions else []), "Rates", "Verdict",
@@ -90,21 +90,21 @@ def repeated(r: Results, svg: str | None) -> Raw:
 
 def branches(r: Results) -> Raw:
     """Cooldown branches from a trunk against runs of their own, where there are both, and what they saved."""
-    found = r.schedules
-    if found is None and r.saved is None:
+    comparison = r.schedules
+    if comparison is None and r.saved is None:
         return Raw("")
     rows = [
         [count(x["N"]), count(x["D"]), decimal(x["branch"], 4), decimal(x["cosine"], 4), signed(x["difference"], 4),
          span(x["interval"], lambda v: signed(v, 4)), f"{x['branches']} / {x['cosines']}", Chip(x["verdict"])]
-        for x in (found.rows if found else ())
+        for x in (comparison.rows if comparison else ())
     ]  # fmt: skip
     header = ["N", "D", "Branch", "Cosine", "Difference", f"{percent(r.options.level)} interval", "Runs", "Word"]
     return render(
         "branches.html",
         saved=r.saved,
-        found=found,
-        interval=span(found.interval, lambda v: signed(v, 4)) if found else "",
+        comparison=comparison,
+        interval=span(comparison.interval, lambda v: signed(v, 4)) if comparison else "",
         table=Table(header, rows, words=(7,)),
-        apart=sum(row["verdict"] == words.DIFFERS for row in found.rows) if found else 0,
+        apart=sum(row["verdict"] == words.DIFFERS for row in comparison.rows) if comparison else 0,
         chance=1 - r.options.level,
     )

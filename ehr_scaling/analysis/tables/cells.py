@@ -27,7 +27,7 @@ def average(table: RunTable) -> RunTable:
     rows = table.take(first)
     log = _means(np.log(table.loss), place)
     # Over the first, so that equal ones keep their last digit
-    D, C = (own * _means(of / own[place], place) for own, of in ((rows.D, table.D), (rows.C, table.C)))
+    D, C = (leading * _means(of / leading[place], place) for leading, of in ((rows.D, table.D), (rows.C, table.C)))
     return replace(rows, loss=np.exp(log), D=D, C=C, run=table.run[_joined(place, table.clusters)[first]])
 
 
@@ -59,12 +59,12 @@ def of(N: Floats, D: Floats) -> NDArray[np.int64]:
 
 def _joined(place: NDArray[np.int64], run: NDArray[np.int64]) -> NDArray[np.int64]:
     """[n] the least index among the rows that each hangs together with: a run joins places, a place joins runs."""
-    found = np.arange(len(place))
+    roots = np.arange(len(place))
     while True:
-        before = found
+        before = roots
         for key in (place, run):
-            least = np.full(int(key.max()) + 1, len(found), np.int64)
-            np.minimum.at(least, key, found)
-            found = least[key]
-        if np.array_equal(found, before):
-            return found
+            least = np.full(int(key.max()) + 1, len(roots), np.int64)
+            np.minimum.at(least, key, roots)
+            roots = least[key]
+        if np.array_equal(roots, before):
+            return roots

@@ -51,27 +51,27 @@ def named(table: Columns, given: Mapping[str, str]) -> dict[str, str]:
     Raises: UserError where one of N, D, C, the loss or those given is not there, or is one of several by its usual
     name, whose values differ; it names them.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     plain = {name: _WORDS.sub("_", name.strip().lower()) for name in table.names}
     for ours in COLUMNS:
         if SIX_ND.get(ours) == given.get(ours, ""):
             continue
         if (theirs := given.get(ours, ours)) in table.names:
-            found[ours] = theirs
+            names[ours] = theirs
             continue
         likely = [name for name in table.names if ours not in given and plain[name] in USUAL.get(ours, ())]
         if len(likely) > 1 and any(not _alike(table.values(likely[0]), table.values(other)) for other in likely[1:]):
             both = " or ".join(map(short, likely))
             raise UserError(f"{table.header}: {ours} may be {both}: say which with --columns={ours}={likely[0]}")
         if likely:
-            found[ours] = likely[0]
+            names[ours] = likely[0]
         elif ours in REQUIRED or ours in given:
             rule = f"; if C = 6ND, --columns={ours}={SIX_ND[ours]}" if ours in SIX_ND else ""
             raise UserError(
                 f"{table.header}: no column {short(theirs)} for {ours}; the table has {listed(table.names)} "
                 f"(rename with --columns={ours}=...{rule})"
             )
-    return found
+    return names
 
 
 def listed(names: Sequence[str]) -> str:
@@ -104,13 +104,13 @@ class Condition(NamedTuple):
 
 def parse_where(texts: Iterable[str]) -> list[Condition]:
     """`corpus=notes`, `N>=1e6`, ...: conditions that all must hold. Raises: UserError for what reads otherwise."""
-    found = []
+    conditions = []
     for text in texts:
         match = _CONDITION.fullmatch(text.strip())
         if match is None or not match[1].strip():
             raise UserError(f"--where={text[:100]}: give column=value, or a comparison such as N>=1e6")
-        found.append(Condition(match[1].strip(), match[2], match[3].strip()))
-    return found
+        conditions.append(Condition(match[1].strip(), match[2], match[3].strip()))
+    return conditions
 
 
 def where(table: Columns, conditions: Iterable[Condition], names: Mapping[str, str], source: str) -> Columns:
@@ -132,8 +132,8 @@ def where(table: Columns, conditions: Iterable[Condition], names: Mapping[str, s
 def groups(table: Columns, by: str, names: Mapping[str, str]) -> dict[str, Columns]:
     """The rows of each value of a column, in the order in which the values first come; "" is one too."""
     cells = [_text(cell) for cell in table.values(_column(table, by, names, f"--group_by={by}"))]
-    found = np.array(cells, dtype=object)
-    return {value: table.take(np.asarray(found == value)) for value in dict.fromkeys(cells)}
+    values = np.array(cells, dtype=object)
+    return {value: table.take(np.asarray(values == value)) for value in dict.fromkeys(cells)}
 
 
 def _column(table: Columns, name: str, names: Mapping[str, str], flag: str) -> str:
@@ -149,9 +149,9 @@ def _holds(cells: Sequence[Any] | NDArray[Any], condition: Condition, flag: str)
         if condition.sign not in ("=", "==", "!="):
             raise UserError(f"{flag}: {short(condition.value)} is no number to compare with")
         return np.array([bool(compare(_text(cell), condition.value)) for cell in cells], bool)
-    found = [_number(cell) for cell in cells]
+    numbers = [_number(cell) for cell in cells]
     unequal = condition.sign == "!="
-    return np.array([unequal if value is None else bool(compare(value, wanted)) for value in found], bool)
+    return np.array([unequal if value is None else bool(compare(value, wanted)) for value in numbers], bool)
 
 
 def _number(cell: Any) -> float | None:

@@ -16,12 +16,12 @@ def read(path: Path, table: RunTable) -> dict[str, Floats]:
     Runs that kept no curve, or whose batch is not known, are left out.
     Raises: UserError for a metrics file that is damaged.
     """
-    found = {}
+    curves = {}
     for run, batch in zip(table.run, table.batch, strict=True):
         newest = newest_metrics(path / str(run))
         metrics = read_json(newest) if newest else {}
         points = [p for p in metrics.get("curve") or () if isinstance(p, list) and len(p) == 2 and None not in p]
         curve = np.array(points, np.float64).reshape(-1, 2) * (batch, 1.0)
         if (curve := curve[np.isfinite(curve).all(1) & (curve > 0).all(1)]).size:
-            found[str(run)] = curve
-    return found
+            curves[str(run)] = curve
+    return curves

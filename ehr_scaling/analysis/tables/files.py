@@ -60,7 +60,7 @@ def of_columns(columns: Mapping[str, Iterable[Any]], source: str) -> Columns:
 
     Raises: UserError where the columns are of several lengths, or no columns at all.
     """
-    found: dict[str, Sequence[Any] | NDArray[Any]] = {}
+    arrays: dict[str, Sequence[Any] | NDArray[Any]] = {}
     for name in columns:
         column = columns[name]
         if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
@@ -70,13 +70,13 @@ def of_columns(columns: Mapping[str, Iterable[Any]], source: str) -> Columns:
             array = array.tolist()
         if isinstance(array, np.ndarray) and array.ndim != 1:
             raise UserError(f"{source}: {short(name)} is no column: give one value a run")
-        found[str(name)] = array
-    lengths = {name: len(values) for name, values in found.items()}
+        arrays[str(name)] = array
+    lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         (a, m), (b, n) = min(lengths.items(), key=lambda x: x[1]), max(lengths.items(), key=lambda x: x[1])
         raise UserError(f"{source}: {short(a)} has {m} values and {short(b)} {n}: give one a run")
     return Columns(
-        next(iter(lengths.values()), 0), list(found), found.__getitem__, lambda i: f"{source} row {i + 1}", source
+        next(iter(lengths.values()), 0), list(arrays), arrays.__getitem__, lambda i: f"{source} row {i + 1}", source
     )
 
 
@@ -178,9 +178,9 @@ def _parquet(path: Path) -> Columns:
         if names.count(name) > 1:
             raise UserError(f"{path} has {short(name)} twice; rename one of them")
         try:
-            found = file.read(columns=[name])[name]
-            plain = not found.null_count and (pa.types.is_floating(found.type) or pa.types.is_integer(found.type))
-            values: Sequence[Any] | NDArray[Any] = found.to_numpy() if plain else found.to_pylist()
+            array = file.read(columns=[name])[name]
+            plain = not array.null_count and (pa.types.is_floating(array.type) or pa.types.is_integer(array.type))
+            values: Sequence[Any] | NDArray[Any] = array.to_numpy() if plain else array.to_pylist()
         except errors as e:
             raise unreadable(e, path, f"{damaged} (column {short(name)}: {first_line(e)})") from None
         if len(values) != n:

@@ -46,21 +46,21 @@ def numbers(
     and required, goes to `bad`.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        found = values.astype(np.float64)
-        unknown = np.isnan(found) & (not required)
+        numeric = values.astype(np.float64)
+        unknown = np.isnan(numeric) & (not required)
     else:
         cells = np.fromiter(values, object, len(values))
         unknown = np.array([cell is None or cell == "" for cell in values], bool)
-        found = _converted(np.where(unknown, np.nan, cells), name, bad)
+        numeric = _converted(np.where(unknown, np.nan, cells), name, bad)
     if required:
         bad.add(unknown, "nonfinite", lambda i: f"{name} is empty; every run needs it")
     mend = "leave out runs that diverged or mend the value"
-    bad.add(~np.isfinite(found) & ~unknown, "nonfinite", lambda i: f"{name} is not finite; {mend}")
-    low = found <= 0 if positive else found < 0
-    bad.add(low, "not_positive", lambda i: f"{name} is {found[i]:g}; it must be positive")
-    far = (found > FAR) | ((found < 1 / FAR) & (found > 0))
-    bad.add(far, "units", lambda i: f"{name} is {found[i]:g}, which no run has: give it in other units")
-    return found
+    bad.add(~np.isfinite(numeric) & ~unknown, "nonfinite", lambda i: f"{name} is not finite; {mend}")
+    low = numeric <= 0 if positive else numeric < 0
+    bad.add(low, "not_positive", lambda i: f"{name} is {numeric[i]:g}; it must be positive")
+    far = (numeric > FAR) | ((numeric < 1 / FAR) & (numeric > 0))
+    bad.add(far, "units", lambda i: f"{name} is {numeric[i]:g}, which no run has: give it in other units")
+    return numeric
 
 
 def _converted(cells: NDArray[Any], name: str, bad: BadRows) -> Floats:
@@ -69,20 +69,20 @@ def _converted(cells: NDArray[Any], name: str, bad: BadRows) -> Floats:
         return cells.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         pass
-    found, wrong = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
+    numeric, wrong = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
     for i, cell in enumerate(cells):
         try:
-            found[i] = float(cell)
+            numeric[i] = float(cell)
         except (TypeError, ValueError, OverflowError):
             wrong[i] = True
     bad.add(wrong, "nonfinite", lambda i: f"{name} is not a number")
-    return found
+    return numeric
 
 
 def impossible(ratio: Floats) -> NDArray[np.bool_]:
     """[n] whether C / (N D) is what no training costs."""
-    found: NDArray[np.bool_] = (ratio < POSSIBLE[0]) | (ratio > POSSIBLE[1])
-    return found
+    outside: NDArray[np.bool_] = (ratio < POSSIBLE[0]) | (ratio > POSSIBLE[1])
+    return outside
 
 
 def heaps(ratio: Floats, gap: float) -> tuple[Floats, NDArray[np.int64]]:
@@ -97,10 +97,10 @@ def text(cell: Any) -> str:
     if cell is None:
         return ""
     try:
-        found = str(cell)
+        name = str(cell)
     except ValueError:  # an integer of thousands of digits
-        found = "a long integer"
-    return found.replace("\0", "").encode("utf-8", "replace").decode()
+        name = "a long integer"
+    return name.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def mixed_units(ratio: Floats, bad: BadRows) -> None:

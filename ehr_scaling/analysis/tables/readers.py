@@ -84,8 +84,8 @@ def read_groups(
     names = named(table, given)
     table = chosen(table, parse_where(where), names, str(path))
     return {
-        value: of_columns(own, f"{path.name}, {by} {value}".rstrip(), given, drop_bad_rows=drop_bad_rows)
-        for value, own in groups(table, by, names).items()
+        value: of_columns(rows, f"{path.name}, {by} {value}".rstrip(), given, drop_bad_rows=drop_bad_rows)
+        for value, rows in groups(table, by, names).items()
     }
 
 
@@ -105,9 +105,11 @@ def of_columns(
     names = named(table, given)
     table = chosen(table, parse_where(where), names, source)
     six_nd = next((name for name, rule in SIX_ND.items() if given.get(name) == rule), "")
-    found = {ours: table.values(theirs) for ours, theirs in names.items()}
+    values = {ours: table.values(theirs) for ours, theirs in names.items()}
     tokens = (per, table.values(per)) if per else None
-    return from_columns(found, source=source, where=table.place, six_nd=six_nd, per=tokens, drop_bad_rows=drop_bad_rows)
+    return from_columns(
+        values, source=source, where=table.place, six_nd=six_nd, per=tokens, drop_bad_rows=drop_bad_rows
+    )
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -133,9 +135,9 @@ def _read(path: Path) -> Columns:
 
 
 def _of_a_file(path: Path, **flags: object) -> None:
-    if asked := [f"--{name}" for name, value in flags.items() if value]:
+    if wrong := [f"--{name}" for name, value in flags.items() if value]:
         raise UserError(
-            f"{' and '.join(asked)}: for a table in a file, which {path}, a directory of runs, is not: leave that out"
+            f"{' and '.join(wrong)}: for a table in a file, which {path}, a directory of runs, is not: leave that out"
         )
 
 

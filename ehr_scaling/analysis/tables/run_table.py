@@ -184,40 +184,40 @@ def from_columns(
     """
     n = len(next(iter(columns.values())))
     place = where or (lambda i: f"{source} row {i + 1}")
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     bad = BadRows(place, drop_bad_rows)
     for name in REQUIRED + OPTIONAL:
-        found[name] = np.full(n, np.nan)
+        arrays[name] = np.full(n, np.nan)
         if name in columns and name != six_nd:
-            found[name] = numbers(columns[name], name, bad, required=name in REQUIRED, positive=name in POSITIVE)
+            arrays[name] = numbers(columns[name], name, bad, required=name in REQUIRED, positive=name in POSITIVE)
     for name in TEXT:
-        found[name] = np.zeros(n, "<U1")
+        arrays[name] = np.zeros(n, "<U1")
         if name in columns:
-            found[name] = np.array(list(map(text, columns[name])), dtype=np.str_)
+            arrays[name] = np.array(list(map(text, columns[name])), dtype=np.str_)
     tokens = numbers(per[1], per[0], bad, required=True, positive=True) if per else np.ones(n)
-    found["run"] = _named(found["run"], found["cell"])
+    arrays["run"] = _named(arrays["run"], arrays["cell"])
     bad.check()
-    N, D, C = found["N"], found["D"], found["C"]
+    N, D, C = arrays["N"], arrays["D"], arrays["C"]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of rows that will be dropped
         if six_nd:
             derived = 6.0 * N * D if six_nd == "C" else C / 6.0 / (N if six_nd == "D" else D)
-            found[six_nd] = numbers(derived, six_nd, bad)
-        found |= {name: found[name] * tokens for name in ("loss", "loss_se")}
-        mixed_units(found["C"] / found["N"] / found["D"], bad)
+            arrays[six_nd] = numbers(derived, six_nd, bad)
+        arrays |= {name: arrays[name] * tokens for name in ("loss", "loss_se")}
+        mixed_units(arrays["C"] / arrays["N"] / arrays["D"], bad)
     bad.check()
-    left_out = [Note(str(found["run"][i]), *bad.rows[i]) for i in sorted(bad.rows)]
+    left_out = [Note(str(arrays["run"][i]), *bad.rows[i]) for i in sorted(bad.rows)]
     if left_out:
         keep = ~np.isin(np.arange(n), list(bad.rows))
         if not keep.any():
             raise UserError(f"{source}: no row can be used; of the first, {left_out[0].text}")
-        found = {name: values[keep] for name, values in found.items()}
-    tokens = np.where(np.isfinite(found["real_tokens"]), found["real_tokens"], found["D"])
-    found["passes"] = np.where(np.isfinite(found["passes"]), found["passes"], tokens / found["unique_tokens"])
-    product = 6.0 * found["N"] * found["D"]  # in float64: the integer product passes 2^63 at 9.2e18
-    found["C_6nd"] = np.where(np.isfinite(found["C_6nd"]), found["C_6nd"], product)
-    group, budgets = budget_groups(found["C"], found["budget"])
+        arrays = {name: values[keep] for name, values in arrays.items()}
+    tokens = np.where(np.isfinite(arrays["real_tokens"]), arrays["real_tokens"], arrays["D"])
+    arrays["passes"] = np.where(np.isfinite(arrays["passes"]), arrays["passes"], tokens / arrays["unique_tokens"])
+    product = 6.0 * arrays["N"] * arrays["D"]  # in float64: the integer product passes 2^63 at 9.2e18
+    arrays["C_6nd"] = np.where(np.isfinite(arrays["C_6nd"]), arrays["C_6nd"], product)
+    group, budgets = budget_groups(arrays["C"], arrays["budget"])
     return RunTable(
-        **found,
+        **arrays,
         group=group,
         budgets=budgets,
         notes=(*notes, *left_out),

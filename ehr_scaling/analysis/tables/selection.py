@@ -48,20 +48,20 @@ def kinds(table: RunTable) -> list[tuple[str, ...]]:
 
 def kind_names(table: RunTable) -> list[str]:
     """[n] the kind in words, without what all runs have in common; "" where there is one kind."""
-    found = kinds(table)
-    varying = [k for k in range(len(DEFAULTS)) if len({kind[k] for kind in found}) > 1]
-    return [", ".join(kind[k] or "unknown" for k in varying) for kind in found]
+    run_kinds = kinds(table)
+    varying = [k for k in range(len(DEFAULTS)) if len({kind[k] for kind in run_kinds}) > 1]
+    return [", ".join(kind[k] or "unknown" for k in varying) for kind in run_kinds]
 
 
 def of_one_kind(table: RunTable) -> RunTable:
     """The runs of the kind with most cells (N, D). No loss is looked at."""
-    found, names = kinds(table), kind_names(table)
-    cells = Counter(kind for kind, *_ in {(kind, N, D) for kind, N, D in zip(found, table.N, table.D, strict=True)})
+    run_kinds, names = kinds(table), kind_names(table)
+    cells = Counter(kind for kind, *_ in {(kind, N, D) for kind, N, D in zip(run_kinds, table.N, table.D, strict=True)})
     if len(cells) < 2:
         return table
     likes = [sum(a == b for a, b in zip(kind, DEFAULTS, strict=True)) for kind in cells]
     best = max(zip(cells.values(), likes, cells, strict=True))[2]
-    keep = np.array([kind == best for kind in found])
+    keep = np.array([kind == best for kind in run_kinds])
     chosen = names[int(keep.argmax())]
     notes = [
         Note(str(table.run[i]), "other_kind", f"{names[i]}; the fits hold the runs of {chosen}")

@@ -142,9 +142,9 @@ def _member(data: bytes, name: str, url: str) -> str:
     """The text of the file in a zip whose name ends so."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            found = [info for info in archive.infolist() if info.filename.lower().endswith(name)]
-            if len(found) != 1 or found[0].file_size > _LARGEST:
+            members = [info for info in archive.infolist() if info.filename.lower().endswith(name)]
+            if len(members) != 1 or members[0].file_size > _LARGEST:
                 raise UserError(f"{url} does not hold one file {name}: name another mirror, {_BY_HAND}")
-            return archive.read(found[0]).decode("latin-1")
+            return archive.read(members[0]).decode("latin-1")
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError):
         raise UserError(f"{url} is no zip, or a damaged one: run again, {_BY_HAND}") from None

@@ -66,13 +66,13 @@ def ingredient(name: str) -> str | None:
     whole = _words(_BRACKETS.sub(lambda m: f" {_inside(m)} ", text))
     if any(word.text in _VOID for word in whole):
         return None
-    found = lexicon().phrases.get(tuple(word.text for word in whole))  # brackets that are part of a name
-    if found is None:
-        found = _recognise(_words(_outside(text)))
-    if found is None:
+    ingredients = lexicon().phrases.get(tuple(word.text for word in whole))  # brackets that are part of a name
+    if ingredients is None:
+        ingredients = _recognise(_words(_outside(text)))
+    if ingredients is None:
         inner = (_recognise(_words(_inside(match)), strict=True) for match in _BRACKETS.finditer(text))
-        found = next(filter(None, inner), None)
-    return "-".join(found) if found else None
+        ingredients = next(filter(None, inner), None)
+    return "-".join(ingredients) if ingredients else None
 
 
 @lru_cache(maxsize=1 << 16)
@@ -153,7 +153,7 @@ def _recognise(words: list[_Word], strict: bool = False) -> Ingredients | None:
     """
     phrases, longest, cut = lexicon()
     words = list(takewhile(lambda word: word.text not in ("IN", "FOR"), words))  # a vehicle, an indication
-    found: list[tuple[Ingredients, bool]] = []
+    matches: list[tuple[Ingredients, bool]] = []
     salt = False  # the last word was an ingredient, or belongs to one, so that a salt may follow
     at = 0
     while at < len(words):
@@ -167,7 +167,7 @@ def _recognise(words: list[_Word], strict: bool = False) -> Ingredients | None:
         else:
             end, match = at + 1, None if word.text in _NOISE else cut.get(word.text)
         if match:
-            found.append((match, word.joined))
+            matches.append((match, word.joined))
             salt = match[-1] not in _FLUIDS
             at = end
             continue
@@ -176,21 +176,21 @@ def _recognise(words: list[_Word], strict: bool = False) -> Ingredients | None:
         elif word.text == "FREE" and word.joined and salt:
             return None
         elif word.text not in _NOISE:
-            if strict or word.joined or not found or {match[0] for match, _ in found} <= _MODEST:
+            if strict or word.joined or not matches or {match[0] for match, _ in matches} <= _MODEST:
                 return None
             break
         at += 1
-    return _combined(found)
+    return _combined(matches)
 
 
-def _combined(found: list[tuple[Ingredients, bool]]) -> Ingredients | None:
+def _combined(matches: list[tuple[Ingredients, bool]]) -> Ingredients | None:
     """Ingredients, sorted, of what was found as (ingredients, joined to what stands before)."""
-    links = [*(joined for _, joined in found), False]
+    links = [*(joined for _, joined in matches), False]
     kept = {
         one
-        for k, (match, _) in enumerate(found)
+        for k, (match, _) in enumerate(matches)
         for one in match
-        if len(found) == 1 or one not in _MODEST or links[k] or links[k + 1]
+        if len(matches) == 1 or one not in _MODEST or links[k] or links[k + 1]
     }
     if not kept <= _FLUIDS:  # a drug in a bag of fluid is that drug
         kept -= _VEHICLES

@@ -77,7 +77,7 @@ def load(folder: Path | None) -> CodeMaps:
         return CodeMaps(**maps)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the one of your code maps with --code_maps=DIR")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith(".") or not path.name.lower().endswith(_TABLES + _TEXTS):
             continue
@@ -89,11 +89,11 @@ def load(folder: Path | None) -> CodeMaps:
         if parsed is None:
             continue
         kind, table = parsed
-        if kind in found:
-            raise UserError(f"{found[kind]} and {path} are both maps of one kind ({kind}): keep one of them")
-        found[kind], maps[kind] = path, table
+        if kind in paths:
+            raise UserError(f"{paths[kind]} and {path} are both maps of one kind ({kind}): keep one of them")
+        paths[kind], maps[kind] = path, table
         maps["files"][kind] = hashlib.sha256(data).hexdigest()
-    if not found:
+    if not paths:
         raise UserError(
             f"{folder} holds no code map: put e.g. icd_cm_9_to_10_mapping.csv.gz, 2018_I9gem.txt or a table with the "
             "columns drug,atc_code there, or leave --code_maps out"
@@ -203,9 +203,9 @@ def atc_by_ingredient(maps: CodeMaps) -> dict[str, str]:
     if _last[0] is not maps.atc:
         codes: dict[str, tuple[str, ...]] = {}
         for name, several in maps.atc.items():
-            if found := ingredient(name):
-                codes[found] = codes.get(found, ()) + several
-        _last = maps.atc, {found: one for found, several in codes.items() if (one := atc_one(several))}
+            if substance := ingredient(name):
+                codes[substance] = codes.get(substance, ()) + several
+        _last = maps.atc, {substance: one for substance, several in codes.items() if (one := atc_one(several))}
     return _last[1]
 
 

@@ -104,13 +104,13 @@ class Rules:
 
     def ancestors(self, code: str, parents: Parents) -> list[tuple[tuple[str, ...], ...]]:
         """Paths of the codes above `code` in the ontology `parents`, the nearest first."""
-        seen, level, found = {code}, [code], []
+        seen, level, paths = {code}, [code], []
         while level and len(seen) <= _MOST_ANCESTORS:
             above = dict.fromkeys(p for c in level for p in parents.get(c) or () if p and p not in seen)
             level = sorted(above)
             seen.update(level)
-            found += [rule.paths for p in level if (rule := self(p)).paths and rule.paths != ((UNK,),)]
-        return found
+            paths += [rule.paths for p in level if (rule := self(p)).paths and rule.paths != ((UNK,),)]
+        return paths
 
 
 _last: Rules | None = None

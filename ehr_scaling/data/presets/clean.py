@@ -94,9 +94,9 @@ def discharge(text: str) -> str:
 
 def _icd(kind: str, version: str, code: str, maps: CodeMaps, depth: int) -> tuple[str, ...]:
     if version == "9":
-        found = (icd10pcs if kind == "PROCEDURE" else icd10cm)(maps, code, "clean")
-        if found and len(found) >= _CATEGORY:
-            version, code = "10", found
+        mapped = (icd10pcs if kind == "PROCEDURE" else icd10cm)(maps, code, "clean")
+        if mapped and len(mapped) >= _CATEGORY:
+            version, code = "10", mapped
     if kind == "PROCEDURE":
         return (ICD10PCS if version == "10" else ICD9PCS).cut(code, depth)
     return (ICD10CM if version == "10" else ICD9CM).cut(code, depth)
@@ -114,9 +114,9 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int) -> Rule:
         return nothing("no name")
     # A name with '_' for spaces was normalised by its source already, which chose what tells drugs apart.
     by_source = bool(re.fullmatch(r"[^\s]*_[^\s]*", name))
-    found = None if by_source else drugs.ingredient(name)
+    ingredient = None if by_source else drugs.ingredient(name)
     # By the ingredient first: all spellings of a drug have the path of one.
-    if group := atc_by_ingredient(maps).get(found or "") or atc_one(atc(maps, name)):
+    if group := atc_by_ingredient(maps).get(ingredient or "") or atc_one(atc(maps, name)):
         return Rule((ATC.cut(group, depth),))
     # Without strengths, or a name would be rarer than its drug.
-    return one(f"MED//{normalise(found or (name if by_source else drugs.normalised(name)))}")._replace(scale="")
+    return one(f"MED//{normalise(ingredient or (name if by_source else drugs.normalised(name)))}")._replace(scale="")

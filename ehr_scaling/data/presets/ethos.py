@@ -139,9 +139,9 @@ def _diagnosis(version: str, code: str, maps: CodeMaps, depth: int, program: Pro
     if version == "9":
         if not maps.icd9cm:
             return Rule((ICD9CM.cut(code, depth),), unseen="prefix")
-        if not (found := code_maps.icd10cm(maps, code, program)):
+        if not (mapped := code_maps.icd10cm(maps, code, program)):
             return nothing("no ICD-10 code in the map")
-        code = found
+        code = mapped
     title = code_maps.category_title(maps, code, program) if maps.titles else code[:3]
     head = f"{ETHOS_CM.prefixes[0]}{spelt(title)}" if title else ""
     return _titled([(head, *ETHOS_CM.cut(code, depth)[1:])], program)
@@ -153,9 +153,9 @@ def _procedure(version: str, code: str, maps: CodeMaps, depth: int) -> Rule:
     if version == "9":
         if not maps.icd9pcs:
             return Rule((ICD9PCS.cut(code, depth),), unseen="prefix")
-        if not (found := code_maps.icd10pcs(maps, code, "ares")):
+        if not (mapped := code_maps.icd10pcs(maps, code, "ares")):
             return nothing("no ICD-10 code in the map")
-        code = found
+        code = mapped
     return Rule((ETHOS_PCS.cut(code[:7], depth),), unseen="drop")
 
 
@@ -164,8 +164,8 @@ def _medication(rest: list[str], maps: CodeMaps, depth: int, program: Program) -
         return nothing("not given")
     name = rest[0].strip()
     if not maps.atc and not maps.gsn:
-        found = drugs.ingredient(name)
-        return one(f"MED//{normalise(found or name)}")._replace(scale="", unseen="drop")
+        ingredient = drugs.ingredient(name)
+        return one(f"MED//{normalise(ingredient or name)}")._replace(scale="", unseen="drop")
     paths = []
     for atc in _atc(rest, maps)[: 1 if program == "paper" else None]:
         title = maps.atc_titles.get(atc[:3])
@@ -180,15 +180,15 @@ def _titled(paths: list[tuple[str, ...]], program: Program) -> Rule:
     The other parts stay. But outside the train split, ETHOS-ARES cuts a path at the first token that the vocabulary
     lacks, and a title that is missing is one.
     """
-    found = tuple(path if path[0] else path[1:] for path in paths if any(path))
+    kept = tuple(path if path[0] else path[1:] for path in paths if any(path))
     whole = tuple(path for path in paths if path[0])
-    if not found:
+    if not kept:
         return nothing("no title in the map")
-    return Rule(found, elsewhere=whole if program == "ares" else None, unseen="prefix")
+    return Rule(kept, elsewhere=whole if program == "ares" else None, unseen="prefix")
 
 
 def _atc(rest: list[str], maps: CodeMaps) -> tuple[str, ...]:
     """ATC codes of MEDICATION//name//event, or by the generic sequence numbers that ethos_paper has after them."""
     numbers = rest[2].split() if len(rest) > 2 else []
-    found = tuple(dict.fromkeys(atc for number in numbers for atc in maps.gsn.get(number, ())))
-    return found or code_maps.atc(maps, rest[0])
+    codes = tuple(dict.fromkeys(atc for number in numbers for atc in maps.gsn.get(number, ())))
+    return codes or code_maps.atc(maps, rest[0])

@@ -59,7 +59,7 @@ def _netrc(host: str) -> tuple[str, str] | None:
     if not path.is_file():
         return None
     try:
-        found = netrc.netrc(str(path)).hosts.get(host)  # not its `default`, which is for whoever asks
+        entry = netrc.netrc(str(path)).hosts.get(host)  # not its `default`, which is for whoever asks
     except (netrc.NetrcParseError, OSError, UnicodeDecodeError):  # their text quotes the file
         raise UserError(f"{path} is no netrc file: mend it, or set {USERNAME} and {PASSWORD}") from None
-    return (found[0], found[2]) if found and found[0] and found[2] else None
+    return (entry[0], entry[2]) if entry and entry[0] and entry[2] else None

@@ -61,8 +61,8 @@ class Progress:
 
     def eta(self) -> float | None:
         """Seconds left; None while next to nothing is done: that took as long as the first program to compile."""
-        own, left = self.flops - self.before, self.total - self.flops
-        return (time.monotonic() - self.started) * left / own if own > 0.01 * left else None
+        done, left = self.flops - self.before, self.total - self.flops
+        return (time.monotonic() - self.started) * left / done if done > 0.01 * left else None
 
     def _show(self) -> None:
         now = time.monotonic()

@@ -62,25 +62,25 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
         marks = _Marks.of(part, told)
         a = _anchors(part, marks.where(anchor), group[0])
         judged = [_judge(part, marks, a, question) for question in questions]
-        asked = np.flatnonzero(np.any([why == _ASKED for why, _ in judged], axis=0))
+        chosen = np.flatnonzero(np.any([why == _ASKED for why, _ in judged], axis=0))
         for k, (why, label) in enumerate(judged):
             left_out[k] += np.bincount(why, minlength=len(REASONS))
-            own = why[asked] == _ASKED
-            rows[k].append(count + np.flatnonzero(own))
-            labels[k].append(label[asked[own]])
-        loud += _loud(part, a, asked, group[0].silence)
+            of_task = why[chosen] == _ASKED
+            rows[k].append(count + np.flatnonzero(of_task))
+            labels[k].append(label[chosen[of_task]])
+        loud += _loud(part, a, chosen, group[0].silence)
         union.append(
             Stays(
-                patients + a.owners[asked],
-                (a.rows - a.begins)[asked],
-                (a.until - a.begins)[asked],
-                a.times[asked],
-                part.subject_ids[a.owners[asked]],
-                np.full(len(asked), np.nan, np.float32),
+                patients + a.owners[chosen],
+                (a.rows - a.begins)[chosen],
+                (a.until - a.begins)[chosen],
+                a.times[chosen],
+                part.subject_ids[a.owners[chosen]],
+                np.full(len(chosen), np.nan, np.float32),
             )
         )
         patients += len(part.subject_ids)
-        count += len(asked)
+        count += len(chosen)
     if loud:
         raise UserError(
             f"{loud} of {count} stays have an event within the {group[0].silence:g} hours of silence of the task "
@@ -162,8 +162,8 @@ class _Marks(NamedTuple):
 def _question(vocabulary: Vocabulary, task: Task) -> _Question:
     kinds, classes = np.zeros(len(vocabulary.tokens), np.int8), np.full(len(vocabulary.tokens), -1)
     if task.kind == "class":
-        own = task_tokens.classes(vocabulary, task)
-        classes[own] = np.arange(len(own))
+        token_ids = task_tokens.classes(vocabulary, task)
+        classes[token_ids] = np.arange(len(token_ids))
     else:
         kinds = task_tokens.kinds(vocabulary, task)
     first_after, without, since, positive, death = (
@@ -281,8 +281,8 @@ def _last(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.append(-1, rows)[np.searchsorted(rows, at)]
 
 
-def _loud(part: Timelines, a: _Anchors, asked: np.ndarray, silence: float) -> int:
+def _loud(part: Timelines, a: _Anchors, chosen: np.ndarray, silence: float) -> int:
     """Of the stays asked about, how many have an event in the silence after the prediction."""
-    following = a.until[asked]
-    near = part.times[following] - a.times[asked] < silence * HOUR
-    return int((near & (following < a.ends[asked])).sum()) if silence else 0
+    following = a.until[chosen]
+    near = part.times[following] - a.times[chosen] < silence * HOUR
+    return int((near & (following < a.ends[chosen])).sum()) if silence else 0

@@ -175,7 +175,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     labels = read(path)
     vocabulary = timelines.vocabulary(folder)
     death = task_tokens.ids(vocabulary, (DEATH,))
-    found: list[Stays] = []
+    stays_by_part: list[Stays] = []
     rows_of: list[np.ndarray] = [np.zeros(0, np.int64)]
     left_out = np.zeros(len(REASONS), np.int64)
     patients, late, matched = 0, 0, np.zeros(len(labels.times), bool)
@@ -194,7 +194,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
         rows_of.append(rows[kept])
         zeros = np.zeros(int(kept.sum()), np.int64)
         known = (until - begins)[kept]
-        found.append(
+        stays_by_part.append(
             Stays(
                 patients + owners[kept], zeros, known, labels.times[rows[kept]], part.subject_ids[owners[kept]], zeros
             )
@@ -210,7 +210,7 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
         why = ", ".join(f"{n:,} {reason}" for reason, n in told.items())
         where = f"the {split} split" if split else "the timelines"
         raise UserError(f"{path}: none of the {len(labels.times):,} labels can be asked of {where}: {why}")
-    stays = Stays(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    stays = Stays(*(np.concatenate(column) for column in zip(*stays_by_part, strict=True)))
     stays = stays._replace(labels=np.full(len(chosen), np.nan, np.float32))
     every = np.arange(len(chosen))
     n = len(group)

@@ -31,10 +31,10 @@ class Question(NamedTuple):
     @property
     def simulation(self) -> tuple[Any, ...]:
         """What its futures depend on beside the model: tasks with the same are answered by the same futures."""
-        own = ("context", "copies", "new_tokens", "room", "seed", "split")
+        names = ("context", "copies", "new_tokens", "room", "seed", "split")
         return (
             self.task.spec,
-            *(self.options[name] for name in own),
+            *(self.options[name] for name in names),
             *((self.task.name,) if self.suppress else ()),
         )
 
@@ -51,12 +51,12 @@ def tuning_of(question: Question) -> Question | None:
     return Question(folder, artifacts.record(folder), question.task) if folder.is_dir() else None
 
 
-def groups(asked: list[Question]) -> list[list[Question]]:
+def groups(ungrouped: list[Question]) -> list[list[Question]]:
     """Those that are answered by the same futures together, in the order given."""
-    found: dict[Any, list[Question]] = {}
-    for question in asked:
-        found.setdefault(question.simulation, []).append(question)
-    return list(found.values())
+    by_simulation: dict[Any, list[Question]] = {}
+    for question in ungrouped:
+        by_simulation.setdefault(question.simulation, []).append(question)
+    return list(by_simulation.values())
 
 
 class Union(NamedTuple):

@@ -151,13 +151,13 @@ def _told(task: Task) -> dict[str, str]:
 def _samples(
     workdir: Path, split: str, task: Task, vocabulary: Vocabulary, every: Stays, rows: np.ndarray, width: int
 ) -> Samples:
-    asked = every.take(rows)
+    sampled = every.take(rows)
     binary = every.labels.dtype == bool
-    shares = {kind: (asked.labels == kind).sum() / (every.labels == kind).sum() for kind in (True, False) if binary}
+    shares = {kind: (sampled.labels == kind).sum() / (every.labels == kind).sum() for kind in (True, False) if binary}
     weights = np.ones(len(rows))
     for kind, share in shares.items():
-        weights[asked.labels == kind] = 1 / share
-    sex, age, race = _attributes(workdir, split, vocabulary, asked)
+        weights[sampled.labels == kind] = 1 / share
+    sex, age, race = _attributes(workdir, split, vocabulary, sampled)
     if task.kind == "class":
         classes = task_tokens.classes(vocabulary, task)
         meanings = np.full(len(vocabulary.tokens), -1)
@@ -165,11 +165,11 @@ def _samples(
     else:
         meanings = task_tokens.kinds(vocabulary, task)
     return Samples(
-        asked,
-        random_stream(asked),
-        stays.prompts(workdir, split, asked, width),
-        task_tokens.gaps(workdir, split, asked, task),
-        task_tokens.horizons([task], asked)[:, 0],
+        sampled,
+        random_stream(sampled),
+        stays.prompts(workdir, split, sampled, width),
+        task_tokens.gaps(workdir, split, sampled, task),
+        task_tokens.horizons([task], sampled)[:, 0],
         meanings,
         weights / weights.min(),
         sex,
@@ -178,26 +178,26 @@ def _samples(
     )
 
 
-def random_stream(asked: Stays) -> np.ndarray:
+def random_stream(sampled: Stays) -> np.ndarray:
     """A number for each subject and time, so that a prediction does not depend on who else is asked: uint64 (n,)."""
     with np.errstate(over="ignore"):  # modulo 2^64
-        return asked.subject_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + asked.times.astype(np.uint64)
+        return sampled.subject_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + sampled.times.astype(np.uint64)
 
 
 def _attributes(
-    workdir: Path, split: str, vocabulary: Vocabulary, asked: Stays
+    workdir: Path, split: str, vocabulary: Vocabulary, sampled: Stays
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sex, age band and race of each stay's patient at the prediction, as the records know them then: str (n,)."""
-    out = {name: np.full(len(asked.times), UNKNOWN, dtype="<U40") for name in ("sex", "age", "race")}
+    out = {name: np.full(len(sampled.times), UNKNOWN, dtype="<U40") for name in ("sex", "age", "race")}
     starts = [start for start, _ in AGE_BANDS]
     names = np.array([name for _, name in AGE_BANDS])
-    for part, rows, owners in stays.by_part(workdir, split, asked):
+    for part, rows, owners in stays.by_part(workdir, split, sampled):
         births = part.births[owners]
         known = births != STATIC
-        years = (asked.times[rows] - np.where(known, births, 0)) / YEAR
+        years = (sampled.times[rows] - np.where(known, births, 0)) / YEAR
         band = np.clip(np.searchsorted(starts, years, side="right") - 1, 0, None)
         out["age"][rows] = np.where(known, names[band], UNKNOWN)
-        contexts = static_context.contexts(vocabulary, part, owners, asked.times[rows])
+        contexts = static_context.contexts(vocabulary, part, owners, sampled.times[rows])
         for row, context in zip(rows, contexts, strict=True):
             for token in (vocabulary.tokens[i] for i in context):
                 for name, families in ATTRIBUTES.items():
@@ -237,8 +237,8 @@ def load(folder: Path) -> Samples:
         artifacts.verify(folder, [SAMPLES])
     try:
         with np.load(path, allow_pickle=False) as file:
-            own = {name: file[name] for name in Samples._fields if name != "stays"}
-            return Samples(Stays(*(file[name] for name in Stays._fields)), **own)
+            arrays = {name: file[name] for name in Samples._fields if name != "stays"}
+            return Samples(Stays(*(file[name] for name in Stays._fields)), **arrays)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run launch.evaluate to prepare the task") from None
     except Exception as e:  # zip, zlib and numpy errors share no base class

@@ -42,14 +42,14 @@ class Group(NamedTuple):
     def told(self, k: int, generated: bool) -> str:
         """How many stays task k asks about, and how many not, by reason. Args: generated, whether they are nobody's."""
         reasons = [f"{disclosure.words(n, generated)} {reason}" for reason, n in self.left_out[k].items()]
-        asked = disclosure.words(len(self.rows[k]), generated)
-        return f"{asked} stays asked; left out: {', '.join(reasons) or 'none'}"
+        count = disclosure.words(len(self.rows[k]), generated)
+        return f"{count} stays asked; left out: {', '.join(reasons) or 'none'}"
 
     def without(self, subject_ids: np.ndarray, reason: str) -> "Group":
         """No stay of these patients; they are counted among those left out. Args: subject_ids, int64 (m,)."""
         chosen = [np.flatnonzero(~np.isin(self.stays.subject_ids[rows], subject_ids)) for rows in self.rows]
         gone = [len(rows) - len(some) for rows, some in zip(self.rows, chosen, strict=True)]
-        left_out = ({**own, reason: n} if n else own for own, n in zip(self.left_out, gone, strict=True))
+        left_out = ({**counts, reason: n} if n else counts for counts, n in zip(self.left_out, gone, strict=True))
         return self.choose(chosen)._replace(left_out=tuple(left_out))
 
     def choose(self, chosen: Sequence[np.ndarray]) -> "Group":
@@ -96,18 +96,18 @@ def parts(folder: Path, split: str | None) -> Iterator[Timelines]:
         yield from timelines.batches(folder, name)
 
 
-def by_part(folder: Path, split: str | None, asked: Stays) -> Iterator[tuple[Timelines, np.ndarray, np.ndarray]]:
-    """The timelines a part at a time, with the stays in it: (part, rows of `asked`, their patients in the part)."""
+def by_part(folder: Path, split: str | None, stays: Stays) -> Iterator[tuple[Timelines, np.ndarray, np.ndarray]]:
+    """The timelines a part at a time, with the stays in it: (part, rows of `stays`, their patients in the part)."""
     first = 0
     for part in parts(folder, split):
         last = first + len(part.subject_ids)
-        rows = np.flatnonzero((asked.patients >= first) & (asked.patients < last))
+        rows = np.flatnonzero((stays.patients >= first) & (stays.patients < last))
         if len(rows):
-            yield part, rows, asked.patients[rows] - first
+            yield part, rows, stays.patients[rows] - first
         first = last
 
 
-def prompts(folder: Path, split: str | None, asked: Stays, width: int) -> np.ndarray:
+def prompts(folder: Path, split: str | None, stays: Stays, width: int) -> np.ndarray:
     """The prompt of each stay, of the dtype of tokens (n, width), padded on the left with PAD.
 
     A prompt is the static context as it was at the start of its window, then the last of the known tokens: `width` in
@@ -123,10 +123,10 @@ def prompts(folder: Path, split: str | None, asked: Stays, width: int) -> np.nda
             f"a prompt of {width} tokens has no room beside {vocabulary.context_tokens} tokens of static context: "
             "lower --config.outcome.new_tokens or raise --config.data.context"
         )
-    out = np.full((len(asked.known), width), PAD, vocabulary.dtype)
-    for part, rows, owners in by_part(folder, split, asked):
+    out = np.full((len(stays.known), width), PAD, vocabulary.dtype)
+    for part, rows, owners in by_part(folder, split, stays):
         begins = part.offsets[owners]
-        ends = begins + asked.known[rows]
+        ends = begins + stays.known[rows]
         firsts = np.maximum(begins, ends - room)
         starts = static_context.start_times(vocabulary, part.tokens, part.times, firsts)
         contexts = static_context.contexts(vocabulary, part, owners, starts)
@@ -147,10 +147,10 @@ def after(times: np.ndarray, low: np.ndarray, high: np.ndarray, when: np.ndarray
     return low
 
 
-def quiet(folder: Path, split: str | None, asked: Stays) -> np.ndarray:
+def quiet(folder: Path, split: str | None, stays: Stays) -> np.ndarray:
     """Hours from the last event that is known to the prediction, in which nothing happened: float32 (n,)."""
-    out = np.zeros(len(asked.known), np.float32)
-    for part, rows, owners in by_part(folder, split, asked):
-        last = part.times[part.offsets[owners] + asked.known[rows] - 1]
-        out[rows] = (asked.times[rows] - last) / HOUR
+    out = np.zeros(len(stays.known), np.float32)
+    for part, rows, owners in by_part(folder, split, stays):
+        last = part.times[part.offsets[owners] + stays.known[rows] - 1]
+        out[rows] = (stays.times[rows] - last) / HOUR
     return out

@@ -42,13 +42,13 @@ def classes(vocabulary: Vocabulary, task: Task) -> np.ndarray:
     """
     answerable(vocabulary, task)
     names = [*task.classes, *(vocabulary.quantile_tokens if QUANTILES in task.classes else ())]
-    found = np.flatnonzero(ids(vocabulary, names))
-    if len(found) < 2:
+    token_ids = np.flatnonzero(ids(vocabulary, names))
+    if len(token_ids) < 2:
         raise Unanswerable(
             f"the task {task.name} needs tokens {' or '.join(task.classes)} to choose from, of which the vocabulary of "
-            f"these timelines has {len(found)}"
+            f"these timelines has {len(token_ids)}"
         )
-    return found
+    return token_ids
 
 
 def answerable(vocabulary: Vocabulary, task: Task) -> None:
@@ -87,7 +87,7 @@ def stops(vocabulary: Vocabulary, tasks: Sequence[Task]) -> Stops:
     )
 
 
-def horizons(tasks: Sequence[Task], asked: Stays) -> np.ndarray:
+def horizons(tasks: Sequence[Task], patient_stays: Stays) -> np.ndarray:
     """Hours after the prediction, and a silence, until which each outcome is watched: float32 (n, K), inf for ever.
 
     A horizon that is counted from the anchor is nearer by the hours from there to the prediction.
@@ -96,18 +96,18 @@ def horizons(tasks: Sequence[Task], asked: Stays) -> np.ndarray:
         math.inf if t.horizon is None else 24 * t.horizon - t.silence - (t.hours or 0.0) * (t.horizon_from == "anchor")
         for t in tasks
     ]
-    return np.tile(np.array(hours, np.float32), (len(asked.known), 1))
+    return np.tile(np.array(hours, np.float32), (len(patient_stays.known), 1))
 
 
-def gaps(folder: Path, split: str | None, asked: Stays, task: Task) -> np.ndarray:
+def gaps(folder: Path, split: str | None, patient_stays: Stays, task: Task) -> np.ndarray:
     """Hours from the last known event of each stay in which nothing happened: up to the prediction, and the task's
     silence after it. float32 (n,); 0 for prompts that end at a token, after which nothing is known.
 
     Args: task, one of those that share the prompts.
     """
     if not task.by_time:
-        return np.zeros(len(asked.known), np.float32)
-    return stays.quiet(folder, split, asked) + np.float32(task.silence)
+        return np.zeros(len(patient_stays.known), np.float32)
+    return stays.quiet(folder, split, patient_stays) + np.float32(task.silence)
 
 
 def groups(tasks: Iterable[Task]) -> list[list[Task]]:
@@ -115,7 +115,7 @@ def groups(tasks: Iterable[Task]) -> list[list[Task]]:
 
     Groups and the tasks in them are in the order given.
     """
-    found: dict[Any, list[Task]] = {}
+    by_spec: dict[Any, list[Task]] = {}
     for task in tasks:
-        found.setdefault(task.spec, []).append(task)
-    return list(found.values())
+        by_spec.setdefault(task.spec, []).append(task)
+    return list(by_spec.values())

@@ -303,9 +303,9 @@ class _Loader(yaml.SafeLoader):
 def meaning(names: Sequence[str]) -> Callable[[str], bool]:
     """Whether a token is meant by `names`: NAME means NAME and every NAME//…, unless a -NAME takes it out."""
     sides = ([n for n in names if n[0] != "-"], [n[1:] for n in names if n[0] == "-"])
-    (own, under), (less, under_less) = ((frozenset(side), tuple(f"{n}//" for n in side)) for side in sides)
+    (exact, under), (less, under_less) = ((frozenset(side), tuple(f"{n}//" for n in side)) for side in sides)
     return lambda token: (
-        (token in own or token.startswith(under)) and not (token in less or token.startswith(under_less))
+        (token in exact or token.startswith(under)) and not (token in less or token.startswith(under_less))
     )
 
 

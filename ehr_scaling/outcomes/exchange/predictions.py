@@ -47,8 +47,8 @@ def write_values(path: Path, stays: Stays, values: np.ndarray) -> None:
 def write_classes(path: Path, stays: Stays, names: list[str], probabilities: np.ndarray) -> None:
     """Of each stay the most probable of the classes `names`, by probabilities, float (n, classes)."""
     best = probabilities.argmax(axis=1)
-    own = probabilities[np.arange(len(best)), best].astype(np.float32)
-    _write(path, CLASSES, stays, [[names[i] for i in stays.labels], [names[i] for i in best], own])
+    highest = probabilities[np.arange(len(best)), best].astype(np.float32)
+    _write(path, CLASSES, stays, [[names[i] for i in stays.labels], [names[i] for i in best], highest])
 
 
 def _write(path: Path, schema: pa.Schema, stays: Stays, columns: list[object]) -> None:

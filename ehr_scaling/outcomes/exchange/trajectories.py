@@ -49,9 +49,9 @@ class Reader:
 
     def rows(self, event: Event) -> Rows:
         """Codes and values of an event, see `write`; none for a value that follows no code."""
-        if (found := self._spelt.get(event.tokens)) is None:
-            found = self._spelt[event.tokens] = self._spell(event.tokens)
-        return found
+        if (spelt := self._spelt.get(event.tokens)) is None:
+            spelt = self._spelt[event.tokens] = self._spell(event.tokens)
+        return spelt
 
     def _spell(self, run: tuple[int, ...]) -> Rows:
         coded = [i for i in run if i not in self.grouping.values]
@@ -156,9 +156,9 @@ def _table(reader: Reader, stays: Stays, tokens: np.ndarray, hours: np.ndarray) 
     for i, (row, times) in enumerate(zip(tokens.tolist(), hours.tolist(), strict=True)):
         before = len(codes)
         for event in reader.events(row):
-            found = reader.rows(event)
-            counts["lone_values"] += not found
-            for code, value in found:
+            event_rows = reader.rows(event)
+            counts["lone_values"] += not event_rows
+            for code, value in event_rows:
                 owners.append(i)
                 after.append(times[event.at])
                 codes.append(code)

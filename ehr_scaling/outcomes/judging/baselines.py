@@ -36,7 +36,7 @@ MOST_TREES, CLASSES = 200, 30
 _FOLDS, _AT_ONCE = 3, 10_000  # rows made dense at a time
 
 
-def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
+def features(folder: Path, split: str, stays: Stays) -> sp.csr_array:
     """What is known of each stay by the time of its prediction: float32 (n, 5·V), sparse.
 
     The whole record up to then is used, not only the part that fits a model's window, so the baseline knows at least
@@ -66,12 +66,12 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
         cell, count = np.unique(row * width + column, return_counts=True)
         add(cell // width, cell % width, np.log1p(count))
 
-    for part, chosen, owners in by_part(folder, split, asked):
-        begins, lengths = part.offsets[owners], asked.known[chosen]
+    for part, chosen, owners in by_part(folder, split, stays):
+        begins, lengths = part.offsets[owners], stays.known[chosen]
         stay = np.repeat(chosen, lengths)
         inside = np.arange(len(stay)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         whole = part.tokens[np.repeat(begins, lengths) + inside].astype(np.int64)
-        since = inside >= np.repeat(asked.anchors[chosen], lengths)
+        since = inside >= np.repeat(stays.anchors[chosen], lengths)
         times = part.times[np.repeat(begins, lengths) + inside]
         at = np.repeat(np.arange(len(whole)), 1 + (value[whole] >= 0))
         stay, since, times = stay[at], since[at], times[at]
@@ -85,13 +85,13 @@ def features(folder: Path, split: str, asked: Stays) -> sp.csr_array:
         at = np.flatnonzero(is_quantile[1:] & ~is_quantile[:-1] & (stay[1:] == stay[:-1]))[::-1]
         cell, newest = np.unique(stay[at] * size + tokens[at], return_index=True)
         add(cell // size, 2 * size + cell % size, quantile[at + 1][newest] - (bins - 1) / 2)
-        context = static_context.contexts(vocabulary, part, owners, asked.times[chosen]).astype(np.int64)
+        context = static_context.contexts(vocabulary, part, owners, stays.times[chosen]).astype(np.int64)
         add(np.repeat(chosen, context.shape[1]), 3 * size + context.ravel(), np.ones(context.size))
         cell, newest = np.unique((stay * size + tokens)[::-1], return_index=True)
-        days = np.maximum(asked.times[cell // size] - times[::-1][newest], 0) / (24 * HOUR)
+        days = np.maximum(stays.times[cell // size] - times[::-1][newest], 0) / (24 * HOUR)
         add(cell // size, 4 * size + cell % size, 1 / (1 + days))
     cells = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    return sp.csr_array(cells, shape=(len(asked.labels), width), dtype=np.float32)
+    return sp.csr_array(cells, shape=(len(stays.labels), width), dtype=np.float32)
 
 
 class Fitted(NamedTuple):
@@ -268,8 +268,8 @@ def _multinomial(x: sp.csr_array, y: np.ndarray, counts: np.ndarray, patients: n
         return out / out.sum(axis=1, keepdims=True)  # they are float32
 
     def loss(model: Any, rows: np.ndarray, true: np.ndarray) -> float:
-        own = probabilities(model, rows)[np.arange(len(true)), true]
-        return float(-np.log(np.maximum(own, 1e-6)).mean())
+        p_true = probabilities(model, rows)[np.arange(len(true)), true]
+        return float(-np.log(np.maximum(p_true, 1e-6)).mean())
 
     strength, model = _best(dense, pooled, parts, STRENGTHS[1:4], _logistic, loss)
 

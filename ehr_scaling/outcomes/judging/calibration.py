@@ -73,8 +73,8 @@ def line(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> tupl
     """
     order = np.argsort(predicted, kind="stable")
     ordered = weights[order]
-    found = statistics(labels[order], predicted[order], ordered)(ordered[None])
-    intercept, slope = (float(found[name][0]) for name in ("calibration_intercept", "calibration_slope"))
+    estimates = statistics(labels[order], predicted[order], ordered)(ordered[None])
+    intercept, slope = (float(estimates[name][0]) for name in ("calibration_intercept", "calibration_slope"))
     return (intercept, slope) if np.isfinite([intercept, slope]).all() else None
 
 

@@ -35,13 +35,13 @@ class Ranking(NamedTuple):
         np.cumsum(weights, axis=-1, out=below[..., 1:])
         total = below[..., -1]
         positive = np.add.reduceat(weights[..., self.labels], self.firsts, axis=-1)
-        found = np.cumsum(positive, axis=-1)
-        begins, ends, positives = below[..., self.begins], below[..., self.ends], found[..., -1]
-        before = begins - (found - positive)  # weight without the outcome that scores lower
+        cumulative = np.cumsum(positive, axis=-1)
+        begins, ends, positives = below[..., self.begins], below[..., self.ends], cumulative[..., -1]
+        before = begins - (cumulative - positive)  # weight without the outcome that scores lower
         with np.errstate(invalid="ignore", divide="ignore"):
             tied = ends - begins - positive
             auroc = (positive * (before + 0.5 * tied)).sum(axis=-1) / (positives * (total - positives))
-            found_from, flagged = positives[..., None] - found + positive, total[..., None] - begins
+            found_from, flagged = positives[..., None] - cumulative + positive, total[..., None] - begins
             precision = np.where(positive > 0, found_from / flagged, 0.0)
             average_precision = (positive * precision).sum(axis=-1) / positives
         # Sums in two orders differ in their last digits.
@@ -192,14 +192,14 @@ def evaluate(
     both: Statistics = lambda drawn: {k: v for part in parts for k, v in part(drawn).items()}  # noqa: E731
     missing = too_few(ranked.labels, owners)
     point, drawn = bootstrap(both, owners, weighs, 1 if missing else draws, seed)
-    made = {name: summary(value, None if missing else drawn[name]) for name, value in point.items()}
+    summaries = {name: summary(value, None if missing else drawn[name]) for name, value in point.items()}
     areas, covariance = delong(ranked.labels, ordered[None], owners, weighs)
     spread = float(np.sqrt(covariance[0, 0]))
     closed = interval(float(areas[0]), spread)
     result: dict[str, Any] = {
         "auroc": point["auroc"],
-        "low": made["auroc"]["low"],
-        "high": made["auroc"]["high"],
+        "low": summaries["auroc"]["low"],
+        "high": summaries["auroc"]["high"],
         "n": len(labels),
         "positives": int(labels.sum()),
         "patients": len(np.unique(patients)),
@@ -210,15 +210,15 @@ def evaluate(
             "low": closed[0] if closed else None,
             "high": closed[1] if closed else None,
         },
-        "auprc": made["auprc"],
+        "auprc": summaries["auprc"],
         "operating_point": {
             "threshold": float(ordered[flagged_from]),
-            "sensitivity": made["sensitivity"],
-            "specificity": made["specificity"],
+            "sensitivity": summaries["sensitivity"],
+            "specificity": summaries["specificity"],
         },
     }
     if probabilities:
-        result |= {name: made[name] for name in calibration.NAMES}
+        result |= {name: summaries[name] for name in calibration.NAMES}
         result |= {
             "weighted": weights is not None,
             "calibration_curve": calibration.curve(ranked.labels, ordered, owners, weighs),

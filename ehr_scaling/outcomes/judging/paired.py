@@ -50,11 +50,11 @@ def compare(
     squared = np.stack([(p - labels) ** 2 for p in both], axis=1)
 
     def of(drawn: np.ndarray) -> dict[str, np.ndarray]:
-        found = {}
+        scores = {}
         for i, one in enumerate(ranked):
-            found[f"auroc{i}"], found[f"auprc{i}"] = one.areas(drawn[:, one.order])
-            found[f"brier{i}"] = drawn @ squared[:, i] / drawn.sum(axis=1)
-        return found
+            scores[f"auroc{i}"], scores[f"auprc{i}"] = one.areas(drawn[:, one.order])
+            scores[f"brier{i}"] = drawn @ squared[:, i] / drawn.sum(axis=1)
+        return scores
 
     point, drawn = bootstrap(of, patients, weighs, 1 if missing else draws, seed)
     result: dict[str, Any] = {

@@ -75,10 +75,10 @@ def evaluate_classes(
     if not np.isfinite(p).all():
         raise ValueError("a probability is not finite")
     weighs = _checked(len(labels), weights)
-    own = np.take_along_axis(p, labels[:, None], axis=1)
-    above, level = (p > own).sum(axis=1), (p == own).sum(axis=1)
+    p_true = np.take_along_axis(p, labels[:, None], axis=1)
+    above, level = (p > p_true).sum(axis=1), (p == p_true).sum(axis=1)
     hits = [np.clip((top - above) / level, 0, 1) for top in (1, 5)]
-    columns = np.stack([*hits, -np.log(np.clip(own[:, 0], _LEAST, 1))], axis=1)
+    columns = np.stack([*hits, -np.log(np.clip(p_true[:, 0], _LEAST, 1))], axis=1)
 
     def of(drawn: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(("top1", "top5", "log_loss"), (drawn @ columns / drawn.sum(axis=1)[:, None]).T, strict=True))
@@ -114,8 +114,8 @@ def _report(of: Statistics, patients: np.ndarray, weights: np.ndarray, draws: in
     count = len(np.unique(patients))
     missing = {"interval_missing": "fewer than two patients"} if count < 2 else {}
     point, drawn = bootstrap(of, patients, weights, 1 if missing else draws, seed)
-    made = {name: summary(value, None if missing else drawn[name]) for name, value in point.items()}
-    return {"n": len(weights), "patients": count, "draws": draws, **missing, **made}
+    summaries = {name: summary(value, None if missing else drawn[name]) for name, value in point.items()}
+    return {"n": len(weights), "patients": count, "draws": draws, **missing, **summaries}
 
 
 class _Midranks:

@@ -178,9 +178,9 @@ class _Timeline:
     def context(self, prompt: np.ndarray) -> list[str]:
         """The static facts of the prompt, `slot: value` each."""
         size = self.vocabulary.context_tokens
-        found = prompt[prompt != PAD][:size]
+        tokens = prompt[prompt != PAD][:size]
         slots = context_names(self.vocabulary)
-        values = [self.vocabulary.tokens[t] for t in found.tolist()]
+        values = [self.vocabulary.tokens[t] for t in tokens.tolist()]
         pairs = [(slot, value.removeprefix(f"{slot}//")) for slot, value in zip(slots, values, strict=False)]
         return [f"{_first_upper(_readable(s))}: {_first_upper(_readable(v))}" for s, v in pairs if s != YEAR_PLACE]
 

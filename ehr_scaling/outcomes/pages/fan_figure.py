@@ -108,14 +108,14 @@ class Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """x and text of the ticks, from the prediction outwards, with room for their texts and for its own."""
-        found: list[tuple[float, str]] = []
+        ticks: list[tuple[float, str]] = []
         last, least = self.start, _PREDICTION
         for hours, name in HOUR_NAMES:
             x = self(hours)
             if hours < self.most and abs(x - last) >= least and abs(self.end - x) >= 6:
-                found.append((x, name))
+                ticks.append((x, name))
                 last, least = x, _TICK
-        return found
+        return ticks
 
 
 def draw(history: Sequence[Mark], copies: Sequence[Copy], risks: Sequence[Risk], label: str) -> str:
@@ -178,11 +178,11 @@ def _lanes(history: Sequence[Mark], axis: Axis, top: float, height: float) -> li
     step, parts = height / len(GROUPS), []
     for i, (group, name, _) in enumerate(GROUPS):
         y = top + (i + 0.5) * step
-        own = [(axis(hours), group) for hours, of, _ in history if of == group]
+        marks = [(axis(hours), group) for hours, of, _ in history if of == group]
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_NOW}"/>')
         parts.append(f'<rect class="t-{group}" x="2" y="{y - 5:.1f}" width="10" height="10" rx="2"/>')
         parts.append(_text(19, y + 4.5, name))
-        parts.append(_ticks(own, y, min(step * 0.36, 13)))
+        parts.append(_ticks(marks, y, min(step * 0.36, 13)))
     return parts
 
 

@@ -63,9 +63,9 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
         raise UserError(f"--show={stays}: take 1 or more")
     group, union, simulation = _first_group(workdir)
     rows = _some(union, stays, seed)
-    asked = simulation.asked.take(rows)._replace(copies=copies)
+    request = simulation.asked.take(rows)._replace(copies=copies)
     chosen = choosing.best_cell(workdir, cell)
-    futures = simulate.simulate(*restored_params(chosen, Layout(workdir).run(chosen.id)), asked)
+    futures = simulate.simulate(*restored_params(chosen, Layout(workdir).run(chosen.id)), request)
     outcomes = [
         fan.Outcome(
             question.task.name,
@@ -77,12 +77,12 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
     text = fan.page(
         events,
         simulation.vocabulary,
-        asked.prompts,
+        request.prompts,
         futures,
         outcomes,
-        clock=asked.clock,
-        gaps=asked.gaps,
-        horizons=asked.horizons,
+        clock=request.clock,
+        gaps=request.gaps,
+        horizons=request.horizons,
         silence=simulation.silence,
         labels=inspection.labels(Layout(workdir).events),
         model=f"The model has {chosen.N_body:,} body parameters and was trained on {chosen.tokens:,} tokens.",
@@ -113,11 +113,11 @@ def write_trajectories(workdir: Path, out: Path, *, cell: str | None = None) -> 
     """
     trajectories.check_new(out)
     group, _, simulation = _first_group(workdir)
-    asked = simulation.asked
+    request = simulation.asked
     chosen = choosing.best_cell(workdir, cell)
     model, params = restored_params(chosen, Layout(workdir).run(chosen.id))
-    split, every = group[0].options["split"], np.arange(len(asked.ids))
-    total = len(every) * asked.copies * asked.new_tokens
+    split, every = group[0].options["split"], np.arange(len(request.ids))
+    total = len(every) * request.copies * request.new_tokens
     with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
 
         def advance(tokens: int) -> None:

@@ -73,8 +73,8 @@ def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.A
         segments = (prompts_BxP != PAD).astype(jnp.int32)
         empty = empty_cache(model, together, width)
         # Only the last position's logits are wanted, and the head may be most of a small model
-        found: Any = model.apply({"params": params}, prompts_BxP, segments, empty, 0, method="hidden")
-        x_BxPxD, head, full = found
+        hidden: Any = model.apply({"params": params}, prompts_BxP, segments, empty, 0, method="hidden")
+        x_BxPxD, head, full = hidden
         keys, values = (x.transpose(1, 0, 3, 2, 4) for x in (full.keys, full.values))  # (B, L, H, P, K)
         last = full.last
         if last is not None:
@@ -83,8 +83,8 @@ def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.A
         return logits(x_BxPxD[:, -1:], head, model.vocab)[:, 0], keys, values, last
 
     filled = jnp.pad(prompts_MxP, ((0, -prompts % together), (0, 0)))
-    found = jax.lax.map(some, filled.reshape(-1, together, width))
-    next_MxV, *of_layers = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:prompts], found)
+    batches = jax.lax.map(some, filled.reshape(-1, together, width))
+    next_MxV, *of_layers = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:prompts], batches)
 
     def by_layer(x: jax.Array | None) -> tuple[Any, ...]:
         return tuple(None if x is None else x[:, i] for i in range(model.shape.layers))
@@ -164,15 +164,15 @@ def step(
         q_RxHxK = q_RxHxK * q_RxHxK.shape[-1] ** -0.5
         q_GxHxSxK = q_RxHxK.reshape(groups, -1, *q_RxHxK.shape[1:]).transpose(0, 2, 1, 3)
         shared = jnp.where(prefix.seen[:, None, None], dot("ghsk,ghpk->ghsp", q_GxHxSxK, k_GxHxPxK), MASKED)
-        own = jnp.where(own_Rx1xW, dot("rhk,rhwk->rhw", q_RxHxK, k_RxHxWxK), MASKED)
+        private = jnp.where(own_Rx1xW, dot("rhk,rhwk->rhw", q_RxHxK, k_RxHxWxK), MASKED)
         top_GxHxS = jnp.max(shared, axis=-1)
-        top_RxH = jnp.maximum(top_GxHxS.transpose(0, 2, 1).reshape(rows, heads), jnp.max(own, axis=-1))
+        top_RxH = jnp.maximum(top_GxHxS.transpose(0, 2, 1).reshape(rows, heads), jnp.max(private, axis=-1))
         top_GxHxS = top_RxH.reshape(groups, -1, heads).transpose(0, 2, 1)
-        shared, own = jnp.exp(shared - top_GxHxS[..., None]), jnp.exp(own - top_RxH[..., None])
-        total_RxH = jnp.sum(shared, axis=-1).transpose(0, 2, 1).reshape(rows, heads) + jnp.sum(own, axis=-1)
+        shared, private = jnp.exp(shared - top_GxHxS[..., None]), jnp.exp(private - top_RxH[..., None])
+        total_RxH = jnp.sum(shared, axis=-1).transpose(0, 2, 1).reshape(rows, heads) + jnp.sum(private, axis=-1)
         of_shared = dot("ghsp,ghpk->ghsk", shared.astype(model.dtype), v_GxHxPxK)
-        of_own = dot("rhw,rhwk->rhk", own.astype(model.dtype), v_RxHxWxK)
-        mixed = (of_shared.transpose(0, 2, 1, 3).reshape(of_own.shape) + of_own) / total_RxH[..., None]
+        of_private = dot("rhw,rhwk->rhk", private.astype(model.dtype), v_RxHxWxK)
+        mixed = (of_shared.transpose(0, 2, 1, 3).reshape(of_private.shape) + of_private) / total_RxH[..., None]
         x_RxD += mixed.astype(model.dtype).reshape(x_RxD.shape) @ layer["out"]["kernel"]
         gate, up = jnp.split(_norm(layer["mlp_norm"], x_RxD) @ layer["gate_up"]["kernel"], 2, axis=-1)
         x_RxD += (jax.nn.silu(gate) * up) @ layer["down"]["kernel"]

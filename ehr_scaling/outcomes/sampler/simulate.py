@@ -100,7 +100,7 @@ class Asked(NamedTuple):
 def simulate(
     model: Transformer,
     params: Any,
-    asked: Asked,
+    request: Asked,
     rows: int | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -117,20 +117,20 @@ def simulate(
       report: called with tokens drawn or, of copies that ended, not needed any more: in all n·C·G.
     Raises: ValueError when prompts leave no room in the context; Preempted after SIGTERM, where that was put off.
     """
-    prompts, ids, stops, clock = asked.prompts, asked.ids, asked.stops, asked.clock
-    copies, new_tokens = asked.copies, asked.new_tokens
+    prompts, ids, stops, clock = request.prompts, request.ids, request.stops, request.clock
+    copies, new_tokens = request.copies, request.new_tokens
     samples, width = prompts.shape
-    room = min(new_tokens, asked.context - width)
+    room = min(new_tokens, request.context - width)
     if room < 1:
-        raise ValueError(f"prompts of {width} tokens leave no room in a context of {asked.context}")
+        raise ValueError(f"prompts of {width} tokens leave no room in a context of {request.context}")
     outcomes = len(stops.at_horizon)
-    gaps, horizons = asked.gaps.astype(np.float32), asked.horizons.astype(np.float32)
+    gaps, horizons = request.gaps.astype(np.float32), request.horizons.astype(np.float32)
     mesh = Mesh(np.array(devices or jax.local_devices()), ("data",))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))  # a restored run is on one device
     if rows is None:
         # On a CPU 256 rows of the quickstart's models were no faster than 64; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024
-    setting = Setting(model, room, new_tokens, asked.suppress)
+    setting = Setting(model, room, new_tokens, request.suppress)
     more = model.padded - len(clock.hours)
     sets = {name: np.pad(getattr(stops, name), ((0, 0), (0, more))) for name in ("positive", "negative", "open")}
     stops = stops._replace(**sets)
@@ -152,26 +152,28 @@ def simulate(
         part = _prompts_at_once(model, now.shape[1], most, mesh, len(sample))
         for begin in range(0, len(sample), part):
             here = slice(begin, begin + part)
-            own, which = sample[here, None], copy[here]
-            before = state.drawn[own, which]
+            owners, which = sample[here, None], copy[here]
+            before = state.drawn[owners, which]
             new, after = _dispatch(
                 setting, params, now[here], ids[sample[here]], gaps[sample[here]], horizons[sample[here]],
-                which, State(*(field[own, which] for field in state)), stops, clock, asked.seed, rows, part, mesh,
+                which, State(*(field[owners, which] for field in state)), stops, clock, request.seed, rows, part, mesh,
             )  # fmt: skip
             for target, value in zip(state, after, strict=True):
-                target[own, which] = value
+                target[owners, which] = value
             at = before[..., None] + np.arange(room)
             inside = at < np.minimum(after.drawn, new_tokens)[..., None]
             r, c, j = np.nonzero(inside)
-            tokens[own[r, 0], which[r, c], at[r, c, j]] = new[r, c, j]
+            tokens[owners[r, 0], which[r, c], at[r, c, j]] = new[r, c, j]
             done = is_over(after, new_tokens)
             report(int(np.where(done, new_tokens - before, after.drawn - before).sum()))
         r, c = np.nonzero(~is_over(State(*(field[sample[:, None], copy] for field in state)), new_tokens))
         sample, copy = sample[r], copy[r, c][:, None]
-        now = _slid(prompts[sample], tokens[sample, copy[:, 0]], state.drawn[sample, copy[:, 0]], asked.context_tokens)
-    found = state.outcomes
+        now = _slid(
+            prompts[sample], tokens[sample, copy[:, 0]], state.drawn[sample, copy[:, 0]], request.context_tokens
+        )
+    tally = state.outcomes
     return Futures(
-        tokens, state.drawn, found[:, :, 0].astype(np.int8), found[:, :, 1] > 0, *(found[:, :, i] for i in range(2, 6))
+        tokens, state.drawn, tally[:, :, 0].astype(np.int8), tally[:, :, 1] > 0, *(tally[:, :, i] for i in range(2, 6))
     )
 
 
@@ -180,12 +182,12 @@ def next_token(model: Transformer, params: Any, prompts: np.ndarray, tokens: np.
 
     Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for.
     """
-    found = np.empty((len(prompts), len(tokens)), np.float32)
+    probabilities = np.empty((len(prompts), len(tokens)), np.float32)
     for begin in range(0, len(prompts), batch):
         some = prompts[begin : begin + batch].astype(np.int32)
         filled = np.pad(some, ((0, batch - len(some)), (0, 0)), constant_values=PAD)
-        found[begin : begin + batch] = np.asarray(_next(model, params, filled, tokens))[: len(some)]
-    return found
+        probabilities[begin : begin + batch] = np.asarray(_next(model, params, filled, tokens))[: len(some)]
+    return probabilities
 
 
 @partial(jax.jit, static_argnames="model")

@@ -87,7 +87,7 @@ def rows(archive: Path) -> Rows:
     lengths = np.array([text.count(b"\n") for text in texts])  # every text ends in a newline
     times = np.array([_minutes(time) for time in table["time"].dictionary.to_pylist()])
     names = table["name"].dictionary.to_pylist()
-    found = Rows(
+    archive_rows = Rows(
         archive=archive,
         record=np.repeat(np.arange(len(texts)), lengths),
         minute=times[table["time"].indices.to_numpy()],
@@ -96,10 +96,12 @@ def rows(archive: Path) -> Rows:
         value=table["value"].to_numpy(),
         records=len(texts),
     )
-    found.refuse(found.minute < 0, f"the time is not HH:MM, from 00:00 to {LAST_MINUTE // 60}:00")
+    archive_rows.refuse(archive_rows.minute < 0, f"the time is not HH:MM, from 00:00 to {LAST_MINUTE // 60}:00")
     strange = np.array([bool(name) and name not in MEASURED and name not in DESCRIPTORS for name in names])
-    found.refuse(strange[found.name], f"the parameter is none of the release's {len(MEASURED) + len(DESCRIPTORS)}")
-    return found
+    archive_rows.refuse(
+        strange[archive_rows.name], f"the parameter is none of the release's {len(MEASURED) + len(DESCRIPTORS)}"
+    )
+    return archive_rows
 
 
 def _members(archive: Path) -> Iterator[bytes]:

@@ -92,10 +92,10 @@ def inputs(
 def check_splits(raw: Path | None) -> None:
     """Raises UserError where the data set's own splits leave nobody to train or to tune."""
     raw, files = _files(raw)
-    own = meds_splits.of(raw, files)
-    if name := meds_splits.lacking(own):
+    own_splits = meds_splits.of(raw, files)
+    if name := meds_splits.lacking(own_splits):
         raise UserError(
-            f"{raw}: its splits, {own.words}, have no patient in {name}: give a file that has, with "
+            f"{raw}: its splits, {own_splits.words}, have no patient in {name}: give a file that has, with "
             "--config.data.split_file=FILE"
         )
 
@@ -137,8 +137,8 @@ def extract(
     about = about if isinstance(about, dict) else {}
     units = _units(files)
     told = _told(raw)
-    found, why = dialects.recognise(_codes(files, told), about)
-    how = Reading(dialect or found, _modifiers(about), chosen_times(preset, times) == "known")
+    detected, why = dialects.recognise(_codes(files, told), about)
+    how = Reading(dialect or detected, _modifiers(about), chosen_times(preset, times) == "known")
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
     for name in sorted(_numbers(files) - {meds_reading.VALUE}):
         told_in = f"those of the column {name}" if name else "none"
@@ -224,8 +224,8 @@ def _files(raw: Path | None) -> tuple[Path, list[Path]]:
     if raw is None:
         raise UserError("meds needs the folder of a MEDS data set, with data/ in it: give it with --raw=DIR")
     data = raw / "data"
-    found = (path for path in data.rglob("*.parquet") if path.is_file())
-    files = sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(data).parts))
+    paths = (path for path in data.rglob("*.parquet") if path.is_file())
+    files = sorted(path for path in paths if not any(p.startswith(".") for p in path.relative_to(data).parts))
     if not files:
         raise UserError(f"{data} holds no .parquet file: --raw must be the root of a MEDS data set")
     return raw, files
@@ -271,9 +271,9 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     for column, (wanted, fits) in _TYPES.items():
         other = column in meds_reading.VALUES and column != value
         if column in schema.names and not other and not fits(schema.field(column).type):
-            found = schema.field(column).type
+            actual = schema.field(column).type
             instead = f", and there is no {meds_reading.VALUE}" if column in meds_reading.VALUES[1:] else ""
-            raise UserError(f"{path}: column {column} is {found}{instead}, MEDS wants {wanted}: convert the data set")
+            raise UserError(f"{path}: column {column} is {actual}{instead}, MEDS wants {wanted}: convert the data set")
 
 
 def _told(raw: Path) -> pa.Table:
@@ -301,7 +301,7 @@ def _codes(files: list[Path], told: pa.Table) -> set[str]:
 
 
 def _assign(
-    folder: shuffle.Folder, units: list[list[shuffle.Part]], own: meds_splits.Splits, seed: int, splits: Splits
+    folder: shuffle.Folder, units: list[list[shuffle.Part]], own_splits: meds_splits.Splits, seed: int, splits: Splits
 ) -> tuple[list[tuple[str, int, list[int] | None]], dict[str, Any]]:
     """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
 
@@ -310,16 +310,16 @@ def _assign(
     Returns: of each shard its split, its number in that, and the pieces that it is of, or None for all; how the
       patients meet a split file, if there is one.
     """
-    found = [np.load(folder.patients(i)) for i in range(len(units))]
-    ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *found]))
+    ids_of_unit = [np.load(folder.patients(i)) for i in range(len(units))]
+    ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *ids_of_unit]))
     if isinstance(splits, Listed):
         split, shard = events.assign(ids, seed, splits)
     else:
-        split, shard = meds_splits.assigned(own, ids, _by_file(units), seed, splits)
+        split, shard = meds_splits.assigned(own_splits, ids, _by_file(units), seed, splits)
     pieces: dict[tuple[int, int], list[int]] = {}
     if len(ids) > _WITHIN * events.SHARD:
         groups = _of_the_same_files(units)
-        there = [meds_rows.distinct(np.concatenate([found[i] for i in group])) for group in groups]
+        there = [meds_rows.distinct(np.concatenate([ids_of_unit[i] for i in group])) for group in groups]
         if sum(map(len, there)) == len(ids):
             shard, pieces = _within_files(ids, split, groups, there, seed)
     named = np.flatnonzero(split >= 0)
@@ -360,9 +360,9 @@ def _within_files(
         at = np.searchsorted(ids, some)
         here = events.assign_shards(some, split[at], seed)
         for i, begin in enumerate(begun):
-            if (own := split[at] == i).any():
-                shard[at[own]] = begin + here[own]
-                begun[i] += int(here[own].max()) + 1
+            if (in_split := split[at] == i).any():
+                shard[at[in_split]] = begin + here[in_split]
+                begun[i] += int(here[in_split].max()) + 1
                 pieces |= dict.fromkeys(((i, k) for k in range(begin, begun[i])), group)
     return shard, pieces
 

@@ -108,15 +108,15 @@ def recognise(codes: Collection[str], about: Mapping[str, Any]) -> tuple[str, st
         return OWN, "its dataset.json says that this program wrote it"
     if about.get("etl_name") == "meds_etl.mimic":
         return MEDS_ETL, "its dataset.json says so"
-    found = {head for code in codes for head in _heads(code)}
-    if told := sorted(found & {"MIMIC_IV_LABITEM/", "MIMIC_IV_ITEM/", "MIMIC_IV_OMR/"}):
+    heads = {head for code in codes for head in _heads(code)}
+    if told := sorted(heads & {"MIMIC_IV_LABITEM/", "MIMIC_IV_ITEM/", "MIMIC_IV_OMR/"}):
         return MEDS_ETL, f"it has codes that begin with {told[0]}"
     yes, why = hallmarks.of_mimic(codes)
     if not yes:
         return OTHER, why
-    if found & {"INSURANCE//", "MARITAL_STATUS//", "LANGUAGE//", "RACE//"}:
+    if heads & {"INSURANCE//", "MARITAL_STATUS//", "LANGUAGE//", "RACE//"}:
         return MIMIC_IV_MEDS_0_2, f"{why}, and insurance or race are events"
-    if found & {"LAB//RESULT", "LAB//SPECIMEN_COLLECTED", "MEDICATION//START", "INFUSION_START//", "PROCEDURE//START"}:
+    if heads & {"LAB//RESULT", "LAB//SPECIMEN_COLLECTED", "MEDICATION//START", "INFUSION_START//", "PROCEDURE//START"}:
         return MIMIC_IV_MEDS_0_1, f"{why}, and it tells specimens, orders or infusions"
     return ETHOS, why
 
@@ -180,8 +180,8 @@ def verdict(dialect: str, code: str, detail: str = "", unit: str = "") -> Verdic
         return _kept(SYSTOLIC, DIASTOLIC)
     if upper == "BMI" or upper.startswith("BMI ("):
         return _kept(BMI)
-    if found := _OMR_LEFT_OUT.fullmatch(upper):
-        return Verdict(None, f"{found[1].lower()}: not among the events of mimic-iv", "")
+    if match := _OMR_LEFT_OUT.fullmatch(upper):
+        return Verdict(None, f"{match[1].lower()}: not among the events of mimic-iv", "")
     ours = _of_meds_etl(code, detail, unit) if dialect == MEDS_ETL else _of_mimic(dialect, code, detail)
     if ours is None:
         return Verdict(None, "dates and ingredients of the ICU: not among the events of mimic-iv", "")

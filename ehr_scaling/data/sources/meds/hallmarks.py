@@ -107,19 +107,19 @@ def of_mimic(codes: Iterable[str]) -> tuple[bool, str]:
     At least two hallmarks must fit, each in nine tenths of the distinct codes that could show it, one of them item ids
     or types of admission; and neither of these two may be another hospital's in half of its codes.
     """
-    found: dict[str, set[str]] = {mark.name: set() for mark in _HALLMARKS}
+    parts_of_mark: dict[str, set[str]] = {mark.name: set() for mark in _HALLMARKS}
     for code in codes:
         name, *parts = code.split("//")
         for mark in _HALLMARKS if parts else ():
             if part := mark.part(name, parts):
-                found[mark.name].add(part)
+                parts_of_mark[mark.name].add(part)
     fits, against = [], []
     for mark in _HALLMARKS:
-        seen = found[mark.name]
-        own = {part for part in seen if mark.is_mimic(part)}
-        if len(own) >= max(mark.distinct, _ENOUGH * len(seen)) and (not mark.telling or own & mark.telling):
+        seen = parts_of_mark[mark.name]
+        matching = {part for part in seen if mark.is_mimic(part)}
+        if len(matching) >= max(mark.distinct, _ENOUGH * len(seen)) and (not mark.telling or matching & mark.telling):
             fits.append(mark.name)
-        elif seen and len(own) < _AGAINST * len(seen):
+        elif seen and len(matching) < _AGAINST * len(seen):
             against.append(mark.name)
     decisive = {ITEMS, ADMISSIONS}
     yes = len(fits) >= _LEAST and bool(decisive & {*fits}) and not decisive & {*against}

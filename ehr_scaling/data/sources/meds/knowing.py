@@ -74,12 +74,12 @@ class _Hospital(NamedTuple):
     end: np.ndarray  # the discharge as it is settled
     stay: np.ndarray
 
-    def find(self, found: _Events, rows: np.ndarray, *, bill: bool) -> np.ndarray:
+    def find(self, facts: _Events, rows: np.ndarray, *, bill: bool) -> np.ndarray:
         """int64, the stay of each of some rows, -1 for none. Args: bill, whether a stay holds its days as a whole."""
         out = np.full(len(rows), -1)
         if not len(self.patient) or not len(rows):
             return out
-        patient, time = found.patient[rows], found.time[rows]
+        patient, time = facts.patient[rows], facts.time[rows]
         begun = np.searchsorted(_key(self.patient, self.admit), _key(patient, day_end(time) if bill else time), "right")
         last = np.maximum(begun - 1, 0)
         until = np.where(self.told[last] == NULL, NULL, day_end(self.told[last]) if bill else self.told[last] + DAY)
@@ -90,9 +90,9 @@ class _Hospital(NamedTuple):
             exact = _matching(_key(self.patient[ends], self.told[ends]), _key(patient, time))
             out = np.where(exact >= 0, ends[np.maximum(exact, 0)] if len(ends) else -1, out)
         named = np.flatnonzero(self.stay != NO_STAY)
-        own = _matching(self.stay[named], found.stay[rows])
-        own = np.where(own >= 0, named[np.maximum(own, 0)] if len(named) else -1, -1)
-        return np.where((own >= 0) & (self.patient[np.maximum(own, 0)] == patient), own, out)
+        match = _matching(self.stay[named], facts.stay[rows])
+        match = np.where(match >= 0, named[np.maximum(match, 0)] if len(named) else -1, -1)
+        return np.where((match >= 0) & (self.patient[np.maximum(match, 0)] == patient), match, out)
 
 
 def known(rows: Rows) -> tuple[Rows, Counter[str], Counter[str]]:
@@ -107,25 +107,25 @@ def known(rows: Rows) -> tuple[Rows, Counter[str], Counter[str]]:
     patient = np.cumsum(first_of_run(rows.subjects)) - 1
     people = int(patient[-1]) + 1 if len(patient) else 0
     time = np.where(rows.times == STATIC, NULL, rows.times // _SECOND)
-    found = _Events(patient, time, of_name[rows.codes], rows.stays)
+    facts = _Events(patient, time, of_name[rows.codes], rows.stays)
     new, keep = time.copy(), np.ones(len(time), bool)
 
-    hospital, settled = _settled(found, rows, people, new)
+    hospital, settled = _settled(facts, rows, people, new)
     mended.update({f"stays in hospital: {rule}": n for rule, n in settled.counts.items()})
-    deaths = found.rows(_DEATH)
+    deaths = facts.rows(_DEATH)
     again = ~first_of_run(patient[deaths])
     keep[deaths[again]] = False
     dropped["deaths: told again"] += int(again.sum())
     new[deaths] = settled.death[patient[deaths]]
 
-    _intensive(found, hospital, new, keep, mended)
-    visit_ends = _emergency(found, hospital, new, mended)
+    _intensive(facts, hospital, new, keep, mended)
+    visit_ends = _emergency(facts, hospital, new, mended)
     pressure = np.array([name.startswith("VITAL//BLOOD_PRESSURE") for name in rows.names], bool)[rows.codes]
-    triage = _triage(found, visit_ends, rows.codes, pressure, new)
-    _coded(found, hospital, settled.death, pressure, new)
+    triage = _triage(facts, visit_ends, rows.codes, pressure, new)
+    _coded(facts, hospital, settled.death, pressure, new)
 
     # What a triage and the vital sign of its time both tell.
-    signs, told = found.rows(_VITAL), np.concatenate([triage, found.rows(_ED_IN)])
+    signs, told = facts.rows(_VITAL), np.concatenate([triage, facts.rows(_ED_IN)])
     same_time = signs[np.isin(_key(patient[signs], new[signs]), _key(patient[told], new[told]))]
     columns = (array[same_time] for array in (patient, new, rows.codes, rows.values.view(np.int32)))
     again = same_time[_repeated(*columns)]
@@ -141,26 +141,26 @@ def known(rows: Rows) -> tuple[Rows, Counter[str], Counter[str]]:
     )
 
 
-def _settled(found: _Events, rows: Rows, people: int, new: np.ndarray) -> tuple[_Hospital, reconcile.Settled]:
+def _settled(facts: _Events, rows: Rows, people: int, new: np.ndarray) -> tuple[_Hospital, reconcile.Settled]:
     """Stays and deaths by the rules; the times of discharges in `new` are changed."""
-    begins, ends = found.rows(_ADMIT), found.rows(_LEAVE)
-    end_of = _paired(found, begins, ends, by_stay=True)
+    begins, ends = facts.rows(_ADMIT), facts.rows(_LEAVE)
+    end_of = _paired(facts, begins, ends, by_stay=True)
     has = end_of >= 0
-    told = np.where(has, found.time[end_of], NULL)
+    told = np.where(has, facts.time[end_of], NULL)
     dies = np.array([name.partition("//")[2].strip().upper() == "DIED" for name in rows.names], bool)
-    patient, admit = found.patient[begins], found.time[begins]
+    patient, admit = facts.patient[begins], facts.time[begins]
 
-    deaths = found.rows(_DEATH)
-    of_day = found.time[deaths] % DAY
+    deaths = facts.rows(_DEATH)
+    of_day = facts.time[deaths] % DAY
     exact = (of_day > 0) & (of_day < _LAST_MINUTE)
     dated = np.full(people, NEVER)
-    at = np.where(exact, found.time[deaths], day_end(found.time[deaths]))
-    np.minimum.at(dated, found.patient[deaths], at)
+    at = np.where(exact, facts.time[deaths], day_end(facts.time[deaths]))
+    np.minimum.at(dated, facts.patient[deaths], at)
     dated = np.where(dated == NEVER, NULL, dated)
-    unsettled = _Hospital(patient, admit, told, told, found.stay[begins])
+    unsettled = _Hospital(patient, admit, told, told, facts.stay[begins])
     death = np.full(len(begins), NULL)
-    stay = unsettled.find(found, deaths[exact], bill=False)
-    death[stay[stay >= 0]] = found.time[deaths[exact][stay >= 0]]
+    stay = unsettled.find(facts, deaths[exact], bill=False)
+    death[stay[stay >= 0]] = facts.time[deaths[exact][stay >= 0]]
     settled = reconcile.settle(
         reconcile.Stays(patient, admit, told, has & dies[rows.codes[np.maximum(end_of, 0)]], death), dated
     )
@@ -168,76 +168,76 @@ def _settled(found: _Events, rows: Rows, people: int, new: np.ndarray) -> tuple[
     return unsettled._replace(end=settled.end), settled
 
 
-def _intensive(found: _Events, hospital: _Hospital, new: np.ndarray, keep: np.ndarray, mended: Counter[str]) -> None:
-    begins = found.rows(_ICU_IN)
-    ends = _paired(found, begins, found.rows(_ICU_OUT))
-    bound = hospital.find(found, begins, bill=False)
+def _intensive(facts: _Events, hospital: _Hospital, new: np.ndarray, keep: np.ndarray, mended: Counter[str]) -> None:
+    begins = facts.rows(_ICU_IN)
+    ends = _paired(facts, begins, facts.rows(_ICU_OUT))
+    bound = hospital.find(facts, begins, bill=False)
     last = np.where(bound >= 0, hospital.end[np.maximum(bound, 0)] if len(hospital.end) else NULL, NULL)
-    told = np.where(ends >= 0, found.time[ends], NULL)
-    left, kept, counts = reconcile.settle_pairs(found.time[begins], told, last, intensive=True)
+    told = np.where(ends >= 0, facts.time[ends], NULL)
+    left, kept, counts = reconcile.settle_pairs(facts.time[begins], told, last, intensive=True)
     new[ends[ends >= 0]] = left[ends >= 0]
     keep[begins[~kept]] = False
     keep[ends[~kept & (ends >= 0)]] = False
     mended.update({f"stays in intensive care: {rule}": n for rule, n in counts.items()})
 
 
-def _emergency(found: _Events, hospital: _Hospital, new: np.ndarray, mended: Counter[str]) -> np.ndarray:
+def _emergency(facts: _Events, hospital: _Hospital, new: np.ndarray, mended: Counter[str]) -> np.ndarray:
     """Settle visits to the ED. Returns: the row of the end of each registration, -1 for none."""
-    begins = found.rows(_ED_IN)
-    ends = _paired(found, begins, found.rows(_ED_OUT))
-    told = np.where(ends >= 0, found.time[ends], NULL)
+    begins = facts.rows(_ED_IN)
+    ends = _paired(facts, begins, facts.rows(_ED_OUT))
+    told = np.where(ends >= 0, facts.time[ends], NULL)
     named = np.flatnonzero(hospital.stay != NO_STAY)
-    bound = _matching(hospital.stay[named], found.stay[begins])
+    bound = _matching(hospital.stay[named], facts.stay[begins])
     last = np.where(bound >= 0, hospital.end[named[np.maximum(bound, 0)]] if len(named) else NULL, NULL)
-    left, _, counts = reconcile.settle_pairs(found.time[begins], told, last, intensive=False)
+    left, _, counts = reconcile.settle_pairs(facts.time[begins], told, last, intensive=False)
     new[ends[ends >= 0]] = left[ends >= 0]
     mended.update({f"visits to the ED: {rule}": n for rule, n in counts.items()})
     return ends
 
 
 def _triage(
-    found: _Events, visit_ends: np.ndarray, codes: np.ndarray, pressure: np.ndarray, new: np.ndarray
+    facts: _Events, visit_ends: np.ndarray, codes: np.ndarray, pressure: np.ndarray, new: np.ndarray
 ) -> np.ndarray:
     """Acuity and vital signs at a registration in the ED: at the visit's first later vital sign, or its end.
 
     Args: pressure, bool (n,), blood pressures: those of a bare day were measured elsewhere.
     Returns: the rows of which the times in `new` were changed.
     """
-    vitals, arrivals = found.rows(_VITAL), found.rows(_ED_IN)
-    of_day = pressure[vitals] & (found.time[vitals] % DAY == 0)
-    vitals = vitals[~of_day | np.isin(found.key(vitals), found.key(arrivals))]
-    triage = vitals[np.isin(found.key(vitals), found.key(arrivals))]
-    sure = triage[~(pressure[triage] & (found.time[triage] % DAY == 0))]
-    by_code = sure[np.lexsort((codes[sure], found.key(sure)))]
-    twice = ~first_of_run(found.key(by_code)) & ~first_of_run(codes[by_code])
-    triage = triage[~np.isin(found.key(triage), found.key(by_code[twice]))]
+    vitals, arrivals = facts.rows(_VITAL), facts.rows(_ED_IN)
+    of_day = pressure[vitals] & (facts.time[vitals] % DAY == 0)
+    vitals = vitals[~of_day | np.isin(facts.key(vitals), facts.key(arrivals))]
+    triage = vitals[np.isin(facts.key(vitals), facts.key(arrivals))]
+    sure = triage[~(pressure[triage] & (facts.time[triage] % DAY == 0))]
+    by_code = sure[np.lexsort((codes[sure], facts.key(sure)))]
+    twice = ~first_of_run(facts.key(by_code)) & ~first_of_run(codes[by_code])
+    triage = triage[~np.isin(facts.key(triage), facts.key(by_code[twice]))]
     if not len(triage):
         return triage
-    end = visit_ends[np.searchsorted(found.key(arrivals), found.key(triage), "right") - 1]
+    end = visit_ends[np.searchsorted(facts.key(arrivals), facts.key(triage), "right") - 1]
     out = np.where(end >= 0, new[end], NEVER)
-    at = np.searchsorted(found.key(vitals), found.key(triage), "right")
+    at = np.searchsorted(facts.key(vitals), facts.key(triage), "right")
     sign = vitals[np.minimum(at, len(vitals) - 1)]
-    sooner = (at < len(vitals)) & (found.patient[sign] == found.patient[triage]) & (found.time[sign] < out)
-    out = np.where(sooner, found.time[sign], out)
-    new[triage] = np.where(out == NEVER, found.time[triage], out)
+    sooner = (at < len(vitals)) & (facts.patient[sign] == facts.patient[triage]) & (facts.time[sign] < out)
+    out = np.where(sooner, facts.time[sign], out)
+    new[triage] = np.where(out == NEVER, facts.time[triage], out)
     return triage
 
 
-def _coded(found: _Events, hospital: _Hospital, death: np.ndarray, pressure: np.ndarray, new: np.ndarray) -> None:
+def _coded(facts: _Events, hospital: _Hospital, death: np.ndarray, pressure: np.ndarray, new: np.ndarray) -> None:
     """Codes of the bill, and what has a day only."""
-    bill = found.rows(_DIAGNOSIS, _BILL)
-    of_visit = (found.kind[bill] == _DIAGNOSIS) & np.isin(found.key(bill), found.key(found.rows(_ED_OUT)))
-    leaves = np.isin(found.key(bill), found.key(found.rows(_LEAVE)))
+    bill = facts.rows(_DIAGNOSIS, _BILL)
+    of_visit = (facts.kind[bill] == _DIAGNOSIS) & np.isin(facts.key(bill), facts.key(facts.rows(_ED_OUT)))
+    leaves = np.isin(facts.key(bill), facts.key(facts.rows(_LEAVE)))
     bill = bill[~of_visit | leaves]
-    stay = hospital.find(found, bill, bill=True)
+    stay = hospital.find(facts, bill, bill=True)
     ended = (stay >= 0) & (hospital.end[np.maximum(stay, 0)] != NULL) if len(hospital.end) else stay >= 0
     new[bill[ended]] = hospital.end[stay[ended]]
-    days = np.flatnonzero((found.kind == _DAYS) | ((found.kind == _VITAL) & pressure))
+    days = np.flatnonzero((facts.kind == _DAYS) | ((facts.kind == _VITAL) & pressure))
     days = np.concatenate([days, bill[~ended]])
-    days = days[(found.time[days] != NULL) & (found.time[days] % DAY == 0)]
-    days = days[~np.isin(found.key(days), found.key(found.rows(_ED_IN)))]  # those are of a triage
-    end, dies = day_end(found.time[days]), death[found.patient[days]]
-    new[days] = np.where((dies != NULL) & (dies >= found.time[days]) & (dies < end), dies, end)
+    days = days[(facts.time[days] != NULL) & (facts.time[days] % DAY == 0)]
+    days = days[~np.isin(facts.key(days), facts.key(facts.rows(_ED_IN)))]  # those are of a triage
+    end, dies = day_end(facts.time[days]), death[facts.patient[days]]
+    new[days] = np.where((dies != NULL) & (dies >= facts.time[days]) & (dies < end), dies, end)
 
 
 def _ordered(rows: Rows, new: np.ndarray, keep: np.ndarray, dying: np.ndarray, settled: reconcile.Settled) -> Rows:
@@ -264,7 +264,7 @@ def _ordered(rows: Rows, new: np.ndarray, keep: np.ndarray, dying: np.ndarray, s
     return out.at(np.lexsort((place[out.codes], out.times, out.subjects)))
 
 
-def _paired(found: _Events, begins: np.ndarray, ends: np.ndarray, *, by_stay: bool = False) -> np.ndarray:
+def _paired(facts: _Events, begins: np.ndarray, ends: np.ndarray, *, by_stay: bool = False) -> np.ndarray:
     """The row of the end of each beginning, -1 for none.
 
     By the stay, where both tell it and it is one's alone; else by number where a patient has as many of both, else
@@ -273,25 +273,25 @@ def _paired(found: _Events, begins: np.ndarray, ends: np.ndarray, *, by_stay: bo
     out = np.full(len(begins), -1)
     if not len(begins) or not len(ends):
         return out
-    people = int(max(found.patient[begins[-1]], found.patient[ends[-1]])) + 1
-    many, of_end = (np.bincount(found.patient[rows], minlength=people) for rows in (begins, ends))
+    people = int(max(facts.patient[begins[-1]], facts.patient[ends[-1]])) + 1
+    many, of_end = (np.bincount(facts.patient[rows], minlength=people) for rows in (begins, ends))
     first, first_end = np.cumsum(many) - many, np.cumsum(of_end) - of_end
-    patient = found.patient[begins]
+    patient = facts.patient[begins]
     rank = np.arange(len(begins)) - first[patient]
     alike = many[patient] == of_end[patient]
     out[alike] = ends[(first_end[patient] + rank)[alike]]
-    at = np.searchsorted(found.key(ends), found.key(begins), "left")
+    at = np.searchsorted(facts.key(ends), facts.key(begins), "left")
     then = ends[np.minimum(at, len(ends) - 1)]
-    following = np.append(found.key(begins)[1:], NEVER)
-    fits = ~alike & (at < len(ends)) & (found.patient[then] == patient) & (found.key(then) <= following)
+    following = np.append(facts.key(begins)[1:], NEVER)
+    fits = ~alike & (at < len(ends)) & (facts.patient[then] == patient) & (facts.key(then) <= following)
     out[fits] = then[fits]
     if by_stay:
-        names, index, count = np.unique(found.stay[ends], return_index=True, return_counts=True)
+        names, index, count = np.unique(facts.stay[ends], return_index=True, return_counts=True)
         single = (names != NO_STAY) & (count == 1)
-        own = _matching(names[single], found.stay[begins])
-        told = own >= 0
-        row = ends[index[single]][np.maximum(own, 0)] if single.any() else out
-        told &= found.patient[np.maximum(row, 0)] == patient
+        match = _matching(names[single], facts.stay[begins])
+        told = match >= 0
+        row = ends[index[single]][np.maximum(match, 0)] if single.any() else out
+        told &= facts.patient[np.maximum(row, 0)] == patient
         out = np.where(told, row, np.where(np.isin(out, row[told]), -1, out))
     return out
 

@@ -82,12 +82,12 @@ def subjects(path: Path, groups: range) -> Iterator[np.ndarray]:
 
 def codes(path: Path) -> set[str]:
     """The codes of the first rows of a file."""
-    found: set[str] = set()
+    distinct_codes: set[str] = set()
     for batch in islice(_batches(path, None, 1 << 16, "code"), 4):
         with reading(path):
             at, names = _codes(batch.column(0), Dropped.empty())
-        found |= {names[i] for i in distinct(at).tolist() if i >= 0}
-    return found
+        distinct_codes |= {names[i] for i in distinct(at).tolist() if i >= 0}
+    return distinct_codes
 
 
 def value_column(schema: pa.Schema) -> str | None:
@@ -182,7 +182,7 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
         inner = rows._replace(codes=key, names=[str(i) for i in range(len(made_of))])
         key, outer = combined(inner, batch, [unit], np.flatnonzero(valued))
         made_of = [(*made_of[int(i)], *more) for i, *more in outer]
-    made: dict[str, int] = {}
+    code_numbers: dict[str, int] = {}
     table, fahrenheit = np.zeros(len(made_of), np.int64), np.zeros(len(made_of), bool)
     for i in np.flatnonzero(np.bincount(key, minlength=len(made_of))).tolist():
         name, *parts = made_of[i]
@@ -192,13 +192,13 @@ def _as_spelt(rows: Rows, batch: pa.RecordBatch, how: Reading, dropped: Dropped)
             told, fahrenheit[i] = _with_unit(told, parts[-1])
         code = with_parts(code, told)
         dropped.spelt.add((name, code))
-        table[i] = made.setdefault(code, len(made))
+        table[i] = code_numbers.setdefault(code, len(code_numbers))
     values, celsius = rows.values.copy(), fahrenheit[key]
     with np.errstate(over="ignore"):
         values[celsius] = (values[celsius].astype(np.float64) * 1.8 + 32).astype(np.float32)
     dropped.values["a temperature too large for float32: no value"] += int(np.isinf(values).sum())
     values[np.isinf(values)] = np.nan
-    rows = rows._replace(codes=table[key], values=values, names=list(made))
+    rows = rows._replace(codes=table[key], values=values, names=list(code_numbers))
     dropped.seen.update(by_family(rows, np.ones(len(rows.codes), bool)))
     if "text_value" in batch.schema.names and not pa.types.is_null(batch["text_value"].type):
         texts = np.flatnonzero(pc.is_valid(batch["text_value"]).to_numpy(zero_copy_only=False) & ~valued)

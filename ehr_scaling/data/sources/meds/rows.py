@@ -101,15 +101,15 @@ def combined(
     if not len(at) or not columns:
         return key, entries
     used, number = np.unique(rows.codes[at], return_inverse=True)
-    found: list[tuple[str, ...]] = [(rows.names[i],) for i in used.tolist()]
+    combinations: list[tuple[str, ...]] = [(rows.names[i],) for i in used.tolist()]
     for column in columns:
         words = batch[column].cast(pa.large_string()).take(pa.array(at)).dictionary_encode()
         texts = [*words.dictionary.to_pylist(), ""]
         index = pc.fill_null(words.indices.cast(pa.int64()), len(texts) - 1).to_numpy(zero_copy_only=False)
         pairs, number = np.unique(number * len(texts) + index, return_inverse=True)
-        found = [(*found[pair // len(texts)], texts[pair % len(texts)]) for pair in pairs.tolist()]
+        combinations = [(*combinations[pair // len(texts)], texts[pair % len(texts)]) for pair in pairs.tolist()]
     key[at] = len(entries) + number
-    return key, entries + found
+    return key, entries + combinations
 
 
 def by_family(rows: Rows, which: np.ndarray) -> Counts:

@@ -66,10 +66,10 @@ def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
 
     def make() -> dict[str, Any]:
         some = [ids for path, _, first, last in parts for ids in meds_reading.subjects(Path(path), range(first, last))]
-        found = distinct(np.concatenate([np.zeros(0, np.int64), *some]))
+        patient_ids = distinct(np.concatenate([np.zeros(0, np.int64), *some]))
         with writing(folder.patients(unit)) as partial:
-            np.save(partial, found)
-        return {"patients": len(found)}
+            np.save(partial, patient_ids)
+        return {"patients": len(patient_ids)}
 
     once(folder.record("patients", unit), make)
 
@@ -153,9 +153,9 @@ def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: 
         },
         schema=_SCHEMA,
     )
-    found, starts = np.unique(shard[order], return_index=True)
+    shard_numbers, starts = np.unique(shard[order], return_index=True)
     # Which shard a batch holds must be found without reading it.
-    schema = _SCHEMA.with_metadata({"shards": found.astype("<i8").tobytes().hex()})
+    schema = _SCHEMA.with_metadata({"shards": shard_numbers.astype("<i8").tobytes().hex()})
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with writing(path) as partial, pa.ipc.new_file(partial, schema, options=options) as writer:
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):

@@ -44,9 +44,9 @@ def prefixed(code: str) -> str:
         if not separator:
             system, _, rest = code.rpartition("/" if code.startswith("http") else ":")
         return f"{system.replace('//', '/')}//{rest}" if rest.strip() else code.replace("//", "/")
-    if "//" in code or not (found := _PREFIXED.fullmatch(code)):
+    if "//" in code or not (match := _PREFIXED.fullmatch(code)):
         return code
-    return f"{found[1]}//{found[2]}"
+    return f"{match[1]}//{match[2]}"
 
 
 def own(code: str) -> str:

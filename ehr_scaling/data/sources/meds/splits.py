@@ -67,9 +67,9 @@ def assigned(
         split = np.full(len(ids), -1, np.int8)
         twice = np.zeros(len(ids), bool)
         for file, some in of_file:
-            at, own = np.searchsorted(ids, some), splits.folders[file]
-            twice[at] |= (split[at] >= 0) & (split[at] != own)
-            split[at] = own
+            at, file_split = np.searchsorted(ids, some), splits.folders[file]
+            twice[at] |= (split[at] >= 0) & (split[at] != file_split)
+            split[at] = file_split
         if several := int(twice.sum()):
             folders = ", ".join(f"data/{name}" for name in events.SPLITS)
             raise UserError(

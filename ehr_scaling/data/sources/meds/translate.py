@@ -17,7 +17,7 @@ from ehr_scaling.data.sources.mimic.parsing import body_mass_index, bound, pain,
 def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped) -> Rows:
     """Events of a MIMIC-IV dialect in our codes. `batch` has the same rows, and the columns that codes depend on."""
     key, described = _described(rows, batch, dialect)
-    made: dict[str, int] = {}
+    code_numbers: dict[str, int] = {}
     first = np.full(len(described), -1)
     second = np.full(len(described), -1)
     count = np.bincount(key, minlength=len(described)).tolist()
@@ -30,7 +30,7 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
         if verdict.codes is None:
             dropped.leave_out(Counter({verdict.family: count[i]}), verdict.why)
             continue
-        numbers = [made.setdefault(code, len(made)) for code in verdict.codes]
+        numbers = [code_numbers.setdefault(code, len(code_numbers)) for code in verdict.codes]
         first[i], second[i] = numbers[0], numbers[-1] if len(numbers) > 1 else -1
         dropped.spelt.update((entry[0], code) for code in verdict.codes)
     code, values = first[key], rows.values.copy()
@@ -40,19 +40,19 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
     low = np.full(len(code), np.nan, np.float32)
     values[pair], low[pair] = _pressures(None if text is None else text.take(pa.array(pair)), values[pair])
     for scored, parse in ((dialects.BMI, body_mass_index), (dialects.PAIN, pain)):
-        at = np.flatnonzero(code == made.get(scored, -2))
+        at = np.flatnonzero(code == code_numbers.get(scored, -2))
         values[at] = parsed(None if text is None else text.take(pa.array(at)), values[at], parse)
 
-    at = np.flatnonzero(code == made.get(dialects.TEMPERATURE, -2))
+    at = np.flatnonzero(code == code_numbers.get(dialects.TEMPERATURE, -2))
     values[at], celsius = units.fahrenheit(values[at])
     dropped.values["VITAL: temperature in °C told in °F"] += int(celsius.sum())
-    measured = np.array([name.startswith(("LAB//", "CHART//")) for name in made] + [False], bool)[code]
+    measured = np.array([name.startswith(("LAB//", "CHART//")) for name in code_numbers] + [False], bool)[code]
     at = np.flatnonzero(measured & np.isnan(values)) if text is not None else np.zeros(0, np.int64)
     if text is not None and len(at):  # a result that is given as a bound
         values[at] = parsed(text.take(pa.array(at)), values[at], bound)
     origin, place = [np.flatnonzero(code >= 0), pair], [0, 1]
     codes, numbers_of = [code[origin[0]], second[key[pair]]], [values[origin[0]], low[pair]]
-    admitted = np.array([name.startswith(dialects.ADMISSION) for name in made] + [False], bool)[code]
+    admitted = np.array([name.startswith(dialects.ADMISSION) for name in code_numbers] + [False], bool)[code]
     for column in ("insurance", "marital_status", "race"):
         if column in batch.schema.names and (at := np.flatnonzero(admitted)).size:
             words = batch[column].cast(pa.large_string()).take(pa.array(at)).dictionary_encode()
@@ -63,7 +63,9 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
             ]
             origin.append(at)
             place.append(len(place))
-            codes.append(np.array([made.setdefault(code, len(made)) for code in spelt], np.int64)[word_of])
+            codes.append(
+                np.array([code_numbers.setdefault(code, len(code_numbers)) for code in spelt], np.int64)[word_of]
+            )
             numbers_of.append(np.full(len(at), np.nan, np.float32))
     at = np.concatenate(origin)
     order = np.argsort(at * len(place) + np.repeat(place, [len(rows) for rows in origin]), kind="stable")
@@ -74,12 +76,14 @@ def translated(rows: Rows, batch: pa.RecordBatch, dialect: str, dropped: Dropped
         np.concatenate(codes)[order],
         np.concatenate(numbers_of)[order],
         rows.stays[at],
-        list(made),
+        list(code_numbers),
     )
-    static = np.array([name.startswith(dialects.GENDER) for name in made], bool)[out.codes]
+    static = np.array([name.startswith(dialects.GENDER) for name in code_numbers], bool)[out.codes]
     out = out._replace(times=np.where(static, STATIC, out.times))
     out = without(out, (out.times == STATIC) & ~static, "no time", dropped)
-    kind = np.array([next((i for i, h in enumerate(dialects.NUMBERED) if n.startswith(h)), -1) for n in made], int)
+    kind = np.array(
+        [next((i for i, h in enumerate(dialects.NUMBERED) if n.startswith(h)), -1) for n in code_numbers], int
+    )
     bare = (kind[out.codes] >= 0) & np.isnan(out.values)
     for i in np.unique(kind[out.codes[bare]]).tolist():
         which = bare & (kind[out.codes] == i)

@@ -91,9 +91,9 @@ def derive(table: str, batch: Batch, index: Index, preset: str, patient: np.ndar
     if "chartdate" in batch:
         _of_a_day(table, batch, index, known, clean)
     if "storetime" in batch:
-        for name, own in (("filed", "charttime"), ("begun", "starttime")):
-            if own in batch:
-                batch[name] = _later(batch[own], batch["storetime"])
+        for name, time_column in (("filed", "charttime"), ("begun", "starttime")):
+            if time_column in batch:
+                batch[name] = _later(batch[time_column], batch["storetime"])
     if "endtime" in batch:
         end = batch["ended"] = _later(batch["endtime"], batch["starttime"])
         mended["end before its beginning moved to it"] += int((end != batch["endtime"]).sum())
@@ -135,9 +135,9 @@ def _joined(at: np.ndarray, values: np.ndarray, lacking: int = NULL) -> np.ndarr
     return np.where(at >= 0, values[np.maximum(at, 0)], lacking) if len(values) else np.full(len(at), lacking)
 
 
-def _later(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _later(first: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The later of two times; NULL where the first one is: NULL is before all."""
-    return np.where(own == NULL, NULL, np.maximum(own, other))
+    return np.where(first == NULL, NULL, np.maximum(first, other))
 
 
 def _of_a_day(table: str, batch: Batch, index: Index, known: np.ndarray, clean: bool) -> None:
@@ -162,7 +162,7 @@ def _measured(batch: Batch) -> np.ndarray:
         words = batch[name]
         used = np.flatnonzero(np.bincount(words.at[lacking], minlength=len(words.words)))
         bounds = np.full(len(words.words), np.nan)
-        found = [parsing.bound(word) if (word := words.words[i]) else None for i in used.tolist()]
-        bounds[used] = [np.nan if number is None else number for number in found]
+        parsed = [parsing.bound(word) if (word := words.words[i]) else None for i in used.tolist()]
+        bounds[used] = [np.nan if number is None else number for number in parsed]
         numbers = np.where(lacking, bounds[words.at], numbers)
     return numbers

@@ -151,13 +151,15 @@ def _with_unknown_drgs(rows: Rows, places: dict[int, mimic_tables.Place], codes:
     for mark, numbers in enumerate((discharge, late, at("hosp/drgcodes"), at("ed/diagnosis")), 1):
         kind[np.asarray(numbers, np.int64)] = mark
     kinds = kind[rows.place]
-    found = np.flatnonzero(kinds)
-    this = kinds[found]
+    relevant = np.flatnonzero(kinds)
+    this = kinds[relevant]
     following = np.append(this[1:], 0)
-    last = np.append(rows.local[found][1:] != rows.local[found][:-1], True) if len(found) else np.zeros(0, bool)
+    last = (
+        np.append(rows.local[relevant][1:] != rows.local[relevant][:-1], True) if len(relevant) else np.zeros(0, bool)
+    )
     following = np.where(last, 0, following)
     missing = ((this == 2) & ~np.isin(following, (2, 3))) | ((this == 1) & np.isin(following, (0, 1, 4)))
-    after = found[missing]
+    after = relevant[missing]
     code = codes.setdefault(UNKNOWN_DRG, len(codes))
     new = rows.at(after)._replace(code=np.full(len(after), code), value=np.full(len(after), np.nan, np.float32))
     return Rows(*(np.insert(column, after + 1, fresh) for column, fresh in zip(rows, new, strict=True)))
@@ -176,9 +178,9 @@ def _sofa(index: Index, shard: int, plan: Plan, inputs: Rows, codes: dict[str, i
     inputs = inputs.at(np.lexsort((inputs.time, inputs.local)))
     series = {}
     for code in np.unique(inputs.code):
-        own = inputs.at(inputs.code == code)
+        measurements = inputs.at(inputs.code == code)
         item = int(_name(codes, code).split("//")[1])
-        series[item] = mimic_sofa.Series(own.local, own.time, own.value.astype(np.float64))
+        series[item] = mimic_sofa.Series(measurements.local, measurements.time, measurements.value.astype(np.float64))
     score, lacking = mimic_sofa.first_day(patient, begin, end, series)
     clean = plan.preset == "clean"
     time = begin + mimic_sofa.DAY if clean else begin

@@ -167,8 +167,8 @@ def build(files: dict[str, Path], preset: str, seed: int, splits: Splits) -> tup
         end, death, closed = settled.end, settled.death, settled.closed
         at_discharge = elsewhere = np.full(len(subjects), NULL)
         mended.update({f"hosp/admissions: {rule}": n for rule, n in settled.counts.items()})
-        for table, found in (("icu/icustays", icu), ("ed/edstays", ed)):
-            mended.update({f"{table}: {rule}": n for rule, n in _settle(found, hadm, end, table).items()})
+        for table, columns in (("icu/icustays", icu), ("ed/edstays", ed)):
+            mended.update({f"{table}: {rule}": n for rule, n in _settle(columns, hadm, end, table).items()})
     else:
         death, at_discharge, elsewhere = _published_deaths(patient, end, stays["deathtime"], dod, preset)
         closed = np.full(len(subjects), reconcile.NEVER)
@@ -229,15 +229,15 @@ def _admissions(files: dict[str, Path], preset: str, lookup: Lookup) -> dict[str
     Raises: UserError where the patients of many are not known.
     """
     path = files["hosp/admissions"]
-    found, _ = read(path, admissions(preset), "hosp/admissions")
-    patient = lookup(found["subject_id"])
+    batch, _ = read(path, admissions(preset), "hosp/admissions")
+    patient = lookup(batch["subject_id"])
     strangers = int((patient < 0).sum())
     if strangers > mimic_read.BAD_SHARE * len(patient):
         raise UserError(
             f"{files['hosp/patients']} lacks the patients of {strangers} admissions: are both of one release?"
         )
     known = patient >= 0
-    columns = {"patient": patient, **found}
+    columns = {"patient": patient, **batch}
     return {k: Text(v.at[known], v.words) if isinstance(v, Text) else v[known] for k, v in columns.items()}
 
 
@@ -270,19 +270,19 @@ def _stays(path: Path | None, table: str, lookup: Lookup) -> dict[str, np.ndarra
     names = "subject_id hadm_id stay_id intime outtime"
     if path is None:
         return {name: np.zeros(0, np.int64) for name in (*names.split(), "patient")}
-    found, _ = read(path, names, table)
-    return {**found, "patient": lookup(found["subject_id"])}
+    batch, _ = read(path, names, table)
+    return {**batch, "patient": lookup(batch["subject_id"])}
 
 
-def _settle(found: dict[str, np.ndarray], hadm: np.ndarray, end: np.ndarray, table: str) -> Counter[str]:
+def _settle(stays: dict[str, np.ndarray], hadm: np.ndarray, end: np.ndarray, table: str) -> Counter[str]:
     """Mend the ends of stays in place, and let those that are left out lose their times. Returns: stays by rule."""
     by_id = np.argsort(hadm, kind="stable")
-    at = find(hadm[by_id], found["hadm_id"])
+    at = find(hadm[by_id], stays["hadm_id"])
     hospital = np.where(at >= 0, end[by_id][np.maximum(at, 0)], NULL) if len(hadm) else np.full(len(at), NULL)
     left, kept, counts = reconcile.settle_pairs(
-        found["intime"], found["outtime"], hospital, intensive=table == "icu/icustays"
+        stays["intime"], stays["outtime"], hospital, intensive=table == "icu/icustays"
     )
-    found["outtime"], found["intime"] = np.where(kept, left, NULL), np.where(kept, found["intime"], NULL)
+    stays["outtime"], stays["intime"] = np.where(kept, left, NULL), np.where(kept, stays["intime"], NULL)
     return counts
 
 
@@ -326,9 +326,9 @@ def _races(race: Text, patient: np.ndarray, admit: np.ndarray, people: int) -> n
     code = _codes(race)
     order = np.lexsort((np.arange(len(code)), admit, _rank(code), patient))
     first = order[np.append(True, patient[order][1:] != patient[order][:-1])] if len(order) else order
-    found = np.full(people, len(parsing.RACES))
-    found[patient[first]] = code[first]
-    return found
+    races = np.full(people, len(parsing.RACES))
+    races[patient[first]] = code[first]
+    return races
 
 
 def _news(race: Text, patient: np.ndarray, registered: np.ndarray) -> np.ndarray:

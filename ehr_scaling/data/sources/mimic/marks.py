@@ -29,11 +29,11 @@ def are_demo(tables: Iterable[Path]) -> bool:
 
 
 def _by_release(tables: Iterable[Path]) -> dict[Path, list[str]]:
-    found: dict[Path, list[str]] = {}
+    names_by_root: dict[Path, list[str]] = {}
     for path in tables:
         root = path.parent.parent
-        found.setdefault(root, []).append(path.relative_to(root).as_posix())
-    return found
+        names_by_root.setdefault(root, []).append(path.relative_to(root).as_posix())
+    return names_by_root
 
 
 def _as_generated(root: Path, names: list[str]) -> bool:

@@ -141,8 +141,8 @@ def _raw(path: Path, columns: Mapping[str, str], log: Log, lenient: bool) -> Ite
         file = pq.ParquetFile(path, page_checksum_verification=True)  # of pages that have one
         for batch in file.iter_batches(_ROWS, columns=list(columns)):
             pairs = zip(batch.schema.names, batch.columns, strict=True)
-            found = [_plain(column, columns[name]) for name, column in pairs]
-            yield pa.record_batch(found, names=batch.schema.names)
+            arrays = [_plain(column, columns[name]) for name, column in pairs]
+            yield pa.record_batch(arrays, names=batch.schema.names)
         return
 
     def ragged(row: arrow_csv.InvalidRow) -> str:

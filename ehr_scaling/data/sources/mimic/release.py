@@ -206,17 +206,17 @@ def _files(
     known = {p.table for p in presets.places(preset, ed=True, times="known") if "/" in p.table}
     extra = {p.table for p in mimic_tables.SOFA_INPUTS}
     short = {table.partition("/")[2]: table for table in sorted(known | extra | {"icu/icustays"}, reverse=True)}
-    asked: set[str] = set()
+    requested: set[str] = set()
     without: set[str] = set()
     for name in tables:
         plain = name.removeprefix("-").partition("/")[2] or name.removeprefix("-")
         if plain not in short:
             raise UserError(f"the preset {preset} reads no table {plain!r}: take some of {', '.join(sorted(short))}")
-        (without if name.startswith("-") else asked).add(short[plain])
+        (without if name.startswith("-") else requested).add(short[plain])
     if lost := [table for table in mimic_tables.REQUIRED if table in without]:
         raise UserError(f"{lost[0]} is needed: take -{lost[0].partition('/')[2]} out of the tables")
     optional = {t for t in mimic_tables.OPTIONS if preset == "clean"}
-    wanted = (known - optional | asked) - without
+    wanted = (known - optional | requested) - without
     ed_folder = Path(ed) if ed is not None else raw
     if ed is not None and not (ed_folder / "ed").is_dir():
         raise UserError(
@@ -231,7 +231,7 @@ def _files(
             raise UserError(
                 f"{raw / table}.csv.gz is missing: --raw must be the folder of a release, with hosp/ and icu/ in it"
             )
-        elif table in asked:
+        elif table in requested:
             raise UserError(f"{raw / table}.csv.gz is missing: copy it there, or take it out of the tables")
     if preset == "ethos_paper" and "hosp/labevents" in files and "hosp/d_labitems" not in files:
         raise UserError(f"{raw / 'hosp/d_labitems'}.csv.gz is missing: the preset ethos_paper takes names from it")
@@ -289,7 +289,7 @@ def _gsn(scratch: Path, path: Path) -> dict[str, Any]:
             name, numbers = drug.words[i], gsn.words[j]
             if name and numbers:
                 counts.setdefault(name, Counter()).update(dict.fromkeys(numbers.split(), n))
-    best = {name: min(found, key=lambda g: (-found[g], g)) for name, found in counts.items() if found}
+    best = {name: min(gsns, key=lambda g: (-gsns[g], g)) for name, gsns in counts.items() if gsns}
     write_json(scratch / mimic_gather.GSN, best)
     return {"rows": log.rows, "names": len(best)}
 
@@ -309,8 +309,8 @@ class _Descriptions(Mapping[str, str]):
         self.names: dict[str, dict[tuple[str, ...], str]] = {}
         for table, columns in _LOOKUPS.items():
             if table in files:
-                found, _ = mimic_index.read(files[table], columns, table)
-                *keys, words = ([found[c].words[i] for i in found[c].at] for c in columns.split())
+                batch, _ = mimic_index.read(files[table], columns, table)
+                *keys, words = ([batch[c].words[i] for i in batch[c].at] for c in columns.split())
                 self.names[table] = {
                     tuple(k or "" for k in key): word for *key, word in zip(*keys, words, strict=True) if word
                 }
@@ -332,9 +332,9 @@ class _Descriptions(Mapping[str, str]):
         return self.names.get(table, {}).get(tuple(key), default)
 
     def __getitem__(self, code: str) -> str:
-        if (found := self.get(code)) is None:
+        if (description := self.get(code)) is None:
             raise KeyError(code)
-        return found
+        return description
 
     def __iter__(self) -> Any:
         return iter(())

@@ -87,12 +87,12 @@ class _Window:
     def _reduce(self, s: Series, ufunc: np.ufunc) -> np.ndarray:
         key = _key(s.patient, s.time)
         first, last = np.searchsorted(key, self.low), np.searchsorted(key, self.high, side="right")
-        found = np.full(len(first), np.nan)
+        reduced = np.full(len(first), np.nan)
         if (some := first < last).any():
             edges = np.stack([first[some], last[some]], 1).ravel()
             # reduceat takes no index past the end: a value that changes nothing is put there
-            found[some] = ufunc.reduceat(np.append(s.value, s.value[-1:]), edges)[::2]
-        return found
+            reduced[some] = ufunc.reduceat(np.append(s.value, s.value[-1:]), edges)[::2]
+        return reduced
 
     def lowest(self, s: Series) -> np.ndarray:
         return self._reduce(s, np.minimum)

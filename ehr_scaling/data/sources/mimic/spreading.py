@@ -161,11 +161,11 @@ class _Spreading:
 
         for number, place in self.places:
             hidden = number == HIDDEN_PLACE
-            made = [self._entry(entry, batch, patient, partial(tell, hidden=hidden)) for entry in place.entries]
-            m = len(made)
-            sequence = np.concatenate([at * m + j for j, (at, *_) in enumerate(made)])
-            at = np.concatenate([at for at, *_ in made])
-            time, value, code = (np.concatenate([entry[i] for entry in made]) for i in (1, 2, 3))
+            entry_events = [self._entry(entry, batch, patient, partial(tell, hidden=hidden)) for entry in place.entries]
+            m = len(entry_events)
+            sequence = np.concatenate([at * m + j for j, (at, *_) in enumerate(entry_events)])
+            at = np.concatenate([at for at, *_ in entry_events])
+            time, value, code = (np.concatenate([entry[i] for entry in entry_events]) for i in (1, 2, 3))
             if m > 1:  # the events of a row stay together
                 order = np.argsort(sequence, kind="stable")
                 at, time, value, code = at[order], time[order], value[order], code[order]

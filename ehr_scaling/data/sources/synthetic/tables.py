@@ -237,14 +237,14 @@ def _protocols() -> tuple[np.ndarray, np.ndarray]:
     rate_of_system = _rng.beta(1.2, 0.2, (len(SYSTEMS), PROTOCOL))
     drugs, rates = np.zeros((D, TIERS, PROTOCOL), int), np.zeros((D, TIERS, PROTOCOL), np.float32)
     for d in range(D):
-        own, rate = of_system[system[d]].copy(), rate_of_system[system[d]].copy()
+        chosen, rate = of_system[system[d]].copy(), rate_of_system[system[d]].copy()
         for tier in range(TIERS):
             change = _rng.random(PROTOCOL) < (0.35, 0.2, 0.2)[tier]
             left = weight[system[d]].copy()
-            left[own] = 0  # no drug twice
-            own[change] = draw(left)[change]
+            left[chosen] = 0  # no drug twice
+            chosen[change] = draw(left)[change]
             rate[change] = _rng.beta(1.2, 0.2, PROTOCOL)[change]
-            drugs[d, tier], rates[d, tier] = own, rate
+            drugs[d, tier], rates[d, tier] = chosen, rate
         drugs[d, 2, :3] = _rng.choice(grave, 3, replace=False)
     return drugs, rates
 

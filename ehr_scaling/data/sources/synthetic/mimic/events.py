@@ -29,12 +29,14 @@ def labevents(b: Block, rng: np.random.Generator) -> Rows:
     specimen = np.cumsum(opens) - 1
     first = np.flatnonzero(opens)
     # Two specimens a draw: blood for chemistry and for haematology is taken together.
-    own = spell[first]
+    specimen_spell = spell[first]
     s = np.arange(len(first))
-    nth = s - specimen[(np.cumsum(counts) - counts)[own].clip(max=n - 1)]
-    draws = (np.bincount(own, minlength=len(counts)) + 1) // 2
+    nth = s - specimen[(np.cumsum(counts) - counts)[specimen_spell].clip(max=n - 1)]
+    draws = (np.bincount(specimen_spell, minlength=len(counts)) + 1) // 2
     jitter = rng.random(len(first))[s - nth % 2]
-    taken = start[own] + ((nth // 2 + jitter) / draws[own] * (end - start)[own]).astype(np.int64)
+    taken = start[specimen_spell] + (
+        (nth // 2 + jitter) / draws[specimen_spell] * (end - start)[specimen_spell]
+    ).astype(np.int64)
     stored = np.where(rng.random(len(first)) < 0.01, -1, taken + rng.integers(20, 240, len(first)))
     rowid = before(b.index, ROWS["labevents"])[0] + 1 + np.arange(n)
     ids = 10_000_000 + (b.index * _SPECIMENS + s) * 7_654_321 % 90_000_000
@@ -44,7 +46,7 @@ def labevents(b: Block, rng: np.random.Generator) -> Rows:
         len(counts),
         *fields(number(b.subject[patient]), number(np.where(admission < 0, -1, b.hadm[admission])), end=b""),
     )
-    left = join(len(first), *fields((owner, own), number(ids), end=b""))
+    left = join(len(first), *fields((owner, specimen_spell), number(ids), end=b""))
     right = join(len(first), *fields((providers(), who), clock(taken), clock(stored), end=b""))
     value = item * LEVELS + rng.integers(0, LEVELS, n, np.uint8)
     measured: list[Column] = [(items.value, value), (join(len(first), priority), specimen), (items.note, value)]

@@ -132,7 +132,7 @@ def _release(out: Path, seed: int, patients: int, tables: tuple[str, ...], worke
     parts = out / _PARTS
     records = [parts / f"{k:05d}.json" for k in range(blocks)]
     items = [(str(parts), seed, k, min(BLOCK, patients - k * BLOCK), tables) for k in range(blocks)]
-    made = shards.run(_write_block, items, records, shards.Runner(workers), "patients")
+    block_records = shards.run(_write_block, items, records, shards.Runner(workers), "patients")
     sums: dict[str, str] = {}
     for folder in ("hosp", "icu"):
         (out / folder).mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def _release(out: Path, seed: int, patients: int, tables: tuple[str, ...], worke
         artifacts.write_text(out / name, text)
         sums[name] = hashlib.sha256(text.encode()).hexdigest()
     artifacts.write_text(out / physionet.MANIFEST, "".join(f"{sums[name]} {name}\n" for name in sorted(sums)))
-    rows = {name: sum(record["rows"][name] for record in made) for name in tables}
+    rows = {name: sum(record["rows"][name] for record in block_records) for name in tables}
     return {"patients": patients, "rows": rows, "bytes": sum((out / name).stat().st_size for name in sums)}
 
 
@@ -169,9 +169,9 @@ def _write_block(folder: str, seed: int, k: int, patients: int, tables: tuple[st
         for name in tables:
             # Its own generator: what a table holds does not depend on which others are written.
             rng = np.random.default_rng([seed, k, 1 + list(TABLES).index(name)])
-            made = TABLES[name][0](people, rng)
-            rows[name] = int(np.searchsorted(made.patient, patients))
-            _compress(_part(parts, k, name), csv_text.encode(rows[name], *made.columns))
+            table_rows = TABLES[name][0](people, rng)
+            rows[name] = int(np.searchsorted(table_rows.patient, patients))
+            _compress(_part(parts, k, name), csv_text.encode(rows[name], *table_rows.columns))
         return {"rows": rows}
 
     shards.once(parts / f"{k:05d}.json", make)

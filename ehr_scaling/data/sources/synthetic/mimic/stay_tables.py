@@ -59,8 +59,10 @@ def patients(b: Block, rng: np.random.Generator) -> Rows:
 
 def admissions(b: Block, rng: np.random.Generator) -> Rows:
     n = len(b.hadm)
-    own = [(names, index[b.patient]) for names, index in (_pick(rng, c, BLOCK) for c in (facts.LANGUAGE, facts.RACE))]
-    language, race = own
+    columns = [
+        (names, index[b.patient]) for names, index in (_pick(rng, c, BLOCK) for c in (facts.LANGUAGE, facts.RACE))
+    ]
+    language, race = columns
     kinds = table([name for name, _ in facts.ADMISSION_TYPE])
     places, place = _pick(rng, facts.ADMISSION_LOCATION, n)
     places = np.append(places, b"EMERGENCY ROOM")
