@@ -7,6 +7,7 @@ machine did.
 
 import contextlib
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -15,11 +16,12 @@ import time
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h: may be tried again
 HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard of
 GRACE = 2.0  # seconds for a process that ends by itself, as where all have met the same error
+_PATIENCE = 10.0  # seconds for a connection to be made, and to say whose it is
 _BYE, _GONE = b"bye\n", b"gone %d\n"
 
 _peers: dict[int, socket.socket] = {}  # by their numbers
 _left, _gone = threading.Event(), threading.Event()
-_names = {"gone": -1, "processes": 1}
+_facts = {"gone": -1, "processes": 1}
 
 
 def watch() -> None:
@@ -36,23 +38,25 @@ def watch() -> None:
     if processes == 1:
         return
     host = (global_state.coordinator_address or "").rpartition(":")[0].strip("[]")
-    _names["processes"] = processes
+    _facts["processes"] = processes
     family = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
     server = socket.create_server(("", 0), **family) if index == 0 else None  # type: ignore[arg-type]
-    port = int(multihost_utils.broadcast_one_to_all(np.int32(server.getsockname()[1] if server else 0)))
+    # The word tells a companion from whoever else may try that port
+    told = np.array([server.getsockname()[1] if server else 0, secrets.randbelow(2**31)], np.int32)
+    port, word = multihost_utils.broadcast_one_to_all(told).tolist()
     if server is not None:
-        threading.Thread(target=_accept, args=(server, processes - 1), daemon=True).start()
+        threading.Thread(target=_accept, args=(server, word, set(range(1, processes))), daemon=True).start()
         return
     with contextlib.suppress(OSError):
-        peer = socket.create_connection((host, port), timeout=10.0)
-        peer.sendall(b"%d\n" % index)
+        peer = socket.create_connection((host, port), timeout=_PATIENCE)
+        peer.sendall(b"%d %d\n" % (word, index))
         _listen(0, peer)
 
 
 def leave() -> None:
     """Say that this process is through, or ends as the others do."""
     _left.set()
-    for peer in _peers.values():
+    for peer in list(_peers.values()):
         with contextlib.suppress(OSError):
             peer.sendall(_BYE)
 
@@ -63,19 +67,25 @@ def told(patience: float = 1.0) -> str | None:
     if not _peers or not _gone.wait(patience):
         return None
     return (
-        f"process {_names['gone']} of {_names['processes']} has ended before the others: see what it said, and run the "
-        "same command on all of them again to go on from the last checkpoint"
+        f"process {_facts['gone']} of {_facts['processes']} has ended before the others: see what it said; started "
+        "again together, all go on from the last checkpoint"
     )
 
 
-def _accept(server: socket.socket, many: int) -> None:
-    for _ in range(many):
+def _accept(server: socket.socket, word: int, awaited: set[int]) -> None:
+    while awaited:
         peer, _address = server.accept()
-        number = b""
-        while not number.endswith(b"\n") and (more := peer.recv(1)):
-            number += more
-        if number.strip().isdigit():
-            _listen(int(number), peer)
+        peer.settimeout(_PATIENCE)
+        line = b""
+        with contextlib.suppress(OSError):
+            while not line.endswith(b"\n") and len(line) < 32 and (more := peer.recv(1)):
+                line += more
+        number = next((n for n in awaited if line == b"%d %d\n" % (word, n)), None)
+        if number is None:
+            peer.close()
+            continue
+        awaited.discard(number)
+        _listen(number, peer)
     server.close()
 
 
@@ -101,13 +111,13 @@ def _hear(number: int, peer: socket.socket) -> None:
     if said == _BYE:
         return
     if not _gone.is_set():
-        _names["gone"] = int(said.split()[1]) if said.startswith(b"gone") else number
+        _facts["gone"] = int(said.split()[1]) if said.startswith(b"gone") else number
         _gone.set()
     if number != 0:
         time.sleep(GRACE)
     if _left.is_set():
         return
-    for other, each in _peers.items():
+    for other, each in list(_peers.items()):
         if other != number:
             with contextlib.suppress(OSError):
                 each.sendall(_GONE % number)
@@ -121,7 +131,8 @@ def fail(line: str, status: int) -> None:
     import jax
 
     _left.set()
-    print(line, file=sys.stderr, flush=True)
+    if line:
+        print(line, file=sys.stderr, flush=True)
     together = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # where all fail alike, they end cleanly
     together.start()
     together.join(GRACE)
@@ -130,7 +141,9 @@ def fail(line: str, status: int) -> None:
 
 def end(line: str, status: int = STATUS) -> None:
     """Say a line and end at once: the others cannot be waited for."""
-    if line:
-        print(line, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(status)
+    try:
+        if line:
+            print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    finally:
+        os._exit(status)

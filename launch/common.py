@@ -163,17 +163,26 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
 
 def fail(message: object, status: int = 1) -> NoReturn:
     """Print one line to stderr and exit with `status`."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    companions.fail(_line(message), status)
+    _say_and_exit(message, status)
+
+
+def _line(message: object) -> str:
+    return f"error: {' '.join(str(message).split())}"
+
+
+def _say_and_exit(message: object, status: int) -> NoReturn:
+    print(_line(message), file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def _end_at_once(message: str, status: int) -> NoReturn:
     """As `fail`, without waiting for what a device is in the middle of: all that is kept has been saved."""
-    # Without JAX there is no device; of several processes the others wait to hear that this one has gone
+    # Without JAX there is no device; of several processes the others may still be saving
     if "jax" not in sys.modules or sys.modules["jax"].distributed.is_initialized():
-        fail(message, status)
+        _say_and_exit(message, status)
     with contextlib.suppress(SystemExit):
-        fail(message, status)
+        _say_and_exit(message, status)
     sys.stdout.flush()
     os._exit(status)
 
@@ -235,16 +244,20 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
                 main()
             companions.leave()
         except UserError as e:
-            line = own_flags(str(e), names or {})
-            companions.fail(f"error: {line}", 1)
-            fail(line)
+            fail(own_flags(str(e), names or {}))
         except Preempted:
             companions.leave()
             _end_at_once(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
-            _end_at_once("interrupted: finished work is kept, run the same command again to go on", 130)
+            interrupted = "interrupted: finished work is kept, run the same command again to go on"
+            companions.fail(_line(interrupted), 130)
+            _end_at_once(interrupted, 130)
         except BrokenPipeError:
+            companions.fail("", 141)
             _leave_pipe()
+        except SystemExit as e:
+            companions.fail("", e.code if isinstance(e.code, int) else 1)
+            raise
         except Exception as e:
             if (ended := companions.told()) is not None:
                 companions.end(f"error: {ended}")

@@ -42,6 +42,8 @@ def main() -> None:
         return
     if EXECUTOR.value == "slurm":
         slurm_flags.check()
+        if slurm_flags.NODES.value > 1:
+            raise UserError("--slurm_nodes: a model is scored on one node; several nodes share the models: give 1")
     # Not above: what lists tasks and flags needs no JAX.
     from ehr_scaling import study
     from ehr_scaling.outcomes import evaluate
@@ -52,7 +54,9 @@ def main() -> None:
     if EXECUTOR.value == "slurm":
         _, any_asked = study.ask(config, workdir)
         each = [[cell] for cell in study.to_score(workdir)] if any_asked else []
-        queued = slurm_flags.submit(evaluate.job, each, workdir, title="simulating futures", done=evaluate.finished)
+        costs = evaluate.costs(workdir, each)
+        about = {"title": "simulating futures", "done": evaluate.finished, "costs": costs, "kind": "score"}
+        queued = slurm_flags.submit(evaluate.job, each, workdir, **about)
         if queued:
             print("when they have ended, the same command without --executor tells the scores")
             return

@@ -1,6 +1,5 @@
 """Fixtures that more than one package's tests use."""
 
-import contextlib
 import os
 import time
 from importlib import metadata
@@ -31,19 +30,9 @@ LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        _tidy(_PROGRAMS)
+        from ehr_scaling.grid.executors.processes import tidy_programs
 
-
-def _tidy(folder: Path) -> None:
-    """Programs of weeks ago go, and what a test that was killed wrote of one: JAX would warn of it for ever."""
-    from jax._src.compilation_cache import decompress_executable
-
-    for path in folder.glob("*-cache"):
-        good = False
-        with contextlib.suppress(Exception):  # whatever its decompressor raises
-            good = bool(decompress_executable(path.read_bytes())) and path.stat().st_mtime > time.time() - _KEPT
-        if not good:
-            path.unlink(missing_ok=True)
+        tidy_programs(_PROGRAMS, time.time() - _KEPT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

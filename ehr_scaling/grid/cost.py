@@ -42,6 +42,8 @@ class Machine:
 
     @classmethod
     def here(cls, workers: int) -> "Machine":
+        if workers > 1:  # which have the memory of GPUs, of which this process would take most
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         device = jax.devices()[0]
         if device.platform == "cpu":
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / workers
@@ -52,12 +54,13 @@ class Machine:
 
 def workers(setting: int, cells: list[Cell]) -> int:
     """Processes that are to train or score `cells`, for --config.workers: as `executors.workers_for` has it, but on
-    several GPUs one on each, where all that is trained at once fits on one: small models do not need them all.
+    several GPUs one on each, where all that is trained at once fits on one: small models do not need them all. Not
+    where there are fewer units than GPUs, nor under `jax.distributed`.
 
     Found without JAX, which would take the GPUs' memory for this process.
     """
-    cards = processes.gpus() if setting == 0 else []
-    if len(cards) < 2 or not cells:
+    cards = processes.gpus() if setting == 0 and not jax.distributed.is_initialized() else []
+    if len(cards) < 2 or len(units(cells)) < len(cards):
         return executors.workers_for(setting)
     one = Machine("gpu", "", 1, processes.gpu_memory())
     alone = all(math.prod(n for n in cell.engine.mesh.values() if n) == 1 for cell in cells)

@@ -1,6 +1,7 @@
 """Tasks that share their prompts, answered by the same futures: the stays of all of them, each once, and the run."""
 
 import contextlib
+import os
 import time
 import zipfile
 from collections.abc import Callable, Generator, Iterable
@@ -58,23 +59,18 @@ class Simulation(NamedTuple):
         parts = [scratch / f"{begin}.npz" for begin in range(0, len(self.asked.ids), AT_ONCE)]
         for part in parts:
             part.with_suffix(OPEN_PART).touch()
-        drawn: dict[Path, Futures] = {}
-
-        def take_in() -> None:
-            """What earlier processes drew, or others beside this one."""
-            for part in parts:
-                if part not in drawn and part.exists():
-                    drawn[part] = _loaded(part)
-                    report(drawn[part].tokens.size, before=True)
-
-        take_in()
+        drawn = {part: _loaded(part) for part in parts if part.exists()}  # by earlier processes
+        for futures in drawn.values():
+            report(futures.tokens.size, before=True)
         while True:
             drawn |= self.draw_parts(model, params, scratch, report)
-            take_in()
+            drawn |= {part: _loaded(part) for part in parts if part not in drawn and part.exists()}  # by helpers
             if len(drawn) == len(parts):
                 return simulate.concatenate([drawn[part] for part in parts])
             if preemption.requested():
                 raise Preempted(preemption.SAVED)
+            if not scratch.exists():
+                raise UserError(f"{scratch} has gone, in which parts of futures are kept: run the same command again")
             time.sleep(claims.POLL)  # a helper draws the rest, or has died
 
     def draw_parts(
@@ -85,9 +81,15 @@ class Simulation(NamedTuple):
         with contextlib.closing(_free_parts(scratch)) as parts:
             for path in parts:
                 begin = int(path.stem)
-                drawn[path] = self.run(model, params, every[begin : begin + AT_ONCE], report)
-                with artifacts.writing(path) as partial:
-                    np.savez(partial, **drawn[path]._asdict())
+                futures = self.run(model, params, every[begin : begin + AT_ONCE], report)
+                try:
+                    with artifacts.writing(path) as partial:
+                        np.savez(partial, **futures._asdict())
+                except UserError:
+                    if scratch.exists():
+                        raise
+                    break  # all was judged while this was drawn once more
+                drawn[path] = futures
         return drawn
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
@@ -108,8 +110,9 @@ def _free_parts(scratch: Path) -> Generator[Path]:
     """The files of parts that nobody has drawn or is drawing, each ours while it is out."""
     for mark in sorted(scratch.glob(f"*{OPEN_PART}"), key=lambda mark: int(mark.stem)):
         path = mark.with_suffix(".npz")
-        with contextlib.suppress(FileNotFoundError), claims.locked(mark) as ours:  # the folder goes when all is judged
-            if ours is not None and not path.exists():
+        with contextlib.suppress(FileNotFoundError), claims.locked(mark) as handle:  # the folder goes at the end
+            # What was locked may have gone with it before it was
+            if handle is not None and not path.exists() and os.path.samestat(os.fstat(handle), mark.stat()):
                 yield path
 
 

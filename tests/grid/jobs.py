@@ -107,6 +107,17 @@ def finished(unit, workdir):
     return [0 for _ in unit] if path.exists() and len(path.read_text().split()) == 20 else None
 
 
+def full(unit, workdir, report):
+    """By two processes of `jax.distributed`: the disk of one is full, the other waits for it."""
+    import errno
+
+    import jax
+
+    if jax.process_index() == 1:
+        raise OSError(errno.ENOSPC, "x")
+    preemption.requested_anywhere()
+
+
 def count_together(unit, workdir, report):
     """As `count`, by all processes of `jax.distributed` at once; each writes down its own steps."""
     import jax

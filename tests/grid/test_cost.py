@@ -11,6 +11,7 @@ import pytest
 import small
 
 from ehr_scaling.grid import cells, cost, executors
+from ehr_scaling.grid.executors import processes
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training.setup import model_of, program_of
 from ehr_scaling.training.step import Hyper, init, train_chunk
@@ -110,6 +111,7 @@ def test_what_does_not_fit_is_said_before_it_runs():
 
 def test_small_models_get_a_gpu_each_and_large_ones_all(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(processes, "_knows_cuda", lambda: True)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     driver = tmp_path / "nvidia-smi"
@@ -122,10 +124,18 @@ def test_small_models_get_a_gpu_each_and_large_ones_all(monkeypatch, tmp_path):
         return cost.workers(setting, cells)
 
     room = int(need / 2**20)
-    assert workers(room + 2, [small_one, large]) == 3
-    assert workers(room - 2, [small_one, large]) == 1 and workers(room - 2, [small_one]) == 3
-    assert workers(room + 2, [small_one, large], setting=2) == 2
-    cut = cell("25k", **{"training.mesh.tensor": 2})
-    assert workers(room, [small_one, cut]) == 1
+    small_ones = [small_one, cell("25k", seed=1), cell("25k", seed=2)]
+    assert workers(room + 2, [*small_ones, large]) == 3
+    assert workers(room - 2, [*small_ones, large]) == 1 and workers(room - 2, small_ones) == 3
+    assert workers(room + 2, small_ones, setting=2) == 2
+    assert workers(room, [*small_ones, cell("25k", **{"training.mesh.tensor": 2})]) == 1
+    alone = executors.workers_for(0)
+    assert workers(room, small_ones[:2]) == alone  # fewer than GPUs
+    with monkeypatch.context() as joined:
+        joined.setattr(jax.distributed, "is_initialized", lambda: True)
+        assert workers(room, small_ones) == alone
+    with monkeypatch.context() as without:
+        without.setattr(processes, "_knows_cuda", lambda: False)
+        assert workers(room, small_ones) == alone
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert workers(room, [small_one]) == executors.workers_for(0)
+    assert workers(room, small_ones) == alone

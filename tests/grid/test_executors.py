@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from jax._src import compilation_cache
 from jobs import await_help, crash, die, fail, help_out, refuse, square, units
 
 from ehr_scaling.errors import RunFailed, UserError
@@ -41,19 +42,22 @@ def test_a_cache_of_programs_that_was_chosen_stays():
     assert jax.config.jax_compilation_cache_dir == chosen
 
 
-def test_programs_of_other_flags_have_a_cache_of_their_own(monkeypatch):
-    import jax
-
-    chosen, folders = jax.config.jax_compilation_cache_dir, []
-    try:
-        for flags in ("--xla_a=1", "--xla_b=1", " --xla_a=1 "):
-            monkeypatch.setenv("XLA_FLAGS", flags)
-            jax.config.update("jax_compilation_cache_dir", None)
-            executors.use_compile_cache()
-            folders.append(jax.config.jax_compilation_cache_dir)
-    finally:
-        jax.config.update("jax_compilation_cache_dir", chosen)
-    assert folders[0] == folders[2] != folders[1]
+def test_what_a_killed_process_wrote_of_a_program_goes_and_so_do_old_ones(tmp_path):
+    compress = compilation_cache.compress_executable
+    programs = {name: tmp_path / f"{name}-cache" for name in ("good", "cut", "old")}
+    for path in programs.values():
+        path.write_bytes(compress(b"a program" * 99))
+    programs["cut"].write_bytes(programs["cut"].read_bytes()[:-9])
+    os.utime(programs["old"], (1e9, 1e9))
+    processes.tidy_programs(tmp_path, oldest=1.1e9)
+    assert [name for name, path in programs.items() if path.exists()] == ["good"]
+    programs["good"].write_bytes(b"x")
+    os.utime(programs["good"], (1.2e9, 1.2e9))
+    processes.tidy_programs(tmp_path)
+    assert programs["good"].exists()  # it was looked at before
+    os.utime(programs["good"])
+    processes.tidy_programs(tmp_path)
+    assert not programs["good"].exists()
 
 
 def test_what_workers_are_given_is_left_to_nobody_else(tmp_path):
@@ -312,6 +316,8 @@ def test_a_branch_counts_what_it_adds():
 
 def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert processes.gpus() == []  # JAX has nothing for them here
+    monkeypatch.setattr(processes, "_knows_cuda", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert processes.gpus() == ["2", "5"]
     places = processes._places(4, list(range(8)), ["2", "5"])

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,18 +25,20 @@ def main():
     import jax
     from ehr_scaling.errors import UserError
     from ehr_scaling.grid import executors
-    if sys.argv[2] == f"--fails={jax.process_index()}":
-        raise UserError("the disk of this one is full")
+    import errno
+    if sys.argv[2].startswith(f"--fails={jax.process_index()}"):
+        raise {"user": UserError("mend this"), "disk": OSError(errno.ENOSPC, "x"), "end": SystemExit(3),
+               "key": KeyboardInterrupt(), "bug": ZeroDivisionError("x")}[sys.argv[2][9:]]
     from jobs import count_together, units
     workdir = Path(sys.argv[1].split("=")[1])
     print(executors.run(count_together, units(3, pause=0.03), workdir, workers=1, title="test"))
 flags.DEFINE_string("to", None, "")
-flags.DEFINE_integer("fails", None, "")
+flags.DEFINE_string("fails", None, "")
 common.run(main)
 """
 
 
-def start(tmp_path, fails=-1):
+def start(tmp_path, fails=""):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -84,12 +87,42 @@ def test_of_the_death_of_one_the_other_says_a_sentence_at_once(tmp_path, victim)
     processes[victim].wait()
 
 
-def test_who_fails_alone_says_why_and_the_other_that_it_did(tmp_path):
-    processes = start(tmp_path, fails=1)
+@pytest.mark.parametrize(
+    ("fails", "status", "expected"),
+    [
+        ("user", 1, "error: mend this"),
+        ("disk", 1, "error: the disk is full: free some space"),
+        ("key", 130, "error: interrupted: finished work is kept"),
+        ("end", 3, ""),
+        ("bug", 70, "ZeroDivisionError: x"),
+    ],
+)
+def test_who_fails_alone_says_why_and_the_other_that_it_did(tmp_path, fails, status, expected):
+    processes = start(tmp_path, fails=f"1{fails}")
     said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [companions.STATUS, 1], said
-    assert said[1].strip().splitlines()[-1] == "error: the disk of this one is full"
+    assert [process.returncode for process in processes] == [companions.STATUS, status], said
+    assert (said[1].strip().splitlines() or [""])[-1].startswith(expected)
     assert "error: process 1 of 2 has ended before the others: see what it said" in said[0]
+
+
+def test_strangers_at_the_port_change_nothing(monkeypatch):
+    """What asks there before the companions, says something else or nothing, is sent away."""
+    monkeypatch.setattr(companions, "_PATIENCE", 0.3)
+    monkeypatch.setattr(companions, "_peers", {})
+    server = socket.create_server(("127.0.0.1", 0))
+    address = server.getsockname()
+    accepting = threading.Thread(target=companions._accept, args=(server, 77, {1}), daemon=True)
+    accepting.start()
+    silent = socket.create_connection(address)
+    for said in (b"GET / HTTP/1.1\r\n\r\n", b"1\n", b"76 1\n", b"77 2\n", b""):
+        with socket.create_connection(address) as stranger:
+            stranger.sendall(said)
+    with socket.create_connection(address) as companion:
+        companion.sendall(b"77 1\n")
+        accepting.join(20)
+        assert not accepting.is_alive() and list(companions._peers) == [1]
+        companion.sendall(companions._BYE)
+    silent.close()
 
 
 def test_sigterm_to_one_stops_all_and_they_go_on_together(tmp_path):

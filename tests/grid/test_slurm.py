@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, count_together, finished, refuse, units
+from jobs import count, count_together, finished, full, refuse, units
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims, slurm
@@ -78,6 +78,16 @@ def test_a_task_of_several_nodes_is_one_of_jax_saves_together_and_goes_on(tmp_pa
     until(lambda: all(path.read_text() == "x" * 20 for path in steps), [job])
     job.wait()
     assert (tmp_path / "pids" / steps[0].name).read_text() != first
+
+
+@pytest.mark.nightly
+def test_where_one_of_several_nodes_fails_the_job_ends_with_what_both_say(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
+    submit = {name: value for name, value in SUBMIT.items() if name != "done"}
+    (job,) = slurm.submit(full, units(1), tmp_path, cluster="local", nodes=2, **submit)
+    until(lambda: job.done() or job.state == "FAILED", [job])
+    said = "".join(path.read_text() for path in (tmp_path / "slurm").glob("*_log.err"))
+    assert "error: the disk is full: free some space" in said and "Traceback" not in said
 
 
 def test_a_users_mistake_is_one_line_in_the_log(tmp_path):

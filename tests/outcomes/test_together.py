@@ -1,6 +1,8 @@
 """Several tasks in one pass: each is answered as if alone, by any method, and an interruption changes nothing."""
 
+import os
 import shutil
+import sys
 from functools import partial
 
 import numpy as np
@@ -12,6 +14,7 @@ from ehr_scaling import artifacts, study
 from ehr_scaling.data import inspection, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
+from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, together
 from ehr_scaling.outcomes.asking import prepared, questions, tasks
@@ -263,8 +266,41 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     assert evaluate.finished([cell], other) == [found]
     # The helper took two parts of three, and found none while it drew the last of them
     assert sizes == [20, 20, 10] and helps == [False, True]
-    assert sorted(reported) == sorted([(20 * 3 * 24, False), (20 * 3 * 24, True), (10 * 3 * 24, True)])
+    assert reported == [(20 * 3 * 24, False)]  # the helper reports the others
     assert not evaluate.help_out([cell], other, small.silent)  # all is judged
+
+
+def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_it(trained, tmp_path, monkeypatch):
+    workdir, cell, _ = trained
+    other = alone(workdir, tmp_path, TOGETHER[0])
+    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
+    monkeypatch.setattr(together, "AT_ONCE", 30)
+    monkeypatch.setattr(claims, "POLL", 0.01)
+
+    def gone(*args, **options):
+        shutil.rmtree(scratch)
+        return drawn(*args, **options)
+
+    scratch.mkdir()
+    (scratch / "0.part").touch()
+    monkeypatch.setattr(simulate, "simulate", gone)
+    assert not evaluate.help_out([cell], other, small.silent) and not scratch.exists()
+    with pytest.raises(UserError, match="has gone, in which parts of futures are kept"):
+        evaluate.job([cell], other, small.silent)
+
+
+@pytest.mark.nightly
+def test_a_model_is_scored_in_the_queue(trained, tmp_path, monkeypatch):
+    workdir, cell, _ = trained
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    other = alone(workdir, tmp_path, TOGETHER[0])
+    costs = evaluate.costs(other, [[cell]])
+    how = {"title": "x", "time": "5", "parallel": 1, "done": evaluate.finished, "costs": costs, "kind": "score"}
+    (queued,) = slurm.submit(evaluate.job, [[cell]], other, cluster="local", **how)
+    queued.wait()
+    assert queued.exception() is None, queued.stderr()
+    assert evaluate.finished([cell], other) is not None and "stays/s" in queued.stderr()
+    assert slurm.submit(evaluate.job, [[cell]], other, cluster="local", **how) == []
 
 
 def test_a_damaged_part_is_named(trained, tmp_path):

@@ -91,7 +91,7 @@ def run(
                 use_compile_cache()
                 _here(work, results, failures, bar)
             elif many := sum(result is None for result in results) - len(failures):
-                processes.run(work, results, failures, min(workers, many), bar)
+                processes.run(work, results, failures, workers if help else min(workers, many), bar)
             if preemption.requested_anywhere() if workers == 1 else preemption.requested():
                 raise Preempted(preemption.SAVED)
         look()

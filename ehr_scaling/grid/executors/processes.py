@@ -1,7 +1,7 @@
 """Worker processes on this machine, each with its core or GPU, that claim units until all are finished."""
 
 import contextlib
-import hashlib
+import importlib.util
 import multiprocessing as mp
 import os
 import shutil
@@ -28,28 +28,53 @@ GRACE = 5.0  # seconds for workers to end by themselves once one has failed or C
 def use_compile_cache() -> None:
     """Keep compiled programs across processes and runs (JAX's persistent cache), for programs of any size.
 
-    In $JAX_COMPILATION_CACHE_DIR where that is set. Else in a folder for these XLA_FLAGS alone: JAX would take a
-    program that others compiled, whose sums are of another order (2e-7 of a loss).
+    In $JAX_COMPILATION_CACHE_DIR where that is set.
     """
     import jax
 
-    flags = hashlib.sha256(" ".join(os.environ.get("XLA_FLAGS", "").split()).encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "xla" / flags
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "xla"
     if not jax.config.values.get("jax_compilation_cache_dir"):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        tidy_programs(folder)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def tidy_programs(folder: Path, oldest: float = 0.0) -> None:
+    """Take away compiled programs that are older than `oldest` (Unix time), or that a process that was killed wrote a
+    part of: JAX would warn of it for ever. Looks at those that have come since the last time."""
+    from jax._src.compilation_cache import decompress_executable
+
+    last = folder / ".looked_at"
+    since = last.stat().st_mtime if last.exists() else 0.0
+    for path in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process is at it
+            written, good = path.stat().st_mtime, True
+            if written >= since:
+                try:
+                    decompress_executable(path.read_bytes())
+                except Exception:  # whatever its decompressor raises
+                    good = False
+            if not good or written < oldest:
+                path.unlink()
+    if folder.is_dir():
+        last.touch()
+
+
 def gpus() -> list[str]:
     """NVIDIA GPUs that JAX would use, found without JAX: it would take their memory for this process."""
-    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
+    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu") or not _knows_cuda():
         return []
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [gpu for gpu in visible.split(",") if gpu]
     if shutil.which("nvidia-smi") is None:
         return []
     return _told_by_driver("index")
+
+
+def _knows_cuda() -> bool:
+    """Whether JAX has what it needs for NVIDIA's GPUs."""
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
 def gpu_memory() -> float:
@@ -74,7 +99,11 @@ def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[i
     return [
         (
             set(cores[w % len(cores) :: workers]),
-            {"CUDA_VISIBLE_DEVICES": gpus[w % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}"},
+            {
+                "CUDA_VISIBLE_DEVICES": gpus[w % len(gpus)],
+                "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}",
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
+            },
         )
         for w in range(workers)
     ]
@@ -171,7 +200,7 @@ def _restore(environment: dict[str, str]) -> None:
 
 
 def _death(status: int, units: list[Unit], doing: int | None) -> str:
-    on = "as it started" if doing is None else f"on cell {units[doing][0].id}"
+    on = "as it started, or helped" if doing is None else f"on cell {units[doing][0].id}"
     return (
         f"a worker died (status {status}) {on}, perhaps for lack of memory: run again to resume it, with a smaller "
         "--config.workers"
@@ -198,7 +227,7 @@ def _serve(
     began: list[int] = []
 
     def report(i: int) -> Report:
-        began.append(i)
+        began[:] = [i]
         return lambda tokens, before=False: pipe.send(("advance", (i, tokens, before)))
 
     signal.signal(signal.SIGTERM, lambda *_: None)  # after the block below: it has been heard

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ehr_scaling import companions, preemption, storage
 from ehr_scaling.artifacts import fingerprint
-from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line
+from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, of_system
 from ehr_scaling.grid.cell import Unit
+from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
 from ehr_scaling.grid.executors.local import run
 from ehr_scaling.layout import Layout
@@ -30,9 +33,18 @@ _SCONTROL = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/slurm/bin", "
 class Task:
     """One unit, as submitit pickles it for a node: functions by name, and the cells."""
 
-    def __init__(self, job: Job, unit: Unit, workdir: Path, title: str, done: Done | None, before: Check | None = None):
+    def __init__(
+        self,
+        job: Job,
+        unit: Unit,
+        workdir: Path,
+        title: str,
+        done: Done | None,
+        before: Check | None = None,
+        cost: Cost | None = None,
+    ):
         self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
-        self.before = before
+        self.before, self.cost = before, cost
         self.scontrol = _scontrol()  # where it is submitted; a node may have it elsewhere, or not on its PATH
 
     def __call__(self) -> None:
@@ -46,15 +58,14 @@ class Task:
                     self.workdir,
                     workers=1,
                     title=self.title,
+                    costs=self.cost and [self.cost],
                     done=self.done,
                     patience=PATIENCE,
                     before=self.before,
                 )
             companions.leave()
         except UserError as e:
-            companions.fail(f"error: {e}", 1)
-            print(f"error: {e}", file=sys.stderr, flush=True)
-            sys.exit(1)
+            _fail(e)
         except Preempted:
             companions.leave()
             print(preemption.SAVED, file=sys.stderr, flush=True)
@@ -63,12 +74,27 @@ class Task:
             if together:
                 _leave_nodes()
             sys.exit(Preempted.status)
+        except Exception as e:
+            if (ended := companions.told()) is not None:
+                companions.end(f"error: {ended}")
+            if (told := of_system(e)) is not None:
+                _fail(told)
+            traceback.print_exc()
+            companions.fail("", 1)
+            raise
 
     def checkpoint(self) -> Any:
         """What submitit is to run when the job starts again: the same, for it goes on from its own checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _fail(error: UserError) -> NoReturn:
+    line = f"error: {error}"
+    companions.fail(line, 1)
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def _join_nodes() -> bool:
@@ -81,10 +107,11 @@ def _join_nodes() -> bool:
     import jax
 
     port = _PORTS[0] + int(here.raw_job_id) % (_PORTS[1] - _PORTS[0])
-    address = f"{here.hostnames[0]}:{port}"
-    jax.distributed.initialize(
-        address, here.num_tasks, here.global_rank, heartbeat_timeout_seconds=companions.HEARTBEAT
-    )
+    where = f"{here.hostnames[0]}:{port}", here.num_tasks, here.global_rank
+    try:
+        jax.distributed.initialize(*where, heartbeat_timeout_seconds=companions.HEARTBEAT)
+    except (ValueError, RuntimeError) as e:
+        raise UserError(f"the nodes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
     companions.watch()
     return True
 
@@ -146,6 +173,8 @@ def submit(
     parallel: int,
     done: Done | None = None,
     before: Check | None = None,
+    costs: Sequence[Cost] | None = None,
+    kind: str = "sweep",
     nodes: int = 1,
     cpus: int = 1,
     gpus: int = 0,
@@ -160,7 +189,8 @@ def submit(
     Args:
       time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
       parallel: tasks that may run at once.
-      done, before: as `executors.run` takes them.
+      done, before, costs: as `executors.run` takes them.
+      kind: of work, whose tasks are queued once for a work directory.
       nodes: of a task, with a process on each; together they are one of `jax.distributed`.
       cpus, gpus, memory_gb: of a task, on each of its nodes.
       setup: shell commands before it starts, such as "module load cuda".
@@ -180,15 +210,15 @@ def submit(
     if storage.in_bucket(workdir):
         raise UserError("--executor=slurm with a --workdir in a bucket: take a folder that the nodes share")
     todo = []
-    for unit in units:
+    for i, unit in enumerate(units):
         try:
             if done is None or done(unit, workdir) is None:
-                todo.append(unit)
+                todo.append((unit, costs[i] if costs else None))
         except RunFailed as e:
             print(f"warning: left out: {e}", file=sys.stderr, flush=True)
     if not todo:
         return []
-    name = f"sweep-{fingerprint(str(workdir))[:8]}"
+    name = f"{kind}-{fingerprint(str(workdir))[:8]}"
     if cluster == "slurm":
         _check_queue(name, workdir)
     folder = Layout(workdir).slurm
@@ -211,7 +241,7 @@ def submit(
     )
     try:
         with executor.batch():
-            return [executor.submit(Task(job, unit, workdir, title, done, before)) for unit in todo]
+            return [executor.submit(Task(job, unit, workdir, title, done, before, cost)) for unit, cost in todo]
     except submitit.core.utils.FailedJobError as e:
         raise UserError(f"Slurm refused the job: {_said(e)}") from None
 

@@ -240,6 +240,9 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
             file = pq.ParquetFile(path)
             _check_schema(path, file.schema_arrow)
         first = 0
+        if rows and rows + file.metadata.num_rows > _UNIT:
+            units.append([])
+            rows = 0
         for group in range(file.num_row_groups):
             more = file.metadata.row_group(group).num_rows
             if rows and rows + more > _UNIT:
@@ -250,7 +253,7 @@ def _units(files: list[Path]) -> list[list[shuffle.Part]]:
             rows += more
         if file.num_row_groups > first:
             units[-1].append((str(path), number, first, file.num_row_groups))
-        if first:  # of what was cut the rest stands alone, so that pieces of one file hold no other's
+        if first:  # pieces of a file that is cut hold no other
             units.append([])
             rows = 0
     return [unit for unit in units if unit]
