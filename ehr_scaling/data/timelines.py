@@ -3,8 +3,7 @@
 import collections
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,20 +109,19 @@ def _fit(
     """The vocabulary of the train split, from what each of its shards counts."""
     shards = list(enumerate(events.shards(folder, "train")))
 
-    def count(function: Any, kind: str, title: str) -> list[Path]:
+    def count(function: Any, kind: str, title: str) -> Any:
         files = [parts / f"{kind}-{k}.npz" for k, _ in shards]
         items = [(path, out, settings, code_maps) for (_, path), out in zip(shards, files, strict=True)]
         run(function, items, [file.with_suffix(".json") for file in files], runner, title)
-        return _few(files, kind, runner)
+        return _sum_of(kind, _few(files, kind, runner))
 
-    counts = counting.merge(map(counting.Counts.load, count(_count, "count", "count codes")))
+    counts = count(_count, "count", "count codes")
     fitting.check_families(counts, settings, _maps(code_maps), may_lose)
     draft = fitting.fit(counts, settings, _maps(code_maps), _parents(folder))
     again, turn = bool(settings["min_patients"]), 0
     while again:
         draft.save(parts)  # the units read it there
-        bin_files = count(_count_bins, f"bins-{turn}", "count patients")
-        draft, again = rare.collapse(draft, rare.merge_bins(map(rare.BinCounts.load, bin_files)))
+        draft, again = rare.collapse(draft, count(_count_bins, f"bins-{turn}", "count patients"))
         turn += 1
     return draft
 
@@ -138,30 +136,29 @@ def _parents(folder: Path) -> dict[str, list[str]]:
     return events.parents(folder)
 
 
-# What shards count, by the names of the files: how files of it are added up
-_KINDS: dict[str, Callable[[Iterable[Path]], Any]] = {
-    "count": lambda files: counting.merge(map(counting.Counts.load, files)),
-    "bins": lambda files: rare.merge_bins(map(rare.BinCounts.load, files)),
-}
+def _sum_of(kind: str, files: Iterable[Path]) -> Any:
+    """What shards counted, added up. Args: kind, what the names of the files begin with: count, or bins-<turn>."""
+    if kind == "count":
+        return counting.merge(map(counting.Counts.load, files))
+    return rare.merge_bins(map(rare.BinCounts.load, files))
 
 
 def _few(files: list[Path], kind: str, runner: Runner) -> list[Path]:
     """At most _AT_ONCE files that add up to what `files` do, in their order: of many shards groups are added up where
     the shards are worked on, group by group."""
-    for level in itertools.count():
-        if len(files) <= _AT_ONCE:
-            return files
+    level = 0
+    while len(files) > _AT_ONCE:
         groups = [files[i : i + _AT_ONCE] for i in range(0, len(files), _AT_ONCE)]
         sums = [files[0].parent / f"{kind}-sum{level}-{i}.npz" for i in range(len(groups))]
         items = [(kind, group, out) for group, out in zip(groups, sums, strict=True)]
         run(_add_up, items, [out.with_suffix(".json") for out in sums], runner, "add up")
-        files = sums
-    raise AssertionError
+        files, level = sums, level + 1
+    return files
 
 
 def _add_up(kind: str, files: list[Path], out: Path) -> None:
     def make() -> dict[str, Any]:
-        _KINDS[kind.partition("-")[0]](files).save(out)
+        _sum_of(kind, files).save(out)
         return {}
 
     once(out.with_suffix(".json"), make)
