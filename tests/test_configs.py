@@ -79,7 +79,7 @@ def test_a_filed_study_is_the_grid_of_its_config():
     points = list(challenge_2012_reference.sweep(config))
     assert {tuple(point.get(name) for name in publish.POINT) for point in points} == publish.points(claims)
     # Whatever the budgets, no run comes twice.
-    config.grid.budgets, config.grid.sizes = (1e11,), ("151k",)
+    config.grid.budgets, config.grid.sizes = (1e13,), ("151k",)
     seeds = [point["seed"] for point in challenge_2012_reference.sweep(config) if "budget" in point]
     assert sorted(seeds) == [41, 42, 43, 43, 44, 44]
 
