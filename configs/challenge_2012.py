@@ -10,7 +10,7 @@ all that the sizes rest on: about 20 k and 33 k, N ∝ C^.5 through these. The w
 
 from ml_collections import ConfigDict
 
-from configs import base
+from ehr_scaling.configs import base
 
 sweep = base.sweep
 

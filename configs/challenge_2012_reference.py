@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base, challenge_2012
+from ehr_scaling.configs import base, challenge_2012
 from ehr_scaling.grid.sweeps import Point, chain
 
 SIZES = {

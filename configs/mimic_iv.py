@@ -15,7 +15,7 @@ with AdamW (configs/transfer.py). This config has not been run on the full data.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from ehr_scaling.configs import base
 
 sweep = base.sweep
 

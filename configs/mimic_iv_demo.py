@@ -7,7 +7,7 @@ the report says that no outcome was scored. N 3.5 k to 40 k, D 0.04 to 1.6 M, so
 
 from ml_collections import ConfigDict
 
-from configs import base
+from ehr_scaling.configs import base
 
 sweep = base.sweep
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from ehr_scaling.configs import base
 
 sweep = base.sweep
 

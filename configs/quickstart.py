@@ -15,7 +15,7 @@ What exploring led to these settings: training seeds 1 to 16 and 511 to 534, on 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from ehr_scaling.configs import base
 
 sweep = base.sweep
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import base, challenge_2012, published, quickstart
+from ehr_scaling.configs import base, challenge_2012, published, quickstart
 from ehr_scaling.errors import UserError
 
 sweep = base.sweep

@@ -7,7 +7,7 @@ their budget will tell.
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from ehr_scaling.configs import quickstart
 
 sweep = quickstart.sweep
 

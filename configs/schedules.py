@@ -7,7 +7,7 @@ that both kinds learn from the same steps. The report sets the two kinds side by
 
 from ml_collections import ConfigDict
 
-from configs import base, challenge_2012, published
+from ehr_scaling.configs import base, challenge_2012, published
 
 sweep = base.sweep
 

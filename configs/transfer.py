@@ -8,7 +8,7 @@ moves with the width. The report's plot of loss against rate says where each opt
 
 from ml_collections import ConfigDict
 
-from configs import base, published
+from ehr_scaling.configs import base, published
 from ehr_scaling.grid.sweeps import Point
 
 SEEDS_OF_LARGE = 2  # the smallest model's runs differ more, and cost little: it has all the seeds

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ehr_scaling.errors import NO_MEMORY
-from launch.common import run
-from launch.steps import Steps
+
+from .common import run
+from .steps import Steps
 
 if TYPE_CHECKING:
     from ehr_scaling.analysis.options import Options

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
 
-from launch import (
+from . import (
     bench_accelerator,
     bench_analysis,
     bench_coverage,
@@ -24,7 +24,7 @@ from launch import (
     bench_training,
     common,
 )
-from launch.rows import REPEATS, Row, row, seconds
+from .rows import REPEATS, Row, row, seconds
 
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
 

@@ -7,9 +7,10 @@ from absl import flags
 
 from ehr_scaling import flops, hardware
 from ehr_scaling.models import sizes
-from launch import bench_training
-from launch.bench_training import OURS, PADDED, TORCH_MASKS, VOCAB, Peer
-from launch.rows import REPEATS, Row, row
+
+from . import bench_training
+from .bench_training import OURS, PADDED, TORCH_MASKS, VOCAB, Peer
+from .rows import REPEATS, Row, row
 
 # Share of the peak rate that an H200 is to reach, at T = 2,048.
 TARGETS = {"1.2m": 0.10, "7.6m": 0.20, "26m": 0.30, "85m": 0.40, "127m": 0.40, "396m": 0.45}

@@ -22,8 +22,9 @@ from ehr_scaling.analysis.repeats import repeated_laws
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss, from_rows
 from ehr_scaling.analysis.words import UNIDENTIFIED
-from launch import simulated_studies
-from launch.rows import Row, row, seconds
+
+from . import simulated_studies
+from .rows import Row, row, seconds
 
 TABLES = flags.DEFINE_string(
     "tables",

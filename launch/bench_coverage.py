@@ -28,7 +28,8 @@ from ehr_scaling.analysis.report.results import budget_verdict
 from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED
-from launch.rows import Row, row, seconds
+
+from .rows import Row, row, seconds
 
 REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)
 OPTIONS = Options(draws=400)

@@ -12,7 +12,8 @@ import psutil
 from absl import flags
 
 from ehr_scaling import artifacts
-from launch.rows import Row, row, seconds
+
+from .rows import Row, row, seconds
 
 DEMO = flags.DEFINE_string("mimic_demo", None, "Folder of the MIMIC-IV demo 2.2, to measure the way from it.")
 FRACTION = flags.DEFINE_float("fraction", 0.01, "Of MIMIC-IV 3.1's rows, to generate and measure the way from.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.rows import REPEATS, Row, row, seconds
+from .rows import REPEATS, Row, row, seconds
 
 VOCAB = 1446  # of the demo of MIMIC-IV in the vocabulary of ETHOS
 TOY = {"width": 128, "layers": 2, "heads": 2, "ff": 352}  # context 256
@@ -98,8 +98,8 @@ def _toy(rows: int) -> float:
 def _a_device_a_core() -> float:
     """In a process of its own, as workers of a study and launch.predict run: before JAX has started."""
     code = (
-        "import sys; from absl import flags; from launch import bench_outcomes, common; flags.FLAGS(sys.argv); "
-        "common.use_all_cores(); import jax; print(bench_outcomes._toy(256 // jax.local_device_count()))"
+        "import sys; from absl import flags; from ehr_scaling.launch import bench_outcomes, common; "
+        "flags.FLAGS(sys.argv); common.use_all_cores(); import jax; print(bench_outcomes._toy(256 // jax.local_device_count()))"
     )
     command = [sys.executable, "-c", code, f"--repeats={REPEATS.value}"]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}
@@ -130,7 +130,8 @@ def _uncached(sampler: Sampler) -> float:
 def _estimators() -> Iterator[Row]:
     """Of a Markov chain whose answer is known: bias in standard errors, and variance at equal tokens."""
     from ehr_scaling.outcomes.sampler.simulate import POSITIVE
-    from launch import known_truth
+
+    from . import known_truth
 
     for rare in (1.0, 0.1):
         chain = known_truth.random_chain(1, rare=rare)

@@ -24,7 +24,8 @@ from ehr_scaling import artifacts, flops
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import sizes
 from ehr_scaling.training import tracking
-from launch.rows import REPEATS, Row, row
+
+from .rows import REPEATS, Row, row
 
 TORCH = flags.DEFINE_string("torch_python", sys.executable, "An interpreter with torch (extra bench), to compare with.")
 SIZES = flags.DEFINE_list("bench_sizes", ["101k", "1.2m", "2.7m"], "Sizes to compare.")
@@ -177,7 +178,7 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
     import jax
     import numpy as np
 
-    from configs import base
+    from ehr_scaling.configs import base
     from ehr_scaling.grid import cells
     from ehr_scaling.training import sharding
     from ehr_scaling.training.setup import setup, states

@@ -15,8 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-import configs
-from ehr_scaling import companions, preemption, storage
+from ehr_scaling import companions, configs, preemption, storage
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
 CONFIGS = Path(configs.__file__).parent

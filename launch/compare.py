@@ -22,8 +22,9 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import NO_MEMORY
-from launch.common import run
-from launch.steps import Steps
+
+from .common import run
+from .steps import Steps
 
 UNITS = ("auto", "token", "event", "day", "patient")
 RUNS = flags.DEFINE_multi_string(

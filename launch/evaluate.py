@@ -20,7 +20,8 @@ from absl import flags
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from launch import common, slurm_flags
+
+from . import common, slurm_flags
 
 common.define_config_flags()
 flags.adopt_module_key_flags(slurm_flags)

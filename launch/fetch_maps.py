@@ -12,7 +12,8 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.data.codes import download
-from launch import common
+
+from . import common
 
 DEST = flags.DEFINE_string("dest", None, "Folder for the maps.", required=True)
 KINDS = flags.DEFINE_list("kinds", list(download.PUBLIC), "Which of them.")

@@ -26,8 +26,9 @@ from ehr_scaling import artifacts, storage
 from ehr_scaling.data import inspection, one_patient, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from launch import tables, views
-from launch.common import run
+
+from . import tables, views
+from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that holds timelines/.", required=True)
 HTML = flags.DEFINE_string("html", None, "File for a page, instead of the terminal.")

@@ -24,8 +24,9 @@ from absl import flags
 
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
-from launch.common import run
-from launch.steps import Steps
+
+from .common import run
+from .steps import Steps
 
 if TYPE_CHECKING:
     from ehr_scaling.analysis.plan.record import Planner

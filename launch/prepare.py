@@ -15,7 +15,8 @@ import shlex
 from absl import flags
 
 from ehr_scaling.data import pipeline
-from launch import common
+
+from . import common
 
 common.define_config_flags()
 UNTIL = flags.DEFINE_enum("until", "packed", pipeline.STAGES, "The last stage to make.")

@@ -19,7 +19,8 @@ from absl import flags
 
 from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY, UserError
-from launch.common import run
+
+from .common import run
 
 DATA = flags.DEFINE_enum("data", "synthetic", ["synthetic", "challenge-2012"], "The patients.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the studies of the rungs; without it they are only shown.")
@@ -32,7 +33,7 @@ DRAWS = flags.DEFINE_integer("draws", 1000, "Bootstrap draws.", lower_bound=20)
 
 
 def show() -> None:
-    from configs import recipes
+    from ehr_scaling.configs import recipes
 
     for title, changes in (("The ladder, each on the one before it:", recipes.LADDER), ("Tried:", recipes.TRIED)):
         print(f"\n{title}")
@@ -61,12 +62,12 @@ def main() -> None:
     if WORKDIR.value is None:
         show()
         return
-    from configs import base, recipes
     from ehr_scaling import study
     from ehr_scaling.analysis.compare import ladder
     from ehr_scaling.analysis.options import Options
     from ehr_scaling.analysis.report import plots, recipe_plots
     from ehr_scaling.artifacts import read_json, write_json
+    from ehr_scaling.configs import base, recipes
 
     if missing := [path for path in BESIDE.value if not Path(path).is_file()]:
         raise UserError(f"--beside={missing[0]} is no file: give recipes.json of another ladder")

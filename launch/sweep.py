@@ -16,7 +16,8 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import UserError
-from launch import common, slurm_flags
+
+from . import common, slurm_flags
 
 common.define_config_flags()
 common.define_process_flags()

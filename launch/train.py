@@ -16,7 +16,8 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from launch import common
+
+from . import common
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the cell.", required=True)

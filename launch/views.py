@@ -8,7 +8,8 @@ from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.inspection import Facts
 from ehr_scaling.data.one_patient import Patient
 from ehr_scaling.data.vocabulary import DAY, HOUR, MINUTE, Vocabulary
-from launch.tables import Aside, Bar, Cell, Right, Share, Table, View, bars
+
+from .tables import Aside, Bar, Cell, Right, Share, Table, View, bars
 
 WARNING = "one real person's record: keep it on your screen, share neither it nor a copy"
 

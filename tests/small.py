@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
 from ehr_scaling import study
+from ehr_scaling.configs import base
 from ehr_scaling.grid import cells
 from ehr_scaling.grid.cell import Cell
 

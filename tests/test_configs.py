@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-import configs
-from configs import base, challenge_2012_reference, published, recipes, records
-from ehr_scaling import publish, study
+from ehr_scaling import configs, publish, study
+from ehr_scaling.configs import base, challenge_2012_reference, published, recipes, records
 from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import base
 from ehr_scaling import analysis as laws
 from ehr_scaling import study as stages
 from ehr_scaling.analysis.tables import readers
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest

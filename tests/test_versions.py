@@ -9,8 +9,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from configs.published import SETTINGS
 from ehr_scaling import study
+from ehr_scaling.configs.published import SETTINGS
 from ehr_scaling.data import loader, packing, parquet, timelines
 from ehr_scaling.data.sources.synthetic import patients
 from ehr_scaling.grid.cell import VERSION

@@ -7,7 +7,7 @@ your records can feed. The demo takes a minute on a laptop.
 
 from ml_collections import ConfigDict
 
-from configs import base, mimic_iv
+from ehr_scaling.configs import base, mimic_iv
 
 sweep = base.sweep
 

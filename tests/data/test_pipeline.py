@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import base
 from ehr_scaling import artifacts
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, shards, timelines
 from ehr_scaling.errors import UserError
 

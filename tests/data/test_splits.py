@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs import base
+from ehr_scaling.configs import base
 from ehr_scaling.data import events, pipeline, splits
 from ehr_scaling.data.sources.synthetic import patients
 from ehr_scaling.errors import UserError

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import base
 from ehr_scaling import artifacts, flops
+from ehr_scaling.configs import base
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells, manifest
 from ehr_scaling.grid.cell import BEFORE, OPTIMIZERS, VERSION, Cell, ensembles, of_json, units

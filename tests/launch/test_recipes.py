@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-from configs import recipes
+from ehr_scaling.configs import recipes
 
 SMALL = """
-from configs import recipes
+from ehr_scaling.configs import recipes
 from tests import small
 import launch.recipes
 

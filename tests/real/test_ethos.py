@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import base
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, timelines
 from tests import nightly
 

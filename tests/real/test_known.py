@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from configs import base
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, timelines
 from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
 from ehr_scaling.outcomes.judging import baselines

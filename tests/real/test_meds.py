@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from configs import base
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import dialects

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from configs import base
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, timelines
 from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs.published import SETTINGS
 from ehr_scaling import artifacts, preemption
+from ehr_scaling.configs.published import SETTINGS
 from ehr_scaling.data import loader
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid import cells as grid

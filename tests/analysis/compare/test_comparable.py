@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import simulated
 
-from configs import base
 from ehr_scaling.analysis.compare import comparable, comparison
 from ehr_scaling.analysis.options import Options
+from ehr_scaling.configs import base
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cells
 from ehr_scaling.training import checkpoint

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from meds_files import extract, put, table
 
-from configs import base
+from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, timelines
 from ehr_scaling.data.sources.meds import dialects as d
 from ehr_scaling.errors import UserError
