@@ -10,7 +10,7 @@ class UserError(Exception):
     """Something the user can mend.
 
     The message is one line that names the file, the row or the flag, and what to do about it. It never holds a
-    subject id, a patient's date or free text. `launch/` prints it without a traceback and exits with status 1.
+    subject id, a patient's date or free text. `endings` prints it without a traceback and exits with status 1.
     """
 
     def __init__(self, message: object) -> None:

@@ -15,6 +15,8 @@ from absl import app, flags, logging
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
 
+from ehr_scaling import endings
+
 from . import (
     bench_accelerator,
     bench_analysis,
@@ -91,7 +93,7 @@ PARTS = {
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in PARTS:
-        common.fail(f"say which part: python -m launch.bench {'|'.join(PARTS)}", 2)
+        endings.fail(f"say which part: python -m launch.bench {'|'.join(PARTS)}", 2)
     logging.set_verbosity(logging.WARNING)
     rows = []
     print(f"{argv[1]} on {machine()}\n\n| | value | unit | target | ok |\n|---|---|---|---|---|")

@@ -99,7 +99,8 @@ def _a_device_a_core() -> float:
     """In a process of its own, as workers of a study and launch.predict run: before JAX has started."""
     code = (
         "import sys; from absl import flags; from ehr_scaling.launch import bench_outcomes, common; "
-        "flags.FLAGS(sys.argv); common.use_all_cores(); import jax; print(bench_outcomes._toy(256 // jax.local_device_count()))"
+        "flags.FLAGS(sys.argv); common.use_all_cores(); import jax; "
+        "print(bench_outcomes._toy(256 // jax.local_device_count()))"
     )
     command = [sys.executable, "-c", code, f"--repeats={REPEATS.value}"]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}

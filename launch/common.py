@@ -1,11 +1,9 @@
 """What the launch scripts share: their flags, one clear line for a user's mistake, and an exit status."""
 
-import contextlib
 import importlib.util
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ehr_scaling import companions, configs, preemption, storage
+from ehr_scaling import companions, configs, endings, preemption, storage
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
 CONFIGS = Path(configs.__file__).parent
@@ -27,7 +25,6 @@ OF_DATA = {
 # What --help of a script shows beside its own flags
 SHORT_CUTS = ("config", "data", "source", "raw", "workdir", "physionet_url", "download", "preset", "code_maps")
 GENERATED = ("layout", "fraction")
-BROKEN = 70  # exit status of our own mistakes (EX_SOFTWARE of sysexits.h), which a scheduler may try again
 OWN = ("mimic-iv", "meds")  # sources whose records the user brings: configs/records.py
 
 
@@ -66,7 +63,7 @@ def define_config_flags() -> None:
     try:
         default = config_of_data(given[-1] if given else "synthetic")
     except (UserError, OSError) as e:
-        fail(of_system(e) or e)
+        endings.fail(of_system(e) or e)
     flags.DEFINE_string("data", "synthetic", f"{', '.join(OF_DATA)}, or a folder with MIMIC-IV or a MEDS data set.")
     flags.DEFINE_enum("source", None, [*OF_DATA, *OWN], "The kind of records; with --raw, the same as --data=<folder>.")
     flags.DEFINE_string("workdir", None, "Folder for all results of the study [default: work/<data>].")
@@ -81,7 +78,7 @@ def define_config_flags() -> None:
     try:  # the default file is run, and fields laid over it, here already; another file when it is first read
         config_flags.DEFINE_config_file("config", default, about)
     except CONFIG_ERRORS as e:
-        fail(_config_error(e), 2)
+        endings.fail(_config_error(e), 2)
     for name in (*SHORT_CUTS, *GENERATED):  # --help shows the flags of the script; these are its own as well
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
@@ -160,28 +157,12 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     return config, list(module.sweep(config)), storage.local(values.workdir or str(Path("work") / folder.name))
 
 
-def fail(message: object, status: int = 1) -> NoReturn:
-    """Print one line to stderr and exit with `status`."""
-    companions.fail(_line(message), status)
-    _say_and_exit(message, status)
-
-
-def _line(message: object) -> str:
-    return f"error: {' '.join(str(message).split())}"
-
-
-def _say_and_exit(message: object, status: int) -> NoReturn:
-    print(_line(message), file=sys.stderr, flush=True)
-    sys.exit(status)
-
-
 def _end_at_once(message: str, status: int) -> NoReturn:
-    """As `fail`, without waiting for what a device is in the middle of: all that is kept has been saved."""
+    """Print one line, and do not wait for what a device is in the middle of: all that is kept has been saved."""
+    print(endings.line(message), file=sys.stderr, flush=True)
     # Without JAX there is no device; of several processes the others may still be saving
     if "jax" not in sys.modules or sys.modules["jax"].distributed.is_initialized():
-        _say_and_exit(message, status)
-    with contextlib.suppress(SystemExit):
-        _say_and_exit(message, status)
+        sys.exit(status)
     sys.stdout.flush()
     os._exit(status)
 
@@ -201,9 +182,9 @@ def parse(argv: list[str]) -> list[str]:
     except BrokenPipeError:
         _leave_pipe()
     except flags.Error as e:
-        fail(f"{e}: see --help", 2)
+        endings.fail(f"{e}: see --help", 2)
     except CONFIG_ERRORS as e:
-        fail(_config_error(e), 2)
+        endings.fail(_config_error(e), 2)
 
 
 def own_flags(message: str, names: Mapping[str, str]) -> str:
@@ -234,7 +215,7 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            fail(f"unexpected argument {argv[1]!r}: settings are flags, see --help", 2)
+            endings.fail(f"unexpected argument {argv[1]!r}: settings are flags, see --help", 2)
         # Orbax and grain report every save and every file; a person wants the progress bar.
         logging.set_verbosity(logging.WARNING)
         try:
@@ -242,14 +223,12 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
                 _refuse_buckets()
                 main()
             companions.leave()
-        except UserError as e:
-            fail(own_flags(str(e), names or {}))
         except Preempted:
             companions.leave()
             _end_at_once(preemption.SAVED, Preempted.status)
         except KeyboardInterrupt:
             interrupted = "interrupted: finished work is kept, run the same command again to go on"
-            companions.fail(_line(interrupted), 130)
+            companions.fail(endings.line(interrupted), 130)
             _end_at_once(interrupted, 130)
         except BrokenPipeError:
             companions.fail("", 141)
@@ -258,12 +237,7 @@ def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> Non
             companions.fail("", e.code if isinstance(e.code, int) else 1)
             raise
         except Exception as e:
-            if (ended := companions.told()) is not None:
-                companions.end(f"error: {ended}")
-            if (told := of_system(e)) is None:
-                traceback.print_exc()
-                companions.fail("", BROKEN)
-                sys.exit(BROKEN)
-            fail(own_flags(str(told), names or {}))
+            endings.tell(e, reword=lambda message: own_flags(message, names or {}))
+            sys.exit(endings.BROKEN)
 
     app.run(guarded, flags_parser=parse)

@@ -14,7 +14,7 @@ import pytest
 
 from ehr_scaling import artifacts
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, shards, timelines
+from ehr_scaling.data import pipeline, shards, timeline_units
 from ehr_scaling.errors import UserError
 
 FLAGS = (
@@ -62,10 +62,10 @@ def test_shards_that_are_added_up_in_groups_make_the_same_bytes(tmp_path, monkey
     settings = config(**{"data.tokens.min_patients": 20}).data  # so that patients of bins are counted too
     pipeline.prepare(settings, tmp_path / "whole", workers=1)
     added = []
-    add = timelines._add_up
-    monkeypatch.setattr(timelines, "_AT_ONCE", 2)
+    add = timeline_units._add_up
+    monkeypatch.setattr(timeline_units, "_AT_ONCE", 2)
     monkeypatch.setattr(
-        timelines, "_add_up", lambda kind, *args: (added.append((kind, len(args[0]))), add(kind, *args))
+        timeline_units, "_add_up", lambda kind, *args: (added.append((kind, len(args[0]))), add(kind, *args))
     )
     pipeline.prepare(settings, tmp_path / "work", workers=1)
     assert digest(tmp_path / "work") == digest(tmp_path / "whole")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, count_together, finished, full, refuse, units
+from jobs import count, count_together, crash, finished, full, refuse, units
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims, slurm
@@ -101,6 +101,12 @@ def test_a_unit_that_somebody_holds_is_left_to_them(tmp_path, monkeypatch, capsy
     with claims.claim(tmp_path, units(1)[0]), pytest.raises(SystemExit):
         slurm.Task(count, units(1)[0], tmp_path, "test", finished)()
     assert "another process holds cell cell0" in capsys.readouterr().err
+
+
+def test_of_our_own_mistake_submitit_keeps_the_trace(tmp_path, capsys):
+    with pytest.raises(ZeroDivisionError):
+        slurm.Task(crash, units(1)[0], tmp_path, "test", finished)()
+    assert capsys.readouterr().err.rstrip().endswith("ZeroDivisionError")
 
 
 def test_scontrol_is_looked_for_where_it_is(tmp_path, monkeypatch):

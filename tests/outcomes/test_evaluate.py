@@ -10,7 +10,7 @@ import pytest
 
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import evaluate
+from ehr_scaling.outcomes import evaluate, scoring
 from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, metrics
@@ -118,7 +118,7 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
         k: v for k, v in plain.items() if k not in ("seconds", "fingerprint")
     }
     folders = [workdir / "outcomes" / TASK.name, workdir / "outcomes" / TASK.name / "validation"]
-    said = [evaluate._answers(folder / f"{cell.id}.parquet") for folder in folders]
+    said = [scoring._answers(folder / f"{cell.id}.parquet") for folder in folders]
     assert not set(said[0].subject_ids) & set(said[1].subject_ids)
     samples, asked = (questions.load(folder) for folder in folders)
     line = calibration.line(said[1].labels, said[1].probabilities.astype(float), asked.weights)

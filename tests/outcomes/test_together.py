@@ -16,7 +16,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import evaluate, together
+from ehr_scaling.outcomes import evaluate, scoring, together
 from ehr_scaling.outcomes.asking import prepared, questions, tasks
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions
@@ -167,7 +167,7 @@ def test_other_methods(trained, tmp_path, method):
     # Days are counted to tokens that REACH would suppress: they are those of ordinary futures.
     assert same(found["length_of_stay"], scores["length_of_stay"])
     score = found[task.name]
-    assert score["method"].startswith(f"zero-shot: {evaluate.METHODS[method]}")
+    assert score["method"].startswith(f"zero-shot: {scoring.METHODS[method]}")
     (group,) = [group for group in groups if group[0].task.name == task.name]
     asked = together.of_group(other, group, prepared.union_of(group))
     suppress = asked.asked.suppress
@@ -229,7 +229,7 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     reported = []
     monkeypatch.setattr(simulate, "simulate", partial(counted, None))
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
-        broken.setattr(evaluate, "_judge", lambda *args: 1 / 0)
+        broken.setattr(scoring, "_judge", lambda *args: 1 / 0)
         evaluate.job([cell], other, lambda tokens, before=False: reported.append((tokens, before)))
     assert sizes == [32, 18] and reported == [(32 * 3 * 24, True), (18 * 3 * 24, False)]
 

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ehr_scaling import companions, preemption, storage
+from ehr_scaling import companions, endings, preemption, storage
 from ehr_scaling.artifacts import fingerprint
-from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, of_system
+from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
@@ -64,8 +63,6 @@ class Task:
                     before=self.before,
                 )
             companions.leave()
-        except UserError as e:
-            _fail(e)
         except Preempted:
             companions.leave()
             print(preemption.SAVED, file=sys.stderr, flush=True)
@@ -75,26 +72,14 @@ class Task:
                 _leave_nodes()
             sys.exit(Preempted.status)
         except Exception as e:
-            if (ended := companions.told()) is not None:
-                companions.end(f"error: {ended}")
-            if (told := of_system(e)) is not None:
-                _fail(told)
-            traceback.print_exc()
-            companions.fail("", 1)
-            raise
+            endings.tell(e, status=1)
+            raise  # submitit keeps the traceback
 
     def checkpoint(self) -> Any:
         """What submitit is to run when the job starts again: the same, for it goes on from its own checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def _fail(error: UserError) -> NoReturn:
-    line = f"error: {error}"
-    companions.fail(line, 1)
-    print(line, file=sys.stderr, flush=True)
-    sys.exit(1)
 
 
 def _join_nodes() -> bool:

@@ -12,9 +12,9 @@ from meds_files import SCHEMA, T0, extract, put, table
 
 from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner
+from ehr_scaling.data.sources.meds import assignment, shuffle
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import reading as meds_reading
-from ehr_scaling.data.sources.meds import shuffle
 from ehr_scaling.errors import UserError
 
 
@@ -305,7 +305,7 @@ def test_of_many_patients_each_in_one_file_the_shards_are_of_one_file(tmp_path, 
 
     whole = extract(root, tmp_path / "whole")[0], files(tmp_path / "whole")
     many = len(opened)
-    monkeypatch.setattr(meds, "_WITHIN", 1)
+    monkeypatch.setattr(assignment, "_WITHIN", 1)
     within = extract(root, tmp_path / "within")[0], files(tmp_path / "within")
     assert patients(within[1]) == patients(whole[1]) and within[0]["patients"] == whole[0]["patients"]
     files_together = 2 if unit == 240 else 1

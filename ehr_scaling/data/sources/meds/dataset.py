@@ -16,36 +16,30 @@ are facts without a time.
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.artifacts import fingerprint_files, read_json, writing
-from ehr_scaling.data import events, parquet
+from ehr_scaling.artifacts import fingerprint_files, read_json
+from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, run
-from ehr_scaling.data.sources.meds import dialects, shuffle, spelling
+from ehr_scaling.data.sources.meds import assignment, code_metadata, dialects, shuffle
 from ehr_scaling.data.sources.meds import reading as meds_reading
-from ehr_scaling.data.sources.meds import rows as meds_rows
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.reading import Reading
 from ehr_scaling.data.sources.mimic.tables import chosen_times
 from ehr_scaling.data.splits import AllHeldOut, Listed, Splits
-from ehr_scaling.data.splits import told as met
 from ehr_scaling.errors import UserError
 
-CODES_FILE, ABOUT_FILE = Path("metadata", "codes.parquet"), Path("metadata", "dataset.json")
+ABOUT_FILE = Path("metadata", "dataset.json")
 VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
-_WITHIN = 1_024  # shards from which each is of the patients of one file, see _assign
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
-_LOOKED_AT = 8  # files in which `_dialect` looks for codes that metadata/codes.parquet may lack
-_LOOKED_UP = 1 << 20  # codes of the metadata in which it looks
-_ANCESTORS = 32  # of a code, nearest first
+_LOOKED_AT = 8  # files in which `_codes` looks for codes that metadata/codes.parquet may lack
+_LOOKED_UP = 1 << 20  # codes of the metadata that it takes
 FEWEST_LOST = 50  # events of a family that is lost whole from which on it stops the work
 
 
@@ -78,7 +72,7 @@ def inputs(
     """
     dialects.check(dialect)
     raw, files = _files(raw)
-    extra = [path for path in (raw / meds_splits.FILE, raw / CODES_FILE, raw / ABOUT_FILE) if path.is_file()]
+    extra = [path for path in (raw / meds_splits.FILE, raw / code_metadata.FILE, raw / ABOUT_FILE) if path.is_file()]
     told = {} if dialect is None else {"dialect": dialect}
     return {
         "source": "meds",
@@ -136,7 +130,7 @@ def extract(
     about = read_json(raw / ABOUT_FILE, "mend it, or delete this file") if (raw / ABOUT_FILE).is_file() else {}
     about = about if isinstance(about, dict) else {}
     units = _units(files)
-    told = _told(raw)
+    told = code_metadata.read(raw)
     detected, why = dialects.recognise(_codes(files, told), about)
     how = Reading(dialect or detected, _modifiers(about), chosen_times(preset, times) == "known")
     print(f"  dialect: {how.dialect}, " + ("as --config.data.dialect says" if dialect else f"since {why}"))
@@ -155,7 +149,7 @@ def extract(
 
     numbers = range(len(units))
     run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
-    shards, about_splits = _assign(folder, units, own_splits, seed, splits)
+    shards, about_splits = assignment.assign(folder, units, own_splits, seed, splits)
     items = [(folder, i, units[i], how) for i in numbers]
     spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
@@ -168,8 +162,8 @@ def extract(
         for key in ("dataset_name", "dataset_version", "license", "location_uri", "description_uri")
         if about.get(key)
     }
-    pairs = _spelt(folder, len(units))
-    descriptions, parents = _metadata(pairs, told, how.dialect)
+    pairs = code_metadata.spelt(folder, len(units))
+    descriptions, parents = code_metadata.descriptions_and_parents(pairs, told, how.dialect)
     summary = events.finish(out, metadata, splits=splits, descriptions=descriptions, parents=parents)
     shutil.rmtree(folder.path / "spread", ignore_errors=True)  # as large as the data set, and all of it is in shards
     return {
@@ -179,7 +173,7 @@ def extract(
         "dialect": how.dialect,
         "splits": told_splits,
         **about_splits,
-        "several_units": _several_units(pairs),
+        "several_units": code_metadata.several_units(pairs),
         "dropped": dropped,
         "mended": mended,
     }
@@ -279,150 +273,7 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
             raise UserError(f"{path}: column {column} is {actual}{instead}, MEDS wants {wanted}: convert the data set")
 
 
-def _told(raw: Path) -> pa.Table:
-    """Code, description and parents from metadata/codes.parquet; it may be all of an ontology, so it stays Arrow's."""
-    path = raw / CODES_FILE
-    schema = pa.schema({"code": pa.string(), "description": pa.string(), "parent_codes": pa.list_(pa.string())})
-    if not path.is_file():
-        return schema.empty_table()
-    table = meds_reading.whole(path)
-    if "code" not in table.column_names:
-        raise UserError(f"{path} has no column code: mend it or delete it")
-    columns = []
-    for field in schema:
-        try:
-            columns.append(table[field.name].cast(field.type))
-        except (KeyError, pa.ArrowException):  # it is not there, or of another kind
-            columns.append(pa.nulls(len(table), field.type))
-    return pa.table(columns, schema=schema).filter(pc.is_valid(columns[0]))
-
-
 def _codes(files: list[Path], told: pa.Table) -> set[str]:
     """Codes by which to know the dialect: those of the metadata, and of the first rows of some files."""
     first = (meds_reading.codes(path) for path in files[:: max(1, len(files) // _LOOKED_AT)])
     return set(told["code"].slice(0, _LOOKED_UP).to_pylist()).union(*first)
-
-
-def _assign(
-    folder: shuffle.Folder, units: list[list[shuffle.Part]], own_splits: meds_splits.Splits, seed: int, splits: Splits
-) -> tuple[list[tuple[str, int, list[int] | None]], dict[str, Any]]:
-    """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
-
-    Of a data set of millions, each in one file, patients of one file (or of the few that a piece of work holds) share
-    their shards: else every shard would be gathered from every piece.
-    Returns: of each shard its split, its number in that, and the pieces that it is of, or None for all; how the
-      patients meet a split file, if there is one.
-    """
-    ids_of_unit = [np.load(folder.patients(i)) for i in range(len(units))]
-    ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *ids_of_unit]))
-    if isinstance(splits, Listed):
-        split, shard = events.assign(ids, seed, splits)
-    else:
-        split, shard = meds_splits.assigned(own_splits, ids, _by_file(units), seed, splits)
-    pieces: dict[tuple[int, int], list[int]] = {}
-    if len(ids) > _WITHIN * events.SHARD:
-        groups = _of_the_same_files(units)
-        there = [meds_rows.distinct(np.concatenate([ids_of_unit[i] for i in group])) for group in groups]
-        if sum(map(len, there)) == len(ids):
-            shard, pieces = _within_files(ids, split, groups, there, seed)
-    named = np.flatnonzero(split >= 0)
-    most = int(shard.max(initial=0)) + 1
-    pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
-    number = np.full(len(ids), -1)
-    number[named] = inverse
-    for what, column in (("ids", ids), ("shard", number.astype(np.int32))):
-        with writing(folder.assigned(what)) as partial:
-            np.save(partial, column)
-    places = [(int(pair) // most, int(pair) % most) for pair in pairs]
-    return [(events.SPLITS[i], k, pieces.get((i, k))) for i, k in places], met(splits, ids)
-
-
-def _of_the_same_files(units: list[list[shuffle.Part]]) -> list[list[int]]:
-    """Numbers of pieces, those together that hold parts of one file."""
-    groups: list[list[int]] = []
-    last = -1
-    for i, unit in enumerate(units):
-        files = [number for _, number, _, _ in unit]
-        if files[0] == last:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-        last = files[-1]
-    return groups
-
-
-def _within_files(
-    ids: np.ndarray, split: np.ndarray, groups: list[list[int]], there: list[np.ndarray], seed: int
-) -> tuple[np.ndarray, dict[tuple[int, int], list[int]]]:
-    """Shards of the patients of one group of pieces after those of another: int64 (P,), and the pieces of each (split,
-    shard)."""
-    shard = np.zeros(len(ids), np.int64)
-    pieces: dict[tuple[int, int], list[int]] = {}
-    begun = [0] * len(events.SPLITS)
-    for group, some in zip(groups, there, strict=True):
-        at = np.searchsorted(ids, some)
-        here = events.assign_shards(some, split[at], seed)
-        for i, begin in enumerate(begun):
-            if (in_split := split[at] == i).any():
-                shard[at[in_split]] = begin + here[in_split]
-                begun[i] += int(here[in_split].max()) + 1
-                pieces |= dict.fromkeys(((i, k) for k in range(begin, begun[i])), group)
-    return shard, pieces
-
-
-def _by_file(units: list[list[shuffle.Part]]) -> Iterator[tuple[int, np.ndarray]]:
-    for path, number, first, last in (part for unit in units for part in unit):
-        for ids in meds_reading.subjects(Path(path), range(first, last)):
-            yield number, ids
-
-
-def _spelt(folder: shuffle.Folder, units: int) -> set[tuple[str, str]]:
-    """Which code of theirs became which of ours."""
-    pairs: set[tuple[str, str]] = set()
-    for i in range(units):
-        table = parquet.read(folder.spelt(i))
-        pairs.update(zip(table["theirs"].to_pylist(), table["ours"].to_pylist(), strict=True))
-    return pairs
-
-
-def _several_units(pairs: set[tuple[str, str]]) -> int:
-    """Codes of theirs that became several of ours, by their unit or other modifiers."""
-    return sum(n > 1 for n in Counter(theirs for theirs, _ in pairs).values())
-
-
-def _metadata(pairs: set[tuple[str, str]], told: pa.Table, dialect: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Descriptions and parents of our codes. Parents are spelt as our codes are, followed by theirs, nearest first."""
-    descriptions: dict[str, str] = {}
-    parents: dict[str, list[str]] = {}
-    if not len(told):
-        return descriptions, parents
-    text, above = _closure(told, {theirs for theirs, _ in pairs})
-    for theirs, ours in sorted(pairs):
-        if text.get(theirs):
-            descriptions.setdefault(ours, text[theirs])
-        ancestors: dict[str, None] = {}
-        level = [theirs]
-        while level and len(ancestors) < _ANCESTORS:
-            level = [p for code in level for p in above.get(code, ()) if p != theirs and p not in ancestors]
-            ancestors |= dict.fromkeys(level)
-        spelt = [code if dialect == dialects.OWN else spelling.own(spelling.prefixed(code)) for code in ancestors]
-        if spelt:
-            parents[ours] = list(dict.fromkeys([*parents.get(ours, []), *spelt]))[:_ANCESTORS]
-    return descriptions, parents
-
-
-def _closure(told: pa.Table, codes: set[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Descriptions of codes; parents of them and of all their ancestors."""
-    text: dict[str, str] = {}
-    above: dict[str, list[str]] = {}
-    level = codes
-    while level:
-        rows = told.filter(pc.is_in(told["code"], pa.array(sorted(level), pa.string())))
-        for code, description, parents in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            if description:
-                text[code] = description
-            above[code] = [parent for parent in parents or () if parent]
-        for code in level:
-            above.setdefault(code, [])
-        level = {parent for code in level for parent in above[code]} - above.keys()
-    return text, above
