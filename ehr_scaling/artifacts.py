@@ -19,6 +19,7 @@ from ehr_scaling.errors import UserError, of_system
 RECORD = "artifact.json"
 SEAL = "checksum"  # in a JSON object: the SHA-256 of the rest of it
 _BEGUN = ".inputs.json"  # in a folder that is not complete yet
+_LONG = 80  # characters of a value in a message
 _WORTH_THREADS = 4 << 20  # bytes to hash; below it, starting them takes as long
 _SETTLED = 100_000_000  # ns since a file was written, after which a change of it changes the time it shows
 Sums = dict[str, dict[str, Any]]  # of each file, by its name in a folder: {"bytes", "sha256"}
@@ -170,8 +171,14 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             names += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            names.append(f"{prefix}{key} was {a!r}, now {b!r}")
+            names.append(f"{prefix}{key} was {_short(a)}, now {_short(b)}")
     return names
+
+
+def _short(value: Any) -> str:
+    """For a message of one line: a list of many runs is told by their number."""
+    text = repr(value)
+    return f"{len(value)} entries" if isinstance(value, list) and len(text) > _LONG else text
 
 
 def work_directory(path: Path) -> Path:

@@ -17,6 +17,11 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).splitlines()))  # names of files, columns and tasks may hold line breaks
 
 
+def needs(what: str, extra: str) -> UserError:
+    """What to raise where a package is not installed that one of the project's extras brings."""
+    return UserError(f"{what}, which is not installed: take the extra, pip install -e '.[{extra}]' in a checkout")
+
+
 class RunFailed(UserError):
     """A run that cannot go on as it is, while others can: a sweep leaves it out, and says so."""
 

@@ -74,7 +74,7 @@ def define_config_flags() -> None:
     flags.DEFINE_string("code_maps", None, "Folder with ICD-9→10 (GEM) and drug→ATC tables.")
     flags.DEFINE_string("layout", None, "mimic-iv: generated patients as MIMIC-IV's own files (--source=synthetic).")
     flags.DEFINE_float("fraction", None, "Of MIMIC-IV 3.1's row counts, with --layout.", lower_bound=0, upper_bound=1)
-    about = "A file of configs/ [default: the one that fits --data]; change a field by --config.grid.seeds='(3,4)'."
+    about = "A file, or a name of configs/ [default: what fits --data]; a field of it: --config.grid.seeds='(3,4)'."
     try:  # the default file is run, and fields laid over it, here already; another file when it is first read
         config_flags.DEFINE_config_file("config", default, about)
     except CONFIG_ERRORS as e:
@@ -130,7 +130,8 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     values = flags.FLAGS
     path = config_flags.get_config_filename(values["config"]).split(":")[0]
     if not Path(path).is_file():
-        raise UserError(f"--config={path} is no file: take one of configs/")
+        names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
+        raise UserError(f"--config={path} is no file: give one, or one of {', '.join(names)}")
     try:
         config = values.config
     except CONFIG_ERRORS as e:
@@ -173,10 +174,33 @@ def _leave_pipe() -> NoReturn:
     sys.exit(141)
 
 
+def config_file(given: str) -> str:
+    """The file that `--config=given` means: a path, or a name of configs/, with or without its ending; each may have
+    the argument of its get_config behind a colon. What is neither stays as it is.
+    """
+    path, colon, argument = given.partition(":")
+    ours = CONFIGS / f"{Path(path).name.removesuffix('.py')}.py"
+    by_name = Path(path).parent in (Path(), Path("configs"))
+    return f"{ours}{colon}{argument}" if by_name and not Path(path).is_file() and ours.is_file() else given
+
+
+def _configs_found(argv: list[str]) -> list[str]:
+    """A command line with the value of --config as `config_file` has it."""
+    named = {"--config", "-config"}
+    return [
+        f"{argument.partition('=')[0]}={config_file(argument.partition('=')[2])}"
+        if argument.partition("=")[0] in named and "=" in argument
+        else config_file(argument)
+        if before in named
+        else argument
+        for before, argument in zip(["", *argv], argv, strict=False)
+    ]
+
+
 def parse(argv: list[str]) -> list[str]:
     """absl's flags from a command line: what is left of it. A mistake ends in one line and status 2, --help in 0."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_configs_found(argv))
     except SystemExit:  # --help and its kin, which absl ends with 1
         sys.exit(0)
     except BrokenPipeError:

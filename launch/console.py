@@ -1,4 +1,4 @@
-"""ehr-scaling: one command with every other as its first word; each is a module of its own, python -m launch.study too."""
+"""The command ehr-scaling: each of the others by its first word."""
 
 import ast
 import difflib

@@ -18,7 +18,7 @@ NEEDS = {"s3": ("s3fs", "moto", "flask"), "gs": ("gcsfs", "gcp_storage_emulator"
 def url(scheme, folder):
     """A new bucket of that scheme; skips the test where its packages are not installed."""
     if missing := [name for name in NEEDS[scheme] if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"{scheme}:// needs {' and '.join(missing)}: pip install 'ehr_scaling[dev]'")
+        pytest.skip(f"{scheme}:// needs {' and '.join(missing)}: pip install -e '.[dev]'")
     if scheme == "file":
         return f"file://{folder}/bucket/study"
     name = f"b{uuid.uuid4().hex[:12]}"

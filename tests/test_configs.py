@@ -20,7 +20,7 @@ NAMES = sorted(p.stem for p in Path(configs.__file__).parent.glob("*.py") if not
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_whole(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"ehr_scaling.configs.{name}")
     config = module.get_config("meds") if module is records else module.get_config()
     assert len(module.__doc__) > 80
     points = list(module.sweep(config))
@@ -62,7 +62,7 @@ def test_cheap_budgets_may_have_more_seeds():
 
 def test_the_quickstart_is_a_grid_to_believe():
     """The least that its IsoFLOP curves need; how they come out is for the report to say."""
-    quickstart = importlib.import_module("configs.quickstart")
+    quickstart = importlib.import_module("ehr_scaling.configs.quickstart")
     points = list(quickstart.sweep(quickstart.get_config()))
     budgets = {point["budget"] for point in points}
     assert len(budgets) >= 4
@@ -73,7 +73,7 @@ def test_the_quickstart_is_a_grid_to_believe():
 
 
 def test_a_filed_study_is_the_grid_of_its_config():
-    claims = publish.read_claims(Path(configs.__file__).parents[1] / "studies" / "challenge_2012" / "claims.yaml")
+    claims = publish.read_claims(Path(__file__).parents[1] / "studies" / "challenge_2012" / "claims.yaml")
     config = challenge_2012_reference.get_config()
     points = list(challenge_2012_reference.sweep(config))
     assert {tuple(point.get(name) for name in publish.POINT) for point in points} == publish.points(claims)

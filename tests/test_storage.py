@@ -244,7 +244,9 @@ def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
         raise ImportError("gcsfs")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(UserError, match=r"gs:// needs gcsfs, which is not installed: pip install .*\[cloud\]"):
+    with pytest.raises(
+        UserError, match=r"gs:// needs gcsfs, which is not installed: take the extra, pip install .*\[cloud\]"
+    ):
         storage.local("gs://b/none")
 
 

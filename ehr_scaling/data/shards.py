@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ehr_scaling.artifacts import read_json, write_json, write_text
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.errors import UserError, first_line, needs
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -122,7 +122,7 @@ def _beam(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], flag
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise UserError("--runner needs Apache Beam: pip install 'ehr_scaling[beam]'") from None
+        raise needs("--runner needs Apache Beam", "beam") from None
     try:
         pipeline = beam.Pipeline(options=PipelineOptions([more for flag in flags for more in _MORE.get(flag, (flag,))]))
     except (ValueError, ImportError, AttributeError) as e:

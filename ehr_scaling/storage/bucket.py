@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.errors import UserError, first_line, needs
 
 T = TypeVar("T")
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "file": "fsspec"}  # and the package that each needs
@@ -32,10 +32,7 @@ class Bucket:
             options = {"use_listings_cache": False} if scheme != "file" else {"auto_mkdir": True}
             self._fs, self._root = fsspec.core.url_to_fs(url, **options)
         except ImportError:
-            need = SCHEMES[scheme]
-            raise UserError(
-                f"{scheme}:// needs {need}, which is not installed: pip install 'ehr_scaling[cloud]'"
-            ) from None
+            raise needs(f"{scheme}:// needs {SCHEMES[scheme]}", "cloud") from None
         self._pool = ThreadPoolExecutor(2 * AT_ONCE)
 
     def check(self) -> None:

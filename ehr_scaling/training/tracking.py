@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ehr_scaling.artifacts import write_text
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.errors import UserError, first_line, needs
 
 FILE = "metrics.jsonl"
 CLOCK = ("time", "tokens_per_second", "mfu")  # what differs from an undisturbed run after a restart
@@ -112,10 +112,7 @@ class _TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            raise UserError(
-                "--config.tracking.tensorboard needs a package that is not installed: pip install "
-                "'ehr_scaling[tensorboard]'"
-            ) from None
+            raise needs("--config.tracking.tensorboard needs tensorboardX", "tensorboard") from None
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = SummaryWriter(str(folder))
@@ -142,9 +139,7 @@ class _WandB:
         try:
             import wandb
         except ImportError:
-            raise UserError(
-                "--config.tracking.wandb needs a package that is not installed: pip install 'ehr_scaling[wandb]'"
-            ) from None
+            raise needs("--config.tracking.wandb needs wandb", "wandb") from None
         try:
             self._run = wandb.init(
                 project=project,

@@ -74,7 +74,7 @@ def test_shards_that_are_added_up_in_groups_make_the_same_bytes(tmp_path, monkey
 
 def test_dask_makes_the_same_bytes_also_with_a_worker_killed(undisturbed, tmp_path):
     """Each of its workers is a process, of which one is killed as soon as there is something that was done."""
-    distributed = pytest.importorskip("distributed", reason="needs Dask: pip install 'ehr_scaling[dev]'")
+    distributed = pytest.importorskip("distributed", reason="needs Dask: pip install -e '.[dev]'")
     workdir, killed = tmp_path / "work", []
     # Each worker is replaced where it dies; no page to look at
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:

@@ -155,7 +155,7 @@ def test_without_submitit_or_sbatch_it_says_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no sbatch here"):
         slurm.submit(count, units(2), tmp_path, **SUBMIT)
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"pip install 'ehr_scaling\[slurm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]'"):
         slurm.submit(count, units(2), tmp_path, **SUBMIT)
 
 

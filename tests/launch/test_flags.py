@@ -46,9 +46,10 @@ def imports(file):
     for node in ast.walk(ast.parse(file.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
-            names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
-        for place in (ROOT.joinpath(*name.split(".")) for name in names):
-            found |= {p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()}
+            names = [node.module, *(f"{node.module}.{name}" for name in names)] if node.module else names
+        here = file.parent if isinstance(node, ast.ImportFrom) and node.level else ROOT
+        for place in (here.joinpath(*name.split(".")) for name in names):
+            found |= {p.resolve() for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()}
     return found
 
 

@@ -89,7 +89,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 )
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, module, setting):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r"pip install 'ehr_scaling\[(tensorboard|wandb)\]'") as caught:
+    with pytest.raises(UserError, match=r"pip install -e '\.\[(tensorboard|wandb)\]'") as caught:
         tracking.open_run(tmp_path, CELL, OFF | setting)
     assert "\n" not in str(caught.value)
 

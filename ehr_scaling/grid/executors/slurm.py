@@ -13,7 +13,7 @@ from typing import Any
 
 from ehr_scaling import companions, endings, preemption, storage
 from ehr_scaling.artifacts import fingerprint
-from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line
+from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, needs
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
@@ -191,7 +191,7 @@ def submit(
     try:
         import submitit
     except ImportError:
-        raise UserError("--executor=slurm needs submitit: pip install 'ehr_scaling[slurm]'") from None
+        raise needs("--executor=slurm needs submitit", "slurm") from None
     if storage.in_bucket(workdir):
         raise UserError("--executor=slurm with a --workdir in a bucket: take a folder that the nodes share")
     todo = []

@@ -1,0 +1,113 @@
+"""The wheel as somebody has it who has no checkout: its commands, its configs, and no other names beside its own."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import ehr_scaling
+from ehr_scaling.launch import common, console
+
+ROOT = Path(__file__).parents[1]
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder of installed packages with ours in it alone."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    # Of a copy, so that no build/ of a checkout gets into it
+    command = ["cp", "-r", *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")), source]
+    subprocess.run(command, check=True)
+    for name in ("ehr_scaling", "launch", "configs"):
+        subprocess.run(["cp", "-rP", ROOT / name, source], check=True)
+    subprocess.run([sys.executable, "-c", BUILD, site], cwd=source, check=True, capture_output=True)
+    (wheel,) = site.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    wheel.unlink()
+    return site
+
+
+def ehr_scaling_(site, folder, *arguments):
+    """The command of the wheel, run elsewhere."""
+    return subprocess.run(
+        [sys.executable, "-m", "ehr_scaling.launch.console", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_has_no_names_but_its_own_and_all_of_its_files(site):
+    assert {path.name.split("-")[0] for path in site.iterdir()} == {"ehr_scaling"}
+    for part, folder in (("", "ehr_scaling"), ("launch", "launch"), ("configs", "configs")):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        assert files
+        for path in files:
+            assert (site / "ehr_scaling" / part / path.relative_to(ROOT / folder)).is_file(), path
+    assert f"\nVersion: {ehr_scaling.__version__}\n" in next(site.glob("*.dist-info/METADATA")).read_text()
+    assert (
+        "ehr-scaling = ehr_scaling.launch.console:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
+    )
+
+
+def test_it_prepares_and_plans_without_a_checkout(site, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from ehr_scaling.configs import quickstart\nsweep = quickstart.sweep\n"
+        "def get_config():\n    c = quickstart.get_config()\n    c.data.patients = 300\n    return c\n"
+    )
+    done = ehr_scaling_(site, tmp_path, "prepare", "--config=mine.py", "--workdir=W")
+    assert done.returncode == 0, done.stderr
+    done = ehr_scaling_(site, tmp_path, "sweep", "--config=mine.py", "--workdir=W", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "FLOPs of training in all" in done.stdout
+
+
+def test_the_first_word_is_a_command(site, tmp_path):
+    done = ehr_scaling_(site, tmp_path)
+    assert done.returncode == 0
+    for command in console.COMMANDS:
+        assert f"\n  {command} " in done.stdout
+    assert ehr_scaling_(site, tmp_path, "--version").stdout == f"{ehr_scaling.__version__}\n"
+    done = ehr_scaling_(site, tmp_path, "swep")
+    assert (done.returncode, done.stderr) == (2, "error: ehr-scaling has no command 'swep': did you mean sweep?\n")
+    done = ehr_scaling_(site, tmp_path, "fetch-maps", "--help")
+    assert (done.returncode, done.stderr) == (0, "") and "--kinds" in done.stdout
+    done = ehr_scaling_(site, tmp_path, "plan", "--flops=1")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+
+
+def test_every_module_that_runs_is_a_command():
+    ends = re.compile(r'^if __name__ == "__main__":\n    (common\.run|run|app\.run)\(', re.MULTILINE)
+    running = {path.stem for path in (ROOT / "launch").glob("*.py") if ends.search(path.read_text())}
+    assert running == set(console.COMMANDS)
+    for command in console.COMMANDS:
+        assert console._about(command).endswith((".", ":", "`."))
+
+
+@pytest.mark.parametrize(
+    "given", ["mimic_iv", "mimic_iv.py", "configs/mimic_iv.py", "recipes:tied", "nowhere", "a/mimic_iv"]
+)
+def test_a_config_is_known_by_its_name(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, colon, argument = given.partition(":")
+    ours = {"nowhere": None, "a/mimic_iv": None}.get(path, common.CONFIGS / f"{Path(path).stem}.py")
+    expected = given if ours is None else f"{ours}{colon}{argument}"
+    assert common.config_file(given) == expected
+    assert common._configs_found(["x", "--config", given, f"--config={given}", "--config.a=b", given]) == [
+        *("x", "--config", expected, f"--config={expected}", "--config.a=b", given)
+    ]
+
+
+def test_a_file_of_the_users_comes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mimic_iv.py").touch()
+    assert common.config_file("mimic_iv.py") == "mimic_iv.py"
+    assert importlib.util.find_spec("ehr_scaling.configs.mimic_iv")
