@@ -135,3 +135,11 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
         raise KeyError
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "first"
+
+
+def test_a_long_list_is_told_by_its_number():
+    few, many = [{"budget": 1e9, "size": "2k"}], [{"budget": 1e9, "size": "2k", "seed": seed} for seed in range(148)]
+    assert artifacts.differences({"points": few, "a": {"b": 1}}, {"points": many, "a": {"b": 2}}) == [
+        "a.b was 1, now 2",
+        f"points was {few!r}, now 148 entries",
+    ]
