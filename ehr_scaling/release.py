@@ -137,7 +137,8 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
     versions = provenance.versions(("jax", "flax", "optax"))
     licence = inspection.words(source.get("license", "not stated"))
     data = [
-        ("records", f"{cell.data}, {whose} patients"),
+        ("records", cell.data),
+        ("their patients", whose),
         ("release of the records", inspection.words(source.get("version", "not stated"))),
         ("their licence", licence),
         ("patients trained on", told(cell.patients)),
@@ -153,15 +154,15 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
     embedding = f", {cell.N_embedding:,} of the embedding" if cell.N_embedding else ""
     model = [
         ("parameters (N)", f"{cell.N_body:,} of the body, {head}{embedding}"),
-        ("shape", f"width {cell.width}, {cell.layers} layers, {cell.heads} heads, MLP {cell.ff}"),
+        ("shape", f"width {cell.width}, layers {cell.layers}, heads {cell.heads}, inner width of the MLP {cell.ff}"),
         ("context", f"{cell.context:,} tokens"),
         ("compute (C)", f"{cell.flops:.4g} FLOPs, counted; 6ND would be {cell.flops_6nd:.4g}"),
         ("validation loss", f"{result['validation_loss']:.4f} ± {result['validation_loss_se']:.4f} nats a token"),
     ]
     recipe = [
         ("optimizer", f"{cell.optimizer}, weight decay {cell.weight_decay:g}, clip {cell.clip:g}"),
-        ("rate", f"{cell.learning_rate:.4g}, {cell.schedule}, warm-up {cell.warmup:g} of the steps"),
-        ("batch and steps", f"{cell.batch_sequences} sequences of {cell.context}, {cell.steps:,} steps"),
+        ("rate", f"{cell.learning_rate:.4g}, {cell.schedule}, {cell.warmup:g} steps of warm-up"),
+        ("batch and steps", f"{cell.batch_tokens:,} tokens a step, {cell.steps:,} steps"),
         ("parametrization", f"{cell.parametrization} (nothing of it is left to multiply by)"),
         ("mixing of neighbouring positions", cell.mixing),
         ("dropout", f"{cell.dropout:g}"),
@@ -178,10 +179,10 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
         "How to load it": _loading(cell.mixing),
         "What it reads": _filled(_READS),
         "What it must not be used for": _filled(_GENERATED if cell.generated else _REAL),
-        "Licence": _filled(_LICENCE.format(licence=licence)),
+        "Licence": _filled(_LICENCE if cell.generated else f"{_LICENCE} {_TERMS.format(licence=licence)}"),
     }
     header = "---\nlicense: other\nlibrary_name: transformers\ntags:\n- electronic-health-records\n- ehr_scaling\n---"
-    title = f"# A model of {whose} patients' timelines: {cell.size} on {_line(cell.data)}"
+    title = f"# {cell.size}: a model of the timelines of {whose} patients"
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     return f"{header}\n\n{title}\n\n{_filled(_LEAD)}\n\n{body}\n"
 
@@ -211,10 +212,12 @@ was in its data, or what was recorded of them. Do not sample from it to publish 
 not try to find anyone."""
 
 _LICENCE = """**Not decided yet: whoever passes this model on writes its licence here, and in the first lines of this
-file.** That of ehr_scaling's code (Apache-2.0, which `modeling_ehr_scaling.py` is under, where it is here) is not
-that of the weights. Whoever trained on records under terms of use (these: {licence}) is bound by them in passing on
-what was made of those records; of data for which each reader signs an agreement, assume that each reader of the model
-has to as well."""
+file.** That of ehr_scaling's code (Apache-2.0, which `modeling_ehr_scaling.py` is under, where it is here) is not that
+of the weights."""
+
+_TERMS = """Whoever trained on records under terms of use (of these: {licence}) is bound by them in passing on what was
+made of those records. Of data for which each reader signs an agreement, assume that each reader of the model has to as
+well."""
 
 
 def _loading(mixing: str) -> str:
