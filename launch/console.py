@@ -9,7 +9,7 @@ from pathlib import Path
 # In the order of the data
 COMMANDS = (
     *("study", "prepare", "inspect", "sweep", "train", "evaluate", "predict", "analyze", "plan", "compare"),
-    *("publish", "recipes", "fetch_maps", "bench"),
+    *("export", "publish", "recipes", "fetch_maps", "bench"),
 )
 
 

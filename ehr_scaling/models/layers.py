@@ -9,6 +9,7 @@ Shapes: B batch, T positions, D in, E out.
 import jax
 import jax.numpy as jnp
 
+EPSILON = 1e-6  # of norms
 _WIDE = 1000  # columns of a product from which on a transposed copy of its left factor is worth its time
 
 
@@ -82,7 +83,7 @@ def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 def _rms_norm_forward(x, scale):
     y = x.astype(jnp.float32)
-    over_rms = jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6)
+    over_rms = jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + EPSILON)
     return (y * over_rms * scale).astype(x.dtype), (x, over_rms, scale)
 
 

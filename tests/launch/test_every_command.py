@@ -18,6 +18,7 @@ COMMANDS = {
     "analyze": ("--runs={table}", "--out={file}/report"),
     "compare": ("--runs={table}", "--runs={table}", "--out={file}/compare.json"),
     "evaluate": ("--workdir={file}/w", *SMALL),
+    "export": ("--workdir={file}/w", "--out={file}/out"),
     "fetch_maps": ("--dest={file}/maps", "--base_url=http://127.0.0.1:9"),
     "inspect": ("--workdir={file}/w",),
     "plan": ("--report={file}/report", "--flops=1e18", "--patients=1000"),

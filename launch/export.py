@@ -1,0 +1,40 @@
+"""Let a trained model leave: a folder that transformers loads, with what its tokens mean and a card.
+
+  python -m launch.export --workdir=W --out=DIR               # the finished model of least validation loss
+  python -m launch.export --workdir=W --cell=ID --out=DIR     # the one of this id, of W/grid/manifest.jsonl
+
+DIR gets model.safetensors and config.json (a Llama where the model has no mixing of neighbouring positions; with it a
+module of 60 lines beside them, which transformers runs with trust_remote_code=True), tokens.json (the vocabulary, edges
+of values, classes of time) and README.md, the model card, in which the licence is left for you to say. No patient's
+data goes out. A model of real patients may have learnt some of it by heart: the terms of its data say who may have it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ehr_scaling import storage
+
+from .common import run
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with a trained model.", required=True)
+CELL = flags.DEFINE_string("cell", None, "Id of the model in W/grid [default: the least validation loss].")
+OUT = flags.DEFINE_string("out", None, "Folder to write, which is not there yet.", required=True)
+
+
+def main() -> None:
+    print(f"exporting a model of {WORKDIR.value} to {OUT.value}", flush=True)
+    from ehr_scaling import release
+    from ehr_scaling.models.export import CODE
+
+    done = release.release(storage.local(WORKDIR.value), Path(OUT.value).absolute(), CELL.value)
+    why = "of the least validation loss among the finished ones, " if CELL.value is None else ""
+    loss = f"{done['validation_loss']:.4f} ± {done['validation_loss_se']:.4f} nats a token"
+    print(f"cell {done['cell']} ({done['size']}), {why}{loss}")
+    if done["mixing"] != "none":
+        print(f"mixing is no part of Llama: {CODE} is beside the weights, for from_pretrained(trust_remote_code=True)")
+    print(f"{OUT.value}: {', '.join(done['files'])}; say in README.md under which licence it may be passed on")
+
+
+if __name__ == "__main__":
+    run(main)
