@@ -162,16 +162,15 @@ def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any
 def figure(laws: Any, path: str) -> Any:
     """The number at a path of laws.json: names with dots between; [k] an entry, [name=value] the first that has it;
     at the end `width`, high less low of an interval, or `count(value)`, how many of a list have it. `a / b` is the
-    ratio of two paths, of lists that of the entries where it is largest. None where it is not known. Raises: UserError
-    for a path that leads nowhere.
+    ratio of two paths, of lists that of the entries where it is largest, as far as they have both (repeated runs of one
+    size are a budget without a curve). None where it is not known. Raises: UserError for a path that leads nowhere.
     """
     try:
         over, slash, under = path.partition(" / ")
         if not slash:
             return _figure(laws, path)
         ends = [side if isinstance(side, list) else [side] for side in (_figure(laws, over), _figure(laws, under))]
-        pairs = list(zip(*ends, strict=True))
-        return None if any(None in pair for pair in pairs) else max(a / b for a, b in pairs)
+        return max((a / b for a, b in zip(*ends, strict=True) if None not in (a, b)), default=None)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UserError(f"claims: no number of laws.json stands at {path!r}: docs/laws.md has all of them") from None
 

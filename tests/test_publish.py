@@ -82,7 +82,8 @@ LAWS = {
         ("repeated.R_D", None),
         ("isoflop.budgets.scatter / isoflop.budgets.depth", pytest.approx(0.2)),
         ("isoflop.budgets[0].scatter / isoflop.budgets[0].depth", pytest.approx(0.1)),
-        ("isoflop.budgets.seed_noise / isoflop.budgets.depth", None),
+        ("isoflop.budgets.seed_noise / isoflop.budgets.depth", pytest.approx(0.2)),
+        ("isoflop.budgets[1].seed_noise / isoflop.budgets[1].depth", None),
     ],
 )
 def test_the_path_of_a_figure(path, value):
