@@ -5,7 +5,7 @@
 An hour and a half to three hours of 2 CPU cores; it goes on where it was, and launch.sweep --status --watch shows where
 that is. Two grids in one work directory: five budgets of six sizes for N_opt ∝ C^a and D_opt ∝ C^b, and shares of the
 patients, passed over up to 16 times, for the law of repeated data. studies/challenge_2012/claims.yaml was filed before
-the first run of it and lists them all; its README has what came: a .52 [.49, .54], b .64 [.62, .66], every budget bracketed.
+the first run of it and lists them all; its README has what came: a .52 [.49, .54], b .64 [.62, .66], all bracketed.
 
 What led to these settings: runs on the training patients of split 1 alone, split anew, with seeds 1 and 2. At 1e11
 FLOPs and T = 512 two seeds of 3.5 k, 6.7 k, 10 k, 14 k, 25 k and 40 k ended at 2.336, 2.273, 2.279, 2.318, 2.388 and
