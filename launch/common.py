@@ -186,15 +186,14 @@ def config_file(given: str) -> str:
 
 def _configs_found(argv: list[str]) -> list[str]:
     """A command line with the value of --config as `config_file` has it."""
-    named = {"--config", "-config"}
-    return [
-        f"{argument.partition('=')[0]}={config_file(argument.partition('=')[2])}"
-        if argument.partition("=")[0] in named and "=" in argument
-        else config_file(argument)
-        if before in named
-        else argument
-        for before, argument in zip(["", *argv], argv, strict=False)
-    ]
+    named, found = ("--config", "-config"), list(argv)
+    for k, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in named and equals:
+            found[k] = f"{name}={config_file(value)}"
+        elif k and argv[k - 1] in named:
+            found[k] = config_file(argument)
+    return found
 
 
 def parse(argv: list[str]) -> list[str]:
