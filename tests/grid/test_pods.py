@@ -18,7 +18,7 @@ GKE = {"name": "sweep", "image": "registry/image", "workdir": Path("/mnt/my stud
 
 
 def test_flags_that_say_where_are_left_out():
-    assert pods.command(ARGV) == ["python", "-m", "launch.sweep", *KEPT]
+    assert pods.command(ARGV) == ["python", "-m", "ehr_scaling.launch.sweep", *KEPT]
 
 
 def test_tpu_pod_runs_the_sweep_on_every_host():

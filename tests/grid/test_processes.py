@@ -1,6 +1,7 @@
 """Two processes of `jax.distributed` do the same units together, and end together."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -81,9 +82,13 @@ def test_of_the_death_of_one_the_other_says_a_sentence_at_once(tmp_path, victim)
     died = time.monotonic()
     _, error = processes[1 - victim].communicate(timeout=60)
     assert time.monotonic() - died < 30  # JAX' own heartbeats take two minutes and more
-    assert processes[1 - victim].returncode == companions.STATUS, error
-    assert error.rstrip().splitlines()[-1].startswith(f"error: process {victim} of 2 has ended before the others")
-    assert "Traceback" not in error and (victim == 0 or error.count("\n") <= 2)
+    sentence = f"error: process {victim} of 2 has ended before the others"
+    assert any(line.startswith(sentence) for line in error.splitlines()), error
+    if victim == 0:  # who kept JAX' own service: JAX aborts the others by itself, a tenth of a second after our sentence
+        assert processes[1].returncode in (companions.STATUS, -signal.SIGABRT), error
+    else:
+        assert processes[0].returncode == companions.STATUS, error
+        assert "Traceback" not in error and error.count("\n") <= 2
     processes[victim].wait()
 
 

@@ -15,7 +15,7 @@ _OWN = ("executor", "slurm_", "pod_", "gke_", "dry_run", "status", "watch")
 
 
 def command(argv: list[str], *more: str) -> list[str]:
-    """The `python -m launch.sweep` that the hosts are to run: `argv` without the flags that only say where."""
+    """The `python -m ehr_scaling.launch.sweep` that the hosts are to run: `argv` without the flags that only say where."""
     kept, skip = [], False
     for i, argument in enumerate(argv):
         if skip:
@@ -27,7 +27,7 @@ def command(argv: list[str], *more: str) -> list[str]:
             skip = "=" not in argument and i + 1 < len(argv) and not argv[i + 1].startswith("-")
             continue
         kept.append(argument)
-    return ["python", "-m", "launch.sweep", *kept, *more]
+    return ["python", "-m", "ehr_scaling.launch.sweep", *kept, *more]
 
 
 # The chips of one host as the TPU's runtime wants them to be laid out
