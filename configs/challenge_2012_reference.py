@@ -39,14 +39,14 @@ MOST = 2.0  # of the repeats: passes over all patients, beyond which the budgets
 
 def sweep(config: ConfigDict) -> list[Point]:
     """The budgets on all patients, then the passes over shares of them (grid.fractions); the longest first."""
-    on_all = _with(config, fractions=(1.0,))
-    more = _with(on_all, budgets=(max(config.grid.budgets),), dear=float("inf"), **MORE)
+    on_all = changed(config, fractions=(1.0,))
+    more = changed(on_all, budgets=(max(config.grid.budgets),), dear=float("inf"), **MORE)
     budgets = sorted(chain(base.sweep(on_all), base.sweep(more)), key=lambda point: -point["budget"])
-    repeats = base.sweep(_with(config, **REPEATS))
+    repeats = base.sweep(changed(config, **REPEATS))
     return chain(budgets, [point for point in repeats if point["fraction"] * point["passes"] <= MOST])
 
 
-def _with(config: ConfigDict, **grid: Any) -> ConfigDict:
+def changed(config: ConfigDict, **grid: Any) -> ConfigDict:
     """A copy with other fields of grid."""
     copy = ConfigDict(config)
     copy.grid = ConfigDict({**config.grid, **grid})

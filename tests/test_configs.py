@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ehr_scaling import configs, publish, study
-from ehr_scaling.configs import base, challenge_2012_reference, published, recipes, records
+from ehr_scaling.configs import base, challenge_2012_forecast, challenge_2012_reference, published, recipes, records
 from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
@@ -72,12 +72,16 @@ def test_the_quickstart_is_a_grid_to_believe():
     assert len({p["seed"] for p in points}) >= 2
 
 
-def test_a_filed_study_is_the_grid_of_its_config():
-    claims = publish.read_claims(Path(__file__).parents[1] / "studies" / "challenge_2012" / "claims.yaml")
-    config = challenge_2012_reference.get_config()
-    points = list(challenge_2012_reference.sweep(config))
+@pytest.mark.parametrize("config", [challenge_2012_reference, challenge_2012_forecast])
+def test_a_filed_study_is_the_grid_of_its_config(config):
+    folder = config.__name__.rpartition(".")[2].removesuffix("_reference")
+    claims = publish.read_claims(Path(__file__).parents[1] / "studies" / folder / "claims.yaml")
+    points = list(config.sweep(config.get_config()))
     assert {tuple(point.get(name) for name in publish.POINT) for point in points} == publish.points(claims)
-    # Whatever the budgets, no run comes twice.
+
+
+def test_whatever_the_budgets_no_run_of_the_reference_study_comes_twice():
+    config = challenge_2012_reference.get_config()
     config.grid.budgets, config.grid.sizes = (1e13,), ("151k",)
     seeds = [point["seed"] for point in challenge_2012_reference.sweep(config) if "budget" in point]
     assert sorted(seeds) == [41, 42, 43, 43, 44, 44]

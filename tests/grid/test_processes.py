@@ -84,7 +84,9 @@ def test_of_the_death_of_one_the_other_says_a_sentence_at_once(tmp_path, victim)
     assert time.monotonic() - died < 30  # JAX' own heartbeats take two minutes and more
     sentence = f"error: process {victim} of 2 has ended before the others"
     assert any(line.startswith(sentence) for line in error.splitlines()), error
-    if victim == 0:  # who kept JAX' own service: JAX aborts the others by itself, a tenth of a second after our sentence
+    if (
+        victim == 0
+    ):  # who kept JAX' own service: JAX aborts the others by itself, a tenth of a second after our sentence
         assert processes[1].returncode in (companions.STATUS, -signal.SIGABRT), error
     else:
         assert processes[0].returncode == companions.STATUS, error
