@@ -101,7 +101,8 @@ def _check_kernel(kernel: str, dtype: Any, head: int, context: int) -> None:
 
 
 def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
-    """The model of a finished run and its parameters (no member axis), on one device.
+    """The model of a finished run and its parameters (no member axis), on one device, or on several of this process
+    where one does not hold it.
 
     Raises: UserError where the run is not finished.
     """
@@ -110,8 +111,18 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
         raise RunFailed(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
     model = model_of(cell)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
-    one = states(program_of(cell, model), sharding.mesh(1, 1, 1), 1).member
+    one = states(program_of(cell, model), sharding.mesh(1, 1, _to_hold(cell)), 1).member
     return model, checkpoint.restore_last(folder, one).params
+
+
+def _to_hold(cell: Cell) -> int:
+    """Devices of this process that a model is cut over to be asked: one, where its parameters take half of its memory
+    at most, as they are and in the dtype of the activations, or it does not tell how much it has (a CPU); else as many
+    as its heads can be shared between."""
+    devices = jax.local_devices()
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    need = 2 * 4 * (cell.N_body + cell.N_embedding + cell.N_head)  # bytes
+    return 1 if need <= memory / 2 else math.gcd(cell.heads, len(devices))
 
 
 class States(NamedTuple):

@@ -193,6 +193,18 @@ def abstract_member(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(leaf, shapes, shardings)
 
 
+def of_params(mesh: Mesh, params: Any) -> Any:
+    """A sharding for every parameter of one model, which has no axis of members, as `of_state` has them."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), params)
+    return jax.tree.map(lambda x: x.sharding, abstract_member(one, of_state(mesh, one)))
+
+
+def devices_of(params: Any) -> int:
+    """How many devices along tensor hold a model together, by where its parameters are."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    return where.mesh.shape.get("tensor", 1) if isinstance(where, NamedSharding) else 1
+
+
 def of_batch(mesh: Mesh, axis: int) -> NamedSharding:
     """Sequences, which lie along `axis`, over the devices of data and fsdp together."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, ("data", "fsdp")))

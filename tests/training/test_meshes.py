@@ -3,13 +3,15 @@
 import itertools
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.training import sharding
+from ehr_scaling.training import setup, sharding
+from tests import blank
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,14 @@ def test_devices_here_stay_in_their_order():
     devices = jax.devices()
     np.testing.assert_array_equal(sharding.arranged(devices, len(devices), 1, 1).ravel(), np.array(devices))
     assert sharding.mesh(1, 1, 1).axis_names == sharding.AXES
+
+
+@pytest.mark.parametrize(
+    ("memory", "heads", "devices"),
+    [({"bytes_limit": 1_600}, 12, 1), ({"bytes_limit": 1_599}, 12, 4), ({"bytes_limit": 1_599}, 6, 2), (None, 12, 1)],
+)
+def test_a_model_is_cut_to_be_asked_where_a_device_does_not_hold_it(monkeypatch, memory, heads, devices):
+    """100 parameters are 800 bytes, in float32 and as they are read."""
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: memory)] * 8)
+    cell = blank.cell("a", N_body=60, N_embedding=30, N_head=10, heads=heads)
+    assert setup._to_hold(cell) == devices

@@ -15,7 +15,7 @@ _OWN = ("executor", "slurm_", "pod_", "gke_", "dry_run", "status", "watch")
 
 
 def command(argv: list[str], *more: str) -> list[str]:
-    """The `python -m ehr_scaling.launch.sweep` that the hosts are to run: `argv` without the flags that only say where."""
+    """The launch.sweep that the hosts are to run: `argv` without the flags that only say where."""
     kept, skip = [], False
     for i, argument in enumerate(argv):
         if skip:

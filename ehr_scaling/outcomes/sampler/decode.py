@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from ehr_scaling.models.attention import MASKED, dot, rotate
 from ehr_scaling.models.loss import logits
@@ -53,7 +54,7 @@ class Ring(NamedTuple):
 
 def empty_ring(model: Transformer, rows: int, positions: int) -> Ring:
     head = model.shape.width // model.shape.heads
-    zeros = jnp.zeros((rows, model.shape.heads, positions, head), model.dtype)
+    zeros = _by_heads(jnp.zeros((rows, model.shape.heads, positions, head), model.dtype))
     last = jnp.zeros((rows, EARLIER, model.shape.width), model.dtype) if model.mixing == "conv" else None
     layers = model.shape.layers
     return Ring((zeros,) * layers, (zeros,) * layers, (last,) * layers)
@@ -75,7 +76,8 @@ def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.A
         # Only the last position's logits are wanted, and the head may be most of a small model
         hidden: Any = model.apply({"params": params}, prompts_BxP, segments, empty, 0, method="hidden")
         x_BxPxD, head, full = hidden
-        keys, values = (x.transpose(1, 0, 3, 2, 4) for x in (full.keys, full.values))  # (B, L, H, P, K)
+        # (B, L, H, P, K)
+        keys, values = (_by_heads(x.transpose(1, 0, 3, 2, 4), 2) for x in (full.keys, full.values))
         last = full.last
         if last is not None:
             counts_BxJ = jnp.pad(segments, ((0, 0), (EARLIER, 0)))[:, -EARLIER:] > 0
@@ -94,7 +96,7 @@ def read(model: Transformer, params: Any, prompts_MxP: jax.Array) -> tuple[jax.A
 
 
 class Weights(NamedTuple):
-    """Parameters as `step` reads them: split by layer, matrices with two axes and in the dtype of the activations."""
+    """Parameters as `step` reads them: split by layer, and in the dtype of the activations."""
 
     embedding: jax.Array
     layers: list[Any]
@@ -105,10 +107,7 @@ class Weights(NamedTuple):
 def weights(model: Transformer, params: Any) -> Weights:
     """Made once, before the loop over tokens."""
 
-    def plain(x: jax.Array) -> jax.Array:
-        return x.astype(model.dtype).reshape(*x.shape[:2], -1) if x.ndim > 2 else x
-
-    blocks = jax.tree.map(plain, params["blocks"])
+    blocks = jax.tree.map(lambda x: x.astype(model.dtype) if x.ndim > 2 else x, params["blocks"])
     embedding = params["embedding"].astype(model.dtype)
     return Weights(
         embedding,
@@ -153,8 +152,8 @@ def step(
             read_RxD = mix(read_RxD[:, None], layer["mixing"], one_patient[:, :1], before)[:, 0]
         else:
             lasts.append(None)
-        qkv = read_RxD @ layer["qkv"]["kernel"]
-        q, k, v = (y.reshape(1, rows, heads, -1) for y in jnp.split(qkv, 3, axis=-1))
+        qkv_Rx3xHxK = jnp.einsum("rd,dthk->rthk", read_RxD, layer["qkv"]["kernel"])
+        q, k, v = (qkv_Rx3xHxK[None, :, i] for i in range(3))
         # rows stand where positions of one sequence would: each is rotated by its own
         q_RxHxK, k_RxHxK, v_RxHxK = rotate(q, position_R)[0], rotate(k, position_R)[0], v[0]
         k_RxHxWxK = jax.lax.dynamic_update_slice_in_dim(k_RxHxWxK, k_RxHxK[:, :, None], at, axis=2)
@@ -174,10 +173,18 @@ def step(
         of_private = dot("rhw,rhwk->rhk", private.astype(model.dtype), v_RxHxWxK)
         mixed = (of_shared.transpose(0, 2, 1, 3).reshape(of_private.shape) + of_private) / total_RxH[..., None]
         x_RxD += mixed.astype(model.dtype).reshape(x_RxD.shape) @ layer["out"]["kernel"]
-        gate, up = jnp.split(_norm(layer["mlp_norm"], x_RxD) @ layer["gate_up"]["kernel"], 2, axis=-1)
-        x_RxD += (jax.nn.silu(gate) * up) @ layer["down"]["kernel"]
+        gate_up_Rx2xF = jnp.einsum("rd,dtf->rtf", _norm(layer["mlp_norm"], x_RxD), layer["gate_up"]["kernel"])
+        x_RxD += (jax.nn.silu(gate_up_Rx2xF[:, 0]) * gate_up_Rx2xF[:, 1]) @ layer["down"]["kernel"]
     x_RxD = _norm(weights.final_norm, x_RxD)
     return logits(x_RxD[None], weights.head, model.vocab)[0], Ring(tuple(keys), tuple(values), tuple(lasts))
+
+
+def _by_heads(x: jax.Array, axis: int = 1) -> jax.Array:
+    """Keys or values, whose heads lie along `axis`, cut by heads where several devices hold the model together."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[axis] % (devices := mesh.shape["tensor"]) or devices == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, "tensor"))
 
 
 def _norm(params: Any, x: jax.Array) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from ehr_scaling import preemption
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
@@ -30,6 +30,7 @@ from ehr_scaling.outcomes.sampler.slots import OPEN as OPEN
 from ehr_scaling.outcomes.sampler.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.sampler.slots import RUNNING as RUNNING
 from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over
+from ehr_scaling.training import sharding
 
 _LOOK = 0.005  # seconds between two looks at what a device is doing
 
@@ -110,10 +111,11 @@ def simulate(
 
     A future depends on its prompt, the seed, the sample's id and the copy's number, and on nothing else: not on what
     else is simulated beside it, in what order, or on how many devices (but for rounding, which turns a draw in 1e6).
+    Devices share the prompts out, or work at each together where they hold the model together (`sharding.devices_of`).
 
     Args:
       rows: copies under way at a time on each device; None: as many as suit it.
-      devices: which to use; None: all of this process.
+      devices: which to use; None: all of this process. Of those that hold the model together, the first so many.
       report: called with tokens drawn or, of copies that ended, not needed any more: in all n·C·G.
     Raises: ValueError when prompts leave no room in the context; Preempted after SIGTERM, where that was put off.
     """
@@ -125,8 +127,8 @@ def simulate(
         raise ValueError(f"prompts of {width} tokens leave no room in a context of {request.context}")
     outcomes = len(stops.at_horizon)
     gaps, horizons = request.gaps.astype(np.float32), request.horizons.astype(np.float32)
-    mesh = Mesh(np.array(devices or jax.local_devices()), ("data",))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))  # a restored run is on one device
+    mesh = _mesh(devices or jax.local_devices(), sharding.devices_of(params))
+    params = jax.device_put(params, sharding.of_params(mesh, params))
     if rows is None:
         # On a CPU 256 rows of the quickstart's models were no faster than 64; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024
@@ -207,6 +209,13 @@ def _slid(prompts: np.ndarray, tokens: np.ndarray, drawn: np.ndarray, context_to
     return out
 
 
+def _mesh(devices: Sequence[jax.Device], tensor: int) -> Mesh:
+    # Not several groups of a few: their loops have different numbers of turns, and would wait for each other in each
+    data = len(devices) if tensor == 1 else 1
+    arranged = sharding.arranged(devices[: data * tensor], data, 1, tensor)
+    return Mesh(arranged, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
 def _prompts_at_once(model: Transformer, width: int, groups: int, mesh: Mesh, prompts: int) -> int:
     """Of one dispatch, on all devices: many, so that few slots wait for the last copies, and no more than fit.
 
@@ -214,8 +223,9 @@ def _prompts_at_once(model: Transformer, width: int, groups: int, mesh: Mesh, pr
     """
     of_one = 2 * model.shape.layers * model.shape.width * width * jnp.dtype(model.dtype).itemsize
     fitting = max(1, (1 << 29 if jax.default_backend() == "cpu" else 1 << 33) // of_one)
-    of_device = min(max(groups, min(16 * groups, fitting)), math.ceil(prompts / mesh.size))
-    return mesh.size * 2 ** math.ceil(math.log2(of_device))
+    shares = mesh.shape["data"]
+    of_device = min(max(groups, min(16 * groups, fitting)), math.ceil(prompts / shares))
+    return shares * 2 ** math.ceil(math.log2(of_device))
 
 
 def _dispatch(
@@ -243,7 +253,7 @@ def _dispatch(
     fill = lambda x: np.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))  # noqa: E731
     halves = np.stack([ids >> np.uint64(32), ids & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
     slots = min(copy.shape[1], rows)
-    groups = max(1, min(rows // slots, part // mesh.size))
+    groups = max(1, min(rows // slots, part // mesh.shape["data"]))
     uniform_MxCxW = _uniform(setting.room, np.uint32(seed), fill(halves), fill(copy), over.drawn)
     args = (fill(prompts), uniform_MxCxW, fill(gaps), fill(horizons), over)
     tokens, state = _sharded(setting, mesh, groups, slots, params, args, stops, clock)
@@ -258,13 +268,16 @@ def _dispatch(
 def _sharded(
     setting: Setting, mesh: Mesh, groups: int, slots: int, params: Any, args: Any, *shared: Any
 ) -> tuple[jax.Array, State]:
-    """Each device simulates its share of the prompts, in a loop of its own."""
+    """Each device simulates its share of the prompts, in a loop of its own; what devices that hold a model together
+    exchange is left to XLA."""
     over, everywhere = PartitionSpec("data"), PartitionSpec()
+    apart = {"data"} if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
     return jax.shard_map(
         partial(draw_futures, setting, groups, slots),
         mesh=mesh,
         in_specs=(everywhere, over, *(everywhere,) * len(shared)),
         out_specs=over,
+        axis_names=apart,
         check_vma=False,  # loops of devices end after different numbers of turns
     )(params, args, *shared)
 

@@ -184,18 +184,27 @@ def test_report_counts_every_token(plain, prompts):
 
 
 def test_devices_change_nothing(tmp_path):
-    """Four devices, each with its share of the stays and a loop of its own."""
+    """Four devices, each with its share of the stays and a loop of its own; or two that hold the model together."""
     code = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 from tests.outcomes.sampler import test_simulate as t
 prompts = np.random.default_rng(0).integers(1, t.VOCAB, (7, t.WIDTH)).astype(np.int32)
-made = t.make(mixing="conv")
+made = t.make(mixing="conv", size="25k")
 assert len(jax.local_devices()) == 4
 one, four = (t.run(made, prompts, 3, devices=jax.local_devices()[:n]) for n in (1, 4))
 np.testing.assert_array_equal(one.tokens, four.tokens)
 np.testing.assert_array_equal(one.ended, four.ended)
 np.testing.assert_allclose(one.positive, four.positive, rtol=1e-4)
+
+from ehr_scaling.training import sharding
+sharding.WHOLE_BELOW = 0  # cut everything, small as it is
+model, params = made
+cut = jax.device_put(params, sharding.of_params(sharding.mesh(1, 1, 2), params))
+assert sharding.devices_of(cut) == 2 and sharding.devices_of(params) == 1
+together = t.run((model, cut), prompts, 3, devices=jax.local_devices()[:3])  # one of them to spare
+np.testing.assert_array_equal(one.tokens, together.tokens)
+np.testing.assert_allclose(one.positive, together.positive, rtol=1e-4)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
