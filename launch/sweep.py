@@ -9,6 +9,7 @@ Cells that were broken off go on from their last checkpoint. The same command on
 the work. --executor=tpu-pod and gke print a command and run nothing. docs/clusters.md has more.
 """
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -58,7 +59,7 @@ def show_status(workdir: Path) -> None:
 
     watching = WATCH.value and sys.stdout.isatty()
     while True:
-        text, finished = status.text(workdir)
+        text, finished = status.text(workdir, width=shutil.get_terminal_size((160, 40)).columns, colour=watching)
         print(f"\033[H\033[J{text}" if watching else text, flush=True)
         if finished or not watching:
             return

@@ -1,19 +1,26 @@
 """Where a sweep is, from its files alone: no JAX, no device, and nothing of the data."""
 
+from __future__ import annotations
+
 import contextlib
+import io
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehr_scaling import storage
 from ehr_scaling.grid import manifest
-from ehr_scaling.grid.cell import Unit, units
+from ehr_scaling.grid.cell import Cell, Unit, units
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.layout import FAILED, Layout
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 STATES = ("running", "broken off", "waiting", "failed", "finished")
 _FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
+_MOST_ROWS = 40  # of units; a terminal shows no more
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
@@ -46,12 +53,13 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid; of a
-    unit that failed, the reason.
+    unit that failed, the reason; losses, of finished cells by their ids.
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
     facts: dict[str, Any] = dict.fromkeys(_FACTS)
     done, begun = 0, False
+    losses = {}
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
     for cell in unit:
@@ -61,6 +69,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
         saved, line = newest(folder), last_line(folder)
         if saved is not None and saved.get("finished"):
             done += 1
+            losses[cell.id] = saved.get("validation_loss")
             continue
         step = max(saved["step"] if saved else 0, line[0]["step"] if line else 0, cell.start)
         share = (cell.steps - step) / max(cell.steps - cell.start, 1)
@@ -80,7 +89,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
         facts |= {"host": holder["host"], "pid": holder["pid"]} if holder else {}
         if facts["tokens_per_second"]:
             facts["eta"] = sum(left.values()) / facts["tokens_per_second"]
-    return {"state": state, "done": done, "flops_left": flops, **facts}
+    return {"state": state, "done": done, "losses": losses, "flops_left": flops, **facts}
 
 
 def of_units(workdir: Path, every: list[Unit]) -> list[dict[str, Any]]:
@@ -99,7 +108,8 @@ def of_units(workdir: Path, every: list[Unit]) -> list[dict[str, Any]]:
             statuses.append(of_unit(workdir, unit))
         else:
             left = sum(cell.own_flops for cell in unit)
-            statuses.append({"state": "waiting", "done": 0, "flops_left": left, **dict.fromkeys(_FACTS)})
+            nothing = dict.fromkeys(_FACTS)
+            statuses.append({"state": "waiting", "done": 0, "losses": {}, "flops_left": left, **nothing})
     return statuses
 
 
@@ -111,37 +121,130 @@ def duration(seconds: float | None) -> str:
     return f"{hours}h{minutes:02d}" if hours else f"{minutes}m{rest:02d}" if minutes else f"{rest}s"
 
 
-def text(workdir: Path) -> tuple[str, bool]:
-    """The table of all units, running ones first, and whether all are finished.
+class Entry(NamedTuple):
+    """The runs of one length (budget, or passes over a share of the patients) and one size."""
 
+    runs: int
+    losses: list[float]  # validation losses of those that are finished
+    running: bool
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+
+def by_length_and_size(every: list[Unit], statuses: list[dict[str, Any]]) -> tuple[list[str], dict[str, list[Entry]]]:
+    """The losses that are there: sizes, ascending; of each length, the longest budget first, an entry of each size."""
+    runs: dict[str, dict[str, Entry]] = {}
+    bodies: dict[str, int] = {}
+    for unit, row in zip(every, statuses, strict=True):
+        for cell in unit:
+            if cell.phase != "cooled":
+                continue
+            bodies[cell.size] = cell.N_body
+            entries = runs.setdefault(_length(cell), {})
+            entry = entries.get(cell.size, Entry(0, [], False))
+            loss = row["losses"].get(cell.id)
+            running = entry.running or (row["state"] == "running" and cell.id not in row["losses"])
+            entries[cell.size] = Entry(entry.runs + 1, entry.losses + [loss] * (loss is not None), running)
+    sizes = sorted(bodies, key=bodies.__getitem__)
+    nothing = Entry(0, [], False)
+    return sizes, {length: [entries.get(size, nothing) for size in sizes] for length, entries in runs.items()}
+
+
+def _length(cell: Cell) -> str:
+    if cell.budget:
+        return f"{cell.budget:.2g} FLOPs" + ("" if cell.fraction == 1 else f", {cell.fraction:g} of the patients")
+    passes = cell.tokens / cell.unique_tokens
+    return f"{passes:.2g} passes over {'all' if cell.fraction == 1 else f'{cell.fraction:g} of the'} patients"
+
+
+def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str, bool]:
+    """What a person looks at while a sweep runs: losses by length and size, then the units that are not finished,
+    running ones first, then how much is left; and whether all are finished.
+
+    Args: width, characters of a line; colour, with the signs that a terminal takes for it.
     Raises: UserError where there is no manifest.
     """
+    from rich.console import Console
+
     storage.fetch(Layout(workdir).runs, "*metrics/metrics")
     storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
     storage.fetch(Layout(workdir).runs, f"*/{FAILED}")
     every = units(manifest.read(Layout(workdir).grid))
-    rows = list(zip(every, of_units(workdir, every), strict=True))
+    statuses = of_units(workdir, every)
+    rows = list(zip(every, statuses, strict=True))
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
-    now = time.time()
-    head = f"{'unit':16} {'size':>6} {'cells':>5} {'state':>10} {'step':>17} {'loss':>7} {'ktok/s':>7}"
-    lines = [f"{head} {'ETA':>6} {'seen':>6}"]
-    for unit, row in rows:
-        rate, loss, seen = row["tokens_per_second"], row["loss"], row["seen"]
-        step = "-" if row["step"] is None else f"{row['step']:,}/{row['steps']:,}"
-        lines.append(
-            f"{unit[0].id:16} {unit[0].size:>6} {row['done']:>2}/{len(unit):<2} {row['state']:>10} {step:>17} "
-            f"{'-' if loss is None else f'{loss:.4f}':>7} {f'{rate / 1e3:.1f}' if rate else '-':>7} "
-            f"{duration(row['eta']):>6} {duration(None if seen is None else max(0.0, now - seen)):>6}"
-            + (f"  {row['host']} pid {row['pid']}" if row["host"] else "")
-        )
-    counts = {state: sum(row["state"] == state for _, row in rows) for state in STATES}
+    console = Console(file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    if any(row["losses"] for row in statuses):
+        console.print(_table_of_losses(*by_length_and_size(every, statuses)))
+    unfinished = [row for row in rows if row[1]["state"] != "finished"]
+    if unfinished:
+        console.print(_table_of_units(unfinished[:_MOST_ROWS]))
+    if len(unfinished) > _MOST_ROWS:
+        console.print(f"and {len(unfinished) - _MOST_ROWS:,} units more")
+    counts = {state: sum(row["state"] == state for row in statuses) for state in STATES}
     running = [(unit, row) for unit, row in rows if row["state"] == "running" and row["tokens_per_second"]]
     # Each at its own rate, and the units that wait at the rates of these
     speed = sum(row["tokens_per_second"] * unit[0].flops / unit[0].tokens for unit, row in running)
-    left = sum(row["flops_left"] for _, row in rows if row["state"] != "failed")
+    left = sum(row["flops_left"] for row in statuses if row["state"] != "failed")
     eta = f", about {duration(left / speed)} left" if speed and left else ""
-    lines.append(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
-    lines += [f"failed: {row['reason']}" for _, row in rows if row["state"] == "failed"]
+    console.print(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
+    for _, row in rows:
+        if row["state"] == "failed":
+            console.print(f"failed: {row['reason']}", markup=False, soft_wrap=True)
     if counts["failed"]:
-        lines.append("what failed is left out until launch.sweep --retry_failed")
-    return "\n".join(lines), counts["finished"] + counts["failed"] == len(rows)
+        console.print("what failed is left out until launch.sweep --retry_failed", soft_wrap=True)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines), counts["finished"] + counts["failed"] == len(rows)
+
+
+def _table(*right: str, left: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(left, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _table_of_losses(sizes: list[str], entries: dict[str, list[Entry]]) -> Table:
+    """A length a row: the mean loss of the finished runs, how many of them where some are not, the least in bold."""
+    table = _table(*sizes, left="validation loss, nats a token")
+    for length, row in entries.items():
+        least = min((entry.mean for entry in row if entry.mean is not None), default=None)
+        cells = []
+        for entry in row:
+            words = (
+                []
+                if entry.mean is None
+                else [f"[bold]{entry.mean:.4f}[/]" if entry.mean == least else f"{entry.mean:.4f}"]
+            )
+            if len(entry.losses) < entry.runs:
+                style = "green" if entry.running else "dim"
+                words.append(f"[{style}]{len(entry.losses)}/{entry.runs}[/]")
+            cells.append(" ".join(words))
+        table.add_row(length, *cells)
+    return table
+
+
+def _table_of_units(rows: list[tuple[Unit, dict[str, Any]]]) -> Table:
+    table = _table("size", "cells", "state", "step", "loss", "ktok/s", "ETA", "seen", "", left="unit")
+    now = time.time()
+    for unit, row in rows:
+        rate, loss, seen = row["tokens_per_second"], row["loss"], row["seen"]
+        table.add_row(
+            unit[0].id,
+            unit[0].size,
+            f"{row['done']}/{len(unit)}",
+            row["state"],
+            "-" if row["step"] is None else f"{row['step']:,}/{row['steps']:,}",
+            "-" if loss is None else f"{loss:.4f}",
+            f"{rate / 1e3:.1f}" if rate else "-",
+            duration(row["eta"]),
+            duration(None if seen is None else max(0.0, now - seen)),
+            f"{row['host']} pid {row['pid']}" if row["host"] else "",
+            style={"running": "green", "failed": "red", "broken off": "yellow"}.get(row["state"]),
+        )
+    return table

@@ -17,9 +17,10 @@ from tests import blank
 STEPS, TOKENS = 100, 6400
 
 
-def cell(name, unit=None, start=0, steps=STEPS):
+def cell(name, unit=None, start=0, steps=STEPS, **changes):
     share, adds = steps / STEPS, (steps - start) / STEPS
     told = {"size": "25k", "steps": steps, "start": start, "tokens": TOKENS * share, "flops": 1e9 * share}
+    told |= {"budget": 1e9, "fraction": 1.0, "N_body": 25_440, "unique_tokens": TOKENS, **changes}
     return blank.cell(name, unit=unit or name, **told, own_flops=1e9 * adds, own_tokens=TOKENS * adds)
 
 
@@ -29,10 +30,11 @@ def plan(workdir, *grid):
     return units(list(grid))
 
 
-def saved(workdir, cell, step, finished=False):
+def saved(workdir, cell, step, finished=False, loss=2.0):
     folder = workdir / "runs" / cell.id / str(step) / "metrics"
     folder.mkdir(parents=True)
-    (folder / "metrics").write_text(json.dumps({"id": cell.id, "step": step, "finished": finished}))
+    metrics = {"id": cell.id, "step": step, "finished": finished, "validation_loss": loss}
+    (folder / "metrics").write_text(json.dumps(metrics))
 
 
 def logged(workdir, cell, *steps):
@@ -60,8 +62,9 @@ def test_every_state_is_told(tmp_path):
     # 50 + 70 + 100 steps' worth at the one rate there is: 14,080 tokens
     assert "about 44s left" in text
     lines = text.splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == ["running", "broken", "waiting", "done"]
-    assert "50/100" in lines[1]
+    assert [line.split()[-2:] for line in lines[:2]] == [["token", "25k"], ["2.0000", "1/4"]]
+    assert [line.split()[0] for line in lines[3:-1]] == ["running", "broken", "waiting"]
+    assert "50/100" in lines[3]
 
 
 def test_a_unit_goes_cell_by_cell_but_members_side_by_side(tmp_path):
@@ -87,6 +90,38 @@ def test_what_diverged_is_failed_with_its_reason(tmp_path):
     text, over = status.text(tmp_path)
     assert over and "1 failed, 1 finished of 2 units" in text
     assert "failed: cell bad: the loss was not finite" in text and "--retry_failed" in text
+
+
+def test_losses_stand_by_length_and_size_as_they_come(tmp_path):
+    grid = [
+        *(cell(f"a{k}", size="40k", N_body=40_120) for k in range(2)),
+        *(cell(f"b{k}") for k in range(2)),
+        cell("c", budget=None, fraction=0.5, unique_tokens=TOKENS / 4),
+        cell("d", budget=1e8),
+        cell("trunk", phase="stable", budget=3e9),
+    ]
+    every = plan(tmp_path, *grid)
+    for name, loss in (("a0", 1.5), ("b0", 1.7), ("b1", 1.8), ("c", 3.0)):
+        saved(tmp_path, next(cell for cell in grid if cell.id == name), STEPS, finished=True, loss=loss)
+    with claims.claim(tmp_path, every[1]):
+        sizes, entries = status.by_length_and_size(every, status.of_units(tmp_path, every))
+        coloured, _ = status.text(tmp_path, colour=True)
+    assert sizes == ["25k", "40k"]
+    assert entries == {
+        "1e+09 FLOPs": [status.Entry(2, [1.7, 1.8], False), status.Entry(2, [1.5], True)],
+        "4 passes over 0.5 of the patients": [status.Entry(1, [3.0], False), status.Entry(0, [], False)],
+        "1e+08 FLOPs": [status.Entry(1, [], False), status.Entry(0, [], False)],
+    }
+    assert entries["1e+09 FLOPs"][0].mean == 1.75
+    assert "\x1b[1m1.5000\x1b[0m" in coloured and "\x1b[1m1.7500" not in coloured  # the best of its row
+    text, _ = status.text(tmp_path)
+    assert "\x1b" not in text and "1.5000 1/2" in text
+
+
+def test_more_units_than_a_screen_holds_are_told_by_their_number(tmp_path):
+    plan(tmp_path, *(cell(f"u{k}") for k in range(45)))
+    lines = status.text(tmp_path)[0].splitlines()
+    assert len(lines) == 43 and lines[-2] == "and 5 units more"
 
 
 def test_without_a_plan_it_says_what_to_do(tmp_path):
