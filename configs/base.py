@@ -108,6 +108,9 @@ def get_config() -> ConfigDict:
     c.training.together = 1  # runs that differ in seed, rate or weight decay alone, trained as one program, at most
     c.training.max_skipped = 20  # updates in a row without a finite gradient; each is skipped, then the run stops
     c.training.checkpoint_seconds = 60.0  # between recovery checkpoints
+    # Of a run's FLOPs at most, for looks at the validation loss on the way (at 1/8, 1/4, 1/2, 3/4; on a part of the
+    # sequences). They only look: a run that stopped early would have another D than the one that its law is about
+    c.training.validation_share = 0.02
     c.training.mesh = ConfigDict()  # devices along each axis; 0: all that the others leave
     c.training.mesh.data = 0  # copies of the model, each with its share of the batch
     c.training.mesh.fsdp = 1  # parameters cut into so many parts, gathered as they are used

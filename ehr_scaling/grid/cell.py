@@ -34,6 +34,7 @@ class Engine:
     skip_damaged: bool
     read_timeout: float
     tracking: Mapping[str, Any]  # tensorboard, wandb, profile
+    validation_share: float | None  # of the FLOPs, for the validation loss on the way; none: an earlier version's cell
 
 
 @dataclass(frozen=True, kw_only=True)

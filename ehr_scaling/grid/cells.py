@@ -170,6 +170,7 @@ def engine(config: ConfigDict) -> Engine:
         skip_damaged=config.data.skip_damaged,
         read_timeout=config.data.read_timeout,
         tracking=config.tracking.to_dict(),
+        validation_share=t.validation_share,
     )
 
 

@@ -23,6 +23,7 @@ from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
+LOOKS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of the steps, where the validation loss is looked at
 
 
 def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, Any]]:
@@ -52,8 +53,8 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
 
 
 def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: ExitStack) -> list[dict[str, Any]]:
-    """In this order: the next batches, a dispatch of updates, the log of the dispatch before it, and where one is due a
-    checkpoint; after the last update the evaluation and the result."""
+    """In this order: the next batches, a dispatch of updates, the log of the dispatch before it, and where they are due
+    a look at the validation loss and a checkpoint; after the last update the evaluation and the result."""
     clock = _Clock()
     cells = [run.cell for run in runs]
     cell, engine, members = cells[0], cells[0].engine, len(cells)
@@ -75,7 +76,7 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     hyper = Hyper(*(np.array([getattr(c, name) for c in cells], np.float32) for name in Hyper._fields))
     seeds = np.array([c.seed for c in cells], np.int32)
     hyper, seeds, pieces = jax.device_put((hyper, seeds, np.int32(parts.pieces)), whole)
-    stops = sorted({*cell.marks, steps})
+    stops, (looks, sequences) = sorted({*cell.marks, steps}), looks_of(cell)
     log, asked_to_end, due = _Log(runs, trackers, clock), _AskedToEnd(parts.mesh), _Due(engine.checkpoint_seconds)
     while done < steps:
         updates = min(parts.updates, next(stop for stop in stops if stop > done) - done)
@@ -90,6 +91,14 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
         log.pending = done, sums
         report(members * updates * cell.batch_tokens)
         stopping = asked_to_end()
+        if any(done - updates < look <= done for look in looks):
+            lines = log.read()
+            with clock.part("evaluate"):
+                held_out = evaluate(cell, state.params, packed, "validation", sequences, parts)
+            for run, line, metrics in zip(runs, lines, held_out, strict=True):
+                run.look(metrics, line)
+            log.write(lines)
+            log.goes_on()
         if done < steps and (stopping or done in stops or due(clock.dispatches)):
             log.write()
             with clock.part("checkpoint"):
@@ -115,6 +124,16 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     for run in runs:
         run.saver.finish(steps)
     return results
+
+
+def looks_of(cell: Cell) -> tuple[list[int], int]:
+    """Steps at which the validation loss is looked at on the way, each when its dispatch ends, and on how many packed
+    sequences: whole batches, and none where `validation_share` of the FLOPs is not enough for one."""
+    steps = [step for share in LOOKS if cell.start < (step := int(share * cell.steps)) < cell.steps]
+    # Reading a sequence is a third of training on it
+    affordable = 3 * (cell.engine.validation_share or 0.0) * (cell.steps - cell.start) * cell.batch_sequences
+    sequences = int(affordable / max(len(steps), 1)) // cell.eval_sequences * cell.eval_sequences
+    return (steps, min(sequences, cell.validation_sequences)) if steps and sequences else ([], 0)
 
 
 def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: ExitStack) -> dict[int, loader.Batches]:

@@ -27,12 +27,13 @@ class Run:
         self.step = 0
         self.real_tokens = 0.0
         self.curve: list[list[float]] = []  # step, mean loss of the dispatch that ended there
+        self.validation_curve: list[list[float]] = []  # step, validation loss on a part of the sequences, its error
         # Where it was trained, one after the other: the first step there, processes, and devices along each axis
         self.places: list[dict[str, int]] = []
 
     def take_over(self, saved: dict[str, Any]) -> None:
         self.step, self.real_tokens, self.curve = saved["step"], saved["real_tokens"], saved["curve"]
-        self.places = list(saved.get("places", ()))
+        self.validation_curve, self.places = list(saved.get("validation_curve", ())), list(saved.get("places", ()))
 
     def goes_on_at(self, mesh: Mesh) -> None:
         """Take down where the steps that follow are trained."""
@@ -71,6 +72,11 @@ class Run:
             "mfu": hardware.mfu(speed, jax.device_count(), jax.devices()[0].device_kind, cell.dtype),
         }
 
+    def look(self, held_out: dict[str, float], line: dict[str, Any]) -> None:
+        """Take in a validation loss on the way, and add it to the line of its step."""
+        self.validation_curve.append([self.step, held_out["loss"], held_out["loss_se"]])
+        line |= {f"validation_{name}": held_out[name] for name in ("loss", "loss_se", "tokens")}
+
     def result(self, held_out: dict[str, float], seconds: dict[str, float], skipped: int) -> dict[str, Any]:
         """The metrics of the finished run."""
         cell = self.cell
@@ -97,6 +103,7 @@ class Run:
             "step": self.step,
             "real_tokens": self.real_tokens,
             "curve": self.curve,
+            "validation_curve": self.validation_curve,
             "places": self.places,
             "seconds": dict(seconds),
             "wall_seconds": seconds["wall"],

@@ -82,6 +82,41 @@ def test_a_finished_run_is_not_trained_again(undisturbed, monkeypatch):
     assert loop.job([cell], workdir, small.silent) == [metrics] == loop.finished([cell], workdir)
 
 
+def test_the_validation_loss_is_looked_at_on_the_way(undisturbed, prepared, tmp_path):
+    """And changes nothing, is there after a restart, and takes no more than its share."""
+    quiet, _, metrics = undisturbed
+    assert metrics["validation_curve"] == []  # 2 % of so short a run are less than a batch
+    cell = replace(quiet, engine=replace(quiet.engine, validation_share=0.2))
+    steps, sequences = loop.looks_of(cell)
+    assert sequences == 16 * int(3 * 0.2 * cell.steps * cell.batch_sequences / 4 / 16) >= 16
+    workdir = at(prepared, tmp_path / "w")
+    with pytest.raises(KeyboardInterrupt):
+        loop.job([saving(cell)], workdir, Interruption(cell.tokens))
+    looked = loop.job([cell], workdir, small.silent)[0]
+    assert {name: looked[name] for name in EXACT} == {name: metrics[name] for name in EXACT}  # to the last bit
+    dispatched = [step for step, _ in metrics["curve"]]
+    assert [step for step, *_ in looked["validation_curve"]] == [min(d for d in dispatched if d >= s) for s in steps]
+    losses = [loss for _, loss, _ in looked["validation_curve"]]
+    assert losses[0] > losses[-1] > metrics["validation_loss"] and all(se > 0 for *_, se in looked["validation_curve"])
+    lines = {line["step"]: line for line in log_of(workdir, cell) if "validation_loss" in line}
+    assert [(s, lines[s]["validation_loss"]) for s, *_ in looked["validation_curve"]] == [
+        (s, loss) for s, loss, _ in looked["validation_curve"]
+    ]
+    assert max(lines) == cell.steps
+
+
+def test_looks_are_no_more_than_can_be_afforded(undisturbed):
+    cell = replace(undisturbed[0], steps=1_000, batch_sequences=64, eval_sequences=64, validation_sequences=512)
+    at_share = lambda share, **k: loop.looks_of(  # noqa: E731
+        replace(cell, engine=replace(cell.engine, validation_share=share), **k)
+    )
+    assert at_share(0.02) == ([125, 250, 500, 750], 512)
+    assert at_share(0.005) == ([125, 250, 500, 750], 192)  # of 240
+    assert at_share(0.001) == at_share(0.0) == at_share(None) == ([], 0)
+    assert at_share(0.02, start=800) == ([], 0)
+    assert at_share(0.002, start=600) == ([750], 128)  # a branch has its own steps alone: 153 sequences
+
+
 class Interruption:
     """A report that breaks a run off when a share of its tokens is done."""
 
