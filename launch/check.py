@@ -48,7 +48,7 @@ def small() -> ConfigDict:
     c.training.batch.exponent = 0.0  # programs of one shape, since most of the time goes into compiling
     c.training.dispatch_sequences = 16
     c.validation.sequences, c.validation.batch = 32, 32
-    c.grid.budgets, c.grid.sizes, c.grid.seeds = (3e9, 6e9), ("1.7k", "3.5k"), (0,)
+    c.grid.budgets, c.grid.sizes, c.grid.seeds = (3e9, 6e9), ("1.7k",), (0, 1)
     c.outcome.new_tokens, c.outcome.samples, c.outcome.positive_share = 16, 20, 0.3
     c.outcome.train_samples = 100
     c.analysis.draws = 50
