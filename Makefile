@@ -4,18 +4,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= synthetic
 ARGS ?=
+PYTHONS ?= 3.11 3.12 3.13
 
-.PHONY: setup study test nightly lint bench mutants clean
-setup: $(VENV)/.installed
+.PHONY: setup study check test nightly lint bench mutants check-versions clean
+setup: $(VENV)/.installed  # for developers; a study needs less
 
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "ehr_scaling needs Python 3.11 to 3.13, found %s: make PYTHON=python3.12" % sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/.installed: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-study: setup
+$(VENV)/.base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "ehr_scaling needs Python 3.11 to 3.13, found %s: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+study: $(VENV)/.base
 	$(BIN)/python -m launch.study --data=$(DATA) $(ARGS)
+
+check: $(VENV)/.base
+	$(BIN)/python -m launch.check
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -36,6 +44,9 @@ bench: setup
 
 mutants: setup  # slips put into the analysis one by one: would its tests notice? (not in CI: half an hour)
 	$(BIN)/python tests/mutants.py $(ARGS)
+
+check-versions:  # before a release: the wheel on each Python, with the lowest and the newest versions allowed
+	$(PYTHON) tests/installs.py $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

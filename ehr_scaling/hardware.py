@@ -1,4 +1,7 @@
-"""Peak rates of accelerators, for the share of them that training reaches (MFU, model FLOPs utilization)."""
+"""Processors of this machine, and peak rates of accelerators, for the share of them that training reaches (MFU, model
+FLOPs utilization)."""
+
+import os
 
 # FLOP/s of matrix products without sparsity, by the name that jax.Device.device_kind gives a device, from the vendors'
 # data sheets: (bfloat16, float32). float32 is what JAX's default precision makes of it (jax.lax.Precision): TF32 on
@@ -30,6 +33,17 @@ _PEAKS: dict[str, tuple[float | None, float | None]] = {
 }
 
 DEVICES = tuple(_PEAKS)
+
+
+def cores() -> list[int]:
+    """Numbers of the processors that this process may run on; on macOS, which has no such limit, of all there are."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def pin(cores: set[int]) -> None:
+    """Run on these processors alone from now on; on macOS, which cannot be told, on whichever it gives."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:

@@ -1,4 +1,4 @@
-"""The commands. An error of the system before one of them has begun is one line as well."""
+"""The commands. What stops one before it has begun, an error of the system or another system, is one line as well."""
 
 import sys
 from types import TracebackType
@@ -14,3 +14,6 @@ def _told(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 sys.excepthook = _told
+
+if sys.platform == "win32":  # which has no fcntl, and no builds of array_record
+    sys.exit("error: ehr_scaling runs on Linux and macOS: on Windows install it in WSL, wsl --install")

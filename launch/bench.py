@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
 
-from ehr_scaling import endings
+from ehr_scaling import endings, hardware
 
 from . import (
     bench_accelerator,
@@ -73,9 +73,10 @@ def coverage() -> Iterator[Row]:
 def machine() -> str:
     import jax
 
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    processor = f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    info = Path("/proc/cpuinfo")  # of Linux
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    processor = f"{names[0] if names else platform.machine()}, {len(hardware.cores())} cores"
     kinds = sorted({device.device_kind for device in jax.devices()} - {"cpu"})
     devices = f", {jax.device_count()} × {', '.join(kinds)}" if kinds else ", no accelerator"
     return f"{processor}{devices}; Python {platform.python_version()}, JAX {jax.__version__}"

@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from ehr_scaling import artifacts, flops
+from ehr_scaling import artifacts, flops, hardware
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import sizes
 from ehr_scaling.training import tracking
@@ -184,7 +184,7 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
     from ehr_scaling.training.setup import setup, states
     from ehr_scaling.training.step import Hyper, train_chunk
 
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", len(hardware.cores()))
     config = base.get_config()
     config.model.tied, config.model.vocab_multiple = True, spec["padded"]
     config.model.dtype = spec.get("dtype", "float32")
@@ -309,7 +309,7 @@ def _interrupted() -> Iterator[Row]:
 def _grid() -> Iterator[Row]:
     """The quickstart's grid with nothing compiled before: worker seconds in training steps, of all that there were."""
     with tempfile.TemporaryDirectory() as folder:
-        work, cores = Path(folder) / "w", len(os.sched_getaffinity(0))
+        work, cores = Path(folder) / "w", len(hardware.cores())
         environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache"}
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.run(_launch("prepare", f"--workdir={work}"), check=True, **quiet)

@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ehr_scaling import companions, configs, endings, preemption, storage
+from ehr_scaling import companions, configs, endings, hardware, preemption, storage
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
 CONFIGS = Path(configs.__file__).parent
@@ -115,14 +115,14 @@ def use_all_cores() -> None:
     A core alone has no threads to wait for after each operation, and gradients meet once an update. Before anything
     asks JAX for a device. Starts the program anew, once, for what the C library reads before Python begins.
     """
-    if "GLIBC_TUNABLES" not in os.environ:
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
     import jax
 
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
     if "xla_force_host_platform_device_count" not in os.environ["XLA_FLAGS"]:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", len(hardware.cores()))
 
 
 def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:

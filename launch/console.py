@@ -8,7 +8,7 @@ from pathlib import Path
 
 # In the order of the data
 COMMANDS = (
-    *("study", "prepare", "inspect", "sweep", "train", "evaluate", "predict", "analyze", "plan", "compare"),
+    *("check", "study", "prepare", "inspect", "sweep", "train", "evaluate", "predict", "analyze", "plan", "compare"),
     *("export", "publish", "recipes", "fetch_maps", "bench"),
 )
 

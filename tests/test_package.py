@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ehr_scaling
 from ehr_scaling.launch import common, console
@@ -104,6 +106,13 @@ def test_a_config_is_known_by_its_name(given, tmp_path, monkeypatch):
     assert common._configs_found(["x", "--config", given, f"--config={given}", "--config.a=b", given]) == [
         *("x", "--config", expected, f"--config={expected}", "--config.a=b", given)
     ]
+
+
+def test_a_citation_has_the_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(cited["version"]) == ehr_scaling.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["license"], cited["authors"]) == (project["license"], project["authors"])
 
 
 def test_a_file_of_the_users_comes_before_a_name(tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, hardware
 from ehr_scaling.data import disclosure, known, parquet, sources, timelines
 from ehr_scaling.data import events as meds
 from ehr_scaling.data.codes import maps
-from ehr_scaling.data.shards import Runner, cores
+from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.challenge_2012 import FILES as CHALLENGE
 from ehr_scaling.data.splits import ALL_HELD_OUT
 from ehr_scaling.errors import UserError
@@ -97,7 +97,7 @@ def prepare(
     elif name == "mimic-iv":
         options["tables"] = tuple(study.get("tables", ())) if study.get("source") == name else ()
     source = sources.get(name)
-    runner = Runner(workers or cores())
+    runner = Runner(workers or len(hardware.cores()))
     inputs = source.inputs(raw, **options)
     if study.get("raw") == inputs["raw"]:
         raise UserError(f"--data={raw} holds the records that {model} was made from: leave it out and give --split")

@@ -7,10 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, storage
+from ehr_scaling import artifacts, hardware, storage
 from ehr_scaling.data import card, disclosure, packing, sources, splits, timelines, tokenizer, vocabulary
 from ehr_scaling.data.codes import maps
-from ehr_scaling.data.shards import Runner, cores
+from ehr_scaling.data.shards import Runner
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
@@ -38,7 +38,7 @@ def prepare(
     for fraction in fractions:
         packing.check_fraction(fraction)
     artifacts.work_directory(workdir)
-    runner = Runner(workers or cores(), tuple(data.beam))
+    runner = Runner(workers or len(hardware.cores()), tuple(data.beam))
     codes = maps.load(Path(data.code_maps) if data.code_maps else None)  # before hours of work: is it all there?
     name, raw = _raw(data, workdir, runner)
     if until == "raw":

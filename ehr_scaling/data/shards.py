@@ -7,7 +7,6 @@ hear of each other only through files below the folder of their artifact, which 
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -44,11 +43,6 @@ class Runner:
     def for_bytes(self, size: int) -> "Runner":
         """This runner, without more processes than `size` bytes of input are worth."""
         return self if self.beam else Runner(max(1, min(self.workers, size // _WORTH_A_PROCESS)))
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def once(record: Path, make: Callable[[], Record]) -> Record:

@@ -33,9 +33,10 @@ COMMANDS = {
 
 
 def test_every_command_is_here():
-    """So that a new one is not forgotten."""
+    """So that a new one is not forgotten; but for one that makes nothing."""
     scripts = Path(common.__file__).parent.glob("*.py")
-    assert set(COMMANDS) == {p.stem for p in scripts if re.search(r"^    (common\.)?run\(main", p.read_text(), re.M)}
+    running = {p.stem for p in scripts if re.search(r"^    (common\.)?run\(main", p.read_text(), re.M)}
+    assert running == {*COMMANDS, "check"}
 
 
 def test_a_file_where_a_folder_should_be_is_one_line(tmp_path):

@@ -1,14 +1,13 @@
 """Work on the units of a grid on this machine: in this process, or in worker processes that claim units."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import preemption, storage
+from ehr_scaling import hardware, preemption, storage
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims, processes
@@ -26,7 +25,7 @@ def workers_for(setting: int) -> int:
         return setting
     import jax
 
-    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    return len(hardware.cores()) if jax.default_backend() == "cpu" else 1
 
 
 def run(

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
-from ehr_scaling import preemption
+from ehr_scaling import hardware, preemption
 from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.claims import NOBODY
@@ -127,7 +127,7 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        for w, (cores, environment) in enumerate(_places(workers, sorted(os.sched_getaffinity(0)), cards)):
+        for w, (cores, environment) in enumerate(_places(workers, hardware.cores(), cards)):
             pipe, child = context.Pipe()
             process = context.Process(
                 target=_serve,
@@ -217,7 +217,7 @@ def _serve(
     environment: dict[str, str],
 ) -> None:
     """A worker process: do what can be claimed until all is finished. Exits with 75 when SIGTERM has come."""
-    os.sched_setaffinity(0, cores)
+    hardware.pin(cores)
     os.environ.update(environment)
     from absl import logging
 

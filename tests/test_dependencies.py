@@ -1,0 +1,64 @@
+"""Whoever installs the package has all that it imports: what pyproject.toml declares, and nothing by luck."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Files that are run where an extra is installed, by themselves: nothing of the package imports them
+OF_AN_EXTRA = {"ehr_scaling/models/modeling_ehr_scaling.py", "launch/torch_peer.py"}
+
+
+def normal(name):
+    """The name of a distribution as an index compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions(requirements):
+    return {normal(re.match(r"[\w.-]+", requirement).group()) for requirement in requirements}
+
+
+BASE = distributions(PROJECT["dependencies"])
+EXTRAS = {distribution for extra in PROJECT["optional-dependencies"].values() for distribution in distributions(extra)}
+INSTALLED = metadata.packages_distributions()
+
+
+def imports(tree, lazy=False):
+    """Names of the modules that code imports, and whether only in a function."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module, lazy
+        else:
+            yield from imports(node, lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def third_party():
+    """(distribution, only in a function, file) of every import that is neither Python's own nor ours."""
+    ours = {"ehr_scaling", "launch", "configs", *sys.stdlib_module_names}
+    for folder in ("ehr_scaling", "launch", "configs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for module, lazy in imports(ast.parse(path.read_text(encoding="utf-8"))):
+                if (top := module.split(".")[0]) not in ours:
+                    yield top, lazy, str(path.relative_to(ROOT))
+
+
+IMPORTS = sorted(set(third_party()))
+
+
+def test_they_are_found():
+    assert {"yaml", "sklearn", "torch", "wandb"} <= {top for top, _, _ in IMPORTS}
+
+
+@pytest.mark.parametrize("top", sorted({top for top, _, _ in IMPORTS}))
+def test_what_is_imported_is_declared(top):
+    names = {normal(name) for name in INSTALLED.get(top, [top])}  # what is not installed here is called as its module
+    for _, lazy, file in (found for found in IMPORTS if found[0] == top):
+        assert names & (BASE | EXTRAS if lazy or file in OF_AN_EXTRA else BASE), f"{file} imports {top}: {names}"
