@@ -35,9 +35,7 @@ settings = {{{_SMALL}
     "grid.budgets": (1.5e9, 3e9, 6e9),
     "grid.sizes": ("1.7k", "3.5k", "6.7k"),
     "grid.seeds": (0, 1),
-    "outcome.new_tokens": 24,
-    "outcome.samples": 40,
-    "outcome.positive_share": 0.3,
+    "outcome.tasks": (),
     "analysis.draws": 50,
 }}""",
     "timelines": f"""workdir = "work/small"
