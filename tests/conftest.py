@@ -1,7 +1,10 @@
 """Fixtures that more than one package's tests use."""
 
 import os
+import subprocess
+import sys
 import time
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -49,3 +52,21 @@ def real_data() -> Path:
     if not (folder / "physionet" / "files").is_dir():
         pytest.skip(f"no real records at {folder}: set EHR_SCALING_TEST_DATA to their folder")
     return folder
+
+
+_BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of installed packages with ours in it alone, from the wheel."""
+    root = Path(__file__).resolve().parents[1]
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    # Of a copy, so that no build/ of a checkout gets into it
+    names = ("pyproject.toml", "README.md", "LICENSE", "ehr_scaling", "launch", "configs", "studies")
+    subprocess.run(["cp", "-rP", *(root / name for name in names), source], check=True)
+    subprocess.run([sys.executable, "-c", _BUILD, site], cwd=source, check=True, capture_output=True)
+    (wheel,) = site.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    wheel.unlink()
+    return site

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,23 +15,6 @@ import ehr_scaling
 from ehr_scaling.launch import common, console
 
 ROOT = Path(__file__).parents[1]
-BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A folder of installed packages with ours in it alone."""
-    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    # Of a copy, so that no build/ of a checkout gets into it
-    command = ["cp", "-r", *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")), source]
-    subprocess.run(command, check=True)
-    for name in ("ehr_scaling", "launch", "configs"):
-        subprocess.run(["cp", "-rP", ROOT / name, source], check=True)
-    subprocess.run([sys.executable, "-c", BUILD, site], cwd=source, check=True, capture_output=True)
-    (wheel,) = site.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(site)
-    wheel.unlink()
-    return site
 
 
 def ehr_scaling_(site, folder, *arguments):
@@ -54,6 +36,8 @@ def test_it_has_no_names_but_its_own_and_all_of_its_files(site):
         assert files
         for path in files:
             assert (site / "ehr_scaling" / part / path.relative_to(ROOT / folder)).is_file(), path
+    tables = sorted((ROOT / "studies").glob("*/runs.csv"))
+    assert tables and all((site / "ehr_scaling" / path.relative_to(ROOT)).is_file() for path in tables)
     assert f"\nVersion: {ehr_scaling.__version__}\n" in next(site.glob("*.dist-info/METADATA")).read_text()
     assert (
         "ehr-scaling = ehr_scaling.launch.console:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()

@@ -12,12 +12,11 @@ from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together
-from ehr_scaling.outcomes.asking import cohort, label_files, questions, stays, task_tokens, tasks
+from ehr_scaling.outcomes.asking import cohort, label_files, stays, tasks
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
 from ehr_scaling.outcomes.judging import estimators, metrics
 from ehr_scaling.outcomes.sampler import simulate
-from ehr_scaling.outcomes.together import Simulation
 from ehr_scaling.training.setup import restored_params
 
 FILE, TRAJECTORIES, METRICS = "predictions.parquet", "trajectories", "metrics.json"
@@ -145,7 +144,6 @@ def predict(
         raise UserError(f"{patients} holds timelines in another vocabulary than {model}: delete it and run again")
     source = artifacts.record(Layout(model).timelines)["fingerprint"]
     choosing.check_timelines(chosen, model, source, len(vocabulary.tokens), Layout(model).timelines)
-    stops = task_tokens.stops(vocabulary, [task])
     group = cohort.find(asked_of, ours[split], [task])
     if patients is not None:
         group = group.without(others.trained_on(model, patients), "of patients the model was trained or chosen on")
@@ -154,22 +152,17 @@ def predict(
         raise tasks.Unanswerable(
             f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
         )
-    # Half of the context for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
-    width = chosen.context - min(new_tokens, max(1, chosen.context // 2))
-    of_sampler = simulate.Asked(
-        prompts=stays.prompts(asked_of, ours[split], patient_stays, width),
-        ids=questions.random_stream(patient_stays),
-        gaps=task_tokens.gaps(asked_of, ours[split], patient_stays, task),
-        horizons=task_tokens.horizons([task], patient_stays),
-        stops=stops,
-        clock=simulate.clock(vocabulary),
+    simulated = together.of_stays(
+        asked_of,
+        ours[split],
+        patient_stays,
+        task,
+        vocabulary,
         context=chosen.context,
         copies=copies,
         new_tokens=new_tokens,
-        context_tokens=vocabulary.context_tokens,
         seed=seed,
     )
-    simulated = Simulation(of_sampler, patient_stays, vocabulary, task.silence)
     trained = restored_params(chosen, Layout(model).run(chosen.id))
     every = np.arange(len(patient_stays.times))
     probability, bounded, kept = np.empty(len(every)), 0.0, []

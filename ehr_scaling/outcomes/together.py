@@ -16,6 +16,7 @@ from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.outcomes.asking import questions, stays, task_tokens
 from ehr_scaling.outcomes.asking.prepared import Question, Union
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.task_tokens import KIND_OF
@@ -154,6 +155,40 @@ def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
     )
     everyone = Stays(*map(once, zip(*(samples.stays for samples in union.samples), strict=True)))
     return Simulation(request, everyone, vocabulary, task.silence)
+
+
+def of_stays(
+    folder: Path,
+    split: str,
+    asked: Stays,
+    task: Task,
+    vocabulary: Vocabulary,
+    *,
+    context: int,
+    copies: int,
+    new_tokens: int,
+    seed: int,
+) -> Simulation:
+    """The simulation that asks one task of n stays of a split.
+
+    Args: folder, where their timelines lie; context, of the model. Half of it is for what comes, as in a study; a
+      longer future drops the oldest tokens of its prompt.
+    Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
+    """
+    request = Asked(
+        prompts=stays.prompts(folder, split, asked, context - min(new_tokens, max(1, context // 2))),
+        ids=questions.random_stream(asked),
+        gaps=task_tokens.gaps(folder, split, asked, task),
+        horizons=task_tokens.horizons([task], asked),
+        stops=task_tokens.stops(vocabulary, [task]),
+        clock=simulate.clock(vocabulary),
+        context=context,
+        copies=copies,
+        new_tokens=new_tokens,
+        context_tokens=vocabulary.context_tokens,
+        seed=seed,
+    )
+    return Simulation(request, asked, vocabulary, task.silence)
 
 
 def days(task: Task, futures: Futures, k: int) -> Value:
