@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= synthetic
 ARGS ?=
 
-.PHONY: setup study test nightly lint bench mutants clean
+.PHONY: setup study test nightly lint bench mutants docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -37,5 +37,16 @@ bench: setup
 mutants: setup  # slips put into the analysis one by one: would its tests notice? (not in CI: half an hour)
 	$(BIN)/python tests/mutants.py $(ARGS)
 
+# The site of all pages, in site/: links between them are those of the repository, so that they lie as they do there
+docs: $(VENV)/.docs
+	rm -rf build/pages
+	mkdir -p build/pages
+	cp -R *.md LICENSE docs studies meds_dev build/pages
+	$(BIN)/zensical build --strict --clean
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -70,7 +70,7 @@ SHORT = {
     r"launch\.bench|launch\.recipes.*--workdir": "--help",  # many minutes each, and no flag makes them small
 }
 QUICK = re.compile(
-    r"^make|^--config|--help|--status|--tasks$|--executor=|launch\.(inspect|plan|recipes|bench)|e\.csv --out=report$"
+    r"^make|^--config|--help|--status|--tasks$|--executor=|launch\.(inspect|plan|recipes)|e\.csv --out=report$"
 )
 # What stands for the places of the documents, in a folder that `places` makes. {n} is another one for each command
 PLACES = {
@@ -240,9 +240,7 @@ def arguments_of(command, n, folder):
     line = whole(command).split(" > ")[0].replace("[--watch]", "--watch").replace("${k}", "61").replace("$k", "61")
     if line.startswith("make"):
         return ["make", "-n", "-C", str(ROOT), *line.split()[1:]]
-    line = (
-        line.replace("ehr-scaling", "python -m ehr_scaling.launch.console").replace(" …", "").replace("<part>", "data")
-    )
+    line = line.replace(" …", "").replace("<part>", "data").replace("=F", "=0.1")
     arguments = shlex.split(line)
     cell = json.loads((folder / "W" / "grid" / "manifest.jsonl").read_text().splitlines()[0])["id"]
     workdir = "W"
