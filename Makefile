@@ -6,7 +6,7 @@ DATA ?= synthetic
 ARGS ?=
 PYTHONS ?= 3.11 3.12 3.13
 
-.PHONY: setup study check test nightly lint bench mutants check-versions clean
+.PHONY: setup study check test nightly lint bench mutants docs check-versions clean
 setup: $(VENV)/.installed  # for developers; a study needs less
 
 $(VENV)/.installed: $(VENV)/.base
@@ -48,5 +48,16 @@ mutants: setup  # slips put into the analysis one by one: would its tests notice
 check-versions:  # before a release: the wheel on each Python, with the lowest and the newest versions allowed
 	$(PYTHON) tests/installs.py $(PYTHONS)
 
+# The site of all pages, in site/: links between them are those of the repository, so that they lie as they do there
+docs: $(VENV)/.docs
+	rm -rf build/pages
+	mkdir -p build/pages
+	cp -R *.md LICENSE docs studies meds_dev build/pages
+	$(BIN)/zensical build --strict --clean
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

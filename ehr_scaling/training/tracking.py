@@ -195,7 +195,7 @@ class Profile:
             if self._chunks == 1:
                 print(
                     f"{self._folder}: the run was one chunk long, so its trace holds no step: lower "
-                    "--config.training.steps_per_dispatch",
+                    "--config.training.dispatch_sequences",
                     flush=True,
                 )
         self._active = False
