@@ -41,6 +41,10 @@ class Layout:
         """Rows of `context` + 1 tokens, of this fraction of the training patients."""
         return self.root / "packed" / (f"t{context}" if fraction == 1 else f"t{context}-f{float(fraction)}")
 
+    def initial(self, size: str) -> Path:
+        """The weights that models of a size start from, where they do not start afresh."""
+        return self.root / "initial" / size
+
     @property
     def grid(self) -> Path:
         return self.root / "grid"

@@ -16,7 +16,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
 BASE = "configs/base.py"
-_FOLDERS, _FILES = ("raw", "ed", "code_maps"), (("data", "split_file"), ("outcome", "file"))
+_FOLDERS, _FILES = ("raw", "ed", "code_maps"), (("data", "split_file"), ("outcome", "file"), ("training", "init_from"))
 _WIDTH = 118  # of a line
 _LONG = 60  # characters of a value
 Change = tuple[Any, Any]  # a setting there, and here

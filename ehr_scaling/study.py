@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, provenance, settings, storage
+from ehr_scaling import artifacts, provenance, settings, storage, warm_start
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import report
 from ehr_scaling.analysis.report.results import silent
@@ -30,7 +30,7 @@ def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
-    """packed/ → grid/. Returns the cells."""
+    """packed/ → grid/, and what the models start from, if not afresh, → initial/. Returns the cells."""
     fractions = sorted({float(point.get("fraction", 1.0)) for point in points})
     packed = {fraction: pipeline.packed_record(config.data, workdir, fraction) for fraction in fractions}
     if not all(record["summary"]["splits"]["validation"]["patients"] for record in packed.values()):
@@ -39,7 +39,8 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     events = artifacts.record(there.events)["summary"]
     about = {"data": events["name"], "generated": events.get("generated", False)}
     with settings.kept(config, workdir):
-        manifest.build(config, points, packed, about, there.grid)
+        initial = warm_start.take(config, dict.fromkeys(point["size"] for point in points), workdir)
+        manifest.build(config, points, packed, about, there.grid, initial)
     return manifest.read(there.grid)
 
 
