@@ -65,7 +65,7 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         text = f"({', '.join(map(shown, value))})"
         return text if len(text) <= _LONG else f"{len(value)} entries"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or repr(value)
 
 
 def listing(config: ConfigDict) -> str:

@@ -51,7 +51,7 @@ def test_a_change_is_told_against_the_base_or_what_was_before():
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [([1e11, [3, "a"]], "(1e+11, (3, a))"), (list(range(40)), "40 entries"), (None, "None"), ("inf", "inf")],
+    [([1e11, [3, "a"]], "(1e+11, (3, a))"), (list(range(40)), "40 entries"), (None, "None"), ("", "''"), ("inf", "inf")],
 )
 def test_how_a_value_is_shown(value, told):
     assert settings.shown(value) == told
