@@ -75,6 +75,9 @@ def get_config() -> ConfigDict:
     c.model.parametrization = "standard"  # "mup": rates found on a narrow, shallow model hold for a large one
 
     c.training = ConfigDict()
+    # Instead of fresh weights those of a finished model of the same shape: a study's FOLDER (of each size its best),
+    # FOLDER:CELL, or a folder that launch.export wrote; rows of the vocabulary are matched by the names of tokens
+    c.training.init_from = config_dict.placeholder(str)
     c.training.optimizer = "muon"  # for the matrices of the body, AdamW for the rest; or "adamw" for all
     c.training.schedule = "cosine"  # matched to each run's length; "wsd": constant, then cooldown
     c.training.trunk = False  # with wsd: one constant-rate trunk a size and seed, a cooldown branch for each D

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FAILED = "failed.json"  # in a run's folder: why it cannot go on
+STAGES = ("raw", "events", "timelines", "packed")  # of the data, in order
+SPLITS = ("train", "validation", "test")  # of the patients, as TFDS names them
 RESULTS = "*/metrics/metrics"  # below it, or below all runs: what stands beside the state of each checkpoint
 
 
@@ -12,6 +14,16 @@ class Layout:
     """Of the work directory `root`; nothing is made or looked at."""
 
     root: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings that it was made with."""
+        return self.root / "config.json"
+
+    @property
+    def log(self) -> Path:
+        """What commands have printed."""
+        return self.root / "log.txt"
 
     @property
     def raw(self) -> Path:
@@ -28,6 +40,10 @@ class Layout:
     def packed(self, context: int, fraction: float = 1.0) -> Path:
         """Rows of `context` + 1 tokens, of this fraction of the training patients."""
         return self.root / "packed" / (f"t{context}" if fraction == 1 else f"t{context}-f{float(fraction)}")
+
+    def initial(self, size: str) -> Path:
+        """The weights that models of a size start from, where they do not start afresh."""
+        return self.root / "initial" / size
 
     @property
     def grid(self) -> Path:

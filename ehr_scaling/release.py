@@ -6,6 +6,7 @@ nobody can rule out, and the card says so.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import export as model_files
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.training import checkpoint
+from ehr_scaling.training import checkpoint, initial
 from ehr_scaling.training.setup import restored_params
 
 VERSION = 1  # of what is made of a run: raise it with every change to that
@@ -41,6 +42,8 @@ def release(workdir: Path, out: Path, cell: str | None = None) -> dict[str, Any]
     """
     there = Layout(workdir)
     chosen = choosing.best_cell(workdir, cell)
+    storage.fetch(there.initial(chosen.size), artifacts.RECORD)
+    chosen = replace(chosen, generated=initial.of_generated(chosen, workdir))
     result = checkpoint.result(there.run(chosen.id)) or {}
     storage.fetch(there.events, artifacts.RECORD)
     storage.fetch(there.timelines)
@@ -168,6 +171,7 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
         ("dropout", f"{cell.dropout:g}"),
         ("dtype", f"parameters float32, activations in training {cell.dtype}"),
         ("seed", cell.seed),
+        ("started from", f"the weights `{cell.init}`" if cell.init else "fresh weights"),
         ("cell", f"`{cell.id}`"),
         ("timelines", f"`{measured.get('timelines_fingerprint', 'not stated')}`"),
         ("exported by", ", ".join(f"{name} {version}" for name, version in versions.items())),

@@ -1,13 +1,12 @@
 """A study: the stages in order. Each reads the artifact before it, and skips what is already there."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, provenance, storage
+from ehr_scaling import artifacts, provenance, settings, storage, warm_start
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import report
 from ehr_scaling.analysis.report.results import silent
@@ -26,11 +25,12 @@ Say = Callable[[str], None]
 
 def prepare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Raw records → events/ → timelines/ → packed/t<T>/. Returns the record of the packed data."""
-    return pipeline.prepare(config.data, workdir, workers=config.workers, fractions=tuple(config.grid.fractions))
+    with settings.kept(config, workdir):
+        return pipeline.prepare(config.data, workdir, workers=config.workers, fractions=tuple(config.grid.fractions))
 
 
 def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
-    """packed/ → grid/. Returns the cells."""
+    """packed/ → grid/, and what the models start from, if not afresh, → initial/. Returns the cells."""
     fractions = sorted({float(point.get("fraction", 1.0)) for point in points})
     packed = {fraction: pipeline.packed_record(config.data, workdir, fraction) for fraction in fractions}
     if not all(record["summary"]["splits"]["validation"]["patients"] for record in packed.values()):
@@ -38,7 +38,9 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     there = Layout(workdir)
     events = artifacts.record(there.events)["summary"]
     about = {"data": events["name"], "generated": events.get("generated", False)}
-    manifest.build(config, points, packed, about, there.grid)
+    with settings.kept(config, workdir):
+        initial = warm_start.take(config, dict.fromkeys(point["size"] for point in points), workdir)
+        manifest.build(config, points, packed, about, there.grid, initial)
     return manifest.read(there.grid)
 
 
@@ -142,22 +144,6 @@ def score(config: ConfigDict, workdir: Path) -> str:
     return lines
 
 
-def told(config: ConfigDict) -> dict[str, Any]:
-    """The settings of a study as its report tells them, in JSON: no limit is "inf", and a path on somebody's machine
-    is nobody else's business."""
-    settings = config.copy_and_resolve_references().to_dict()
-    settings["data"].update(dict.fromkeys(("raw", "ed", "code_maps")))
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(part) for name, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(part) for part in value]
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {name: plain(value) for name, value in settings.items()}
-
-
 def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = silent) -> dict[str, Any]:
     """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     there = Layout(workdir)
@@ -173,7 +159,11 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
         )
     }
     events, grid = records["events"]["summary"], records["grid"]["summary"]
-    settings = told(config)
+    told = settings.told(config)
+    changed = {
+        name: f"{settings.shown(now)} (not {settings.shown(there)})"
+        for name, (there, now) in settings.changes(told).items()
+    }
     facts = {
         "data": {
             "name": events["name"],
@@ -186,7 +176,8 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
         "fingerprints": {name: record["fingerprint"] for name, record in records.items()},
         "versions": provenance.versions(("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")),
         "machine": provenance.machine(),
-        **{f"config.{name}": value for name, value in settings.items() if isinstance(value, dict)},
+        f"settings that differ from {settings.BASE}": changed or {"none": ""},
+        **{f"config.{name}": value for name, value in told.items() if isinstance(value, dict)},
     }
     laws = report.analyze(
         there.runs,

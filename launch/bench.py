@@ -17,23 +17,18 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measu
 
 from ehr_scaling import endings, hardware
 
-from . import (
-    bench_accelerator,
-    bench_analysis,
-    bench_coverage,
-    bench_data,
-    bench_outcomes,
-    bench_training,
-    common,
-)
-from .rows import REPEATS, Row, row, seconds
+from . import bench_flags, common
+from .rows import Row, row, seconds
 
+flags.adopt_module_key_flags(bench_flags)
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
 
 
 def data() -> Iterator[Row]:
     """Generated patients to events; then from MIMIC-IV's files to packed shards, and batches from them."""
     from ehr_scaling.data.sources import synthetic
+
+    from . import bench_data
 
     patients = 20_000
 
@@ -42,31 +37,41 @@ def data() -> Iterator[Row]:
             synthetic.extract(None, Path(folder), seed=0, patients=patients)
 
     yield row("generate patients, write events", patients / seconds(generate), "patients/s", patients / 30)
-    yield from bench_data.rows(REPEATS.value)
+    yield from bench_data.rows(bench_flags.REPEATS.value)
 
 
 def training() -> Iterator[Row]:
     """The engine beside PyTorch, models together, an interruption, and where a grid's wall time goes."""
+    from . import bench_training
+
     yield from bench_training.rows()
 
 
 def accelerator() -> Iterator[Row]:
     """The engine on a GPU or TPU: MFU, and beside PyTorch on the same one."""
+    from . import bench_accelerator
+
     yield from bench_accelerator.rows()
 
 
 def outcomes() -> Iterator[Row]:
     """Tokens drawn a second, what a shared prompt is worth, and the variance of the estimators."""
+    from . import bench_outcomes
+
     yield from bench_outcomes.rows()
 
 
 def analysis() -> Iterator[Row]:
     """Joint laws against published fits of public run tables, their speed, and what they forecast."""
+    from . import bench_analysis
+
     yield from bench_analysis.rows()
 
 
 def coverage() -> Iterator[Row]:
     """How often 95 % intervals hold a known truth, on simulated runs."""
+    from . import bench_coverage
+
     yield from bench_coverage.rows()
 
 

@@ -3,19 +3,14 @@
 import statistics
 from collections.abc import Iterator
 
-from absl import flags
-
 from ehr_scaling import flops, hardware
 from ehr_scaling.models import sizes
 
 from . import bench_training
+from .bench_flags import LARGE, LONG, REPEATS, TARGETS
 from .bench_training import OURS, PADDED, TORCH_MASKS, VOCAB, Peer
-from .rows import REPEATS, Row, row
+from .rows import Row, row
 
-# Share of the peak rate that an H200 is to reach, at T = 2,048.
-TARGETS = {"1.2m": 0.10, "7.6m": 0.20, "26m": 0.30, "85m": 0.40, "127m": 0.40, "396m": 0.45}
-SIZES = flags.DEFINE_list("accelerator_sizes", list(TARGETS), "Sizes of the part accelerator.")
-CONTEXT = flags.DEFINE_integer("accelerator_context", 2048, "T of the part accelerator.")
 BATCH = 131_072  # tokens a step
 # Tokens at a time, of which what a layer leaves for the backward pass fits into 16 GB, of each side
 PIECE = {"1.2m": 131_072, "7.6m": 65_536, "26m": 65_536, "85m": 32_768, "127m": 32_768, "396m": 16_384}
@@ -28,9 +23,9 @@ def rows() -> Iterator[Row]:
     if device.platform == "cpu":
         yield row("left out, for there is no accelerator", float("nan"), "")
         return
-    context, version = CONTEXT.value, bench_training.torch_version()
+    context, version = LONG.value, bench_training.torch_version()
     masks = TORCH_MASKS if version and device.platform in ("gpu", "cuda") else {}
-    for size in SIZES.value:
+    for size in LARGE.value:
         shape, piece = sizes.get(size), PIECE.get(size, 16_384)
         spec = {"size": size, "context": context, "padded": PADDED, "vocab": VOCAB, "batch_tokens": BATCH}
         spec |= {"width": shape.width, "layers": shape.layers, "heads": shape.heads, "ff": shape.ff}

@@ -1,14 +1,12 @@
 """The laws against published fits of public run tables, and what they forecast beyond the runs they saw."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from scipy.optimize import minimize
 
 from ehr_scaling.analysis.draws import Floats
@@ -24,14 +22,9 @@ from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss, f
 from ehr_scaling.analysis.words import UNIDENTIFIED
 
 from . import simulated_studies
+from .bench_flags import TABLES
 from .rows import Row, row, seconds
 
-TABLES = flags.DEFINE_string(
-    "tables",
-    str(Path(os.environ.get("EHR_SCALING_TEST_DATA", "")) / "laws"),
-    "Folder with chinchilla_epoch_245.csv, muennighoff_182.csv and porian_isoflop_long.csv; by default laws/ in "
-    "$EHR_SCALING_TEST_DATA.",
-)
 OPTIONS = Options()
 # Exponents of N*, from the configuration of Kaplan et al. to a tuned one (Porian et al. 2024, arXiv 2406.19146)
 LADDER = {

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
-from absl import flags
 
 from ehr_scaling.analysis.compare import comparison
 from ehr_scaling.analysis.draws import Floats, ends
@@ -29,9 +28,9 @@ from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED
 
+from .bench_flags import REPLICATES
 from .rows import Row, row, seconds
 
-REPLICATES = flags.DEFINE_integer("replicates", 200, "Simulated tables of each kind (coverage).", lower_bound=20)
 OPTIONS = Options(draws=400)
 LEAST, MOST = 90.0, 98.0  # percent of 200 tables: two standard errors and more about 95
 TRUTH = {"E": 1.0, "A": 62.6, "B": 219.0, "alpha": 0.34, "beta": 0.34, "a": 0.5}

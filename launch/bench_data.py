@@ -9,15 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from absl import flags
 
 from ehr_scaling import artifacts
 
+from .bench_flags import DEMO, FRACTION, KEEP
 from .rows import Row, row, seconds
 
-DEMO = flags.DEFINE_string("mimic_demo", None, "Folder of the MIMIC-IV demo 2.2, to measure the way from it.")
-FRACTION = flags.DEFINE_float("fraction", 0.01, "Of MIMIC-IV 3.1's rows, to generate and measure the way from.")
-KEEP = flags.DEFINE_string("keep", None, "Folder for the generated files, so that the next run finds them.")
 # Seconds and MB from generated raw files to packed shards, by fraction of MIMIC-IV 3.1
 TARGETS = {0.1: (100.0, 3_000.0), 1.0: (900.0, 8_000.0)}
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .rows import REPEATS, Row, row, seconds
+from .bench_flags import REPEATS
+from .rows import Row, row, seconds
 
 VOCAB = 1446  # of the demo of MIMIC-IV in the vocabulary of ETHOS
 TOY = {"width": 128, "layers": 2, "heads": 2, "ff": 352}  # context 256

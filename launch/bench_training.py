@@ -18,21 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from ehr_scaling import artifacts, flops, hardware
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import sizes
 from ehr_scaling.training import tracking
 
-from .rows import REPEATS, Row, row
-
-TORCH = flags.DEFINE_string("torch_python", sys.executable, "An interpreter with torch (extra bench), to compare with.")
-SIZES = flags.DEFINE_list("bench_sizes", ["101k", "1.2m", "2.7m"], "Sizes to compare.")
-CONTEXTS = flags.DEFINE_list("bench_contexts", ["256", "1024"], "T of the comparison.")
-SECONDS = flags.DEFINE_float("bench_seconds", 3.0, "Of one turn of a side of a comparison.")
-MIXED = flags.DEFINE_list("mixing_sizes", ["14k", "151k", "1.2m"], "Sizes to train with mixing and without.")
-GRID = flags.DEFINE_bool("grid", True, "Train the quickstart's grid, to see where its wall time goes (3 minutes).")
+from .bench_flags import CONTEXTS, GRID, MIXED, REPEATS, SECONDS, SIZES, TORCH
+from .rows import Row, row
 
 VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
 UPDATES = 2  # of a dispatch

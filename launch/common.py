@@ -13,8 +13,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ehr_scaling import companions, configs, endings, hardware, preemption, storage
+from ehr_scaling import artifacts, companions, configs, endings, hardware, preemption, settings, storage
+from ehr_scaling.configs import base
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
+
+from . import log
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
@@ -24,18 +27,17 @@ OF_DATA = {
 }
 # What --help of a script shows beside its own flags
 SHORT_CUTS = ("config", "data", "source", "raw", "workdir", "physionet_url", "download", "preset", "code_maps")
-GENERATED = ("layout", "fraction")
+OTHERS = ("layout", "fraction", "print_config")
 OWN = ("mimic-iv", "meds")  # sources whose records the user brings: configs/records.py
+_FIELD = re.compile(r"--?config\.([\w.]+)")  # of a command line
 
 
 # What running a config file, or setting a field of it that is misspelt or of another type, can raise
-CONFIG_ERRORS = (AttributeError, KeyError, ValueError, TypeError, OSError, ImportError, SyntaxError)
+CONFIG_ERRORS = (AttributeError, LookupError, ValueError, TypeError, OSError, ImportError, SyntaxError)
 
 
 def _config_error(error: BaseException) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\", "").split()).strip(
-        "'\""
-    )
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\", "").split())
     return f"--config: {text}: configs/base.py has all fields with their types"
 
 
@@ -74,12 +76,17 @@ def define_config_flags() -> None:
     flags.DEFINE_string("code_maps", None, "Folder with ICD-9→10 (GEM) and drug→ATC tables.")
     flags.DEFINE_string("layout", None, "mimic-iv: generated patients as MIMIC-IV's own files (--source=synthetic).")
     flags.DEFINE_float("fraction", None, "Of MIMIC-IV 3.1's row counts, with --layout.", lower_bound=0, upper_bound=1)
+    flags.DEFINE_bool("print_config", False, "Print every setting, with a star what configs/base.py has otherwise.")
     about = "A file, or a name of configs/ [default: what fits --data]; a field of it: --config.grid.seeds='(3,4)'."
+    try:
+        settings.check_fields([match[1] for match in map(_FIELD.match, sys.argv[1:]) if match], "--config.{}")
+    except UserError as e:
+        endings.fail(e, 2)
     try:  # the default file is run, and fields laid over it, here already; another file when it is first read
         config_flags.DEFINE_config_file("config", default, about)
     except CONFIG_ERRORS as e:
         endings.fail(_config_error(e), 2)
-    for name in (*SHORT_CUTS, *GENERATED):  # --help shows the flags of the script; these are its own as well
+    for name in (*SHORT_CUTS, *OTHERS):  # --help shows the flags of the script; these are its own as well
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
@@ -126,7 +133,8 @@ def use_all_cores() -> None:
 
 
 def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
-    """The config with the short-cut flags applied, the points of its sweep, and the work directory."""
+    """The config with the short-cut flags applied, the points of its sweep, and the work directory. With --print_config
+    the config is printed, and the command ends."""
     values = flags.FLAGS
     path = config_flags.get_config_filename(values["config"]).split(":")[0]
     if not Path(path).is_file():
@@ -136,6 +144,7 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
         config = values.config
     except CONFIG_ERRORS as e:
         raise UserError(_config_error(e)) from None
+    _check_config(config, path)
     data = values.source or values.data
     folder = Path(data)
     if data not in OF_DATA and data not in OWN and values["config"].using_default_value:
@@ -155,7 +164,32 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     spec.loader.exec_module(module)
     if not hasattr(module, "sweep"):
         raise UserError(f"{path} has no sweep(config): it yields the points of the grid, see configs/base.py")
-    return config, list(module.sweep(config)), storage.local(values.workdir or str(Path("work") / folder.name))
+    if values.print_config:
+        print(settings.listing(config), flush=True)
+        sys.exit(0)
+    try:
+        points = list(module.sweep(config))
+    except CONFIG_ERRORS as e:
+        raise UserError(_config_error(e)) from None
+    return config, points, storage.local(values.workdir or str(Path("work") / folder.name))
+
+
+def _check_config(config: ConfigDict, path: str) -> None:
+    """Raises UserError where a config has not the fields of configs/base.py."""
+    fields = settings.flat(config)
+    settings.check_fields(list(fields), f"{{}}, which --config={path} sets,")
+    if lacking := sorted(set(settings.flat(base.get_config())) - set(fields)):
+        raise UserError(f"--config={path} lacks {', '.join(lacking[:4])}: begin with get_config() of configs/base.py")
+
+
+def begin(config: ConfigDict, workdir: Path, *, makes: bool = False) -> None:
+    """Keep a log of what follows, and say in which settings the config differs from configs/base.py and from those that
+    the work directory was made with. makes: whether the command makes the folder."""
+    if makes:
+        artifacts.work_directory(workdir)
+    log.keep(workdir)
+    for line in settings.differences(config, workdir):
+        print(line, flush=True)
 
 
 def _end_at_once(message: str, status: int) -> NoReturn:

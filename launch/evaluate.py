@@ -33,9 +33,9 @@ CELL = flags.DEFINE_string("cell", None, "The model for --show and --trajectorie
 
 
 def main() -> None:
+    config, _, workdir = common.read_flags()
     from ehr_scaling.outcomes.asking import tasks
 
-    config, _, workdir = common.read_flags()
     if TASKS.value:
         custom_tasks = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}
         for task in (tasks.load() | custom_tasks).values():
@@ -45,6 +45,7 @@ def main() -> None:
         slurm_flags.check()
         if slurm_flags.NODES.value > 1:
             raise UserError("--slurm_nodes: a model is scored on one node; several nodes share the models: give 1")
+    common.begin(config, workdir)
     # Not above: what lists tasks and flags needs no JAX.
     from ehr_scaling import study
     from ehr_scaling.outcomes import evaluate

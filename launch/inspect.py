@@ -22,17 +22,16 @@ from pathlib import Path
 
 from absl import flags
 
-from ehr_scaling import artifacts, storage
-from ehr_scaling.data import inspection, one_patient, timelines
+from ehr_scaling import artifacts, layout, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
-from . import tables, views
+from . import tables
 from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that holds timelines/.", required=True)
 HTML = flags.DEFINE_string("html", None, "File for a page, instead of the terminal.")
-SPLIT = flags.DEFINE_enum("split", "train", list(timelines.SPLITS), "Patients to look at.")
+SPLIT = flags.DEFINE_enum("split", "train", list(layout.SPLITS), "Patients to look at.")
 FAMILY = flags.DEFINE_string("family", None, "Only this family of tokens, such as LAB.")
 TOP = flags.DEFINE_integer("top", 30, "Rows of frequent tokens, of bin edges, and of values of a slot.", lower_bound=1)
 PATIENT = flags.DEFINE_integer("patient", None, "One patient: ordinal in the split, from 0.", lower_bound=0)
@@ -57,11 +56,20 @@ def main() -> None:
         _print(tables.terminal(view))
 
 
+# What reads timelines is imported below: --help would wait for it
 def _split(workdir: Path) -> tables.View:
+    from ehr_scaling.data import inspection
+
+    from . import views
+
     return views.split(inspection.gather(workdir, SPLIT.value), TOP.value, FAMILY.value)
 
 
 def _patient(workdir: Path, ordinal: int) -> tables.View:
+    from ehr_scaling.data import inspection, one_patient, timelines
+
+    from . import views
+
     if FAMILY.value:
         raise UserError("--family and --patient do not go together: give one of them")
     generated = inspection.of_generated(workdir)

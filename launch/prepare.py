@@ -14,12 +14,12 @@ import shlex
 
 from absl import flags
 
-from ehr_scaling.data import pipeline
+from ehr_scaling import layout, settings
 
 from . import common
 
 common.define_config_flags()
-UNTIL = flags.DEFINE_enum("until", "packed", pipeline.STAGES, "The last stage to make.")
+UNTIL = flags.DEFINE_enum("until", "packed", layout.STAGES, "The last stage to make.")
 RUNNER = flags.DEFINE_string("runner", None, "Beam runner: DirectRunner, DaskRunner, FlinkRunner, SparkRunner, …")
 BEAM = flags.DEFINE_string("beam", "", "More flags for the Beam pipeline, as one string.")
 
@@ -28,8 +28,12 @@ def main() -> None:
     config, _, workdir = common.read_flags()
     if RUNNER.value:
         config.data.beam = (f"--runner={RUNNER.value}", *shlex.split(BEAM.value))
+    common.begin(config, workdir, makes=True)
+    from ehr_scaling.data import pipeline  # not above: --help would wait for it
+
     fractions = tuple(config.grid.fractions)
-    pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value, fractions=fractions)
+    with settings.kept(config, workdir):
+        pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value, fractions=fractions)
     print(f"made: {workdir}; look at it with python -m launch.inspect --workdir={workdir}")
 
 

@@ -20,6 +20,7 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY, UserError
 
+from . import log
 from .common import run
 
 DATA = flags.DEFINE_enum("data", "synthetic", ["synthetic", "challenge-2012"], "The patients.")
@@ -75,6 +76,7 @@ def main() -> None:
     if unknown := [name for name in names if name not in recipes.CHANGES]:
         raise UserError(f"--rungs: {unknown[0]!r} is none: take some of {', '.join(recipes.CHANGES)}")
     workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     folders = {name: workdir / name.replace(" ", "-") for name in recipes.CHANGES}
     for name in names:
         config = recipes.get_config(f"{DATA.value}/{name}")

@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from absl import flags
-
-REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of which the median is taken.", lower_bound=1)
+from .bench_flags import REPEATS
 
 Row = dict[str, Any]
 

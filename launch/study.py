@@ -24,13 +24,14 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prepare the data, print the grid 
 
 
 def main() -> None:
+    started = time.monotonic()
+    config, points, workdir = common.read_flags()
+    common.begin(config, workdir, makes=True)
     # Not above: the processes that prepare data import this module again, and need no JAX.
     from ehr_scaling import study
     from ehr_scaling.analysis.report.summary import summary
     from ehr_scaling.grid import cost
 
-    started = time.monotonic()
-    config, points, workdir = common.read_flags()
     if DRY_RUN.value:
         study.prepare(config, workdir)
         grid = study.plan(config, points, workdir)

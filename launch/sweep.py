@@ -95,7 +95,7 @@ def print_command() -> None:
 
 
 def main() -> None:
-    if EXECUTOR.value in ("tpu-pod", "gke"):
+    if EXECUTOR.value in ("tpu-pod", "gke") and not flags.FLAGS.print_config:
         print_command()
         return
     config, points, workdir = common.read_flags()
@@ -104,6 +104,7 @@ def main() -> None:
         return
     if EXECUTOR.value == "slurm":
         slurm_flags.check()
+    common.begin(config, workdir)
     common.join_processes()
     # Not above: --status needs no JAX.
     from ehr_scaling import study

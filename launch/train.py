@@ -17,7 +17,7 @@ from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
-from . import common
+from . import common, log
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the cell.", required=True)
@@ -33,6 +33,7 @@ def traced(cell: Any) -> Any:
 def main() -> None:
     workdir = storage.local(WORKDIR.value)
     common.use_all_cores()  # may start the program anew: what takes seconds to import comes after it
+    log.keep(workdir)
     common.join_processes()
     from ehr_scaling.grid import executors, manifest
     from ehr_scaling.grid.cell import units

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from ehr_scaling import configs, publish, study
+from ehr_scaling import configs, publish, settings
 from ehr_scaling.configs import base, challenge_2012_forecast, challenge_2012_reference, published, recipes, records
 from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
@@ -33,7 +33,7 @@ def test_a_config_is_whole(name):
     # A change of a default has to be meant: configs share the fields of the base and add none.
     assert set(config.to_dict()) == set(base.get_config().to_dict())
     config.data.raw = "/home/somebody/records"
-    told = json.dumps(study.told(config), allow_nan=False)  # as it stands in the report
+    told = json.dumps(settings.told(config), allow_nan=False)  # as it stands in the report
     assert "somebody" not in told and json.loads(told)["grid"]["seeds"] == list(config.grid.seeds)
 
 

@@ -12,10 +12,9 @@ from ehr_scaling.data import card, disclosure, packing, sources, splits, timelin
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.errors import UserError
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import STAGES, Layout
 
 MOST_INTERVALS = 1 / 3  # of the tokens: real records have fewer; where facts stand at the birth, it is the half
-STAGES = ("raw", "events", "timelines", "packed")
 
 
 def prepare(

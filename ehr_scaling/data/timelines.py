@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info, naming
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, layout
 from ehr_scaling.artifacts import RECORD, read_json
-from ehr_scaling.data import array_records, events, timeline_units, tokenizer
+from ehr_scaling.data import array_records, events, splits, timeline_units, tokenizer
 from ehr_scaling.data.patient_records import CONTEXT, decode
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.timeline_units import Sums
@@ -24,7 +24,7 @@ from ehr_scaling.errors import UserError, first_line, unreadable
 VERSION = 1  # of what is made of events: raise it with every change to that, and no timelines before are taken
 NAME = "timelines"
 _INFO = "dataset_info.json"  # of TFDS
-SPLITS = {"train": "train", "validation": "tuning", "test": "held_out"}  # TFDS' names: MEDS' names
+SPLITS = dict(zip(layout.SPLITS, splits.SPLITS, strict=True))  # TFDS' names: MEDS' names
 
 
 def build(

@@ -10,7 +10,7 @@ VERSION = 1  # of what a cell learns from its settings: raise it with every chan
 # Settings of config.model that earlier versions did not have, and what they were
 SETTINGS_BEFORE = {"mixing": "none"}
 # Fields that cells of earlier versions did not have, and what those are: their ids and their runs stay good
-BEFORE = {**SETTINGS_BEFORE, "version": 1}
+BEFORE = {**SETTINGS_BEFORE, "version": 1, "init": ""}
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
 
@@ -89,6 +89,7 @@ class Cell:
     packed: str  # fingerprint of the packed data
     data: str
     generated: bool
+    init: str = ""  # fingerprint of the weights that it starts from; none: fresh ones of its seed
 
     engine: Engine = field(metadata=_HOW)
     # What training it adds: of a branch the cooldown alone, since its trunk is a cell too

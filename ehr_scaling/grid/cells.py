@@ -40,7 +40,8 @@ def solve(config: ConfigDict, point: Point, packed: dict[str, Any], about: dict[
       point: budget (FLOPs) or passes; size (a name of the registry), seed; optional: fraction, rate (a multiple),
         weight_decay.
       packed: the record of the packed data of that fraction: its `fingerprint` and `summary`.
-      about: what the patients are, `{"data": a name, "generated": bool}`; every result carries it.
+      about: what the patients are, `{"data": a name, "generated": bool}`, and for `init` what the model starts from
+        where it does not start afresh; every result carries it.
     Raises: Infeasible when there are too few steps to train at all, or the budget cannot be met within 1 %.
     """
     context = packed["summary"]["context"]
@@ -216,23 +217,29 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
 
 
 def grid(
-    config: ConfigDict, points: list[Point], packed: Mapping[float, dict[str, Any]], about: dict[str, Any]
+    config: ConfigDict,
+    points: list[Point],
+    packed: Mapping[float, dict[str, Any]],
+    about: dict[str, Any],
+    initial: Mapping[str, str] | None = None,
 ) -> tuple[list[Cell], list[str]]:
     """All feasible cells, and a line for each point that is not.
 
-    Args: packed, the record of the packed data of each fraction that the points name.
+    Args: packed, the record of the packed data of each fraction that the points name; initial, of each size the
+      fingerprint of the weights that it starts from, where there are any.
     Raises: UserError when none is feasible.
     """
     check(config, points)
     cells: list[Cell] = []
     refused: list[str] = []
     for group in _groups(config, points):
+        told = {**about, "init": (initial or {}).get(group[0]["size"], "")}
         try:
             record = packed[group[0].get("fraction", 1.0)]
             if len(group) == 1:
-                cells.append(solve(config, group[0], record, about))
+                cells.append(solve(config, group[0], record, told))
             else:
-                cells += family(config, group, record, about)
+                cells += family(config, group, record, told)
         except Infeasible as e:
             refused.append(str(e))
     if not cells:

@@ -20,8 +20,11 @@ def build(
     packed: Mapping[float, dict[str, Any]],
     about: dict[str, Any],
     out: Path,
+    initial: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Solve the grid and write it to the folder `out`; see `artifacts.build` for what is returned and raised.
+
+    Args: initial, as of `cells.grid`.
 
     How cells are trained (kernels, mesh, checkpoints) is no input: it may change between one call and the next, and is
     then that of the last.
@@ -30,20 +33,22 @@ def build(
     from ehr_scaling.grid import cells  # needs JAX, which reading a manifest does not
 
     def make(folder: Path) -> dict[str, Any]:
-        solved, refused = cells.grid(config, points, packed, about)
+        solved, refused = cells.grid(config, points, packed, about, initial)
         write(folder / MANIFEST, solved)
         return {"cells": len(solved), "infeasible": refused}
 
-    how = (*(f.name for f in fields(Engine)), "together", "explored")
+    # Not where weights came from either: what they are is among the inputs
+    how = (*(f.name for f in fields(Engine)), "together", "explored", "init_from")
     inputs = {
         "packed": {f"{fraction:g}": record["fingerprint"] for fraction, record in packed.items()},
         "points": points,
         "model": {k: v for k, v in config.model.to_dict().items() if k not in how},
         "training": {k: v for k, v in config.training.to_dict().items() if k not in how},
         "validation": config.validation.to_dict(),
+        **({"initial": dict(initial)} if initial else {}),
     }
     record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": SETTINGS_BEFORE})
-    planned, before = cells.grid(config, points, packed, about)[0], read(out)
+    planned, before = cells.grid(config, points, packed, about, initial)[0], read(out)
     if {cell.id for cell in planned} != {cell.id for cell in before}:
         raise _another(out)
     if planned != before:

@@ -51,8 +51,8 @@ def save(folder: Path, model: Transformer, params: Any, context: int) -> None:
 
     Args: params, as `training.setup.restored_params` returns them, float32; context, positions it was trained on.
     """
-    tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in _theirs(model, params).items()}
-    save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+    arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors(model, params).items()}
+    save_file(arrays, folder / TENSORS, metadata={"format": "pt"})
     artifacts.write_json(folder / CONFIG, _config(model, context))
     # PAD is no token that anyone could draw: our loss leaves it out, and what its logit is means nothing
     chosen = {"suppress_tokens": [PAD], "pad_token_id": PAD, "eos_token_id": SPECIAL.index(END)}
@@ -159,7 +159,7 @@ def _model(about: dict[str, Any]) -> Transformer:
     return model.clone(attention=kernel)
 
 
-def _theirs(model: Transformer, params: Any) -> dict[str, np.ndarray]:
+def tensors(model: Transformer, params: Any) -> dict[str, np.ndarray]:
     """Parameters under the names of Llama, and `model.layers.<n>.mixing.weight` (J, D)."""
     blocks, layers = params["blocks"], model.shape.layers
     tensors = {_EMBEDDING: np.asarray(params["embedding"])[: model.vocab], _NORM: params["final_norm"]["scale"]}

@@ -10,20 +10,27 @@ from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.training import checkpoint
 
 
+def finished(workdir: Path) -> list[tuple[float, Cell]]:
+    """(validation loss, cell) of the cells of a study that are finished, but for trunks."""
+    there = Layout(workdir)
+    storage.fetch(there.runs, RESULTS)
+    results = [(checkpoint.result(there.run(cell.id)), cell) for cell in _planned(workdir)]
+    return [(result["validation_loss"], cell) for result, cell in results if result is not None]
+
+
+def _planned(workdir: Path) -> list[Cell]:
+    return [cell for cell in manifest.read(Layout(workdir).grid) if cell.phase == "cooled"]
+
+
 def best_cell(workdir: Path, name: str | None) -> Cell:
     """The cell of a study to ask: the one of that id, or of the finished ones that with the least validation loss.
 
     Raises: UserError where there is no such cell, and where it, or any, is not finished.
     """
     there = Layout(workdir)
-    storage.fetch(there.runs, RESULTS)
-    cells = [cell for cell in manifest.read(there.grid) if cell.phase == "cooled"]
-    if name is not None:
-        cells = [cell for cell in cells if cell.id == name]
-        if not cells:
-            raise UserError(f"--cell={name} is not in {there.grid / manifest.MANIFEST}: take an id from there")
-    results = [(checkpoint.result(there.run(cell.id)), cell) for cell in cells]
-    done = [(result["validation_loss"], cell) for result, cell in results if result is not None]
+    if name is not None and name not in {cell.id for cell in _planned(workdir)}:
+        raise UserError(f"--cell={name} is not in {there.grid / manifest.MANIFEST}: take an id from there")
+    done = [(loss, cell) for loss, cell in finished(workdir) if name in (None, cell.id)]
     if not done:
         raise UserError(f"{there.runs} holds no finished run of what is asked for: train first (launch.sweep)")
     return min(done, key=lambda pair: pair[0])[1]

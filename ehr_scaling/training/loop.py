@@ -318,7 +318,7 @@ def retry(cells: list[Cell], workdir: Path) -> None:
 
 
 def verify(units: list[Unit], workdir: Path) -> None:
-    """See that the packed data of some cells is what was made: once, before any process trains on it.
+    """See that what some cells train on, and start from, is what was made: once, before any process reads it.
 
     Raises: UserError that names what is not. Of cells that are to skip rows that cannot be read, the rows may be.
     """
@@ -326,6 +326,8 @@ def verify(units: list[Unit], workdir: Path) -> None:
     for cell in (cell for unit in units for cell in unit):
         folder = Layout(workdir).packed(cell.context, cell.fraction)
         wanted[folder] = wanted.get(folder, True) and cell.engine.skip_damaged
+        if cell.init:
+            wanted[Layout(workdir).initial(cell.size)] = False
     for folder, skip in wanted.items():
         artifacts.verify(folder, [packed_data.FILE] if skip else None)
 

@@ -11,7 +11,7 @@ from ehr_scaling import hardware, storage
 from ehr_scaling.errors import Diverged, RunFailed
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
-from ehr_scaling.training import checkpoint
+from ehr_scaling.training import checkpoint, initial
 from ehr_scaling.training.setup import Setup, States, states
 from ehr_scaling.training.step import State
 
@@ -111,7 +111,8 @@ class Run:
 
 
 def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
-    """The state to go on from, and the seconds spent so far: by own checkpoints, else the trunk's, or fresh parameters.
+    """The state to go on from, and the seconds spent so far: by own checkpoints, else the trunk's, or fresh parameters,
+    over which the weights are laid that the cells may start from.
 
     A checkpoint that cannot be read is named and passed over; one of another config is refused.
     """
@@ -123,7 +124,8 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
     if start := runs[0].cell.start:
         return _from_trunk(start, factory, runs, workdir)
     seeds = jax.device_put(np.array([run.cell.seed for run in runs], np.int32))
-    return factory.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
+    state, spent = factory.fresh(seeds), dict.fromkeys(("wall", *PARTS), 0.0)
+    return initial.lay_over(state, runs[0].cell, workdir) if runs[0].cell.init else state, spent
 
 
 def _from_trunk(start: int, factory: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:

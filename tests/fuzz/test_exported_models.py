@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from ehr_scaling import warm_start
 from ehr_scaling.models import export
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import Transformer
@@ -79,3 +80,25 @@ def test_tensors(whole, tmp_path_factory, data):
             kind = data.draw(st.sampled_from([np.float32, np.float64, np.int8, np.bool_, np.float16]))
             save_file(whole[1] | {name: np.zeros(shape, kind)}, path)
     result_or_line(export.load, folder, secret=NOTHING)
+
+
+@fuzz(60)
+@given(st.data())
+def test_names_of_tokens(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("f") / "tokens.json"
+    about = {"vocabulary": {f"T{k}": k for k in range(4)}}
+    match data.draw(st.sampled_from(["text", "value", "id", "name"])):
+        case "text":
+            path.write_text(data.draw(st.text(max_size=20)))
+        case "value":
+            path.write_text(
+                json.dumps(data.draw(VALUES) if data.draw(st.booleans()) else {"vocabulary": data.draw(VALUES)})
+            )
+        case "id":
+            about["vocabulary"]["T1"] = data.draw(VALUES)
+            path.write_text(json.dumps(about))
+        case "name":
+            about["vocabulary"][data.draw(st.text(max_size=4))] = data.draw(st.integers(0, 5))
+            path.write_text(json.dumps(about))
+    tokens = result_or_line(warm_start.token_names, path, 4, secret=NOTHING)
+    assert tokens is None or len(set(tokens)) == 4

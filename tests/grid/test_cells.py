@@ -90,6 +90,14 @@ def test_the_id_is_of_what_is_learnt():
     assert cells.solve(config, point, packed(), ABOUT).id != cell.id
 
 
+def test_ids_stay_what_they_are():
+    """They name the folders of runs that are there; a new way to begin is another id."""
+    cell = cells.solve(base.get_config(), {"budget": 1e11, "size": "25k", "seed": 0}, packed(), ABOUT)
+    assert cell.id == "e9ae032a3105983e"
+    warm = cells.grid(base.get_config(), [{"budget": 1e11, "size": "25k", "seed": 0}], WHOLE, ABOUT, {"25k": "0" * 16})
+    assert [(cell.init, cell.id == "e9ae032a3105983e") for cell in warm[0]] == [("0" * 16, False)]
+
+
 def test_a_grid_that_was_planned_before_there_was_mixing_is_gone_on_with(tmp_path):
     """Its settings and its cells do not have it, nor a version; ids, which name the folders of runs, do not change."""
     config = base.get_config()

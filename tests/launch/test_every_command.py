@@ -70,6 +70,52 @@ def test_help_is_no_error():
         assert process.returncode == 0 and "--" in said, command
 
 
+def test_fields_of_the_config_are_told(tmp_path):
+    """All at once: a misspelt one in a line with the nearest, in a file of the user's too; and the list of all."""
+    files = {name: tmp_path / f"{name}.py" for name in ("sets", "lacks", "fails")}
+    begin = "from ehr_scaling.configs.base import *\nours = get_config\ndef get_config():\n    c = ours()\n"
+    files["sets"].write_text(f"{begin}    c.training.rte = 3.0\n    return c\n")
+    files["lacks"].write_text(f"{begin}    del c.training.rate\n    return c\n")
+    files["fails"].write_text(f"{begin}    c.grid.seeds = ('a',)\n    return c\n")
+    base = "configs/base.py"
+    expected = {
+        (
+            "sweep",
+            "--config.trainig.floor=1",
+        ): f"--config.trainig.floor is no field of {base}: did you mean --config.tra",
+        ("evaluate", "-config.data.tokens=1"): "--config.data.tokens is a group of fields: set one of them, such as ",
+        ("prepare", "--config.grid.seeds[5]=1"): "--config: tuple index out of range",
+        ("study", f"--config={files['sets']}"): (
+            f"training.rte, which --config={files['sets']} sets, is no field of {base}: did you mean training.rate."
+        ),
+        ("sweep", f"--config={files['lacks']}"): f"--config={files['lacks']} lacks training.rate.at_tokens, ",
+        ("sweep", f"--config={files['fails']}"): "--config: invalid literal for int() with base 10: 'a'",
+    }
+    named = ("--config=mimic_iv", "--config.grid.seeds=(3,4)", "--print_config", "--data=challenge-2012")
+    listed = [(name, *named) for name in ("study", "sweep", "prepare", "evaluate")]
+    running = {
+        command: subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", f"launch.{command[0]}", *command[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
+        )
+        for command in (*expected, *listed)
+    }
+    pages = {command: process.communicate(timeout=300) for command, process in running.items()}
+    for command, start in expected.items():
+        lines = [line for line in pages[command][1].splitlines() if not line.startswith("import time:")]
+        assert running[command].returncode and len(lines) == 1 and lines[0].startswith(f"error: {start}"), lines
+    for command in listed:
+        out, err = pages[command]
+        assert running[command].returncode == 0 and not re.search(r"\| +jax$", err, re.M)
+        assert "* grid.seeds = (3, 4)  # configs/base.py: (1, 2)\n" in out and "  data.url = " in out
+        assert "* data.source = 'mimic-iv'  # configs/base.py: 'synthetic'\n" in out
+    assert sorted(tmp_path.iterdir()) == sorted(files.values())  # nothing is made
+
+
 def test_help_that_nobody_reads_to_the_end_is_no_error():
     command = f"{sys.executable} -c 'import time; from launch import plan; time.sleep(0.5); plan.run(plan.main)' --help"
     done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)

@@ -27,16 +27,27 @@ OF_OTHERS = re.compile(r"launch\.\w+[^;:]*")  # "... launch.sweep --status": the
 
 
 @pytest.fixture(scope="module")
-def flags():
-    """{command: names of its flags}, absl's own among them. All at once: most of their time is their imports."""
-    code = "import sys; sys.argv = [sys.argv[1]]; import {0}; from absl import flags; print(*flags.FLAGS)"
+def told():
+    """{command: (names of its flags, absl's own among them, and of the modules imported before it begins)}. All at
+    once: most of their time is their imports."""
+    code = (
+        "import sys; sys.argv = [sys.argv[1]]; import {0}; from absl import flags; "
+        "print(*flags.FLAGS); print(*sys.modules)"
+    )
     running = {
         path.stem: subprocess.Popen(
             [sys.executable, "-c", code.format(f"launch.{path.stem}"), str(path)], stdout=subprocess.PIPE, text=True
         )
-        for path in COMMANDS
+        for path in (*COMMANDS, ROOT / "launch" / "bench.py")
     }
-    return {name: set(process.communicate(timeout=300)[0].split()) for name, process in running.items()}
+    said = {name: process.communicate(timeout=300)[0].splitlines() for name, process in running.items()}
+    return {name: tuple(set(line.split()) for line in lines) for name, lines in said.items()}
+
+
+@pytest.fixture(scope="module")
+def flags(told):
+    """{command: names of its flags}"""
+    return {name: names for name, (names, _) in told.items()}
 
 
 @functools.cache
@@ -94,6 +105,12 @@ def test_errors_name_flags_of_the_command(flags):
                 if not any(name in flags[command] for command in commands)
             ]
     assert not unknown and seen > 100
+
+
+def test_no_help_waits_for_what_is_slow_to_import(told):
+    slow = {"jax", "tensorflow_datasets", "scipy", "matplotlib", "orbax", "ehr_scaling.data.timelines"}
+    assert set(told) >= {"bench", "inspect", "prepare", "study"}
+    assert not {name: here for name, (_, modules) in told.items() if (here := slow & modules)}
 
 
 def test_names_of_flags_elsewhere_lead_to_flags(flags):

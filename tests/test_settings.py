@@ -1,0 +1,105 @@
+"""Settings are checked against those of configs/base.py, kept in the work directory, and told where they differ."""
+
+import json
+
+import pytest
+
+from ehr_scaling import settings, study
+from ehr_scaling.configs import base
+from ehr_scaling.data import pipeline
+from ehr_scaling.errors import UserError
+from tests import small
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("trainig.floor", "did you mean --config.training.floor?"),
+        ("training.rate.peek", "did you mean --config.training.rate.peak?"),
+        ("data.tokens.bin", "did you mean --config.data.tokens.bins?"),
+        ("seeds", "did you mean --config.grid.seeds?"),  # in another group
+        ("nothing_like_it", "--print_config lists all fields"),
+    ],
+)
+def test_a_misspelt_field_is_told_with_its_nearest(name, meant):
+    with pytest.raises(UserError) as told:
+        settings.check_fields(["title", name], "--config.{}")
+    assert str(told.value) == f"--config.{name} is no field of configs/base.py: {meant}"
+
+
+def test_a_group_is_no_field():
+    with pytest.raises(UserError, match=r"--config\.data\.tokens is a group of fields: .* --config\.data\.tokens\.age"):
+        settings.check_fields(["data.tokens"], "--config.{}")
+    settings.check_fields(settings.flat(base.get_config()), "--config.{}")
+
+
+def test_a_change_is_told_against_the_base_or_what_was_before():
+    config = base.get_config()
+    assert settings.changes(settings.plain(config)) == {}
+    config.grid.dear, config.grid.seeds = 1e12, (7,)
+    now = settings.plain(config)
+    assert settings.changes(now) == {"grid.dear": ("inf", 1e12), "grid.seeds": ([1, 2], [7])}
+    # What an earlier version did not have is taken as the base has it
+    assert settings.changes(now, {"grid": {"dear": 1e12, "seeds": [8]}}) == {"grid.seeds": ([8], [7])}
+    starred = [line for line in settings.listing(config).splitlines() if line.startswith("*")]
+    assert starred == [
+        "* grid.dear = 1000000000000.0  # configs/base.py: inf",
+        "* grid.seeds = (7,)  # configs/base.py: (1, 2)",
+    ]
+    assert len(settings.listing(config).splitlines()) == len(settings.flat(now))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ([1e11, [3, "a"]], "(1e+11, (3, a))"),
+        (list(range(40)), "40 entries"),
+        (None, "None"),
+        ("", "''"),
+        ("inf", "inf"),
+    ],
+)
+def test_how_a_value_is_shown(value, told):
+    assert settings.shown(value) == told
+
+
+def test_a_work_directory_keeps_what_it_was_made_with(tmp_path):
+    path, first, other = tmp_path / "w" / "config.json", small.config(), small.config(**{"data.context": 32})
+    with pytest.raises(RuntimeError), settings.kept(first, path.parent):
+        assert json.loads(path.read_text()) == settings.plain(first)  # while it is being made
+        raise RuntimeError("interrupted")
+    assert path.parent.stat().st_mode & 0o077 == 0
+    with pytest.raises(UserError), settings.kept(other, path.parent):
+        raise UserError("refused")
+    assert json.loads(path.read_text()) == settings.plain(first)
+    told = settings.differences(other, path.parent)
+    assert (
+        " ".join(told[-1].split())
+        == f"settings that differ from those that {path.parent} was made with: data.context=32 (was 64)"
+    )
+    with settings.kept(other, path.parent):
+        pass
+    assert json.loads(path.read_text()) == settings.plain(other)
+    assert len(settings.differences(other, path.parent)) == 1  # from the base alone
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json is damaged: delete it"):
+        settings.differences(other, path.parent)
+
+
+def test_every_stage_that_makes_keeps_them(tmp_path, monkeypatch):
+    config = small.config()
+    seen = []
+    monkeypatch.setattr(pipeline, "prepare", lambda *_, **__: seen.append((tmp_path / "config.json").is_file()))
+    study.prepare(config, tmp_path)
+    assert seen == [True]
+
+
+def test_a_report_tells_of_no_place_on_a_machine():
+    config = base.get_config()
+    config.data.raw, config.data.split_file, config.outcome.file = (
+        "/home/a/raw",
+        "/home/a/splits.csv:2",
+        "/home/a/t.yaml",
+    )
+    told = settings.changes(settings.told(config))
+    assert told == {"data.split_file": (None, "splits.csv:2"), "outcome.file": (None, "t.yaml")}
