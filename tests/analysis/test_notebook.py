@@ -1,5 +1,6 @@
-"""notebooks/laws.ipynb on a table whose law is known: its answers are those of the law. tests/test_notebooks.py runs
-all notebooks as they are."""
+"""notebooks/laws.ipynb on a table whose law is known: its answers are those of the law.
+
+tests/test_notebooks.py runs all notebooks as they are."""
 
 import ast
 import json
