@@ -5,6 +5,8 @@ import difflib
 import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +83,36 @@ def listing(config: ConfigDict) -> str:
 def differences(config: ConfigDict, workdir: Path) -> list[str]:
     """Lines that say in which settings a config differs from configs/base.py, and from those that a work directory was
     made with. None for what does not differ."""
-    path, here = Layout(workdir).config, plain(config)
+    here, last = plain(config), _last(workdir)
     lines = [_line(f"settings that differ from {BASE}", "not", changes(here))]
-    storage.fetch(path)
-    if path.is_file():
-        last = artifacts.read_json(path, "delete it")
-        if not isinstance(last, dict):
-            raise UserError(f"{path} is damaged: delete it")
+    if last is not None:
         lines.append(_line(f"settings that differ from those that {workdir} was made with", "was", changes(here, last)))
     return [line for line in lines if line]
+
+
+def take_kept(config: ConfigDict, workdir: Path, but: Collection[str]) -> None:
+    """Set a config to the settings that a work directory was made with, where it keeps some, `but` for some fields."""
+    last, known = flat(_last(workdir) or {}), flat(config)
+    for name, value in last.items():
+        if name in known and name not in but:
+            *groups, field = name.split(".")
+            reduce(getitem, groups, config)[field] = float(value) if isinstance(known[name], float) else _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _last(workdir: Path) -> dict[str, Any] | None:
+    """The settings that a work directory was made with. Raises: UserError where they are damaged."""
+    path = Layout(workdir).config
+    storage.fetch(path)
+    if not path.is_file():
+        return None
+    last = artifacts.read_json(path, "delete it")
+    if not isinstance(last, dict):
+        raise UserError(f"{path} is damaged: delete it")
+    return last
 
 
 def _line(about: str, word: str, changed: Mapping[str, Change]) -> str:

@@ -174,6 +174,14 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     return config, points, storage.local(values.workdir or str(Path("work") / folder.name))
 
 
+def take_kept(config: ConfigDict, workdir: Path) -> None:
+    """Where no --config is given, go by the settings that the work directory was made with; fields that are given on
+    the command line stay."""
+    flag = flags.FLAGS["config"]
+    if flag.using_default_value:
+        settings.take_kept(config, workdir, config_flags.get_override_values(flag))
+
+
 def _check_config(config: ConfigDict, path: str) -> None:
     """Raises UserError where a config has not the fields of configs/base.py."""
     fields = settings.flat(config)

@@ -86,6 +86,19 @@ def test_a_work_directory_keeps_what_it_was_made_with(tmp_path):
         settings.differences(other, path.parent)
 
 
+def test_the_settings_of_a_work_directory_can_be_taken_up(tmp_path):
+    made = small.config(**{"title": "mine", "grid.sizes": (("1.7k",), ("3.5k", "6.7k")), "data.raw": "/records"})
+    here = small.config(**{"grid.dear": 1e10, "outcome.copies": 7})
+    settings.take_kept(here, tmp_path, ())
+    assert here.title != "mine"  # nothing is kept there
+    with settings.kept(made, tmp_path):
+        pass
+    settings.take_kept(here, tmp_path, ("outcome.copies",))
+    assert here.outcome.copies == 7 and here.grid.dear == float("inf")
+    here.outcome.copies = made.outcome.copies
+    assert here.to_dict() == made.to_dict()
+
+
 def test_every_stage_that_makes_keeps_them(tmp_path, monkeypatch):
     config = small.config()
     seen = []
