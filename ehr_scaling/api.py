@@ -179,12 +179,13 @@ def published(study: str = "challenge_2012") -> Path:
 
 def _config(config: str | ModuleType, settings: Settings | None) -> "tuple[ConfigDict, list[dict[str, Any]]]":
     """A config with its changes, and the points of its grid."""
+    from functools import reduce
     from importlib import import_module
-
-    from ml_collections import ConfigDict
+    from operator import getitem
 
     from ehr_scaling import configs
     from ehr_scaling.errors import UserError, first_line
+    from ehr_scaling.settings import check_fields
 
     arguments = []
     if isinstance(config, str):
@@ -194,15 +195,12 @@ def _config(config: str | ModuleType, settings: Settings | None) -> "tuple[Confi
             raise UserError(f"config={config!r} is none: take a module of your own, or one of {', '.join(known)}")
         config = import_module(f"{configs.__name__}.{name}")
     chosen = config.get_config(*arguments)
-    for field, value in (settings or {}).items():
-        *path, last = field.split(".")
-        at = chosen
-        for part in path:
-            at = at.get(part) if isinstance(at, ConfigDict) else None
-        if not isinstance(at, ConfigDict) or last not in at:
-            raise UserError(f"settings: there is no field {field!r}: configs/base.py has all of them")
+    given = settings or {}
+    check_fields(given, "{}")
+    for field, value in given.items():
+        *groups, last = field.split(".")
         try:
-            at[last] = value
+            reduce(getitem, groups, chosen)[last] = value
         except (TypeError, ValueError) as e:
             raise UserError(f"settings: {field}: {first_line(e)}") from None
     return chosen, list(config.sweep(chosen))

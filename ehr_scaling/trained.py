@@ -43,7 +43,7 @@ class Model(NamedTuple):
 
 def load(folder: Path, cell: str | None = None) -> Model:
     """See `api.load_model`."""
-    if (folder / export.CONFIG).is_file():
+    if (folder / export.TENSORS).is_file():  # a work directory has a config.json too
         if cell is not None:
             raise UserError(f"{folder} is an exported model, of which there is one: leave out cell={cell!r}")
         transformer, params = export.load(folder)

@@ -120,8 +120,10 @@ def test_a_config_of_the_package_by_its_name(tmp_path):
 
 
 MISTAKES = {
-    "there is no field 'data.patientz'": lambda w, m: ehr.prepare(w, "quickstart", {"data.patientz": 3}),
-    "there is no field 'data.patients.x'": lambda w, m: ehr.prepare(w, "quickstart", {"data.patients.x": 3}),
+    "data.patientz is no field of configs/base.py: did you mean data.patients": lambda w, m: ehr.prepare(
+        w, "quickstart", {"data.patientz": 3}
+    ),
+    "data.patients.x is no field of configs/base.py": lambda w, m: ehr.prepare(w, "quickstart", {"data.patients.x": 3}),
     "settings: data.patients: ": lambda w, m: ehr.run_study(w, "quickstart", {"data.patients": "many"}),
     "config='quikstart' is none": lambda w, m: ehr.train(w, "quikstart"),
     "'challenge' is published: take one of challenge_2012": lambda w, m: ehr.published("challenge"),

@@ -179,5 +179,5 @@ def test_a_profile_holds_a_trace_is_made_once_and_is_missed_aloud(tmp_path, caps
     assert len(made) == 1 and capsys.readouterr().out == ""
     assert run(tmp_path / "long", 5) == made
     run(tmp_path / "short", 1)
-    assert "steps_per_dispatch" in capsys.readouterr().out
+    assert "--config.training.dispatch_sequences" in capsys.readouterr().out
     assert run(tmp_path / "none", 0) == run(tmp_path / "off", 5, active=False) == []
