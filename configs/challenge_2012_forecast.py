@@ -2,9 +2,10 @@
 
     python -m launch.study --config=configs/challenge_2012_forecast.py --config.data.split_file=p12_splits.csv:split1
 
-Twelve runs beside those of challenge_2012_reference.py, as much compute again: an hour and a quarter of 2 CPU cores. In
+Twelve runs beside those of challenge_2012_reference.py, as much compute again: two hours of 2 CPU cores. In
 a copy of the reference study's work directory without its grid/, only these are trained. The sizes are those of the
 ladder around the 141 k that were forecast; studies/challenge_2012_forecast/claims.yaml was filed before the first run.
+Best came out 160 k, at 1.629 nats a token where 1.639 [1.625, 1.652] had been forecast.
 """
 
 from ml_collections import ConfigDict
