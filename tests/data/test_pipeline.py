@@ -34,11 +34,12 @@ def config(**changes):
 
 
 def digest(workdir: Path) -> dict[str, str]:
-    """SHA-256 of every file that a study reads, by its path. dataset_info.json holds the version of TFDS alone."""
+    """SHA-256 of every file that a study reads, by its path: not of the settings and the log, which lie in no folder.
+    dataset_info.json holds the version of TFDS alone."""
     found = {}
     for path in sorted(workdir.rglob("*")):
         assert not path.name.startswith("."), f"{path} is left over"
-        if path.is_file():
+        if path.is_file() and path.parent != workdir:
             found[str(path.relative_to(workdir))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
