@@ -38,8 +38,10 @@ def digest(workdir: Path) -> dict[str, str]:
     dataset_info.json holds the version of TFDS alone."""
     found = {}
     for path in sorted(workdir.rglob("*")):
+        if path.is_file() and path.parent == workdir:
+            continue
         assert not path.name.startswith("."), f"{path} is left over"
-        if path.is_file() and path.parent != workdir:
+        if path.is_file():
             found[str(path.relative_to(workdir))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
