@@ -131,9 +131,9 @@ def test_what_is_committed_is_whole_and_says_nothing_of_a_machine(path):
     (parameters,) = filter(is_of_parameters, cells)
     assert assigned("".join(parameters["source"])) == assigned(PARAMETERS[path.stem])
     outputs = [output for cell in cells for output in cell["outputs"]]
-    if outputs:  # of one run, from the first cell to the last
-        assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-        assert any("image/png" in output.get("data", {}) for output in outputs)
+    # Of one run, from the first cell to the last
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert not re.search(r"(/home/|/root/|/tmp/|site-packages|Warning)", json.dumps(outputs))
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
