@@ -93,7 +93,12 @@ class Bucket:
         """Put a file; gives the version that its object has now."""
         size = file.stat().st_size
         self._request(lambda: self._fs.put_file(str(file), self._path(key)), size=size)
-        return str(self.list(key)[key]["version"])
+        for _ in range(TRIES):
+            # Seen once with an emulator of GCS, that others wrote to: the listing did not have it yet
+            if (about := self.list(key).get(key)) is not None:
+                return str(about["version"])
+            time.sleep(0.2)
+        raise UserError(f"{self.url}: an object has gone while it was written: run again")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
