@@ -139,7 +139,9 @@ def get_config() -> ConfigDict:
         "in_hospital_death_24h",
     )  # of ehr_scaling/outcomes/asking/tasks.yaml, which says what each one asks
     c.outcome.file = config_dict.placeholder(str)  # a YAML file with tasks of your own, of the same form
-    c.outcome.method = "scope"  # of the probability: or monte_carlo (counting), or reach (a simulation for each task)
+    # Of the probability: or monte_carlo (counting), reach (a simulation for each task), or exact (what two tokens
+    # decide, without simulation: for outcomes that come as the next event)
+    c.outcome.method = "scope"
     c.outcome.copies = 4  # simulated futures a patient
     c.outcome.new_tokens = 64  # longest future
     # Of the context, for the future, and tokens that make way when that is full; 0: new_tokens, at most half of it

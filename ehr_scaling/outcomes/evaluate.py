@@ -32,7 +32,8 @@ def costs(workdir: Path, units: list[Unit]) -> list[Cost]:
     tokens = stays = 0
     for group in groups(_asked(workdir)):
         options = group[0].options
-        each = 1 if group[0].task.kind == "class" else options["copies"] * options["new_tokens"]
+        drawn = not group[0].exact and group[0].task.kind != "class"
+        each = options["copies"] * options["new_tokens"] if drawn else 1
         stays += (many := len(union_of(group).first))
         tokens += many * each
     return [

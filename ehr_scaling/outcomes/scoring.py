@@ -22,7 +22,8 @@ from ehr_scaling.outcomes.asking.prepared import Question, tuning_of, union_of
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, estimators, metrics, paired, subgroups, values
-from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.outcomes.judging.estimators import Estimate
+from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
 
 VERSION = 3  # of how scores are made from samples: raise it, and every model is scored again
@@ -30,6 +31,7 @@ METHODS = {
     "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",
     "reach": "REACH estimate of P(outcome) over simulated futures without the outcome (arXiv 2602.03730)",
     "monte_carlo": "share of simulated futures with the outcome among those with it or its opposite",
+    "exact": "P(outcome) / (P(outcome) + P(its opposite)) by the next two tokens, summed over the first",
 }
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
@@ -49,7 +51,8 @@ def of_model(
       kept that are drawn, so that an interrupted simulation goes on; report, called with the stays or tokens done.
     Raises: UserError where predictions that a score is compared with, or recalibrated by, are damaged.
     """
-    answer = _answer_classes if group[0].task.kind == "class" else _answer_futures
+    exact = _answer_exact if group[0].exact else _answer_futures
+    answer = _answer_classes if group[0].task.kind == "class" else exact
     return answer(cell, workdir, model, params, group, scratch, report)
 
 
@@ -130,14 +133,56 @@ def _answer_futures(
             "generated_tokens": int(task_futures.lengths.sum()),
             "seconds": seconds,
         }
-        judge = _judge_days if question.task.kind == "days" else _judge
-        yield question, {**judge(cell, question, samples, task_futures, k), **facts}
+        if question.task.kind == "days":
+            score = _judge_days(cell, question, samples, task_futures, k)
+        else:
+            method = question.options["method"]
+            score = _judge(cell, question, samples, getattr(estimators, method)(task_futures, k))
+            score |= _counted(samples, task_futures, k) if method == "scope" else {}
+        yield question, {**score, **facts}
 
 
-def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
+def _answer_exact(
+    cell: Cell,
+    workdir: Path,
+    model: Transformer,
+    params: Any,
+    group: list[Question],
+    scratch: Path,
+    report: Callable[..., None],
+) -> Iterator[tuple[Question, dict[str, Any]]]:
+    """Of tasks that two tokens decide: nothing is drawn."""
+    started, union = time.monotonic(), union_of(group)
+    decided = two_tokens.decide(model, params, together.of_group(workdir, group, union).asked)
+    report(len(union.first))
+    seconds = time.monotonic() - started
+    for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
+        of_task = decided.take(rows)
+        estimate = estimators.exact(of_task, k)
+        # Of probability, what shares of copies are of futures
+        open_share, bounded = float(of_task.open[:, k].mean()), float(of_task.undecided[:, k].mean())
+        facts = {
+            "undetermined": open_share + bounded,
+            "open": open_share,
+            "bounded": bounded,
+            "stays_undetermined": float(np.isnan(estimate.probability).mean()),
+            "seconds": seconds,
+        }
+        yield question, {**_judge(cell, question, samples, estimate), **facts}
+
+
+def _counted(samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
+    """What counting copies would say instead, of the stays of which a copy came to an end."""
+    counted = estimators.monte_carlo(futures, k).probability
+    said = ~np.isnan(counted)
+    both = 0 < samples.stays.labels[said].sum() < said.sum()
+    area = float(metrics.auroc(samples.stays.labels[said], counted[said])) if both else None
+    return {"monte_carlo_auroc": area, "monte_carlo_stays": int(said.sum())}
+
+
+def _judge(cell: Cell, question: Question, samples: Samples, estimate: Estimate) -> dict[str, Any]:
     """The score of a yes-or-no task, whose predictions are written."""
     method, sampled = question.options["method"], samples.stays
-    estimate = getattr(estimators, method)(futures, k)
     probability, base = estimators.filled(estimate.probability, _weights(samples))
     predictions.write_binary(question.folder / f"{cell.id}.parquet", sampled, probability)
     errors = estimate.error[np.isfinite(estimate.error)]
@@ -152,12 +197,6 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
         said = _answers(tuning.folder / f"{cell.id}.parquet")
         weights = _weights(questions.load(tuning.folder))
         score["recalibrated"] = _recalibrated(question, samples, probability, said, weights)
-    if method == "scope":  # by counting copies instead: over the stays of which a copy came to an end
-        counted = estimators.monte_carlo(futures, k).probability
-        said = ~np.isnan(counted)
-        both = 0 < sampled.labels[said].sum() < said.sum()
-        score["monte_carlo_auroc"] = float(metrics.auroc(sampled.labels[said], counted[said])) if both else None
-        score["monte_carlo_stays"] = int(said.sum())
     beside = question.folder / "baseline.parquet"
     if beside.exists():
         score["against_baseline"] = paired.compare(

@@ -187,7 +187,7 @@ def test_what_does_not_belong_together_is_refused(study_of):
         ({"positive_share": 1.5}, "positive_share=1.5: take a number between 0 and 1"),
         ({"new_tokens": 62, "room": 62}, "no room beside"),
         ({"room": 64}, "room=64: take a number from 1 to 63"),
-        ({"method": "guess"}, "method=guess: take scope, monte_carlo or reach"),
+        ({"method": "guess"}, "method=guess: take scope, monte_carlo, reach or exact"),
     ],
 )
 def test_senseless_options(trained, tmp_path, change, message):

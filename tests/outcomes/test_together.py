@@ -22,7 +22,7 @@ from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show
-from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
 from tests import small
@@ -182,6 +182,36 @@ def test_other_methods(trained, tmp_path, method):
     p = estimators.filled(p, weights)[0].astype(np.float32)
     table = pq.read_table(other / "outcomes" / task.name / f"{cell.id}.parquet")
     np.testing.assert_allclose(table["predicted_boolean_probability"].to_numpy(), p, rtol=1e-6)
+
+
+def test_what_two_tokens_decide(trained, tmp_path):
+    """Yes-or-no tasks without a future drawn; days by ordinary ones, beside them."""
+    workdir, cell, scores = trained
+    other = alone(workdir, tmp_path, TOGETHER[0], method="exact")
+    for task in TOGETHER[1:]:
+        questions.prepare(other, task, **OPTIONS, method="exact")
+    groups = prepared.groups(prepared.asked_in(other))
+    names = [[question.task.name for question in group] for group in groups]
+    assert names == [["icu_admission", "prolonged_stay"], ["length_of_stay"]]
+    exact = evaluate.job([cell], other, small.silent)[0]
+    assert same(exact["length_of_stay"], scores["length_of_stay"])
+    union = prepared.union_of(groups[0])
+    request = together.of_group(other, groups[0], union).asked
+    decided = two_tokens.decide(*restored_params(cell, Layout(other).run(cell.id)), request)
+    for k, (name, rows) in enumerate(zip(names[0], union.rows, strict=True)):
+        score = exact[name]
+        assert score["method"].startswith("zero-shot: P(outcome) / (P(outcome) + P(its opposite)) by the next two")
+        assert {"copies", "generated_tokens", "monte_carlo_auroc"}.isdisjoint(score)
+        lost = score["open"] + score["bounded"]
+        assert score["undetermined"] == lost > 0.01 and score["median_error"] == 0
+        task_decided = decided.take(rows)
+        assert lost == pytest.approx(1 - (task_decided.positive + task_decided.negative)[:, k].mean(), abs=1e-6)
+        p = estimators.exact(task_decided, k).probability.astype(np.float32)
+        table = pq.read_table(other / "outcomes" / name / f"{cell.id}.parquet")
+        np.testing.assert_allclose(table["predicted_boolean_probability"].to_numpy(), p, rtol=1e-5)
+    (cost,) = evaluate.costs(other, [[cell]])
+    of_days = len(prepared.union_of(groups[1]).first) * OPTIONS["copies"] * OPTIONS["new_tokens"]
+    assert cost.tokens == of_days + len(union.first)
 
 
 def drawn(model, params, asked, report=small.silent):

@@ -29,6 +29,11 @@ class Question(NamedTuple):
         return self.options["method"] == "reach" and self.task.kind == "binary"
 
     @property
+    def exact(self) -> bool:
+        """Whether it is answered by a sum over two tokens, without futures; days take futures."""
+        return self.options["method"] == "exact" and self.task.kind == "binary"
+
+    @property
     def simulation(self) -> tuple[Any, ...]:
         """What its futures depend on beside the model: tasks with the same are answered by the same futures."""
         names = ("context", "copies", "new_tokens", "room", "seed", "split")
@@ -36,6 +41,7 @@ class Question(NamedTuple):
             self.task.spec,
             *(self.options[name] for name in names),
             *((self.task.name,) if self.suppress else ()),
+            *(("exact",) if self.exact else ()),
         )
 
 

@@ -67,7 +67,7 @@ def prepare(
       room: positions for the future, and how many of the oldest tokens make way when they are full; 0: new_tokens, but
         half of the context at most.
       max_samples, positive_share, seed: see `stays.draw`.
-      method: "scope", "monte_carlo" or "reach", see `estimators`.
+      method: "scope", "monte_carlo", "reach" or "exact", see `estimators`.
       train_samples: most stays of the train split that the baselines are fitted on; none: all.
       draws: bootstrap draws.
     Returns: the record, see `artifacts.build`; its summary has stays, positives, and both of all that could be asked.
@@ -86,8 +86,8 @@ def prepare(
         raise UserError(f"--config.outcome.positive_share={positive_share}: take a number between 0 and 1, or none")
     if not 0 <= room < context:
         raise UserError(f"--config.outcome.room={room}: take a number from 1 to {context - 1}, or 0")
-    if method not in ("scope", "monte_carlo", "reach"):
-        raise UserError(f"--config.outcome.method={method}: take scope, monte_carlo or reach")
+    if method not in ("scope", "monte_carlo", "reach", "exact"):
+        raise UserError(f"--config.outcome.method={method}: take scope, monte_carlo, reach or exact")
     source = artifacts.record(Layout(workdir).timelines)
     inputs = {
         "timelines": source["fingerprint"],

@@ -29,7 +29,7 @@ from ehr_scaling.outcomes.sampler.slots import NEGATIVE as NEGATIVE
 from ehr_scaling.outcomes.sampler.slots import OPEN as OPEN
 from ehr_scaling.outcomes.sampler.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.sampler.slots import RUNNING as RUNNING
-from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over
+from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over, padded
 from ehr_scaling.training import sharding
 
 _LOOK = 0.005  # seconds between two looks at what a device is doing
@@ -133,10 +133,7 @@ def simulate(
         # On a CPU 256 rows of the quickstart's models were no faster than 64; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024
     setting = Setting(model, room, new_tokens, request.suppress)
-    more = model.padded - len(clock.hours)
-    sets = {name: np.pad(getattr(stops, name), ((0, 0), (0, more))) for name in ("positive", "negative", "open")}
-    stops = stops._replace(**sets)
-    clock = clock._replace(hours=np.pad(clock.hours, (0, more)), ends=np.pad(clock.ends, (0, more)))
+    stops, clock = padded(model, stops, clock)
 
     tokens = np.full((samples, copies, new_tokens), PAD, np.int32)
     state = State(

@@ -48,6 +48,14 @@ class Clock(NamedTuple):
     shortest: float  # hours, of which there is an interval
 
 
+def padded(model: Transformer, stops: Stops, clock: Clock) -> tuple[Stops, Clock]:
+    """Both over the model's padded vocabulary, whose tokens beyond the vocabulary mean nothing. numpy."""
+    more = model.padded - len(clock.hours)
+    sets = {name: np.pad(getattr(stops, name), ((0, 0), (0, more))) for name in ("positive", "negative", "open")}
+    clock = clock._replace(hours=np.pad(clock.hours, (0, more)), ends=np.pad(clock.ends, (0, more)))
+    return stops._replace(**sets), clock
+
+
 class State(NamedTuple):
     """Of rows or copies: what outlasts a slot. `outcomes` are the fields of Futures from `ended` on, (…, 6, K)."""
 
