@@ -96,7 +96,8 @@ def take_kept(config: ConfigDict, workdir: Path, but: Collection[str]) -> None:
     for name, value in last.items():
         if name in known and name not in but:
             *groups, field = name.split(".")
-            reduce(getitem, groups, config)[field] = float(value) if isinstance(known[name], float) else _tuples(value)
+            as_float = isinstance(known[name], float) and value is not None  # "inf", and whole numbers
+            reduce(getitem, groups, config)[field] = float(value) if as_float else _tuples(value)
 
 
 def _tuples(value: Any) -> Any:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts, release
+from ehr_scaling import saved
 from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.models import export
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing, together
 from ehr_scaling.outcomes.asking import cohort, tasks
@@ -25,7 +24,6 @@ from ehr_scaling.outcomes.judging.estimators import Estimate
 from ehr_scaling.outcomes.pages import incidence
 from ehr_scaling.outcomes.pages.incidence import Incidence
 from ehr_scaling.outcomes.sampler.simulate import Futures
-from ehr_scaling.training.setup import restored_params
 
 
 class Model(NamedTuple):
@@ -43,21 +41,17 @@ class Model(NamedTuple):
 
 def load(folder: Path, cell: str | None = None) -> Model:
     """See `api.load_model`."""
-    if (folder / export.TENSORS).is_file():  # a work directory has a config.json too
+    if saved.is_export(folder):
         if cell is not None:
             raise UserError(f"{folder} is an exported model, of which there is one: leave out cell={cell!r}")
-        transformer, params = export.load(folder)
-        context = artifacts.read_json(folder / export.CONFIG)["max_position_embeddings"]
-        tokens = artifacts.read_json(folder / release.TOKENS, "export the model again")
-        return Model(transformer, params, context, str(tokens.get("fingerprint")), transformer.shape.name)
-    if not Layout(folder).grid.is_dir():
+        model = saved.of_export(folder)
+        name = model.transformer.shape.name
+    elif Layout(folder).grid.is_dir():
+        chosen = choosing.best_cell(folder, cell)
+        model, name = saved.of_study(folder, chosen), chosen.size
+    else:
         raise UserError(f"{folder} is neither the work directory of a study nor a folder that launch.export wrote")
-    chosen = choosing.best_cell(folder, cell)
-    vocabulary, there = timelines.vocabulary(folder), Layout(folder).timelines
-    source = artifacts.record(there)["fingerprint"]
-    choosing.check_timelines(chosen, folder, source, len(vocabulary.tokens), there)
-    transformer, params = restored_params(chosen, Layout(folder).run(chosen.id))
-    return Model(transformer, params, chosen.context, vocabulary.fingerprint, chosen.size)
+    return Model(model.transformer, model.params, model.context, model.vocabulary, name)
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,43 +8,23 @@ from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, release, storage
+from ehr_scaling import artifacts, saved, storage
 from ehr_scaling.data import timelines
 from ehr_scaling.errors import NO_MEMORY, UserError
+from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import export, sizes
-from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing
+from ehr_scaling.saved import Saved
 from ehr_scaling.training import initial
-from ehr_scaling.training.setup import restored_params
 
 VERSION = 1  # of what is taken from a model: raise it with every change to that
-_AGAIN = "export the model again"
-
-
-class Donor(NamedTuple):
-    """A finished model."""
-
-    name: str  # for people
-    model: Transformer
-    params: Any
-    context: int
-    tokens: tuple[str, ...]
-    generated: bool  # whether it learnt of generated patients alone
-
-    def fingerprint(self) -> str:
-        """16 hex digits of its weights and of what their rows stand for."""
-        digests = {
-            name: hashlib.sha256(np.ascontiguousarray(x, np.float32).tobytes()).hexdigest()
-            for name, x in export.tensors(self.model, self.params).items()
-        }
-        return artifacts.fingerprint([digests, self.tokens])
 
 
 def take(config: ConfigDict, wanted: Collection[str], workdir: Path) -> dict[str, str]:
@@ -79,14 +59,14 @@ def _on_cpu() -> None:
 def bring(init_from: str, size: str, needed: str, workdir: Path) -> tuple[str, str]:
     """The fingerprint of the weights for a size whose shape is `needed`, and a line that says what of them fits."""
     there, vocabulary, donor = Layout(workdir), timelines.vocabulary(workdir), _donor(init_from, size)
-    if (theirs := _shape(donor.model.shape, donor.model.tied, donor.model.mixing)) != needed:
+    if (theirs := _shape(donor.transformer.shape, donor.transformer.tied, donor.transformer.mixing)) != needed:
         raise UserError(
             f"{_said(init_from)}: {donor.name} has {theirs}, and {size} of this grid {needed}: take a model of the "
             "same shape"
         )
     index = {token: row for row, token in enumerate(donor.tokens)}
     rows = [index.get(token, initial.NEW) for token in vocabulary.tokens]
-    weights = donor.fingerprint()
+    weights = _fingerprint(donor)
     _build(there.initial(size), {"weights": weights, "vocabulary": vocabulary.fingerprint}, donor, rows)
     matched = sum(row != initial.NEW for row in rows)
     return weights, (
@@ -95,9 +75,9 @@ def bring(init_from: str, size: str, needed: str, workdir: Path) -> tuple[str, s
     )
 
 
-def _build(folder: Path, inputs: dict[str, Any], donor: Donor, rows: list[int]) -> None:
+def _build(folder: Path, inputs: dict[str, Any], donor: Saved, rows: list[int]) -> None:
     def make(out: Path) -> dict[str, Any]:
-        initial.save(out, donor.model, donor.params, donor.context, rows)
+        initial.save(out, donor.transformer, donor.params, donor.context, rows)
         return {"from": donor.name.rpartition("/")[2], "generated": donor.generated}
 
     artifacts.build(folder, inputs, make, version=VERSION)
@@ -112,57 +92,35 @@ def _shape(shape: sizes.Shape, tied: bool, mixing: str) -> str:
     return f"{numbers}, mixing {mixing}, {'one matrix' if tied else 'two matrices'} for embedding and head"
 
 
-def _donor(init_from: str, size: str) -> Donor:
+def _donor(init_from: str, size: str) -> Saved:
     match = re.fullmatch(r"(.+):([0-9a-f]{16})", init_from)
     where, cell = match.groups() if match else (init_from, None)
     folder = storage.local(where)
-    if (folder / export.TENSORS).is_file() and cell is None:
-        return _exported(folder)
+    if saved.is_export(folder) and cell is None:
+        return saved.of_export(folder)
     storage.fetch(Layout(folder).grid)
     if not Layout(folder).grid.is_dir():
         raise UserError(
             f"{_said(init_from)}: {where} is neither the work directory of a study nor a model that launch.export wrote"
         )
-    return _trained(folder, init_from, size, cell)
+    return saved.of_study(folder, _finished(folder, init_from, size, cell))
 
 
-def _trained(folder: Path, init_from: str, size: str, name: str | None) -> Donor:
-    """A finished model of a work directory: the one of that id, or of that size."""
+def _finished(folder: Path, init_from: str, size: str, name: str | None) -> Cell:
+    """A finished cell of a work directory: the one of that id, or the best of that size."""
     done = choosing.finished(folder)
     fits = [pair for pair in done if (pair[1].size == size if name is None else pair[1].id == name)]
     if not fits:
         which = f"finished model of size {size}" if name is None else f"finished cell {name}"
         others = ", ".join(sorted({cell.size if name is None else cell.id for _, cell in done})[:8])
         raise UserError(f"{_said(init_from)} has no {which}: it has {others or 'none'}")
-    chosen = min(fits, key=lambda pair: pair[0])[1]
-    there = Layout(folder)
-    storage.fetch(there.timelines)
-    storage.fetch(there.initial(chosen.size))
-    tokens = timelines.vocabulary(folder).tokens
-    source = artifacts.record(there.timelines)["fingerprint"]
-    choosing.check_timelines(chosen, folder, source, len(tokens), there.timelines)
-    model, params = restored_params(chosen, there.run(chosen.id))
-    generated = initial.of_generated(chosen, folder)
-    return Donor(f"cell {chosen.id} ({chosen.size}) of {folder}", model, params, chosen.context, tokens, generated)
+    return min(fits, key=lambda pair: pair[0])[1]
 
 
-def _exported(folder: Path) -> Donor:
-    """What launch.export wrote. Of whose patients it learnt nobody can tell."""
-    path = folder / release.TOKENS
-    if (folder / artifacts.RECORD).is_file():
-        artifacts.verify(folder, [release.TOKENS])
-    model, params = export.load(folder)
-    tokens = token_names(path, model.vocab)
-    context = artifacts.read_json(folder / export.CONFIG)["max_position_embeddings"]
-    return Donor(str(folder), model, params, context, tokens, False)
-
-
-def token_names(path: Path, vocab: int) -> tuple[str, ...]:
-    """Of ids 0 to `vocab`, from a tokens.json. Raises UserError where it is missing, damaged, or of other ids."""
-    about = artifacts.read_json(path, _AGAIN)
-    index = about.get("vocabulary") if isinstance(about, dict) else None
-    if not isinstance(index, dict) or any(type(i) is not int for i in index.values()):
-        index = {}
-    if sorted(index.values()) != list(range(vocab)):
-        raise UserError(f"{path} is not the vocabulary of {vocab} tokens that the model reads: {_AGAIN}")
-    return tuple(sorted(index, key=index.__getitem__))
+def _fingerprint(donor: Saved) -> str:
+    """16 hex digits of its weights and of what their rows stand for."""
+    digests = {
+        name: hashlib.sha256(np.ascontiguousarray(x, np.float32).tobytes()).hexdigest()
+        for name, x in export.tensors(donor.transformer, donor.params).items()
+    }
+    return artifacts.fingerprint([digests, donor.tokens])

@@ -132,9 +132,13 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", len(hardware.cores()))
 
 
-def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
+def read_flags(*, goes_on: bool = False) -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     """The config with the short-cut flags applied, the points of its sweep, and the work directory. With --print_config
-    the config is printed, and the command ends."""
+    the config is printed, and the command ends.
+
+    goes_on: without --config go by the settings that the work directory was made with; fields that are given on the
+      command line stay.
+    """
     values = flags.FLAGS
     path = config_flags.get_config_filename(values["config"]).split(":")[0]
     if not Path(path).is_file():
@@ -164,6 +168,9 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
     spec.loader.exec_module(module)
     if not hasattr(module, "sweep"):
         raise UserError(f"{path} has no sweep(config): it yields the points of the grid, see configs/base.py")
+    workdir = storage.local(values.workdir or str(Path("work") / folder.name))
+    if goes_on and values["config"].using_default_value:
+        settings.take_kept(config, workdir, config_flags.get_override_values(values["config"]))
     if values.print_config:
         print(settings.listing(config), flush=True)
         sys.exit(0)
@@ -171,15 +178,7 @@ def read_flags() -> tuple[ConfigDict, list[dict[str, Any]], Path]:
         points = list(module.sweep(config))
     except CONFIG_ERRORS as e:
         raise UserError(_config_error(e)) from None
-    return config, points, storage.local(values.workdir or str(Path("work") / folder.name))
-
-
-def take_kept(config: ConfigDict, workdir: Path) -> None:
-    """Where no --config is given, go by the settings that the work directory was made with; fields that are given on
-    the command line stay."""
-    flag = flags.FLAGS["config"]
-    if flag.using_default_value:
-        settings.take_kept(config, workdir, config_flags.get_override_values(flag))
+    return config, points, workdir
 
 
 def _check_config(config: ConfigDict, path: str) -> None:

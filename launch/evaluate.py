@@ -33,8 +33,7 @@ CELL = flags.DEFINE_string("cell", None, "The model for --show and --trajectorie
 
 
 def main() -> None:
-    config, _, workdir = common.read_flags()
-    common.take_kept(config, workdir)
+    config, _, workdir = common.read_flags(goes_on=True)
     from ehr_scaling.outcomes.asking import tasks
 
     if TASKS.value:

@@ -1,6 +1,9 @@
 """Settings are checked against those of configs/base.py, kept in the work directory, and told where they differ."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,8 @@ from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from tests import small
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,20 @@ def test_the_settings_of_a_work_directory_can_be_taken_up(tmp_path):
     assert here.outcome.copies == 7 and here.grid.dear == float("inf")
     here.outcome.copies = made.outcome.copies
     assert here.to_dict() == made.to_dict()
+
+
+def test_a_command_that_goes_on_shows_what_it_goes_by(tmp_path):
+    """And where a config is given, it is that."""
+    with settings.kept(small.config(**{"title": "mine", "outcome.copies": 3}), tmp_path):
+        pass
+
+    def shown(*flags):
+        argv = [sys.executable, "-m", "launch.evaluate", f"--workdir={tmp_path}", "--print_config", *flags]
+        lines = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+        return {line[2:].split(" = ")[0]: line.split(" = ")[1].split("  #")[0] for line in lines}
+
+    assert shown("--config.outcome.copies=7").items() >= {("title", "'mine'"), ("outcome.copies", "7")}
+    assert shown("--config=configs/quickstart.py")["title"] != "'mine'"
 
 
 def test_every_stage_that_makes_keeps_them(tmp_path, monkeypatch):
