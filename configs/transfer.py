@@ -1,4 +1,4 @@
-"""Does the best learning rate stay put? Three sizes, the largest 95 times the smallest, each at seven rates under µP.
+"""Does the best learning rate stay put? Three sizes, the largest 225 times the smallest, each at seven rates under µP.
 
 Every run reads the same tokens in batches of the same size, so that nothing but the model differs (`grid.passes`, not
 budgets: those would give small models more steps). With --config.model.parametrization=standard the rates are those
@@ -8,7 +8,7 @@ moves with the width. The report's plot of loss against rate says where each opt
 
 from ml_collections import ConfigDict
 
-from ehr_scaling.configs import base, published
+from ehr_scaling.configs import base
 from ehr_scaling.grid.sweeps import Point
 
 SEEDS_OF_LARGE = 2  # the smallest model's runs differ more, and cost little: it has all the seeds
@@ -23,14 +23,11 @@ def sweep(config: ConfigDict) -> list[Point]:
 def get_config() -> ConfigDict:
     c = base.get_config()
     c.title = "transfer of the learning rate"
-    c.update_from_flattened_dict(
-        published.SETTINGS | published.EARLIER_RATES
-    )  # with which the figure in docs/training.md was measured
     c.model.parametrization = "mup"
     c.model.vocab_multiple = 16
     c.data.seed = 31
     c.grid.passes = (1 / 16,)  # 0.3 M tokens, about 650 steps: the optimum of much shorter runs is that of the warm-up
-    c.grid.sizes = ("3.5k", "40k", "332k")  # 12 × 2, 40 × 2 and 96 × 3 (width × layers)
+    c.grid.sizes = ("3.5k", "40k", "786k")  # 12 × 2, 40 × 2 and 128 × 4 (width × layers)
     c.grid.rates = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
     c.grid.seeds = tuple(range(31, 39))
     c.training.together = 2  # seeds of one size and rate, as one program
