@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     c.model.vocab_multiple = 16
     c.data.seed = 31
     c.grid.passes = (1 / 16,)  # 0.3 M tokens, about 650 steps: the optimum of much shorter runs is that of the warm-up
-    c.grid.sizes = ("3.5k", "40k", "786k")  # 12 × 2, 40 × 2 and 128 × 4 (width × layers)
+    c.grid.sizes = ("3.5k", "40k", "792k")  # 12 × 2, 40 × 2 and 128 × 4 (width × layers)
     c.grid.rates = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
     c.grid.seeds = tuple(range(31, 39))
     c.training.together = 2  # seeds of one size and rate, as one program
