@@ -19,12 +19,12 @@ from ehr_scaling.outcomes import choosing, scoring, together
 from ehr_scaling.outcomes.asking import cohort, questions, stays
 from ehr_scaling.outcomes.asking.prepared import Question, asked_in, groups, tuning_of, union_of
 from ehr_scaling.outcomes.asking.tasks import Task
-from ehr_scaling.outcomes.judging import baselines
+from ehr_scaling.outcomes.judging import baselines, summaries
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
-FEATURES_VERSION = 2  # of what baselines are fitted to: raise it, and they are fitted again
+FEATURES_VERSION = 3  # of what baselines are fitted to: raise it, and they are fitted again
 
 
 def costs(workdir: Path, units: list[Unit]) -> list[Cost]:
@@ -180,7 +180,14 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     count, all_there = (disclosure.words(len(stays.labels), generated) for stays in (train, every))
     fitted_on = f"fitted on {count} of {all_there} stays of the train split"
     print(f"{task.name}: baselines are {fitted_on}", file=sys.stderr, flush=True)
-    x, x_new = baselines.features(workdir, "train", train), baselines.features(workdir, options["split"], samples.stays)
+    storage.fetch(Layout(workdir).events)  # values are nowhere else
+    codes = summaries.common_codes(workdir, "train", train, task.by_time)
+    x, x_new = (
+        baselines.Features(
+            baselines.features(workdir, split, some), summaries.summaries(workdir, split, some, codes, task.by_time)
+        )
+        for split, some in (("train", train), (options["split"], samples.stays))
+    )
     classes = int(samples.meanings.max()) + 1 if task.kind == "class" else None
     fitted = baselines.fit_all(x, train.labels, train.patients, options["seed"], classes)
     (folder / OTHERS).mkdir(exist_ok=True)

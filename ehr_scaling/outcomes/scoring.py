@@ -194,13 +194,13 @@ def _judge(cell: Cell, question: Question, samples: Samples, estimate: Estimate)
         "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
     if tuning := tuning_of(question):
-        said = _answers(tuning.folder / f"{cell.id}.parquet")
+        said = answers(tuning.folder / f"{cell.id}.parquet")
         weights = _weights(questions.load(tuning.folder))
         score["recalibrated"] = _recalibrated(question, samples, probability, said, weights)
     beside = question.folder / "baseline.parquet"
     if beside.exists():
         score["against_baseline"] = paired.compare(
-            _answers(beside),
+            answers(beside),
             paired.Answers(sampled.subject_ids, sampled.times, sampled.labels, probability.astype(np.float32)),
             weights=_weights(samples),
             draws=question.options["draws"],
@@ -264,7 +264,7 @@ def _weights(samples: Samples) -> np.ndarray | None:
     return None if (samples.weights == 1).all() else samples.weights
 
 
-def _answers(path: Path) -> paired.Answers:
+def answers(path: Path) -> paired.Answers:
     try:
         table = parquet.read(path, schema=predictions.BINARY)
     except (OSError, pa.ArrowException) as e:

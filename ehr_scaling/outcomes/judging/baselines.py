@@ -1,6 +1,7 @@
 """What standard methods make of the same histories: a zero-shot number never stands alone.
 
-Each kind of outcome has a method that knows no features at all, a linear one, and (but for classes) boosted trees.
+Each kind of outcome has a method that knows no features at all, a linear one, and (but for classes) boosted trees. The
+others read tokens, as models do, and statistics of the measured values themselves, as an analyst would.
 """
 
 from collections.abc import Callable
@@ -24,16 +25,34 @@ from ehr_scaling.outcomes.asking.tasks import Unanswerable
 BLOCKS = ("counts", "counts since the anchor", "last values", "context", "recency")  # of V columns each
 FEATURES = (
     "counts of every token (log) since the start of the record and since the start of the stay, last quantile of every "
-    "measured code, age and static context, and how recently every token came"
+    "measured code, age and static context, how recently every token came, and of the values of the commonest codes "
+    "count, mean, minimum and maximum in the record, in the last 24 and 6 hours, first, last, deviation, slope, and "
+    "hours since the last"
 )
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C
 PENALTIES = (1e2, 1e3, 1e4, 1e5, 1e6)  # scikit-learn's alpha of the ridge
 COLUMNS, SEEN = 1000, 20  # most columns of the methods that need dense ones, and train stays a column must have
-TREES = {
-    "learning_rate": 0.1, "max_leaf_nodes": 15, "min_samples_leaf": 20, "l2_regularization": 1.0, "max_bins": 64
-}  # fmt: skip
-MOST_TREES, CLASSES = 200, 30
+# Of which the stays held out choose one, and the number of trees
+TREES = (
+    {"learning_rate": 0.1, "max_leaf_nodes": 15, "min_samples_leaf": 20, "l2_regularization": 1.0, "max_features": 1.0},
+    {"learning_rate": 0.05, "max_leaf_nodes": 8, "min_samples_leaf": 40, "l2_regularization": 5.0, "max_features": 0.2},
+)  # fmt: skip
+BINS, MOST_TREES, MORE_TREES, CLASSES = 64, 400, 100, 30
 _FOLDS, _AT_ONCE = 3, 10_000  # rows made dense at a time
+
+
+class Features(NamedTuple):
+    """What is known of n stays."""
+
+    tokens: sp.csr_array  # float32 (n, 5·V), see `features`
+    values: np.ndarray  # float32 (n, F), NaN for none, see `summaries.summaries`
+
+    def take(self, rows: Any) -> "Features":
+        return Features(self.tokens[rows], self.values[rows])
+
+    @property
+    def stays(self) -> int:
+        return self.tokens.shape[0]
 
 
 def features(folder: Path, split: str, stays: Stays) -> sp.csr_array:
@@ -97,13 +116,13 @@ def features(folder: Path, split: str, stays: Stays) -> sp.csr_array:
 class Fitted(NamedTuple):
     """A fitted method."""
 
-    # From features (n, 5·V): float64 (n,), the probability of the outcome or the predicted number, or (n, classes)
-    predict: Callable[[sp.csr_array], np.ndarray]
+    # float64 (n,), the probability of the outcome or the predicted number, or (n, classes)
+    predict: Callable[[Features], np.ndarray]
     settings: dict[str, Any]  # what was chosen, and from what, for the record
 
 
 def fit_all(
-    x: sp.csr_array, labels: np.ndarray, patients: np.ndarray, seed: int, classes: int | None = None
+    x: Features, labels: np.ndarray, patients: np.ndarray, seed: int, classes: int | None = None
 ) -> dict[str, Fitted]:
     """Every method for the kind of labels, by name. What is chosen is chosen by the loss on patients held out.
 
@@ -111,7 +130,7 @@ def fit_all(
     - float: mean, ridge regression, gradient-boosted trees; they predict the number, within the range of `labels`.
     - int, 0 to classes − 1: prevalence, multinomial logistic regression; they predict the probability of each class.
 
-    Args: x, features (n, 5·V) of train stays; labels and patients, (n,); classes, how many there are.
+    Args: x, of n train stays; labels and patients, (n,); classes, how many there are.
     Raises: Unanswerable when fewer than two patients have the outcome, or fewer than two do not, or fewer than two are
       there.
     """
@@ -135,28 +154,51 @@ def fit_all(
     }
 
 
-def fit(x: sp.csr_array, labels: np.ndarray, patients: np.ndarray, seed: int) -> Fitted:
+def fit(x: Features, labels: np.ndarray, patients: np.ndarray, seed: int) -> Fitted:
     """Logistic regression on standardised columns, L2, its strength by 3-fold cross-validated log-loss.
 
     Columns are scaled, not centred, which would fill the sparse matrix. Raises: as `fit_all`.
     """
-    strength, model = _best(x, labels, _folds(x, labels, patients, seed), STRENGTHS, _logistic, _log_loss)
-    predict = lambda rows: model.predict_proba(rows)[:, 1].astype(np.float64)  # noqa: E731
-    return Fitted(predict, {"strength": strength, "strengths": list(STRENGTHS)})
+    filled, parts = _filling(x.values), _folds(x, labels, patients, seed)
+    strength, model = _best(_whole(filled(x)), labels, parts, STRENGTHS, _logistic, _log_loss)
+    predict = lambda rows: model.predict_proba(_whole(filled(rows)))[:, 1].astype(np.float64)  # noqa: E731
+    return Fitted(predict, {"strength": strength, "strengths": list(STRENGTHS), "columns": _width(x)})
+
+
+def _width(x: Features) -> int:
+    """Columns that are not all zero or missing."""
+    return len(np.unique(x.tokens.indices)) + int(np.isfinite(x.values).any(axis=0).sum())
+
+
+def _filling(train: np.ndarray) -> Callable[[Features], Features]:
+    """Values for linear methods: between the percentiles 1 and 99 of `train`, (m, F), less its median, which stands for
+    a missing one. Those that nobody has are left out."""
+    some = np.isfinite(train).any(axis=0)
+    low, middle, high = np.nanpercentile(train[:, some], (1, 50, 99), axis=0) if some.any() else np.zeros((3, 0))
+
+    def filled(x: Features) -> Features:
+        values = np.nan_to_num(np.clip(x.values[:, some], low, high) - middle)
+        return x._replace(values=values.astype(np.float32))
+
+    return filled
+
+
+def _whole(x: Features) -> sp.csr_array:
+    return sp.csr_array(sp.hstack([x.tokens, sp.csr_array(x.values)], format="csr"))
 
 
 def _log_loss(model: Any, x: Any, y: np.ndarray) -> float:
     return float(log_loss(y, model.predict_proba(x)[:, 1], labels=[False, True]))
 
 
-def _folds(x: sp.csr_array, labels: np.ndarray, patients: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(x: Features, labels: np.ndarray, patients: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows to fit and rows to judge by, patients whole."""
     if labels.dtype != bool:
         if (count := len(np.unique(patients))) < 2:
             raise Unanswerable(
                 f"the baselines cannot be fitted: {count} patients of the train split; take more patients"
             )
-        return list(GroupKFold(min(_FOLDS, count)).split(x, labels, patients))
+        return list(GroupKFold(min(_FOLDS, count)).split(labels, labels, patients))
     kinds = [len(np.unique(patients[labels == kind])) for kind in (True, False)]
     if min(kinds) < 2:
         raise Unanswerable(
@@ -164,7 +206,7 @@ def _folds(x: sp.csr_array, labels: np.ndarray, patients: np.ndarray, seed: int)
             f"{kinds[1]} do not; take more patients"
         )
     folds = StratifiedGroupKFold(min(_FOLDS, *kinds), shuffle=True, random_state=seed)
-    return list(folds.split(x, labels, patients))
+    return list(folds.split(labels, labels, patients))
 
 
 def _best(
@@ -183,17 +225,18 @@ def _logistic(strength: float) -> Pipeline:
 
 def _constant(value: Any) -> Fitted:
     value = np.asarray(value, np.float64)
-    return Fitted(lambda rows: np.tile(value, (rows.shape[0], *(1,) * value.ndim)), {})
+    return Fitted(lambda rows: np.tile(value, (rows.stays, *(1,) * value.ndim)), {})
 
 
-def _ridge(x: sp.csr_array, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]) -> Fitted:
+def _ridge(x: Features, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]) -> Fitted:
+    filled = _filling(x.values)
     make = lambda alpha: make_pipeline(StandardScaler(with_mean=False), Ridge(alpha, tol=1e-3))  # noqa: E731
     loss = lambda model, rows, true: mean_squared_error(true, model.predict(rows))  # noqa: E731
-    penalty, model = _best(x, y, parts, PENALTIES, make, loss)
+    penalty, model = _best(_whole(filled(x)), y, parts, PENALTIES, make, loss)
     low, high = float(y.min()), float(y.max())
     return Fitted(
-        lambda rows: np.clip(model.predict(rows).astype(np.float64), low, high),
-        {"penalty": penalty, "penalties": list(PENALTIES)},
+        lambda rows: np.clip(model.predict(_whole(filled(rows))).astype(np.float64), low, high),
+        {"penalty": penalty, "penalties": list(PENALTIES), "columns": _width(x)},
     )
 
 
@@ -204,38 +247,51 @@ def _columns(x: sp.csr_array) -> np.ndarray:
     return np.sort(chosen[seen[chosen] >= max(1, min(SEEN, x.shape[0] // 10))])
 
 
-def _dense(x: sp.csr_array, columns: np.ndarray, use: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`use` of float32 rows, some at a time: the whole of a test split need not fit in memory."""
-    parts = [x[begin : begin + _AT_ONCE][:, columns].toarray() for begin in range(0, x.shape[0], _AT_ONCE)]
-    return np.concatenate([use(part) for part in parts])
+def _dense(x: Features, columns: np.ndarray, use: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`use` of float32 rows, some at a time: the whole of a test split need not fit in memory. Tokens of these columns,
+    then values."""
+    parts = []
+    for begin in range(0, max(x.stays, 1), _AT_ONCE):
+        some = x.take(slice(begin, begin + _AT_ONCE))
+        parts.append(use(np.hstack([some.tokens[:, columns].toarray(), some.values])))
+    return np.concatenate(parts)
 
 
-def _trees(x: sp.csr_array, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], seed: int) -> Fitted:
-    """Boosted trees (on histograms, as LightGBM's) on the commonest columns; all but their number is fixed, TREES.
+def _trees(x: Features, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], seed: int) -> Fitted:
+    """Boosted trees (on histograms, as LightGBM's) on the commonest tokens and all values.
 
-    Their number is that of least loss on the first of `parts`. scikit-learn's own early stopping would have stays of
-    one patient on both sides.
+    One of TREES and the number of trees are those of least loss on the first of `parts`, where trees are added until
+    MORE_TREES of them were no better. scikit-learn's own early stopping would have stays of one patient on both sides.
     """
-    columns, binary = _columns(x), y.dtype == bool
+    columns, binary = _columns(x.tokens), y.dtype == bool
     kind = HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor
-    dense = _dense(x, columns, lambda rows: rows)
-
-    def make(trees: int) -> Any:
-        return kind(max_iter=trees, early_stopping=False, random_state=seed, **TREES)
-
     a, b = parts[0]
-    model = make(MOST_TREES).fit(dense[a], y[a])
-    if binary:
-        losses = [log_loss(y[b], p[:, 1], labels=[False, True]) for p in model.staged_predict_proba(dense[b])]
-    else:
-        losses = [mean_squared_error(y[b], p) for p in model.staged_predict(dense[b])]
-    trees = 1 + int(np.argmin(losses))
-    model = make(trees).fit(dense, y)
+    some = np.isfinite(x.values[a]).any(axis=0)  # scikit-learn has no bins for a column that is missing throughout
+    known = lambda rows: rows._replace(values=rows.values[:, some])  # noqa: E731
+    dense = _dense(known(x), columns, lambda rows: rows)
+    always = {"early_stopping": False, "random_state": seed, "max_bins": BINS}
+
+    def losses_of(settings: dict[str, Any]) -> list[float]:
+        model, losses = kind(warm_start=True, **always, **settings), [np.inf]
+        while len(losses) <= MOST_TREES and len(losses) - int(np.argmin(losses)) <= MORE_TREES:
+            model.set_params(max_iter=min(len(losses) - 1 + MORE_TREES, MOST_TREES)).fit(dense[a], y[a])
+            if binary:
+                staged = (log_loss(y[b], p[:, 1], labels=[False, True]) for p in model.staged_predict_proba(dense[b]))
+            else:
+                staged = (mean_squared_error(y[b], p) for p in model.staged_predict(dense[b]))
+            losses = [np.inf, *staged]
+        return losses
+
+    tried = [losses_of(settings) for settings in TREES]
+    best = int(np.argmin([min(losses) for losses in tried]))
+    trees = int(np.argmin(tried[best]))
+    model = kind(max_iter=trees, **always, **TREES[best]).fit(dense, y)
     predict = (lambda rows: model.predict_proba(rows)[:, 1]) if binary else model.predict
     low, high = (0.0, 1.0) if binary else (float(y.min()), float(y.max()))
+    about = {"trees": trees, "most_trees": MOST_TREES, "columns": dense.shape[1], "bins": BINS, **TREES[best]}
     return Fitted(
-        lambda rows: np.clip(_dense(rows, columns, predict).astype(np.float64), low, high),
-        {"trees": trees, "most_trees": MOST_TREES, "columns": len(columns), **TREES},
+        lambda rows: np.clip(_dense(known(rows), columns, predict).astype(np.float64), low, high),
+        {**about, "tried": [dict(settings) for settings in TREES]},
     )
 
 
@@ -244,7 +300,7 @@ def _possible(p: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (counts.sum() * p + 1) / (counts.sum() + len(counts))
 
 
-def _multinomial(x: sp.csr_array, y: np.ndarray, counts: np.ndarray, patients: np.ndarray, seed: int) -> Fitted:
+def _multinomial(x: Features, y: np.ndarray, counts: np.ndarray, patients: np.ndarray, seed: int) -> Fitted:
     """Logistic regression of the CLASSES commonest classes, and one for all others, which share its probability as
     they share the train split; on the commonest columns, standardised."""
     common = np.sort(np.argsort(-counts, kind="stable")[:CLASSES])
@@ -252,8 +308,8 @@ def _multinomial(x: sp.csr_array, y: np.ndarray, counts: np.ndarray, patients: n
     place = np.full(len(counts), len(common))
     place[common] = np.arange(len(common))
     rest = np.where(place == len(common), counts, 0)
-    columns, pooled = _columns(x), place[y]
-    dense = _dense(x, columns, lambda rows: rows)
+    columns, pooled, filled = _columns(x.tokens), place[y], _filling(x.values)
+    dense = _dense(filled(x), columns, lambda rows: rows)
     parts = [(a, b) for a, b in _folds(x, y, patients, seed) if len(np.unique(pooled[a])) > 1]
     if not parts:
         raise Unanswerable(
@@ -279,5 +335,7 @@ def _multinomial(x: sp.csr_array, y: np.ndarray, counts: np.ndarray, patients: n
         out[:, common] = p[:, :-1]
         return _possible(out + p[:, -1:] * rest / max(rest.sum(), 1), counts)
 
-    settings = {"strength": strength, "strengths": list(STRENGTHS[1:4]), "columns": len(columns)}
-    return Fitted(lambda rows: _dense(rows, columns, predict), {**settings, "classes_fitted": len(np.unique(pooled))})
+    settings = {"strength": strength, "strengths": list(STRENGTHS[1:4]), "columns": dense.shape[1]}
+    return Fitted(
+        lambda rows: _dense(filled(rows), columns, predict), {**settings, "classes_fitted": len(np.unique(pooled))}
+    )

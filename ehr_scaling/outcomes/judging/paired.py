@@ -37,7 +37,7 @@ def compare(
       Where fewer than two patients have the outcome, or lack it, `interval_missing` says so, and there is no interval.
     Raises: UserError when the two are not about the same stays, with the same outcomes, or of one outcome only.
     """
-    second = _aligned(first, second)
+    second = aligned(first, second)
     weighs = ones_for(weights, len(first.labels))
     order = np.argsort(first.probabilities, kind="stable")  # in the order of a score memory is read faster
     first, second, weighs = Answers(*(x[order] for x in first)), Answers(*(x[order] for x in second)), weighs[order]
@@ -101,7 +101,7 @@ def _p_value(differences: np.ndarray) -> float | None:
     return float(min(1.0, 2 * (1 + side) / (1 + len(differences))))
 
 
-def _aligned(first: Answers, second: Answers) -> Answers:
+def aligned(first: Answers, second: Answers) -> Answers:
     """`second` in the order of `first`."""
     if len(first.labels) != len(second.labels):
         raise UserError(

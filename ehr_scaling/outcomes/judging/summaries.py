@@ -25,7 +25,7 @@ WINDOWS = (np.inf, 24.0, 6.0)  # hours before the prediction; the first is the w
 OF_WINDOW = ("count", "mean", "minimum", "maximum")
 OF_RECORD = ("first", "last", "deviation", "slope", "hours since the last")
 STATISTICS = len(WINDOWS) * len(OF_WINDOW) + len(OF_RECORD)
-MOST_CODES, LEAST_STAYS = 150, 20  # codes at most, the commonest, of values that so many stays have (or a tenth of all)
+MOST_CODES, LEAST_STAYS = 60, 20  # codes at most, the commonest, of values that so many stays have (or a tenth of all)
 _AT_ONCE = 4_000_000  # values of stays at a time
 
 

@@ -22,7 +22,11 @@ def histories(n=900, width=60, seed=0):
     rng = np.random.default_rng(seed)
     x = sp.csr_array((rng.random((n, width)) < 0.3) * rng.uniform(0.5, 2, (n, width)), dtype=np.float32)
     risk = np.asarray(x[:, :4].sum(axis=1)).ravel()
-    return x, (risk - risk.mean()) / risk.std(), rng.integers(0, n // 2, n), rng
+    return of(x), (risk - risk.mean()) / risk.std(), rng.integers(0, n // 2, n), rng
+
+
+def of(x, values=None):
+    return baselines.Features(x, np.zeros((x.shape[0], 0), np.float32) if values is None else values)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +38,8 @@ def test_binary_outcomes():
     x, risk, patients, rng = histories()
     labels = rng.random(900) < 1 / (1 + np.exp(1 - 2 * risk))
     train, test = slice(600), slice(600, 900)
-    fitted = baselines.fit_all(x[train], labels[train], patients[train], 0)
-    p = {name: one.predict(x[test]) for name, one in fitted.items()}
+    fitted = baselines.fit_all(x.take(train), labels[train], patients[train], 0)
+    p = {name: one.predict(x.take(test)) for name, one in fitted.items()}
     assert list(p) == ["prevalence", "logistic regression", "gradient-boosted trees"]
     best = roc_auc_score(labels[test], risk[test])
     for name, values in p.items():
@@ -48,9 +52,31 @@ def test_binary_outcomes():
     assert fitted["logistic regression"].settings["strength"] in baselines.STRENGTHS
     assert 1 <= fitted["gradient-boosted trees"].settings["trees"] <= 40
     # The same seed, the same model
-    again = baselines.fit_all(x[train], labels[train], patients[train], 0)
+    again = baselines.fit_all(x.take(train), labels[train], patients[train], 0)
     for name, one in again.items():
-        np.testing.assert_array_equal(one.predict(x[test]), p[name])
+        np.testing.assert_array_equal(one.predict(x.take(test)), p[name])
+
+
+def test_values_are_read_where_tokens_say_nothing():
+    """By all methods; a value that is missing, or out of all bounds, is no ruin."""
+    x, risk, patients, rng = histories()
+    values = np.c_[risk + 0.1 * rng.normal(size=900), rng.normal(size=900), np.full(900, np.nan)].astype(np.float32)
+    values[rng.random(900) < 0.2, 0] = np.nan
+    values[0, 0] = 1e30
+    x = of(sp.csr_array(x.tokens.shape, dtype=np.float32), values)
+    labels, train, test = rng.random(900) < 1 / (1 + np.exp(-2 * risk)), slice(600), slice(600, 900)
+    fitted = baselines.fit_all(x.take(train), labels[train], patients[train], 0)
+    ridge = baselines.fit_all(x.take(train), risk[train].astype(np.float32), patients[train], 0)
+    classes = baselines.fit_all(x.take(train), np.digitize(risk[train], [-0.5, 0.5]), patients[train], 0)
+    for name in ("logistic regression", "gradient-boosted trees"):
+        assert roc_auc_score(labels[test], fitted[name].predict(x.take(test))) > 0.75, name
+    for name in ("ridge regression", "gradient-boosted trees"):
+        assert r2_score(risk[test], ridge[name].predict(x.take(test))) > 0.6, name
+    p = classes["multinomial logistic regression"].predict(x.take(test))
+    assert (p.argmax(axis=1) == np.digitize(risk[test], [-0.5, 0.5])).mean() > 0.6
+    assert fitted["logistic regression"].settings["columns"] == 2  # tokens are all zero, a value is nobody's
+    settings_of_trees = fitted["gradient-boosted trees"].settings
+    assert settings_of_trees["columns"] == 2 and settings_of_trees["tried"] == list(baselines.TREES)
 
 
 @pytest.mark.nightly
@@ -58,7 +84,7 @@ def test_noise_is_not_learnt_by_way_of_the_same_patient():
     """Labels that only a patient's other stays tell: with patients whole in the folds, fewer trees are better."""
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(150), 4)
-    x = sp.csr_array(np.repeat(rng.random((150, 30)).astype(np.float32), 4, axis=0))  # as good as a name
+    x = of(sp.csr_array(np.repeat(rng.random((150, 30)).astype(np.float32), 4, axis=0)))  # as good as a name
     labels = np.repeat(rng.random(150) < 0.5, 4)
     assert baselines.fit_all(x, labels, patients, 0)["gradient-boosted trees"].settings["trees"] < 12
     assert baselines.fit(x, labels, patients, 0).settings["strength"] <= 1e-3
@@ -70,8 +96,8 @@ def test_numbers():
     x, risk, patients, rng = histories()
     days = np.exp(0.5 * risk + 0.3 * rng.normal(0, 1, 900)).astype(np.float32)
     train, test = slice(600), slice(600, 900)
-    fitted = baselines.fit_all(x[train], days[train], patients[train], 0)
-    p = {name: one.predict(x[test]) for name, one in fitted.items()}
+    fitted = baselines.fit_all(x.take(train), days[train], patients[train], 0)
+    p = {name: one.predict(x.take(test)) for name, one in fitted.items()}
     assert list(p) == ["mean", "ridge regression", "gradient-boosted trees"]
     np.testing.assert_allclose(p["mean"], days[train].mean(), rtol=1e-6)
     for name in ("ridge regression", "gradient-boosted trees"):
@@ -85,8 +111,8 @@ def test_classes_common_and_rare(monkeypatch):
     labels = np.digitize(risk + 0.2 * rng.normal(0, 1, 900), [-0.7, 0, 0.7])  # 0 to 3
     labels[(labels == 3) & (rng.random(900) < 0.7)] = 4
     train, test = slice(600), slice(600, 900)
-    fitted = baselines.fit_all(x[train], labels[train], patients[train], 0, classes=7)
-    p = {name: one.predict(x[test]) for name, one in fitted.items()}
+    fitted = baselines.fit_all(x.take(train), labels[train], patients[train], 0, classes=7)
+    p = {name: one.predict(x.take(test)) for name, one in fitted.items()}
     assert list(p) == ["prevalence", "multinomial logistic regression"]
     counts = np.bincount(labels[train], minlength=7)
     np.testing.assert_allclose(p["prevalence"], np.tile((counts + 1) / 607, (300, 1)))
@@ -111,12 +137,14 @@ def test_columns_of_the_trees(monkeypatch):
     monkeypatch.setattr(baselines, "SEEN", 8)
     assert baselines._columns(sp.csr_array(x)).tolist() == [0, 2, 4, 5]
     monkeypatch.setattr(baselines, "_AT_ONCE", 30)
-    dense = baselines._dense(sp.csr_array(x), np.array([0, 4]), lambda rows: rows[:, 1] + len(rows))
-    np.testing.assert_array_equal(dense, x[:, 4] + np.repeat([30, 30, 30, 10], [30, 30, 30, 10]))
+    values = np.arange(100, dtype=np.float32)[:, None]
+    dense = baselines._dense(of(sp.csr_array(x), values), np.array([0, 4]), lambda rows: rows[:, 1:] + len(rows))
+    in_parts = np.repeat([30, 30, 30, 10], [30, 30, 30, 10])[:, None]
+    np.testing.assert_array_equal(dense, np.c_[x[:, 4], values] + in_parts)
 
 
 def test_too_few_to_fit():
-    x = sp.csr_array(np.eye(4, dtype=np.float32))
+    x = of(sp.csr_array(np.eye(4, dtype=np.float32)))
     with pytest.raises(Unanswerable, match="cannot be fitted: 1 patients of the train split have the outcome, 3 do"):
         baselines.fit_all(x, np.array([True, False, False, False]), np.arange(4), 0)
     with pytest.raises(Unanswerable, match="1 patients of the train split"):
