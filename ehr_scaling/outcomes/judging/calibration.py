@@ -109,9 +109,7 @@ def isotonic(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> 
     return Steps(np.atleast_1d(model.X_thresholds_), np.atleast_1d(model.y_thresholds_))
 
 
-def in_the_large(
-    labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
+def in_the_large(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Calibration in the large alone, as `statistics` has it: of weights (d, n) float64 (d,); rows in any order."""
     x = logit(np.clip(predicted, CLIP, 1 - CLIP))
     shift = _Logistic(np.ones((len(x), 1)), x, labels.astype(np.float64))

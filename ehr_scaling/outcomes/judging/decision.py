@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.outcomes.judging import calibration
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
 from ehr_scaling.outcomes.judging.metrics import Statistics, bootstrap, one_class, ones_for, summary, too_few
 
@@ -20,8 +21,12 @@ BUDGETS = (0.05, 0.1, 0.2)  # share of stays that may alert
 HELPS, HARMS, SAME, OPEN = "helps", "harms", "the same", "not told"  # against the better of treating all and none
 SUPPRESSED = f"suppressed: it would tell of a group under {SMALLEST} patients"
 TIED = "more stays than that share the highest risk"
+# A count that is 0 stays 0 in every resample, and is not for that known to be. With a mean of this many it would still
+# be 0 one time in forty (Poisson).
+_UNSEEN = -np.log(0.025)
 _SHARES = ("alerts", "sensitivity", "specificity", "ppv", "npv")
-_OF_CURVE = ("net_benefit", "treat_all", "difference")
+_OF_CURVE = ("net_benefit", "treat_all", "less_all")
+Summary = dict[str, float | None]  # value, low, high
 
 
 class Cut(NamedTuple):
@@ -47,8 +52,11 @@ def evaluate(
     The net benefit of flagging all whose risk is p_t or more is TP/n − FP/n · p_t/(1 − p_t) (Vickers & Elkin 2006):
     the share of stays flagged rightly, less that flagged wrongly at the rate at which somebody who acts from p_t on
     holds the one against the other. That of treating nobody is 0, that of treating all prevalence − (1 − prevalence) ·
-    p_t/(1 − p_t). `difference` is the net benefit less the better of both, in each resample the better one there.
-    Intervals are of one threshold each, not of a whole range of them.
+    p_t/(1 − p_t). `difference` is the net benefit less the better of both, the smaller of two gains; the ends of its
+    interval are the smaller of the ends of both, since resamples of the smaller of two are no guide where these are
+    near each other. Intervals are of one threshold each, not of a whole range of them. Where none of some kind of stay is on a side of
+    the threshold, no resample has one: there 3.7 patients of that kind more, of whom a sample of this size shows none
+    one time in forty, widen the interval, and a share of 0 or 1 has Wilson's.
 
     What is told of a score is told of no small group: between two neighbouring thresholds, below the first and above
     the last, are no patients with the outcome or SMALLEST, and so of those without. Thresholds of the table come first,
@@ -80,11 +88,12 @@ def evaluate(
         _statistics(labels, told_table, told_curve), patients, weighs, 1 if missing else draws, seed
     )
     numbers = {name: summary(value, None if missing else drawn[name]) for name, value in point.items()}
+    asked = _Asked(labels, patients, weighs)
     return {
         "prevalence": numbers["prevalence"],
-        "curve": [_of_curve(cut, numbers) for cut in told_curve],
+        "curve": [_of_curve(cut, numbers, asked) for cut in told_curve],
         "thresholds_suppressed": len(curve) - len(told_curve),
-        "table": [_of_table(cut, numbers) if cut.row in rows else _untold(cut, SUPPRESSED) for cut in table],
+        "table": [_of_table(cut, numbers, asked) if cut.row in rows else _untold(cut, SUPPRESSED) for cut in table],
         **({"interval_missing": missing} if missing else {}),
     }
 
@@ -113,7 +122,9 @@ def _may_be_told(labels: np.ndarray, patients: np.ndarray, rows: Iterable[int]) 
     """Of cuts in the order in which they matter, those that leave no small group between them and those before."""
 
     def small(first: int, end: int) -> bool:
-        return any(0 < _distinct(patients[first:end][kind]) < SMALLEST for kind in (labels[first:end], ~labels[first:end]))
+        return any(
+            0 < _distinct(patients[first:end][kind]) < SMALLEST for kind in (labels[first:end], ~labels[first:end])
+        )
 
     told: list[int] = [0, len(labels)]  # whom all and nobody of would be flagged: the totals are told anyway
     for row in rows:
@@ -157,7 +168,7 @@ def _statistics(labels: np.ndarray, table: list[Cut], curve: list[Cut]) -> Stati
             )
         net = true[:, k:] / total - false[:, k:] / total * odds
         treat_all = positives / total - negatives / total * odds
-        lines = (net, treat_all, net - np.maximum(treat_all, 0.0))
+        lines = (net, treat_all, net - treat_all)
         out = {"prevalence": (positives / total)[:, 0]}
         for cuts, names, columns in ((table, _SHARES, shares), (curve, _OF_CURVE, lines)):
             for name, values in zip(names, columns, strict=True):
@@ -171,9 +182,50 @@ def _name(cut: Cut, statistic: str) -> str:
     return f"{statistic} {cut.by} {cut.asked}"
 
 
-def _of_curve(cut: Cut, numbers: dict[str, dict[str, float | None]]) -> dict[str, Any]:
-    parts = {name: numbers[_name(cut, name)] for name in _OF_CURVE}
-    return {"threshold": cut.asked, **parts, "word": _word(**parts["difference"])}
+class _Asked(NamedTuple):
+    """Labels, patients and weights of the stays, in ascending order of the prediction."""
+
+    labels: np.ndarray
+    patients: np.ndarray
+    weights: np.ndarray
+
+    def unseen(self, rows: slice, kind: bool) -> float:
+        """Share of all weight that stays of a kind could have among some, although none of them is of it; else 0."""
+        of_kind = self.labels == kind
+        others = ~of_kind[rows]
+        if not others.any() or not others.all():
+            return 0.0
+        each = self.weights[of_kind].sum() / len(np.unique(self.patients[of_kind]))
+        return float(_UNSEEN * each / self.weights.sum())
+
+    def wilson(self, share: float, rows: np.ndarray) -> tuple[float, float]:
+        """Of a share of some stays, as if each of their patients had one."""
+        weights = self.weights[rows]
+        count = min(weights.sum() ** 2 / (weights**2).sum(), len(np.unique(self.patients[rows])))
+        return calibration.wilson(share, count)
+
+
+def _of_curve(cut: Cut, numbers: dict[str, Summary], asked: _Asked) -> dict[str, Any]:
+    net, treat_all, less_all = (numbers[_name(cut, name)] for name in _OF_CURVE)
+    odds, below, above = cut.asked / (1 - cut.asked), slice(cut.row), slice(cut.row, None)
+    # Against treating none those who are flagged count, against treating all the others.
+    net = _moved(net, -odds * asked.unseen(above, False), asked.unseen(above, True))
+    less_all = _moved(less_all, -asked.unseen(below, True), odds * asked.unseen(below, False))
+    difference = {name: None if value is None else min(value, less_all[name]) for name, value in net.items()}
+    parts = {"net_benefit": net, "treat_all": treat_all, "difference": difference}
+    return {"threshold": cut.asked, **parts, "word": _word(**difference)}
+
+
+def _moved(about: Summary, down: float, up: float) -> Summary:
+    """With an interval that reaches as far from the value as told, where that is farther."""
+    value = about["value"]
+    return _widened(about, value + down, value + up) if value is not None and (down or up) else about
+
+
+def _widened(about: Summary, low: float, high: float) -> Summary:
+    if about["low"] is None or about["high"] is None:
+        return about
+    return {**about, "low": float(min(about["low"], low)), "high": float(max(about["high"], high))}
 
 
 def _word(value: float | None, low: float | None, high: float | None) -> str:
@@ -184,13 +236,18 @@ def _word(value: float | None, low: float | None, high: float | None) -> str:
     return HELPS if low > 0 else HARMS if high < 0 else OPEN
 
 
-def _of_table(cut: Cut, numbers: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+def _of_table(cut: Cut, numbers: dict[str, Summary], asked: _Asked) -> dict[str, Any]:
     if cut.threshold is None:
         return _untold(cut, TIED, "missing")
-    parts = {name: numbers[_name(cut, name)] for name in _SHARES}
-    value, low, high = (parts["ppv"][end] for end in ("value", "high", "low"))
-    inverse = {"value": value, "low": low, "high": high}
-    needed = {name: 1 / share if share else None for name, share in inverse.items()}
+    every = np.arange(len(asked.labels))
+    of = (every, *map(np.flatnonzero, (asked.labels, ~asked.labels)), every[cut.row :], every[: cut.row])
+    parts = {}
+    for name, rows in zip(_SHARES, of, strict=True):
+        parts[name] = about = numbers[_name(cut, name)]
+        if about["value"] in (0.0, 1.0) and about["low"] is not None:
+            parts[name] = _widened(about, *asked.wilson(about["value"], rows))
+    ends = (parts["ppv"][end] for end in ("value", "high", "low"))
+    needed = {name: 1 / share if share else None for name, share in zip(("value", "low", "high"), ends, strict=True)}
     return {"by": cut.by, "asked": cut.asked, "threshold": cut.threshold, **parts, "number_needed": needed}
 
 
