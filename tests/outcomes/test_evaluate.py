@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
-from ehr_scaling.errors import UserError
 from ehr_scaling.data import parquet
+from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import evaluate, probabilities
 from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays, tasks
 from ehr_scaling.outcomes.asking.prepared import asked_in

@@ -9,12 +9,11 @@ from ehr_scaling.outcomes.judging import calibration
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
 from ehr_scaling.outcomes.judging.metrics import Statistics, bootstrap, one_class, ones_for, summary, too_few
 
-# Threshold probabilities of a decision curve: denser where outcomes are rare, as most are
+# Threshold probabilities of a decision curve: where outcomes are rare, low ones are asked for
 THRESHOLDS = (
     *(0.001, 0.002, 0.005),
-    *(k / 100 for k in range(1, 11)),
-    *(k / 100 for k in range(12, 31, 2)),
-    *(k / 100 for k in range(35, 96, 5)),
+    *(k / 100 for k in range(1, 51)),
+    *(k / 100 for k in range(55, 96, 5)),
 )
 RISKS = (0.05, 0.1, 0.2, 0.3)  # at or above which a stay alerts, of the table
 BUDGETS = (0.05, 0.1, 0.2)  # share of stays that may alert
@@ -54,22 +53,25 @@ def evaluate(
     holds the one against the other. That of treating nobody is 0, that of treating all prevalence − (1 − prevalence) ·
     p_t/(1 − p_t). `difference` is the net benefit less the better of both, the smaller of two gains; the ends of its
     interval are the smaller of the ends of both, since resamples of the smaller of two are no guide where these are
-    near each other. Intervals are of one threshold each, not of a whole range of them. Where none of some kind of stay is on a side of
-    the threshold, no resample has one: there 3.7 patients of that kind more, of whom a sample of this size shows none
-    one time in forty, widen the interval, and a share of 0 or 1 has Wilson's.
+    near each other. Intervals are of one threshold each, not of a whole range of them.
+
+    Where none of some kind of stay is on a side of the threshold, no resample has one: there 3.7 patients of that kind
+    more, of whom a sample of this size shows none one time in forty, widen the interval, and a share of 0 or 1 has
+    Wilson's.
 
     What is told of a score is told of no small group: between two neighbouring thresholds, below the first and above
     the last, are no patients with the outcome or SMALLEST, and so of those without. Thresholds of the table come first,
-    then those of the curve from coarse to fine; one that would break this is left out.
+    then those of THRESHOLDS from coarse to fine; one that would break this is left out.
 
     Args: as `metrics.evaluate`; predicted, the probabilities.
     Returns: prevalence; curve, of each threshold told: threshold, net_benefit, treat_all, difference, and word: HELPS
       or HARMS where the interval of the difference excludes 0, SAME where it is 0 whoever is drawn, OPEN where the data
-      cannot tell; thresholds_suppressed, how many are left out; table: by (risk or budget), asked, and threshold,
-      alerts (share of stays flagged), sensitivity, specificity, ppv, npv, number_needed (to evaluate for one with the
-      outcome: 1/PPV), or why not, `suppressed` or `missing`. By budget the threshold is the lowest at or above which at
-      most that share of stays is, those of one risk together; in resamples it is held. Numbers are value, low, high.
-      All but sensitivity and specificity are of the cohort where weights lead back to it. `interval_missing` as there.
+      cannot tell; thresholds_suppressed, how many of THRESHOLDS are left out; table: by (risk or budget), asked, and
+      threshold, alerts (share of stays flagged), sensitivity, specificity, ppv, npv, number_needed (to evaluate for one
+      with the outcome: 1/PPV), or why not, `suppressed` or `missing`. By budget the threshold is the lowest at or above
+      which at most that share of stays is, those of one risk together; in resamples it is held. Numbers are value, low,
+      high. All but sensitivity and specificity are of the cohort where weights lead back to it. `interval_missing` as
+      there.
     Raises: UserError when all stays have the outcome, or none; ValueError when a prediction is not within 0 and 1.
     """
     labels, predicted = np.asarray(labels, bool), np.asarray(predicted, np.float64)
@@ -82,7 +84,9 @@ def evaluate(
     labels, predicted, patients = labels[order], predicted[order], np.asarray(patients)[order]
     table, curve = _table_cuts(predicted, weighs), _risk_cuts(predicted, THRESHOLDS)
     rows = _may_be_told(labels, patients, [cut.row for cut in (*table, *_coarse_to_fine(curve))])
-    told_table, told_curve = ([cut for cut in cuts if cut.row in rows] for cuts in (table, curve))
+    suppressed = sum(cut.row not in rows for cut in curve)
+    told_table = [cut for cut in table if cut.row in rows]
+    told_curve = _with_budgets([cut for cut in curve if cut.row in rows], told_table)
     missing = too_few(labels, patients)
     point, drawn = bootstrap(
         _statistics(labels, told_table, told_curve), patients, weighs, 1 if missing else draws, seed
@@ -92,7 +96,7 @@ def evaluate(
     return {
         "prevalence": numbers["prevalence"],
         "curve": [_of_curve(cut, numbers, asked) for cut in told_curve],
-        "thresholds_suppressed": len(curve) - len(told_curve),
+        "thresholds_suppressed": suppressed,
         "table": [_of_table(cut, numbers, asked) if cut.row in rows else _untold(cut, SUPPRESSED) for cut in table],
         **({"interval_missing": missing} if missing else {}),
     }
@@ -111,6 +115,13 @@ def _table_cuts(predicted: np.ndarray, weights: np.ndarray) -> list[Cut]:
         row = int(fits[0]) if len(fits) else n
         cuts.append(Cut("budget", budget, float(predicted[row]) if row < n else None, row))
     return cuts
+
+
+def _with_budgets(curve: list[Cut], table: list[Cut]) -> list[Cut]:
+    """The thresholds of budgets are points of the curve too: they are told, and may lie where no other can be."""
+    thresholds = {cut.threshold: cut.row for cut in table if cut.threshold is not None and 0 < cut.threshold < 1}
+    thresholds |= {cut.asked: cut.row for cut in curve}
+    return [Cut("risk", t, t, row) for t, row in sorted(thresholds.items())]
 
 
 def _coarse_to_fine(cuts: list[Cut]) -> list[Cut]:
