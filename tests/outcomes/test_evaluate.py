@@ -177,6 +177,21 @@ def test_scores_of_an_earlier_version_are_made_anew_of_the_predictions_there(stu
         evaluate.job([cell], workdir, small.silent)
 
 
+def test_which_recalibration_is_asked_for_may_change(study_of):
+    workdir, _ = study_of
+    asked = {"outcome.samples": 60, "outcome.positive_share": 0.3, "outcome.train_samples": 400, "analysis.draws": 20}
+    folder = workdir / "outcomes" / "in_hospital_death_24h"
+
+    def ask(recalibrate):
+        study.ask(small.config(**asked, **{"data.patients": 2000, "outcome.recalibrate": recalibrate}), workdir)
+        tuning = prepared.tuning_of(next(q for q in asked_in(workdir) if q.folder == folder))
+        return tuning and prepared.recalibration_of(tuning)
+
+    assert [ask(x) for x in (False, True, "isotonic", "line")] == [None, "line", "isotonic", "line"]
+    (folder / "validation" / prepared.RECALIBRATION).unlink()  # as earlier versions left it
+    assert prepared.recalibration_of(prepared.tuning_of(asked_in(workdir)[-1])) == "line"
+
+
 def test_the_baseline(trained, monkeypatch):
     workdir, _ = trained
     folder = workdir / "outcomes" / TASK.name
