@@ -130,10 +130,10 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 def _point(part: dict[str, Any]) -> Point | None:
     threshold, word = number(part.get("threshold")), part.get("word")
-    numbers = [about for name in OF_POINT if (about := measure(part.get(name))) is not None]
+    numbers = {name: about for name in OF_POINT if (about := measure(part.get(name))) is not None}
     if not 0 < threshold < 1 or word not in (HELPS, HARMS, SAME, OPEN) or len(numbers) < len(OF_POINT):
         return None
-    return Point(threshold, *numbers, str(word))
+    return Point(threshold, **numbers, word=str(word))
 
 
 def _row(part: dict[str, Any]) -> Row | None:

@@ -222,9 +222,13 @@ def _of_curve(cut: Cut, numbers: dict[str, Summary], asked: _Asked) -> dict[str,
     # Against treating none those who are flagged count, against treating all the others.
     net = _moved(net, -odds * asked.unseen(above, False), asked.unseen(above, True))
     less_all = _moved(less_all, -asked.unseen(below, True), odds * asked.unseen(below, False))
-    difference = {name: None if value is None else min(value, less_all[name]) for name, value in net.items()}
+    difference = {name: _smaller(net[name], less_all[name]) for name in net}
     parts = {"net_benefit": net, "treat_all": treat_all, "difference": difference}
     return {"threshold": cut.asked, **parts, "word": _word(**difference)}
+
+
+def _smaller(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else min(one, other)
 
 
 def _moved(about: Summary, down: float, up: float) -> Summary:
