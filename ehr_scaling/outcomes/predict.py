@@ -123,8 +123,8 @@ def predict(
       copies, new_tokens: simulated futures of each stay, and tokens of the longest.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
     Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens),
-      and of other patients "metrics", as metrics.evaluate gives them with "decision" of decision.evaluate, or None where
-      they cannot be, with "metrics_missing", why.
+      and of other patients "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, or None
+      where they cannot be, with "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
     ours = {name: name for name in timelines.SPLITS} | {name: our_name for our_name, name in timelines.SPLITS.items()}
