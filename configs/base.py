@@ -146,8 +146,10 @@ def get_config() -> ConfigDict:
     c.outcome.new_tokens = 64  # longest future
     # Of the context, for the future, and tokens that make way when that is full; 0: new_tokens, at most half of it
     c.outcome.room = 0
-    # Ask the validation patients too, and fit intercept and slope of each model's risks to them: as many futures again
-    c.outcome.recalibrate = False
+    # Ask the validation patients too (as many futures again), and move each model's risks as they ask: "line", by
+    # intercept and slope of the log-odds; "isotonic", by any curve that never falls, where there are some hundred
+    # outcomes; or "none". The type lets the True and False of earlier configs in, which are "line" and "none".
+    c.outcome.recalibrate = config_dict.FieldReference("none", field_type=object)
     c.outcome.samples = config_dict.placeholder(int)  # stays of the test split; none: all
     c.outcome.train_samples = config_dict.placeholder(int)  # of the train split, to fit the baselines to; none: all
     # Of the samples; AUROC does not depend on it, its interval does; none: as it comes

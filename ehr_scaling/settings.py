@@ -22,6 +22,7 @@ _FOLDERS, _FILES = ("raw", "ed", "code_maps"), (("data", "split_file"), ("outcom
 _WIDTH = 118  # of a line
 _LONG = 60  # characters of a value
 Change = tuple[Any, Any]  # a setting there, and here
+RECALIBRATIONS = ("none", "line", "isotonic")
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -42,7 +43,24 @@ def plain(config: ConfigDict) -> dict[str, Any]:
             return [of(part) for part in value]
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {name: of(value) for name, value in config.copy_and_resolve_references().to_dict().items()}
+    return _renamed({name: of(value) for name, value in config.copy_and_resolve_references().to_dict().items()})
+
+
+def recalibration(value: Any) -> str:
+    """What `outcome.recalibrate` asks for: none, line or isotonic. Raises: UserError when it is none of them."""
+    if isinstance(value, bool):  # of earlier configs, flags and work directories
+        return "line" if value else "none"
+    if value not in RECALIBRATIONS:
+        raise UserError(f"--config.outcome.recalibrate={value}: take {', '.join(RECALIBRATIONS)}")
+    return str(value)
+
+
+def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A config, as JSON has it, with values in the words of now: `outcome.recalibrate` was a yes or a no."""
+    outcome = tree.get("outcome")
+    if isinstance(outcome, dict) and "recalibrate" in outcome:
+        outcome["recalibrate"] = recalibration(outcome["recalibrate"])
+    return tree
 
 
 def told(config: ConfigDict) -> dict[str, Any]:
@@ -113,7 +131,7 @@ def _last(workdir: Path) -> dict[str, Any] | None:
     last = artifacts.read_json(path, "delete it")
     if not isinstance(last, dict):
         raise UserError(f"{path} is damaged: delete it")
-    return last
+    return _renamed(last)
 
 
 def _line(about: str, word: str, changed: Mapping[str, Change]) -> str:

@@ -16,7 +16,7 @@ from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.outcomes import evaluate
-from ehr_scaling.outcomes.asking import questions, tasks
+from ehr_scaling.outcomes.asking import prepared, questions, tasks
 from ehr_scaling.training import checkpoint, loop
 
 Points = list[dict[str, Any]]
@@ -98,9 +98,11 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
     storage.fetch(there.events, artifacts.RECORD)
+    method = settings.recalibration(o.recalibrate)
     for task in asked_tasks(config):
+        recalibrated = method != "none" and task.kind == "binary"
         try:
-            for split in ("test", questions.TUNING) if o.recalibrate and task.kind == "binary" else ("test",):
+            for split in ("test", questions.TUNING) if recalibrated else ("test",):
                 questions.prepare(
                     workdir,
                     task,
@@ -116,13 +118,15 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
                     draws=config.analysis.draws,
                     seed=config.analysis.seed,
                 )
+            if recalibrated:
+                prepared.recalibrate_by(method, there.task(task.name))
             evaluate.baseline(workdir, task)
         except tasks.Unanswerable as e:
             lines.append(f"no outcome is scored: {e}")
             print(lines[-1])
             continue
         any_asked = True
-        lines.append(artifacts.read_json(Layout(workdir).task(task.name) / "task.json")["description"])
+        lines.append(artifacts.read_json(there.task(task.name) / "task.json")["description"])
     return "\n".join(lines), any_asked
 
 

@@ -135,3 +135,23 @@ def test_a_report_tells_of_no_place_on_a_machine():
     )
     told = settings.changes(settings.told(config))
     assert told == {"data.split_file": (None, "splits.csv:2"), "outcome.file": (None, "t.yaml")}
+
+
+def test_how_risks_are_recalibrated_was_once_a_yes_or_a_no(tmp_path):
+    config = base.get_config()
+    for value, meant in ((True, "line"), (False, "none"), ("none", "none"), ("line", "line"), ("isotonic", "isotonic")):
+        config.outcome.recalibrate = value
+        assert settings.plain(config)["outcome"]["recalibrate"] == settings.recalibration(value) == meant
+    for value in ("isotnic", "", None, 1.5, (True,)):
+        config.outcome.recalibrate = value
+        with pytest.raises(UserError, match=r"--config\.outcome\.recalibrate=.*: take none, line, isotonic"):
+            settings.plain(config)
+    # A work directory of then differs in nothing, and its settings are taken
+    kept = settings.plain(base.get_config())
+    (tmp_path / "config.json").write_text(json.dumps(kept | {"outcome": kept["outcome"] | {"recalibrate": False}}))
+    assert settings.differences(base.get_config(), tmp_path) == []
+    (tmp_path / "config.json").write_text(json.dumps(kept | {"outcome": kept["outcome"] | {"recalibrate": True}}))
+    config = base.get_config()
+    assert "outcome.recalibrate=none (was line)" in settings.differences(config, tmp_path)[0]
+    settings.take_kept(config, tmp_path, ())
+    assert config.outcome.recalibrate == "line" and settings.differences(config, tmp_path)[1:] == []

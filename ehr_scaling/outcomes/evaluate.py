@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection
@@ -17,7 +17,7 @@ from ehr_scaling.grid.executors import Cost
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, scoring, together
 from ehr_scaling.outcomes.asking import cohort, questions, stays
-from ehr_scaling.outcomes.asking.prepared import Question, asked_in, groups, tuning_of, union_of
+from ehr_scaling.outcomes.asking.prepared import Question, asked_in, groups, recalibration_of, tuning_of, union_of
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.judging import baselines, summaries
 from ehr_scaling.training.setup import restored_params
@@ -57,8 +57,8 @@ def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str
 
 def finished(unit: Unit, workdir: Path) -> list[dict[str, dict[str, Any]]] | None:
     """The scores of cells that are all scored, else None; costs no JAX."""
-    scored = [_scored(cell, workdir) for cell in unit]
-    return None if any(waiting for _, waiting in scored) else [scores for scores, _ in scored]
+    states = [_scored(cell, workdir) for cell in unit]
+    return None if any(state.unanswered or state.unjudged for state in states) else [state.scores for state in states]
 
 
 def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
@@ -68,7 +68,7 @@ def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
     """
     for cell in unit:
         for scratch in filter(together.wants_help, Layout(workdir).outcomes.glob(f".{cell.id}-*")):
-            for group in groups(_scored(cell, workdir)[1]):
+            for group in groups(_scored(cell, workdir).unanswered):
                 if _scratch(cell, workdir, group) == scratch:
                     trained = restored_params(cell, Layout(workdir).run(cell.id))
                     simulation = together.of_group(workdir, group, union_of(group))
@@ -76,38 +76,54 @@ def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
     return False
 
 
-def _scored(cell: Cell, workdir: Path) -> tuple[dict[str, dict[str, Any]], list[Question]]:
-    """The scores that are there, by the names of their questions, and the questions that are left."""
-    scores, waiting = {}, []
+class _State(NamedTuple):
+    """What is there of a cell: scores by the names of their questions, the questions that have no predictions, and
+    those whose predictions are to be judged anew, each with the score it has."""
+
+    scores: dict[str, dict[str, Any]]
+    unanswered: list[Question]
+    unjudged: list[tuple[Question, dict[str, Any]]]
+
+
+def _scored(cell: Cell, workdir: Path) -> _State:
+    state = _State({}, [], [])
     for question in _asked(workdir):
         path = question.folder / f"{cell.id}.json"
         storage.fetch(question.folder, f"{cell.id}.*")
-        if path.exists() and path.with_suffix(".parquet").exists():
-            score = artifacts.read_json(path)
-            if score.get("fingerprint") == _fingerprint(cell, question):
-                scores[_name(question)] = score
-                _hand_over(path)
-                continue
-        waiting.append(question)
-    return scores, waiting
+        score = artifacts.read_json(path) if path.exists() and path.with_suffix(".parquet").exists() else {}
+        if score.get("fingerprint") == _fingerprint(cell, question):
+            state.scores[_name(question)] = score
+            _hand_over(path)
+        elif _answered(score, cell, question):
+            state.unjudged.append((question, score))
+        else:
+            state.unanswered.append(question)
+    return state
 
 
 def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dict[str, dict[str, Any]]:
-    scores, waiting = _scored(cell, workdir)
-    for question in waiting:
+    scores, unanswered, unjudged = _scored(cell, workdir)
+
+    def keep(question: Question, score: dict[str, Any]) -> None:
+        score = {"cell": cell.id, "task": question.task.name, "kind": question.task.kind, **score}
+        fingerprints = {"answers": _answers(cell, question), "fingerprint": _fingerprint(cell, question)}
+        scores[_name(question)] = {**score, **fingerprints}
+        path = question.folder / f"{cell.id}.json"
+        artifacts.write_sealed(path, scores[_name(question)])
+        _hand_over(path)
+
+    for question in unanswered:
         _check(cell, workdir, question)
-    if waiting:
+    if unanswered:
         trained = restored_params(cell, Layout(workdir).run(cell.id))
-        for group in groups(waiting):
+        for group in groups(unanswered):
             scratch = _scratch(cell, workdir, group)
             # All are judged before one is written: else an interruption between two would need the futures anew.
             for question, score in list(scoring.of_model(cell, workdir, *trained, group, scratch, report)):
-                score = {"cell": cell.id, "task": question.task.name, "kind": question.task.kind, **score}
-                scores[_name(question)] = {**score, "fingerprint": _fingerprint(cell, question)}
-                path = question.folder / f"{cell.id}.json"
-                artifacts.write_sealed(path, scores[_name(question)])
-                _hand_over(path)
+                keep(question, score)
             shutil.rmtree(scratch, ignore_errors=True)
+    for question, score in unjudged:  # after that, since recalibrations read what was just predicted
+        keep(question, scoring.judged_again(cell, question, score))
     # Of groups that were interrupted, and then asked in another composition
     for left in Layout(workdir).outcomes.glob(f".{cell.id}-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -139,9 +155,30 @@ def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:
+    """Of all that a score is made from."""
     what = {"samples": question.record["fingerprint"], "cell": cell.id, "version": scoring.VERSION}
+    if tuning := tuning_of(question):
+        what |= {"tuning": tuning.record["fingerprint"], "recalibration": recalibration_of(tuning)}
+    return artifacts.fingerprint(what)
+
+
+def _answers(cell: Cell, question: Question) -> str:
+    """Of all that predictions are made from."""
+    return artifacts.fingerprint(
+        {"samples": question.record["fingerprint"], "cell": cell.id, "version": scoring.ANSWERS}
+    )
+
+
+def _answered(score: dict[str, Any], cell: Cell, question: Question) -> bool:
+    """Whether the predictions beside a score are those that would be made now, so that judging them is enough."""
+    as_now = _answers(cell, question)
+    if "answers" in score:
+        return score["answers"] == as_now
+    # Until version 3 one fingerprint stood for both, in which the stays of a recalibration were too.
     tuning = tuning_of(question)
-    return artifacts.fingerprint(what | ({"tuning": tuning.record["fingerprint"]} if tuning else {}))
+    earlier = {"samples": question.record["fingerprint"], "cell": cell.id, "version": scoring.ANSWERS}
+    with_tuning = [earlier | {"tuning": tuning.record["fingerprint"]}] if tuning else []
+    return score.get("fingerprint") in (as_now, *map(artifacts.fingerprint, with_tuning))
 
 
 def _check(cell: Cell, workdir: Path, question: Question) -> None:

@@ -15,7 +15,7 @@ from ehr_scaling.outcomes import choosing, together
 from ehr_scaling.outcomes.asking import cohort, label_files, stays, tasks
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
-from ehr_scaling.outcomes.judging import estimators, metrics
+from ehr_scaling.outcomes.judging import decision, estimators, metrics
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training.setup import restored_params
 
@@ -123,8 +123,8 @@ def predict(
       copies, new_tokens: simulated futures of each stay, and tokens of the longest.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
     Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens),
-      and of other patients "metrics", as metrics.evaluate gives them, or None where they cannot be, with
-      "metrics_missing", why.
+      and of other patients "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, or None
+      where they cannot be, with "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
     ours = {name: name for name in timelines.SPLITS} | {name: our_name for our_name, name in timelines.SPLITS.items()}
@@ -201,7 +201,9 @@ def _judged(labelled: stays.Stays, probability: np.ndarray, seed: int) -> dict[s
         return {"metrics": None, "metrics_missing": "the labels have no boolean_value"}
     if metrics.one_class(labelled.labels):
         return {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
-    return {"metrics": metrics.evaluate(labelled.labels, probability, labelled.patients, probabilities=True, seed=seed)}
+    asked = labelled.labels, probability, labelled.patients
+    scores = metrics.evaluate(*asked, probabilities=True, seed=seed)
+    return {"metrics": {**scores, "decision": decision.evaluate(*asked, seed=seed)}}
 
 
 def told(done: dict[str, Any], generated: bool) -> str:

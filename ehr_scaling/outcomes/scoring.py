@@ -10,30 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ehr_scaling.data import parquet, timelines
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.data import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes import together
+from ehr_scaling.outcomes import probabilities, together
 from ehr_scaling.outcomes.asking import questions
-from ehr_scaling.outcomes.asking.prepared import Question, tuning_of, union_of
+from ehr_scaling.outcomes.asking.prepared import Question, union_of
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import calibration, estimators, metrics, paired, subgroups, values
+from ehr_scaling.outcomes.judging import estimators, metrics, values
 from ehr_scaling.outcomes.judging.estimators import Estimate
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
 
-VERSION = 3  # of how scores are made from samples: raise it, and every model is scored again
+VERSION = 4  # of how scores are made from samples: raise it, and every model is scored again
+ANSWERS = 3  # the first VERSION that writes these predictions: scores since then are made anew of what is stored
 METHODS = {
     "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",
     "reach": "REACH estimate of P(outcome) over simulated futures without the outcome (arXiv 2602.03730)",
     "monte_carlo": "share of simulated futures with the outcome among those with it or its opposite",
     "exact": "P(outcome) / (P(outcome) + P(its opposite)) by the next two tokens, summed over the first",
 }
-_GROUP_DRAWS = 200  # bootstrap draws of a subgroup
+_OF_FUTURES = (  # of a score: not to be had from predictions
+    *("method", "unknown", "median_error", "monte_carlo_auroc", "monte_carlo_stays", "copies", "undetermined"),
+    *("open", "bounded", "stays_undetermined", "generated_tokens", "seconds"),
+)
 
 
 def of_model(
@@ -67,7 +69,7 @@ def of_baseline(
     seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
     if kind == "binary":
         predictions.write_binary(file, sampled, predicted)
-        return _judge_probabilities(question, samples, predicted)
+        return probabilities.judge(question, samples, predicted)
     if kind == "days":
         predictions.write_values(file, sampled, predicted)
         return values.evaluate_values(sampled.labels, predicted, sampled.patients, **seeds)
@@ -92,10 +94,10 @@ def _answer_classes(
     # Of a large vocabulary a task names a few tokens: the others' probabilities would fill the memory.
     named_by_any = np.flatnonzero(np.any([samples.meanings >= 0 for samples in union.samples], axis=0))
     prompts = np.concatenate([samples.prompts for samples in union.samples])[union.first]
-    probabilities = simulate.next_token(model, params, prompts, named_by_any)
+    every = simulate.next_token(model, params, prompts, named_by_any)
     report(len(union.first))
     for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
-        p, named = estimators.class_probabilities(probabilities[rows], samples.meanings[named_by_any])
+        p, named = estimators.class_probabilities(every[rows], samples.meanings[named_by_any])
         names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
         predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
         seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
@@ -183,98 +185,27 @@ def _counted(samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
 def _judge(cell: Cell, question: Question, samples: Samples, estimate: Estimate) -> dict[str, Any]:
     """The score of a yes-or-no task, whose predictions are written."""
     method, sampled = question.options["method"], samples.stays
-    probability, base = estimators.filled(estimate.probability, _weights(samples))
+    probability, base = estimators.filled(estimate.probability, samples.weights)
     predictions.write_binary(question.folder / f"{cell.id}.parquet", sampled, probability)
     errors = estimate.error[np.isfinite(estimate.error)]
-    score = {
-        **_judge_probabilities(question, samples, probability),
+    return {
+        **probabilities.judge_model(cell, question, samples),
         "method": f"zero-shot: {METHODS[method]}; interval: percentile bootstrap of patients",
         # Of whom no copy said anything: how many, and the probability that they were given, the mean of the others'
         "unknown": {"stays": int(np.isnan(estimate.probability).sum()), "probability": base},
         "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
-    if tuning := tuning_of(question):
-        said = answers(tuning.folder / f"{cell.id}.parquet")
-        weights = _weights(questions.load(tuning.folder))
-        score["recalibrated"] = _recalibrated(question, samples, probability, said, weights)
-    beside = question.folder / "baseline.parquet"
-    if beside.exists():
-        score["against_baseline"] = paired.compare(
-            answers(beside),
-            paired.Answers(sampled.subject_ids, sampled.times, sampled.labels, probability.astype(np.float32)),
-            weights=_weights(samples),
-            draws=question.options["draws"],
-            seed=question.options["seed"],
-        )
-    return score
 
 
-def _judge_probabilities(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
-    sampled = samples.stays
+def judged_again(cell: Cell, question: Question, score: dict[str, Any]) -> dict[str, Any]:
+    """The score that stands beside stored predictions, of another VERSION or recalibration, as it is made now.
 
-    def of_group(rows: np.ndarray) -> dict[str, Any]:
-        return _short(_of_rows(question, samples, probability, rows, _GROUP_DRAWS))
-
-    by_attribute = {
-        name: subgroups.by_group(getattr(samples, name), sampled.patients, sampled.labels, of_group)
-        for name in ("sex", "age", "race")
-    }
-    return {**_of_rows(question, samples, probability), "subgroups": by_attribute}
-
-
-def _of_rows(
-    question: Question,
-    samples: Samples,
-    probability: np.ndarray,
-    rows: np.ndarray | slice = slice(None),
-    draws: int | None = None,
-) -> dict[str, Any]:
-    """`metrics.evaluate` of some stays, all of them unless told, with as many draws as the question asks for."""
-    sampled, weights = samples.stays, _weights(samples)
-    return metrics.evaluate(
-        sampled.labels[rows],
-        probability[rows],
-        sampled.patients[rows],
-        weights=None if weights is None else weights[rows],
-        probabilities=True,
-        draws=draws or question.options["draws"],
-        seed=question.options["seed"],
-    )
-
-
-def _recalibrated(
-    question: Question, samples: Samples, probability: np.ndarray, said: paired.Answers, weights: np.ndarray | None
-) -> dict[str, Any]:
-    """What a logistic regression on other patients, to whom the model said `said`, makes of the probabilities."""
-    about = {"stays": len(said.labels), "positives": int(said.labels.sum()), "split": questions.TUNING}
-    weighs = metrics.ones_for(weights, len(said.labels))
-    if (line := calibration.line(said.labels, said.probabilities.astype(np.float64), weighs)) is None:
-        return {**about, "missing": "the predictions separate the labels of these stays, or are all the same"}
-    score = _of_rows(question, samples, calibration.moved(probability, *line))
-    told = {name: score[name] for name in (*calibration.NAMES, "weighted", "calibration_curve")}
-    return {**about, "intercept": line[0], "slope": line[1], **told}
-
-
-def _short(score: dict[str, Any]) -> dict[str, Any]:
-    """What is told of a subgroup."""
-    return {name: value for name, value in score.items() if name not in ("calibration_curve", "operating_point")}
-
-
-def _weights(samples: Samples) -> np.ndarray | None:
-    return None if (samples.weights == 1).all() else samples.weights
-
-
-def answers(path: Path) -> paired.Answers:
-    try:
-        table = parquet.read(path, schema=predictions.BINARY)
-    except (OSError, pa.ArrowException) as e:
-        raise UserError(f"{path} is damaged ({first_line(e)}): delete it and run again") from None
-    return paired.Answers(
-        table["subject_id"].to_numpy(),
-        table["prediction_time"].to_numpy().astype(np.int64),
-        table["boolean_value"].to_numpy(zero_copy_only=False),
-        table["predicted_boolean_probability"].to_numpy(),
-    )
+    What futures alone tell is taken from there, and so is the score of a number or a class, which has not changed.
+    """
+    if question.task.kind != "binary":
+        return score
+    kept = {name: score[name] for name in _OF_FUTURES if name in score}
+    return probabilities.judge_model(cell, question, questions.load(question.folder)) | kept
 
 
 def _judge_days(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
+from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes import evaluate, scoring
-from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
+from ehr_scaling.outcomes import evaluate, probabilities
+from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays, tasks
+from ehr_scaling.outcomes.asking.prepared import asked_in
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, metrics
 from ehr_scaling.training import loop
@@ -114,21 +116,80 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
     assert set(scores) == {TASK.name, f"{TASK.name}/validation"}
     score, moved = scores[TASK.name], scores[TASK.name]["recalibrated"]
     # Nothing but that is added, and what is scored is still the test split alone.
-    assert {k: v for k, v in score.items() if k not in ("recalibrated", "seconds", "fingerprint")} == {
-        k: v for k, v in plain.items() if k not in ("seconds", "fingerprint")
+    assert {k: v for k, v in score.items() if k not in ("recalibrated", "fingerprint")} == {
+        k: v for k, v in plain.items() if k != "fingerprint"
     }
     folders = [workdir / "outcomes" / TASK.name, workdir / "outcomes" / TASK.name / "validation"]
-    said = [scoring.answers(folder / f"{cell.id}.parquet") for folder in folders]
+    said = [probabilities.answers(folder / f"{cell.id}.parquet") for folder in folders]
     assert not set(said[0].subject_ids) & set(said[1].subject_ids)
     samples, asked = (questions.load(folder) for folder in folders)
     line = calibration.line(said[1].labels, said[1].probabilities.astype(float), asked.weights)
+    assert moved["method"] == "line"
     assert (moved["intercept"], moved["slope"]) == line and moved["stays"] == len(said[1].labels)
     own = calibration.moved(said[0].probabilities.astype(float), *line)
-    assert moved["brier"]["value"] == pytest.approx(
-        np.average((own - samples.stays.labels) ** 2, weights=samples.weights), abs=1e-6
-    )
+
+    def brier(p):
+        return pytest.approx(np.average((p - samples.stays.labels) ** 2, weights=samples.weights), abs=1e-6)
+
+    assert moved["brier"]["value"] == brier(own) and "auroc" not in moved
     monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("scored again"))
     assert evaluate.job([cell], workdir, small.silent)[0] == scores
+    # Another recalibration is fitted to the predictions that are there.
+    prepared.recalibrate_by("isotonic", folders[0])
+    assert evaluate.finished([cell], workdir) is None
+    again = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
+    steps = calibration.isotonic(said[1].labels, said[1].probabilities.astype(float), asked.weights)
+    assert again["recalibrated"]["method"] == "isotonic" and "slope" not in again["recalibrated"]
+    assert again["recalibrated"]["brier"]["value"] == brier(steps.moved(said[0].probabilities.astype(float)))
+    assert again["recalibrated"]["auroc"] == pytest.approx(
+        metrics.auroc(samples.stays.labels, steps.moved(said[0].probabilities.astype(float)))
+    )
+    assert {k: v for k, v in again.items() if k not in ("recalibrated", "fingerprint")} == {
+        k: v for k, v in score.items() if k not in ("recalibrated", "fingerprint")
+    }
+    prepared.recalibrate_by("line", folders[0])
+    assert evaluate.job([cell], workdir, small.silent)[0] == scores
+
+
+def test_scores_of_an_earlier_version_are_made_anew_of_the_predictions_there(study_of, monkeypatch):
+    workdir, cell = study_of
+    path = workdir / "outcomes" / TASK.name / f"{cell.id}.json"
+    score = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
+    question = asked_in(workdir)[0]
+    of_then = {"samples": question.record["fingerprint"], "cell": cell.id, "version": 3}
+    old = {k: v for k, v in score.items() if k not in ("decision", "answers")} | {
+        "fingerprint": artifacts.fingerprint(of_then),
+        "auroc": 0.1,
+    }
+    artifacts.write_sealed(path, old)
+    monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("simulated again"))
+    assert evaluate.job([cell], workdir, small.silent)[0][TASK.name] == score == artifacts.read_json(path)
+    # Predictions of other samples, or of a version that predicted otherwise, are not taken.
+    artifacts.write_sealed(path, old | {"fingerprint": artifacts.fingerprint(of_then | {"version": 2})})
+    assert evaluate._scored(cell, workdir).unanswered == [question]
+    artifacts.write_sealed(path, score | {"answers": "of others", "fingerprint": "of others"})
+    assert evaluate._scored(cell, workdir).unanswered == [question]
+    # Nor those of other stays under this name
+    artifacts.write_sealed(path, old)
+    table = pq.read_table(path.with_suffix(".parquet"))
+    parquet.write(path.with_suffix(".parquet"), table.take(list(range(len(table)))[::-1]))
+    with pytest.raises(UserError, match="about other stays than were asked"):
+        evaluate.job([cell], workdir, small.silent)
+
+
+def test_which_recalibration_is_asked_for_may_change(study_of):
+    workdir, _ = study_of
+    asked = {"outcome.samples": 60, "outcome.positive_share": 0.3, "outcome.train_samples": 400, "analysis.draws": 20}
+    folder = workdir / "outcomes" / "in_hospital_death_24h"
+
+    def ask(recalibrate):
+        study.ask(small.config(**asked, **{"data.patients": 2000, "outcome.recalibrate": recalibrate}), workdir)
+        tuning = prepared.tuning_of(next(q for q in asked_in(workdir) if q.folder == folder))
+        return tuning and prepared.recalibration_of(tuning)
+
+    assert [ask(x) for x in (False, True, "isotonic", "line")] == [None, "line", "isotonic", "line"]
+    (folder / "validation" / prepared.RECALIBRATION).unlink()  # as earlier versions left it
+    assert prepared.recalibration_of(prepared.tuning_of(asked_in(workdir)[-1])) == "line"
 
 
 def test_the_baseline(trained, monkeypatch):

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.analysis.draws import Floats
-from ehr_scaling.analysis.outcomes import predictions
+from ehr_scaling.analysis.outcomes import decisions, predictions
+from ehr_scaling.analysis.outcomes.decisions import Decision, Gap
+from ehr_scaling.analysis.outcomes.measures import Measure, measure, number
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import count, known
 from ehr_scaling.artifacts import read_json
@@ -25,15 +27,6 @@ LEAST_PATIENTS = 11  # in a cell that may be told: the rule of US health agencie
 NO_FILES = ("baseline", "task", "artifact")  # names in the folder of a task that are no cells
 
 
-class Measure(NamedTuple):
-    """A number with its 95 % interval; NaN for an end that is not known. p_value: of a difference from 0."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float = np.nan
-
-
 class Bin(NamedTuple):
     """Of a calibration curve: mean prediction, share with the outcome and its Wilson interval, stays."""
 
@@ -45,13 +38,15 @@ class Bin(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A subgroup. counts: stays, patients and those with the outcome, as far as told. suppressed: why, or ""."""
+    """A subgroup. counts: stays, patients and those with the outcome, as far as told. suppressed: why, or "". gaps: by
+    name of the measure, to all other stays."""
 
     attribute: str
     name: str
     counts: dict[str, float]
     measures: dict[str, Measure]
     suppressed: str
+    gaps: dict[str, Gap]
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,7 @@ class Score:
     measures: by name, of PROBABILITIES, NUMBERS or CLASSES. differences: auroc, auprc, brier less those of the first
     baseline, on the same resamples of patients. shares: by name, of SHARES. weighted: whether all but the AUROC is
     weighted back from stays sampled by outcome to the cohort. roc: [2, k] false and true positive rate, from 0 to 1.
+    recalibration: how risks were moved, line or isotonic; "" where they were not.
     """
 
     name: str
@@ -73,6 +69,8 @@ class Score:
     groups: tuple[Group, ...] = ()
     weighted: bool = False
     roc: Floats | None = None
+    decision: Decision | None = None
+    recalibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,10 @@ def _recalibrated(folder: Path, row: dict[str, Any]) -> list[Score]:
     """What recalibration leaves of a model's miscalibration, where it was asked for; its ranks are the model's."""
     record = read_json(folder / f"{row['cell']}.json")
     moved = record.get("recalibrated") if isinstance(record, dict) else None
-    score = _read(moved, "the same, recalibrated", RECALIBRATED, str(row["cell"]))
-    return [score] if score.measures else []
+    method = str(moved.get("method") or "line") if isinstance(moved, dict) else ""
+    name = "the same, recalibrated" + ("" if method == "line" else f" ({method})")
+    score = _read(moved, name, RECALIBRATED, str(row["cell"]))
+    return [replace(score, recalibration=method)] if score.measures else []
 
 
 def _baselines(folder: Path) -> list[Score]:
@@ -172,7 +172,7 @@ def _read(record: Any, name: str, role: str, cell: str = "") -> Score:
     differences = {}
     if isinstance(against, dict):
         parts = {key: against.get(key) for key in ("auroc", "auprc", "brier")}
-        differences = {k: m for k, v in parts.items() if (m := _measure(v, "difference")) is not None}
+        differences = {k: m for k, v in parts.items() if (m := measure(v, "difference")) is not None}
     curve, groups = record.get("calibration_curve"), record.get("subgroups")
     return Score(
         name=name,
@@ -180,10 +180,11 @@ def _read(record: Any, name: str, role: str, cell: str = "") -> Score:
         cell=cell,
         measures=_measures(record),
         differences=differences,
-        shares={key: value for key in SHARES if known(value := _number(record.get(key)))},
+        shares={key: value for key in SHARES if known(value := number(record.get(key)))},
         bins=tuple(b for part in (curve if isinstance(curve, list) else []) if (b := _bin(part)) is not None),
         groups=tuple(_groups(groups)) if isinstance(groups, dict) else (),
         weighted=record.get("weighted") is True,
+        decision=decisions.read(record.get("decision")),
     )
 
 
@@ -193,23 +194,17 @@ def _measures(record: Mapping[str, Any]) -> dict[str, Measure]:
         part = record.get(name)
         if name == "auroc" and not isinstance(part, dict):  # its interval stands beside it
             part = {"value": part, "low": record.get("low"), "high": record.get("high")}
-        measure = _measure(part if isinstance(part, dict) else {"value": part}, "value")
-        measures |= {name: measure} if measure is not None else {}
+        about = measure(part if isinstance(part, dict) else {"value": part})
+        measures |= {name: about} if about is not None else {}
     return measures
-
-
-def _measure(part: Any, key: str) -> Measure | None:
-    if not isinstance(part, dict) or not known(value := _number(part.get(key))):
-        return None
-    return Measure(value, *(_number(part.get(k)) for k in ("low", "high", "p_value")))
 
 
 def _bin(part: Any) -> Bin | None:
     """A bin that is whole, and of as many patients as may be told."""
     if not isinstance(part, dict):
         return None
-    calibration_bin = Bin(*(_number(part.get(key)) for key in Bin._fields))
-    patients = _number(part.get("patients", part.get("n")))
+    calibration_bin = Bin(*(number(part.get(key)) for key in Bin._fields))
+    patients = number(part.get("patients", part.get("n")))
     return calibration_bin if all(map(known, calibration_bin)) and patients >= LEAST_PATIENTS else None
 
 
@@ -218,10 +213,11 @@ def _groups(attributes: dict[str, Any]) -> list[Group]:
     for attribute, groups in attributes.items():
         for name, part in (groups if isinstance(groups, dict) else {}).items():
             part = part if isinstance(part, dict) else {}
-            counts = {k: n for k in ("n", "patients", "positives") if known(n := _number(part.get(k)))}
+            counts = {k: n for k in ("n", "patients", "positives") if known(n := number(part.get(k)))}
             why = str(part.get("suppressed") or _too_small(counts))
             measures = {} if why else _measures(part)
-            subgroups.append(Group(str(attribute), str(name), {} if why else counts, measures, why))
+            gaps = {} if why else decisions.read_gaps(part.get("gaps"))
+            subgroups.append(Group(str(attribute), str(name), {} if why else counts, measures, why, gaps))
     return subgroups
 
 
@@ -232,12 +228,6 @@ def _too_small(counts: dict[str, float]) -> str:
     n, positives = counts["n"], counts["positives"]
     small = min(counts.get("patients", n), positives, n - positives) < LEAST_PATIENTS
     return f"suppressed: a count under {LEAST_PATIENTS}" if small else ""
-
-
-def _number(value: Any) -> float:
-    """NaN for what is no finite number."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    return float(value) if good else np.nan
 
 
 def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
@@ -282,29 +272,46 @@ def to_json(scores: list[Score]) -> list[dict[str, Any]]:
             "name": s.name,
             "role": s.role,
             "cell": s.cell or None,
-            "measures": {name: _interval(m) for name, m in s.measures.items()},
+            "measures": {name: m.interval() for name, m in s.measures.items()},
             "differences": {name: m._asdict() for name, m in s.differences.items()},
             "shares": s.shares,
             "weighted": s.weighted,
             "calibration": [b._asdict() for b in s.bins],
+            "recalibration": s.recalibration or None,
+            "decision": decisions.to_json(s.decision),
         }
         for s in scores
     ]
 
 
 def groups_to_json(scores: list[Score]) -> list[dict[str, Any]]:
-    """Subgroups of the model of least loss."""
+    """Subgroups of the model of least loss, as it is and recalibrated."""
+    moved = recalibrated_groups(scores)
+
+    def told(group: Group | None) -> dict[str, Any] | None:
+        if group is None:
+            return None
+        gaps = {name: gap._asdict() for name, gap in group.gaps.items()}
+        return {"measures": {name: m.interval() for name, m in group.measures.items()}, "gaps": gaps}
+
     return [
         {
             "attribute": g.attribute,
             "group": g.name,
             "suppressed": g.suppressed or None,
             "counts": g.counts,
-            "measures": {name: _interval(m) for name, m in g.measures.items()},
+            **(told(g) or {}),
+            "recalibrated": told(moved.get((g.attribute, g.name))),
         }
         for s in of_role(scores, LEAST_LOSS)
         for g in s.groups
     ]
+
+
+def recalibrated_groups(scores: list[Score]) -> dict[tuple[str, str], Group]:
+    """By attribute and name, those that are told of the model of least loss with its risks moved."""
+    groups = [g for s in of_role(scores, RECALIBRATED) for g in s.groups]
+    return {(g.attribute, g.name): g for g in groups if not g.suppressed}
 
 
 def valued_to_json(tasks: list[Valued]) -> list[dict[str, Any]]:
@@ -319,7 +326,3 @@ def valued_to_json(tasks: list[Valued]) -> list[dict[str, Any]]:
         }
         for t in tasks
     ]
-
-
-def _interval(measure: Measure) -> dict[str, float]:
-    return {"value": measure.value, "low": measure.low, "high": measure.high}

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ehr_scaling.analysis.outcomes import downstream, scores
+from ehr_scaling.analysis.outcomes.decisions import OF_GAP
 from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, Measure, Score, of_role
+from ehr_scaling.analysis.report import decision_sections
+from ehr_scaling.analysis.report.decision_plots import decided, looked_at
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.tables.run_table import SPAN
@@ -55,14 +58,19 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "compared": _compared(task),
         "differences": "; ".join(_difference_in_words(n, m) for n, m in (best[0].differences if best else {}).items()),
         "seeds": _seeds(task),
+        "decided": decision_sections.in_words(task.compared),
+        "thresholds": decision_sections.thresholds(task.compared),
+        "thresholds_suppressed": sum(d.thresholds_suppressed for _, d in looked_at(decided(task.compared))),
         "subgroups": subgroups(task.compared),
+        "gaps": any(g.gaps for s in best for g in s.groups),
+        "groups_moved": decision_sections.recalibrated(task.compared),
         "hidden": sum(bool(g.suppressed) for s in best for g in s.groups),
         "models": _models(task),
         "sampled": scores.sampled(task.compared),
         "roc": any(s.roc is not None for s in task.compared),
         "bins": any(s.bins for s in task.compared),
         "least": scores.LEAST_PATIENTS,
-        **{kind: Raw(figures.get(f"{kind}_{task.task}", "")) for kind in ("outcome", "auroc", "accuracy")},
+        **{kind: Raw(figures.get(f"{kind}_{task.task}", "")) for kind in ("outcome", "auroc", "accuracy", "decision")},
     }
 
 
@@ -147,16 +155,19 @@ def subgroups(compared: list[Score]) -> Table | None:
     if not groups:
         return None
     names = scores.named(scores.PROBABILITIES, groups)
+    gaps = [name for name in OF_GAP if any(name in g.gaps for g in groups)]
     rows: list[list[Any]] = []
     for k, g in enumerate(groups):
         first = k == 0 or groups[k - 1].attribute != g.attribute
-        who = [title(g.attribute).capitalize() if first else "", title(g.name) if g.attribute != "age" else g.name]
+        who = [title(g.attribute).capitalize() if first else "", decision_sections.group_name(g)]
         numbers = [whole(g.counts.get(key)) for key in ("patients", "n", "positives")]
         if g.suppressed:
-            rows.append([*who, *[DASH] * (3 + len(names)), g.suppressed])
+            rows.append([*who, *[DASH] * (3 + len(names) + len(gaps)), g.suppressed])
         else:
-            rows.append([*who, *numbers, *(_measure(name, g.measures.get(name)) for name in names), ""])
-    header = ["", "Group", "Patients", "Stays", "With outcome", *(NAMES[n] for n in names), "Note"]
+            apart = [decision_sections.gap(name, g) for name in gaps]
+            rows.append([*who, *numbers, *(_measure(name, g.measures.get(name)) for name in names), *apart, ""])
+    less = [f"{NAMES[name]} less the rest" for name in gaps]
+    header = ["", "Group", "Patients", "Stays", "With outcome", *(NAMES[n] for n in names), *less, "Note"]
     return Table(header, rows, words=(0, 1), long=(len(header) - 1,))
 
 

@@ -11,6 +11,7 @@ from ehr_scaling.analysis.report import (
     answer,
     checklist,
     curve_plots,
+    decision_plots,
     folder,
     html,
     law_sections,
@@ -137,6 +138,8 @@ def draw(results: Results, figures: Path, learnt: Mapping[str, Floats]) -> dict[
     for task in r.outcomes:
         if outcome_plots.has_accuracy(task.compared):
             drawn[f"accuracy_{task.task}"] = outcome_plots.accuracy, task.compared
+        if decision_plots.decided(task.compared):
+            drawn[f"decision_{task.task}"] = decision_plots.curves, task.compared
     return {name: plots.render(how, figures, name, *what) for name, (how, *what) in drawn.items()}
 
 

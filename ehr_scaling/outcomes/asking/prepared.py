@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.asking.tasks import Task
+
+RECALIBRATION = "recalibration.json"  # in the folder of the stays that a recalibration is fitted to: which one
+LINE, ISOTONIC = "line", "isotonic"
 
 
 class Question(NamedTuple):
@@ -55,6 +58,20 @@ def tuning_of(question: Question) -> Question | None:
     """The same question about the stays that its recalibration is fitted to, where they were prepared."""
     folder = question.folder / questions.TUNING
     return Question(folder, artifacts.record(folder), question.task) if folder.is_dir() else None
+
+
+def recalibration_of(tuning: Question) -> str:
+    """LINE or ISOTONIC: how risks are moved as the stays of `tuning_of` ask. LINE where nothing says another."""
+    path = tuning.folder / RECALIBRATION
+    return str(artifacts.read_json(path)["method"]) if path.is_file() else LINE
+
+
+def recalibrate_by(method: str, folder: Path) -> None:
+    """Set `recalibration_of` for the prepared task in a folder: scores of another one are made anew of predictions."""
+    path = folder / questions.TUNING / RECALIBRATION
+    if not path.is_file() or artifacts.read_json(path) != {"method": method}:
+        artifacts.write_sealed(path, {"method": method})
+    storage.store(path)
 
 
 def groups(ungrouped: list[Question]) -> list[list[Question]]:

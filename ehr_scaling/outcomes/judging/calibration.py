@@ -1,7 +1,7 @@
 """How far predicted probabilities are to be believed. Rows are in ascending order of the prediction throughout."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
@@ -81,6 +81,41 @@ def line(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> tupl
 def moved(predicted: np.ndarray, intercept: float, slope: float) -> np.ndarray:
     """Probabilities whose logit is intercept + slope · that of the predictions (Cox 1958; Platt 1999): float64 (n,)."""
     return expit(intercept + slope * logit(np.clip(predicted, CLIP, 1 - CLIP)))
+
+
+class Steps(NamedTuple):
+    """A curve that never falls: risks (k,) at predictions (k,), ascending, straight in between, level beyond."""
+
+    predicted: np.ndarray
+    risk: np.ndarray
+
+    def moved(self, predicted: np.ndarray) -> np.ndarray:
+        """The risks of predictions (n,): float64 (n,). Predictions of one level become one risk, so ranks may tie."""
+        return np.interp(predicted, self.predicted, self.risk)
+
+
+def isotonic(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> Steps:
+    """The curve that never falls and is nearest to the labels, by weighted squares (Zadrozny & Elkin 2002), of rows in
+    any order.
+
+    At its ends its levels are shares of few stays, 0 or 1 as a rule, and no stay is certain: it is kept within half a
+    stay of all that it is fitted to, 1/2m and 1 − 1/2m, m being the weighted count (Σw)²/Σw².
+    """
+    from sklearn.isotonic import IsotonicRegression  # takes a second: only where it is asked for
+
+    least = 0.5 * (weights**2).sum() / weights.sum() ** 2
+    model = IsotonicRegression(y_min=least, y_max=1 - least)
+    model.fit(predicted, labels.astype(np.float64), sample_weight=weights)
+    return Steps(np.atleast_1d(model.X_thresholds_), np.atleast_1d(model.y_thresholds_))
+
+
+def in_the_large(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Calibration in the large alone, as `statistics` has it: of weights (d, n) float64 (d,); rows in any order."""
+    x = logit(np.clip(predicted, CLIP, 1 - CLIP))
+    shift = _Logistic(np.ones((len(x), 1)), x, labels.astype(np.float64))
+    shifted = shift.fit(weights[None], np.zeros((1, 1)), _SETTLED)[0]
+    terms = shift.terms(shifted)
+    return lambda drawn: shift.refit(drawn, shifted, drawn @ terms)[:, 0]
 
 
 class _Logistic:

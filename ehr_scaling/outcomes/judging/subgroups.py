@@ -1,11 +1,13 @@
-"""Every metric by group of patients, without telling of small groups."""
+"""Every metric by group of patients, and how far groups are apart, without telling of small groups."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ehr_scaling.outcomes.judging import calibration
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
 
 SUPPRESSED = f"suppressed: a count under {SMALLEST} patients"
 COMPLEMENTARY = "suppressed: it would tell another group's by subtraction"
@@ -43,3 +45,52 @@ def by_group(
     while told and hidden and smallest_cell(list(hidden)) < SMALLEST:
         hidden[told.pop(0)] = COMPLEMENTARY
     return {name: {"suppressed": hidden[name]} if name in hidden else judge(rows[name]) for name in names}
+
+
+def gaps(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    patients: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How far a group is from the rest of the stays: its AUROC, and its calibration in the large, less theirs.
+
+    Both parts are of one resample of all patients, so that a patient with stays in both moves both. What is told of a
+    group that `by_group` tells gives no count away: the rest is all other groups, whose counts together are the told
+    total less the told group's, and of those that are suppressed it holds all together, which have 11 at least.
+
+    Args: rows, int64 (r,), the stays of the group; all others as `metrics.evaluate` has them, of all stays.
+    Returns: auroc and calibration_in_the_large (log-odds), each value, low, high; told, whether the interval excludes
+      0; and could_hide, the largest gap of either sign within the interval, None where there is no interval. Empty
+      where all are of the group, or one part has one kind of outcome only.
+    """
+    group = np.zeros(len(labels), bool)
+    group[rows] = True
+    parts = [np.flatnonzero(of_part) for of_part in (group, ~group)]
+    if any(one_class(labels[at]) for at in parts):
+        return {}
+    weighs = ones_for(weights, len(labels))
+    ranked = [ranking(labels[at], predicted[at]) for at in parts]
+    shifts = [calibration.in_the_large(labels[at], predicted[at], weighs[at]) for at in parts]
+
+    def of(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        each = [drawn[:, at] for at in parts]
+        areas = [one.areas(part[:, one.order])[0] for one, part in zip(ranked, each, strict=True)]
+        shifted = [shift(part) for shift, part in zip(shifts, each, strict=True)]
+        return {"auroc": areas[0] - areas[1], "calibration_in_the_large": shifted[0] - shifted[1]}
+
+    missing = any(too_few(labels[at], patients[at]) for at in parts)
+    point, drawn = bootstrap(of, patients, weighs, 1 if missing else draws, seed)
+    return {name: _gap(value, None if missing else drawn[name]) for name, value in point.items()}
+
+
+def _gap(value: float, drawn: np.ndarray | None) -> dict[str, Any]:
+    about = summary(value, drawn)
+    low, high = about["low"], about["high"]
+    if low is None or high is None:
+        return {**about, "told": False, "could_hide": None}
+    return {**about, "told": low > 0 or high < 0, "could_hide": max(abs(low), abs(high))}

@@ -124,7 +124,18 @@ def fill_scores(task, table):
     told = {"auroc": 0.7, "low": 0.6, "high": 0.8, "n": 100, "patients": 90, "positives": 30}
     score = {"auprc": whole, "against_baseline": {"auroc": difference, "auprc": {"difference": 0.1}}, "open": 0.1}
     score["calibration_curve"] = [{"predicted": 0.1, "observed": 0.2, "low": 0.1, "high": 0.3, "n": 50, "patients": 40}]
-    score["subgroups"] = {"sex": {"f": told, "m": {"suppressed": "suppressed: few"}}}
+    gap = {"value": -0.1, "low": -0.2, "high": 0.1, "told": False, "could_hide": 0.2}
+    apart = {**told, "gaps": {"auroc": gap}}
+    score["subgroups"] = {"sex": {"f": apart, "m": {"suppressed": "suppressed: few"}}}
+    net = {"net_benefit": whole, "treat_all": whole, "difference": whole}
+    row = {"by": "budget", "asked": 0.1, "threshold": 0.3, "alerts": whole, "ppv": whole}
+    score["decision"] = {
+        "prevalence": whole,
+        "curve": [{"threshold": 0.1, **net, "word": "helps"}],
+        "thresholds_suppressed": 3,
+        "table": [row, {"by": "risk", "asked": 0.05, "suppressed": "suppressed: few"}],
+    }
+    score["recalibrated"] = {"brier": whole, "method": "isotonic", "subgroups": {"sex": {"f": apart}}}
     path.write_text(json.dumps(json.loads(path.read_text()) | score))
     days = task.with_name("stay")
     days.mkdir()

@@ -170,3 +170,50 @@ def test_recalibration_weighs_stays_and_is_none_where_no_line_exists():
     assert line == pytest.approx(calibration.line(labels[repeated], p[repeated], np.ones(len(repeated))), abs=1e-6)
     assert calibration.line(np.arange(10) > 4, np.linspace(0.1, 0.9, 10), np.ones(10)) is None
     assert calibration.line(labels, np.full(400, 0.3), np.ones(400)) is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_isotonic_recalibration_undoes_what_no_line_can(seed):
+    rng = np.random.default_rng(seed)
+    p = rng.random(20_000)
+    truth = np.where(p < 0.5, 0.1 + 0.1 * p, 0.4 + 0.5 * (p - 0.5))  # a step, and two slopes
+    labels = rng.random(20_000) < truth
+    tuning, test = np.split(rng.permutation(20_000), 2)
+    steps = calibration.isotonic(labels[tuning], p[tuning], np.ones(10_000))
+    line = calibration.line(labels[tuning], p[tuning], np.ones(10_000))
+    assert np.abs(steps.moved(p[test]) - truth[test]).mean() < 0.02
+    assert np.abs(calibration.moved(p[test], *line) - truth[test]).mean() > 0.03
+    assert (np.diff(steps.moved(np.linspace(0, 1, 500))) >= 0).all()
+
+
+def test_no_stay_is_certain_after_isotonic_recalibration():
+    """Within half a stay of all that it is fitted to."""
+    p = np.linspace(0.05, 0.95, 50)
+    steps = calibration.isotonic(p > 0.5, p, np.ones(50))
+    assert steps.moved(np.array([0.0, 0.05, 0.95, 1.0])) == pytest.approx([0.01, 0.01, 0.99, 0.99])
+    weights = np.r_[np.ones(25), np.full(25, 3.0)]
+    least = 0.5 * (25 + 25 * 9) / (25 + 75) ** 2
+    assert calibration.isotonic(p > 0.5, p, weights).moved(p[[0, -1]]) == pytest.approx([least, 1 - least])
+    flat = calibration.isotonic(p > 0.7, np.full(50, 0.3), np.ones(50))
+    assert flat.moved(np.array([0.0, 0.3, 1.0])) == pytest.approx((p > 0.7).mean())
+
+
+def test_isotonic_recalibration_weighs_stays():
+    labels, p = made(300, 8)
+    weights = np.random.default_rng(8).integers(1, 4, 300)
+    repeated = np.repeat(np.arange(300), weights)
+    one = calibration.isotonic(labels, p, weights.astype(float))
+    other = calibration.isotonic(labels[repeated], p[repeated], np.ones(len(repeated)))
+    inside = (one.moved(p) > 0.02) & (one.moved(p) < 0.98)
+    assert one.moved(p)[inside] == pytest.approx(other.moved(p)[inside])
+    assert np.abs(one.moved(p) - calibration.isotonic(labels, p, np.ones(300)).moved(p)).max() > 0.01
+
+
+def test_in_the_large_alone_is_that_of_all_statistics():
+    labels, p = made(200, 6, intercept=0.5)
+    weights = np.random.default_rng(6).uniform(0.5, 2, 200)
+    drawn = np.random.default_rng(7).integers(0, 4, (20, 200)) * weights
+    all_of_them = calibration.statistics(labels, p, weights)(drawn)["calibration_in_the_large"]
+    shuffled = np.random.default_rng(8).permutation(200)
+    alone = calibration.in_the_large(labels[shuffled], p[shuffled], weights[shuffled])(drawn[:, shuffled])
+    assert alone == pytest.approx(all_of_them, abs=1e-9)

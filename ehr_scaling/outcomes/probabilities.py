@@ -1,0 +1,176 @@
+"""The score of probabilities of a yes or a no: how good they are as they are, and as other patients ask to move them.
+
+Of a model and of a baseline alike, from the predictions that are written, so that scores can be made anew of those.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ehr_scaling.data import parquet
+from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.grid.cell import Cell
+from ehr_scaling.outcomes.asking import questions
+from ehr_scaling.outcomes.asking.prepared import ISOTONIC, Question, recalibration_of, tuning_of
+from ehr_scaling.outcomes.asking.questions import Samples
+from ehr_scaling.outcomes.exchange import predictions
+from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired, subgroups
+
+ATTRIBUTES = ("sex", "age", "race")
+_GROUP_DRAWS = 200  # bootstrap draws of a subgroup
+_NOT_OF_GROUPS = ("calibration_curve", "operating_point")
+
+
+def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
+    """`metrics.evaluate` of all stays, `decision` (see `decision.evaluate`), and `subgroups`, each with its `gaps`.
+
+    Args: probability, (stays,), which is judged in single precision, as predictions are written.
+    """
+    stored = probability.astype(np.float32).astype(np.float64)
+
+    def of_group(rows: np.ndarray) -> dict[str, Any]:
+        score = _evaluate(question, samples, stored, rows, _GROUP_DRAWS)
+        told = {name: value for name, value in score.items() if name not in _NOT_OF_GROUPS}
+        return {**told, "gaps": _gaps(question, samples, stored, rows)}
+
+    return {
+        **_evaluate(question, samples, stored),
+        "decision": _decision(question, samples, stored),
+        "subgroups": _by_attribute(samples, of_group),
+    }
+
+
+def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, Any]:
+    """What the stored predictions of a model are worth: `judge`; `recalibrated`, where stays of other patients were
+    prepared for that and are answered; and `against_baseline`, where there is one.
+
+    Raises: UserError where predictions are damaged, or about other stays.
+    """
+    path = question.folder / f"{cell.id}.parquet"
+    said, sampled = answers(path), samples.stays
+    asked = (sampled.subject_ids, sampled.times, sampled.labels)
+    if not all(np.array_equal(a, b) for a, b in zip(said, asked, strict=False)):
+        raise UserError(f"{path} is about other stays than were asked: delete it and run again")
+    probability = said.probabilities.astype(np.float64)
+    score = judge(question, samples, probability)
+    if tuning := tuning_of(question):
+        others = answers(tuning.folder / f"{cell.id}.parquet")
+        weights = _weights(questions.load(tuning.folder))
+        method = recalibration_of(tuning)
+        score["recalibrated"] = _recalibrated(question, samples, probability, others, weights, method)
+    beside = question.folder / "baseline.parquet"
+    if beside.exists():
+        score["against_baseline"] = paired.compare(
+            answers(beside),
+            said,
+            weights=_weights(samples),
+            draws=question.options["draws"],
+            seed=question.options["seed"],
+        )
+    return score
+
+
+def answers(path: Path) -> paired.Answers:
+    """The predictions in a file. Raises UserError where it is damaged."""
+    try:
+        table = parquet.read(path, schema=predictions.BINARY)
+    except (OSError, pa.ArrowException) as e:
+        raise UserError(f"{path} is damaged ({first_line(e)}): delete it and run again") from None
+    return paired.Answers(
+        table["subject_id"].to_numpy(),
+        table["prediction_time"].to_numpy().astype(np.int64),
+        table["boolean_value"].to_numpy(zero_copy_only=False),
+        table["predicted_boolean_probability"].to_numpy(),
+    )
+
+
+def _evaluate(
+    question: Question,
+    samples: Samples,
+    probability: np.ndarray,
+    rows: np.ndarray | slice = slice(None),
+    draws: int | None = None,
+) -> dict[str, Any]:
+    """`metrics.evaluate` of some stays, all of them unless told, with as many draws as the question asks for."""
+    sampled, weights = samples.stays, _weights(samples)
+    return metrics.evaluate(
+        sampled.labels[rows],
+        probability[rows],
+        sampled.patients[rows],
+        weights=None if weights is None else weights[rows],
+        probabilities=True,
+        draws=draws or question.options["draws"],
+        seed=question.options["seed"],
+    )
+
+
+def _decision(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
+    sampled, options = samples.stays, question.options
+    seeds = {"draws": options["draws"], "seed": options["seed"]}
+    return decision.evaluate(sampled.labels, probability, sampled.patients, weights=_weights(samples), **seeds)
+
+
+def _gaps(question: Question, samples: Samples, probability: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    sampled, seeds = samples.stays, {"draws": _GROUP_DRAWS, "seed": question.options["seed"]}
+    return subgroups.gaps(
+        rows, sampled.labels, probability, sampled.patients, weights=_weights(samples), **seeds
+    )  # fmt: skip
+
+
+def _by_attribute(samples: Samples, of_group: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
+    sampled = samples.stays
+    return {
+        name: subgroups.by_group(getattr(samples, name), sampled.patients, sampled.labels, of_group)
+        for name in ATTRIBUTES
+    }
+
+
+def _recalibrated(
+    question: Question,
+    samples: Samples,
+    probability: np.ndarray,
+    said: paired.Answers,
+    weights: np.ndarray | None,
+    method: str,
+) -> dict[str, Any]:
+    """What a recalibration fitted to other patients, to whom the model said `said`, makes of the probabilities.
+
+    It is taken as it is: intervals are over the patients whose risks were moved, not over those it was fitted to.
+    """
+    about: dict[str, Any] = {
+        "method": method,
+        "stays": len(said.labels),
+        "positives": int(said.labels.sum()),
+        "split": questions.TUNING,
+    }
+    weighs, before = metrics.ones_for(weights, len(said.labels)), said.probabilities.astype(np.float64)
+    told: tuple[str, ...] = (*calibration.NAMES, "weighted", "calibration_curve")
+    if method == ISOTONIC:
+        moved = calibration.isotonic(said.labels, before, weighs).moved(probability)
+        told = ("auroc", "low", "high", "auprc", *told)  # stays of one level tie, so that ranks are others
+    elif (line := calibration.line(said.labels, before, weighs)) is None:
+        return {**about, "missing": "the predictions separate the labels of these stays, or are all the same"}
+    else:
+        moved = calibration.moved(probability, *line)
+        about |= {"intercept": line[0], "slope": line[1]}
+
+    def of_group(rows: np.ndarray) -> dict[str, Any]:
+        score, apart = _evaluate(question, samples, moved, rows, _GROUP_DRAWS), _gaps(question, samples, moved, rows)
+        counts = {name: score[name] for name in ("n", "patients", "positives")}
+        apart = {name: gap for name, gap in apart.items() if name in told}
+        return {**counts, **{name: score[name] for name in calibration.NAMES}, "gaps": apart}
+
+    score = _evaluate(question, samples, moved)
+    return {
+        **about,
+        **{name: score[name] for name in told},
+        "decision": _decision(question, samples, moved),
+        "subgroups": _by_attribute(samples, of_group),
+    }
+
+
+def _weights(samples: Samples) -> np.ndarray | None:
+    return None if (samples.weights == 1).all() else samples.weights
