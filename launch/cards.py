@@ -6,9 +6,9 @@
 
 They are made from the artifacts alone: model.xml (CHAI's Applied Model Card, v0.2) and model.html, tripod.json and
 tripod.html (27 items, each with where it is answered), croissant.json (Croissant 1.0, a SHA-256 for each file) and
-data.html. Each begins with a word for the study: reportable, smoke only, blocked, or not identifiable, and why. What the
-artifacts do not say is open: open.json lists it, with who has to say it. Nothing of any patient goes out, and no count
-of real patients under 11.
+data.html. Each begins with a word for the study: reportable, smoke only, blocked, or not identifiable, and why. What
+the artifacts do not say is open: open.json lists it, with who has to say it. Nothing of any patient goes out, and no
+count of real patients under 11.
 """
 
 from pathlib import Path

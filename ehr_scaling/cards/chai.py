@@ -76,7 +76,7 @@ def _at(root: ElementTree.Element, path: str) -> ElementTree.Element:
 def _fill(node: ElementTree.Element, results: Sequence[Result]) -> None:
     """At least one result, as the schema wants it."""
     labelled = [(result.label, value(result)) for result in results]
-    for label, number in labelled or [("OPEN: the model was not scored", {"kind": "single", "value": None})]:
+    for label, number in labelled or [("no number that may be told", {"kind": "single", "value": None})]:
         entry = ElementTree.SubElement(node, "MetricResult")
         ElementTree.SubElement(entry, "Label").text = _legal(label)
         ElementTree.SubElement(entry, "ValueJson").text = json.dumps(number, ensure_ascii=False, allow_nan=False)

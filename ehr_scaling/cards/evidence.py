@@ -23,7 +23,8 @@ ABOUT = Path("metadata", "dataset.json")  # of MEDS, in events/
 
 class Asked(NamedTuple):
     """A task of the study. about: its task.json. record: the model's score as its file has it, empty where it was not
-    scored. scores: the model's, recalibrated too where that was asked for, then the baselines'; empty likewise.
+    scored, or on so few patients that nothing is told. scores: the model's, recalibrated too where that was asked for,
+    then the baselines'; empty likewise. withheld: why nothing is told, or "".
 
     verdict: how the study's models follow their loss in it, of laws.json; empty where that does not say."""
 
@@ -31,6 +32,7 @@ class Asked(NamedTuple):
     about: Record
     record: Record
     scores: list[Score]
+    withheld: str
     verdict: Record
 
     @property
@@ -58,9 +60,9 @@ class Evidence(NamedTuple):
     """events, timelines, grid: records of these artifacts. fitted: the vocabulary. about: the events' dataset.json.
 
     cell, result: the model and the metrics of its run. seeds: of the finished runs that differ from it by seed alone,
-    itself included. finished: how many runs of the study are. columns: names and Arrow types of the columns of each table of
-    the events, by its path there. problems: what does not fit together, a sentence each; names are from the work
-    directory.
+    itself included. finished: how many runs of the study are. columns: names and Arrow types of the columns of each
+    table of the events, by its path there. problems: what does not fit together, a sentence each; names are from the
+    work directory.
     """
 
     laws: Record
@@ -134,7 +136,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         result=checkpoint.result(there.run(chosen.id)) or {},
         seeds=sorted({other.seed for _, other in done if _alike(other) == _alike(chosen)}),
         finished=len(done),
-        tasks=_tasks(there, laws, chosen, problems),
+        tasks=_tasks(there, laws, chosen, problems, generated=inspection.is_generated(records["events"])),
         columns=_columns(there.events, records["events"]),
         problems=problems,
     )
@@ -161,7 +163,7 @@ def _columns(events: Path, record: Record) -> dict[str, dict[str, str]]:
     return {name: {column.name: str(column.type) for column in schema} for name, schema in schemas.items()}
 
 
-def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str]) -> list[Asked]:
+def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, generated: bool) -> list[Asked]:
     told = {outcome["task"]: outcome for outcome in laws["outcomes"]}
     asked = []
     for folder in sorted(path.parent for path in there.outcomes.glob("*/task.json")):
@@ -173,8 +175,11 @@ def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str]) -> list
             problems.append(_without(there.root, str(e)))
             continue
         outcome = told.get(folder.name, {})
-        verdict = {**outcome.get("verdict", {}), "pattern": outcome["pattern"]} if outcome.get("verdict") else {}
-        asked.append(Asked(folder.name, about, record, found, verdict))
+        verdict = {**outcome["verdict"], "pattern": outcome["pattern"]} if outcome.get("verdict") else {}
+        counts = {name: record[name] for name in ("n", "patients", "positives") if name in record}
+        if withheld := "" if generated or "positives" not in record else scores.too_small(counts):
+            record, found = {}, []
+        asked.append(Asked(folder.name, about, record, found, withheld, verdict))
     return asked
 
 
@@ -230,7 +235,9 @@ def _agrees(there: Layout, task: str, row: Record) -> None:
         raise UserError(f"run {row['cell']} has another loss than the report says: run launch.study again")
     score = artifacts.read_json(there.task(task) / f"{row['cell']}.json")
     if score["auroc"] != row["auroc"]:
-        raise UserError(f"the score {task}/{row['cell']} has another AUROC than the report says: run launch.study again")
+        raise UserError(
+            f"the score {task}/{row['cell']} has another AUROC than the report says: run launch.study again"
+        )
 
 
 def _without(workdir: Path, message: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import yaml
 
 from ehr_scaling.analysis.outcomes.scores import Measure
-from ehr_scaling.analysis.wording import decimal, signed, span
+from ehr_scaling.analysis.wording import DASH, decimal, signed, span
 from ehr_scaling.errors import UserError
 
 OPEN, ANSWERED, IN_PART = "open", "answered", "in part"
@@ -65,6 +65,7 @@ def interval(name: str, measure: Measure, sign: bool = False) -> str:
     """`AUROC 0.840 (0.811 to 0.870)`."""
     text = signed if sign else decimal
     ends = span((measure.low, measure.high), lambda end: text(end, 3))
+    ends = "no interval" if ends == DASH else ends
     return f"{NAMES[name]} {text(measure.value, 3)} ({ends})"
 
 
@@ -90,7 +91,7 @@ def read_answers(path: Path | None) -> dict[str, str]:
 
 
 def answer(fields: Sequence[Field], answers: Mapping[str, str]) -> list[Field]:
-    """The fields with people's answers in the place of what is open. Answers to other cards' fields are not looked at."""
+    """The fields with people's answers in the place of what is open. Answers to others are not looked at."""
     return [_answered(field, answers[field.key]) if field.key in answers else field for field in fields]
 
 

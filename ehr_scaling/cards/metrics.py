@@ -1,9 +1,10 @@
-"""The results of the model card: what it is worth, whom it serves how well, and how far its risks are to be believed."""
+"""The results of the model card: what the model is worth, to whom, and how far its risks are to be believed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ehr_scaling.analysis.outcomes.scores import SAME_FOR_ALL, Measure, Score
+from ehr_scaling.analysis.wording import plural
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import AUTHORS, NAMES, RANKS, RISKS, Field, unanswered
 from ehr_scaling.cards.model import MODEL, SCORE, TASK, group_name, told_groups
@@ -62,9 +63,9 @@ def _metric(
 ) -> Metric:
     told = [result for task in e.scored for result in results(task)]
     path = f"{KEY}{key}/"
-    if not told:
+    if not e.scored:
         left = [
-            unanswered(f"{path}{name}", label, AUTHORS, "the model was not scored so: run launch.evaluate")
+            unanswered(f"{path}{name}", label, AUTHORS, "the model has no scores that may be told")
             for name, label in _LABELS.items()
         ]
         return Metric(key, title, [], left)
@@ -129,12 +130,14 @@ def _calibration(task: Asked) -> Iterator[Result]:
 
 def _compared(task: Asked) -> str:
     said = task.verdict
-    return f"{task.title}: over the study's models, {said['pattern']}, {said['word']}: {said['reason']}." if said else ""
+    return (
+        f"{task.title}: over the study's models, {said['pattern']}, {said['word']}: {said['reason']}." if said else ""
+    )
 
 
 def _suppressed(task: Asked) -> str:
     hidden = [group_name(group) for group in task.model.groups if group.suppressed]
-    told = f"{len(told_groups(task))} groups are told"
+    told = f"{plural(len(told_groups(task)), 'group')} may be told"
     return f"{task.title}: {told}{'; suppressed, as of few patients: ' + ', '.join(hidden) if hidden else ''}."
 
 
@@ -150,7 +153,7 @@ def _recalibration(task: Asked) -> str:
 
 def _asked(e: Evidence, task: Asked) -> str:
     with_outcome = f", {e.told(task.record['positives'])} with the outcome" if "positives" in task.record else ""
-    stays = e.told(task.record.get("n", task.about.get("stays", 0)))
+    stays = e.told(task.record["n"] if "n" in task.record else task.about.get("stays", 0))
     left_out = task.about.get("left_out") or {}
     reasons = "; ".join(f"{e.told(n)} {reason}" for reason, n in left_out.items() if n)
     return f"{task.title}: {stays} stays{with_outcome}; not asked: {reasons or 'none'}."
@@ -160,7 +163,7 @@ def _process(task: Asked) -> str:
     method, copies = task.record.get("method"), task.record.get("copies")
     if not method or "draws" not in task.record:
         return ""
-    futures = f", {copies} futures a stay" if copies else ""
+    futures = f", {plural(copies, 'future')} a stay" if copies else ""
     return f"{task.title}: {method}{futures}; {task.record['draws']:,} draws of patients."
 
 

@@ -1,8 +1,9 @@
 """The model card: the fields of CHAI's Applied Model Card, answered from the evidence. No field says more than that."""
 
 from ehr_scaling import __version__
+from ehr_scaling.analysis.forecast import holdout
 from ehr_scaling.analysis.outcomes.scores import Group
-from ehr_scaling.analysis.wording import count, decimal, plural, power, significant, span, title
+from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, significant, span, title
 from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, OWNER, TRAINER, USER, Field, interval, unanswered
@@ -13,6 +14,7 @@ MODEL = "model."
 GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "report/report.html"
 TASK, SCORE = "outcomes/<task>/task.json", "outcomes/<task>/<cell>.json"
 EVENTS, TIMELINES = "events/artifact.json", "timelines/README.md"
+NOBODY = "None: the patients are generated, and nobody."
 BIBLIOGRAPHY = """\
 @misc{{ehr_scaling, title = {{ehr_scaling: scaling laws for electronic health records, in JAX}},
   author = {{The ehr_scaling authors}}, note = {{version {version}}}}}
@@ -51,7 +53,8 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         answered("ModelSummary/Summary", "Summary", summary, f"{GRID}; {LAWS}: isoflop, verdicts"),
         answered("ModelSummary/Keywords", "Keywords", "; ".join(keywords), f"{EVENTS}; {TASK}"),
         answered(
-            "UsesAndDirections/IntendedUseAndWorkflow", "Intended use", _line(card.GENERATED_USE if e.generated else card.REAL_USE), TIMELINES,
+            "UsesAndDirections/IntendedUseAndWorkflow", "Intended use",
+            _line(card.GENERATED_USE if e.generated else card.REAL_USE), TIMELINES,
             *(() if e.generated else ("a use in a clinical workflow, if there is to be one", USER)),
         ),
         open_("UsesAndDirections/PrimaryIntendedUsers", "Intended users", USER),
@@ -80,7 +83,8 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
             f"the weights `{c.init}`" if c.init else "fresh weights; no other model", GRID,
         ),
         answered(
-            facts + "InputDataSource", "Records", f"{e.source}, read as {inspection.words(e.events['inputs'].get('source'))}. "
+            facts + "InputDataSource", "Records",
+            f"{e.source}, read as {inspection.words(e.events['inputs'].get('source'))}. "
             f"Licence: {e.licence or 'not stated'}.", EVENTS, *(() if e.licence else ("their licence", OWNER)),
         ),
         answered(
@@ -91,7 +95,7 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         ),
         answered(
             facts + "DevelopmentDataCharacterization", "Data of development", _development(e), f"{TIMELINES}; {GRID}",
-            "whom the records stand for: places, years and groups of patients", OWNER,
+            *(() if e.generated else ("whom the records stand for: places, years and groups of patients", OWNER)),
         ),
         answered(
             facts + "BiasMitigationApproaches", "Against bias",
@@ -110,7 +114,8 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         open_("Resources/ClinicalTrial", "Clinical trial", USER, optional=True),
         open_("Resources/PeerReviewedPublications", "Publications with peer review", AUTHORS),
         open_("Resources/ReimbursementStatus", "Reimbursement", USER, optional=True),
-        open_("Resources/PatientConsentOrDisclosure", "Consent of patients", INSTITUTION),
+        answered("Resources/PatientConsentOrDisclosure", "Consent of patients", NOBODY, EVENTS) if e.generated
+        else open_("Resources/PatientConsentOrDisclosure", "Consent of patients", INSTITUTION),
         answered("Bibliography", "Bibliography", BIBLIOGRAPHY.format(version=__version__), "ehr_scaling"),
     ]  # fmt: skip
 
@@ -123,8 +128,9 @@ def laws(e: Evidence) -> list[tuple[str, str, str, Verdict]]:
     if (sealed := e.laws["holdout"]) and sealed["rows"]:
         accuracy = f"{decimal(sealed['error_percent'], 2)} % off on average"
         inside = f"{round(100 * sealed['coverage'])} % of {plural(len(sealed['rows']), 'run')} inside their intervals"
-        rows.append(("forecast of the sealed budget", accuracy, inside, Verdict("", "filed before its results were read"
-                     if sealed["sealed_losses_read"] == "after" else "its results were read with the others")))  # fmt: skip
+        first = sealed["sealed_losses_read"] == holdout.AFTER
+        how = "filed before its results were read" if first else "its results were read with the others"
+        rows.append(("forecast of the sealed budget", accuracy, inside, Verdict("", how)))
     return rows
 
 
@@ -145,10 +151,10 @@ def limits(e: Evidence) -> list[str]:
         if (bounded := task.model.shares.get("bounded")) is not None and bounded > 0:
             out.append(f"{100 * bounded:.2g} % of the simulated futures for {task.title} were cut off by their length.")
     if e.cell.edge:
-        out.append(f"Its {e.cell.edge} lies outside of what the rules for batch and rate were explored on.")
+        out.append(f"Outside of what the rules for batch and rate were explored on: its {e.cell.edge}.")
     for name, value, _, verdict in laws(e):
         if verdict.word and not verdict.supported:
-            out.append(f"{name} is {value}, {verdict.word}: {verdict.reason}.")
+            out.append(f"{name} is {'not told' if value == DASH else value}, {verdict.word}: {verdict.reason}.")
     out.append("Loss a token compares models of one vocabulary only, and the patients are all of the same records.")
     return [*out, f"What else to doubt of the study: {REPORT}, Limits."]
 
@@ -161,14 +167,16 @@ def _what(e: Evidence) -> str:
     loss = f"{e.result['validation_loss']:.4f} ± {e.result['validation_loss_se']:.4f} nats a token"
     return (
         f"A decoder of {count(e.cell.N_body)} body parameters that gives the probability of the next token of a "
-        f"patient's record; validation loss {loss} (standard error over patients). It is one of {e.finished} finished "
-        "runs of a study of scaling laws."
+        f"patient's record; validation loss {loss} (standard error over patients). It is one of "
+        f"{plural(e.finished, 'finished run')} of a study of scaling laws."
     )
 
 
 def _law(e: Evidence) -> str:
     told = "; ".join(
-        f"{name} is {value} ({ends}), {verdict.word}" for name, value, ends, verdict in laws(e) if verdict.word
+        f"{name} is {'not told' if value == DASH else f'{value} ({ends})'}, {verdict.word}"
+        for name, value, ends, verdict in laws(e)
+        if verdict.word
     )
     return f"What the study says: {told}."
 
@@ -177,11 +185,12 @@ def _kind(e: Evidence) -> str:
     c = e.cell
     head = f"{c.N_head:,} in the head" + (f", {c.N_embedding:,} in the embedding" if c.N_embedding else "")
     mixing = f", mixing of neighbours {c.mixing}" if c.mixing != "none" else ""
+    passes = significant(e.result.get("passes", c.tokens / c.unique_tokens), 3)
     return (
-        f"Decoder transformer, width {c.width}, {c.layers} layers, {c.heads} heads, inner width {c.ff}{mixing}; "
-        f"N = {c.N_body:,} parameters in the body, {head}. Trained on D = {c.tokens:,} tokens "
-        f"({significant(e.result.get('passes', c.tokens / c.unique_tokens), 3)} passes) with C = {power(c.flops)} FLOPs, "
-        f"counted; {c.optimizer}, rate {significant(c.learning_rate)}, {c.schedule}, {c.batch_tokens:,} tokens a step, "
+        f"Decoder transformer, width {c.width}, {plural(c.layers, 'layer')}, {plural(c.heads, 'head')}, inner width "
+        f"{c.ff}{mixing}; N = {c.N_body:,} parameters in the body, {head}. Trained on D = {c.tokens:,} tokens "
+        f"({passes} passes) with C = {power(c.flops)} FLOPs, counted; {c.optimizer}, "
+        f"rate {significant(c.learning_rate)}, {c.schedule}, {c.batch_tokens:,} tokens a step, "
         f"{c.steps:,} steps; seed {c.seed}, of the seeds {', '.join(map(str, e.seeds))} that were run."
     )
 
@@ -192,7 +201,9 @@ def _development(e: Evidence) -> str:
         for split in ("train", "validation", "test")
         if (s := e.timelines["summary"][split])
     )
-    trained = f"This model was trained on {e.told(e.cell.patients)} patients with {e.told(e.cell.unique_tokens)} tokens."
+    trained = (
+        f"This model was trained on {e.told(e.cell.patients)} patients with {e.told(e.cell.unique_tokens)} tokens."
+    )
     return f"{'Generated' if e.generated else 'Real'} patients; {splits}. {trained} No patient is in two splits."
 
 
@@ -219,7 +230,7 @@ def eligible(task: Asked) -> str:
 def _outputs(e: Evidence) -> str:
     return "\n".join(
         f"- {task.title}: {_line(str(task.about.get('description') or ''))} Told as "
-        f"{ {'binary': 'a probability', 'days': 'a number of days'}.get(task.about.get('kind', 'binary'), 'a class')}."
+        f"{ {'binary': 'a probability', 'days': 'a number of days'}.get(task.about.get('kind', 'binary'), 'a class') }."
         for task in e.scored
     )
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ehr_scaling.analysis.report import html
-from ehr_scaling.analysis.report.html import Chip, Noted, Raw
-from ehr_scaling.analysis.words import Verdict
+from ehr_scaling.analysis.report.html import Noted, Raw
 from ehr_scaling.analysis.wording import decimal, signed, span
+from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards import model
 from ehr_scaling.cards.evidence import Evidence
-from ehr_scaling.cards.fields import Field
+from ehr_scaling.cards.fields import OPEN, Field
 from ehr_scaling.cards.metrics import Metric, Result
 from ehr_scaling.cards.tripod import CHECKLIST, ITEMS
 from ehr_scaling.data import card
@@ -43,11 +43,11 @@ def tripod_page(e: Evidence, word: Verdict, fields: Sequence[Field]) -> str:
     sections = []
     for name in dict.fromkeys(item.section for item in CHECKLIST):
         rows = [
-            [item.number, Noted(field.label, ""), Chip(field.word), _text(field), field.where]
+            [f"{item.number} {field.label}", Noted(_said(html.chip(field.word), _text(field)), field.where)]
             for item, field in zip(CHECKLIST, fields, strict=True)
             if item.section == name
         ]
-        table = html.table(["Item", "What is asked", "", "Answer", "Where"], rows, words=(0, 2), long=(1, 3, 4))
+        table = html.table(["Item, and what it asks", "Answer, and where it stands"], rows, words=(0,), long=(1,))
         sections.append((name.lower().replace(" ", "-"), name, [table]))
     words = [field.word for field in fields]
     counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
@@ -64,7 +64,9 @@ def data_page(e: Evidence, word: Verdict, fields: Sequence[Field]) -> str:
     sections += [(name.lower().replace(" ", "-"), name, [_part(part) for part in told]) for name, told in parts.items()]
     rows = [[table, ", ".join(columns)] for table, columns in e.columns.items()]
     tables = html.table(["table in events/ (of the events the first file)", "columns"], rows, (0,), (1,))
-    sections.append(("tables", "Tables", [tables, html.paragraph("croissant.json names every file, with its SHA-256.")]))
+    sections.append(
+        ("tables", "Tables", [tables, html.paragraph("croissant.json names every file, with its SHA-256.")])
+    )
     return _page(e, word, "Data card", "The records as events and as timelines of tokens.", sections, fields)
 
 
@@ -93,32 +95,49 @@ def _rests(e: Evidence) -> str:
 
 
 def _fields(fields: Sequence[Field]) -> Raw:
-    rows = [[field.label, _text(field), field.where] for field in fields]
-    return html.table(["Field", "Answer", "Where it stands"], rows, words=(0,), long=(1, 2))
+    rows = [
+        [field.label, Noted(_said(html.chip(OPEN), text) if field.word == OPEN else text, field.where)]
+        for field in fields
+        for text in [_text(field)]
+    ]
+    return html.table(["Field", "Answer, and where it stands"], rows, words=(0,), long=(1,))
 
 
 def _open(fields: Sequence[Field]) -> Raw:
     """Those that somebody has to answer, by who has to."""
-    rows = sorted(
-        ([field.who, field.left or field.label, Raw("<code>{}</code>").format(field.key)] for field in fields if field.who),
-        key=lambda row: row[0],
-    )
-    note = "Answers go into a YAML file, a line `key: text` each: launch.cards --answers=FILE puts them in their places."
-    return Raw("\n").join((html.paragraph(_marked(note), "muted"), html.table(["Who", "What", "Key"], rows, (0, 2), (1,))))
+    left = sorted((field for field in fields if field.who), key=lambda field: field.who)
+    rows = [[f.who, _first_up(f.left or f.label), Raw("<code>{}</code>").format(f.key)] for f in left]
+    note = "Answers go into a YAML file, a line `key: text` each, for launch.cards --answers=FILE."
+    table = html.table(["Who", "What", "Key"], rows, (0, 2), (1,))
+    return Raw("\n").join((html.paragraph(_marked(note), "muted"), table))
 
 
 def _text(field: Field) -> Raw:
-    """The answer, and with a chip what is open of it."""
-    parts = [Raw("<br>").join(_marked(line) for line in part.split("\n")) for part in field.text.split("\n\n") if part]
+    """The answer, and what is open of it."""
+    parts = [_paragraph(part) for part in field.text.split("\n\n") if part]
     if field.who:
         left = f"{_first_up(field.left)}. " if field.left else ""
-        parts.append(Raw("{} {}To be said by {}.").format(html.chip("open"), left, field.who))
+        chip = html.chip(OPEN) + " " if parts else ""
+        parts.append(Raw("{}{}To be said by {}.").format(chip, left, field.who))
     return Raw("<br>").join(parts)
+
+
+def _said(chip: Raw, text: Raw) -> Raw:
+    return Raw("{} {}").format(chip, text)
+
+
+def _paragraph(text: str) -> Raw:
+    """Lines of a text, those of a list with several as one."""
+    lines = text.split("\n")
+    if not all(line.startswith("- ") for line in lines):
+        return Raw("<br>").join(map(_marked, lines))
+    entries = [_marked(line.removeprefix("- ")) for line in lines]
+    return html.bullets(entries) if len(entries) > 1 else entries[0]
 
 
 def _laws(e: Evidence) -> Raw:
     rows = [
-        [name, Noted(value, ends), verdict if verdict.word else verdict.reason]
+        [html.formula(name), Noted(value, ends), verdict if verdict.word else verdict.reason]
         for name, value, ends, verdict in model.laws(e)
     ]
     return html.table(["", "Value", "Word"], rows, words=(0,), long=(2,))
@@ -164,4 +183,3 @@ def _marked(text: Any) -> Raw:
 
 def _first_up(text: str) -> str:
     return text[:1].upper() + text[1:]
-

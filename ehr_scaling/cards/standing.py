@@ -52,7 +52,9 @@ def _of(e: Evidence, name: str) -> Verdict:
 def _missing(e: Evidence) -> list[str]:
     missing = []
     if not tested(e):
-        missing.append("the model was scored on no patients of the test split: run launch.evaluate, then launch.study")
+        few = [f"{task.title} is {task.withheld}" for task in e.tasks if task.withheld]
+        scored = "the model was scored on no patients of the test split: run launch.evaluate, then launch.study"
+        missing += few or [scored]
     if len(e.seeds) < LEAST_SEEDS:
         missing.append(f"{len(e.seeds)} seed of this model, which is an anecdote: train {LEAST_SEEDS}")
     return missing

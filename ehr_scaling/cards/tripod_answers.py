@@ -11,6 +11,7 @@ from ehr_scaling.cards.model import (
     EVENTS,
     GRID,
     LAWS,
+    NOBODY,
     REPORT,
     RUN,
     SCORE,
@@ -66,7 +67,7 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
             "Each token is named in the vocabulary; bins of values were fitted to the train split; what stands in a "
             "prompt was known by the time of the prediction.",
             VOCABULARY,
-            "how the places of the records measured them",
+            "" if e.generated else "how the places of the records measured them",
         ),
         "10": Answer(
             "By the records that could be read, see 5a; the sizes and lengths of the runs are those of the grid.",
@@ -94,7 +95,7 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
             "" if e.generated else "whether patients elsewhere differ",
         ),
         "20b": Answer(
-            f"Median tokens a patient: {median}. `python -m launch.inspect --workdir=W` has lengths, codes and context.",
+            f"Median tokens a patient: {median}. `python -m launch.inspect --workdir=W`: lengths, codes and context.",
             f"{TIMELINES}: Contents",
             "a table of what patients are like",
         ),
@@ -110,6 +111,8 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
             "what to do at the place of use",
         ),
     }
+    if e.generated:
+        found |= dict.fromkeys(("5b", "6a", "9c", "17"), Answer(NOBODY, EVENTS))
     if e.licence:
         page = e.about.get("location_uri")
         found["18e"] = Answer(
@@ -175,18 +178,20 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
     groups = dict.fromkeys(g.attribute for task in e.scored for g in task.model.groups)
     told = _each(e, _performance)
     sampled = [task.title for task in e.scored if task.inputs.get("positive_share") is not None]
-    updated = (
-        _each(e, _moved) if moved else "No model was updated after its training: none was recalibrated."
-    )
+    updated = _each(e, _moved) if moved else "No model was updated after its training: none was recalibrated."
     found = {
         "1": Answer(f"Development and evaluation of a model that predicts {names}; records: {e.source}.", "model.html"),
         "6b": Answer(_each(e, eligible), f"{TASK}: inputs.task, left_out"),
         "8a": Answer(codes, f"{TASK}: inputs.task"),
         "8b": Answer(
-            "The outcome is read from the records by rule.", TASK, "who assessed it where it was recorded"
+            "The outcome is read from the records by rule.",
+            TASK,
+            "" if e.generated else "who assessed it where it was recorded",
         ),
         "8c": Answer(
-            "The rule sees neither predictions nor who the patient is.", TASK, "how it was assessed where it was recorded"
+            "The rule sees neither predictions nor who the patient is.",
+            TASK,
+            "" if e.generated else "how it was assessed where it was recorded",
         ),
         "12e": Answer(", ".join(measures), f"{LAWS}: outcomes.compared; {REPORT}, Outcomes", "why these"),
         "12f": Answer(

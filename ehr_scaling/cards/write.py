@@ -50,7 +50,9 @@ def write(workdir: Path, out: Path, cell: str | None = None, answers: Path | Non
         artifacts.write_text(out / name, text)
     for name, value in values.items():
         artifacts.write_json(out / name, value)
-    counts = {kind: sum(field.word == kind for field in every) for kind in (fields.ANSWERED, fields.IN_PART, fields.OPEN)}
+    counts = {
+        kind: sum(field.word == kind for field in every) for kind in (fields.ANSWERED, fields.IN_PART, fields.OPEN)
+    }
     return {**word._asdict(), "cell": e.cell.id, **counts, "files": sorted([*texts, *values])}
 
 

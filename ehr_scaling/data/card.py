@@ -76,7 +76,7 @@ def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, g
     about, fitted = events["summary"], vocabulary.load(out)
     name = _line(about.get("name", "a source without a name"))
     title = f"Generated patients: token timelines ({name})" if generated else f"Token timelines: {name}"
-    reading = [Table(("field", "type", "content"), _FIELDS), _READING]
+    reading: Parts = [Table(("field", "type", "content"), _FIELDS), _READING]
     sections = parts(summary, events, fitted, generated=generated)
     use = sections.pop("Intended use and limits")
     sections |= {"How to read it": reading, "Intended use and limits": use}

@@ -228,13 +228,13 @@ def _groups(attributes: dict[str, Any]) -> list[Group]:
         for name, part in (groups if isinstance(groups, dict) else {}).items():
             part = part if isinstance(part, dict) else {}
             counts = {k: n for k in ("n", "patients", "positives") if known(n := _number(part.get(k)))}
-            why = str(part.get("suppressed") or _too_small(counts))
+            why = str(part.get("suppressed") or too_small(counts))
             measures = {} if why else _measures(part)
             subgroups.append(Group(str(attribute), str(name), {} if why else counts, measures, why))
     return subgroups
 
 
-def _too_small(counts: dict[str, float]) -> str:
+def too_small(counts: dict[str, float]) -> str:
     """Scores leave small groups out; those of other programs may not."""
     if not {"n", "positives"} <= counts.keys():
         return "suppressed: its counts are not told"
