@@ -9,10 +9,11 @@ import yaml
 
 from ehr_scaling.analysis.outcomes.scores import Measure
 from ehr_scaling.analysis.wording import DASH, decimal, signed, span
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import UserError, first_line
 
 OPEN, ANSWERED, IN_PART = "open", "answered", "in part"
 BY_HAND = "answers file"
+_FORM = "write a line `key: text` for each open field, as open.json names them"
 
 # Who has to answer
 OWNER = "the owner of the records"
@@ -70,24 +71,31 @@ def interval(name: str, measure: Measure, sign: bool = False) -> str:
 
 
 def read_answers(path: Path | None) -> dict[str, str]:
-    """What people answered: a YAML file of {key of a field: text}. None: nothing.
+    """What people answered: a YAML file of {key of a field: text}, where all is text as it stands. None: nothing.
 
     Raises: UserError for a file that is no such thing.
     """
     if path is None:
         return {}
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"--answers={path} is no file that can be read") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise UserError(f"--answers={path} is no YAML: {' '.join(str(e).split())[:200]}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"--answers={path}: write a line `key: text` for each open field, see open.json")
-    for key, text in value.items():
-        if not isinstance(key, str) or not isinstance(text, str) or not text.strip():
-            raise UserError(f"--answers={path}: {str(key)[:80]!r} takes a text: put it between quotes")
-    return value
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except OSError as e:
+        raise UserError(f"--answers={path} cannot be read ({e.strerror or e}): give a YAML file") from None
+    except RecursionError:
+        raise UserError(f"--answers={path} is nested too deeply: {_FORM}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as e:  # the last two of bytes and escapes that are no text
+        raise UserError(f"--answers={path} is no YAML ({first_line(e)[:200]}): {_FORM}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"--answers={path}: {_FORM}")
+    answers: dict[str, str] = {}
+    for key, text in node.value:
+        line = f"--answers={path}, line {key.start_mark.line + 1}"
+        if not (isinstance(key, yaml.ScalarNode) and isinstance(text, yaml.ScalarNode) and text.value.strip()):
+            raise UserError(f"{line}: no text is there: {_FORM}")
+        if key.value in answers:
+            raise UserError(f"{line}: a key that was answered before: take one of the two out")
+        answers[key.value] = text.value
+    return answers
 
 
 def answer(fields: Sequence[Field], answers: Mapping[str, str]) -> list[Field]:
@@ -110,6 +118,6 @@ def check_answers(answers: Mapping[str, str], fields: Iterable[Field]) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             meant = f"did you mean {near[0]}?" if near else "open.json lists the open ones"
-            raise UserError(f"--answers: {key[:80]} is no field of a card: {meant}")
+            raise UserError(f"--answers: {key[:80]!r} is no field of a card: {meant}")
         if not known[key].who:
             raise UserError(f"--answers: {key} is answered by {known[key].where}: take it out of the file")

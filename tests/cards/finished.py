@@ -51,13 +51,13 @@ def score(auroc: float) -> dict[str, Any]:
     return told
 
 
-def write(root: Path, prepared: Path, *, generated: bool, seeds: int = 2, split: str = "test") -> Path:
+def write(root: Path, prepared: Path, *, generated: bool) -> Path:
     """The study `root`, on the data of `prepared` (`study.prepare`); its patients are called real where they are not
     to be `generated`."""
     shutil.copytree(prepared, root)
     there = Layout(root)
     _rename(there.events, generated)
-    runs = simulated.rows(budgets=4, noise=0.004, seeds=seeds)
+    runs = simulated.rows(budgets=3, sizes=5, noise=0.004)
     for row in runs:
         row["cell"] = row["run"].replace(".", "").replace("+", "")
     simulated.write_runs(there.runs, runs, generated=generated, data=NAME)
@@ -66,7 +66,7 @@ def write(root: Path, prepared: Path, *, generated: bool, seeds: int = 2, split:
         artifacts.write_sealed(path, json.loads(path.read_text()))
     cells = [_cell(row, generated) for row in runs]
     artifacts.build(there.grid, {"points": len(cells)}, lambda out: _grid(out, cells), changing=(manifest.MANIFEST,))
-    _scores(there.task(TASK), runs, split)
+    _scores(there.task(TASK), runs)
     table = readers.read(there.runs)
     found = results.fit(table, Options(draws=20), there.outcomes)
     there.report.mkdir()
@@ -110,7 +110,7 @@ def _grid(out: Path, cells: list[Any]) -> dict[str, Any]:
     return {"cells": len(cells), "infeasible": []}
 
 
-def _scores(task: Path, runs: list[dict[str, Any]], split: str) -> None:
+def _scores(task: Path, runs: list[dict[str, Any]]) -> None:
     task.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for row in runs:
@@ -121,6 +121,6 @@ def _scores(task: Path, runs: list[dict[str, Any]], split: str) -> None:
     spec = {"anchor": ["HOSPITAL_ADMISSION"], "hours": 24.0, "positive": ["MEDS_DEATH"], "negative": ["DISCHARGE"]}
     about = {
         **{"task": TASK, "kind": "binary", "description": DESCRIPTION, "stays": 300},
-        **{"left_out": {"whose record ends <before>": 4}, "inputs": {"task": spec, "split": split}},
+        **{"left_out": {"whose record ends <before>": 4}, "inputs": {"task": spec, "split": "test"}},
     }
     artifacts.write_sealed(task / "task.json", about)

@@ -42,8 +42,8 @@ SCHEMA = {
     "PatientConsentOrDisclosure",
 }
 PARTS = (
-    "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 18a 18b 18c 18d "
-    "18e 18f 19 20a 20b 20c 21 22 23a 23b 24 25 26 27a 27b 27c"
+    "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 "
+    "18a 18b 18c 18d 18e 18f 19 20a 20b 20c 21 22 23a 23b 24 25 26 27a 27b 27c"
 )
 
 
@@ -240,11 +240,13 @@ def test_without_scores_what_needs_them_is_open(copy):
 
 def test_croissant_has_what_it_requires_and_names_what_is_there(study, cards, tmp_path):
     told = json.loads((cards / "croissant.json").read_text())
-    left = {key.removeprefix("data.") for key in json.loads((cards / "open.json").read_text()) if key.startswith("data.")}
+    left = {
+        key.removeprefix("data.") for key in json.loads((cards / "open.json").read_text()) if key.startswith("data.")
+    }
     assert set(croissant.REQUIRED) - told.keys() == left == {"url", "creator", "datePublished"}
     assert told["conformsTo"] == "http://mlcommons.org/croissant/1.0" and told["@type"] == "sc:Dataset"
     answers = tmp_path / "answers.yaml"
-    answers.write_text('data.url: https://example.org\ndata.creator: us\ndata.datePublished: "2026-01-31"\n')
+    answers.write_text("data.url: https://example.org\ndata.creator: us\ndata.datePublished: 2026-01-31\n")
     write.write(study, tmp_path / "out", answers=answers)
     whole = json.loads((tmp_path / "out" / "croissant.json").read_text())
     assert set(croissant.REQUIRED) <= whole.keys() and whole["creator"]["name"] == "us"
@@ -301,7 +303,9 @@ def test_nothing_of_a_patient_and_no_count_of_few_goes_out(study, cards):
     assert "under 10" in (cards / "data.html").read_text()  # what the source dropped, of which there were 3
 
 
-@pytest.mark.parametrize(("n", "told"), [(0, "0"), (1, "under 11"), (10, "under 11"), (11, "10"), (15, "20"), (96, "100")])
+@pytest.mark.parametrize(
+    ("n", "told"), [(0, "0"), (1, "under 11"), (10, "under 11"), (11, "10"), (15, "20"), (96, "100")]
+)
 def test_counts_of_real_patients_are_rounded_and_those_of_few_are_not_told(found, n, told):
     assert found.told(n) == told
 
@@ -338,6 +342,13 @@ def test_generated_patients_are_for_smoke_only(copy):
     for name, _ in pages.PAGES:
         page = (copy / "cards" / name).read_text()
         assert '<span class="chip warn">smoke only</span>' in page.split("<section")[0], name
+
+
+def test_the_document_has_a_row_for_each_word():
+    text = (Path(__file__).parents[2] / "docs" / "cards.md").read_text()
+    rows = re.findall(r"^\| `([a-z ]+)` \|", text[text.index("## The word") : text.index("## What is open")], re.M)
+    words = {standing.REPORTABLE, standing.SMOKE_ONLY, standing.BLOCKED, standing.NOT_IDENTIFIABLE}
+    assert set(rows) == words and rows.count(standing.BLOCKED) == 2  # in the order of `standing.judge`
 
 
 def test_few_patients_are_for_smoke_only(found):
@@ -445,13 +456,14 @@ def test_answers_fill_what_is_open_and_nothing_else(study, cards, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tripod.18z: x", "tripod.18z is no field of a card: did you mean tripod.18"),
+        ("tripod.18z: x", "'tripod.18z' is no field of a card: did you mean tripod.18"),
         ("model.BasicInfo/ModelName: mine", "is answered by grid/manifest.jsonl: take it out"),
         ("data.datePublished: soon", "takes a date such as 2026-01-31"),
-        ("data.datePublished: 2026-01-31", "'data.datePublished' takes a text"),
+        ("tripod.18a: [none]", "line 1: no text is there"),
+        ("tripod.18a: none\ntripod.18a: some", "line 2: a key that was answered before"),
         ("- a", "write a line `key: text`"),
         ("a: [", "is no YAML"),
-        ("tripod.18a: ''", "takes a text"),
+        ("tripod.18a: ''", "line 1: no text is there"),
     ],
 )
 def test_answers_to_nothing_that_is_open_are_refused(study, tmp_path, text, said):
@@ -507,7 +519,12 @@ STRUCTURE = {
         "What the study found": ["a of N* ∝ C<sup>a</sup>", "b of D* ∝ C<sup>b</sup>", "forecast of the sealed budget"],
         "Use": ["Intended use", "Intended users", "How to use it", "Patients", "What it must not be used for"],
         "Warnings": ["Risks and limits", "Biases and ethics", "Level of clinical risk"],
-        "Usefulness": ["the model", "the model less logistic regression", "logistic regression", *metrics._LABELS.values()],
+        "Usefulness": [
+            "the model",
+            "the model less logistic regression",
+            "logistic regression",
+            *metrics._LABELS.values(),
+        ],
         "Fairness": ["sex f", "sex m", *metrics._LABELS.values()],
         "Reliability of the risks": ["the model", "the model, recalibrated", *metrics._LABELS.values()],
         "What it is made of": [
@@ -522,7 +539,9 @@ STRUCTURE = {
     },
     "data.html": {
         "Terms": ["Licence", "Address of its page", "Creator of this data set", "Date of publication, as 2026-01-31"],
-        **dict.fromkeys(("Source", "Contents", "Tokens", "Left out", "Privacy", "Made from", "Intended use and limits")),
+        **dict.fromkeys(
+            ("Source", "Contents", "Tokens", "Left out", "Privacy", "Made from", "Intended use and limits")
+        ),
         "Tables": None,
     },
     "tripod.html": dict.fromkeys(
