@@ -114,9 +114,9 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
       of the evidence.
     """
     there = Layout(workdir)
-    for folder, pattern in ((there.runs, RESULTS), (there.report, "*"), (there.events, "**"), (there.timelines, "**")):
-        storage.fetch(folder, pattern)
-    storage.fetch(there.outcomes)
+    storage.fetch(there.runs, RESULTS)
+    for folder in (there.report, there.events, there.timelines, there.outcomes):
+        storage.fetch(folder)
     report = there.report / MARK
     if not report.is_file():
         raise UserError(f"{report} is missing: run launch.study there first")

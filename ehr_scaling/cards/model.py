@@ -14,7 +14,7 @@ MODEL = "model."
 GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "report/report.html"
 TASK, SCORE = "outcomes/<task>/task.json", "outcomes/<task>/<cell>.json"
 EVENTS, TIMELINES = "events/artifact.json", "timelines/README.md"
-NOBODY = "None: the patients are generated, and nobody."
+NOBODY = "None: the patients are generated."
 BIBLIOGRAPHY = """\
 @misc{{ehr_scaling, title = {{ehr_scaling: scaling laws for electronic health records, in JAX}},
   author = {{The ehr_scaling authors}}, note = {{version {version}}}}}
@@ -130,7 +130,7 @@ def laws(e: Evidence) -> list[tuple[str, str, str, Verdict]]:
         inside = f"{round(100 * sealed['coverage'])} % of {plural(len(sealed['rows']), 'run')} inside their intervals"
         first = sealed["sealed_losses_read"] == holdout.AFTER
         how = "filed before its results were read" if first else "its results were read with the others"
-        rows.append(("forecast of the sealed budget", accuracy, inside, Verdict("", how)))
+        rows.append(("forecast of the sealed budget", accuracy, inside, holdout.judged(sealed).also(how)))
     return rows
 
 
@@ -153,7 +153,7 @@ def limits(e: Evidence) -> list[str]:
     if e.cell.edge:
         out.append(f"Outside of what the rules for batch and rate were explored on: its {e.cell.edge}.")
     for name, value, _, verdict in laws(e):
-        if verdict.word and not verdict.supported:
+        if not verdict.supported:
             out.append(f"{name} is {'not told' if value == DASH else value}, {verdict.word}: {verdict.reason}.")
     out.append("Loss a token compares models of one vocabulary only, and the patients are all of the same records.")
     return [*out, f"What else to doubt of the study: {REPORT}, Limits."]
@@ -176,7 +176,6 @@ def _law(e: Evidence) -> str:
     told = "; ".join(
         f"{name} is {'not told' if value == DASH else f'{value} ({ends})'}, {verdict.word}"
         for name, value, ends, verdict in laws(e)
-        if verdict.word
     )
     return f"What the study says: {told}."
 

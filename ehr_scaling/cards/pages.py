@@ -136,10 +136,7 @@ def _paragraph(text: str) -> Raw:
 
 
 def _laws(e: Evidence) -> Raw:
-    rows = [
-        [html.formula(name), Noted(value, ends), verdict if verdict.word else verdict.reason]
-        for name, value, ends, verdict in model.laws(e)
-    ]
+    rows = [[html.formula(name), Noted(value, ends), verdict] for name, value, ends, verdict in model.laws(e)]
     return html.table(["", "Value", "Word"], rows, words=(0,), long=(2,))
 
 

@@ -351,6 +351,13 @@ def test_the_document_has_a_row_for_each_word():
     assert set(rows) == words and rows.count(standing.BLOCKED) == 2  # in the order of `standing.judge`
 
 
+def test_a_sealed_forecast_that_failed_is_a_limit(found):
+    assert not any("sealed budget" in limit for limit in model.limits(found))
+    failed = {**found.laws["holdout"], "coverage": 0.1}
+    (limit,) = [s for s in model.limits(found._replace(laws={**found.laws, "holdout": failed})) if "sealed" in s]
+    assert "unidentified: the forecast of the sealed budget failed" in limit
+
+
 def test_few_patients_are_for_smoke_only(found):
     few = found._replace(laws={**found.laws, "data": {**found.laws["data"], "patients": 100}})
     word = standing.judge(few)
@@ -416,7 +423,8 @@ KINDS = ("events", "packed", "forecast", "another forecast", "score", "seal of a
 def test_what_does_not_fit_blocks_and_says_where(copy, what):
     said = damaged(copy, what)
     done = write.write(copy, copy / "cards")
-    assert done["word"] == standing.BLOCKED and said in done["reason"] and str(copy) not in done["reason"]
+    assert done["word"] == standing.BLOCKED and said in done["reason"]
+    assert str(copy) not in done["reason"] and "the work directory/" not in done["reason"]
     page = (copy / "cards" / "model.html").read_text()
     assert '<span class="chip bad">blocked</span>' in page and str(copy) not in page
 
