@@ -12,110 +12,17 @@ from xml.etree import ElementTree
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts
-from ehr_scaling.cards import chai, croissant, evidence, fields, metrics, model, pages, standing, tripod, write
+from ehr_scaling.cards import chai, croissant, fields, metrics, model, pages, standing, tripod, write
 from ehr_scaling.data import timelines
 from ehr_scaling.errors import UserError
 from tests.cards import finished
+from tests.cards.schema import CHAI, against, problems, results_of, root_of, text_at, types_of
 
-XS = "{http://www.w3.org/2001/XMLSchema}"
-CHAI = f"{{{chai.NAMESPACE}}}"
 SCORE = f"outcomes/{finished.TASK}"
-# The schema v0.2 in our own words: of each element its children in order; ? for those that it does without
-METRIC = "MetricGoal Results Interpretation TestType TestingDataDescription ValidationProcessAndJustification"
-SCHEMA = {
-    "AppliedModelCard": "BasicInfo ReleaseInfo ModelSummary UsesAndDirections Warnings TrustIngredients KeyMetrics "
-    "Resources Bibliography",
-    "BasicInfo": "ModelName ModelDeveloper DeveloperContact",
-    "ReleaseInfo": "ReleaseStage ReleaseDate ReleaseVersion GlobalAvailability EHRCompatibility? RegulatoryApproval?",
-    "ModelSummary": "Summary Keywords",
-    "UsesAndDirections": "IntendedUseAndWorkflow PrimaryIntendedUsers HowToUse TargetedPatientPopulation "
-    "CautionedOutOfScopeSettings",
-    "Warnings": "KnownRisksAndLimitations KnownBiasesOrEthicalConsiderations ClinicalRiskLevel",
-    "TrustIngredients": "AISystemFacts TransparencyInformation",
-    "AISystemFacts": "OutcomesAndOutputs ModelType FoundationModels? InputDataSource OutputAndInputDataTypes "
-    "DevelopmentDataCharacterization BiasMitigationApproaches OngoingMaintenance Security? Transparency?",
-    "TransparencyInformation": "FundingSource ThirdPartyInformation? StakeholdersConsulted",
-    "KeyMetrics": "UsefulnessUsabilityEfficacy FairnessEquity SafetyReliability",
-    **dict.fromkeys(("UsefulnessUsabilityEfficacy", "FairnessEquity", "SafetyReliability"), METRIC),
-    "Resources": "EvaluationReferences? ClinicalTrial? PeerReviewedPublications ReimbursementStatus? "
-    "PatientConsentOrDisclosure",
-}
 PARTS = (
     "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 "
     "18a 18b 18c 18d 18e 18f 19 20a 20b 20c 21 22 23a 23b 24 25 26 27a 27b 27c"
 )
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A finished study of patients that are called real."""
-    folder = tmp_path_factory.mktemp("cards")
-    return finished.write(folder / "w", finished.prepare(folder / "prepared"), generated=False)
-
-
-@pytest.fixture(scope="module")
-def found(study):
-    return evidence.read(study)
-
-
-@pytest.fixture(scope="module")
-def cards(study, tmp_path_factory):
-    out = tmp_path_factory.mktemp("out")
-    write.write(study, out)
-    return out
-
-
-@pytest.fixture
-def copy(study, tmp_path):
-    """The study, to be changed."""
-    return Path(shutil.copytree(study, tmp_path / "w"))
-
-
-def root_of(path):
-    return ElementTree.fromstring(path.read_text(encoding="utf-8"))
-
-
-def text_at(root, path):
-    return root.find("/".join(CHAI + name for name in path.split("/"))).text
-
-
-def results_of(root):
-    """Label: value, of all results."""
-    return {
-        entry.find(f"{CHAI}Label").text: json.loads(entry.find(f"{CHAI}ValueJson").text)
-        for entry in root.iter(f"{CHAI}MetricResult")
-    }
-
-
-def ordered(node, expected, taken=None):
-    """What is wrong with the children of a node. expected: [(name, least, most)] in order."""
-    names, at, wrong = [child.tag.removeprefix(CHAI) for child in node], 0, []
-    for name, least, most in expected:
-        count = 0
-        while at < len(names) and names[at] == name and count < most:
-            at, count = at + 1, count + 1
-        if count < least:
-            wrong.append(f"{node.tag}: {name} is missing")
-    return wrong + [f"{node.tag}: {name} is out of place" for name in names[at:]]
-
-
-def problems(root):
-    wrong = [] if root.tag == f"{CHAI}AppliedModelCard" else ["another root"]
-    for node in root.iter():
-        name = node.tag.removeprefix(CHAI)
-        if name in SCHEMA:
-            expected = [(n.rstrip("?"), 0 if n.endswith("?") else 1, 1) for n in SCHEMA[name].split()]
-            wrong += ordered(node, expected)
-        elif name == "Results":
-            wrong += ordered(node, [("MetricResult", 1, 10**6)])
-        elif name == "MetricResult":
-            wrong += ordered(node, [("Label", 1, 1), ("ValueJson", 1, 1)])
-        elif name == "Keywords":
-            wrong += ordered(node, [("Keyword", 0, 10**6)])
-        elif not (node.text or "").strip() or len(node):
-            wrong.append(f"{name} is no text")
-    return wrong
 
 
 def test_the_model_card_has_the_elements_of_the_schema_in_order(cards):
@@ -125,34 +32,6 @@ def test_the_model_card_has_the_elements_of_the_schema_in_order(cards):
     root.remove(root.find(f"{CHAI}Warnings"))
     said = problems(root)
     assert any("ModelName is out of place" in s for s in said) and any("Warnings is missing" in s for s in said)
-
-
-def types_of(schema):
-    """Of every type of an XSD, and of its root: (name, type, least, most) in order. Sequences of elements alone."""
-
-    def bounds(node):
-        most = node.get("maxOccurs", "1")
-        return int(node.get("minOccurs", "1")), 10**6 if most == "unbounded" else int(most)
-
-    def particles(complex_type):
-        sequence = complex_type.find(f"{XS}sequence")
-        outer = bounds(sequence)
-        for element in sequence.findall(f"{XS}element"):
-            low, high = bounds(element)
-            yield element.get("name", "Signature"), element.get("type", ""), low * outer[0], high * outer[1]
-
-    found = {t.get("name"): list(particles(t)) for t in schema.findall(f"{XS}complexType")}
-    card = schema.find(f"{XS}element")
-    return {**found, "": list(particles(card.find(f"{XS}complexType")))}
-
-
-def against(node, kind, types):
-    wrong = ordered(node, [(name, low, high) for name, _, low, high in types[kind]])
-    of = {name: kind.removeprefix("mc:") for name, kind, _, _ in types[kind]}
-    for child in node:
-        inner = of.get(child.tag.removeprefix(CHAI), "xs:string")
-        wrong += against(child, inner, types) if inner in types else [f"{child.tag} holds elements"] * bool(len(child))
-    return wrong
 
 
 def test_the_model_card_is_valid_by_a_local_copy_of_the_schema(cards):
@@ -301,141 +180,6 @@ def test_nothing_of_a_patient_and_no_count_of_few_goes_out(study, cards):
     assert "under 11 whose record ends &lt;before&gt;" in said and "4 whose record" not in said
     assert "suppressed, as of few patients: sex x" in said
     assert "under 10" in (cards / "data.html").read_text()  # what the source dropped, of which there were 3
-
-
-@pytest.mark.parametrize(
-    ("n", "told"), [(0, "0"), (1, "under 11"), (10, "under 11"), (11, "10"), (15, "20"), (96, "100")]
-)
-def test_counts_of_real_patients_are_rounded_and_those_of_few_are_not_told(found, n, told):
-    assert found.told(n) == told
-
-
-def test_scores_of_few_patients_are_withheld(copy):
-    path = copy / SCORE / f"{finished.best(copy)}.json"
-    finished.change(path, positives=7)
-    e = evidence.read(copy)
-    assert e.scored == [] and standing.judge(e).word == standing.BLOCKED
-    assert "in hospital death is suppressed: a count under 11" in standing.judge(e).reason
-    record = artifacts.record(copy / "events")
-    record["summary"]["generated"] = True
-    artifacts.write_sealed(copy / "events" / artifacts.RECORD, record)
-    assert evidence.read(copy).scored
-
-
-# --- the word of a study
-
-
-def test_a_study_that_lacks_nothing_is_reportable(found):
-    word = standing.judge(found)
-    assert found.problems == [] and word.word == standing.REPORTABLE and "2 seeds" in word.reason
-
-
-def test_generated_patients_are_for_smoke_only(copy):
-    record = artifacts.record(copy / "events")
-    record["summary"]["generated"] = True
-    artifacts.write_sealed(copy / "events" / artifacts.RECORD, record)
-    done = write.write(copy, copy / "cards")
-    assert done["word"] == standing.SMOKE_ONLY and "generated" in done["reason"]
-    root = root_of(copy / "cards" / "model.xml")
-    assert text_at(root, "ModelSummary/Summary").startswith("**smoke only**")
-    assert "smoke only" in json.loads((copy / "cards" / "croissant.json").read_text())["description"]
-    for name, _ in pages.PAGES:
-        page = (copy / "cards" / name).read_text()
-        assert '<span class="chip warn">smoke only</span>' in page.split("<section")[0], name
-
-
-def test_the_document_has_a_row_for_each_word():
-    text = (Path(__file__).parents[2] / "docs" / "cards.md").read_text()
-    rows = re.findall(r"^\| `([a-z ]+)` \|", text[text.index("## The word") : text.index("## What is open")], re.M)
-    words = {standing.REPORTABLE, standing.SMOKE_ONLY, standing.BLOCKED, standing.NOT_IDENTIFIABLE}
-    assert set(rows) == words and rows.count(standing.BLOCKED) == 2  # in the order of `standing.judge`
-
-
-def test_a_sealed_forecast_that_failed_is_a_limit(found):
-    assert not any("sealed budget" in limit for limit in model.limits(found))
-    failed = {**found.laws["holdout"], "coverage": 0.1}
-    (limit,) = [s for s in model.limits(found._replace(laws={**found.laws, "holdout": failed})) if "sealed" in s]
-    assert "unidentified: the forecast of the sealed budget failed" in limit
-
-
-def test_few_patients_are_for_smoke_only(found):
-    few = found._replace(laws={**found.laws, "data": {**found.laws["data"], "patients": 100}})
-    word = standing.judge(few)
-    assert word.word == standing.SMOKE_ONLY and word.reason.startswith("100 patients to train on determine nothing")
-    fewer = found._replace(laws={**found.laws, "data": {**found.laws["data"], "patients": 8}})
-    assert standing.judge(fewer).reason.startswith("under 11 patients")
-
-
-@pytest.mark.parametrize("name", standing.EXPONENTS)
-def test_an_exponent_that_is_not_told_is_not_identifiable(found, name):
-    untold = {**found.laws["verdicts"], name: {"word": "unidentified", "reason": "two budgets"}}
-    word = standing.judge(found._replace(laws={**found.laws, "verdicts": untold}))
-    assert word == (standing.NOT_IDENTIFIABLE, f"the runs do not tell {standing.EXPONENTS[name]}: two budgets")
-
-
-def test_one_seed_or_no_test_patients_block(found):
-    assert standing.judge(found._replace(seeds=[1])) == (
-        standing.BLOCKED,
-        "1 seed of this model, which is an anecdote: train 2",
-    )
-    (task,) = found.tasks
-    other = task._replace(about={**task.about, "inputs": {**task.inputs, "split": "validation"}})
-    assert "no patients of the test split" in standing.judge(found._replace(tasks=[other])).reason
-
-
-def damaged(root, what):
-    """Change one thing of a study; what the card has to say of it."""
-    cell = finished.best(root)
-    if what == "events":
-        path = next((root / "events" / "data").rglob("*.parquet"))
-        path.write_bytes(path.read_bytes()[:-1] + b"x")
-        return f"{path.relative_to(root)} is damaged"
-    if what == "packed":
-        next((root / "packed" / "t64").glob("*.array_record")).unlink()
-        return "is missing"
-    if what == "forecast":
-        finished.change(root / "report" / "forecast.json", reason="other")
-        return "forecast.json has changed since it was filed"
-    if what == "another forecast":
-        laws = json.loads((root / "report" / "laws.json").read_text())
-        finished.change(root / "report" / "laws.json", holdout={**laws["holdout"], "forecast_fingerprint": "ab"})
-        return "is not the forecast that the report compares"
-    if what == "score":
-        finished.change(root / SCORE / f"{cell}.json", auroc=0.9)
-        return "another AUROC than the report says"
-    if what == "seal of a score":
-        path = root / SCORE / f"{cell}.json"
-        path.write_text(path.read_text().replace('"draws": 20', '"draws": 21'))
-        return f"{SCORE}/{cell}.json is damaged"
-    if what == "run":
-        finished.change(root / "runs" / cell / "120" / "metrics" / "metrics", validation_loss=0.1)
-        return "another loss than the report says"
-    laws = json.loads((root / "report" / "laws.json").read_text())
-    laws["provenance"]["fingerprints"]["timelines"] = "ab"
-    finished.change(root / "report" / "laws.json", provenance=laws["provenance"])
-    return "made from other timelines"
-
-
-KINDS = ("events", "packed", "forecast", "another forecast", "score", "seal of a score", "run", "report")
-
-
-@pytest.mark.parametrize("what", KINDS)
-def test_what_does_not_fit_blocks_and_says_where(copy, what):
-    said = damaged(copy, what)
-    done = write.write(copy, copy / "cards")
-    assert done["word"] == standing.BLOCKED and said in done["reason"]
-    assert str(copy) not in done["reason"] and "the work directory/" not in done["reason"]
-    page = (copy / "cards" / "model.html").read_text()
-    assert '<span class="chip bad">blocked</span>' in page and str(copy) not in page
-
-
-def test_weights_that_have_changed_block(copy):
-    run = copy / "runs" / finished.best(copy) / "120"
-    (run / "state").write_text("weights")
-    artifacts.write_sealed(run / "files.json", {"files": artifacts.sums(run)})
-    assert evidence.read(copy).problems == []
-    (run / "state").write_text("weighty")
-    assert "state is damaged" in standing.judge(evidence.read(copy)).reason
 
 
 # --- what people say
