@@ -74,5 +74,9 @@ class Layout:
         return self.root / "report"
 
     @property
+    def cards(self) -> Path:
+        return self.root / "cards"
+
+    @property
     def slurm(self) -> Path:
         return self.root / "slurm"

@@ -182,7 +182,7 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
         "Recipe": _table(recipe),
         "How to load it": _loading(cell.mixing),
         "What it reads": _filled(_READS),
-        "What it must not be used for": _filled(_GENERATED if cell.generated else _REAL),
+        "What it must not be used for": _filled(NOT_OF_GENERATED if cell.generated else NOT_OF_REAL),
         "Licence": _filled(_LICENCE if cell.generated else f"{_LICENCE} {_TERMS.format(licence=licence)}"),
     }
     header = "---\nlicense: other\nlibrary_name: transformers\ntags:\n- electronic-health-records\n- ehr_scaling\n---"
@@ -204,12 +204,13 @@ options. Ids beyond the vocabulary do not exist. PAD (id 0) was left out of the 
 before a softmax, or leave it to `generate`, which does so by `generation_config.json`. Positions may start anywhere;
 a row longer than the context was never seen."""
 
-_GENERATED = """**Anything about patients.** The patients are generated: their diseases, drugs and fates come from
+# What a model must not be used for
+NOT_OF_GENERATED = """**Anything about patients.** The patients are generated: their diseases, drugs and fates come from
 made-up tables, and nothing that the model learnt of them is medicine. It is for trying programs, testing them and
 showing what they do, where no real records may be used."""
 
-_REAL = """**The care of patients.** No regulator has seen it; its risks are not calibrated, and are no advice about
-anyone. It learnt what was written down for billing and treatment at the places its records come from, with their
+NOT_OF_REAL = """**The care of patients.** No regulator has seen it; its risks are not calibrated, and are no advice
+about anyone. It learnt what was written down for billing and treatment at the places its records come from, with their
 habits, gaps and inequities, and says nothing yet about other hospitals, years or groups of patients. **Finding out
 about persons:** a model can repeat what it read. Nobody has shown that this one does not give away whether somebody
 was in its data, or what was recorded of them. Do not sample from it to publish what comes out as anonymous, and do

@@ -204,6 +204,7 @@ def places(tmp_path_factory):
     (folder / "made").mkdir()
     (folder / "mine.yaml").write_text(MINE)
     (folder / "claims.yaml").write_text(CLAIMS)
+    (folder / "answers.yaml").write_text("tripod.18a: none\n")
     with ThreadPoolExecutor() as pool:
         planned = pool.submit(launch, folder, "launch.study", "--workdir=W", *split(SMALL), ONE_SEED, "--dry_run")
         launch(folder, "launch.analyze", "--runs=table.csv", "--out=report", "--draws=20")

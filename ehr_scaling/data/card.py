@@ -4,7 +4,7 @@ import collections
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_text
@@ -39,15 +39,27 @@ for patient in timelines.read("timelines", "train"):
 `tensorflow_datasets.builder_from_directory("timelines").as_data_source("train")` reads the same. For counts, lengths
 and bins as tables or a page: `python -m launch.inspect --workdir=W`."""
 
-_GENERATED_USE = """\
+GENERATED_USE = """\
 To try programs, to test them at full size, and to show what they do, where no real records may be used. Nothing that a
 model learns from these patients is medicine: their diseases, drugs and fates come from made-up tables."""
 
-_REAL_USE = """\
+REAL_USE = """\
 Research on models of health records, under the terms of the source. Not for the care of patients. The records show what
 was written down for billing and treatment at the places they come from, with those places' habits and gaps; what is not
 recorded did not necessarily not happen. A model trained on them says nothing yet about other hospitals, years or
 groups of patients."""
+
+
+class Table(NamedTuple):
+    """header: names of the columns. rows: cells, of text or numbers. numbers: of how many of the last columns they are
+    numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    numbers: int = 0
+
+
+Parts = list[str | Table]  # what stands under a heading; text is Markdown of paragraphs, bold and code
 
 
 def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, generated: bool) -> None:
@@ -64,35 +76,49 @@ def write(out: Path, summary: Mapping[str, Any], events: Mapping[str, Any], *, g
     about, fitted = events["summary"], vocabulary.load(out)
     name = _line(about.get("name", "a source without a name"))
     title = f"Generated patients: token timelines ({name})" if generated else f"Token timelines: {name}"
-    sections = {
-        "Source": _source(about, events["inputs"], generated),
-        "Contents": _contents(summary, generated),
-        "Tokens": _tokens(summary, fitted),
-        "Left out": _left_out(summary, about, generated),
-        "Privacy": _privacy(fitted, generated),
-        "Made from": _made_from(events, fitted),
-        "How to read it": f"{_table(('field', 'type', 'content'), _FIELDS)}\n\n{_READING}",
-        "Intended use and limits": _GENERATED_USE if generated else _REAL_USE,
-    }
+    reading: Parts = [Table(("field", "type", "content"), _FIELDS), _READING]
+    sections = parts(summary, events, fitted, generated=generated)
+    use = sections.pop("Intended use and limits")
+    sections |= {"How to read it": reading, "Intended use and limits": use}
     lead = f"Patients' records as sequences of tokens, one patient a record. Made by ehr_scaling {__version__}."
-    body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
+    body = "\n\n".join(f"## {heading}\n\n{_markdown(part)}" for heading, part in sections.items())
     write_text(out / FILE, f"# {title}\n\n{lead}\n\n{body}\n")
 
 
-def _source(about: Mapping[str, Any], inputs: Mapping[str, Any], generated: bool) -> str:
+def parts(
+    summary: Mapping[str, Any], events: Mapping[str, Any], fitted: Vocabulary, *, generated: bool
+) -> dict[str, Parts]:
+    """What the card says under each of its headings, but for how to read the folder. Args: fitted, the vocabulary of
+    the timelines; the others as of `write`."""
+    return {
+        "Source": _source(events["summary"], events["inputs"], generated),
+        "Contents": _contents(summary, generated),
+        "Tokens": _tokens(summary, fitted),
+        "Left out": _left_out(summary, events["summary"], generated),
+        "Privacy": _privacy(fitted, generated),
+        "Made from": _made_from(events, fitted),
+        "Intended use and limits": [GENERATED_USE if generated else REAL_USE],
+    }
+
+
+def _markdown(sections: Parts) -> str:
+    return "\n\n".join(part if isinstance(part, str) else _table(*part) for part in sections)
+
+
+def _source(about: Mapping[str, Any], inputs: Mapping[str, Any], generated: bool) -> Parts:
     def number(value: Any) -> str:
         return disclosure.words(value, generated) if type(value) is int else _value(value)
 
     patients = sum(about["patients"].values())
     rows = [*source_facts(about), ("read as", inputs.get("source", "not stated")), ("patients", patients)]
-    tables = [_table(("", ""), [(name, number(value)) for name, value in rows])]
+    tables: Parts = [Table(("", ""), [(name, number(value)) for name, value in rows])]
     for title, counted in source_counts(about).items():
         if title != LEFT_OUT:
-            tables.append(_table((title, ""), [(name, number(value)) for name, value in counted], numbers=1))
-    return "\n\n".join(tables)
+            tables.append(Table((title, ""), [(name, number(value)) for name, value in counted], numbers=1))
+    return tables
 
 
-def _contents(summary: Mapping[str, Any], generated: bool) -> str:
+def _contents(summary: Mapping[str, Any], generated: bool) -> Parts:
     def told(n: float) -> str:
         return disclosure.words(round(n), generated)
 
@@ -118,10 +144,10 @@ def _contents(summary: Mapping[str, Any], generated: bool) -> str:
         "run from the first of them to the last. Unknown: share of tokens that are UNK or FAMILY//UNK. Fell back:",
         "share of events of which a part is not in the vocabulary.",
     )
-    return f"{_table(header, rows, numbers=9)}\n\n{note}"
+    return [Table(header, rows, numbers=9), note]
 
 
-def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:
+def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> Parts:
     seen = sum(n > 0 for n in fitted.counts)
     slots = ", ".join(fitted.context_slots) or "none"
     rows = [(f"`{name}`", value) for name, value in options(fitted)]
@@ -130,53 +156,54 @@ def _tokens(summary: Mapping[str, Any], fitted: Vocabulary) -> str:
         f"fingerprint of the vocabulary `{summary.get('vocabulary_fingerprint', fitted.fingerprint)}`.",
         f"{len(fitted.quantiles):,} scales of values have bins. Static context: {slots}, and the age.",
     )
-    return f"{text}\n\n{_table(('option', 'value'), rows)}"
+    return [text, Table(("option", "value"), rows)]
 
 
-def _left_out(summary: Mapping[str, Any], about: Mapping[str, Any], generated: bool) -> str:
+def _left_out(summary: Mapping[str, Any], about: Mapping[str, Any], generated: bool) -> Parts:
     def told(n: int) -> str:
         return disclosure.words(n, generated)
 
     silent = collections.Counter[str]()
     for split in _SPLITS:
         silent.update(summary[split].get("silent_events", {}))
-    parts = []
+    lists: Parts = []
     if dropped := source_counts(about).get(LEFT_OUT):
         rows = [(reason, told(n)) for reason, n in dropped]
-        parts.append(_table(("left out by the source: table and reason", "rows"), rows, numbers=1))
+        lists.append(Table(("left out by the source: table and reason", "rows"), rows, numbers=1))
     else:
-        parts.append(f"The source {'left out no rows' if 'dropped' in about else 'does not count what it leaves out'}.")
+        lists.append(f"The source {'left out no rows' if 'dropped' in about else 'does not count what it leaves out'}.")
     if rows := [(name, told(n)) for name, n in sorted(silent.items(), key=lambda item: (-item[1], item[0])) if n]:
-        parts.append(_table(("events that make no token: family and reason", "events"), rows, numbers=1))
+        lists.append(Table(("events that make no token: family and reason", "events"), rows, numbers=1))
     empty = sum(summary[split]["empty_patients"] for split in _SPLITS)
-    return "\n\n".join([*parts, f"Patients without any event that makes a token: {told(empty)}."])
+    return [*lists, f"Patients without any event that makes a token: {told(empty)}."]
 
 
-def _privacy(fitted: Vocabulary, generated: bool) -> str:
+def _privacy(fitted: Vocabulary, generated: bool) -> Parts:
     if generated:
-        return "Nobody's record is in here: ids, times and values are drawn from a random generator."
+        return ["Nobody's record is in here: ids, times and values are drawn from a random generator."]
     k = fitted.settings.get("min_patients", 0)
     rare = (
         f"Tokens, and bins of values, that fewer than {k} patients of train have are collapsed into their parents."
         if k
         else "Tokens are kept however few patients have them: a rare one may point at a person (`min_patients` is 0)."
     )
-    return "**Data of real persons: keep the folder as the terms of the source demand.**\n\n" + _paragraph(
+    text = _paragraph(
         rare,
         "Free text of the records is not in here. What is: the source's patient ids, and times to the microsecond as",
         "events/ has them, neither shifted nor coarsened (some sources shift the dates of each patient before they",
         "publish). The tokens tell time by classes of intervals, and age in steps. Packed sequences made from",
         "this folder hold tokens and a running number for each patient, but no ids and no times.",
     )
+    return ["**Data of real persons: keep the folder as the terms of the source demand.**", text]
 
 
-def _made_from(events: Mapping[str, Any], fitted: Vocabulary) -> str:
+def _made_from(events: Mapping[str, Any], fitted: Vocabulary) -> Parts:
     rows = [("events", events["fingerprint"])]
     rows += [(f"events: {name}", words(value)) for name, value in sorted(events["inputs"].items())]
     maps = fitted.settings.get("code_maps")
     if isinstance(maps, Mapping):
         rows += [(f"code map {name}, SHA-256", value) for name, value in sorted(maps.items())]
-    return _table(("input", "fingerprint or value"), [(name, f"`{_line(value)}`") for name, value in rows])
+    return [Table(("input", "fingerprint or value"), [(name, f"`{_line(value)}`") for name, value in rows])]
 
 
 def _value(value: Any) -> str:

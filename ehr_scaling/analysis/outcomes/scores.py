@@ -16,7 +16,7 @@ from ehr_scaling.analysis.wording import count, known
 from ehr_scaling.artifacts import read_json
 from ehr_scaling.errors import UserError
 
-LEAST_LOSS, SMALLEST_MODEL, BASELINE = "least loss", "smallest", "baseline"  # roles
+LEAST_LOSS, SMALLEST_MODEL, BASELINE, MODEL = "least loss", "smallest", "baseline", "model"  # roles
 RECALIBRATED = "recalibrated"  # the role of the model of least loss with its risks moved as validation patients ask
 PROBABILITIES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_in_the_large", "ece")
 NUMBERS = ("mae", "rmse", "r2", "spearman")
@@ -96,6 +96,15 @@ def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
         chosen += [_of_model(folder, best, LEAST_LOSS), *_recalibrated(folder, best)]
         chosen += [_of_model(folder, least, SMALLEST_MODEL)] if least is not best else []
     return _with_curves([*chosen, *_baselines(folder)], folder)
+
+
+def of_cell(folder: Path, cell: str, size: str) -> list[Score]:
+    """The scores of one model of a task, recalibrated too where that was asked for, then those of the baselines; empty
+    where the model was not scored. Raises UserError where a file is damaged."""
+    if not (folder / f"{cell}.json").is_file():
+        return []
+    row = {"cell": cell, "size": size}
+    return [_of_model(folder, row, MODEL), *_recalibrated(folder, row), *_baselines(folder)]
 
 
 def valued(folder: Path, table: RunTable) -> list[Valued]:
@@ -214,14 +223,14 @@ def _groups(attributes: dict[str, Any]) -> list[Group]:
         for name, part in (groups if isinstance(groups, dict) else {}).items():
             part = part if isinstance(part, dict) else {}
             counts = {k: n for k in ("n", "patients", "positives") if known(n := number(part.get(k)))}
-            why = str(part.get("suppressed") or _too_small(counts))
+            why = str(part.get("suppressed") or too_small(counts))
             measures = {} if why else _measures(part)
             gaps = {} if why else decisions.read_gaps(part.get("gaps"))
             subgroups.append(Group(str(attribute), str(name), {} if why else counts, measures, why, gaps))
     return subgroups
 
 
-def _too_small(counts: dict[str, float]) -> str:
+def too_small(counts: dict[str, float]) -> str:
     """Scores leave small groups out; those of other programs may not."""
     if not {"n", "positives"} <= counts.keys():
         return "suppressed: its counts are not told"

@@ -93,6 +93,11 @@ def table(
     return render("table.html", table=Table(header, list(rows), words, long))
 
 
+def chip(word: str) -> Raw:
+    """A word in the colour of what it means."""
+    return Raw(str(ENVIRONMENT.get_template("parts.html").module.chip(word)))  # type: ignore[attr-defined]
+
+
 def paragraph(value: Any, kind: str = "") -> Raw:
     return Raw('<p class="{}">{}</p>').format(kind, value) if kind else Raw("<p>{}</p>").format(value)
 

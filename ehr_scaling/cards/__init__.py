@@ -1,0 +1,1 @@
+"""Cards of a finished study, from its artifacts alone: the model, the data, and the checklist of TRIPOD+AI."""

@@ -1,0 +1,266 @@
+"""The model card: the fields of CHAI's Applied Model Card, answered from the evidence. No field says more than that."""
+
+from ehr_scaling import __version__
+from ehr_scaling.analysis.forecast import holdout
+from ehr_scaling.analysis.outcomes.scores import Group
+from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, significant, span, title
+from ehr_scaling.analysis.words import Verdict
+from ehr_scaling.cards.evidence import Asked, Evidence
+from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, OWNER, TRAINER, USER, Field, interval, unanswered
+from ehr_scaling.data import card, inspection
+from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
+
+MODEL = "model."
+GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "report/report.html"
+TASK, SCORE = "outcomes/<task>/task.json", "outcomes/<task>/<cell>.json"
+EVENTS, TIMELINES = "events/artifact.json", "timelines/README.md"
+NOBODY = "None: the patients are generated."
+BIBLIOGRAPHY = """\
+@misc{{ehr_scaling, title = {{ehr_scaling: scaling laws for electronic health records, in JAX}},
+  author = {{The ehr_scaling authors}}, note = {{version {version}}}}}
+@misc{{scaling_ehr, title = {{Exploring Scaling Laws for EHR Foundation Models}}, eprint = {{2505.22964}},
+  archivePrefix = {{arXiv}}}}"""
+
+
+def fields(e: Evidence, word: Verdict) -> list[Field]:
+    """Every field but the results, in the order of the schema. word: of `standing.judge`."""
+
+    def answered(path: str, label: str, text: str, where: str, left: str = "", who: str = "") -> Field:
+        return Field(MODEL + path, label, text, where, left, who)
+
+    def open_(path: str, label: str, who: str, optional: bool = False) -> Field:
+        return unanswered(MODEL + path, label, who, optional=optional)
+
+    c, commit = e.cell, e.laws.get("provenance", {}).get("versions", {}).get("commit", "unknown")
+    whose = "generated" if e.generated else "real"
+    tasks = ", ".join(task.title for task in e.scored)
+    facts, transparency = "TrustIngredients/AISystemFacts/", "TrustIngredients/TransparencyInformation/"
+    summary = f"{_standing(word)}\n\n{_what(e)} {_law(e)}"
+    keywords = ["electronic health records", "scaling laws", f"{whose} patients", *(t.title for t in e.scored)]
+    population = _population(e)
+    return [
+        answered("BasicInfo/ModelName", "Model", f"{e.source}: {c.size}, cell {c.id}", GRID),
+        open_("BasicInfo/ModelDeveloper", "Developer", TRAINER),
+        open_("BasicInfo/DeveloperContact", "Contact", TRAINER),
+        answered(
+            "ReleaseInfo/ReleaseStage", "Stage", f"A model of a study of scaling laws, which is {word.word}.", LAWS,
+            "whether, and as what, it is released", TRAINER,
+        ),
+        open_("ReleaseInfo/ReleaseDate", "Date of release", TRAINER),
+        answered("ReleaseInfo/ReleaseVersion", "Version", f"cell {c.id}; code {commit}", f"{GRID}; {LAWS}: provenance"),
+        open_("ReleaseInfo/GlobalAvailability", "Where it is available", TRAINER),
+        open_("ReleaseInfo/RegulatoryApproval", "Approval by regulators", USER, optional=True),
+        answered("ModelSummary/Summary", "Summary", summary, f"{GRID}; {LAWS}: isoflop, verdicts"),
+        answered("ModelSummary/Keywords", "Keywords", "; ".join(keywords), f"{EVENTS}; {TASK}"),
+        answered(
+            "UsesAndDirections/IntendedUseAndWorkflow", "Intended use",
+            _line(card.GENERATED_USE if e.generated else card.REAL_USE), TIMELINES,
+            *(() if e.generated else ("a use in a clinical workflow, if there is to be one", USER)),
+        ),
+        open_("UsesAndDirections/PrimaryIntendedUsers", "Intended users", USER),
+        answered(
+            "UsesAndDirections/HowToUse", "How to use it",
+            f"`python -m launch.predict --model=W --cell={c.id}` for risks of other patients, `python -m launch.export "
+            f"--workdir=W --cell={c.id}` for the weights; docs/outcomes.md and docs/export.md of ehr_scaling.", GRID,
+        ),
+        answered("UsesAndDirections/TargetedPatientPopulation", "Patients", population, TASK) if population
+        else open_("UsesAndDirections/TargetedPatientPopulation", "Patients", USER),
+        answered(
+            "UsesAndDirections/CautionedOutOfScopeSettings", "What it must not be used for",
+            _line(NOT_OF_GENERATED if e.generated else NOT_OF_REAL), EVENTS,
+        ),
+        answered(
+            "Warnings/KnownRisksAndLimitations", "Risks and limits", "\n".join(f"- {s}" for s in limits(e)),
+            f"{LAWS}; {SCORE}; {REPORT}#limits",
+        ),
+        _biases(e),
+        open_("Warnings/ClinicalRiskLevel", "Level of clinical risk", USER),
+        answered(facts + "OutcomesAndOutputs", "Outcomes and outputs", _outputs(e), TASK) if e.scored
+        else open_(facts + "OutcomesAndOutputs", "Outcomes and outputs", AUTHORS),
+        answered(facts + "ModelType", "Kind of model", _kind(e), f"{GRID}; {RUN}{c.id}"),
+        answered(
+            facts + "FoundationModels", "Started from",
+            f"the weights `{c.init}`" if c.init else "fresh weights; no other model", GRID,
+        ),
+        answered(
+            facts + "InputDataSource", "Records",
+            f"{e.source}, read as {inspection.words(e.events['inputs'].get('source'))}. "
+            f"Licence: {e.licence or 'not stated'}.", EVENTS, *(() if e.licence else ("their licence", OWNER)),
+        ),
+        answered(
+            facts + "OutputAndInputDataTypes", "Types of input and output",
+            f"In: one patient's record as tokens of preset {e.fitted.preset} (vocabulary of {len(e.fitted.tokens):,}, "
+            f"{c.context:,} at once). Out: the probability of each next token, and, of futures drawn from it, "
+            f"{'probabilities of ' + tasks if tasks else 'whatever is read off them'}.", "timelines/vocabulary.json",
+        ),
+        answered(
+            facts + "DevelopmentDataCharacterization", "Data of development", _development(e), f"{TIMELINES}; {GRID}",
+            *(() if e.generated else ("whom the records stand for: places, years and groups of patients", OWNER)),
+        ),
+        answered(
+            facts + "BiasMitigationApproaches", "Against bias",
+            "None in training: every patient's tokens weigh the same. Scores are told by group, see fairness.", RUN,
+        ),
+        open_(facts + "OngoingMaintenance", "Maintenance", TRAINER),
+        open_(facts + "Security", "Security", USER, optional=True),
+        answered(
+            facts + "Transparency", "Transparency",
+            f"{REPORT} has all runs, {LAWS} every number; the code is ehr_scaling {__version__} (Apache-2.0).", LAWS,
+        ),
+        open_(transparency + "FundingSource", "Funding", AUTHORS),
+        answered(transparency + "ThirdPartyInformation", "Of third parties", _third_parties(e), EVENTS),
+        open_(transparency + "StakeholdersConsulted", "Whom it was discussed with", AUTHORS),
+        answered("Resources/EvaluationReferences", "Evaluation", f"{REPORT}; {LAWS}", LAWS),
+        open_("Resources/ClinicalTrial", "Clinical trial", USER, optional=True),
+        open_("Resources/PeerReviewedPublications", "Publications with peer review", AUTHORS),
+        open_("Resources/ReimbursementStatus", "Reimbursement", USER, optional=True),
+        answered("Resources/PatientConsentOrDisclosure", "Consent of patients", NOBODY, EVENTS) if e.generated
+        else open_("Resources/PatientConsentOrDisclosure", "Consent of patients", INSTITUTION),
+        answered("Bibliography", "Bibliography", BIBLIOGRAPHY.format(version=__version__), "ehr_scaling"),
+    ]  # fmt: skip
+
+
+def laws(e: Evidence) -> list[tuple[str, str, str, Verdict]]:
+    """What the study found: name, value, its interval, word and reason; a value that is not told is a dash."""
+    iso, rows = e.laws["isoflop"], []
+    for key, name in (("a", "a of N* ∝ C^a"), ("b", "b of D* ∝ C^b")):
+        rows.append((name, decimal(iso[key]), span(iso["intervals"][key]), Verdict.read(e.laws["verdicts"][key])))
+    if (sealed := e.laws["holdout"]) and sealed["rows"]:
+        accuracy = f"{decimal(sealed['error_percent'], 2)} % off on average"
+        inside = f"{round(100 * sealed['coverage'])} % of {plural(len(sealed['rows']), 'run')} inside their intervals"
+        first = sealed["sealed_losses_read"] == holdout.AFTER
+        how = "filed before its results were read" if first else "its results were read with the others"
+        rows.append(("forecast of the sealed budget", accuracy, inside, holdout.judged(sealed).also(how)))
+    return rows
+
+
+def limits(e: Evidence) -> list[str]:
+    """What bounds the use of the model, from its scores and the laws; the report's own list stands beside it."""
+    out = []
+    if e.generated:
+        out.append("The patients are generated: nothing it learnt is medicine.")
+    for task in e.scored:
+        slope = task.model.measures.get("calibration_slope")
+        large = task.model.measures.get("calibration_in_the_large")
+        if slope and large:
+            risks = [interval("calibration_slope", slope), interval("calibration_in_the_large", large, sign=True)]
+            out.append(f"Risks of {task.title} are as calibrated as this: {'; '.join(risks)} (right: 1 and 0).")
+        if (lead := task.model.differences.get("auroc")) and not lead.low > 0:
+            base = task.baselines[0].name if task.baselines else "the baseline"
+            out.append(f"On {task.title} it is not shown to be ahead of {base}: {interval('auroc', lead, True)} more.")
+        if (bounded := task.model.shares.get("bounded")) is not None and bounded > 0:
+            out.append(f"{100 * bounded:.2g} % of the simulated futures for {task.title} were cut off by their length.")
+    if e.cell.edge:
+        out.append(f"Outside of what the rules for batch and rate were explored on: its {e.cell.edge}.")
+    for name, value, _, verdict in laws(e):
+        if not verdict.supported:
+            out.append(f"{name} is {'not told' if value == DASH else value}, {verdict.word}: {verdict.reason}.")
+    out.append("Loss a token compares models of one vocabulary only, and the patients are all of the same records.")
+    return [*out, f"What else to doubt of the study: {REPORT}, Limits."]
+
+
+def _standing(word: Verdict) -> str:
+    return f"**{word.word}**: {word.reason}."
+
+
+def _what(e: Evidence) -> str:
+    loss = f"{e.result['validation_loss']:.4f} ± {e.result['validation_loss_se']:.4f} nats a token"
+    return (
+        f"A decoder of {count(e.cell.N_body)} body parameters that gives the probability of the next token of a "
+        f"patient's record; validation loss {loss} (standard error over patients). It is one of "
+        f"{plural(e.finished, 'finished run')} of a study of scaling laws."
+    )
+
+
+def _law(e: Evidence) -> str:
+    told = "; ".join(
+        f"{name} is {'not told' if value == DASH else f'{value} ({ends})'}, {verdict.word}"
+        for name, value, ends, verdict in laws(e)
+    )
+    return f"What the study says: {told}."
+
+
+def _kind(e: Evidence) -> str:
+    c = e.cell
+    head = f"{c.N_head:,} in the head" + (f", {c.N_embedding:,} in the embedding" if c.N_embedding else "")
+    mixing = f", mixing of neighbours {c.mixing}" if c.mixing != "none" else ""
+    passes = significant(e.result.get("passes", c.tokens / c.unique_tokens), 3)
+    return (
+        f"Decoder transformer, width {c.width}, {plural(c.layers, 'layer')}, {plural(c.heads, 'head')}, inner width "
+        f"{c.ff}{mixing}; N = {c.N_body:,} parameters in the body, {head}. Trained on D = {c.tokens:,} tokens "
+        f"({passes} passes) with C = {power(c.flops)} FLOPs, counted; {c.optimizer}, "
+        f"rate {significant(c.learning_rate)}, {c.schedule}, {c.batch_tokens:,} tokens a step, "
+        f"{c.steps:,} steps; seed {c.seed}, of the seeds {', '.join(map(str, e.seeds))} that were run."
+    )
+
+
+def _development(e: Evidence) -> str:
+    splits = "; ".join(
+        f"{split}: {e.told(s['patients'])} patients, {e.told(s['tokens'])} tokens, {e.told(s['events'])} events"
+        for split in ("train", "validation", "test")
+        if (s := e.timelines["summary"][split])
+    )
+    trained = (
+        f"This model was trained on {e.told(e.cell.patients)} patients with {e.told(e.cell.unique_tokens)} tokens."
+    )
+    return f"{'Generated' if e.generated else 'Real'} patients; {splits}. {trained} No patient is in two splits."
+
+
+def _third_parties(e: Evidence) -> str:
+    maps = sorted(e.fitted.settings.get("code_maps") or ())
+    return f"Records: {e.source}. Code maps: {', '.join(maps) or 'none'}."
+
+
+def _population(e: Evidence) -> str:
+    return "\n".join(f"- {task.title}: {who}" for task in e.scored if (who := _line(eligible(task))))
+
+
+def eligible(task: Asked) -> str:
+    """Who is asked about in a task, and when."""
+    spec = task.inputs.get("task", {})
+    anchor = " or ".join(spec.get("anchor") or ()) or "label files"
+    parts = [f"{spec.get('hours', 0):g} hours after {anchor}" if spec.get("anchor") else f"at the times of {anchor}"]
+    parts += [f"age at least {spec['min_age']:g}"] if spec.get("min_age") else []
+    parts += [f"without {', '.join(spec['without'])} before"] if spec.get("without") else []
+    parts += ["who never had the outcome"] if spec.get("onset") else []
+    return ", ".join(parts)
+
+
+def _outputs(e: Evidence) -> str:
+    return "\n".join(
+        f"- {task.title}: {_line(str(task.about.get('description') or ''))} Told as "
+        f"{ {'binary': 'a probability', 'days': 'a number of days'}.get(task.about.get('kind', 'binary'), 'a class') }."
+        for task in e.scored
+    )
+
+
+def _biases(e: Evidence) -> Field:
+    path, label = MODEL + "Warnings/KnownBiasesOrEthicalConsiderations", "Biases and ethics"
+    left, who = "other biases, and ethical considerations", AUTHORS
+    texts = [text for task in e.scored if (text := _unequal(task))]
+    return Field(path, label, "\n".join(f"- {text}" for text in texts), SCORE if texts else "", left, who)
+
+
+def _unequal(task: Asked) -> str:
+    """What the scores of the groups of a task say of each other, as far as they are told."""
+    texts = []
+    for attribute in dict.fromkeys(group.attribute for group in task.model.groups):
+        groups = [g for g in told_groups(task) if g.attribute == attribute and "auroc" in g.measures]
+        if len(groups) > 1:
+            low, high = (pick(groups, key=lambda g: g.measures["auroc"].value) for pick in (min, max))
+            ends = (f"{group_name(g)}, {interval('auroc', g.measures['auroc'])}" for g in (low, high))
+            texts.append(" against ".join(ends))
+    return f"{task.title}: {'; '.join(texts)}." if texts else ""
+
+
+def told_groups(task: Asked) -> list[Group]:
+    """The groups of patients whose scores may be told."""
+    return [group for group in task.model.groups if not group.suppressed]
+
+
+def group_name(group: Group) -> str:
+    return f"{title(group.attribute)} {title(group.name) if group.attribute != 'age' else group.name}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
