@@ -86,6 +86,11 @@ def test_signs_of_markup_survive(cards):
     assert json.loads((cards / "croissant.json").read_text())["alternateName"] == finished.NAME
 
 
+def test_marked_text_is_escaped_in_all_its_parts():
+    said = pages._marked("<i> `a<b` & **<c>** <d>")
+    assert said == "&lt;i&gt; <code>a&lt;b</code> &amp; <b>&lt;c&gt;</b> &lt;d&gt;"
+
+
 def test_what_no_xml_may_hold_is_replaced(found):
     word = standing.judge(found)
     results = metrics.metrics(found)
