@@ -240,16 +240,16 @@ def test_a_count_of_none_is_not_known_to_be_none():
     assert row["npv"] == {"value": 1.0, "low": calibration.wilson(1.0, 300)[0], "high": 1.0}
     assert row["ppv"]["low"] < row["ppv"]["value"] == 0.5 < row["ppv"]["high"]
     # The mirror image: all who are flagged have the outcome, or none of them
-    for outcome, threshold in ((True, 0.3), (False, 0.3)):
+    for outcome, threshold in ((True, 0.9), (False, 0.01)):
         labels = np.r_[np.arange(300) < 30, np.full(60, outcome)]
-        p = np.r_[np.full(300, 0.1), np.full(60, 0.4)]
+        p = np.r_[np.full(300, 0.001), np.full(60, 0.95)]
         curve = evaluate(labels, p, np.arange(360), draws=100)["curve"]
         (point,) = (x for x in curve if x["threshold"] == threshold)
         value, low, high = (point["net_benefit"][end] for end in ("value", "low", "high"))
         if outcome:
-            assert low <= value + 0.3 / 0.7 * np.log(0.025) / 360 and point["word"] == HELPS
+            assert low == pytest.approx(value + 9 * np.log(0.025) / 360) and point["word"] == HELPS
         else:
-            assert high >= value - np.log(0.025) / 360 and point["word"] == HARMS
+            assert high == pytest.approx(value - np.log(0.025) / 360)
 
 
 def test_more_of_one_risk_than_the_budget_are_no_alert():

@@ -98,6 +98,7 @@ def test_gaps_are_those_of_the_two_parts():
     # Seen from the other side it is as large
     mirrored = gaps(np.flatnonzero(~first), labels, p, patients, weights=weights, draws=100)
     assert mirrored["auroc"]["low"] == pytest.approx(-apart["auroc"]["high"])
+    assert mirrored["auroc"]["could_hide"] == pytest.approx(apart["auroc"]["could_hide"])
 
 
 def test_both_parts_are_of_one_resample_of_all_patients():
