@@ -138,7 +138,7 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
     """The score of a yes-or-no task, whose predictions are written."""
     method, sampled = question.options["method"], samples.stays
     estimate = getattr(estimators, method)(futures, k)
-    probability, base = estimators.filled(estimate.probability, _weights(samples))
+    probability, base = estimators.filled(estimate.probability, weights_of(samples))
     predictions.write_binary(question.folder / f"{cell.id}.parquet", sampled, probability)
     errors = estimate.error[np.isfinite(estimate.error)]
     score = {
@@ -149,8 +149,8 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
         "median_error": float(np.median(errors)) if len(errors) else None,  # of a probability, over copies
     }
     if tuning := tuning_of(question):
-        said = _answers(tuning.folder / f"{cell.id}.parquet")
-        weights = _weights(questions.load(tuning.folder))
+        said = answers(tuning.folder / f"{cell.id}.parquet")
+        weights = weights_of(questions.load(tuning.folder))
         score["recalibrated"] = _recalibrated(question, samples, probability, said, weights)
     if method == "scope":  # by counting copies instead: over the stays of which a copy came to an end
         counted = estimators.monte_carlo(futures, k).probability
@@ -161,9 +161,9 @@ def _judge(cell: Cell, question: Question, samples: Samples, futures: Futures, k
     beside = question.folder / "baseline.parquet"
     if beside.exists():
         score["against_baseline"] = paired.compare(
-            _answers(beside),
+            answers(beside),
             paired.Answers(sampled.subject_ids, sampled.times, sampled.labels, probability.astype(np.float32)),
-            weights=_weights(samples),
+            weights=weights_of(samples),
             draws=question.options["draws"],
             seed=question.options["seed"],
         )
@@ -191,7 +191,7 @@ def _of_rows(
     draws: int | None = None,
 ) -> dict[str, Any]:
     """`metrics.evaluate` of some stays, all of them unless told, with as many draws as the question asks for."""
-    sampled, weights = samples.stays, _weights(samples)
+    sampled, weights = samples.stays, weights_of(samples)
     return metrics.evaluate(
         sampled.labels[rows],
         probability[rows],
@@ -221,11 +221,13 @@ def _short(score: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in score.items() if name not in ("calibration_curve", "operating_point")}
 
 
-def _weights(samples: Samples) -> np.ndarray | None:
+def weights_of(samples: Samples) -> np.ndarray | None:
+    """What each stay weighs, float64 (n,); None where none was sampled by outcome."""
     return None if (samples.weights == 1).all() else samples.weights
 
 
-def _answers(path: Path) -> paired.Answers:
+def answers(path: Path) -> paired.Answers:
+    """What predictions in the schema of MEDS say, of a yes-or-no task. Raises UserError where the file is damaged."""
     try:
         table = parquet.read(path, schema=predictions.BINARY)
     except (OSError, pa.ArrowException) as e:

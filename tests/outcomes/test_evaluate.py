@@ -118,7 +118,7 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
         k: v for k, v in plain.items() if k not in ("seconds", "fingerprint")
     }
     folders = [workdir / "outcomes" / TASK.name, workdir / "outcomes" / TASK.name / "validation"]
-    said = [scoring._answers(folder / f"{cell.id}.parquet") for folder in folders]
+    said = [scoring.answers(folder / f"{cell.id}.parquet") for folder in folders]
     assert not set(said[0].subject_ids) & set(said[1].subject_ids)
     samples, asked = (questions.load(folder) for folder in folders)
     line = calibration.line(said[1].labels, said[1].probabilities.astype(float), asked.weights)
