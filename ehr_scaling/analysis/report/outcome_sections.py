@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ehr_scaling.analysis.outcomes import downstream, scores
+from ehr_scaling.analysis.outcomes import downstream, scores, supervised
 from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, Measure, Score, of_role
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
@@ -55,6 +55,8 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "compared": _compared(task),
         "differences": "; ".join(_difference_in_words(n, m) for n, m in (best[0].differences if best else {}).items()),
         "seeds": _seeds(task),
+        "heads": _heads(task),
+        "by_labels": _by_labels(task),
         "subgroups": subgroups(task.compared),
         "hidden": sum(bool(g.suppressed) for s in best for g in s.groups),
         "models": _models(task),
@@ -62,7 +64,7 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "roc": any(s.roc is not None for s in task.compared),
         "bins": any(s.bins for s in task.compared),
         "least": scores.LEAST_PATIENTS,
-        **{kind: Raw(figures.get(f"{kind}_{task.task}", "")) for kind in ("outcome", "auroc", "accuracy")},
+        **{kind: Raw(figures.get(f"{kind}_{task.task}", "")) for kind in ("outcome", "auroc", "accuracy", "labels")},
     }
 
 
@@ -104,6 +106,38 @@ def _seeds(task: downstream.Outcome) -> Table | None:
     base = str((task.baseline or {}).get("name", "baseline"))
     header = ["N", "Seeds", "Mean AUROC", "Between seeds", f"Less {base}", "Of their mean risk", f"Less {base}"]
     return Table(header, rows)
+
+
+def _heads(task: downstream.Outcome) -> Table | None:
+    """Zero-shot, heads that had all labels, and the baselines, on the same stays."""
+    if task.supervised is None or not any(row.name in supervised.METHODS.values() for row in task.supervised.rows):
+        return None
+    rows = [
+        [row.name, str(row.models), _measure("auroc", row.mean), decimal(row.deviation), _measure("auroc", row.auroc),
+         _measure("auprc", row.auprc), _measure("auroc", row.less_zero_shot, sign=True),
+         _measure("auroc", row.less_regression, sign=True)]
+        for row in task.supervised.rows
+    ]  # fmt: skip
+    base = str((task.baseline or {}).get("name", "baseline"))
+    header = ["Method", "Models", "Mean AUROC", "Between seeds", "Of their mean risk", "AUPRC of it", "Less zero-shot",
+              f"Less {base}"]  # fmt: skip
+    return Table(header, rows, words=(0,))
+
+
+def _by_labels(task: downstream.Outcome) -> Table | None:
+    """AUROC of heads by the number of labels; with all labels alone the other table has it."""
+    points = task.supervised.points if task.supervised else []
+    if all(point.every for point in points):
+        return None
+    rows = [
+        [supervised.METHODS[point.method], whole(point.labels), str(point.draws), str(point.models),
+         _measure("auroc", point.auroc), decimal(point.deviation), span((min(point.reached), max(point.reached))),
+         _measure("auroc", point.lead if known(point.lead.value) else None, sign=True)]
+        for point in points
+    ]  # fmt: skip
+    header = ["Method", "Labels", "Draws", "Models", "Mean AUROC", "Between draws", "Lowest to highest",
+              "Less zero-shot"]  # fmt: skip
+    return Table(header, rows, words=(0,))
 
 
 def _difference_in_words(name: str, m: Measure) -> str:

@@ -18,7 +18,7 @@ from ehr_scaling.outcomes.supervised import batches, finetune, heads, labels, pr
 from ehr_scaling.outcomes.supervised.finetune import Labelled, Recipe
 from tests.nightly import but
 
-CONTEXT, WIDTH, VOCAB = 2, 48, 40
+CONTEXT, WIDTH, VOCAB = 2, 32, 40
 
 
 def prompts_of(n, seed=0, shortest=3, width=WIDTH):
@@ -66,12 +66,10 @@ def test_states_are_those_of_the_prompt_alone(model):
     prompts = prompts_of(50)
     of_all = states.of_prompts(transformer, params, prompts, CONTEXT)
     assert set(of_all) == set(states.NAMES)
-    for row in (0, 7, 31):
-        alone = prompts[row][prompts[row] != PAD][None]
-        ones = np.ones_like(alone)
-        (stream, _, _), kept = transformer.apply(
-            {"params": params}, alone, ones, method="hidden", capture_intermediates=True, mutable=["intermediates"]
-        )
+    about = {"method": "hidden", "capture_intermediates": True, "mutable": ["intermediates"]}
+    apply = jax.jit(lambda tokens: transformer.apply({"params": params}, tokens, tokens // tokens, **about))
+    for row in (0, 7):
+        (stream, _, _), kept = apply(prompts[row][prompts[row] != PAD][None])
         middle = kept["intermediates"]["blocks"]["__call__"][0][0][0]  # of two layers the first
         expected = {
             "last": stream[0, -1],
@@ -94,7 +92,7 @@ def test_a_prompt_of_context_alone_has_a_mean_of_nothing(model):
 
 
 def linear(n, seed=0, D=6, scale=1.0):
-    """States with a known truth: log-odds 1.5·x₀ − x₁ − 1 in units of the standard deviation of each."""
+    """States with a known truth: log-odds 1.5·x₀ − x₁ − 1 times the scale, x in units of their standard deviations."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, D)).astype(np.float32)
     z = 1.5 * x[:, 0] - x[:, 1] - 1
@@ -109,7 +107,7 @@ def test_a_probe_recovers_a_linear_truth():
     np.testing.assert_allclose(fitted.coefficients, [1.5, -1, 0, 0, 0, 0], atol=0.08)
     assert fitted.intercept == pytest.approx(-1, abs=0.08)
     test, _, z = linear(500, 2)
-    np.testing.assert_allclose(fitted.probability(test), expit(z), atol=0.03)
+    np.testing.assert_allclose(fitted.probability(test), expit(z), atol=0.05)
     assert fitted.tuning_loss == pytest.approx(
         probe.log_loss(y_tuning, fitted.probability(tuning), np.ones(len(y_tuning)))
     )
@@ -117,10 +115,10 @@ def test_a_probe_recovers_a_linear_truth():
 
 def test_the_tuning_stays_choose_the_strength():
     """Of few labels a strong penalty is better, of many a weak one."""
-    tuning, y_tuning, _ = linear(4_000, 1)
+    tuning, y_tuning, _ = linear(4_000, 1, scale=0.3)
     strengths = []
     for n in (30, 20_000):
-        train, y, _ = linear(n, 3)
+        train, y, _ = linear(n, 3, scale=0.3)
         losses = {
             c: probe.fit(train, y, tuning, y_tuning, [("last",)], strengths=(c,)).tuning_loss for c in probe.STRENGTHS
         }
@@ -156,7 +154,7 @@ def test_label_draws_are_nested_and_have_both_outcomes(n, share, seed):
         rows = labels.draw(y, count, seed, 0)
         assert len(rows) == count == len(set(rows.tolist())) and (np.diff(rows) > 0).all()
         assert before <= set(rows.tolist()) and 0 < y[rows].sum() < count
-        if 1 <= count * y.mean() - 0.5 and count * y.mean() + 0.5 <= count - 1:
+        if count * y.mean() - 0.5 >= 1 and count * y.mean() + 0.5 <= count - 1:
             assert abs(y[rows].sum() - count * y.mean()) <= 0.5 + 1e-9
         before = set(rows.tolist())
     assert len(before) == n
