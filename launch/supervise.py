@@ -38,9 +38,8 @@ def main() -> None:
     workdir = storage.local(WORKDIR.value)
     print(f"heads on models of {WORKDIR.value}", flush=True)
     rates = _rates()
-    if unknown := [name for name in METHODS_FLAG.value if name not in METHODS] or not METHODS_FLAG.value:
-        given = "" if unknown is True else f"={unknown[0]}"
-        raise UserError(f"--methods{given}: take {' or '.join(METHODS)}, or both")
+    if not METHODS_FLAG.value or set(METHODS_FLAG.value) - set(METHODS):
+        raise UserError(f"--methods={','.join(METHODS_FLAG.value)}: take {' or '.join(METHODS)}, or both")
     # Not above: a mistake in a flag needs no JAX.
     from ehr_scaling.outcomes.supervised import labels, supervise
     from ehr_scaling.outcomes.supervised.finetune import Recipe
