@@ -2,7 +2,7 @@
 
   python -m launch.supervise --workdir=W                                       all labels, of each task that is prepared
   python -m launch.supervise --workdir=W --labels=50,200,1000,all              how much do labels help?
-  python -m launch.supervise --workdir=W --methods=probe --task=icu_mortality_24h
+  python -m launch.supervise --workdir=W --methods=probe --task=in_hospital_death_24h
   python -m launch.supervise --workdir=W --labels=50,200,1000,all --dry_run    FLOPs and time, before anything is fitted
 
 W is the work directory of a study whose tasks launch.evaluate has prepared. Heads learn from stays of the train split,
