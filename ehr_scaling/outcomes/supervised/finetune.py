@@ -30,8 +30,8 @@ _WARMUP = 0.1  # share of the updates
 class Recipe(NamedTuple):
     """How a model is fine-tuned; the defaults were chosen on validation stays, see docs/outcomes.md."""
 
-    rates: tuple[float, ...] = (1e-3,)  # peak learning rates, of which the tuning stays choose
-    epochs: int = 4  # at most
+    rates: tuple[float, ...] = (1e-4, 3e-4)  # peak learning rates, of which the tuning stays choose
+    epochs: int = 3  # at most
     patience: int = 2  # epochs without a lower tuning loss after which a run ends
     least_updates: int = 60  # of an epoch's share of them: few labels are passed over several times an epoch
     batch: int = 32
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
     weight_decay: float = 0.1
     dropout: float = 0.0
     class_weights: bool = False  # both outcomes weigh the same in all
-    features: tuple[str, ...] = (states.LAST,)
+    features: tuple[str, ...] = (states.LAST, states.MEAN)  # what the head reads
     clip: float = 1.0
     b1: float = 0.9
     b2: float = 0.95

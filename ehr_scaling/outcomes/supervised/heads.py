@@ -162,7 +162,8 @@ def fit(
             "epoch": tuned.epoch,
             "tuning_loss": min(losses),
             "tuning_losses": tuned.losses,
-            "recipe": recipe._asdict(),
+            # As JSON has it
+            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in recipe._asdict().items()},
         },
     )
 
