@@ -69,20 +69,23 @@ def of_cell(cell: Cell, data: Sequence[Data], request: Request) -> Cost:
 
 
 def table(cells: Sequence[Cell], data: Sequence[Data], request: Request, workdir: Path, workers: int) -> str:
-    """What a dry run says: positions and FLOPs of each kind of head, and the time by what training took here."""
+    """What a dry run says: positions and FLOPs of each kind of head, and the time by what training took here, for all
+    models of a size."""
     speed = cost.Speed(list(cells), workdir, cost.Machine.here(workers), workers)
-    lines = [f"{'cell':16} {'size':>6} {'heads':>6} {'positions':>14} {'FLOPs':>9} {'time':>7}"]
+    lines = [f"{'size':>6} {'models':>6} {'heads':>6} {'positions':>14} {'FLOPs':>9} {'time':>7}"]
     total = 0.0
+    sizes: dict[str, list[Cell]] = {}
     for cell in cells:
+        sizes.setdefault(cell.size, []).append(cell)
+    for size, alike in sizes.items():
         for name, one in zip(request.tasks, data, strict=True):
-            each = of_position(cell, one.asked.shape[1])
             for row in rows(one, request):
-                counted = row.positions * each
-                seconds = counted * speed.seconds([cell])[0] / cell.own_flops
+                counted = len(alike) * row.positions * of_position(alike[0], one.asked.shape[1])
+                seconds = counted * speed.seconds(alike[:1])[0] / alike[0].own_flops
                 total += seconds
                 lines.append(
-                    f"{cell.id:16} {cell.size:>6} {row.heads:6} {row.positions:14,} {counted:9.2e} "
-                    f"{duration(seconds):>7} {name}: {row.what}"
+                    f"{size:>6} {len(alike):6} {len(alike) * row.heads:6} {len(alike) * row.positions:14,} "
+                    f"{counted:9.2e} {duration(seconds):>7} {name}: {row.what}"
                 )
     every = sum(of_cell(cell, data, request).flops for cell in cells)
     together = min(workers, len(cells))

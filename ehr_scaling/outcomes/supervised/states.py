@@ -38,6 +38,8 @@ def of_batch(
     Args: prompts, int32, padded on the left with PAD; context_tokens, of static context in front of each, over which no
       mean is taken; names, of NAMES; key, of dropout, for a model that has some.
     """
+    if model.attention == "cudnn":  # it takes multiples of 128 positions alone, and prompts are cut to others
+        model = model.clone(attention="blocked")
     filled_BxP = prompts_BxP != PAD
     segments_BxP = filled_BxP.astype(jnp.int32)
     about: dict[str, Any] = {"deterministic": key is None, "rngs": None if key is None else {"dropout": key}}

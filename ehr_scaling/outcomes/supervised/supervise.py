@@ -48,7 +48,9 @@ def plan(
       another kind, and as `cohort.stays` does.
     """
     there = Layout(workdir)
-    storage.fetch(there.outcomes)
+    for folder in (there.timelines, there.outcomes):
+        storage.fetch(folder)
+    storage.fetch(there.events, artifacts.RECORD)
     chosen = [choosing.best_cell(workdir, name) for name in dict.fromkeys(cells)] or _best(workdir)
     questions = [heads.question_of(workdir, name) for name in dict.fromkeys(tasks)] or _all_binary(workdir)
     generated, notes, requests = inspection.of_generated(workdir), [], []

@@ -1,6 +1,8 @@
 """What labels add: heads joined to their models, means over seeds and draws, and intervals that hold what they say."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +11,9 @@ from pyarrow import parquet
 from scipy.special import expit
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes import supervised
+from ehr_scaling.analysis.outcomes import downstream, supervised
 from ehr_scaling.analysis.outcomes.predictions import COLUMNS, Predictions
+from ehr_scaling.analysis.report import label_plots, outcome_sections
 from ehr_scaling.errors import UserError
 
 FEW = Options(draws=200)
@@ -134,6 +137,34 @@ def test_damage_is_named_by_its_file(task):
     path.write_text(json.dumps({"auroc": 0.5}))
     with pytest.raises(UserError, match=r"a\.json is damaged: delete it and run launch\.supervise"):
         supervised.read(task.folder, LOSS, FEW)
+
+
+def test_the_page_has_a_table_and_a_figure(task):
+    found = supervised.read(task.folder, LOSS, FEW)
+    base = {"name": "logistic regression", "auroc": 0.8, "low": 0.7, "high": 0.9, "n": STAYS, "positives": 100}
+    outcome = downstream.Outcome("died", "", [], base, np.nan, (np.nan, np.nan))
+    outcome = replace(outcome, supervised=found)
+    results = SimpleNamespace(outcomes=[outcome], valued=[])
+    page = str(outcome_sections.outcomes(results, {"labels_died": "<svg>figure</svg>"}))
+    assert "<svg>figure</svg>" in page and "With labels: heads on trained models" in page
+    table = page[page.index("With labels") :]
+    for row in found.rows:
+        assert f"{row.auroc.value:.3f}" in table and row.name in table
+    for point in found.points:
+        assert f"{point.auroc.value:.3f}" in table
+    assert "Lowest to highest" in table
+    axes = label_plots.of_labels(outcome).axes[0]
+    marks = {round(float(y), 6) for line in axes.lines for y in np.atleast_1d(line.get_ydata())}
+    assert {round(p.auroc.value, 6) for p in found.points} | {
+        round(x, 6) for p in found.points for x in p.reached
+    } <= marks
+    assert round(found.rows[0].mean.value, 6) in marks and round(found.rows[-1].mean.value, 6) in marks
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["50", "900"]
+    # Without fewer labels the table says it all, and without heads there is none
+    alone = replace(outcome, supervised=replace(found, points=[p for p in found.points if p.every]))
+    assert "Lowest to highest" not in str(outcome_sections.outcomes(SimpleNamespace(outcomes=[alone], valued=[]), {}))
+    bare = SimpleNamespace(outcomes=[replace(outcome, supervised=None)], valued=[])
+    assert "With labels" not in str(outcome_sections.outcomes(bare, {}))
 
 
 def test_json_has_all_of_it(task):

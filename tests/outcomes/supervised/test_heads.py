@@ -77,6 +77,8 @@ def test_states_are_those_of_the_prompt_alone(model):
         }
         for name, value in expected.items():
             np.testing.assert_allclose(of_all[name][row], value, atol=2e-5, err_msg=name)
+    for_gpus = transformer.clone(attention="cudnn")  # of which a prompt's width would be none
+    np.testing.assert_allclose(states.of_prompts(for_gpus, params, prompts, CONTEXT)["mean"], of_all["mean"], atol=2e-5)
     wider = np.pad(prompts, ((0, 0), (16, 0)))
     for name, state in states.of_prompts(transformer, params, wider[::-1], CONTEXT).items():
         np.testing.assert_allclose(state[::-1], of_all[name], atol=2e-5)

@@ -182,7 +182,8 @@ def test_the_cost_is_told_and_counted(trained):
     workdir, cells = trained
     planned = supervise.plan(workdir, **ASKED)
     text = supervise.cost_of(workdir, planned, 2)
-    assert text.count("fine-tuning, 20 labels") == 2 and "at most" in text
+    assert text.count("fine-tuning, 20 labels") == 1 and "at most" in text
+    assert f"{'3.5k':>6} {2:6} {2 * 2:6}" in text  # two draws of two models
     data = heads.data_of(workdir, heads.question_of(workdir, TASK.name))
     read = []
     model = heads.read(*records.restored_params(cells[0], workdir / "runs" / cells[0].id), data, read.append)
