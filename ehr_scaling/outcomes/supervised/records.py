@@ -203,6 +203,8 @@ def _write(
     artifacts.work_directory(path.parent.parent.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     samples, predicted = questions.load(question.folder), path.with_suffix(".parquet")
+    # As they are stored: of risks that hardly differ, rounding makes ties
+    probability = probability.astype(np.float32).astype(np.float64)
     score = {**facts, **scoring.of_baseline(workdir, question, samples, probability, predicted)}
     said = scoring.answers(predicted)
     about: dict[str, Any] = {
