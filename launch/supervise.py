@@ -69,12 +69,13 @@ def main() -> None:
 
 
 def _rates() -> tuple[float, ...]:
+    given = RATES.value or []
     try:
-        rates = tuple(float(rate) for rate in RATES.value or ())
+        rates = tuple(float(rate) for rate in given)
     except ValueError:
         rates = (-1.0,)
     if any(not 0 < rate < 1 for rate in rates):
-        raise UserError(f"--rates={','.join(RATES.value)}: take numbers between 0 and 1, such as 3e-4,1e-3")
+        raise UserError(f"--rates={','.join(given)}: take numbers between 0 and 1, such as 3e-4,1e-3")
     return rates
 
 

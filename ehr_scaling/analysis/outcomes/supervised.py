@@ -168,8 +168,8 @@ def _mean(groups: Sequence[Sequence[int]], said: _Said, options: Options) -> tup
 def _points(heads: Mapping[tuple[str, str, str], Any], said: _Said, options: Options) -> list[Point]:
     by_count: dict[tuple[str, int, bool], dict[str, dict[str, int]]] = {}
     for (method, known, cell), score in heads.items():
-        drawn = by_count.setdefault((method, int(score["train_stays"]), known == ALL), {})
-        drawn.setdefault(known, {})[cell] = said.place[f"{method}/{known}/{cell}"]
+        of_count = by_count.setdefault((method, int(score["train_stays"]), known == ALL), {})
+        of_count.setdefault(known, {})[cell] = said.place[f"{method}/{known}/{cell}"]
     points = []
     order = list(METHODS)
     for method, labels, every in sorted(by_count, key=lambda key: (order.index(key[0]), key[1])):
@@ -215,18 +215,18 @@ def _rows(
 
     rows = []
     if ZERO_SHOT in said.place:
-        at = [[said.place[f"{ZERO_SHOT}/{cell}"]] for cell in cells]
-        mean, drawn, deviation = _mean(at, said, options)
-        rows.append(
-            row(ZERO_SHOT, ZERO_SHOT, _measure(mean, drawn, options), len(cells), deviation, score_of(ZERO_SHOT))
-        )
+        models = [[said.place[f"{ZERO_SHOT}/{cell}"]] for cell in cells]
+        value, drawn, deviation = _mean(models, said, options)
+        mean = _measure(value, drawn, options)
+        rows.append(row(ZERO_SHOT, ZERO_SHOT, mean, len(cells), deviation, score_of(ZERO_SHOT)))
     for point in points:
         if point.every and f"{point.method}/{ALL}" in said.place:
             name = f"{point.method}/{ALL}"
             title = METHODS[point.method]
             rows.append(row(title, name, point.auroc, point.models, point.deviation, score_of(point.method)))
     baseline = _json(task / "baseline.json")
-    others = baseline.get("others") if isinstance(baseline.get("others"), dict) else {}
+    others: Any = baseline.get("others")
+    others = others if isinstance(others, dict) else {}
     for name, title, score in (
         ("regression", str(baseline.get("name") or "regression"), baseline),
         (TREES, TREES, others.get(TREES)),

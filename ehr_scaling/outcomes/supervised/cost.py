@@ -58,8 +58,8 @@ def rows(data: Data, request: Request) -> list[Row]:
 
 def of_position(cell: Cell, width: int) -> float:
     """FLOPs of a pass forward, a position: without the head of the vocabulary, which no head on states needs."""
-    shape = {"width": cell.width, "layers": cell.layers, "ff": cell.ff, "mixing": cell.mixing}
-    return flops.forward(**shape, vocab=0, context=width) / width
+    whole = flops.forward(width=cell.width, layers=cell.layers, ff=cell.ff, vocab=0, context=width, mixing=cell.mixing)
+    return whole / width
 
 
 def of_cell(cell: Cell, data: Sequence[Data], request: Request) -> Cost:

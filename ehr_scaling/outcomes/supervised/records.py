@@ -47,7 +47,7 @@ class Head(NamedTuple):
     """One head to fit, and where its score lies."""
 
     method: str
-    count: int | None
+    known: int | None  # labels, None: all
     draw: int
     path: Path
 
@@ -85,7 +85,7 @@ def finished(unit: Unit, workdir: Path, request: Request) -> list[dict[str, Any]
     """The scores of cells that have all heads, else None."""
     scores = []
     for cell in unit:
-        of_all = {}
+        of_all: dict[str, Any] = {}
         for question in (heads.question_of(workdir, task) for task in request.tasks):
             there, missing = _there(cell, question, request)
             zero_shot = [question.folder / f"{cell.id}.parquet"]
@@ -143,7 +143,7 @@ def _fingerprint(what: Any, question: Question, head: Head, request: Request) ->
             "versions": [VERSION, scoring.VERSION],
             "samples": question.record["fingerprint"],
             "of": what,
-            "head": [head.method, head.count, head.draw, request.seed],
+            "head": [head.method, head.known, head.draw, request.seed],
             "choices": [heads.FEATURES, probe.STRENGTHS],
             "recipe": recipes[head.method],
         }
@@ -167,11 +167,19 @@ def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Re
         heads.check(cell, workdir, question)
         data = heads.data_of(workdir, question)
         trained = trained or restored_params(cell, Layout(workdir).run(cell.id))
-        model = heads.read(*trained, data, report)
+        model = heads.read(trained[0], trained[1], data, report)
         generated = inspection.of_generated(workdir)
         for head in missing:
-            about = {"count": head.count, "draw": head.draw, "seed": request.seed}
-            fitted = heads.fit(model, data, head.method, request.recipe, **about, report=report)
+            fitted = heads.fit(
+                model,
+                data,
+                head.method,
+                request.recipe,
+                count=head.known,
+                draw=head.draw,
+                seed=request.seed,
+                report=report,
+            )
             facts = {"cell": cell.id, **_facts(question, head), **_told(fitted.settings, generated)}
             fingerprint = _fingerprint(cell.id, question, head, request)
             score = _write(workdir, question, head.path, fitted.probability, facts, fingerprint, zero_shot)
@@ -180,8 +188,8 @@ def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Re
 
 
 def _facts(question: Question, head: Head) -> dict[str, Any]:
-    drawn = {} if head.count is None else {"draw": head.draw + 1}
-    return {"task": question.task.name, "method": head.method, "labels": head.count or labels.ALL, **drawn}
+    drawn = {} if head.known is None else {"draw": head.draw + 1}
+    return {"task": question.task.name, "method": head.method, "labels": head.known or labels.ALL, **drawn}
 
 
 def _told(settings: dict[str, Any], generated: bool) -> dict[str, Any]:
