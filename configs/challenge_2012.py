@@ -6,8 +6,8 @@ b .64 [.57, .70] supported, the sealed budget forecast within .9 %, AUROC of dea
 budget, against .83 of the regression.
 
 What led to these settings: runs on training seeds 1 and 2 and on patients of split 1's training part alone
-(configs/recipes.py has the recipe). The best of three sizes was 6.7 k at 1e11 FLOPs, 14 k at 3e11 and 25 k at 1e12, each
-the smallest: the sizes, set by fewer such runs before, have two below what N ∝ C^.5 through these leads to.
+(configs/recipes.py has the recipe). The best of three sizes was 6.7 k at 1e11 FLOPs, 14 k at 3e11 and 25 k at 1e12,
+each the smallest: the sizes, set by fewer such runs before, have two below what N ∝ C^.5 through these leads to.
 """
 
 from ml_collections import ConfigDict

@@ -68,6 +68,7 @@ SHORT = {
     r"layout=mimic-iv": "--fraction=0.0003",
     r"launch\.prepare": "--config.data.context=64 --config.workers=1",
     r"launch\.bench|launch\.recipes.*--workdir": "--help",  # many minutes each, and no flag makes them small
+    r"launch\.supervise": "--help",  # so few patients answer no task; tests/outcomes/supervised runs it
 }
 QUICK = re.compile(
     r"^make|^--config|--help|--status|--tasks$|--executor=|launch\.(inspect|plan|recipes)|e\.csv --out=report$"

@@ -58,7 +58,7 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
     score = judge(question, samples, probability)
     if tuning := tuning_of(question):
         others = answers(tuning.folder / f"{cell.id}.parquet")
-        weights = _weights(questions.load(tuning.folder))
+        weights = weights_of(questions.load(tuning.folder))
         method = recalibration_of(tuning)
         score["recalibrated"] = _recalibrated(question, samples, probability, others, weights, method)
     beside = question.folder / "baseline.parquet"
@@ -66,7 +66,7 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
         score["against_baseline"] = paired.compare(
             answers(beside),
             said,
-            weights=_weights(samples),
+            weights=weights_of(samples),
             draws=question.options["draws"],
             seed=question.options["seed"],
         )
@@ -95,7 +95,7 @@ def _evaluate(
     draws: int | None = None,
 ) -> dict[str, Any]:
     """`metrics.evaluate` of some stays, all of them unless told, with as many draws as the question asks for."""
-    sampled, weights = samples.stays, _weights(samples)
+    sampled, weights = samples.stays, weights_of(samples)
     return metrics.evaluate(
         sampled.labels[rows],
         probability[rows],
@@ -110,13 +110,13 @@ def _evaluate(
 def _decision(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
     sampled, options = samples.stays, question.options
     seeds = {"draws": options["draws"], "seed": options["seed"]}
-    return decision.evaluate(sampled.labels, probability, sampled.patients, weights=_weights(samples), **seeds)
+    return decision.evaluate(sampled.labels, probability, sampled.patients, weights=weights_of(samples), **seeds)
 
 
 def _gaps(question: Question, samples: Samples, probability: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     sampled, seeds = samples.stays, {"draws": _GROUP_DRAWS, "seed": question.options["seed"]}
     return subgroups.gaps(
-        rows, sampled.labels, probability, sampled.patients, weights=_weights(samples), **seeds
+        rows, sampled.labels, probability, sampled.patients, weights=weights_of(samples), **seeds
     )  # fmt: skip
 
 
@@ -172,5 +172,6 @@ def _recalibrated(
     }
 
 
-def _weights(samples: Samples) -> np.ndarray | None:
+def weights_of(samples: Samples) -> np.ndarray | None:
+    """What each stay weighs, float64 (n,); None where none was sampled by outcome."""
     return None if (samples.weights == 1).all() else samples.weights

@@ -28,6 +28,7 @@ COMMANDS = {
     "study": ("--workdir={file}/w", *SMALL),
     "publish": ("--workdir={file}/w", "--claims={file}", "--out={file}/out"),
     "recipes": ("--workdir={file}/w", "--rungs=published"),
+    "supervise": ("--workdir={file}/w",),
     "sweep": ("--workdir={file}/w", *SMALL),
     "train": ("--workdir={file}/w", "--cell=0"),
 }

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats, interval, normal_quantile
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores
+from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores, supervised
 from ehr_scaling.analysis.outcomes.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.outcomes.seeds import Seeds, of_cells
+from ehr_scaling.analysis.outcomes.supervised import Supervised
 from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
@@ -39,7 +40,8 @@ class Outcome:
     loss seen less that of the baseline, with its interval. seed_noise: standard deviation of AUROC between seeds of a
     cell, NaN where none has two. seeds: of the cells with several, what these reach together. patients: how the
     uncertainty of who was asked entered. compared: the model of least
-    loss, the smallest, and all baselines, with what their scores hold beside the AUROC.
+    loss, the smallest, and all baselines, with what their scores hold beside the AUROC. supervised: what heads that
+    learnt from labels reach, None without any.
     """
 
     task: str
@@ -60,6 +62,7 @@ class Outcome:
     patients: str = ""
     compared: list[Score] = field(default_factory=list)
     seeds: list[Seeds] = field(default_factory=list)
+    supervised: Supervised | None = None
 
 
 def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> list[Outcome]:
@@ -102,7 +105,9 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
     outcome = Outcome(folder.name, scores.text_of(about), rows, base, rho, bounds, missing, unknown)
     if rows:
         outcome = _with_curve(outcome, folder, table.clusters[[at[r["cell"]] for r in rows]], options)
-    return replace(outcome, compared=scores.of_task(folder, rows))
+    loss_of = {cell: float(table.loss[i]) for cell, i in at.items()}
+    heads = supervised.read(folder, loss_of, options)
+    return replace(outcome, compared=scores.of_task(folder, rows), supervised=heads)
 
 
 def _score(path: Path) -> dict[str, Any]:
@@ -260,6 +265,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "patients": outcome.patients,
         "compared": scores.to_json(outcome.compared),
         "subgroups": scores.groups_to_json(outcome.compared),
+        "supervised": supervised.to_json(outcome.supervised),
         "cells_without_score": outcome.missing,
         "scores_without_run": outcome.unknown,
     }

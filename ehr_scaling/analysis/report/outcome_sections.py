@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ehr_scaling.analysis.outcomes import downstream, scores
+from ehr_scaling.analysis.outcomes import downstream, scores, supervised
 from ehr_scaling.analysis.outcomes.decisions import OF_GAP
 from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, Measure, Score, of_role
 from ehr_scaling.analysis.report import decision_sections
@@ -61,6 +61,8 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "decided": decision_sections.in_words(task.compared),
         "thresholds": decision_sections.thresholds(task.compared),
         "thresholds_suppressed": sum(d.thresholds_suppressed for _, d in looked_at(decided(task.compared))),
+        "heads": _heads(task),
+        "by_labels": _by_labels(task),
         "subgroups": subgroups(task.compared),
         "gaps": any(g.gaps for s in best for g in s.groups),
         "groups_moved": decision_sections.recalibrated(task.compared),
@@ -70,7 +72,10 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "roc": any(s.roc is not None for s in task.compared),
         "bins": any(s.bins for s in task.compared),
         "least": scores.LEAST_PATIENTS,
-        **{kind: Raw(figures.get(f"{kind}_{task.task}", "")) for kind in ("outcome", "auroc", "accuracy", "decision")},
+        **{
+            kind: Raw(figures.get(f"{kind}_{task.task}", ""))
+            for kind in ("outcome", "auroc", "accuracy", "decision", "labels")
+        },
     }
 
 
@@ -112,6 +117,38 @@ def _seeds(task: downstream.Outcome) -> Table | None:
     base = str((task.baseline or {}).get("name", "baseline"))
     header = ["N", "Seeds", "Mean AUROC", "Between seeds", f"Less {base}", "Of their mean risk", f"Less {base}"]
     return Table(header, rows)
+
+
+def _heads(task: downstream.Outcome) -> Table | None:
+    """Zero-shot, heads that had all labels, and the baselines, on the same stays."""
+    if task.supervised is None or not any(row.name in supervised.METHODS.values() for row in task.supervised.rows):
+        return None
+    rows = [
+        [row.name, str(row.models), _measure("auroc", row.mean), decimal(row.deviation), _measure("auroc", row.auroc),
+         _measure("auprc", row.auprc), _measure("auroc", row.less_zero_shot, sign=True),
+         _measure("auroc", row.less_regression, sign=True)]
+        for row in task.supervised.rows
+    ]  # fmt: skip
+    base = str((task.baseline or {}).get("name", "baseline"))
+    header = ["Method", "Models", "Mean AUROC", "Between seeds", "Of their mean risk", "AUPRC of it", "Less zero-shot",
+              f"Less {base}"]  # fmt: skip
+    return Table(header, rows, words=(0,))
+
+
+def _by_labels(task: downstream.Outcome) -> Table | None:
+    """AUROC of heads by the number of labels; with all labels alone the other table has it."""
+    points = task.supervised.points if task.supervised else []
+    if all(point.every for point in points):
+        return None
+    rows = [
+        [supervised.METHODS[point.method], whole(point.labels), str(point.draws), str(point.models),
+         _measure("auroc", point.auroc), decimal(point.deviation), span((min(point.reached), max(point.reached))),
+         _measure("auroc", point.lead if known(point.lead.value) else None, sign=True)]
+        for point in points
+    ]  # fmt: skip
+    header = ["Method", "Labels", "Draws", "Models", "Mean AUROC", "Between draws", "Lowest to highest",
+              "Less zero-shot"]  # fmt: skip
+    return Table(header, rows, words=(0,))
 
 
 def _difference_in_words(name: str, m: Measure) -> str:

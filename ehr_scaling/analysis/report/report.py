@@ -14,6 +14,7 @@ from ehr_scaling.analysis.report import (
     decision_plots,
     folder,
     html,
+    label_plots,
     law_sections,
     listings,
     outcome_plots,
@@ -136,6 +137,8 @@ def draw(results: Results, figures: Path, learnt: Mapping[str, Floats]) -> dict[
         drawn[f"auroc_{task.task}"] = outcome_plots.of_compute, task
         drawn[f"outcome_{task.task}"] = outcome_plots.of_loss, task
     for task in r.outcomes:
+        if task.supervised and not all(point.every for point in task.supervised.points):
+            drawn[f"labels_{task.task}"] = label_plots.of_labels, task
         if outcome_plots.has_accuracy(task.compared):
             drawn[f"accuracy_{task.task}"] = outcome_plots.accuracy, task.compared
         if decision_plots.decided(task.compared):

@@ -144,6 +144,27 @@ def fill_scores(task, table):
     (days / "baseline.json").write_text(json.dumps({"name": "ridge regression", "mae": 3.5}))
 
 
+def write_heads(task, cells, stays=200):
+    """Heads of two models, with few labels and with all, as launch.supervise leaves them; fine-tuned is one alone."""
+    rng, patients = np.random.default_rng(1), np.arange(stays)
+    labels = parquet.read_table(task / f"{cells[0]}.parquet")["boolean_value"].to_numpy()
+    for method, known, models in (("probe", "20-1", cells), ("probe", "all", cells), ("finetune", "all", cells[:1])):
+        folder = task / "supervised" / method / known
+        folder.mkdir(parents=True)
+        for cell in models:
+            said = expit(1.2 * labels + rng.standard_normal(stays))
+            parquet.write_table(
+                pa.table(dict(zip(COLUMNS, (patients, patients, labels, said), strict=True))),
+                folder / f"{cell}.parquet",
+            )
+            auroc = float(Predictions(labels, patients, said[None]).auroc[0])
+            about = {"auroc": auroc, "train_stays": 20 if known == "20-1" else 900}
+            (folder / f"{cell}.json").write_text(json.dumps(about))
+        if models == cells:
+            about = {"cells": cells, "auprc": {"value": 0.4, "low": 0.3, "high": 0.5}}
+            (folder / "mean-x.json").write_text(json.dumps(about))
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """laws.json of studies that between them have everything: outcomes, rates, repeats, branches, too little."""
@@ -153,6 +174,7 @@ def written(tmp_path_factory):
     table, options = readers.read(work / "runs"), Options(draws=20)
     write_outcome(work / "outcomes" / "made_up_task", table)
     fill_scores(work / "outcomes" / "made_up_task", table)
+    write_heads(work / "outcomes" / "made_up_task", [str(cell) for cell in table.cell[:2]])
     found = [results.fit(table, options, work / "outcomes")]
     poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
     poor.append(poor[0])  # a doubt

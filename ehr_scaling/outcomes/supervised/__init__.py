@@ -1,0 +1,1 @@
+"""Heads that learn an outcome from labels, on models that were trained without: beside the zero-shot score."""

@@ -1,0 +1,283 @@
+"""Heads fitted and scored, one record each: `outcomes/<task>/supervised/<method>/<labels>/<cell>.json` and `.parquet`.
+
+`<labels>` is `all`, or the number of labels and that of their draw, as in `200-1`. Beside them, for the models that
+differ in their seed alone, `mean-….json` and `.parquet`: the same of the mean of their risks. What is there is not made
+again.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ehr_scaling import artifacts, storage
+from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.grid.cell import Cell, Unit
+from ehr_scaling.layout import Layout
+from ehr_scaling.outcomes import probabilities, scoring
+from ehr_scaling.outcomes.asking import questions
+from ehr_scaling.outcomes.asking.prepared import Question
+from ehr_scaling.outcomes.judging import paired
+from ehr_scaling.outcomes.supervised import heads, labels, probe
+from ehr_scaling.outcomes.supervised.finetune import Recipe
+from ehr_scaling.training.setup import restored_params
+
+VERSION = 1  # of what is made of a model and labels: raise it, and all heads are fitted again
+FOLDER, ZERO_SHOT = "supervised", "zero-shot"
+MEAN = "mean-"  # how names of what is of several models begin
+
+
+class Request(NamedTuple):
+    """Which heads are asked for."""
+
+    tasks: tuple[str, ...]  # names of prepared ones
+    methods: tuple[str, ...] = heads.METHODS
+    counts: tuple[int | None, ...] = (None,)  # numbers of labels, None: all
+    draws: int = 3  # of the labels, of each number but for all
+    recipe: Recipe = Recipe()
+    seed: int = 0
+
+    def known(self) -> list[tuple[int | None, int]]:
+        """(number of labels, draw) of each head of a method."""
+        return [(count, draw) for count in self.counts for draw in range(1 if count is None else self.draws)]
+
+
+class Head(NamedTuple):
+    """One head to fit, and where its score lies."""
+
+    method: str
+    known: int | None  # labels, None: all
+    draw: int
+    path: Path
+
+
+def asked_of(name: str, question: Question, request: Request) -> list[Head]:
+    """All heads of a task. Args: name, of a cell, or of the mean of some."""
+    folder = question.folder / FOLDER
+    return [
+        Head(method, count, draw, folder / method / of_labels(count, draw) / f"{name}.json")
+        for method in request.methods
+        for count, draw in request.known()
+    ]
+
+
+def of_labels(count: int | None, draw: int) -> str:
+    return labels.ALL if count is None else f"{count}-{draw + 1}"
+
+
+def fewer_than_all(request: Request, stays: int) -> Request:
+    """Without numbers of labels that are as many as there are train stays, or more, but all of them then."""
+    some = [count for count in request.counts if count is not None and count < stays]
+    return request._replace(counts=(*some, *((None,) if len(some) < len(request.counts) else ())))
+
+
+def job(unit: Unit, workdir: Path, report: Callable[..., None], request: Request) -> list[dict[str, Any]]:
+    """Fit and score what is missing of the heads of finished cells; for `grid.executors.run`.
+
+    Returns: of each cell the scores by their names below `supervised/`, as in their JSON.
+    Raises: UserError as `heads.check` and `heads.data_of` do.
+    """
+    return [_of_cell(cell, workdir, report, request) for cell in unit]
+
+
+def finished(unit: Unit, workdir: Path, request: Request) -> list[dict[str, Any]] | None:
+    """The scores of cells that have all heads, else None."""
+    scores = []
+    for cell in unit:
+        of_all: dict[str, Any] = {}
+        for question in (heads.question_of(workdir, task) for task in request.tasks):
+            there, missing = _there(cell, question, request)
+            zero_shot = [question.folder / f"{cell.id}.parquet"]
+            if missing or not all(_compared(score, question, zero_shot) for score in there.values()):
+                return None
+            of_all |= there
+        scores.append(of_all)
+    return scores
+
+
+def _there(cell: Cell, question: Question, request: Request) -> tuple[dict[str, Any], list[Head]]:
+    """The scores that are there, and the heads that are left."""
+    there, missing = {}, []
+    for head in asked_of(cell.id, question, request):
+        storage.fetch(head.path.parent, f"{cell.id}.*")
+        score = _read(head.path, _fingerprint(cell.id, question, head, request))
+        if score is None:
+            missing.append(head)
+        else:
+            there[_key(question, head)] = score
+    return there, missing
+
+
+def _compared(score: dict[str, Any], question: Question, zero_shot: Sequence[Path]) -> bool:
+    """Whether a score has the differences to all that has been scored by now."""
+    regression = "against_baseline" in score or not (question.folder / "baseline.parquet").exists()
+    return regression and ("against_zero_shot" in score or not _all_there(zero_shot))
+
+
+def _all_there(files: Sequence[Path]) -> bool:
+    return bool(files) and all(file.exists() for file in files)
+
+
+def _key(question: Question, head: Head) -> str:
+    return f"{question.task.name}/{head.method}/{head.path.parent.name}"
+
+
+def _read(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    if path.exists() and path.with_suffix(".parquet").exists():
+        score: dict[str, Any] = artifacts.read_json(path)
+        if score.get("fingerprint") == fingerprint:
+            return score
+    return None
+
+
+def _fingerprint(what: Any, question: Question, head: Head, request: Request) -> str:
+    """Of all that a score depends on, but for what it is compared with. Args: what, the cell, or those of a mean."""
+    recipes = {
+        heads.FINETUNE: request.recipe._asdict(),
+        heads.PROBE: {"class_weights": request.recipe.class_weights},
+        ZERO_SHOT: {},
+    }
+    return artifacts.fingerprint(
+        {
+            "versions": [VERSION, scoring.VERSION],
+            "samples": question.record["fingerprint"],
+            "of": what,
+            "head": [head.method, head.known, head.draw, request.seed],
+            "choices": [heads.FEATURES, probe.STRENGTHS],
+            "recipe": recipes[head.method],
+        }
+    )
+
+
+def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Request) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    trained: Any = None
+    for task in request.tasks:
+        question = heads.question_of(workdir, task)
+        there, missing = _there(cell, question, request)
+        zero_shot = [question.folder / f"{cell.id}.parquet"]
+        for head in asked_of(cell.id, question, request):
+            score = there.get(_key(question, head))
+            if score is not None and not _compared(score, question, zero_shot):
+                there[_key(question, head)] = _again(workdir, question, head.path, score, zero_shot)
+        scores |= there
+        if not missing:
+            continue
+        heads.check(cell, workdir, question)
+        data = heads.data_of(workdir, question)
+        trained = trained or restored_params(cell, Layout(workdir).run(cell.id))
+        model = heads.read(trained[0], trained[1], data, report)
+        generated = inspection.of_generated(workdir)
+        for head in missing:
+            fitted = heads.fit(
+                model,
+                data,
+                head.method,
+                request.recipe,
+                count=head.known,
+                draw=head.draw,
+                seed=request.seed,
+                report=report,
+            )
+            facts = {"cell": cell.id, **_facts(question, head), **_told(fitted.settings, generated)}
+            fingerprint = _fingerprint(cell.id, question, head, request)
+            score = _write(workdir, question, head.path, fitted.probability, facts, fingerprint, zero_shot)
+            scores[_key(question, head)] = score
+    return scores
+
+
+def _facts(question: Question, head: Head) -> dict[str, Any]:
+    drawn = {} if head.known is None else {"draw": head.draw + 1}
+    return {"task": question.task.name, "method": head.method, "labels": head.known or labels.ALL, **drawn}
+
+
+def _told(settings: dict[str, Any], generated: bool) -> dict[str, Any]:
+    """Without counts of few patients."""
+    counts = {name: disclosure.told(settings[name], generated) for name in ("train_positives", "tuning_positives")}
+    return settings | counts
+
+
+def _write(
+    workdir: Path,
+    question: Question,
+    path: Path,
+    probability: np.ndarray,
+    facts: dict[str, Any],
+    fingerprint: str,
+    zero_shot: Sequence[Path],
+) -> dict[str, Any]:
+    """Score predictions as those of a baseline are, beside the zero-shot ones of the same models, and write both."""
+    artifacts.work_directory(path.parent.parent.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples, predicted = questions.load(question.folder), path.with_suffix(".parquet")
+    # As they are stored: of risks that hardly differ, rounding makes ties
+    probability = probability.astype(np.float32).astype(np.float64)
+    score = {**facts, **scoring.of_baseline(workdir, question, samples, probability, predicted)}
+    said = probabilities.answers(predicted)
+    seeds = {name: question.options[name] for name in ("draws", "seed")}
+    about: dict[str, Any] = {"weights": probabilities.weights_of(samples), **seeds}
+    if _all_there(zero_shot):
+        score["against_zero_shot"] = paired.compare(_mean(zero_shot), said, **about)
+    if (regression := question.folder / "baseline.parquet").exists():
+        score["against_baseline"] = paired.compare(probabilities.answers(regression), said, **about)
+    score["fingerprint"] = fingerprint
+    artifacts.write_sealed(path, score)
+    for file in (predicted, path):
+        storage.store(file)
+    return score
+
+
+def _again(
+    workdir: Path, question: Question, path: Path, score: dict[str, Any], zero_shot: Sequence[Path]
+) -> dict[str, Any]:
+    """The score of predictions that are there, beside what has been scored since."""
+    said = probabilities.answers(path.with_suffix(".parquet")).probabilities.astype(np.float64)
+    return _write(workdir, question, path, said, score, score["fingerprint"], zero_shot)
+
+
+def _mean(files: Sequence[Path]) -> paired.Answers:
+    """The mean of the probabilities of several models for the same stays."""
+    said = [probabilities.answers(file) for file in files]
+    return said[0]._replace(probabilities=np.mean([answers.probabilities for answers in said], axis=0))
+
+
+def setting(cell: Cell) -> str:
+    """What cells have in common that differ in their seed alone."""
+    return artifacts.fingerprint({name: value for name, value in cell.learnt().items() if name != "seed"})
+
+
+def of_means(workdir: Path, cells: Sequence[Cell], request: Request) -> dict[str, Any]:
+    """Score the mean of the risks of cells that differ in their seed alone, where there are several, of each head; and
+    of their zero-shot risks, where all have been scored, in `zero-shot/all/`.
+
+    Returns: scores by their names below `supervised/`, of the settings one after the other.
+    """
+    scores = {}
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(setting(cell), []).append(cell)
+    for of_all, group in groups.items():
+        name, ids = f"{MEAN}{of_all}", sorted(cell.id for cell in group)
+        if len(ids) < 2:
+            continue
+        for task in request.tasks:
+            question = heads.question_of(workdir, task)
+            zero_shot = [question.folder / f"{cell}.parquet" for cell in ids]
+            every = asked_of(name, question, request)
+            if _all_there(zero_shot):
+                path = question.folder / FOLDER / ZERO_SHOT / labels.ALL / f"{name}.json"
+                every.append(Head(ZERO_SHOT, None, 0, path))
+            for head in every:
+                fingerprint = _fingerprint(ids, question, head, request)
+                score = _read(head.path, fingerprint)
+                beside = [] if head.method == ZERO_SHOT else zero_shot
+                if score is None:
+                    of_each = [head.path.with_name(f"{cell}.parquet") for cell in ids]
+                    said = _mean(of_each if beside else zero_shot).probabilities.astype(np.float64)
+                    facts = {"cells": ids, **_facts(question, head)}
+                    score = _write(workdir, question, head.path, said, facts, fingerprint, beside)
+                elif not _compared(score, question, beside):
+                    score = _again(workdir, question, head.path, score, beside)
+                scores[f"{_key(question, head)}/{name}"] = score
+    return scores
