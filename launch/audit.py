@@ -31,7 +31,9 @@ from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with trained models.", required=True)
 CELL = flags.DEFINE_list("cell", [], "Ids of models in W/grid [default: all that are finished].")
-PATIENTS = flags.DEFINE_integer("patients", 2000, "Of each side at most; again as many with rare tokens.", lower_bound=2)
+PATIENTS = flags.DEFINE_integer(
+    "patients", 2000, "Of each side at most; again as many with rare tokens.", lower_bound=2
+)
 PROMPT = flags.DEFINE_integer("prompt", 32, "Tokens of a timeline that a continuation starts from.", lower_bound=1)
 DRAWS = flags.DEFINE_integer("draws", 1000, "Resamples of patients, for intervals.", lower_bound=20)
 SEED = flags.DEFINE_integer("seed", 0, "Of which patients are asked about, and of the resamples.")
@@ -52,7 +54,7 @@ def main() -> None:
     costs = [Cost(one.cost, one.inputs["positions"]) for one in asked]
     progress = Progress("auditing", [[one.cell] for one in asked], costs)
     made, records = 0, []
-    for i, (one, record, was_there) in enumerate(audit.audits(workdir, asked, settings, progress.advance)):
+    for i, (_, record, was_there) in enumerate(audit.audits(workdir, asked, settings, progress.advance)):
         progress.finish(i)
         made, records = made + (not was_there), [*records, record]
     progress.close()

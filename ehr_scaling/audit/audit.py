@@ -221,7 +221,10 @@ def _continuation(
     begin = both.prefix + settings.prompt
     lengths = [k for k in CONTINUED if begin + k <= both.tokens.shape[1]]
     if not lengths:
-        return {"rows": [], "missing": f"a context of {both.tokens.shape[1] - 1} has no room for prompt and continuation"}
+        return {
+            "rows": [],
+            "missing": f"a context of {both.tokens.shape[1] - 1} has no room for prompt and continuation",
+        }
     at = np.flatnonzero(both.drawn & (both.lengths >= begin + lengths[-1]))
     members = both.members[at]
     if min(members.sum(), (~members).sum()) < (1 if generated else SMALLEST):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ehr_scaling.data import disclosure
 from ehr_scaling.outcomes.judging import metrics
 from ehr_scaling.outcomes.judging.calibration import SMALLEST, wilson
 from ehr_scaling.outcomes.judging.delong import delong, interval
@@ -18,14 +19,15 @@ Difference = dict[str, Any]  # value, low and high; each may be None
 
 
 class Count(NamedTuple):
-    """How many of n patients something holds for, as far as it may be told: between least and most.
+    """For which share of patients something holds, as far as it may be told: between least and most.
 
-    Both are the count itself where it is told. Of real patients a count from 1 to 10, or all but so many, is not: then
-    they are the ends of what it may be, and `value` lies between them whatever the count is.
+    Both are the share itself where it is told. Of real patients a count from 1 to 10, or of all but so many, is not:
+    then they are the ends of what it may be. n: patients, of real ones to the nearest ten, and their share to three
+    digits; so that neither, nor what is made of them, gives away how many there are.
     """
 
-    least: int
-    most: int
+    least: float
+    most: float
     n: int
 
     @property
@@ -34,23 +36,25 @@ class Count(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The share, or of a count that is not told the middle of what it may be."""
-        return (self.least + self.most) / 2 / self.n
+        """The share, or where it is not told the middle of what it may be."""
+        return (self.least + self.most) / 2
 
     def to_json(self) -> dict[str, Any]:
-        """n, and either the share or the most that it may be."""
         if self.told:
             return {"share": self.value}
-        return {"share": None, "at_least": self.least / self.n, "at_most": self.most / self.n}
+        return {"share": None, "at_least": self.least, "at_most": self.most}
 
 
 def count(holds: np.ndarray, generated: bool) -> Count:
-    """Args: holds, bool (n,), a patient each, n ≥ 1; generated, whether the patients are nobody's."""
-    yes, n = int(holds.sum()), len(holds)
-    few = SMALLEST - 1
-    if generated or yes in (0, n) or few < yes < n - few:
-        return Count(yes, yes, n)
-    return Count(0, min(few, n), n) if yes <= few else Count(max(n - few, 0), n, n)
+    """Args: holds, bool (n,), a patient each, n ≥ 11, or 1 where `generated`: whether the patients are nobody's."""
+    yes, n, few = int(holds.sum()), len(holds), SMALLEST - 1
+    if generated:
+        return Count(yes / n, yes / n, n)
+    about = disclosure.told(n, generated) or n
+    if yes in (0, n) or few < yes < n - few:
+        return Count(round(yes / n, 3), round(yes / n, 3), about)
+    part = min(few / about, 1.0)
+    return Count(0.0, part, about) if yes <= few else Count(1 - part, 1.0, about)
 
 
 def excess(members: Count, held_out: Count) -> Difference:
@@ -59,8 +63,8 @@ def excess(members: Count, held_out: Count) -> Difference:
     Square-and-add of two Wilson intervals (Newcombe 1998, Stat. Med. 17:873, method 10). Where a count is not told, the
     ends are those of the counts that it may be, and there is no value unless the other count is told.
     """
-    low = newcombe(members.least / members.n, members.n, held_out.most / held_out.n, held_out.n)[0]
-    high = newcombe(members.most / members.n, members.n, held_out.least / held_out.n, held_out.n)[1]
+    low = newcombe(members.least, members.n, held_out.most, held_out.n)[0]
+    high = newcombe(members.most, members.n, held_out.least, held_out.n)[1]
     value = members.value - held_out.value if members.told or held_out.told else None
     return {"value": value, "low": low, "high": high}
 

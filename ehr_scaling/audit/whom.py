@@ -1,4 +1,4 @@
-"""Whose windows an audit asks a model about, and which other model says how likely they are without being remembered."""
+"""Whose windows an audit asks a model about, and which other model says how likely they are by prediction alone."""
 
 from pathlib import Path
 from typing import NamedTuple

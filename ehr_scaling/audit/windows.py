@@ -2,7 +2,7 @@
 
 Packed rows say it: which rows the first steps of a run read depends on the data and the seed alone. One window stands
 for a patient, the longest; of all that are as long, the first in the order of the rows, which are shuffled. Where each
-pass trains on one drawn window of a patient (sampling "patient"), it is that one, and one is drawn of a held-out patient.
+pass trains on one drawn window of a patient (sampling "patient"), it is that, and one is drawn of each other patient.
 """
 
 from functools import lru_cache
@@ -101,8 +101,8 @@ def packed_of(workdir: Path, cell: Cell) -> Path:
     storage.fetch(folder)
     if not (folder / artifacts.RECORD).is_file():
         raise UserError(
-            f"{folder} is missing: an audit needs the rows that cell {cell.id} was trained on; copy it, or make it anew "
-            "(launch.prepare)"
+            f"{folder} is missing: an audit needs the rows that cell {cell.id} was trained on; copy it, or make it "
+            "anew (launch.prepare)"
         )
     if artifacts.record(folder)["fingerprint"] != cell.packed:
         raise UserError(f"{folder} is not what cell {cell.id} was trained on: take the --workdir it was trained in")

@@ -40,7 +40,7 @@ def packed(workdir):
 
 
 def test_windows_are_those_of_the_rows(prepared):
-    """Each is a run of one patient: the prefix, and tokens that follow each other in the timeline; all rows are there."""
+    """Each is a run of one patient: the prefix, and tokens that follow each other in a timeline; all rows are there."""
     workdir, record = prepared
     found = windows.of_split(packed(workdir), "train")
     phase = record["summary"]["splits"]["train"]["phases"][0]
@@ -131,7 +131,6 @@ def test_continuations_are_the_likeliest_tokens(prepared, model):
     whole = np.concatenate([prompts, found], axis=1)  # greedy is right token by token where each is, behind the others
     logits = jax.jit(lambda p, t: transformer.apply({"params": p}, t, np.ones_like(whole))[0])(params, whole)
     assert (np.argmax(logits, -1)[:, 19:-1] == found).all() and len(np.unique(found)) > 3
-
 
 
 def test_edits():

@@ -45,9 +45,9 @@ def audited(workdir, settings=SETTINGS):
 
 def excess(record, tokens, continuations="all", match="exact"):
     rows = record["continuation"]["rows"]
-    return next(
-        r for r in rows if (r["tokens"], r["continuations"], r["match"]) == (tokens, continuations, match)
-    )["excess"]
+    return next(r for r in rows if (r["tokens"], r["continuations"], r["match"]) == (tokens, continuations, match))[
+        "excess"
+    ]
 
 
 @pytest.fixture(scope="module")

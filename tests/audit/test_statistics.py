@@ -16,7 +16,9 @@ def test_two_normals():
     """AUROC Φ(δ/√2) and, at 1 % false positives, Φ(δ − z) of them, of N(δ, 1) against N(0, 1)."""
     rng = np.random.default_rng(0)
     for delta in (0.0, 1.0, 2.5):
-        told = statistics.attack(delta + rng.standard_normal(20_000), rng.standard_normal(20_000), **{**HOW, "draws": 40})
+        told = statistics.attack(
+            delta + rng.standard_normal(20_000), rng.standard_normal(20_000), **{**HOW, "draws": 40}
+        )
         assert told["auroc"] == pytest.approx(norm.cdf(delta / np.sqrt(2)), abs=0.01)
         found = told["true_positives"]
         assert found["value"] == pytest.approx(norm.cdf(delta - norm.ppf(0.99)), abs=0.03)
@@ -87,6 +89,15 @@ def test_few_patients_are_not_told(yes, other):
     assert difference["low"] <= real[0] + 1e-12 and difference["high"] >= real[1] - 1e-12
     exact = statistics.excess(count(holding(yes, n), True), count(holding(other, n), True))
     assert exact["value"] == pytest.approx((yes - other) / n) and (exact["low"], exact["high"]) == real
+
+
+def test_how_many_patients_there_are_is_not_given_away():
+    """Not by the ends of a share, nor those of a difference: 991 and 986 patients are written the same."""
+    written = []
+    for n in (991, 986):
+        counts = [count(holding(yes, n), False) for yes in (0, 4, n // 3, n - 2)]
+        written.append([c.to_json() for c in counts] + [statistics.excess(c, counts[1]) for c in counts])
+    assert written[0] == written[1]
 
 
 def test_true_positives_of_few_real_patients_are_not_told():

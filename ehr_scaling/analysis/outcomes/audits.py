@@ -15,10 +15,12 @@ LOSS, RATIO, FOUND, GIVEN_BACK, UNSHARED, RARE = "loss", "ratio", "found", "give
 
 class Audit(NamedTuple):
     """One model. N: body parameters; times: how often it read a member's window, on average; patients: of whom it read
-    any, NaN where that is not told. measures: by name, of LOSS and RATIO (membership AUROC), FOUND (members found at 1 %
-    false positives, by the better attack), GIVEN_BACK and UNSHARED (excess share whose next 8 tokens are given back, of
-    all continuations and of those that no other patient has), RARE (log-ratio of the rarest tokens). fair: whether the
-    reference of RATIO was not trained on the members."""
+    any, NaN where that is not told. fair: whether the reference of RATIO was not trained on the members.
+
+    measures: by name, of LOSS and RATIO (membership AUROC), FOUND (members found at 1 % false positives, by RATIO where
+    there is a reference), GIVEN_BACK and UNSHARED (excess share whose next 8 tokens are given back: of all, and of
+    those that no other training patient has), RARE (log-ratio of the rarest tokens that both sides have).
+    """
 
     cell: str
     size: str
@@ -31,7 +33,7 @@ class Audit(NamedTuple):
 
 
 def read(folder: Path, cells: set[str]) -> list[Audit]:
-    """The audits of these cells, by ascending N, times and patients. Raises: UserError naming a file that is damaged."""
+    """The audits of these cells, by ascending N, times and patients. Raises: UserError naming a damaged file."""
     found = []
     for path in sorted(folder.glob("*.json")):
         record = read_json(path, f"delete {path} and run launch.audit again", must_be_sealed=True)

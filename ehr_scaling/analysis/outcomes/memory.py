@@ -136,7 +136,9 @@ def _judged(law: Law, table: Floats) -> Law:
     values = _at(law.measure, np.vstack([law.theta, law.draws]), x)
     rise = values[:, 1] - values[:, 0]
     bounds = interval(rise[1:], law.level)
-    text = f"{signed(float(rise[0]), 3)} from the least to the most exposed model ({percent(law.level)}: {span(bounds)})"
+    text = (
+        f"{signed(float(rise[0]), 3)} from the least to the most exposed model ({percent(law.level)}: {span(bounds)})"
+    )
     told = f"{text}; {plural(law.models, 'model')}, left-out ones predicted to {decimal(law.error)}"
     inverted = "the more exposed a model, the less it remembers"
     verdict = words.follows(bounds, text, inverted=inverted, told=told, off=law.error, constant=law.constant)
@@ -232,9 +234,7 @@ def to_json(audits: list[Audit], laws: Mapping[str, Law]) -> dict[str, Any] | No
         "models": [
             {
                 **{k: v for k, v in a._asdict().items() if k != "measures"},
-                "measures": {
-                    name: {"value": m.value, "interval": [m.low, m.high]} for name, m in a.measures.items()
-                },
+                "measures": {name: {"value": m.value, "interval": [m.low, m.high]} for name, m in a.measures.items()},
             }
             for a in audits
         ],
@@ -276,9 +276,9 @@ def from_json(measure: str, record: Mapping[str, Any]) -> Law:
 
 
 def sentence(laws: Mapping[str, Law], N: float, passes: float, patients: float) -> str:
-    """What a model of this size remembers of so many patients, by the attack that tells more; "" where no law says it."""
+    """What a model of this size remembers of so many patients, by the attack that tells more; "" where no law does."""
     law = laws.get(RATIO) or laws.get(LOSS)
-    if law is None or not law.verdict.told or not np.isfinite(patients):
+    if law is None or not law.verdict.told or not np.isfinite(N * passes * patients):
         return ""
     times = max(passes, 1.0)  # of a part of the patients, each once
     value, bounds = law(N, times, patients * min(passes, 1.0))
