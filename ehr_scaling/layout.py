@@ -70,6 +70,11 @@ class Layout:
         return self.outcomes / name
 
     @property
+    def audit(self) -> Path:
+        """What models remember of their patients, <cell>.json each."""
+        return self.root / "audit"
+
+    @property
     def report(self) -> Path:
         return self.root / "report"
 

@@ -149,10 +149,11 @@ def score(config: ConfigDict, workdir: Path) -> str:
 
 
 def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = silent) -> dict[str, Any]:
-    """runs/ and outcomes/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
+    """runs/, outcomes/ and audit/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
     there = Layout(workdir)
     storage.fetch(there.runs, RESULTS)
     storage.fetch(there.outcomes)
+    storage.fetch(there.audit)
     records = {
         name: artifacts.record(folder)
         for name, folder in (
@@ -188,6 +189,7 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
         there.report,
         provenance=facts,
         outcomes=there.outcomes if there.outcomes.exists() else None,
+        audited=there.audit if there.audit.exists() else None,
         options=Options(draws=config.analysis.draws, seed=config.analysis.seed),
         say=say,
     )

@@ -49,6 +49,7 @@ WHERE = flags.DEFINE_multi_string("where", [], "Only rows of which this holds: c
 GROUP = flags.DEFINE_string("group_by", None, "A report for each value of this column of the table.")
 BAD = flags.DEFINE_bool("drop_bad_rows", False, "Leave out rows that are no numbers, with a reason, instead of ending.")
 OUTCOMES = flags.DEFINE_string("outcomes", None, "Folder outcomes/ with a folder a task; none by default.")
+AUDIT = flags.DEFINE_string("audit", None, "Folder audit/ of launch.audit: what models remember; none by default.")
 DROP = flags.DEFINE_integer("drop_highest_loss", 0, "Leave out this many runs of highest loss.", lower_bound=0)
 ABOVE = flags.DEFINE_float("hold_out_above", None, "Seal the runs above this many FLOPs; default: the largest budget.")
 LAW = flags.DEFINE_enum("law", "auto", LAWS, "The joint law; auto: what rolling hold-outs select.")
@@ -103,6 +104,7 @@ def analyze(table: "Path | RunTable", out: Path, runs: Path, say: Any) -> dict[s
         out,
         provenance=lambda: provenance(runs),
         outcomes=Path(OUTCOMES.value) if OUTCOMES.value else None,
+        audited=Path(AUDIT.value) if AUDIT.value else None,
         options=options(),
         drop_bad_rows=BAD.value,
         say=say,

@@ -29,7 +29,7 @@ from .common import run
 from .steps import Steps
 
 if TYPE_CHECKING:
-    from ehr_scaling.analysis.plan.record import Planner
+    from ehr_scaling.analysis.plan.record import Plan, Planner
 
 TARGETS = ("N", "loss")
 REPORT = flags.DEFINE_string("report", None, "Folder with laws.json, of launch.analyze or launch.study.", required=True)
@@ -66,7 +66,7 @@ def main() -> None:
             write({"next_runs": vars(proposed)})
             return
         plan = planner.plan(known, C, *data, MOST_APART.value)
-        print(f"{laws['data']['description']}\n{in_words.plan(known, plan, time(C))}")
+        print(f"{laws['data']['description']}\n{in_words.plan(known, plan, (*time(C), *memory(laws, known, plan)))}")
         write({"plan": vars(plan)})
     if plan.refused:
         sys.exit(REFUSED)
@@ -121,6 +121,19 @@ def time(C: float) -> tuple[str, ...]:
 
     hours = significant(C / rate() / DEVICES.value / 3600)
     return (f"  time    {hours} hours on {DEVICES.value} of {DEVICE.value} at MFU {MFU.value:g}",)
+
+
+def memory(laws: dict[str, Any], known: "Planner", plan: "Plan") -> tuple[str, ...]:
+    """The line of what such a model remembers of its patients, where models were audited and a law says it."""
+    from ehr_scaling.analysis.outcomes import memory
+
+    of_audits = (laws.get("memory") or {}).get("laws", {})
+    try:
+        fitted = {name: memory.from_json(name, record) for name, record in of_audits.items()}
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise UserError(f"{REPORT.value}: its laws.json is damaged: run launch.analyze again") from None
+    said = memory.sentence(fitted, plan.N, plan.passes or math.nan, plan.unique_tokens / known.tokens_a_patient)
+    return (f"  memory  {said}",) if said else ()
 
 
 def write(record: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ ONE_SEED = "--config.grid.seeds=(1,)"
 SHORT = {
     r"launch\.study|launch\.sweep.*mimic_iv(?!.*--executor)": f"{SMALL} --dry_run",
     r"launch\.evaluate": f"{SMALL} {ONE_SEED}",
+    r"launch\.audit": "--patients=40 --prompt=8 --draws=20",
     r"launch\.predict": "--copies=1 --new_tokens=8 --workers=1",
     r"launch\.(analyze|compare)": "--draws=20",
     r"layout=mimic-iv": "--fraction=0.0003",
@@ -84,6 +85,7 @@ PLACES = {
     r"^--data=OTHERS": "--data=W/events",
     r"^--model=.*": "--model=W",
     r"^--cell=.*": "--cell={cell}",
+    r"^--audit=.*": "--audit=audits",
     r"^--workdir=.*": "--workdir={workdir}",
     r"^--claims=.*": "--claims=claims.yaml",
     r"^--runs=runs_([ab])$": r"--runs=\1.csv",

@@ -362,3 +362,17 @@ def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: i
         batch = rows.batch(_pieces(order, ends, first, last))
         missing = sequences - (last - first)
         yield {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
+
+
+def times_read(packed: Path, *, seed: int, rows: int) -> np.ndarray:
+    """How often each row of phase 0 of the train split is among the first `rows` of the stream of `train_batches`.
+
+    Returns: int64, in the order of the rows of `eval_batches`.
+    Raises: UserError as that does.
+    """
+    there = _Rows(Path(packed), "train")
+    steps = _Steps(there, 1, seed, 1, (0,), 1)
+    times = [np.zeros(size, np.int64) for size in there.sizes.tolist()]
+    for piece in steps._between(0, rows):
+        times[piece.block][piece.first : piece.last] += 1
+    return np.concatenate([times[block] for block in there.phases[0].tolist()])

@@ -17,6 +17,7 @@ from ehr_scaling.analysis.report import (
     label_plots,
     law_sections,
     listings,
+    memory_section,
     outcome_plots,
     outcome_sections,
     plan_section,
@@ -47,6 +48,7 @@ def analyze(
     *,
     provenance: Provenance = None,
     outcomes: Path | None = None,
+    audited: Path | None = None,
     options: Options | None = None,
     drop_bad_rows: bool = False,
     say: Callable[[str], None] = silent,
@@ -54,6 +56,7 @@ def analyze(
     """Fits everything and writes the report.
 
     runs: a directory of runs, a file (`readers.read`), or a table already read. outcomes: the directory of tasks.
+    audited: the directory of audits.
     provenance: dict of dicts shown as tables (versions, commit, fingerprints, config), or what makes it, called when
     all runs are read. drop_bad_rows: as `readers.read` takes it. say: is told each step as it begins.
     out: takes laws.json, forecast.json (written before the sealed losses are used; of a directory of runs beside its
@@ -77,7 +80,7 @@ def analyze(
         if filed is not None:
             file(filed)
         table = runs if isinstance(runs, RunTable) else readers.read(runs, drop_bad_rows=drop_bad_rows)
-        results = fit(table, options, outcomes, on_forecast=file, filed=filed, say=say)
+        results = fit(table, options, outcomes, on_forecast=file, filed=filed, say=say, audited=audited)
         learnt = curves.read(runs, results.table) if isinstance(runs, Path) and runs.is_dir() else {}
         return _fill(partial, results, provenance, say, learnt)
 
@@ -116,6 +119,8 @@ def draw(results: Results, figures: Path, learnt: Mapping[str, Floats]) -> dict[
         "power_laws": (plots.scaling, r),
         "loss_of_compute": (plots.loss_of_compute, r),
     }
+    if any(a.measures for a in r.audits):
+        drawn["memory"] = memory_section.figure, r.audits, r.memory
     tasks = [task for task in r.outcomes if task.rows]
     if not tasks and any(len(line.C) for line in r.lines.values()):
         drawn["best_sizes"] = plots.best_sizes, r
@@ -164,6 +169,7 @@ def render(
         repeated_sections.section(r.repeated, svg.get("repeated_data")),
         sweep_sections.branches(r),
         outcome_sections.outcomes(r, svg),
+        memory_section.section(r.audits, r.memory, svg.get("memory")),
         listings.learning_curves(svg.get("learning_curves")),
         law_sections.counting(r.conventions),
         law_sections.doubtful(r.doubts),

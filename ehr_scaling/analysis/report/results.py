@@ -15,7 +15,7 @@ from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes import downstream, scores
+from ehr_scaling.analysis.outcomes import audits, downstream, memory, scores
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
 from ehr_scaling.analysis.plan.record import Planner
@@ -56,6 +56,8 @@ class Results:
     repeated: repeated_data.Repeated | None
     schedules: schedules.Comparison | None
     saved: dict[str, float] | None
+    audits: list[audits.Audit]
+    memory: dict[str, memory.Law]
 
     @property
     def joint(self) -> joint_laws.JointLaw | None:
@@ -79,11 +81,12 @@ def fit(
     on_forecast: Callable[[dict[str, Any]], None] = lambda forecast: None,
     filed: dict[str, Any] | None = None,
     say: Callable[[str], None] = silent,
+    audited: Path | None = None,
 ) -> Results:
     """The whole analysis. say: is told each step as it begins.
 
     filed: a forecast of the sealed budget made before `runs` was read (`holdout.of_directory`); without one it is made
-    here, and handed to `on_forecast`, before the sealed losses are used.
+    here, and handed to `on_forecast`, before the sealed losses are used. audited: the folder of launch.audit.
     """
     cooled = selection.cooled(runs)
     alike = holdout.alike(runs)
@@ -116,6 +119,7 @@ def fit(
     done = _plainly_fitted(forecaster)
     fitted = {name: done.get(name) or extrapolation.fit(name, table, options) for name in joint_laws.FORMS}
     laws = {name: law for name, law in fitted.items() if law is not None}
+    remembered = audits.read(audited, set(map(str, runs.cell))) if audited else []
     say("profiling what the runs tell of each number")
     lines = windows.lines(table, budgets, options)
     rolling = forecaster.rolling if forecaster else extrapolation.rolling(table, options)
@@ -143,6 +147,8 @@ def fit(
         repeated=repeated,
         schedules=schedules.compare(best_of_all, options),
         saved=schedules.saving(runs),
+        audits=remembered,
+        memory=memory.fit_all(remembered, options),
     )
     return doubted(results, options.doubt) if options.doubt else results
 
@@ -252,7 +258,8 @@ def to_json(results: Results) -> dict[str, Any]:
     {task, kind, models, compared}. verdicts: {a, b, loss, <law>: {word, reason}}.
     left_out: [{run, code, text}]. doubts: the same, of runs that are in the fits. conventions: exponents by what is
     called N, C and D. tuning: the cells run at several settings, with the one chosen and whether it is at
-    the edge. rates, repeats, repeated, schedules: null or empty where the study did not vary them.
+    the edge. rates, repeats, repeated, schedules: null or empty where the study did not vary them. memory: what audits
+    found, {models, laws}; null where there are none.
     planner: what `launch.plan` computes plans from, see `plan_basis.to_json`; null without a law.
     Intervals are [low, high] at options.level; C in FLOPs, loss in nats a token.
     """
@@ -314,6 +321,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "repeats": results.repeats,
         "repeated": worth_of_passes.to_json(results.repeated),
         "schedules": schedules.to_json(results.schedules, results.saved),
+        "memory": memory.to_json(results.audits, results.memory),
         "planner": plan_basis.to_json(results.planner),
     }
     return plain(record)

@@ -11,7 +11,7 @@ import pytest
 import simulated
 import sweeps
 from pyarrow import parquet
-from scipy.special import expit
+from scipy.special import expit, ndtr
 
 from ehr_scaling.analysis.joint import quality
 from ehr_scaling.analysis.options import Options
@@ -19,6 +19,7 @@ from ehr_scaling.analysis.outcomes.predictions import COLUMNS, Predictions
 from ehr_scaling.analysis.report import results
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
+from ehr_scaling.artifacts import write_sealed
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "laws.md"
 
@@ -165,6 +166,26 @@ def write_heads(task, cells, stays=200):
             (folder / "mean-x.json").write_text(json.dumps(about))
 
 
+def write_audits(folder, table):
+    """Audits of all models, which remember the more the larger they are; of one the patients are not told."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k, (cell, N) in enumerate(zip(table.cell, table.N, strict=True)):
+        area = float(ndtr(0.4 * (N / np.median(table.N)) ** 0.4) + rng.normal(0, 0.003))
+        attack = {"auroc": area, "low": area - 0.006, "high": area + 0.006}
+        found = {"true_positives": {"value": 0.03, "low": 0.02, "high": 0.05}}
+        excess = {"value": None, "low": -0.01, "high": 0.02}
+        row = {"tokens": 8, "match": "exact", "continuations": "all", "excess": excess}
+        record = {"cell": str(cell), "size": "x", "N": N, "passes": 2.0, "times_read": 2.0, "patients_read": 900}
+        record["membership"] = {
+            "loss": {**attack, **found},
+            "ratio": {**attack, **found, "reference": {"saw_members": k % 9 == 1}},
+        }
+        record["rare"] = [{"log_ratio": {"value": 0.3, "low": 0.1, "high": 0.5}}]
+        record["continuation"] = {"rows": [row, {**row, "continuations": "unshared"}]}
+        write_sealed(folder / f"{cell}.json", record | ({"patients_read": None} if k == 0 else {}))
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """laws.json of studies that between them have everything: outcomes, rates, repeats, branches, too little."""
@@ -175,7 +196,8 @@ def written(tmp_path_factory):
     write_outcome(work / "outcomes" / "made_up_task", table)
     fill_scores(work / "outcomes" / "made_up_task", table)
     write_heads(work / "outcomes" / "made_up_task", [str(cell) for cell in table.cell[:2]])
-    found = [results.fit(table, options, work / "outcomes")]
+    write_audits(work / "audit", table)
+    found = [results.fit(table, options, work / "outcomes", audited=work / "audit")]
     poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
     poor.append(poor[0])  # a doubt
     rates = sweeps.rates(sizes=(3e4, 3e5))

@@ -1,0 +1,1 @@
+"""What trained models remember of the patients they were trained on."""

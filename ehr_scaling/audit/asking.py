@@ -1,0 +1,110 @@
+"""What a model says of windows: the loss and the rank of each token, and how it goes on from a prompt.
+
+Shapes: n windows, T+1 tokens of the longest, P of a prompt, K of a continuation, B a batch, V vocabulary (padded).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ehr_scaling.models.loss import PAD, token_losses
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.outcomes.sampler import decode
+
+_LOGITS = {"cpu": 1 << 23}  # of a batch: 32 MB
+_ON_ACCELERATORS = 1 << 28
+_WIDTHS = 4  # windows are read in batches of about their length: so many programs are compiled
+_PROMPTS = 256  # read together
+
+Report = Callable[[int], None]  # is told tokens as they are done
+
+
+class Answers(NamedTuple):
+    """Of each token after the first, in the place of the token less one."""
+
+    losses: np.ndarray  # float32 (n, T), nats; 0 where there is no token
+    ranks: np.ndarray  # int32 (n, T), tokens that the model thinks likelier
+
+
+def cost(lengths: np.ndarray) -> int:
+    """Positions that `answers` reads, as it reports them."""
+    return int(lengths.sum())
+
+
+@partial(jax.jit, static_argnums=0)
+def _answers(model: Transformer, params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    segments = (tokens_BxT1 != PAD).astype(jnp.int32)
+    logits, _ = model.apply({"params": params}, tokens_BxT1[:, :-1], segments[:, :-1])  # type: ignore[misc]
+    targets = tokens_BxT1[:, 1:]
+    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    return token_losses(logits, targets), jnp.sum(logits > at_target, axis=-1)
+
+
+def answers(model: Transformer, params: Any, tokens: np.ndarray, lengths: np.ndarray, report: Report) -> Answers:
+    """Args: tokens, int32 (n, T+1), PAD after `lengths` (n,) tokens of each."""
+    width = tokens.shape[1] - 1
+    losses, ranks = np.zeros((len(tokens), width), np.float32), np.zeros((len(tokens), width), np.int32)
+    step = -(-width // _WIDTHS)
+    wide = np.minimum(-(-np.maximum(lengths - 1, 1) // step) * step, width)
+    most = _LOGITS.get(jax.default_backend(), _ON_ACCELERATORS)
+    for w in np.unique(wide).tolist():
+        rows = np.flatnonzero(wide == w)
+        size = min(max(1, most // (w * model.padded)), 1 << (len(tokens) - 1).bit_length())
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            batch = np.zeros((size, w + 1), np.int32)  # one shape, so that nothing is compiled anew
+            batch[: len(some)] = tokens[some, : w + 1]
+            loss, rank = jax.device_get(_answers(model, params, batch))
+            real = np.arange(1, w + 1) < lengths[some, None]
+            losses[some, :w] = np.where(real, loss[: len(some)], 0)
+            ranks[some, :w] = np.where(real, rank[: len(some)], 0)
+            report(int(lengths[some].sum()))
+    return Answers(losses, ranks)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _continue(model: Transformer, params: Any, prompts_BxP: jax.Array, tokens: int) -> jax.Array:
+    next_BxV, prefix = decode.read(model, params, prompts_BxP)
+    weights, rows = decode.weights(model, params), len(prompts_BxP)
+
+    def likeliest(logits_BxV: jax.Array) -> jax.Array:
+        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+
+    def one_more(state: tuple[jax.Array, decode.Ring], at: jax.Array) -> tuple[Any, jax.Array]:
+        tokens_B, ring = state
+        logits_BxV, ring = decode.step(model, weights, prefix, ring, tokens_B, jnp.full(rows, at), at)
+        return (likeliest(logits_BxV), ring), tokens_B
+
+    start = likeliest(next_BxV), decode.empty_ring(model, rows, tokens)
+    return jax.lax.scan(one_more, start, jnp.arange(tokens))[1].T
+
+
+def continuations(model: Transformer, params: Any, prompts: np.ndarray, tokens: int, report: Report) -> np.ndarray:
+    """The likeliest next token, again and again: int32 (n, K). Args: prompts, int32 (n, P), all full; tokens, K."""
+    parts = []
+    size = min(_PROMPTS, 1 << (len(prompts) - 1).bit_length())
+    for first in range(0, len(prompts), size):
+        some = prompts[first : first + size]
+        filled = np.concatenate([some, np.repeat(some[:1], size - len(some), axis=0)])
+        parts.append(np.asarray(_continue(model, params, filled, tokens))[: len(some)])
+        report(len(some) * (prompts.shape[1] + tokens))
+    return np.concatenate(parts)
+
+
+def edits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Levenshtein's distance of the rows of a and b, int (n, K) both: int64 (n,)."""
+    n, k = a.shape
+    above = np.tile(np.arange(k + 1), (n, 1))
+    for i in range(1, k + 1):
+        row = np.empty_like(above)
+        row[:, 0] = i
+        changed = above[:, :-1] + (a[:, i - 1, None] != b)
+        best = np.minimum(changed, above[:, 1:] + 1)
+        for j in range(1, k + 1):
+            row[:, j] = np.minimum(best[:, j - 1], row[:, j - 1] + 1)
+        above = row
+    return above[:, -1]

@@ -1,0 +1,66 @@
+"""What trained models remember of the patients they were trained on: timelines/, packed/ and runs/ → audit/<cell>.json.
+
+  python -m launch.audit --workdir=W                    every finished model of the grid
+  python -m launch.audit --workdir=W --cell=ID          one, or several: --cell=ID,ID
+  python -m launch.audit --workdir=W --patients=500     fewer patients: quicker, with wider intervals
+
+Before a model of real patients leaves the house, its owner must know what leaves with it. Each model is asked about
+patients it was trained on, and about held-out ones; what it does as well with these is prediction, and only the
+difference is memory:
+  continuation  from the static context and --prompt tokens, the likeliest next token again and again: of how many
+                patients are the next 8, 16 and 32 tokens given back, exactly or nearly; of all continuations, and of
+                those that no other training patient has
+  membership    how well the loss of a patient's window tells whether the model was trained on it: AUROC, and the share
+                of members found where 1 % of the others are taken for one; alone, and less the loss of another model
+                that was not trained on these patients, where the grid has one
+  rare          how much likelier a token that at most 20, 50, 100 patients have is where the model was trained on it
+
+A few seconds to a minute a small model on a CPU. What is there already is not made again. No identifier, date or text
+of a patient is written, and of real patients no count under 11. docs/audit.md says how to read the numbers; the report
+(launch.analyze --audit=W/audit, launch.study) fits how memory grows with size, repeats and patients.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ehr_scaling import storage
+from ehr_scaling.errors import NO_MEMORY
+
+from .common import run
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with trained models.", required=True)
+CELL = flags.DEFINE_list("cell", [], "Ids of models in W/grid [default: all that are finished].")
+PATIENTS = flags.DEFINE_integer(
+    "patients", 2000, "Of each side at most; again as many with rare tokens.", lower_bound=2
+)
+PROMPT = flags.DEFINE_integer("prompt", 32, "Tokens of a timeline that a continuation starts from.", lower_bound=1)
+DRAWS = flags.DEFINE_integer("draws", 1000, "Resamples of patients, for intervals.", lower_bound=20)
+SEED = flags.DEFINE_integer("seed", 0, "Of which patients are asked about, and of the resamples.")
+OUT = flags.DEFINE_string("out", None, "Another folder for the audits [default: W/audit].")
+
+
+def main() -> None:
+    print(f"auditing models of {WORKDIR.value}", flush=True)
+    workdir = storage.local(WORKDIR.value)
+    from ehr_scaling.audit import audit, words
+    from ehr_scaling.grid.executors.claims import Cost
+    from ehr_scaling.grid.executors.progress import Progress
+    from ehr_scaling.layout import Layout
+
+    out = Path(OUT.value).absolute() if OUT.value else Layout(workdir).audit
+    settings = audit.Settings(PATIENTS.value, PROMPT.value, DRAWS.value, SEED.value)
+    asked = audit.of_grid(workdir, CELL.value, settings, out)
+    costs = [Cost(one.cost, one.inputs["positions"]) for one in asked]
+    progress = Progress("auditing", [[one.cell] for one in asked], costs)
+    made, records = 0, []
+    for i, (_, record, was_there) in enumerate(audit.audits(workdir, asked, settings, progress.advance)):
+        progress.finish(i)
+        made, records = made + (not was_there), [*records, record]
+    progress.close()
+    print(words.table(records))
+    print(f"{made} audited, {len(records) - made} there before: {out}")
+
+
+if __name__ == "__main__":
+    run(main, {NO_MEMORY: f"{NO_MEMORY}: fewer --patients", "another --workdir": "the --workdir it was trained in"})

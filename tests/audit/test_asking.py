@@ -1,0 +1,195 @@
+"""Which windows a model has read, what others share of them, and what it says of them: against the plain way."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from ehr_scaling.audit import asking, sharing, whom, windows
+from ehr_scaling.data import loader, timelines
+from ehr_scaling.layout import Layout
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.training import loop
+from tests import small
+
+SILENT = lambda n: None  # noqa: E731
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    return workdir, small.prepare(workdir)
+
+
+@pytest.fixture(scope="module")
+def model(prepared):
+    """Of random weights, with mixing as the recipes have it."""
+    record = prepared[1]
+    cell = small.cell(record, {"model.mixing": "conv"})
+    from ehr_scaling.training.setup import model_of
+
+    transformer = model_of(cell)
+    start = jax.jit(transformer.init)(jax.random.key(0), np.zeros((1, 4), np.int32), np.ones((1, 4), np.int32))
+    rng = np.random.default_rng(1)
+    return transformer, jax.tree.map(lambda x: x + rng.normal(0, 0.2, x.shape).astype(np.float32), start["params"])
+
+
+def packed(workdir):
+    return Layout(workdir).packed(64)
+
+
+def test_windows_are_those_of_the_rows(prepared):
+    """Each is a run of one patient: the prefix, and tokens that follow each other in a timeline; all rows are there."""
+    workdir, record = prepared
+    found = windows.of_split(packed(workdir), "train")
+    phase = record["summary"]["splits"]["train"]["phases"][0]
+    assert len(found.rows) == phase["segments"]
+    assert found.lengths.sum() == phase["real_tokens"] + phase["context_real"]
+    records = list(timelines.read(workdir, "train"))
+    prefix, tokens = record["summary"]["context_tokens"], windows.read(packed(workdir), "train", found)
+    for k in range(0, len(found.rows), 7):
+        own = tokens[k, prefix : found.lengths[k]]
+        whole = records[found.patients[k]]["tokens"]
+        assert any((whole[i : i + len(own)] == own).all() for i in range(len(whole) - len(own) + 1))
+        assert not tokens[k, found.lengths[k] :].any()
+
+
+def test_one_window_stands_for_a_patient(prepared):
+    every = windows.of_split(packed(prepared[0]), "train")
+    chosen = windows.one_each(every)
+    assert chosen.patients.tolist() == sorted(set(every.patients.tolist()))
+    for k in range(0, len(chosen.rows), 11):
+        assert chosen.lengths[k] == every.lengths[every.patients == chosen.patients[k]].max()
+    drawn = windows.one_each(every, np.random.default_rng(0))
+    assert drawn.patients.tolist() == chosen.patients.tolist() and (drawn.rows != chosen.rows).any()
+
+
+@pytest.mark.parametrize("steps", [3, 500])
+def test_times_read_are_those_of_training(prepared, steps):
+    """By the stream that a run of so many steps trains on; the shorter is a part of a pass, the longer several."""
+    folder = packed(prepared[0])
+    rows = [row for b in loader.eval_batches(folder, "train", sequences=1) for row in b["tokens"]]
+    stream = loader.train_batches(folder, sequences=4, seed=5)
+    read = [row.tobytes() for batch in itertools.islice(stream, steps) for row in batch["tokens"]]
+    stream.close()
+    times = loader.times_read(folder, seed=5, rows=4 * steps)
+    assert times.tolist() == [read.count(row.tobytes()) for row in rows]
+    assert times.sum() == 4 * steps and (times == 0).any() == (steps == 3)
+
+
+def test_what_others_share(prepared):
+    workdir, record = prepared
+    size, records = record["summary"]["vocab_size"], list(timelines.read(workdir, "train"))
+    seen = np.arange(0, len(records), 2)
+    counts = sharing.patients_by_token(workdir, seen, size)
+    having = [{int(t) for t in records[p]["tokens"]} for p in seen]
+    assert counts.tolist() == [sum(t in tokens for tokens in having) for t in range(size)]
+
+    texts = [" ".join(["", *map(str, r["tokens"]), ""]) for r in records]
+    runs = np.array([records[p]["tokens"][i : i + 4] for p in (0, 1, 2, 3, 4) for i in (0, 5, 9)], np.int64)
+    runs = np.concatenate([runs, runs[:1], [[1, 1, 1, 1]]])  # twice the same, and one that is nowhere
+    wanted = [sum(" ".join(["", *map(str, run), ""]) in texts[p] for p in seen) for run in runs]
+    assert sharing.patients_by_run(workdir, seen, runs, size).tolist() == wanted
+    assert wanted[-1] == 0 and max(wanted) > 1
+
+    few = sharing.rarest(workdir, "train", np.arange(len(records)), counts, 2)
+    least = [min((counts[t] for t in r["tokens"] if 0 < counts[t] <= 2), default=0) for r in records]
+    assert sorted(few) == [p for p in range(len(records)) if least[p]]
+    assert [least[p] for p in few] == sorted(least[p] for p in few) and len(few) < len(records)
+
+
+def test_answers_are_those_of_the_model(prepared, model):
+    """Whatever the batch and the padding: its own losses of a window alone, and the rank among its logits."""
+    transformer, params = model
+    every = windows.of_split(packed(prepared[0]), "test")
+    chosen = every.take(np.argsort(every.lengths, kind="stable")[:: len(every.rows) // 3])
+    tokens = windows.read(packed(prepared[0]), "test", chosen)
+    told = []
+    found = asking.answers(transformer, params, tokens, chosen.lengths, told.append)
+    assert sum(told) == chosen.lengths.sum() and len(set(chosen.lengths.tolist())) > 1
+
+    @jax.jit
+    def alone(params, tokens, segments):
+        losses = transformer.apply({"params": params}, tokens, segments, method=Transformer.losses)
+        return losses, transformer.apply({"params": params}, tokens[:, :-1], segments[:, :-1])[0]
+
+    for k, n in enumerate(chosen.lengths):
+        own, one = tokens[k : k + 1, :n], np.ones((1, n), np.int32)
+        losses, logits = alone(params, own, one)
+        np.testing.assert_allclose(found.losses[k, : n - 1], losses[0], atol=2e-5)
+        ranks = [(row > row[t]).sum() for row, t in zip(np.asarray(logits)[0], own[0, 1:], strict=True)]
+        assert np.abs(found.ranks[k, : n - 1] - ranks).max() <= 1 and not found.losses[k, n - 1 :].any()
+
+
+def test_continuations_are_the_likeliest_tokens(prepared, model):
+    """By the decoder with its cache as by the model on all that stands there, token by token."""
+    transformer, params = model
+    chosen = windows.one_each(windows.of_split(packed(prepared[0]), "test")).take(np.arange(5))
+    prompts = windows.read(packed(prepared[0]), "test", chosen)[:, :20]
+    found = asking.continuations(transformer, params, prompts, 10, SILENT)
+    whole = np.concatenate([prompts, found], axis=1)  # greedy is right token by token where each is, behind the others
+    logits = jax.jit(lambda p, t: transformer.apply({"params": p}, t, np.ones_like(whole))[0])(params, whole)
+    assert (np.argmax(logits, -1)[:, 19:-1] == found).all() and len(np.unique(found)) > 3
+
+
+def test_edits():
+    def distance(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 3, (2, 40, 5))
+    assert asking.edits(a, b).tolist() == [distance(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert asking.edits(np.array([[1, 2, 3, 4]]), np.array([[9, 1, 2, 3]])).tolist() == [2]
+
+
+def test_who_is_asked_about(tmp_path, prepared, monkeypatch):
+    """Members are those whose window was read; the others never were, and the reference has read neither."""
+    workdir, record = prepared
+    cells = {
+        steps: small.cell(record, {"training.min_steps": 2}, passes=passes, budget=None, seed=seed)
+        for steps, passes, seed in (("part", 0.1, 1), ("other part", 0.1, 2), ("whole", 3.0, 3))
+    }
+    others = [(2.0, cells["part"]), (1.0, cells["other part"]), (0.5, cells["whole"])]
+    choice = whom.choose(workdir, cells["whole"], others, 0)
+    assert choice.source == whom.TEST and choice.times.min() >= 2
+    assert len(choice.members.windows.patients) == record["summary"]["splits"]["train"]["patients"]
+    assert choice.reference == (cells["other part"], False)  # of those that have not read most of them the best
+    unread = choice.unread(workdir, choice.members)
+    read = windows.exposure(workdir, cells["other part"]).seen
+    assert set(choice.members.windows.patients[~unread]) == set(read) and 0.4 < unread.mean() < 1
+
+    monkeypatch.setattr(whom, "ENOUGH", 20)
+    choice = whom.choose(workdir, cells["part"], others, 0)
+    assert choice.source == whom.UNREAD_TRAIN and choice.held_out.split == "train"
+    seen = windows.exposure(workdir, cells["part"]).seen
+    assert not np.isin(choice.held_out.windows.patients, seen).any()
+    assert np.isin(choice.members.windows.patients, seen).all()
+    alone = whom.choose(workdir, cells["part"], [(0.5, cells["whole"]), (1.0, cells["part"])], 0)
+    assert alone.reference == (cells["whole"], True)  # there is no better one, and it says so
+    assert whom.choose(workdir, cells["part"], [(1.0, cells["part"])], 0).reference is None
+
+
+@pytest.mark.nightly
+def test_a_run_reads_what_is_said_of_it(tmp_path):
+    """Of a trained cell: its loop seeks and batches as `times_read` supposes; checked by the rows it was given."""
+    packed_record, given = small.prepare(tmp_path), []
+    cell = small.cell(packed_record, seed=4)
+    batches = loader.Batches.__next__
+
+    def spy(stream):
+        batch = batches(stream)
+        given.append(batch["tokens"].reshape(-1, 65).copy())
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader.Batches, "__next__", spy)
+        loop.job([cell], tmp_path, small.silent)
+    rows = [row for b in loader.eval_batches(Layout(tmp_path).packed(64), "train", sequences=1) for row in b["tokens"]]
+    read = np.concatenate(given)[: cell.steps * cell.batch_sequences]
+    index = {row.tobytes(): k for k, row in enumerate(rows)}
+    times = np.bincount([index[row.tobytes()] for row in read], minlength=len(rows))
+    said = windows.exposure(tmp_path, cell)
+    assert (said.times == times[said.windows.rows]).all()

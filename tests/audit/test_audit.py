@@ -1,0 +1,151 @@
+"""A model that is made to remember is found out, one that is not is let go; and what is there is not made again."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ehr_scaling import artifacts, study
+from ehr_scaling.audit import audit, words
+from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from tests import small
+
+SETTINGS = audit.Settings(patients=300, prompt=8, draws=200)
+
+
+def trained(workdir, points, **changes):
+    """Generated patients, a window of 48 tokens each, and cells that are trained on them."""
+    config = small.config(
+        **{
+            "data.context": 48,
+            "data.sampling": "patient",
+            "training.batch.sequences": 16,
+            "training.batch.exponent": 0.0,
+            "training.dispatch_sequences": 256,
+            "training.min_steps": 2,
+            "training.microbatch": 16,
+            **changes,
+        }
+    )
+    study.prepare(config, workdir)
+    study.plan(config, points, workdir)
+    study.train(config, workdir)
+    return workdir
+
+
+def audited(workdir, settings=SETTINGS):
+    asked = audit.of_grid(workdir, [], settings, workdir / "audit")
+    return list(audit.audits(workdir, asked, settings, lambda i, n: None))
+
+
+def excess(record, tokens, continuations="all", match="exact"):
+    rows = record["continuation"]["rows"]
+    return next(r for r in rows if (r["tokens"], r["continuations"], r["match"]) == (tokens, continuations, match))[
+        "excess"
+    ]
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory):
+    """One pass over many patients, of two models; and what is found."""
+    points = [{"passes": 1.0, "size": size, "seed": 0} for size in ("1.7k", "3.5k")]
+    folder = tmp_path_factory.mktemp("many")
+    workdir = trained(folder, points, **{"data.patients": 1200, "data.splits": (0.5, 0.1, 0.4)})
+    return workdir, audited(workdir)
+
+
+def test_one_pass_is_not_remembered(forgetful):
+    for _, record, before in forgetful[1]:
+        attack = record["membership"]["loss"]
+        assert not before and attack["low"] <= 0.5 <= attack["high"] and attack["high"] - attack["low"] < 0.11
+        assert attack["true_positives"]["low"] <= 0.03
+        for tokens in audit.CONTINUED:
+            for continuations in ("all", "unshared"):
+                found = excess(record, tokens, continuations)
+                assert found["low"] <= 0 <= found["high"]
+        assert record["membership"]["ratio"]["reference"]["saw_members"]
+        rare = [row["log_ratio"] for row in record["rare"] if "log_ratio" in row]
+        assert rare and all(part["low"] <= 0.15 for part in rare)
+
+
+def test_what_is_there_is_not_made_again(forgetful, tmp_path, monkeypatch):
+    workdir = tmp_path / "copy"
+    shutil.copytree(forgetful[0], workdir)
+    monkeypatch.setattr(audit, "restored_params", None)  # no model is restored
+    again = audited(workdir)
+    assert [(record, before) for _, record, before in again] == [(record, True) for _, record, _ in forgetful[1]]
+    with pytest.raises(TypeError):  # but for other settings
+        audited(workdir, audit.Settings(patients=301, prompt=8, draws=200))
+    path = workdir / "audit" / f"{again[0][1]['cell']}.json"
+    path.write_text(path.read_text().replace('"auroc": 0.', '"auroc": 0.9', 1))
+    with pytest.raises(UserError, match=r"is damaged .*: delete \S+json and run again"):
+        audited(workdir)
+
+
+def test_a_mistake_is_one_line(forgetful, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(forgetful[0], workdir)
+    with pytest.raises(UserError, match=r"--cell=none is not in .*manifest"):
+        audit.of_grid(workdir, ["none"], SETTINGS, workdir / "audit")
+    shutil.rmtree(workdir / "packed")
+    with pytest.raises(UserError, match="an audit needs the rows that cell"):
+        audited(workdir)
+
+
+def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path):
+    """Nothing but these keys is written, no number of patients but rounded ones, and no share that tells few."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(forgetful[0], workdir)
+    path = workdir / "events" / artifacts.RECORD
+    record = artifacts.read_json(path)
+    record["summary"]["generated"] = False
+    artifacts.write_sealed(path, record)
+    shutil.rmtree(workdir / "audit")
+    for _, told, _ in audited(workdir):
+        assert told["patients_read"] % 10 == 0 and told["members"] % 10 == 0
+        for row in told["continuation"]["rows"]:
+            for side in ("members", "held_out"):
+                n = row["patients"][side]
+                assert n is None or n % 10 == 0
+                share = row.get(side, {}).get("share")
+                assert share is None or not 0 < share * n < 10.5
+        text = json.dumps(told)
+        assert not re.search(r"9000\d{4}|\d{4}-\d\d-\d\d|subject", text)  # ids of generated patients, dates
+    vocabulary = artifacts.read_json(workdir / "timelines" / "vocabulary.json")
+    assert not [token for token in vocabulary["tokens"] if len(token) > 8 and token in text]
+
+
+def test_the_command(forgetful, tmp_path):
+    out = tmp_path / "audits"
+    shutil.copytree(forgetful[0] / "audit", out)
+    flags = ("--patients=300", "--prompt=8", "--draws=200")
+    command = [sys.executable, "-m", "launch.audit", f"--workdir={forgetful[0]}", f"--out={out}", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("auditing models of ") and lines[-1] == f"0 audited, 2 there before: {out}"
+    assert lines[1].split()[0] == "size" and {line.split()[0] for line in lines[2:4]} == {"1.7k", "3.5k"}
+    assert lines[1:5] == words.table([record for _, record, _ in forgetful[1]]).splitlines()
+
+
+@pytest.mark.nightly
+def test_patients_that_are_read_hundreds_of_times_are_remembered(tmp_path):
+    """64 patients, 500 passes: every member is told from the others, and continued from a prompt as no other is."""
+    splits = {"data.patients": 240, "data.splits": (0.3, 0.05, 0.65)}
+    points = [{"passes": 500.0, "size": "14k", "seed": 0}]
+    workdir = trained(tmp_path, points, **splits)
+    ((_, record, _),) = audited(workdir)
+    assert 50 <= record["patients_read"] <= 75 and record["times_read"] == pytest.approx(500, rel=0.02)
+    attack = record["membership"]["loss"]
+    assert attack["auroc"] > 0.97 and attack["low"] > 0.9 and attack["true_positives"]["value"] > 0.8
+    for tokens in (8, 16):
+        for match in ("exact", "near"):
+            assert excess(record, tokens, "all", match)["low"] > 0.2
+            assert excess(record, tokens, "unshared", match)["low"] > 0.2
+    assert any(row["log_ratio"]["low"] > 1 for row in record["rare"] if "log_ratio" in row)
+    assert record["membership"]["ratio"] is None and len(manifest.read(workdir / "grid")) == 1
+    assert np.isfinite(record["passes"])

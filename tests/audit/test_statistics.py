@@ -1,0 +1,131 @@
+"""Statistics of an audit against closed forms, and what they do not tell of few patients."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from ehr_scaling.audit import statistics
+from ehr_scaling.audit.statistics import Occurrences, count
+
+HOW = {"generated": True, "draws": 200, "seed": 0}
+
+
+def test_two_normals():
+    """AUROC Φ(δ/√2) and, at 1 % false positives, Φ(δ − z) of them, of N(δ, 1) against N(0, 1)."""
+    rng = np.random.default_rng(0)
+    for delta in (0.0, 1.0, 2.5):
+        told = statistics.attack(
+            delta + rng.standard_normal(20_000), rng.standard_normal(20_000), **{**HOW, "draws": 40}
+        )
+        assert told["auroc"] == pytest.approx(norm.cdf(delta / np.sqrt(2)), abs=0.01)
+        found = told["true_positives"]
+        assert found["value"] == pytest.approx(norm.cdf(delta - norm.ppf(0.99)), abs=0.03)
+        assert found["low"] < found["value"] < found["high"] < found["low"] + 0.1
+        assert told["low"] < told["auroc"] < told["high"] and told["high"] - told["low"] < 0.02
+
+
+def test_intervals_of_attacks_hold_the_truth():
+    rng, inside, found = np.random.default_rng(1), 0, 0
+    truth, share = norm.cdf(0.3 / np.sqrt(2)), norm.cdf(0.3 - norm.ppf(0.95))
+    for seed in range(200):
+        members, held_out = 0.3 + rng.standard_normal(150), rng.standard_normal(400)
+        told = statistics.attack(members, held_out, generated=True, draws=100, seed=seed, rate=0.05)
+        inside += told["low"] <= truth <= told["high"]
+        found += told["true_positives"]["low"] <= share <= told["true_positives"]["high"]
+    assert 180 <= inside <= 199 and found >= 170
+
+
+def test_scores_that_are_all_apart_have_an_exact_end():
+    """With area A, n pairs that share no patient are all in order with probability Aⁿ."""
+    told = statistics.attack(np.arange(10.0) + 100, np.arange(30.0), **HOW)
+    assert (told["auroc"], told["error"], told["high"]) == (1.0, None, 1.0)
+    assert told["low"] ** 10 == pytest.approx(0.025)
+    turned = statistics.attack(np.arange(30.0), np.arange(10.0) + 100, **HOW)
+    assert (turned["auroc"], turned["low"]) == (0.0, 0.0) and turned["high"] == pytest.approx(1 - told["low"])
+
+
+def test_equal_scores_are_not_parted():
+    scores, labels = np.array([3.0, 2.0, 2.0, 2.0, 1.0]), np.array([True, True, False, True, False])
+    at = lambda rate: statistics.found_at(scores, labels, np.ones((1, 5)), rate)[0]  # noqa: E731
+    assert at(0.0) == pytest.approx(1 / 3)  # only the score above the first held-out one
+    assert at(0.5) == 1.0
+    weights = np.array([[0.0, 1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 1.0]])
+    assert statistics.found_at(scores, labels, weights, 0.0).tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "other", "m", "low", "high"),
+    # Newcombe 1998, Stat. Med. 17:873, table II, method 10
+    [
+        (56 / 70, 70, 48 / 80, 80, 0.0524, 0.3339),
+        (9 / 10, 10, 3 / 10, 10, 0.1705, 0.8090),
+        (5 / 56, 56, 0 / 29, 29, -0.0381, 0.1926),
+        (10 / 10, 10, 0 / 20, 20, 0.6791, 1.0),
+    ],
+)
+def test_newcombe(share, n, other, m, low, high):
+    assert statistics.newcombe(share, n, other, m) == pytest.approx((low, high), abs=5e-5)
+
+
+def holding(yes, n):
+    return np.arange(n) < yes
+
+
+@given(yes=st.integers(0, 200), other=st.integers(0, 200))
+def test_few_patients_are_not_told(yes, other):
+    """What is written of counts from 1 to 10 of real patients, or of all but so many, is the same for all of them."""
+    n = 200
+
+    def written(yes, other):
+        counts = count(holding(yes, n), False), count(holding(other, n), False)
+        return [c.to_json() for c in counts], statistics.excess(*counts)
+
+    told, difference = written(yes, other)
+    instead = [6 if 1 <= k <= 10 else n - 6 if n - 10 <= k <= n - 1 else k for k in (yes, other)]
+    assert written(*instead) == (told, difference)
+    real = statistics.newcombe(yes / n, n, other / n, n)
+    assert difference["low"] <= real[0] + 1e-12 and difference["high"] >= real[1] - 1e-12
+    exact = statistics.excess(count(holding(yes, n), True), count(holding(other, n), True))
+    assert exact["value"] == pytest.approx((yes - other) / n) and (exact["low"], exact["high"]) == real
+
+
+def test_how_many_patients_there_are_is_not_given_away():
+    """Not by the ends of a share, nor those of a difference: 991 and 986 patients are written the same."""
+    written = []
+    for n in (991, 986):
+        counts = [count(holding(yes, n), False) for yes in (0, 4, n // 3, n - 2)]
+        written.append([c.to_json() for c in counts] + [statistics.excess(c, counts[1]) for c in counts])
+    assert written[0] == written[1]
+
+
+def test_true_positives_of_few_real_patients_are_not_told():
+    members, held_out = np.append(np.zeros(95), np.full(5, 9.0)), np.linspace(-1, 1, 100)
+    assert statistics.attack(members, held_out, **HOW)["true_positives"]["value"] == 0.05
+    told = statistics.attack(members, held_out, **{**HOW, "generated": False})["true_positives"]
+    assert told["value"] is told["low"] is told["high"] is None and "suppressed" in told
+
+
+def test_tokens_that_one_side_lacks_do_not_count():
+    """Σ w (mean of members − mean of others) / Σ w, w = m·h / (m + h), worked out by hand."""
+    tokens = np.array([5, 5, 5, 7, 7, 7, 7, 9])
+    members = np.array([True, True, False, True, False, False, False, True])
+    values = np.array([1.0, 3.0, 1.0, 5.0, 1.0, 2.0, 3.0, 1e6])
+    told = statistics.stratified(Occurrences(tokens, np.arange(8), members), {"x": values}, 50, 0)["x"]
+    w5, w7 = 2 * 1 / 3, 1 * 3 / 4
+    assert told["value"] == pytest.approx((w5 * 1.0 + w7 * 3.0) / (w5 + w7))
+    none = statistics.stratified(Occurrences(tokens, np.arange(8), tokens == 5), {"x": values}, 50, 0)["x"]
+    assert none == {"value": None, "low": None, "high": None}
+
+
+def test_intervals_of_rare_tokens_hold_the_truth():
+    rng, inside = np.random.default_rng(2), 0
+    for seed in range(200):
+        tokens, patients = np.repeat(np.arange(20), 30), rng.integers(0, 300, 600)
+        members = patients < 120
+        level, of_patient = rng.normal(0, 2, 20)[tokens], rng.normal(0, 0.5, 300)[patients]
+        values = level + of_patient + 0.7 * members + rng.standard_normal(600)
+        told = statistics.stratified(Occurrences(tokens, patients, members), {"x": values}, 200, seed)["x"]
+        inside += told["low"] <= 0.7 <= told["high"]
+    assert 180 <= inside <= 199
