@@ -9,7 +9,7 @@ from pathlib import Path
 # In the order of the data
 COMMANDS = (
     *("check", "study", "prepare", "inspect", "sweep", "train", "evaluate", "predict", "analyze", "plan", "compare"),
-    *("supervise", "audit", "export", "cards", "publish", "recipes", "fetch_maps", "bench"),
+    *("supervise", "audit", "export", "cards", "publish", "recipes", "leaderboard", "fetch_maps", "bench"),
 )
 
 

@@ -68,7 +68,8 @@ SHORT = {
     r"launch\.(analyze|compare)": "--draws=20",
     r"layout=mimic-iv": "--fraction=0.0003",
     r"launch\.prepare": "--config.data.context=64 --config.workers=1",
-    r"launch\.bench|launch\.recipes.*--workdir": "--help",  # many minutes each, and no flag makes them small
+    # Many minutes each, and no flag makes them small
+    r"launch\.bench|launch\.recipes.*--workdir|launch\.leaderboard": "--help",
     r"launch\.supervise": "--help",  # so few patients answer no task; tests/outcomes/supervised runs it
 }
 QUICK = re.compile(

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("--workdir={file}/w", "--out={file}/out"),
     "fetch_maps": ("--dest={file}/maps", "--base_url=http://127.0.0.1:9"),
     "inspect": ("--workdir={file}/w",),
+    "leaderboard": ("--workdir={file}/w", "--split_file={file}"),
     "plan": ("--report={file}/report", "--flops=1e18", "--patients=1000"),
     "predict": ("--model={file}/w", "--out={file}/out", "--labels={file}", "--split=held_out"),
     "prepare": ("--workdir={file}/w", *SMALL),
