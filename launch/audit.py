@@ -21,6 +21,7 @@ of a patient is written, and of real patients no count under 11. docs/audit.md s
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -53,10 +54,11 @@ def main() -> None:
     asked = audit.of_grid(workdir, CELL.value, settings, out)
     costs = [Cost(one.cost, one.inputs["positions"]) for one in asked]
     progress = Progress("auditing", [[one.cell] for one in asked], costs)
-    made, records = 0, []
+    made, records = 0, list[dict[str, Any]]()
     for i, (_, record, was_there) in enumerate(audit.audits(workdir, asked, settings, progress.advance)):
         progress.finish(i)
-        made, records = made + (not was_there), [*records, record]
+        made += not was_there
+        records.append(record)
     progress.close()
     print(words.table(records))
     print(f"{made} audited, {len(records) - made} there before: {out}")

@@ -38,7 +38,7 @@ def cost(lengths: np.ndarray) -> int:
 @partial(jax.jit, static_argnums=0)
 def _answers(model: Transformer, params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
     segments = (tokens_BxT1 != PAD).astype(jnp.int32)
-    logits, _ = model.apply({"params": params}, tokens_BxT1[:, :-1], segments[:, :-1])  # type: ignore[misc]
+    logits, _ = model.apply({"params": params}, tokens_BxT1[:, :-1], segments[:, :-1])
     targets = tokens_BxT1[:, 1:]
     at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     return token_losses(logits, targets), jnp.sum(logits > at_target, axis=-1)

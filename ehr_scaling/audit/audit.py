@@ -124,7 +124,7 @@ def audit(workdir: Path, asked: Asked, settings: Settings, generated: bool, repo
     asked.path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_sealed(asked.path, record)
     storage.store(asked.path)
-    return artifacts.read_json(asked.path)  # type: ignore[no-any-return]
+    return artifacts.read_json(asked.path)
 
 
 class _Sampled(NamedTuple):
@@ -187,7 +187,6 @@ def _membership(
     both: _Both, answers: asking.Answers, reference: dict[str, Any] | None, settings: Settings, generated: bool
 ) -> dict[str, Any]:
     """Attacks by the mean loss a token, and by how much lower it is than that of the reference."""
-    how = {"generated": generated, "draws": settings.draws, "seed": settings.seed}
     loss, drawn = both.mean(answers.losses), both.drawn
 
     def told(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
@@ -199,7 +198,8 @@ def _membership(
             "members": disclosure.told(len(members), generated),
             "held_out": disclosure.told(len(held_out), generated),
         }
-        return {**statistics.attack(members, held_out, **how), **patients}
+        found = statistics.attack(members, held_out, generated=generated, draws=settings.draws, seed=settings.seed)
+        return {**found, **patients}
 
     attacks: dict[str, Any] = {"loss": told(-loss, drawn), "ratio": None}
     if reference is not None:

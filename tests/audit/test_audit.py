@@ -13,9 +13,10 @@ from ehr_scaling import artifacts, study
 from ehr_scaling.audit import audit, words
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
+from ehr_scaling.outcomes import choosing
 from tests import small
 
-SETTINGS = audit.Settings(patients=300, prompt=8, draws=200)
+SETTINGS = audit.Settings(patients=200, prompt=8, draws=200)
 
 
 def trained(workdir, points, **changes):
@@ -52,25 +53,29 @@ def excess(record, tokens, continuations="all", match="exact"):
 
 @pytest.fixture(scope="module")
 def forgetful(tmp_path_factory):
-    """One pass over many patients, of two models; and what is found."""
-    points = [{"passes": 1.0, "size": size, "seed": 0} for size in ("1.7k", "3.5k")]
+    """One pass over many patients, with two seeds; and what is found."""
+    points = [{"passes": 1.0, "size": "3.5k", "seed": seed} for seed in (0, 1)]
     folder = tmp_path_factory.mktemp("many")
     workdir = trained(folder, points, **{"data.patients": 1200, "data.splits": (0.5, 0.1, 0.4)})
     return workdir, audited(workdir)
 
 
-def test_one_pass_is_not_remembered(forgetful):
-    for _, record, before in forgetful[1]:
-        attack = record["membership"]["loss"]
-        assert not before and attack["low"] <= 0.5 <= attack["high"] and attack["high"] - attack["low"] < 0.11
-        assert attack["true_positives"]["low"] <= 0.03
+def test_what_is_written_of_a_model(forgetful):
+    for (asked, record, before), seed in zip(forgetful[1], (0, 1), strict=True):
+        assert not before and (record["cell"], record["seed"]) == (asked.cell.id, seed)
+        assert record["held_out"] == "test" and record["times_read"] == pytest.approx(1.0, abs=0.2)
+        assert record["members"] == record["held_out_patients"] == 200
+        attack, ratio = record["membership"]["loss"], record["membership"]["ratio"]
+        assert attack["low"] < attack["auroc"] < attack["high"] < 0.7
+        # Of another model that read the same patients as often: it says so, and tells nothing
+        assert ratio["reference"]["saw_members"] and ratio["low"] <= 0.5 <= ratio["high"]
+        rows = {(r["tokens"], r["continuations"], r["match"]): r for r in record["continuation"]["rows"]}
+        assert len(rows) == 12 and all(r["excess"]["low"] <= 0 <= r["excess"]["high"] for r in rows.values())
         for tokens in audit.CONTINUED:
-            for continuations in ("all", "unshared"):
-                found = excess(record, tokens, continuations)
-                assert found["low"] <= 0 <= found["high"]
-        assert record["membership"]["ratio"]["reference"]["saw_members"]
-        rare = [row["log_ratio"] for row in record["rare"] if "log_ratio" in row]
-        assert rare and all(part["low"] <= 0.15 for part in rare)
+            exact, near = (rows[tokens, "all", match]["members"]["share"] for match in ("exact", "near"))
+            assert 0 <= exact <= near <= 1
+            some, every = (rows[tokens, which, "exact"]["patients"]["members"] for which in ("unshared", "all"))
+            assert 0 < some <= every <= 200
 
 
 def test_what_is_there_is_not_made_again(forgetful, tmp_path, monkeypatch):
@@ -80,7 +85,7 @@ def test_what_is_there_is_not_made_again(forgetful, tmp_path, monkeypatch):
     again = audited(workdir)
     assert [(record, before) for _, record, before in again] == [(record, True) for _, record, _ in forgetful[1]]
     with pytest.raises(TypeError):  # but for other settings
-        audited(workdir, audit.Settings(patients=301, prompt=8, draws=200))
+        audited(workdir, audit.Settings(patients=201, prompt=8, draws=200))
     path = workdir / "audit" / f"{again[0][1]['cell']}.json"
     path.write_text(path.read_text().replace('"auroc": 0.', '"auroc": 0.9', 1))
     with pytest.raises(UserError, match=r"is damaged .*: delete \S+json and run again"):
@@ -97,7 +102,7 @@ def test_a_mistake_is_one_line(forgetful, tmp_path):
         audited(workdir)
 
 
-def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path):
+def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path, monkeypatch):
     """Nothing but these keys is written, no number of patients but rounded ones, and no share that tells few."""
     workdir = tmp_path / "copy"
     shutil.copytree(forgetful[0], workdir)
@@ -106,6 +111,7 @@ def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path):
     record["summary"]["generated"] = False
     artifacts.write_sealed(path, record)
     shutil.rmtree(workdir / "audit")
+    monkeypatch.setattr(audit.choosing, "finished", lambda w, all_of=choosing.finished: all_of(w)[:1])
     for _, told, _ in audited(workdir):
         assert told["patients_read"] % 10 == 0 and told["members"] % 10 == 0
         for row in told["continuation"]["rows"]:
@@ -123,13 +129,29 @@ def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path):
 def test_the_command(forgetful, tmp_path):
     out = tmp_path / "audits"
     shutil.copytree(forgetful[0] / "audit", out)
-    flags = ("--patients=300", "--prompt=8", "--draws=200")
+    flags = ("--patients=200", "--prompt=8", "--draws=200")
     command = [sys.executable, "-m", "launch.audit", f"--workdir={forgetful[0]}", f"--out={out}", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("auditing models of ") and lines[-1] == f"0 audited, 2 there before: {out}"
-    assert lines[1].split()[0] == "size" and {line.split()[0] for line in lines[2:4]} == {"1.7k", "3.5k"}
+    assert lines[1].split()[0] == "size" and {line.split()[0] for line in lines[2:4]} == {"3.5k"}
     assert lines[1:5] == words.table([record for _, record, _ in forgetful[1]]).splitlines()
+
+
+@pytest.mark.nightly
+def test_one_pass_over_many_patients_is_not_remembered(tmp_path):
+    """Forty tokens a parameter, each read once: what is learnt of one patient is far less than of all others."""
+    point = {"passes": 1.0, "size": "1.7k", "seed": 0}
+    many = {"data.patients": 8000, "data.splits": (0.7, 0.02, 0.28), "training.rate.peak": 0.01}
+    workdir = trained(tmp_path, [point], **many)
+    ((_, record, _),) = audited(workdir, audit.Settings(patients=600, prompt=8, draws=200))
+    attack = record["membership"]["loss"]
+    assert attack["low"] <= 0.5 <= attack["high"] and attack["high"] - attack["low"] < 0.07
+    assert attack["true_positives"]["low"] <= 0.02
+    for tokens in audit.CONTINUED:
+        for continuations in ("all", "unshared"):
+            found = excess(record, tokens, continuations)
+            assert found["low"] <= 0 <= found["high"]
 
 
 @pytest.mark.nightly

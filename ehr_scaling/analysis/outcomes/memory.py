@@ -153,7 +153,8 @@ def _told(m: Measure) -> tuple[float, float]:
 
 def _design(logs: Floats) -> tuple[tuple[str, ...], Floats]:
     """Those of FACTORS that vary, and not in step with others, and their centred logarithms [n, k]."""
-    centred, names, kept = logs - logs.mean(0), [], np.zeros((len(logs), 0))
+    centred, kept = logs - logs.mean(0), np.zeros((len(logs), 0))
+    names: list[str] = []
     for k, name in enumerate(FACTORS):
         more = np.column_stack([kept, centred[:, k]])
         apart = centred[:, k] - kept @ np.linalg.lstsq(kept, centred[:, k], rcond=None)[0] if names else centred[:, k]
