@@ -156,7 +156,8 @@ def test_parts_are_put_together(records, pretrained, tmp_path, monkeypatch):
         tokens = np.ones((len(ids), copies, new_tokens), np.int32)
         nothing = np.zeros(shares.shape, np.int8)
         return simulate.Futures(
-            tokens, tokens.sum(axis=2), nothing, nothing > 0, shares, shares, 2 * np.ones_like(shares) - shares, shares
+            *(tokens, tokens.sum(axis=2), nothing, nothing > 0, shares, shares),
+            *(2 * np.ones_like(shares) - shares, shares, 0 * shares),
         )
 
     monkeypatch.setattr(simulate, "simulate", drawn)
