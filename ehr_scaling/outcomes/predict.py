@@ -12,7 +12,7 @@ from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together
-from ehr_scaling.outcomes.asking import cohort, label_files, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks, train_values
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
 from ehr_scaling.outcomes.judging import estimators, metrics
@@ -123,7 +123,7 @@ def predict(
       copies, new_tokens: simulated futures of each stay, and tokens of the longest.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
     Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens),
-      and of other patients "metrics", as metrics.evaluate gives them, or None where they cannot be, with
+      "thresholds", a line of each of the task's, on the bins it means, and of other patients "metrics", as metrics.evaluate gives them, or None where they cannot be, with
       "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
@@ -152,12 +152,14 @@ def predict(
         raise tasks.Unanswerable(
             f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
         )
+    known = train_values.of_scales(model, vocabulary, task_tokens.scales(vocabulary, task.values))
     simulated = together.of_stays(
         asked_of,
         ours[split],
         patient_stays,
         task,
         vocabulary,
+        known=known,
         context=chosen.context,
         copies=copies,
         new_tokens=new_tokens,
@@ -174,11 +176,11 @@ def predict(
 
         for begin in range(0, len(every), together.AT_ONCE):
             rows = every[begin : begin + together.AT_ONCE]
-            futures = simulated.run(*trained, rows, advance)
+            futures = together.as_asked(drawn := simulated.run(*trained, rows, advance), task, vocabulary)
             probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
             if keep_futures:
-                kept.append(futures)
+                kept.append(drawn)
     artifacts.work_directory(out)
     if keep_futures:
         simulated.write_trajectories(out / TRAJECTORIES, split, simulate.concatenate(kept))
@@ -192,6 +194,7 @@ def predict(
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
         "unknown": unknown,
+        **({"thresholds": task_tokens.told(vocabulary, task, known)} if task.values else {}),
         **({} if patients is None else _judged(patient_stays, probability, seed)),
     }
 
