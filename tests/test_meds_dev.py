@@ -16,6 +16,7 @@ import ehr_scaling
 from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import predict
+from ehr_scaling.outcomes.asking import meds_dev
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.sampler import simulate
 from tests.data import made_up
@@ -80,10 +81,10 @@ def records(tmp_path_factory):
     return root
 
 
-def run(command, output_dir, cwd, **values):
+def run(command, output_dir, cwd, model_dir=FOLDER, **values):
     """As `meds-dev-model` does: a script of the command, with all placeholders in it filled."""
     output_dir.mkdir(parents=True)
-    text = command.format(output_dir=output_dir, model_dir=FOLDER, demo=True, **values)
+    text = command.format(output_dir=output_dir, model_dir=model_dir, demo=True, **values)
     script = output_dir / "cmd.sh"
     script.write_text("\n".join(["#!/bin/bash", "set -e", text]))
     bin_first = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -191,7 +192,7 @@ def test_mistakes_are_told_in_one_line(records, pretrained, tmp_path):
     assert not list(tmp_path.glob("*.parquet"))
 
 
-@pytest.mark.parametrize("alias, name", predict.MEDS_DEV.items())
+@pytest.mark.parametrize("alias, name", meds_dev.BY_NAME.items())
 def test_the_end_of_the_path_names_the_task(tmp_path, alias, name):
     task = predict.outcome(tmp_path / "MIMIC-IV" / alias)
     assert task == predict.outcome(tmp_path / "MIMIC-IV" / alias, name)

@@ -171,8 +171,8 @@ def of_stays(
 ) -> Simulation:
     """The simulation that asks one task of n stays of a split; `as_asked` reads what came of it.
 
-    Args: folder, where their timelines lie; known, as `task_tokens.kinds` has it; context, of the model. Half of it is for what comes, as in a study; a
-      longer future drops the oldest tokens of its prompt.
+    Args: folder, where their timelines lie; known, as `task_tokens.kinds` has it; context, of the model. Half of it is
+      for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
     """
     # What is decided within the gap is judged as an outcome beside the task's

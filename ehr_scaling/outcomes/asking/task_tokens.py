@@ -63,8 +63,8 @@ def thresholds(
     """
     if task.values and vocabulary.settings.get("value_tokens") != "fused":
         raise Unanswerable(
-            f"the task {task.name} asks for values of a code, which are tokens of their own in this vocabulary: prepare "
-            "timelines in which a code and its value are one (the preset clean, or value_tokens='fused')"
+            f"the task {task.name} asks for values of a code, which are tokens of their own in this vocabulary: "
+            "prepare timelines in which a code and its value are one (the preset clean, or value_tokens='fused')"
         )
     out = {}
     for name in scales(vocabulary, task.values):
@@ -130,9 +130,10 @@ def told(vocabulary: Vocabulary, task: Task, known: Mapping[str, Values] | None)
             if known and name in known
             else "by its edges alone, values taken to lie evenly between them and outer bins to be as wide as the next"
         )
-        beyond, several = int((shares == 1).sum()), "bins lie" if (shares == 1).sum() != 1 else "bin lies"
-        text = f"{meant}: {beyond} of {len(shares)} {several} beyond"
-        lines.append(f"{text}, {int(cut.sum())} is cut, and counts {how}" if cut.any() else text)
+        beyond, several = int((shares == 1).sum()), int(cut.sum())
+        text = f"{meant}: {beyond} of {len(shares)} bins {'lies' if beyond == 1 else 'lie'} beyond"
+        cuts = "1 is cut, and counts" if several == 1 else f"{several} are cut, and count"
+        lines.append(f"{text}, {cuts} {how}" if several else text)
     return lines
 
 

@@ -112,8 +112,9 @@ def test_what_went_on_after_a_share_counts_for_the_rest_alone():
     truth = known_truth.exact(chain)[POSITIVE]
     sample = known_truth.simulate(chain, 4000, 12, 3)
     assert ((sample.share > 0) & (sample.share < 1)).any()
-    whole = [known_truth.exact(chain._replace(shares=np.where(SHARES > least, 1, 0)))[POSITIVE] for least in (0, 0.5)]
-    for other in (whole[0], whole[1], known_truth.exact(chain._replace(shares=None))[POSITIVE]):
+    sets = [(SHARES > least).astype(float) for least in (0.0, 0.5)]
+    whole = [known_truth.exact(chain._replace(shares=those))[POSITIVE] for those in sets]
+    for other in (*whole, known_truth.exact(chain._replace(shares=None))[POSITIVE]):
         assert abs(other - truth) > 0.02
     p, _ = estimators.scope(sample, 0, of_determined=False)
     untold, _ = estimators.scope(sample._replace(share=np.zeros_like(sample.share)), 0)
