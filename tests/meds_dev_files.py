@@ -114,7 +114,7 @@ def task(name):
 
 
 def predicates(one_each=False):
-    """Of MIMIC-IV. Args: one_each, a predicate for each code with its limits, and or() of them, as newer files have it."""
+    """Of MIMIC-IV. Args: one_each, a predicate for each code with its limits, and or() of them, as newer files have."""
     families = ("HOSPITAL_ADMISSION", "HOSPITAL_DISCHARGE", "ICU_ADMISSION", "ICU_DISCHARGE")
     found = {name.lower(): {"code": {"regex": f"^{name}//.*"}} for name in families}
     for (what, side, limit), codes in ABNORMAL.values():

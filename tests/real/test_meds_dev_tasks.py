@@ -1,8 +1,7 @@
-"""Every task that MEDS-DEV ships, on the MIMIC-IV demo: labels by an own reading of its criteria, a prediction for each."""
+"""Every task that MEDS-DEV ships, on the MIMIC-IV demo: labels by another reading of its criteria, all predicted."""
 
 import json
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -56,7 +55,8 @@ def labels(name):
             some(measured, first, second),
         )
     )
-    return f"SELECT subject_id, {first}, {some(beyond, first, second)} FROM {AT.format('HOSPITAL_ADMISSION')} a WHERE {where}"
+    abnormal = some(beyond, first, second)
+    return f"SELECT subject_id, {first}, {abnormal} FROM {AT.format('HOSPITAL_ADMISSION')} a WHERE {where}"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,8 @@ def demo(tables, real_data, tmp_path_factory):
     con.execute(f"""CREATE TEMP TABLE e AS SELECT subject_id::BIGINT subject_id, time::TIMESTAMP "time", code,
         num::FLOAT num, text::VARCHAR text FROM ({MADE[dialects.MIMIC_IV_MEDS_0_2]}
         UNION ALL SELECT subject_id, charttime, 'LAB//' || itemid || '//' || coalesce(valueuom, 'UNK'), valuenum, value,
-        NULL, NULL, NULL FROM '{charts}' WHERE itemid IN ({", ".join(CHARTED)})) AS e(subject_id, time, code, num, text, a, b, c)""")
+        NULL, NULL, NULL FROM '{charts}' WHERE itemid IN ({", ".join(CHARTED)}))
+        AS e(subject_id, time, code, num, text, a, b, c)""")
     columns = ", ".join(f"NULL::VARCHAR {name}" for name in COLUMNS[dialects.MIMIC_IV_MEDS_0_2])
     con.execute(f"""COPY (SELECT subject_id, time, code, num AS numeric_value, text AS text_value, {columns}
         FROM e ORDER BY 1, 2 NULLS FIRST) TO '{folder}/data/0.parquet' (FORMAT parquet)""")

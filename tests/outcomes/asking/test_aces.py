@@ -57,7 +57,7 @@ def files(tmp_path):
 @pytest.mark.parametrize("one_each", [False, True])
 def test_tasks_of_abnormal_values(files, name, one_each):
     criteria = aces.read(files["task"](name), files["predicates"](one_each=one_each))
-    (what, side, limit), codes = ABNORMAL[name]
+    (_, side, limit), codes = ABNORMAL[name]
     assert {code for plain in criteria.label for code in plain.codes} == set(codes)
     assert {plain.limits for plain in criteria.label} == {((LIMITS[side], float(limit)),)}
     assert {code for plain in criteria.required for code in plain.codes} == set(codes)
@@ -78,7 +78,6 @@ def test_tasks_of_deaths_and_admissions(files):
 
 def ask(tmp_path, monkeypatch, name, labels=None, **how):
     work = tmp_path / "work"
-    write_json(Layout(work).events / "metadata" / "dataset.json", {"dataset_name": "MIMIC-IV"})
     monkeypatch.setattr(code_tokens, "of_study", lambda folder: study(**how))
     root = tmp_path / "MEDS_DEV"
     if not root.exists():
@@ -88,7 +87,10 @@ def ask(tmp_path, monkeypatch, name, labels=None, **how):
 
 @pytest.fixture
 def folder(tmp_path):
-    Layout(tmp_path / "work").events.joinpath("metadata").mkdir(parents=True)
+    """Of a study of MIMIC-IV, and all else."""
+    metadata = Layout(tmp_path / "work").events / "metadata"
+    metadata.mkdir(parents=True)
+    write_json(metadata / "dataset.json", {"dataset_name": "MIMIC-IV"})
     return tmp_path
 
 
@@ -149,7 +151,7 @@ def test_codes_that_maps_have_changed_are_refused():
 
 
 def test_which_file_it_is(folder, monkeypatch):
-    with pytest.raises(UserError, match="does not end with the name of a task in .*: name its file"):
+    with pytest.raises(UserError, match=r"does not end with the name of a task in .*: name its file"):
         ask(folder, monkeypatch, "", labels=folder / "labels" / "cbc" / "anemia")
     for name in TASKS:
         assert meds_dev._task_file(folder / "MEDS_DEV" / "tasks", folder / "MIMIC-IV" / name)[1] == name
@@ -157,7 +159,7 @@ def test_which_file_it_is(folder, monkeypatch):
     assert meds_dev._task_file(folder / "tasks", folder / "mine") == (only, "mine")
     (folder / "work" / "events" / "metadata" / "dataset.json").unlink()
     with pytest.raises(
-        UserError, match="has no predicates of the data set without a name .it has mimic-iv, other.: name"
+        UserError, match=r"has no predicates of the data set without a name \(it has mimic-iv, other\): name"
     ):
         ask(folder, monkeypatch, READMISSION)
     task, _ = ask(folder, monkeypatch, READMISSION, labels=folder / "MIMIC-IV" / "labels" / READMISSION)

@@ -1,6 +1,7 @@
 """Thresholds on binned values: shares of bins against counts of the values themselves."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def known(values):
 def counted(breaks, values, meant):
     """Share of each bin by looking at every value; None: there is none in it."""
     edges = [-np.inf, *breaks, np.inf]
-    inside = [(values > low) & (values <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    inside = [(values > low) & (values <= high) for low, high in itertools.pairwise(edges)]
     return [float(meant[rows].mean()) if rows.any() else None for rows in inside]
 
 
@@ -147,7 +148,7 @@ def test_thresholds_in_a_file(tmp_path):
     task = tasks.load(tmp_path / "mine.yaml")["anemia"]
     assert task.values == (Bound("LAB//A", below=13.0), Bound("LAB//B", at_least=1.0, at_most=2.0))
     assert [str(bound) for bound in task.values] == ["LAB//A below 13", "LAB//B at or above 1 and at or below 2"]
-    again = Task(**{k: v for k, v in dataclasses.asdict(task).items()})  # as a record keeps it
+    again = Task(**dataclasses.asdict(task))  # as a record keeps it
     assert again == task
     assert task_tokens.kinds(VOCABULARY, task)[TOKENS.index(f"{CODES[0]}//Q2")] == POSITIVE
 
