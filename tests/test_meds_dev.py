@@ -13,12 +13,14 @@ import pytest
 import yaml
 
 import ehr_scaling
-from ehr_scaling.data import disclosure
+from ehr_scaling.data import disclosure, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import predict
-from ehr_scaling.outcomes.asking import meds_dev
+from ehr_scaling.outcomes.asking import label_files, meds_dev
+from ehr_scaling.outcomes.asking.bounds import Bound
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.sampler import simulate
+from tests import meds_dev_files
 from tests.data import made_up
 from tests.data.made_up import DAY
 
@@ -125,6 +127,47 @@ def test_the_commands_as_meds_dev_runs_them(records, pretrained, predicted):
     assert table["predicted_boolean_value"].to_pylist() == (probability >= 0.5).tolist()
     assert f"icu_mortality_24h: {disclosure.words(len(table), generated=False)} predictions" in told  # they may be real
     assert (pretrained / "study").stat().st_mode & 0o077 == 0
+
+
+def test_a_task_is_read_from_its_file(records, pretrained, tmp_path):
+    """Where the folder lies in MEDS-DEV, beside tasks and data sets."""
+    model = meds_dev_files.lay_out(tmp_path / "MEDS DEV")
+    lactate = meds_dev_files.abnormal("lactate", "value_min", 3)
+    meds_dev_files.write(tmp_path / "MEDS DEV" / "tasks" / "lactate.yaml", lactate)
+    codes = meds_dev_files.predicates()["predicates"] | {"lactate": {"code": "LAB//50813//mmol/L"}}
+    meds_dev_files.write(tmp_path / "MEDS DEV" / "datasets" / "MIMIC-IV" / "predicates.yaml", {"predicates": codes})
+    for name in (TASK, "lactate"):
+        labels = tmp_path / "MIMIC-IV" / "labels" / name
+        shutil.copytree(records / "labels" / TASK, labels)
+        out = tmp_path / "out" / name
+        told = run(
+            MODEL["commands"]["supervised"]["predict"], out, tmp_path, model,
+            dataset_dir=records / "meds", labels_dir=labels, split="held_out", model_initialization_dir=pretrained,
+        )  # fmt: skip
+        asked = pq.read_table(labels / "held_out")
+        assert len(pq.read_table(out / predict.FILE)) == len(asked) and f"{name.replace('/', '-')}: " in told
+    assert "LAB//50813//MMOL/L above 3: " in told and "share of the train split's values in it" in told
+
+
+def test_a_threshold_on_an_edge_is_what_its_bins_are(records, pretrained, tmp_path):
+    code, vocabulary = "LAB//50813//MMOL/L", timelines.vocabulary(pretrained / "study")
+    breaks = vocabulary.quantiles[code]
+    beyond = tuple(f"{code}//Q{k}" for k in range(7, len(breaks) + 2))
+    common = {"name": "lactate", "open": ("HOSPITAL_DISCHARGE", "MEDS_DEATH"), "horizon_days": 1.0}
+    labels, found = records / "labels" / TASK, []
+    for asks in ({"values": (Bound(code, above=breaks[5]),)}, {"positive": beyond}):
+        task = label_files.from_labels(labels, **common, **asks)
+        out = tmp_path / str(len(found))
+        predict.predict(pretrained / "study", task, out, "held_out", copies=4, new_tokens=64)
+        found.append(pq.read_table(out / predict.FILE)["predicted_boolean_probability"].to_numpy())
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    assert len(set(found[0].tolist())) > len(found[0]) / 2
+    # Between two edges it lies between them
+    middle = label_files.from_labels(labels, **common, values=(Bound(code, above=(breaks[5] + breaks[6]) / 2),))
+    done = predict.predict(pretrained / "study", middle, tmp_path / "middle", "held_out", copies=4, new_tokens=64)
+    assert "1 is cut" in done["thresholds"][0]
+    less = pq.read_table(tmp_path / "middle" / predict.FILE)["predicted_boolean_probability"].to_numpy()
+    assert less.mean() < found[0].mean()
 
 
 def test_predictions_do_not_depend_on_who_else_is_asked(records, pretrained, predicted, tmp_path):
