@@ -69,7 +69,8 @@ def meant(study: Study, plain: Plain) -> Meaning:
 def lines(study: Study, plains: Iterable[Plain]) -> list[str]:
     """What is to be told of predicates: those that mean no token, and those whose tokens mean more."""
     out = []
-    for plain in dict.fromkeys(plain._replace(limits=()) for plain in plains):
+    # Of several that mean the same codes the first is named
+    for plain in {(plain.codes, plain.regex): plain for plain in reversed(list(plains))}.values():
         meaning, what = meant(study, plain), ", ".join(plain.codes) or plain.regex
         if not meaning.tokens:
             out.append(

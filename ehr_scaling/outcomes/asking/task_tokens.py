@@ -40,6 +40,11 @@ def kinds(vocabulary: Vocabulary, task: Task, known: Mapping[str, Values] | None
             token = f"{name}//{vocabulary.quantile_tokens[k]}" if name in vocabulary.quantiles else name
             if token in vocabulary.index:
                 out[vocabulary.index[token]] = share
+    if task.values and not task.positive and not out.any():
+        raise Unanswerable(
+            f"the task {task.name} asks for {' or '.join(map(str, task.values))}: no bin of values reaches there, "
+            "so no token tells of it"
+        )
     for name, kind in KIND_OF.items():
         out[ids(vocabulary, getattr(task, name))] = kind
     out[vocabulary.index[END]] = KIND_OF[task.at_end]
@@ -47,10 +52,14 @@ def kinds(vocabulary: Vocabulary, task: Task, known: Mapping[str, Values] | None
 
 
 def scales(vocabulary: Vocabulary, bounds: Iterable[Bound]) -> list[str]:
-    """The scales, each named as its code's token, that bounds are about, and tokens of codes without bins."""
+    """The scales, each named as its code's token, that bounds are about, and tokens of codes without bins.
+
+    A code that always comes with a value has no token of its own, but those of its bins.
+    """
     meant = meaning([bound.code for bound in bounds])
-    bins = {f"{scale}//{name}" for scale in vocabulary.quantiles for name in vocabulary.quantile_tokens}
-    return [token for token in vocabulary.tokens if token not in bins and meant(token)]
+    bins = {vocabulary.tokens[i] for i in vocabulary.fused}
+    alone = (token for token in vocabulary.tokens if token not in bins and token not in vocabulary.quantiles)
+    return [name for name in (*vocabulary.quantiles, *alone) if meant(name)]
 
 
 def thresholds(

@@ -117,7 +117,7 @@ def test_what_no_token_is_meant_by_is_told(folder, monkeypatch):
         UserError, match=r"the outcome is platelets \(LAB//227457//K/uL, LAB//RESULT//51265//K/uL\), which"
     ):
         ask(folder, monkeypatch, "abnormal_lab/cbc/thrombocytopenia/first_24h")
-    plains = (Plain("x", codes=("LAB//1//a",), limits=(("above", 1.0),)), Plain("x", codes=("LAB//1//a",)))
+    plains = (Plain("x", codes=("LAB//1//a",), limits=(("above", 1.0),)), Plain("y", codes=("LAB//1//a",)))
     assert code_tokens.lines(study(), plains) == [
         "predicate x (LAB//1//a) means no token of this vocabulary: it is taken never to happen"
     ]

@@ -86,7 +86,7 @@ def test_values_are_compared_as_records_hold_them():
 CODES = ("LAB//A//MG/DL", "LAB//B//MG/DL", "LAB//C//MG/DL")
 BINS = {CODES[0]: (1.0, 2.0, 4.0), CODES[1]: (10.0,)}
 OF_BINS = [f"{code}//Q{k + 1}" for code, breaks in BINS.items() for k in range(len(breaks) + 1)]
-TOKENS = (*SPECIAL, "MEDS_DEATH", *CODES, *OF_BINS)
+TOKENS = (*SPECIAL, "MEDS_DEATH", CODES[0], CODES[2], *OF_BINS)  # the second has a value whenever it comes
 VOCABULARY = Vocabulary(
     TOKENS, (1,) * len(TOKENS), (), BINS, (60.0,) * 13, {"preset": "clean", "value_tokens": "fused"}
 )
@@ -111,6 +111,15 @@ def test_tokens_of_a_threshold():
     assert lines[0].startswith("LAB//A//MG/DL above 2.5: 1 of 4 bins lies beyond, 1 is cut, and counts by its edges")
     told = task_tokens.told(VOCABULARY, task, {CODES[0]: known([3, 3.5])})
     assert told == ["LAB//A//MG/DL above 2.5: 2 of 4 bins lie beyond"]
+
+
+def test_a_code_that_always_has_a_value_is_told_by_its_bins_alone():
+    task = ask(values=(Bound("LAB//B", at_most=10),), requires=("LAB//B",))
+    assert task_tokens.scales(VOCABULARY, task.values) == [CODES[1]]
+    assert task_tokens.stops(VOCABULARY, [task]).positive.sum() == 1
+    assert task_tokens.told(VOCABULARY, task, None) == ["LAB//B//MG/DL at or below 10: 1 of 2 bins lies beyond"]
+    with pytest.raises(Unanswerable, match="asks for LAB//A above 99: no bin of values reaches there"):
+        task_tokens.kinds(VOCABULARY, ask(values=(Bound("LAB//A", above=99),)))
 
 
 def test_a_threshold_on_an_edge_is_a_set_of_tokens():
