@@ -26,7 +26,7 @@ from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value
 from ehr_scaling.outcomes.sampler import simulate
-from ehr_scaling.outcomes.sampler.simulate import OPEN, RUNNING, Asked, Futures
+from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 OPEN_PART = ".part"  # beside where a part will be: what is locked by who draws it
@@ -196,14 +196,17 @@ def of_stays(
 def as_asked(futures: Futures, task: Task, vocabulary: Vocabulary) -> Futures:
     """Futures of one outcome, of those of `of_stays`: what the task leaves out of account is open in them.
 
-    Those are futures that come to the horizon without a token that the task requires, and of a task with a gap all that
-    is decided in it: sums along a future begin after it.
+    Those are futures that come to the horizon without a token that the task requires (a stay of which no copy says more
+    is one of which nothing is known), and of a task with a gap all that is decided in it: sums begin after it.
     """
     one = Futures(futures.tokens, futures.lengths, *(field[..., :1] for field in futures[2:]))
     if task.requires:
         met = task_tokens.ids(vocabulary, task.requires)[futures.tokens].any(axis=-1)
         silent = one.by_horizon & ~met[..., None]
         one = one._replace(ended=np.where(silent, np.int8(OPEN), one.ended))
+        # Sums alone would call certain what no copy came to, since the opposite is counted: then nothing is known
+        said = (np.isin(one.ended, (POSITIVE, NEGATIVE)) | (one.share > 0)).any(axis=1, keepdims=True)
+        one = one._replace(**{name: np.where(said, getattr(one, name), 0) for name in ("positive", "negative")})
     if task.gap:
         early = Futures(futures.tokens, futures.lengths, *(field[..., 1:] for field in futures[2:]))
         decided = (early.ended != RUNNING) & ~early.by_horizon

@@ -56,6 +56,10 @@ def test_futures_without_what_a_task_requires_say_nothing():
     plain = listed(chain, lambda *future: True)
     for method, (p, error) in judged(asked).items():
         assert abs(p[0] - truth) < 4 * error[0] < 0.03 < truth - plain, method
+    few = together.as_asked(known_truth.simulate(chain, 4_000, 2, 1), task(requires=("C",)), VOCABULARY)
+    silent = np.isin(few.ended, (OPEN, RUNNING)).all(axis=(1, 2))
+    p = estimators.scope(few, 0).probability
+    assert 0.05 < silent.mean() < 0.9 and np.isnan(p[silent]).all() and not np.isnan(p[~silent]).any()
     assert (asked.ended != futures.ended).any() and ((asked.ended == futures.ended) | (asked.ended == OPEN)).all()
 
 
