@@ -113,7 +113,8 @@ def test_every_label_of_a_task_gets_a_prediction(demo, name):
         assert table[column].to_pylist() == asked[column].to_pylist()
     probability = table["predicted_boolean_probability"].to_numpy()
     # Of so small a model four short futures leave many stays without an answer: they have the mean of the others
-    assert ((probability >= 0) & (probability <= 1)).all() and len(set(probability.tolist())) > 1
+    assert ((probability >= 0) & (probability <= 1)).all()
+    assert len(set(probability.tolist())) > 1 or len(table) < 10
     assert f"{name.replace('/', '-')}: " in told and "left out" not in told
     if name in ABNORMAL:
         assert "share of the train split's values" in told or "cut" not in told
