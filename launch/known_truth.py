@@ -30,6 +30,13 @@ class Chain(NamedTuple):
     draws: int  # G, after which a copy is RUNNING
     horizon: int | None  # hours; a draw that leads beyond decides as at_horizon
     at_horizon: int  # POSITIVE, NEGATIVE or OPEN
+    shares: np.ndarray | None = None  # float64 (V,), probability that a token that goes on is the outcome; None: 0
+
+    @property
+    def positive(self) -> np.ndarray:
+        """As `Stops.positive`, float64 (V,)."""
+        certain = (self.kinds == POSITIVE).astype(np.float64)
+        return certain if self.shares is None else np.maximum(certain, self.shares)
 
 
 def random_chain(
@@ -80,7 +87,8 @@ def exact(chain: Chain) -> np.ndarray:
             if chain.kinds[token] != RUNNING:
                 ended[chain.kinds[token]] += at.sum()
                 continue
-            step = chain.hours[token]
+            ended[POSITIVE] += chain.positive[token] * at.sum()
+            at, step = (1 - chain.positive[token]) * at, chain.hours[token]
             alive[token, step:] = at[: last + 1 - step]
             ended[chain.at_horizon] += at[last + 1 - step :].sum()
     ended[RUNNING] = alive.sum()
@@ -94,22 +102,22 @@ def simulate(chain: Chain, n: int, copies: int, seed: int, suppress: bool = Fals
     """
     rng = np.random.default_rng(seed)
     rows = n * copies
-    is_kind = {kind: chain.kinds == kind for kind in (POSITIVE, NEGATIVE)}
     tokens = np.zeros((rows, chain.draws), np.int32)
     ended, by_horizon = np.zeros(rows, np.int8), np.zeros(rows, bool)
     lengths, hours = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
-    positive, negative, survival = np.zeros((3, rows))
+    positive, negative, survival, share = np.zeros((4, rows))
     p = np.broadcast_to(chain.start, (rows, len(chain.start)))
     for t in range(chain.draws):
         alive = ended == RUNNING
-        outcome = p[:, is_kind[POSITIVE]].sum(axis=1)
-        positive += alive * outcome
-        negative += alive * p[:, is_kind[NEGATIVE]].sum(axis=1)
+        outcome = p @ chain.positive
+        positive += alive * (1 - share) * outcome
+        negative += alive * (1 - share) * p[:, chain.kinds == NEGATIVE].sum(axis=1)
         survival += alive * np.log1p(-outcome)
-        weights = np.where(is_kind[POSITIVE], 0, p) if suppress else p
+        weights = p * (1 - chain.positive) if suppress else p
         below = np.cumsum(weights, axis=1)
         drawn = (rng.random((rows, 1)) * below[:, -1:] >= below).sum(axis=1)
         tokens[alive, t] = drawn[alive]
+        share += 0 if suppress else alive * (1 - share) * chain.positive[drawn]
         lengths += alive
         hours += np.where(alive, chain.hours[drawn], 0)
         if chain.horizon is not None:
@@ -121,7 +129,7 @@ def simulate(chain: Chain, n: int, copies: int, seed: int, suppress: bool = Fals
         ended[stopped] = chain.kinds[drawn[stopped]]
         p = chain.transition[drawn]
     one = (n, copies, 1)
-    sums = {"positive": positive, "negative": negative, "survival": survival}
+    sums = {"positive": positive, "negative": negative, "survival": survival, "share": share}
     return Futures(
         tokens=tokens.reshape(n, copies, chain.draws),
         lengths=lengths.reshape(n, copies),

@@ -2,13 +2,17 @@
 
   python -m launch.predict --model=W --labels=DIR --split=held_out --out=P --task=icu_mortality_24h
   python -m launch.predict --model=W --labels=labels/mortality/in_icu/first_24h --split=held_out --out=P
+  python -m launch.predict --model=W --labels=DIR --split=held_out --out=P --task_file=anemia/first_24h.yaml \\
+      --predicates=MIMIC-IV/predicates.yaml
   python -m launch.predict --model=W --labels=DIR --split=held_out --out=P --positive=MEDS_DEATH \\
       --negative=HOSPITAL_DISCHARGE --horizon_days=30 --at_horizon=negative
   python -m launch.predict --model=W --data=OTHERS --out=P --task=hospital_mortality
 
 W is the work directory of a study. Labels are parquet files in the MEDS label schema: they say who is asked and when,
-the task or the tokens say what for. P/predictions.parquet is in the MEDS prediction schema. With --data, the patients
-are those of another folder of records, all of them held out; without --labels, the task says which of them are asked.
+the task or the tokens say what for. A task file of MEDS-DEV with the data set's predicates says it too, thresholds on
+values included: a bin that a threshold cuts counts with the share of its values that lie beyond.
+P/predictions.parquet is in the MEDS prediction schema. With --data, the patients are those of another folder of
+records, all of them held out; without --labels, the task says which of them are asked.
 """
 
 from pathlib import Path
@@ -25,6 +29,14 @@ SPLIT = flags.DEFINE_string("split", None, "train, tuning or held_out, of the st
 DATA = flags.DEFINE_string("data", None, "Instead: records of other patients, MIMIC-IV, MEDS or Challenge 2012.")
 OUT = flags.DEFINE_string("out", None, "Folder for predictions.parquet.", required=True)
 TASK = flags.DEFINE_string("task", None, "A task of tasks.yaml or of MEDS-DEV [default: the end of --labels].")
+TASK_FILE = flags.DEFINE_string(
+    "task_file",
+    None,
+    "Instead: a task file of MEDS-DEV, or the folder of them, of which the end of --labels names one.",
+)
+PREDICATES = flags.DEFINE_string(
+    "predicates", None, "With --task_file: predicates.yaml of the data set, or the folder of those of all data sets."
+)
 POSITIVE = flags.DEFINE_list("positive", [], "Instead: tokens of the outcome; NAME means every NAME//… too.")
 NEGATIVE = flags.DEFINE_list("negative", [], "Tokens of its opposite.")
 OPEN = flags.DEFINE_list("open", [], "Tokens that leave it open.")
@@ -67,10 +79,17 @@ def main() -> None:
     from ehr_scaling import artifacts
     from ehr_scaling.data import disclosure, inspection, others
     from ehr_scaling.outcomes import choosing, predict
+    from ehr_scaling.outcomes.asking import meds_dev
 
     model, out = Path(MODEL.value).absolute(), Path(OUT.value)
     if LABELS.value is None:
         task = predict.of_cohort(TASK.value)
+    elif TASK_FILE.value is not None:
+        choosing.best_cell(model, CELL.value)
+        predicates = None if PREDICATES.value is None else Path(PREDICATES.value)
+        task, notes = meds_dev.of_file(model, Path(LABELS.value), Path(TASK_FILE.value), predicates)
+        for note in notes:
+            print(note)
     else:
         task = predict.outcome(
             Path(LABELS.value),
@@ -112,6 +131,8 @@ def main() -> None:
     def count(n: int) -> str:
         return disclosure.words(n, generated)
 
+    for line in done.get("thresholds", ()):
+        print(line)
     silent = done.pop("unknown")  # a count that may be small
     mean = f"; {count(silent)} of whom no future said anything have the mean of the others" if silent else ""
     left_out = "".join(f"; left out: {count(n)} labels {reason}" for reason, n in done["left_out"].items())
@@ -137,6 +158,12 @@ def _check_flags() -> None:
                 raise UserError(f"--{flag.name} is for the records of --data: leave it out")
     elif SPLIT.value is not None:
         raise UserError("--split does not apply with --data, of which all patients are held out: leave it out")
+    if TASK_FILE.value is not None and (TASK.value or POSITIVE.value):
+        raise UserError("--task_file says what is asked: leave --task and --positive out")
+    if PREDICATES.value is not None and TASK_FILE.value is None:
+        raise UserError("--predicates is for a task file: give it with --task_file")
+    if LABELS.value is None and TASK_FILE.value is not None:
+        raise UserError("--labels is missing: a task file of MEDS-DEV is asked of labels made of it")
     if LABELS.value is None and (POSITIVE.value or NEGATIVE.value or OPEN.value or HORIZON.value is not None):
         raise UserError("--positive and the flags beside it say what --labels ask: give --labels, or --task alone")
 

@@ -27,6 +27,7 @@ from pyarrow import csv
 
 from ehr_scaling.outcomes.asking.tasks import Task
 from launch.console import COMMANDS
+from tests import meds_dev_files
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -83,6 +84,8 @@ PLACES = {
     r"^--out=(?=reports?$|W/report$|c\w*\.json$)": "--out=made/{n}-",
     r"^--report=.*": "--report=report",
     r"^--labels=.*": "--labels=labels/mortality/in_icu/first_24h",
+    r"^--task_file=.*": "--task_file=TASK.yaml",
+    r"^--predicates=.*": "--predicates=PREDICATES.yaml",
     r"^--data=OTHERS": "--data=W/events",
     r"^--model=.*": "--model=W",
     r"^--cell=.*": "--cell={cell}",
@@ -209,6 +212,8 @@ def places(tmp_path_factory):
     (folder / "mine.yaml").write_text(MINE)
     (folder / "claims.yaml").write_text(CLAIMS)
     (folder / "answers.yaml").write_text("tripod.18a: none\n")
+    meds_dev_files.write(folder / "TASK.yaml", meds_dev_files.task(meds_dev_files.MORTALITY))
+    meds_dev_files.write(folder / "PREDICATES.yaml", meds_dev_files.predicates())
     with ThreadPoolExecutor() as pool:
         planned = pool.submit(launch, folder, "launch.study", "--workdir=W", *split(SMALL), ONE_SEED, "--dry_run")
         launch(folder, "launch.analyze", "--runs=table.csv", "--out=report", "--draws=20")

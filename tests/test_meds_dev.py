@@ -13,11 +13,14 @@ import pytest
 import yaml
 
 import ehr_scaling
-from ehr_scaling.data import disclosure
+from ehr_scaling.data import disclosure, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import predict
+from ehr_scaling.outcomes.asking import label_files, meds_dev
+from ehr_scaling.outcomes.asking.bounds import Bound
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.sampler import simulate
+from tests import meds_dev_files
 from tests.data import made_up
 from tests.data.made_up import DAY
 
@@ -80,10 +83,10 @@ def records(tmp_path_factory):
     return root
 
 
-def run(command, output_dir, cwd, **values):
+def run(command, output_dir, cwd, model_dir=FOLDER, **values):
     """As `meds-dev-model` does: a script of the command, with all placeholders in it filled."""
     output_dir.mkdir(parents=True)
-    text = command.format(output_dir=output_dir, model_dir=FOLDER, demo=True, **values)
+    text = command.format(output_dir=output_dir, model_dir=model_dir, demo=True, **values)
     script = output_dir / "cmd.sh"
     script.write_text("\n".join(["#!/bin/bash", "set -e", text]))
     bin_first = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -126,6 +129,47 @@ def test_the_commands_as_meds_dev_runs_them(records, pretrained, predicted):
     assert (pretrained / "study").stat().st_mode & 0o077 == 0
 
 
+def test_a_task_is_read_from_its_file(records, pretrained, tmp_path):
+    """Where the folder lies in MEDS-DEV, beside tasks and data sets."""
+    model = meds_dev_files.lay_out(tmp_path / "MEDS DEV")
+    lactate = meds_dev_files.abnormal("lactate", "value_min", 3)
+    meds_dev_files.write(tmp_path / "MEDS DEV" / "tasks" / "lactate.yaml", lactate)
+    codes = meds_dev_files.predicates()["predicates"] | {"lactate": {"code": "LAB//50813//mmol/L"}}
+    meds_dev_files.write(tmp_path / "MEDS DEV" / "datasets" / "MIMIC-IV" / "predicates.yaml", {"predicates": codes})
+    for name in (TASK, "lactate"):
+        labels = tmp_path / "MIMIC-IV" / "labels" / name
+        shutil.copytree(records / "labels" / TASK, labels)
+        out = tmp_path / "out" / name
+        told = run(
+            MODEL["commands"]["supervised"]["predict"], out, tmp_path, model,
+            dataset_dir=records / "meds", labels_dir=labels, split="held_out", model_initialization_dir=pretrained,
+        )  # fmt: skip
+        asked = pq.read_table(labels / "held_out")
+        assert len(pq.read_table(out / predict.FILE)) == len(asked) and f"{name.replace('/', '-')}: " in told
+    assert "LAB//50813//MMOL/L above 3: " in told and "share of the train split's values in it" in told
+
+
+def test_a_threshold_on_an_edge_is_what_its_bins_are(records, pretrained, tmp_path):
+    code, vocabulary = "LAB//50813//MMOL/L", timelines.vocabulary(pretrained / "study")
+    breaks = vocabulary.quantiles[code]
+    beyond = tuple(f"{code}//Q{k}" for k in range(7, len(breaks) + 2))
+    common = {"name": "lactate", "open": ("HOSPITAL_DISCHARGE", "MEDS_DEATH"), "horizon_days": 1.0}
+    labels, found = records / "labels" / TASK, []
+    for asks in ({"values": (Bound(code, above=breaks[5]),)}, {"positive": beyond}):
+        task = label_files.from_labels(labels, **common, **asks)
+        out = tmp_path / str(len(found))
+        predict.predict(pretrained / "study", task, out, "held_out", copies=4, new_tokens=64)
+        found.append(pq.read_table(out / predict.FILE)["predicted_boolean_probability"].to_numpy())
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    assert len(set(found[0].tolist())) > len(found[0]) / 2
+    # Between two edges it lies between them
+    middle = label_files.from_labels(labels, **common, values=(Bound(code, above=(breaks[5] + breaks[6]) / 2),))
+    done = predict.predict(pretrained / "study", middle, tmp_path / "middle", "held_out", copies=4, new_tokens=64)
+    assert "1 is cut" in done["thresholds"][0]
+    less = pq.read_table(tmp_path / "middle" / predict.FILE)["predicted_boolean_probability"].to_numpy()
+    assert less.mean() < found[0].mean()
+
+
 def test_predictions_do_not_depend_on_who_else_is_asked(records, pretrained, predicted, tmp_path):
     # As many as are of the same program as all of them, which is compiled already.
     some = pq.read_table(records / "labels" / TASK / "held_out" / "0.parquet").slice(5, 20)
@@ -156,7 +200,8 @@ def test_parts_are_put_together(records, pretrained, tmp_path, monkeypatch):
         tokens = np.ones((len(ids), copies, new_tokens), np.int32)
         nothing = np.zeros(shares.shape, np.int8)
         return simulate.Futures(
-            tokens, tokens.sum(axis=2), nothing, nothing > 0, shares, shares, 2 * np.ones_like(shares) - shares, shares
+            *(tokens, tokens.sum(axis=2), nothing, nothing > 0, shares, shares),
+            *(2 * np.ones_like(shares) - shares, shares, 0 * shares),
         )
 
     monkeypatch.setattr(simulate, "simulate", drawn)
@@ -190,7 +235,7 @@ def test_mistakes_are_told_in_one_line(records, pretrained, tmp_path):
     assert not list(tmp_path.glob("*.parquet"))
 
 
-@pytest.mark.parametrize("alias, name", predict.MEDS_DEV.items())
+@pytest.mark.parametrize("alias, name", meds_dev.BY_NAME.items())
 def test_the_end_of_the_path_names_the_task(tmp_path, alias, name):
     task = predict.outcome(tmp_path / "MIMIC-IV" / alias)
     assert task == predict.outcome(tmp_path / "MIMIC-IV" / alias, name)

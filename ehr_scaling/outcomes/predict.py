@@ -12,7 +12,8 @@ from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together
-from ehr_scaling.outcomes.asking import cohort, label_files, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks, train_values
+from ehr_scaling.outcomes.asking.meds_dev import BY_NAME
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
 from ehr_scaling.outcomes.judging import decision, estimators, metrics
@@ -20,12 +21,6 @@ from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training.setup import restored_params
 
 FILE, TRAJECTORIES, METRICS = "predictions.parquet", "trajectories", "metrics.json"
-# Tasks of MEDS-DEV, by their names there, whose outcome is that of a task of ours: who is asked, and when, is said by
-# the labels. Its tasks of abnormal laboratory values need thresholds, which bins of values do not have.
-MEDS_DEV = {
-    "mortality/in_icu/first_24h": "icu_mortality_24h",
-    "readmission/general_hospital/30d": "readmission_30d_alone",
-}
 
 
 def outcome(
@@ -43,7 +38,8 @@ def outcome(
     Args:
       name: of a task of tasks.yaml, or of MEDS-DEV, whose outcome it is. None: as MEDS-DEV lays labels out, the end of
         the path names the task; unless positive is given, with the other fields of `Task`.
-    Raises: UserError for an unknown name, one of another kind, or where nothing says what is asked.
+    Raises: UserError for an unknown name, one of another kind, or where nothing says what is asked. See
+      `meds_dev.of_file` for tasks of files.
     """
     if positive:
         if name:
@@ -60,17 +56,17 @@ def outcome(
     known = tasks.load()
     if name is None:
         parts = path.resolve().parts
-        candidates = [alias for alias in MEDS_DEV if parts[-len(Path(alias).parts) :] == Path(alias).parts]
+        candidates = [alias for alias in BY_NAME if parts[-len(Path(alias).parts) :] == Path(alias).parts]
         candidates += [parts[-1]] if parts[-1] in known else []
         if not candidates:
             raise UserError(
-                f"--labels={path} does not end with the name of a task ({', '.join(MEDS_DEV)}): name one with --task, "
-                "or its tokens with --positive and --negative"
+                f"--labels={path} does not end with the name of a task ({', '.join(BY_NAME)}): name one with --task, "
+                "its file with --task_file, or its tokens with --positive and --negative"
             )
         name = candidates[0]
-    task = known.get(MEDS_DEV.get(name, name))
+    task = known.get(BY_NAME.get(name, name))
     if task is None:
-        raise UserError(f"--task={name} is none: take one of {', '.join([*MEDS_DEV, *known])}, or give --positive")
+        raise UserError(f"--task={name} is none: take one of {', '.join([*BY_NAME, *known])}, or give --positive")
     if task.kind != "binary" or task.horizon_from != "prediction":
         raise UserError(
             f"--task={name} cannot be asked of labels: it is of the kind {task.kind}, or counts from an anchor"
@@ -79,6 +75,9 @@ def outcome(
         path,
         name=task.name,
         positive=task.positive,
+        values=task.values,
+        requires=task.requires,
+        gap=task.gap,
         negative=task.negative,
         open=task.open,
         horizon_days=task.horizon,
@@ -93,7 +92,7 @@ def of_cohort(name: str | None) -> Task:
     known = {name: task for name, task in tasks.load().items() if task.kind == "binary"}
     if name is None:
         raise UserError("neither --labels nor --task says what is asked: give one of them")
-    task = known.get(MEDS_DEV.get(name, name))
+    task = known.get(BY_NAME.get(name, name))
     if task is None:
         raise UserError(f"--task={name} has no yes-or-no outcome that patients could be asked: {', '.join(known)} have")
     return task
@@ -123,8 +122,9 @@ def predict(
       copies, new_tokens: simulated futures of each stay, and tokens of the longest.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
     Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens),
-      and of other patients "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, or None
-      where they cannot be, with "metrics_missing", why.
+      "thresholds", a line on the bins that each of the task's means, where it has some, and of other patients
+      "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, or None where they cannot be,
+      with "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
     ours = {name: name for name in timelines.SPLITS} | {name: our_name for our_name, name in timelines.SPLITS.items()}
@@ -152,12 +152,14 @@ def predict(
         raise tasks.Unanswerable(
             f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
         )
+    known = train_values.of_scales(model, vocabulary, task_tokens.scales(vocabulary, task.values))
     simulated = together.of_stays(
         asked_of,
         ours[split],
         patient_stays,
         task,
         vocabulary,
+        known=known,
         context=chosen.context,
         copies=copies,
         new_tokens=new_tokens,
@@ -174,11 +176,11 @@ def predict(
 
         for begin in range(0, len(every), together.AT_ONCE):
             rows = every[begin : begin + together.AT_ONCE]
-            futures = simulated.run(*trained, rows, advance)
+            futures = together.as_asked(drawn := simulated.run(*trained, rows, advance), task, vocabulary)
             probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
             if keep_futures:
-                kept.append(futures)
+                kept.append(drawn)
     artifacts.work_directory(out)
     if keep_futures:
         simulated.write_trajectories(out / TRAJECTORIES, split, simulate.concatenate(kept))
@@ -192,6 +194,7 @@ def predict(
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
         "unknown": unknown,
+        **({"thresholds": task_tokens.told(vocabulary, task, known)} if task.values else {}),
         **({} if patients is None else _judged(patient_stays, probability, seed)),
     }
 

@@ -1,10 +1,11 @@
 """Tasks that share their prompts, answered by the same futures: the stays of all of them, each once, and the run."""
 
 import contextlib
+import dataclasses
 import os
 import time
 import zipfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +18,15 @@ from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.asking import questions, stays, task_tokens
+from ehr_scaling.outcomes.asking.bounds import Values
 from ehr_scaling.outcomes.asking.prepared import Question, Union
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.task_tokens import KIND_OF
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value
 from ehr_scaling.outcomes.sampler import simulate
-from ehr_scaling.outcomes.sampler.simulate import Asked, Futures, Stops
+from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 OPEN_PART = ".part"  # beside where a part will be: what is locked by who draws it
@@ -128,9 +129,7 @@ def _loaded(path: Path) -> Futures:
 def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
     """The simulation that answers prepared tasks of one `Question.simulation`."""
     options, task = group[0].options, group[0].task
-    kinds = np.stack([samples.meanings for samples in union.samples])
-    sets = {name: kinds == kind for name, kind in KIND_OF.items()}
-    stops = Stops(**sets, at_horizon=np.array([KIND_OF[q.task.at_horizon or "open"] for q in group], np.int8))
+    stops = task_tokens.stops_of([samples.meanings for samples in union.samples], [q.task for q in group])
     horizons = np.full((len(union.first), len(group)), np.inf, np.float32)
     for k, (samples, rows) in enumerate(zip(union.samples, union.rows, strict=True)):
         horizons[rows, k] = samples.horizons
@@ -164,23 +163,26 @@ def of_stays(
     task: Task,
     vocabulary: Vocabulary,
     *,
+    known: Mapping[str, Values] | None = None,
     context: int,
     copies: int,
     new_tokens: int,
     seed: int,
 ) -> Simulation:
-    """The simulation that asks one task of n stays of a split.
+    """The simulation that asks one task of n stays of a split; `as_asked` reads what came of it.
 
-    Args: folder, where their timelines lie; context, of the model. Half of it is for what comes, as in a study; a
-      longer future drops the oldest tokens of its prompt.
+    Args: folder, where their timelines lie; known, as `task_tokens.kinds` has it; context, of the model. Half of it is
+      for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
     Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
     """
+    # What is decided within the gap is judged as an outcome beside the task's
+    within = [dataclasses.replace(task, horizon=task.gap / 24, at_horizon="open", gap=0.0)] if task.gap else []
     request = Asked(
         prompts=stays.prompts(folder, split, asked, context - min(new_tokens, max(1, context // 2))),
         ids=questions.random_stream(asked),
         gaps=task_tokens.gaps(folder, split, asked, task),
-        horizons=task_tokens.horizons([task], asked),
-        stops=task_tokens.stops(vocabulary, [task]),
+        horizons=task_tokens.horizons([task, *within], asked),
+        stops=task_tokens.stops(vocabulary, [task, *within], known),
         clock=simulate.clock(vocabulary),
         context=context,
         copies=copies,
@@ -189,6 +191,32 @@ def of_stays(
         seed=seed,
     )
     return Simulation(request, asked, vocabulary, task.silence)
+
+
+def as_asked(futures: Futures, task: Task, vocabulary: Vocabulary) -> Futures:
+    """Futures of one outcome, of those of `of_stays`: what the task leaves out of account is open in them.
+
+    Those are futures that come to the horizon without a token that the task requires (a stay of which no copy says more
+    is one of which nothing is known), and of a task with a gap all that is decided in it: sums begin after it.
+    """
+    one = Futures(futures.tokens, futures.lengths, *(field[..., :1] for field in futures[2:]))
+    if task.requires:
+        met = task_tokens.ids(vocabulary, task.requires)[futures.tokens].any(axis=-1)
+        silent = one.by_horizon & ~met[..., None]
+        one = one._replace(ended=np.where(silent, np.int8(OPEN), one.ended))
+        # Sums alone would call certain what no copy came to, since the opposite is counted: then nothing is known
+        said = (np.isin(one.ended, (POSITIVE, NEGATIVE)) | (one.share > 0)).any(axis=1, keepdims=True)
+        one = one._replace(**{name: np.where(said, getattr(one, name), 0) for name in ("positive", "negative")})
+    if task.gap:
+        early = Futures(futures.tokens, futures.lengths, *(field[..., 1:] for field in futures[2:]))
+        decided = (early.ended != RUNNING) & ~early.by_horizon
+        sums = ("positive", "negative", "survival")
+        one = one._replace(
+            ended=np.where(decided, np.int8(OPEN), one.ended),
+            share=np.where(decided, np.float32(0), one.share),
+            **{name: getattr(one, name) - getattr(early, name) for name in sums},
+        )
+    return one
 
 
 def days(task: Task, futures: Futures, k: int) -> Value:

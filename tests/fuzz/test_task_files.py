@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import tasks
+from ehr_scaling.outcomes.asking import strict_yaml
 from ehr_scaling.outcomes.asking.tasks import Task, load
 from tests.fuzz.one_line import fuzz, result_or_line
 from tests.fuzz.strategies import CELLS
@@ -96,7 +96,7 @@ def test_what_is_refused(tmp_path, text, message):
 
 
 def test_a_merge_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "_KEYS", 3)
+    monkeypatch.setattr(strict_yaml, "_KEYS", 3)
     path = tmp_path / "tasks.yaml"
     path.write_text("a: &a {hours: 1, tokens: 2}\nb: &b {onset: 1, since: 2}\nc: {<<: [*a, *b]}\n")
     with pytest.raises(UserError, match="line 3: a merge of too many keys"):

@@ -226,7 +226,8 @@ def drawn(model, params, asked, report=small.silent):
     ended = np.where(share > 0.3, simulate.POSITIVE, simulate.NEGATIVE).astype(np.int8)
     tokens = np.ones((len(ids), copies, new_tokens), np.int32)
     return simulate.Futures(
-        tokens, tokens.sum(axis=2), ended, ended < 0, 24 * share, share, 1 - share, np.log1p(-share)
+        *(tokens, tokens.sum(axis=2), ended, ended < 0, 24 * share, share, 1 - share, np.log1p(-share)),
+        np.zeros_like(share),
     )
 
 

@@ -20,6 +20,7 @@ from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.outcomes.asking import task_tokens
+from ehr_scaling.outcomes.asking.bounds import Bound
 from ehr_scaling.outcomes.asking.stays import Group, Stays, after, parts
 from ehr_scaling.outcomes.asking.tasks import Task
 
@@ -57,7 +58,10 @@ def from_labels(
     path: Path,
     *,
     name: str,
-    positive: Sequence[str],
+    positive: Sequence[str] = (),
+    values: Sequence[Bound] = (),
+    requires: Sequence[str] = (),
+    gap: float = 0.0,
     negative: Sequence[str] = (),
     open: Sequence[str] = (),
     horizon_days: float | None = None,
@@ -75,6 +79,9 @@ def from_labels(
         description=description or f"Labels of {Path(path).name}",
         labels=str(path),
         positive=tuple(positive),
+        values=tuple(values),
+        requires=tuple(requires),
+        gap=gap,
         negative=tuple(negative),
         open=tuple(open),
         horizon=horizon_days,

@@ -12,7 +12,7 @@ from ehr_scaling.data.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking import cohort, stays, task_tokens
+from ehr_scaling.outcomes.asking import cohort, stays, task_tokens, train_values
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.tasks import Task
 
@@ -74,6 +74,8 @@ def prepare(
     Raises: UserError as `cohort.stays` and `stays.prompts` do, for senseless options, for labels that say nothing or
       nothing of the train split, and when the task was prepared from other timelines or with other options.
     """
+    if given := [name for name in ("requires", "gap") if getattr(task, name)]:
+        raise UserError(f"task {task.name}: {given[0]} is answered by launch.predict, not here")
     for flag, value, least in (
         ("copies", copies, 1),
         ("new_tokens", new_tokens, 1),
@@ -91,7 +93,8 @@ def prepare(
     source = artifacts.record(Layout(workdir).timelines)
     inputs = {
         "timelines": source["fingerprint"],
-        "task": asdict(task) | _told(task),
+        # Fields that are younger than studies are told where they are given, so that those stay what they are
+        "task": {k: v for k, v in asdict(task).items() if v or k not in ("values", "requires", "gap")} | _told(task),
         "split": split,
         "context": context,
         "copies": copies,
@@ -163,7 +166,8 @@ def _samples(
         meanings = np.full(len(vocabulary.tokens), -1)
         meanings[classes] = np.arange(len(classes))
     else:
-        meanings = task_tokens.kinds(vocabulary, task)
+        known = train_values.of_scales(workdir, vocabulary, task_tokens.scales(vocabulary, task.values))
+        meanings = task_tokens.kinds(vocabulary, task, known)
     return Samples(
         sampled,
         random_stream(sampled),

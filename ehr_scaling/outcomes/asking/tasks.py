@@ -4,24 +4,23 @@ import dataclasses
 import difflib
 import itertools
 import re
-import reprlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ehr_scaling.data.vocabulary import END
-from ehr_scaling.errors import UserError, first_line
+from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes.asking import strict_yaml
+from ehr_scaling.outcomes.asking.bounds import Bound
+from ehr_scaling.outcomes.asking.strict_yaml import spelt
 
 OWN = Path(__file__).with_name("tasks.yaml")
 QUANTILES = "Q"  # a name that stands for every token of a value: Q1, Q2, …
 MEANINGS = ("positive", "negative", "open")
 KINDS = ("binary", "days", "class")
 _FROM = ("prediction", "anchor")
-_KEYS = 10_000  # of a mapping in a file, those of merges included
 
 
 class Unanswerable(UserError):
@@ -45,6 +44,10 @@ class Task:
     min_age: years at the prediction; who is younger, or whose birth is not known, is not asked about.
     onset: patients who had a positive token before, at any time up to the prediction, are not asked about.
     kind: "binary"; "days", from the anchor to the first positive token; "class", which of `classes` is the next token.
+    values: beside the positive tokens, codes with thresholds, as `{code: LAB//50912, above: 1.3}` (see `bounds.Bound`:
+      above, at_least, below, at_most): the outcome is a token of the code with a value beyond. A bin of values that a
+      threshold cuts counts with the share of its values that lie beyond, which is why only labels can ask so: in
+      timelines of bins, nobody could tell who had the outcome.
     positive, negative, open: the first of these after the anchor decides a binary outcome; `open` ones leave it
       undecided. A stay decided by the time of the prediction is not asked about, nor is one left open.
     classes: of the next token; QUANTILES stands for Q1, Q2, …
@@ -52,6 +55,10 @@ class Task:
     horizon: days until which the outcome is watched, from the `horizon_from`: "prediction" or "anchor".
     at_horizon: what it means that nothing decided by then: "positive", "negative" or "open".
     at_end: the same of a timeline that ends before.
+    requires: of labels that are of stays with one of these tokens before the horizon: a future that comes to the
+      horizon without any says nothing.
+    gap: hours after the prediction, of labels that are of stays which nothing decides in them: a future that is decided
+      there says nothing.
     follow_up: days after the prediction that a record must go on for its stay to count as one without the outcome,
       unless a negative token says so.
     silence: hours after the prediction in which the records hold nothing of any patient, because of how they were
@@ -74,6 +81,9 @@ class Task:
     onset: bool = False
     kind: str = "binary"
     positive: tuple[str, ...] = ()
+    values: tuple[Bound, ...] = ()
+    requires: tuple[str, ...] = ()
+    gap: float = 0.0
     negative: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
@@ -91,10 +101,10 @@ class Task:
             value = getattr(self, field.name)
             right = check(value)
             if right is _WRONG:
-                raise UserError(f"task {_spelt(self.name)}: {field.name} is {_spelt(value, True)}: take {wanted}")
+                raise UserError(f"task {spelt(self.name)}: {field.name} is {spelt(value, True)}: take {wanted}")
             object.__setattr__(self, field.name, right)
         if problem := next(_contradictions(self), None):
-            raise UserError(f"task {_spelt(self.name)}: {problem}")
+            raise UserError(f"task {spelt(self.name)}: {problem}")
 
     @property
     def by_time(self) -> bool:
@@ -121,6 +131,21 @@ def _names(value: Any) -> Any:
     return tuple(names) if right else _WRONG
 
 
+def _bounds(value: Any) -> Any:
+    """Of maps as YAML and JSON have them, or of what they became."""
+    limits = [field.name for field in dataclasses.fields(Bound)][1:]
+    bounds = []
+    for given in [value] if isinstance(value, dict) else value if isinstance(value, list | tuple) else [None]:
+        fields = dataclasses.asdict(given) if isinstance(given, Bound) else given
+        if not isinstance(fields, dict) or not isinstance(fields.get("code"), str) or not fields["code"].strip():
+            return _WRONG
+        told = {name: _number(limit) for name, limit in fields.items() if name != "code" and limit is not None}
+        if not told or set(told) - set(limits) or _WRONG in told.values():
+            return _WRONG
+        bounds.append(Bound(fields["code"], **told))
+    return tuple(bounds)
+
+
 def _one(kind: type, optional: bool = False) -> Callable[[Any], Any]:
     return lambda value: value if type(value) is kind or (optional and value is None) else _WRONG
 
@@ -133,13 +158,14 @@ _CHECKS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     float: (_number, "a number"),
     float | None: (lambda value: None if value is None else _number(value), "a number"),
     tuple[str, ...]: (_names, "a list of token names"),
+    tuple[Bound, ...]: (_bounds, "a list of maps of a code and some of above, at_least, below and at_most, in numbers"),
 }
 
 
 def _contradictions(t: Task) -> Iterator[str]:
     """What is wrong with fields that are of the right type, each beginning with its key."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", t.name):
-        yield f"name is {_spelt(t.name, True)}: take letters, digits, '_', '-' and '.', for a folder has that name"
+        yield f"name is {spelt(t.name, True)}: take letters, digits, '_', '-' and '.', for a folder has that name"
     ends = [name for name in ("hours", "tokens") if getattr(t, name) is not None]
     if t.labels:
         cohort = ("anchor", "hours", "tokens", "first_after", "without", "since", "min_age", "onset", "follow_up")
@@ -148,6 +174,8 @@ def _contradictions(t: Task) -> Iterator[str]:
         if t.kind != "binary":
             yield f"kind is {t.kind!r}: labels answer a binary one only"
     else:
+        if given := [name for name in ("values", "requires", "gap") if getattr(t, name) != _DEFAULTS[name]]:
+            yield f"{given[0]} is given without labels: timelines do not say whom it is about, so name label files"
         if not t.anchor:
             yield "anchor is missing: name the tokens that a stay begins with"
         if len(ends) != 1:
@@ -160,7 +188,7 @@ def _contradictions(t: Task) -> Iterator[str]:
     for name, allowed in choices.items():
         if getattr(t, name) not in allowed:
             yield f"{name} is {getattr(t, name)!r}: take one of {', '.join(filter(None, allowed))}"
-    for name in ("min_age", "follow_up", "silence"):
+    for name in ("min_age", "follow_up", "silence", "gap"):
         if getattr(t, name) < 0:
             yield f"{name} is {getattr(t, name):g}: take 0 or more"
     if t.silence and t.tokens is not None:
@@ -172,6 +200,8 @@ def _contradictions(t: Task) -> Iterator[str]:
         yield f"horizon is {t.horizon:g}: take a number of days above 0"
     elif t.at_horizon is None:
         yield "at_horizon is missing: say what it means when nothing has decided by the horizon"
+    elif 24 * t.horizon <= t.gap:
+        yield f"gap is {t.gap:g} hours, and the horizon {t.horizon:g} days: nothing is left between them"
     elif t.horizon_from == "anchor" and (t.labels or t.tokens == -1):
         yield "horizon_from is 'anchor', which these prompts do not hold: take 'prediction'"
     elif t.horizon_from == "anchor" and t.hours is not None and 24 * t.horizon <= t.hours:
@@ -181,7 +211,12 @@ def _contradictions(t: Task) -> Iterator[str]:
 
 
 def _wrong_names(t: Task) -> Iterator[str]:
+    if t.gap and t.values:
+        yield "gap is given, and so are values: after a bin that is cut, nobody could tell what had come before its end"
+    if t.requires and t.horizon is None:
+        yield "requires is given without a horizon, at which a future without them would say nothing"
     lists = {name: getattr(t, name) for name in ("positive", "negative", "open")}
+    lists["values"] = tuple(bound.code for bound in t.values)
     for name, names in lists.items():
         if means(names, END):
             yield f"{name} holds {END}: say by at_end what the end of a timeline means"
@@ -215,7 +250,7 @@ def _wrong_kind(t: Task) -> Iterator[str]:
         return
     if t.onset and not t.positive:
         yield "onset is given, and there is no positive token that could come before"
-    if not t.positive and "positive" not in meanings:
+    if not t.positive and not t.values and "positive" not in meanings:
         yield "positive is missing: name its tokens, or let at_horizon or at_end be positive"
     if not t.negative and "negative" not in meanings:
         yield "negative is missing: name its tokens, or let at_horizon or at_end be negative"
@@ -232,72 +267,24 @@ def load(path: Path | None = None) -> dict[str, Task]:
       contradict each other; it names the file, the task and the field.
     """
     path = OWN if path is None else Path(path)
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as e:
-        raise UserError(f"{path} cannot be read ({e.strerror or e}): give a YAML file of tasks") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply: tasks are names with fields, as in tasks.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: {_spelt(getattr(e, 'problem', None) or first_line(e))}") from None
-    except (ValueError, OverflowError):  # of chr()
-        raise UserError(f"{path}: an escape in quotes is no character: spell it otherwise") from None
+    value = strict_yaml.read(path, "a YAML file of tasks")
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no tasks: give names with their fields, as tasks.yaml of the package does")
     return {str(name): _task(path, str(name), fields) for name, fields in value.items()}
 
 
-def _spelt(value: Any, quoted: bool = False) -> str:
-    """What a file holds, for a message: in one line, and short."""
-    text = value if isinstance(value, str) and not quoted else reprlib.repr(value)
-    return " ".join(text.split())[:200]
-
-
 def _task(path: Path, name: str, fields: Any) -> Task:
     if not isinstance(fields, dict):
-        raise UserError(f"{path}: task {_spelt(name)}: there are no fields under the name")
+        raise UserError(f"{path}: task {spelt(name)}: there are no fields under the name")
     if unknown := [key for key in fields if key not in _DEFAULTS or key == "name"]:
-        near = difflib.get_close_matches(_spelt(unknown[0]), list(_DEFAULTS)[1:], 1)
+        near = difflib.get_close_matches(spelt(unknown[0]), list(_DEFAULTS)[1:], 1)
         hint = f"did you mean {near[0]}?" if near else f"take some of {', '.join(list(_DEFAULTS)[1:])}"
-        raise UserError(f"{path}: task {_spelt(name)}: unknown key {_spelt(unknown[0])}: {hint}")
+        raise UserError(f"{path}: task {spelt(name)}: unknown key {spelt(unknown[0])}: {hint}")
     try:
         task = Task(name=name, **{"description": "", **fields})
     except UserError as e:
         raise UserError(f"{path}: {e}") from None
     return dataclasses.replace(task, labels=str(path.parent / task.labels)) if task.labels else task
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader, but a key that is repeated is an error: the first task of two with one name would be lost. So is
-    whatever YAML's own types cannot hold, and a merge of so many keys that it would never end."""
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        try:
-            value = super().construct_object(node, deep)
-        # what the types of YAML raise for text like `!!int abc`, `!!bool x`, 2020-99-99
-        except (ValueError, OverflowError, LookupError, TypeError, AttributeError):
-            tag = str(node.tag).rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(None, None, f"this is no {tag}", node.start_mark) from None
-        if isinstance(value, int) and value.bit_length() > 63:
-            raise yaml.constructor.ConstructorError(None, None, "a number beyond 64 bits", node.start_mark)
-        return value
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        if not isinstance(node, yaml.MappingNode):
-            raise yaml.constructor.ConstructorError(None, None, "this is no map", node.start_mark)
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is repeated", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: Any) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > _KEYS:
-            raise yaml.constructor.ConstructorError(None, None, "a merge of too many keys", node.start_mark)
 
 
 def meaning(names: Sequence[str]) -> Callable[[str], bool]:

@@ -9,6 +9,10 @@ same way in all:
 - An outcome comes by a token or by the horizon, never by both, so P(outcome) = P(by a token) + P(by the horizon). The
   second is the mean, over copies, of whether the horizon decided that way: such a copy adds 1 (Monte Carlo, SCOPE) or,
   of futures without positive tokens, the probability that no positive token came first (REACH).
+- Where a token is positive with a probability (`Stops.positive`), a copy stands for futures of which `Futures.share`
+  came to the outcome by such tokens. Counting takes that share, and gives the rest to what ended the copy; sums along
+  a copy weigh each draw with what had not come to the outcome before. Both are expectations over what a token leaves
+  open, so nothing is drawn for it, and they stay unbiased.
 - Σ p(positive token) runs over the draws up to the one that decides, that one included. A draw of an interval that
   leads beyond the horizon is such a draw: its p counts, and no later one does.
 """
@@ -160,10 +164,11 @@ def expectation(probabilities: np.ndarray, values: np.ndarray) -> Value:
 
 def undetermined(futures: Futures, k: int) -> Undetermined:
     """How much of the simulation says nothing of outcome k. A study states it beside every probability."""
-    known = _ended(futures, k, POSITIVE, NEGATIVE)
+    rest = 1 - futures.share[..., k].astype(np.float64)
+    known = _ended(futures, k, POSITIVE, NEGATIVE) | (rest < 1)
     return Undetermined(
-        float(_ended(futures, k, OPEN).mean()),
-        float(_ended(futures, k, RUNNING).mean()),
+        float((rest * _ended(futures, k, OPEN)).mean()),
+        float((rest * _ended(futures, k, RUNNING)).mean()),
         float((~known.any(axis=1)).mean()),
     )
 
@@ -186,13 +191,15 @@ def _ended(futures: Futures, k: int, *kinds: int) -> np.ndarray:
 
 
 def _counted(futures: Futures, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return _ended(futures, k, POSITIVE).astype(np.float64), _ended(futures, k, NEGATIVE).astype(np.float64)
+    share = futures.share[..., k].astype(np.float64)
+    late = futures.by_horizon[..., k] & _ended(futures, k, POSITIVE)
+    return np.where(late, 1.0, share), (1 - share) * _ended(futures, k, NEGATIVE)
 
 
 def _summed(futures: Futures, k: int) -> tuple[np.ndarray, np.ndarray]:
     p, q = (sums[..., k].astype(np.float64) for sums in (futures.positive, futures.negative))
-    late = futures.by_horizon[..., k]
-    return p + (late & _ended(futures, k, POSITIVE)), q + (late & _ended(futures, k, NEGATIVE))
+    rest = (1 - futures.share[..., k].astype(np.float64)) * futures.by_horizon[..., k]
+    return p + rest * _ended(futures, k, POSITIVE), q + rest * _ended(futures, k, NEGATIVE)
 
 
 def _survived(futures: Futures, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,8 @@ class Futures(NamedTuple):
     positive: np.ndarray  # float32 (n, C, K), Σ over draws until it was decided of the probability of a positive token
     negative: np.ndarray  # float32 (n, C, K), the same of a negative token
     survival: np.ndarray  # float32 (n, C, K), Σ over the same draws of log(1 - the probability of a positive token)
+    share: np.ndarray  # float32 (n, C, K), how much of it came to the outcome by its tokens: 1 by a positive one; less
+    # by tokens that are positive with a probability (see `Stops`), after which only the rest of it went on
 
     def take(self, rows: Any) -> "Futures":
         """Of some samples."""
@@ -76,7 +78,8 @@ class Asked(NamedTuple):
     horizons: float32 (n, K), hours after the prediction until which an outcome is watched; inf for ever.
     copies, new_tokens: futures of each prompt, and tokens of each at most.
     context_tokens: the first so many tokens of a prompt stay when the oldest are dropped.
-    suppress: never draw a positive token of any outcome, as REACH wants it.
+    suppress: never draw a positive token of any outcome, as REACH wants it; one that is positive with a probability is
+      drawn for what is left of it.
     """
 
     prompts: np.ndarray
@@ -137,7 +140,7 @@ def simulate(
 
     tokens = np.full((samples, copies, new_tokens), PAD, np.int32)
     state = State(
-        np.zeros((samples, copies, 6, outcomes), np.float32),
+        np.zeros((samples, copies, 7, outcomes), np.float32),
         np.repeat(-gaps[:, None], copies, axis=1),
         np.zeros((samples, copies), np.int32),
     )
@@ -172,7 +175,7 @@ def simulate(
         )
     tally = state.outcomes
     return Futures(
-        tokens, state.drawn, tally[:, :, 0].astype(np.int8), tally[:, :, 1] > 0, *(tally[:, :, i] for i in range(2, 6))
+        tokens, state.drawn, tally[:, :, 0].astype(np.int8), tally[:, :, 1] > 0, *(tally[:, :, i] for i in range(2, 7))
     )
 
 

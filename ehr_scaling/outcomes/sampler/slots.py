@@ -31,10 +31,14 @@ Array = np.ndarray | jax.Array
 class Stops(NamedTuple):
     """What decides K outcomes: the first token of any of an outcome's three sets, which have no id in common.
 
+    A token may be a positive one with a probability alone, as one that names a bin of values which a threshold cuts:
+    where `positive` is between 0 and 1, a future goes on after it, and what comes later counts for as much of it as
+    has not come to the outcome yet.
+
     at_horizon: int8 (K,), POSITIVE, NEGATIVE or OPEN: what it means that none came within the horizon.
     """
 
-    positive: Array  # bool (K, V)
+    positive: Array  # bool (K, V), or float32 from 0 to 1
     negative: Array  # bool (K, V)
     open: Array  # bool (K, V)
     at_horizon: Array
@@ -57,7 +61,7 @@ def padded(model: Transformer, stops: Stops, clock: Clock) -> tuple[Stops, Clock
 
 
 class State(NamedTuple):
-    """Of rows or copies: what outlasts a slot. `outcomes` are the fields of Futures from `ended` on, (…, 6, K)."""
+    """Of rows or copies: what outlasts a slot. `outcomes` are the fields of Futures from `ended` on, (…, 7, K)."""
 
     outcomes: Any  # float32
     clock: Any  # float32, hours from the prediction; below 0 until the first event after it
@@ -93,9 +97,9 @@ class _Work(NamedTuple):
     uniform: jax.Array  # float32 (M, C, W)
     horizons: jax.Array  # float32 (M, K)
     start: State  # (M, C)
-    sets: jax.Array  # float32 (V, 2K), 1 for positive tokens of each outcome, then for negative ones
+    sets: jax.Array  # float32 (V, 2K), how far each token is a positive one of each outcome, then a negative one
     deciding: jax.Array  # int8 (V, K), as what a token decides an outcome; RUNNING: it does not
-    suppressed: jax.Array  # bool (V,), never drawn
+    kept: jax.Array  # float32 (V,), what is left of a token's probability: 0 is never drawn
     at_horizon: Array
     hours: jax.Array  # float32 (V,), of Clock
 
@@ -141,7 +145,7 @@ def draw_futures(
     told_M = (gaps_M >= clock.shortest) & (start.drawn[:, 0] == 0)
     logits_MxV = jnp.where(told_M[:, None] & (clock.ends <= gaps_M[:, None]), decode.MASKED, logits_MxV)
     kinds = [jnp.int8(kind) for kind in (POSITIVE, NEGATIVE, OPEN)]
-    positive_V = jnp.any(stops.positive, axis=0)
+    positive_KxV = jnp.asarray(stops.positive, jnp.float32)
     work = _Work(
         setting=setting,
         slots=slots,
@@ -151,9 +155,9 @@ def draw_futures(
         uniform=uniform_MxCxW,
         horizons=horizons_MxK,
         start=start,
-        sets=jnp.concatenate([stops.positive, stops.negative]).T.astype(jnp.float32),
-        deciding=jnp.select(list(stops[:3]), kinds, jnp.int8(RUNNING)).T,
-        suppressed=positive_V if setting.suppress else jnp.zeros_like(positive_V),
+        sets=jnp.concatenate([positive_KxV, stops.negative]).T,
+        deciding=jnp.select([positive_KxV == 1, *stops[1:3]], kinds, jnp.int8(RUNNING)).T,
+        kept=jnp.prod(1 - positive_KxV, axis=0) if setting.suppress else jnp.ones_like(positive_KxV[0]),
         at_horizon=stops.at_horizon,
         hours=jnp.asarray(clock.hours),
     )
@@ -171,7 +175,7 @@ def _begin(work: _Work, groups: int) -> _Loop:
     model, room, rows = work.setting.model, work.setting.room, groups * work.slots
     outcomes = work.horizons.shape[1]
     zeros_R = jnp.zeros(rows, jnp.int32)
-    nothing = State(jnp.full((rows, 6, outcomes), float(OPEN)), jnp.zeros(rows, jnp.float32), zeros_R)
+    nothing = State(jnp.full((rows, 7, outcomes), float(OPEN)), jnp.zeros(rows, jnp.float32), zeros_R)
     return _Loop(
         rows=Rows(zeros_R + work.copies, zeros_R, nothing, jnp.zeros(rows, bool)),
         item=jnp.full(groups, work.prompts, jnp.int32),
@@ -260,22 +264,24 @@ def _draw(
     sums_Rx2K = (weights_RxV @ work.sets) / jnp.sum(weights_RxV, axis=-1, keepdims=True)
     positive_RxK, negative_RxK = jnp.split(sums_Rx2K, 2, axis=-1)
     if work.setting.suppress:
-        weights_RxV = jnp.where(work.suppressed, 0.0, weights_RxV)
+        weights_RxV = weights_RxV * work.kept
     token_R = jnp.where(live_R, draw(weights_RxV, uniform_R), PAD)
     # What was drawn first comes after the prediction, however short the interval before it.
     hours_R = jnp.maximum(rows.state.clock + work.hours[token_R], 0.0)
-    ended, late, hours, positive, negative, survival = (rows.state.outcomes[:, i] for i in range(6))
+    ended, late, hours, positive, negative, survival, share = (rows.state.outcomes[:, i] for i in range(7))
     on = (ended == RUNNING) & live_R[:, None]
-    positive += jnp.where(on, positive_RxK, 0.0)
-    negative += jnp.where(on, negative_RxK, 0.0)
+    positive += jnp.where(on, (1 - share) * positive_RxK, 0.0)
+    negative += jnp.where(on, (1 - share) * negative_RxK, 0.0)
     survival += jnp.where(on, jnp.log1p(-jnp.minimum(positive_RxK, 1 - 1e-7)), 0.0)
+    if not work.setting.suppress:  # where no token drawn is a positive one
+        share += jnp.where(on, (1 - share) * work.sets[token_R, : share.shape[1]], 0.0)
     past = on & (hours_R[:, None] > horizons_RxK)
     ended = jnp.where(on, work.deciding[token_R], ended)
     ended = jnp.where(past, work.at_horizon, ended)
     late = jnp.where(past, 1.0, late)
     hours = jnp.where(past, horizons_RxK, jnp.where(on, hours_R[:, None], hours))
     state = State(
-        jnp.stack([ended, late, hours, positive, negative, survival], axis=1).astype(jnp.float32),
+        jnp.stack([ended, late, hours, positive, negative, survival, share], axis=1).astype(jnp.float32),
         jnp.where(live_R, hours_R, rows.state.clock),
         rows.state.drawn + live_R,
     )

@@ -77,9 +77,12 @@ def _decide(
     told_B = gaps_B >= clock.shortest
     logits_BxV = jnp.where(told_B[:, None] & (clock.ends <= gaps_B[:, None]), decode.MASKED, logits_BxV)
     (prompts, _), count = logits_BxV.shape, len(intervals_I)
+    positive_KxV = jnp.asarray(stops.positive, jnp.float32)
     kinds_VxK = jnp.select(
-        list(stops[:3]), [jnp.int8(kind) for kind in (POSITIVE, NEGATIVE, OPEN)], jnp.int8(RUNNING)
+        [positive_KxV == 1, *stops[1:3]], [jnp.int8(kind) for kind in (POSITIVE, NEGATIVE, OPEN)], jnp.int8(RUNNING)
     ).T
+    # No interval is positive with a probability between 0 and 1
+    decides_VxK = {POSITIVE: positive_KxV.T, **{kind: kinds_VxK == kind for kind in (NEGATIVE, OPEN)}}
 
     def decided(p_RxV: jax.Array, before_R: jax.Array, horizons_RxK: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What one more token decides, (3, R, K), and which intervals decide something as that token, (R, I, K)."""
@@ -89,7 +92,7 @@ def _decide(
         rest_RxV = p_RxV.at[:, intervals_I].set(0.0)  # no other token takes time
         p_RxI = p_RxV[:, intervals_I]
         each = [
-            rest_RxV @ (kinds_VxK == kind) + jnp.einsum("ri,rik->rk", p_RxI, kinds_RxIxK == kind)
+            rest_RxV @ decides_VxK[kind] + jnp.einsum("ri,rik->rk", p_RxI, kinds_RxIxK == kind)
             for kind in (POSITIVE, NEGATIVE, OPEN)
         ]
         return jnp.stack(each), kinds_RxIxK != RUNNING

@@ -87,6 +87,7 @@ def futures(copies):
         positive=empty,
         negative=empty,
         survival=empty,
+        share=empty,
     )
 
 

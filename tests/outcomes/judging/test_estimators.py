@@ -15,9 +15,12 @@ CHAINS = {
     "positive at the horizon": known_truth.random_chain(4, horizon=9, at_horizon=POSITIVE),
     "few draws": known_truth.random_chain(5, draws=4, horizon=6, at_horizon=NEGATIVE),
 }
+# Tokens that are the outcome with a probability, as bins of values that a threshold cuts
+SHARES = np.array([0, 0, 0, 0, 0.3, 0, 0.8, 0])
+CHAINS |= {f"{name}, shares": CHAINS[name]._replace(shares=SHARES) for name in list(CHAINS)}
 
 
-def futures(ended, positive=0.0, negative=0.0, survival=0.0, hours=0.0, late=False, k=0, outcomes=1):
+def futures(ended, positive=0.0, negative=0.0, survival=0.0, hours=0.0, late=False, share=None, k=0, outcomes=1):
     """Futures of which outcome k is as given, (n, C) or a number each; those of other outcomes are nonsense."""
     ended = np.asarray(ended, np.int8)
 
@@ -35,6 +38,7 @@ def futures(ended, positive=0.0, negative=0.0, survival=0.0, hours=0.0, late=Fal
         positive=one(positive),
         negative=one(negative),
         survival=one(survival),
+        share=one((ended == POSITIVE) & ~np.asarray(late) if share is None else share),
     )
 
 
@@ -47,6 +51,9 @@ def listed(chain):
             if q == 0:
                 continue
             later = hours + chain.hours[token]
+            if chain.shares is not None and chain.kinds[token] == RUNNING:
+                ended[POSITIVE] += probability * q * chain.shares[token]
+                q *= 1 - chain.shares[token]
             if chain.kinds[token] != RUNNING:
                 ended[chain.kinds[token]] += probability * q
             elif chain.horizon is not None and later > chain.horizon:
@@ -61,7 +68,7 @@ def listed(chain):
 
 
 def test_the_exact_answer_is_the_sum_over_all_futures():
-    for chain in (CHAINS["few draws"], known_truth.random_chain(6, draws=5)):
+    for chain in (CHAINS["few draws"], CHAINS["few draws, shares"], known_truth.random_chain(6, draws=5)):
         np.testing.assert_allclose(known_truth.exact(chain), listed(chain), rtol=1e-12)
         assert known_truth.exact(chain).min() > 1e-4
 
@@ -99,6 +106,25 @@ def test_what_the_horizon_decides_must_be_told():
         assert estimate(untold, 0, of_determined=False).probability.mean() < truth - 0.05
 
 
+def test_what_went_on_after_a_share_counts_for_the_rest_alone():
+    """To let it count whole, as if a cut bin were none, or to stop at it, as if it were the outcome, is biased."""
+    chain = CHAINS["negative at the horizon, shares"]
+    truth = known_truth.exact(chain)[POSITIVE]
+    sample = known_truth.simulate(chain, 4000, 12, 3)
+    assert ((sample.share > 0) & (sample.share < 1)).any()
+    sets = [
+        np.ceil(SHARES),
+        np.round(SHARES),
+    ]  # every cut bin is the outcome; those are that are so more often than not
+    whole = [known_truth.exact(chain._replace(shares=those))[POSITIVE] for those in sets]
+    for other in (*whole, known_truth.exact(chain._replace(shares=None))[POSITIVE]):
+        assert abs(other - truth) > 0.02
+    p, _ = estimators.scope(sample, 0, of_determined=False)
+    untold, _ = estimators.scope(sample._replace(share=np.zeros_like(sample.share)), 0)
+    ratio = truth / (truth + known_truth.exact(chain)[NEGATIVE])
+    assert abs(p.mean() - truth) < 4 * p.std() / np.sqrt(len(p)) < 0.005 < ratio - untold.mean()
+
+
 def test_errors_of_ratios():
     chain = CHAINS["negative at the horizon"]
     sample = known_truth.simulate(chain, 2000, 40, 3)
@@ -128,6 +154,12 @@ def test_by_hand():
     assert error[0] == pytest.approx(np.sqrt(1 / 3 * 2 / 3 / 3 * 4 / 3))  # p(1 − p)/m, with n/(n − 1) of the 4 copies
     assert np.isnan(error[1])
     assert estimators.undetermined(mixed, 1) == (4 / 8, 1 / 8, 1 / 2)
+
+    part = futures([[POSITIVE, NEGATIVE, OPEN, RUNNING]], share=[[1, 0.25, 0.5, 0.75]])
+    assert estimators.monte_carlo(part, 0).probability == pytest.approx(2.5 / 3.25)
+    late = futures([[NEGATIVE, POSITIVE]], positive=0.25, share=0.25, late=True)
+    assert estimators.scope(late, 0).probability == pytest.approx(1.25 / 2)  # 0.25 + 0.25, 0.75 | 0.75 by the horizon
+    assert estimators.monte_carlo(late, 0).probability == pytest.approx(1.25 / 2)
 
     late = [[False, True], [False, False], [True, False]]
     kinds = [[OPEN, POSITIVE], [OPEN, POSITIVE], [NEGATIVE, POSITIVE]]

@@ -71,7 +71,7 @@ def futures(copies=COPIES):
     hours = np.array([[times for *_, times in copies]], np.float32)
     sums = np.linspace(0.1, 0.4, hours.size, dtype=np.float32).reshape(hours.shape)
     lengths = (tokens > 0).sum(axis=2).astype(np.int32)
-    return simulate.Futures(tokens, lengths, ended, ended == OPEN, hours, sums, sums[:, ::-1], -sums)
+    return simulate.Futures(tokens, lengths, ended, ended == OPEN, hours, sums, sums[:, ::-1], -sums, 0 * sums)
 
 
 def page(events=None, drawn=None, prompt=PROMPT, **options):

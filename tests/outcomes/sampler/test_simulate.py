@@ -74,6 +74,14 @@ def stops():
     return Stops(sets((5,), (7, 8)), sets((6,), (9,)), sets((2,), (2,)), np.array([NEGATIVE, POSITIVE], np.int8))
 
 
+def shares():
+    """The same, with tokens that are positive with a probability: often, so that a future meets several."""
+    positive = stops().positive.astype(np.float32)
+    positive[0, 13:23] = np.linspace(0.05, 0.95, 10)
+    positive[1, 17:19] = 0.5
+    return stops()._replace(positive=positive)
+
+
 OPTIONS = {"new_tokens": 30, "context": CONTEXT, "context_tokens": 2, "seed": 3}
 
 
@@ -91,7 +99,7 @@ def futures(made, prompts):
     return run(made, prompts, 6)
 
 
-def one_by_one(made, prompt, gap, stream, copy):
+def one_by_one(made, prompt, gap, stream, copy, what):
     """A future by reading everything anew for each token, in plain Python: what the engine must come to."""
     model, params = made
     forward = jax.jit(lambda x: model.apply({"params": params}, x, (x != PAD).astype(jnp.int32))[0])
@@ -101,8 +109,8 @@ def one_by_one(made, prompt, gap, stream, copy):
     for part in (int(stream) >> 32, int(stream) & 0xFFFFFFFF, copy):
         key = jax.random.fold_in(key, np.uint32(part))
     window, here, hours = known, 0, -float(gap)
-    ended, decided, sums = [RUNNING] * 2, [0.0] * 2, np.zeros((2, 3))
-    what, times = stops(), clock()
+    ended, decided, sums = [RUNNING] * 2, [0.0] * 2, np.zeros((2, 4))
+    times = clock()
     while len(drawn) < OPTIONS["new_tokens"] and RUNNING in ended:
         if here == CONTEXT - WIDTH:  # the oldest make way, and the rest is read anew
             window, here = static + (rest + drawn)[-(WIDTH - 2) :], 0
@@ -114,8 +122,8 @@ def one_by_one(made, prompt, gap, stream, copy):
         share = (p / p.sum())[:VOCAB]
         for k in range(2):
             if ended[k] == RUNNING:
-                positive = share[what.positive[k]].sum()
-                sums[k] += positive, share[what.negative[k]].sum(), np.log1p(-positive)
+                positive, left = share @ what.positive[k], 1 - sums[k, 3]
+                sums[k] += left * positive, left * share[what.negative[k]].sum(), np.log1p(-positive), 0
         uniform = jax.random.uniform(jax.random.fold_in(key, len(drawn)))
         token = int(slots.draw(jnp.asarray(p)[None], uniform[None])[0])
         drawn.append(token)
@@ -125,10 +133,11 @@ def one_by_one(made, prompt, gap, stream, copy):
             if ended[k] != RUNNING:
                 continue
             decided[k] = min(hours, HORIZON)
+            sums[k, 3] += (1 - sums[k, 3]) * what.positive[k, token]
             if hours > HORIZON:
                 ended[k] = int(what.at_horizon[k])
-            elif any(x[k, token] for x in what[:3]):
-                ended[k] = [POSITIVE, NEGATIVE, OPEN][[x[k, token] for x in what[:3]].index(True)]
+            elif any(x[k, token] == 1 for x in what[:3]):
+                ended[k] = [POSITIVE, NEGATIVE, OPEN][[x[k, token] == 1 for x in what[:3]].index(True)]
     return drawn, ended, decided, sums
 
 
@@ -136,14 +145,33 @@ def one_by_one(made, prompt, gap, stream, copy):
 def test_the_engine_equals_reading_everything_anew(made, prompts, futures, sample):
     """Prefix, ring, refilled slots, slides, gaps, clock, horizon and sums: against one future at a time."""
     for copy in range(3):
-        drawn, ended, decided, sums = one_by_one(made, prompts[sample], GAPS[sample], IDS[sample], copy)
-        own = [field[sample, copy] for field in futures]
-        mine = Futures(*own)
-        assert mine.tokens[: mine.lengths].tolist() == drawn and (mine.tokens[mine.lengths :] == PAD).all()
-        assert mine.ended.tolist() == ended
-        open_ = [e == RUNNING for e in ended]
-        np.testing.assert_allclose(np.where(open_, 0, mine.hours), np.where(open_, 0, decided), rtol=1e-5)
-        np.testing.assert_allclose(np.stack([mine.positive, mine.negative, mine.survival], 1), sums, rtol=2e-4)
+        same_future(Futures(*(field[sample, copy] for field in futures)), made, prompts[sample], sample, copy, stops())
+
+
+def test_the_engine_weighs_tokens_that_are_positive_with_a_probability(plain, prompts):
+    futures = run(plain, prompts, 3, stops=shares())
+    for sample, copy in ((0, 0), (2, 1), (3, 2), (6, 0)):
+        same_future(Futures(*(x[sample, copy] for x in futures)), plain, prompts[sample], sample, copy, shares())
+    part = (futures.share > 0) & (futures.share < 1)
+    assert part.mean() > 0.3 and set(np.unique(futures.ended[part])) >= {RUNNING, NEGATIVE, OPEN}
+    # Nothing is drawn otherwise for it, and where no token is of that kind all is as it was
+    ordinary = run(plain, prompts, 3)
+    longer = np.minimum(ordinary.lengths, futures.lengths)[..., None] > np.arange(OPTIONS["new_tokens"])
+    np.testing.assert_array_equal(futures.tokens[longer], ordinary.tokens[longer])
+    whole = run(plain, prompts, 3, stops=stops()._replace(positive=stops().positive.astype(np.float32)))
+    for mine, same in zip(whole, ordinary, strict=True):
+        np.testing.assert_array_equal(mine, same)
+    np.testing.assert_array_equal(ordinary.share, (ordinary.ended == POSITIVE) & ~ordinary.by_horizon)
+
+
+def same_future(mine, made, prompt, sample, copy, what):
+    drawn, ended, decided, sums = one_by_one(made, prompt, GAPS[sample], IDS[sample], copy, what)
+    assert mine.tokens[: mine.lengths].tolist() == drawn and (mine.tokens[mine.lengths :] == PAD).all()
+    assert mine.ended.tolist() == ended
+    open_ = [e == RUNNING for e in ended]
+    np.testing.assert_allclose(np.where(open_, 0, mine.hours), np.where(open_, 0, decided), rtol=1e-5)
+    found = np.stack([mine.positive, mine.negative, mine.survival, mine.share], 1)
+    np.testing.assert_allclose(found, sums, rtol=2e-4, atol=1e-6)
 
 
 def test_all_that_can_happen_has_happened(futures):
@@ -174,7 +202,12 @@ def test_seeds_differ(made, prompts, futures):
 def test_suppressed_tokens_never_come(plain, prompts):
     found = run(plain, prompts, 16, suppress=True)
     assert not np.isin(found.tokens, (5, 7, 8)).any()
-    assert (found.ended != POSITIVE)[..., 0].all() and (found.survival < 0).all()
+    assert (found.ended != POSITIVE)[..., 0].all() and (found.survival < 0).all() and not found.share.any()
+    positive = stops().positive.astype(np.float32)
+    positive[0, 13:37] = 0.9
+    few = run(plain, prompts, 16, suppress=True, stops=stops()._replace(positive=positive))
+    assert 0 < np.isin(few.tokens, np.arange(13, 37)).mean() < 0.5 * np.isin(found.tokens, np.arange(13, 37)).mean()
+    assert not few.share.any()
 
 
 def test_report_counts_every_token(plain, prompts):

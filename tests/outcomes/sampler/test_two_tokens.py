@@ -10,7 +10,7 @@ from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.sampler import two_tokens
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, Asked
-from tests.outcomes.sampler.test_simulate import GAPS, HORIZON, IDS, INTERVALS, VOCAB, WIDTH, clock, make, stops
+from tests.outcomes.sampler.test_simulate import GAPS, HORIZON, IDS, INTERVALS, VOCAB, WIDTH, clock, make, shares, stops
 
 HORIZONS = np.array([[HORIZON, 4.0], [6.0, 15.0], *[[HORIZON, np.inf]] * 5], np.float32)
 KINDS = (POSITIVE, NEGATIVE, OPEN)
@@ -45,7 +45,7 @@ def one_by_one(trained, request, row):
     def ends(token, hours, k):
         if hours > horizons[k]:
             return int(what.at_horizon[k])
-        return next((kind for kind, of in zip(KINDS, what[:3], strict=True) if of[k, token]), None)
+        return next((kind for kind, of in zip(KINDS, what[:3], strict=True) if of[k, token] == 1), None)
 
     first = share(prompt, times.ends <= gap if gap >= times.shortest else np.zeros(VOCAB, bool))
     out = np.zeros((3, 2))
@@ -55,12 +55,16 @@ def one_by_one(trained, request, row):
         for k in range(2):
             if kinds[k]:
                 out[KINDS.index(kinds[k]), k] += first[token]
+            elif part := what.positive[k, token]:
+                out[0, k] += first[token] * part
         if token in INTERVALS and first[token] and None in kinds:
             second = share([*prompt, token], np.zeros(VOCAB, bool))
             for later, k in np.ndindex(VOCAB, 2):
                 kind = ends(later, hours + times.hours[later], k)
                 if kinds[k] is None and kind:
                     out[KINDS.index(kind), k] += first[token] * second[later]
+                elif kinds[k] is None:
+                    out[0, k] += first[token] * second[later] * what.positive[k, later]
     return out
 
 
@@ -74,6 +78,15 @@ def test_it_is_the_sum_over_intervals_and_what_follows(trained, asked, monkeypat
     monkeypatch.setattr(two_tokens, "_ROWS", 7)  # two prompts at a time
     for whole, parts in zip(decided, two_tokens.decide(*trained, asked), strict=True):
         np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_a_token_that_is_positive_with_a_probability_counts_for_it(asked):
+    trained, parts = make(), asked._replace(stops=shares())
+    truth = np.stack([one_by_one(trained, parts, row) for row in range(3)], axis=1)
+    decided = two_tokens.decide(*trained, parts.take(np.arange(3)))
+    np.testing.assert_allclose(np.stack(decided[:3]), truth, rtol=2e-4, atol=1e-7)
+    without = np.stack([one_by_one(trained, asked, row) for row in range(3)], axis=1)
+    assert (truth[0] > without[0]).all() and (truth[0] > without[0] + 0.1).any()
 
 
 def test_the_estimate_is_the_share_of_what_is_decided():
