@@ -1,4 +1,4 @@
-"""Does the best learning rate stay put? Three sizes, the largest 225 times the smallest, each at seven rates under µP.
+"""Does the best learning rate stay put? Three sizes, the largest 221 times the smallest, each at seven rates under µP.
 
 Every run reads the same tokens in batches of the same size, so that nothing but the model differs (`grid.passes`, not
 budgets: those would give small models more steps). With --config.model.parametrization=standard the rates are those
