@@ -133,6 +133,9 @@ def test_class_weights_move_the_risk_and_not_the_ranks():
     share = y.mean()
     assert even.intercept - plain.intercept == pytest.approx(np.log((1 - share) / share), abs=0.15)
     np.testing.assert_allclose(even.coefficients, plain.coefficients, atol=0.1)
+    weighs = probe.weights(y, True)
+    assert weighs[y].sum() == pytest.approx(weighs[~y].sum()) and weighs.mean() == pytest.approx(1)
+    assert (probe.weights(y, False) == 1).all()
 
 
 def test_a_constant_state_is_no_error():
