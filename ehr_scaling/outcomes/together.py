@@ -168,15 +168,16 @@ def of_stays(
     copies: int,
     new_tokens: int,
     seed: int,
+    room: int = 0,
 ) -> Simulation:
     """The simulation that asks one task of n stays of a split.
 
-    Args: folder, where their timelines lie; context, of the model. Half of it is for what comes, as in a study; a
-      longer future drops the oldest tokens of its prompt.
+    Args: folder, where their timelines lie; context, of the model; room, positions of it for what comes, as in a
+      study: 0: new_tokens, but half of it at most. A longer future drops the oldest tokens of its prompt.
     Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
     """
     request = Asked(
-        prompts=stays.prompts(folder, split, asked, context - min(new_tokens, max(1, context // 2))),
+        prompts=stays.prompts(folder, split, asked, context - min(new_tokens, room or max(1, context // 2))),
         ids=questions.random_stream(asked),
         gaps=task_tokens.gaps(folder, split, asked, task),
         horizons=task_tokens.horizons([task], asked),

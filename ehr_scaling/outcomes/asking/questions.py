@@ -12,7 +12,7 @@ from ehr_scaling.data.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking import cohort, stays, task_tokens
+from ehr_scaling.outcomes.asking import cohort, sheets, stays, task_tokens
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.tasks import Task
 
@@ -91,7 +91,7 @@ def prepare(
     source = artifacts.record(Layout(workdir).timelines)
     inputs = {
         "timelines": source["fingerprint"],
-        "task": asdict(task) | _told(task),
+        "task": asdict(task) | told_of_labels(task),
         "split": split,
         "context": context,
         "copies": copies,
@@ -139,7 +139,7 @@ def prepare(
     return artifacts.build(folder, inputs, make, version=VERSION)
 
 
-def _told(task: Task) -> dict[str, str]:
+def told_of_labels(task: Task) -> dict[str, str]:
     """What the record says of label files: their name and contents, not where on somebody's machine they lie."""
     if not task.labels:
         return {}
@@ -248,7 +248,7 @@ def load(folder: Path) -> Samples:
 def prepared(workdir: Path) -> list[Path]:
     """Folders of the prepared tasks, by name. Raises UserError when there is none."""
     folders = sorted(path.parent for path in Layout(workdir).outcomes.glob(f"*/{artifacts.RECORD}"))
-    folders = [folder for folder in folders if not folder.name.startswith(".")]
+    folders = [folder for folder in folders if not folder.name.startswith(".") and not (folder / sheets.FILE).exists()]
     if not folders:
         raise UserError(f"{Layout(workdir).outcomes} holds no prepared task: run launch.evaluate")
     return folders

@@ -91,10 +91,10 @@ class Task:
             value = getattr(self, field.name)
             right = check(value)
             if right is _WRONG:
-                raise UserError(f"task {_spelt(self.name)}: {field.name} is {_spelt(value, True)}: take {wanted}")
+                raise UserError(f"task {spelt(self.name)}: {field.name} is {spelt(value, True)}: take {wanted}")
             object.__setattr__(self, field.name, right)
         if problem := next(_contradictions(self), None):
-            raise UserError(f"task {_spelt(self.name)}: {problem}")
+            raise UserError(f"task {spelt(self.name)}: {problem}")
 
     @property
     def by_time(self) -> bool:
@@ -139,7 +139,7 @@ _CHECKS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 def _contradictions(t: Task) -> Iterator[str]:
     """What is wrong with fields that are of the right type, each beginning with its key."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", t.name):
-        yield f"name is {_spelt(t.name, True)}: take letters, digits, '_', '-' and '.', for a folder has that name"
+        yield f"name is {spelt(t.name, True)}: take letters, digits, '_', '-' and '.', for a folder has that name"
     ends = [name for name in ("hours", "tokens") if getattr(t, name) is not None]
     if t.labels:
         cohort = ("anchor", "hours", "tokens", "first_after", "without", "since", "min_age", "onset", "follow_up")
@@ -232,24 +232,29 @@ def load(path: Path | None = None) -> dict[str, Task]:
       contradict each other; it names the file, the task and the field.
     """
     path = OWN if path is None else Path(path)
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as e:
-        raise UserError(f"{path} cannot be read ({e.strerror or e}): give a YAML file of tasks") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply: tasks are names with fields, as in tasks.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: {_spelt(getattr(e, 'problem', None) or first_line(e))}") from None
-    except (ValueError, OverflowError):  # of chr()
-        raise UserError(f"{path}: an escape in quotes is no character: spell it otherwise") from None
+    value = read_yaml(path)
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no tasks: give names with their fields, as tasks.yaml of the package does")
     return {str(name): _task(path, str(name), fields) for name, fields in value.items()}
 
 
-def _spelt(value: Any, quoted: bool = False) -> str:
+def read_yaml(path: Path) -> Any:
+    """What a user's YAML file holds. Raises UserError where it cannot be read, with the line."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({e.strerror or e}): give a YAML file") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply: it holds names with fields, as tasks.yaml does") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: {spelt(getattr(e, 'problem', None) or first_line(e))}") from None
+    except (ValueError, OverflowError):  # of chr()
+        raise UserError(f"{path}: an escape in quotes is no character: spell it otherwise") from None
+
+
+def spelt(value: Any, quoted: bool = False) -> str:
     """What a file holds, for a message: in one line, and short."""
     text = value if isinstance(value, str) and not quoted else reprlib.repr(value)
     return " ".join(text.split())[:200]
@@ -257,11 +262,11 @@ def _spelt(value: Any, quoted: bool = False) -> str:
 
 def _task(path: Path, name: str, fields: Any) -> Task:
     if not isinstance(fields, dict):
-        raise UserError(f"{path}: task {_spelt(name)}: there are no fields under the name")
+        raise UserError(f"{path}: task {spelt(name)}: there are no fields under the name")
     if unknown := [key for key in fields if key not in _DEFAULTS or key == "name"]:
-        near = difflib.get_close_matches(_spelt(unknown[0]), list(_DEFAULTS)[1:], 1)
+        near = difflib.get_close_matches(spelt(unknown[0]), list(_DEFAULTS)[1:], 1)
         hint = f"did you mean {near[0]}?" if near else f"take some of {', '.join(list(_DEFAULTS)[1:])}"
-        raise UserError(f"{path}: task {_spelt(name)}: unknown key {_spelt(unknown[0])}: {hint}")
+        raise UserError(f"{path}: task {spelt(name)}: unknown key {spelt(unknown[0])}: {hint}")
     try:
         task = Task(name=name, **{"description": "", **fields})
     except UserError as e:
