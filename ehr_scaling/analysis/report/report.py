@@ -23,6 +23,7 @@ from ehr_scaling.analysis.report import (
     repeated_plots,
     repeated_sections,
     sections,
+    sheet_section,
     sweep_plots,
     sweep_sections,
 )
@@ -137,6 +138,8 @@ def draw(results: Results, figures: Path, learnt: Mapping[str, Floats]) -> dict[
     for task in r.outcomes:
         if outcome_plots.has_accuracy(task.compared):
             drawn[f"accuracy_{task.task}"] = outcome_plots.accuracy, task.compared
+    for sheet in r.sheets:
+        drawn[f"sheet_{sheet.sheet}"] = sheet_section.heat_map, sheet
     return {name: plots.render(how, figures, name, *what) for name, (how, *what) in drawn.items()}
 
 
@@ -158,6 +161,7 @@ def render(
         repeated_sections.section(r.repeated, svg.get("repeated_data")),
         sweep_sections.branches(r),
         outcome_sections.outcomes(r, svg),
+        sheet_section.section(r.sheets, svg),
         listings.learning_curves(svg.get("learning_curves")),
         law_sections.counting(r.conventions),
         law_sections.doubtful(r.doubts),
