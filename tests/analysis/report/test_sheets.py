@@ -51,7 +51,7 @@ def test_what_is_suppressed_is_blank(study, tmp_path):
     (panel, _) = figure.axes
     (mesh,) = panel.collections
     assert np.ma.getmaskarray(mesh.get_array()).tolist() == [[True, False]]  # the second horizon alone is told
-    figure.canvas.draw()
+    mesh.update_scalarmappable()
     np.testing.assert_allclose(mesh.get_facecolor()[1], plots.SHADES(0.4), atol=0.01)
     assert mesh.get_facecolor()[0, 3] == 0
     svg = plots.render(sheet_section.heat_map, tmp_path, "sheet_many_questions", sheet)
