@@ -67,8 +67,10 @@ def heat_map(sheet: Sheet) -> Figure:
     values = sheet.of("first", "auroc")
     panels = min(PANELS, -(-len(values) // ROWS))
     rows = -(-len(values) // panels)
-    figure = Figure(figsize=(2.6 + 0.36 * len(sheet.horizons) * panels + 2.2 * panels, 1.5 + 0.17 * rows),
-                    layout="constrained")  # fmt: skip
+    size = 2.6 + 0.36 * len(sheet.horizons) * panels + 2.2 * panels, 1.5 + 0.17 * rows
+    figure = Figure(figsize=size)
+    # Laid out at one resolution and drawn at another, in which letters are a little wider
+    figure.set_layout_engine("constrained", w_pad=0.15)
     norm = Normalize(CHANCE, 1)
     axes_of = figure.subplots(1, panels, squeeze=False)[0]
     for k, axes in enumerate(axes_of):
