@@ -77,7 +77,7 @@ def heat_map(sheet: Sheet) -> Figure:
         _panel(axes, sheet, values, range(k * rows, min((k + 1) * rows, len(values))), rows, norm)
     bar = figure.colorbar(ScalarMappable(norm, SHADES), ax=list(axes_of), pad=0.01, shrink=min(1.0, 12 / rows + 0.3))
     bar.set_label("AUROC of first occurrences")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.solids.set(rasterized=False, edgecolor="face")  # type: ignore[union-attr]
     return figure
 

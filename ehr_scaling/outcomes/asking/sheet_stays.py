@@ -169,7 +169,7 @@ def _read_part(part: Timelines, rows: np.ndarray, owners: np.ndarray, known: Kno
     for q, its_rows in enumerate(_rows_of_codes(part.tokens, resolved.sets)):
         came = cohort.next_row(its_rows, until)
         # A token that is the code's and also ends the watch is the code's
-        in_time = came <= stop
+        in_time = np.flatnonzero(came <= stop)
         known.came[rows[in_time], q] = part.times[came[in_time]] - times[in_time]
         known.before[rows, q] = cohort.next_row(its_rows, begins) < until
 
@@ -198,7 +198,11 @@ def load(folder: Path) -> Known:
 def sheet_of(record: dict[str, Any]) -> Sheet:
     """The sheet that a prepared folder's record is about."""
     given = dict(record["inputs"]["sheet"])
-    who = {name: tuple(value) if isinstance(value, list) else value for name, value in given.pop("who").items()}
-    codes = tuple(Code(name, tuple(names)) for name, names in given.pop("codes"))
-    rest = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    who: dict[str, Any]
+    rest: dict[str, Any]
+    who, rest = (
+        {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        for fields in (given.pop("who"), {k: v for k, v in given.items() if k not in ("who", "codes")})
+    )
+    codes = tuple(Code(name, tuple(names)) for name, names in given["codes"])
     return Sheet(who=Task(**who), codes=codes, **rest)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import records
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling.data.vocabulary import DAY, HOUR
@@ -117,6 +117,9 @@ def walked(patient, times, until, horizon, names, ending, at_end, follow_up):
     st.sampled_from(["open", "negative"]),
     st.sampled_from([0.0, 2.0, 5.0]),
 )
+# At the horizon to the minute; and so soon after the prediction that no interval stands between
+@example([records.patient((0, "ADMIT"), (36, "A"), (200, "B"))], "open", 0.0)
+@example([records.patient((0, "ADMIT"), (12, "B"), (12.02, "A"), (200, "B"))], "open", 0.0)
 def test_labels_are_those_of_a_walk_through_each_record(tmp_path_factory, patients, at_end, follow_up):
     text = (
         "anchor: ADMIT\nhours: 12\nhorizons: [1, 3]\ncodes: {a: A, c: C, out: [OUT, B], death: MEDS_DEATH}\n"
