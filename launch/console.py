@@ -8,8 +8,8 @@ from pathlib import Path
 
 # In the order of the data
 COMMANDS = (
-    *("check", "study", "prepare", "inspect", "sweep", "train", "evaluate", "predict", "analyze", "plan", "compare"),
-    *("supervise", "audit", "export", "cards", "publish", "recipes", "leaderboard", "fetch_maps", "bench"),
+    *("check", "study", "prepare", "inspect", "sweep", "train", "evaluate", "ask", "predict", "analyze", "plan"),
+    *("compare", "supervise", "audit", "export", "cards", "publish", "recipes", "leaderboard", "fetch_maps", "bench"),
 )
 
 

@@ -63,7 +63,7 @@ SMALL = f"{DATA} {TRAINING} {SCORING} --config.outcome.new_tokens=8 --config.ana
 ONE_SEED = "--config.grid.seeds=(1,)"
 SHORT = {
     r"launch\.study|launch\.sweep.*mimic_iv(?!.*--executor)": f"{SMALL} --dry_run",
-    r"launch\.evaluate": f"{SMALL} {ONE_SEED}",
+    r"launch\.(evaluate|ask)": f"{SMALL} {ONE_SEED}",
     r"launch\.audit": "--patients=40 --prompt=8 --draws=20",
     r"launch\.predict": "--copies=1 --new_tokens=8 --workers=1",
     r"launch\.(analyze|compare)": "--draws=20",
@@ -193,6 +193,13 @@ UNANSWERED = "not scored, for the reason above"
 MINE = """
 mine: {description: x, anchor: HOSPITAL_ADMISSION, hours: 0, positive: [MEDS_DEATH], negative: [HOSPITAL_DISCHARGE]}
 """
+SHEET = """
+anchor: HOSPITAL_ADMISSION
+hours: 24
+codes: {death: MEDS_DEATH, laboratory: LAB}
+top: 3
+horizons: [7, 365]
+"""
 
 
 def launch(folder, *arguments):
@@ -210,6 +217,7 @@ def places(tmp_path_factory):
     shutil.copytree(ROOT / "studies" / "challenge_2012", folder / "studies" / "challenge_2012")
     (folder / "made").mkdir()
     (folder / "mine.yaml").write_text(MINE)
+    (folder / "sheet.yaml").write_text(SHEET)
     (folder / "claims.yaml").write_text(CLAIMS)
     (folder / "answers.yaml").write_text("tripod.18a: none\n")
     meds_dev_files.write(folder / "TASK.yaml", meds_dev_files.task(meds_dev_files.MORTALITY))

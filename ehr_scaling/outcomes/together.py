@@ -168,17 +168,19 @@ def of_stays(
     copies: int,
     new_tokens: int,
     seed: int,
+    room: int = 0,
 ) -> Simulation:
     """The simulation that asks one task of n stays of a split; `as_asked` reads what came of it.
 
-    Args: folder, where their timelines lie; known, as `task_tokens.kinds` has it; context, of the model. Half of it is
-      for what comes, as in a study; a longer future drops the oldest tokens of its prompt.
+    Args: folder, where their timelines lie; known, as `task_tokens.kinds` has it; context, of the model; room,
+      positions of it for what comes, as in a study: 0: new_tokens, but half of it at most. A longer future drops the
+      oldest tokens of its prompt.
     Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
     """
     # What is decided within the gap is judged as an outcome beside the task's
     within = [dataclasses.replace(task, horizon=task.gap / 24, at_horizon="open", gap=0.0)] if task.gap else []
     request = Asked(
-        prompts=stays.prompts(folder, split, asked, context - min(new_tokens, max(1, context // 2))),
+        prompts=stays.prompts(folder, split, asked, context - min(new_tokens, room or max(1, context // 2))),
         ids=questions.random_stream(asked),
         gaps=task_tokens.gaps(folder, split, asked, task),
         horizons=task_tokens.horizons([task, *within], asked),

@@ -16,6 +16,7 @@ SMALL = ("--config.data.patients=20", "--config.data.context=64")
 # A command, and flags by which it is to make something in a folder that is {file}, a file
 COMMANDS = {
     "analyze": ("--runs={table}", "--out={file}/report"),
+    "ask": ("--workdir={file}/w", "--questions={file}/sheet.yaml", *SMALL),
     "audit": ("--workdir={file}/w",),
     "cards": ("--workdir={file}/w",),
     "compare": ("--runs={table}", "--runs={table}", "--out={file}/compare.json"),

@@ -74,8 +74,7 @@ def read(folder: Path, table: RunTable, options: Options, finished: NDArray[np.s
     """
     if not folder.is_dir():
         raise UserError(f"--outcomes={folder}: no such directory; run launch.evaluate first or leave the flag out")
-    tasks = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [outcome for task in tasks if (outcome := _read_task(task, table, options, finished))]
+    return [outcome for task in scores.tasks_in(folder) if (outcome := _read_task(task, table, options, finished))]
 
 
 def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArray[np.str_]) -> Outcome | None:

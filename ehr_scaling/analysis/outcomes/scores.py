@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.analysis.draws import Floats
-from ehr_scaling.analysis.outcomes import decisions, predictions
+from ehr_scaling.analysis.outcomes import decisions, predictions, sheets
 from ehr_scaling.analysis.outcomes.decisions import Decision, Gap
 from ehr_scaling.analysis.outcomes.measures import Measure, measure, number
 from ehr_scaling.analysis.tables.run_table import RunTable
@@ -110,7 +110,7 @@ def of_cell(folder: Path, cell: str, size: str) -> list[Score]:
 def valued(folder: Path, table: RunTable) -> list[Valued]:
     """The tasks of `folder` whose outcome is a number or a class: the model of least loss, and the baselines."""
     valued_tasks = []
-    for task in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for task in tasks_in(folder):
         about = described(task)
         kind = str(about.get("kind", "binary"))
         if kind == "binary":
@@ -122,6 +122,12 @@ def valued(folder: Path, table: RunTable) -> list[Valued]:
         if scores := [score for score in scores if score.measures]:
             valued_tasks.append(Valued(task.name, kind, text_of(about), len(at), scores))
     return valued_tasks
+
+
+def tasks_in(folder: Path) -> list[Path]:
+    """Folders of tasks, by name; sheets of questions lie beside them."""
+    every = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [path for path in every if not sheets.is_sheet(path)]
 
 
 def described(task: Path) -> dict[str, Any]:

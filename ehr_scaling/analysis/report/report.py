@@ -26,6 +26,7 @@ from ehr_scaling.analysis.report import (
     repeated_plots,
     repeated_sections,
     sections,
+    sheet_section,
     sweep_plots,
     sweep_sections,
 )
@@ -148,6 +149,8 @@ def draw(results: Results, figures: Path, learnt: Mapping[str, Floats]) -> dict[
             drawn[f"accuracy_{task.task}"] = outcome_plots.accuracy, task.compared
         if decision_plots.decided(task.compared):
             drawn[f"decision_{task.task}"] = decision_plots.curves, task.compared
+    for sheet in r.sheets:
+        drawn[f"sheet_{sheet.sheet}"] = sheet_section.heat_map, sheet
     return {name: plots.render(how, figures, name, *what) for name, (how, *what) in drawn.items()}
 
 
@@ -170,6 +173,7 @@ def render(
         sweep_sections.branches(r),
         outcome_sections.outcomes(r, svg),
         memory_section.section(r.audits, r.memory, svg.get("memory")),
+        sheet_section.section(r.sheets, svg),
         listings.learning_curves(svg.get("learning_curves")),
         law_sections.counting(r.conventions),
         law_sections.doubtful(r.doubts),

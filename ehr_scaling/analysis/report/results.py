@@ -15,7 +15,7 @@ from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes import audits, downstream, memory, scores
+from ehr_scaling.analysis.outcomes import audits, downstream, memory, scores, sheets
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
 from ehr_scaling.analysis.plan.record import Planner
@@ -50,6 +50,7 @@ class Results:
     holdout: dict[str, Any] | None
     outcomes: list[downstream.Outcome]
     valued: list[scores.Valued]
+    sheets: list[sheets.Sheet]
     tuning: list[dict[str, Any]]
     rates: rates.Rates | None
     repeats: list[dict[str, Any]]
@@ -141,6 +142,7 @@ def fit(
         holdout=compared,
         outcomes=scored,
         valued=scores.valued(outcomes, table) if outcomes else [],
+        sheets=sheets.read(outcomes, table) if outcomes else [],
         tuning=tuning.cells,
         rates=rates.fit(cooled, options),
         repeats=repeats.fit(of_a_kind),
@@ -255,7 +257,8 @@ def to_json(results: Results) -> dict[str, Any]:
     holdout: {error_percent, median_error_percent, bias_percent, coverage, same_sign, rows: [{run, N, D, C, loss,
     forecast, low, high, word}], optima: [forecast and result of N*, D*, L*]}, null with a single budget.
     outcomes: one each, {task, models, baseline, spearman, compared, ...}; valued: those that are numbers or classes,
-    {task, kind, models, compared}. verdicts: {a, b, loss, <law>: {word, reason}}.
+    {task, kind, models, compared}; sheets: of questions, {sheet, cell, codes, horizons, scores, ...}.
+    verdicts: {a, b, loss, <law>: {word, reason}}.
     left_out: [{run, code, text}]. doubts: the same, of runs that are in the fits. conventions: exponents by what is
     called N, C and D. tuning: the cells run at several settings, with the one chosen and whether it is at
     the edge. rates, repeats, repeated, schedules: null or empty where the study did not vary them. memory: what audits
@@ -312,6 +315,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "holdout": results.holdout,
         "outcomes": [downstream.to_json(o) for o in results.outcomes],
         "valued": scores.valued_to_json(results.valued),
+        "sheets": sheets.to_json(results.sheets),
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],
         "doubts": [note._asdict() for note in results.doubts],

@@ -214,15 +214,15 @@ def _judge(part: Timelines, marks: _Marks, a: _Anchors, question: _Question) -> 
     leave_out(a.until <= a.begins, _NO_RECORD)
     if task.without:
         start = np.maximum(_last(marks.where(question.since), a.rows + 1), a.begins) if task.since else a.rows
-        leave_out(_next(marks.where(question.without), start) < a.until, _RULED_OUT)
+        leave_out(next_row(marks.where(question.without), start) < a.until, _RULED_OUT)
     if task.min_age:
         births = part.births[a.owners]
         old = a.times - births.astype(np.float64) >= task.min_age * YEAR
         leave_out((births == STATIC) | ~old, _AGE)
     if task.onset:
-        leave_out(_next(marks.where(question.positive), a.begins) < a.until, _BEFORE)
+        leave_out(next_row(marks.where(question.positive), a.begins) < a.until, _BEFORE)
     leave_out(outcome.decided, _DECIDED)
-    died = _next(marks.where(question.death), a.begins)
+    died = next_row(marks.where(question.death), a.begins)
     if task.kind == "class":  # a code of the bill is one whether the patient lives or not
         leave_out((died < a.rows) & (part.times[np.minimum(died, a.rows)] < part.times[a.rows]), _DEAD)
     else:
@@ -245,7 +245,7 @@ class _Outcome(NamedTuple):
 def _outcome(part: Timelines, marks: _Marks, a: _Anchors, question: _Question) -> _Outcome:
     """Of a binary task or one of days: by the first token that decides after each anchor."""
     task = question.task
-    stop = _next(marks.where(question.kinds > 0), np.minimum(a.rows + 1, a.until))
+    stop = next_row(marks.where(question.kinds > 0), np.minimum(a.rows + 1, a.until))
     stop = np.minimum(stop, a.ends)  # one of the next patient is none
     kind = question.kinds[part.tokens[stop]]
     kind = np.where(kind > 0, kind, OPEN)
@@ -271,7 +271,7 @@ def _next_token(part: Timelines, a: _Anchors, question: _Question) -> _Outcome:
     return _Outcome(never, labels < 0, never, labels)
 
 
-def _next(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+def next_row(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
     """The first of `rows` (ascending) that is at or after each of `at`; beyond all rows where there is none."""
     return np.append(rows, np.iinfo(np.int64).max)[np.searchsorted(rows, at)]
 

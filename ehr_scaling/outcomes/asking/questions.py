@@ -12,7 +12,7 @@ from ehr_scaling.data.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking import cohort, stays, task_tokens, train_values
+from ehr_scaling.outcomes.asking import cohort, sheets, stays, task_tokens, train_values
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.tasks import Task
 
@@ -94,7 +94,8 @@ def prepare(
     inputs = {
         "timelines": source["fingerprint"],
         # Fields that are younger than studies are told where they are given, so that those stay what they are
-        "task": {k: v for k, v in asdict(task).items() if v or k not in ("values", "requires", "gap")} | _told(task),
+        "task": {k: v for k, v in asdict(task).items() if v or k not in ("values", "requires", "gap")}
+        | told_of_labels(task),
         "split": split,
         "context": context,
         "copies": copies,
@@ -142,7 +143,7 @@ def prepare(
     return artifacts.build(folder, inputs, make, version=VERSION)
 
 
-def _told(task: Task) -> dict[str, str]:
+def told_of_labels(task: Task) -> dict[str, str]:
     """What the record says of label files: their name and contents, not where on somebody's machine they lie."""
     if not task.labels:
         return {}
@@ -252,7 +253,7 @@ def load(folder: Path) -> Samples:
 def prepared(workdir: Path) -> list[Path]:
     """Folders of the prepared tasks, by name. Raises UserError when there is none."""
     folders = sorted(path.parent for path in Layout(workdir).outcomes.glob(f"*/{artifacts.RECORD}"))
-    folders = [folder for folder in folders if not folder.name.startswith(".")]
+    folders = [folder for folder in folders if not folder.name.startswith(".") and not (folder / sheets.FILE).exists()]
     if not folders:
         raise UserError(f"{Layout(workdir).outcomes} holds no prepared task: run launch.evaluate")
     return folders

@@ -17,7 +17,7 @@ from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.outcomes.asking import cohort, questions, stays
+from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
 from ehr_scaling.outcomes.asking.prepared import Question
 from ehr_scaling.outcomes.supervised import finetune, labels, probe, states
 from ehr_scaling.outcomes.supervised.finetune import Labelled, Recipe
@@ -202,7 +202,26 @@ def question_of(workdir: Path, task: str) -> Question:
     if task not in known:
         raise UserError(f"--task={task} is not prepared in {workdir}: take one of {', '.join(known)}")
     record = artifacts.record(known[task])
-    return Question(known[task], record, questions.task_of(record))
+    return with_labels(workdir, Question(known[task], record, questions.task_of(record)))
+
+
+def with_labels(workdir: Path, question: Question) -> Question:
+    """The same with the label files where they lie: the record of what was prepared has their name and contents alone.
+
+    Raises: UserError where the task file that the work directory was made with, or the labels, are gone or others.
+    """
+    if not question.task.labels:
+        return question
+    name, there = question.task.name, Layout(workdir).config
+    kept = artifacts.read_json(there) if there.is_file() else {}
+    file = kept.get("outcome", {}).get("file")
+    known = tasks.load(Path(file)) if file else {}
+    if name not in known or questions.told_of_labels(known[name]) != {"labels": question.task.labels}:
+        raise UserError(
+            f"--task={name} asks by label files, which {there} leads to no more as they were: keep them and the file of "
+            "the task (--config.outcome.file) where they were when it was prepared"
+        )
+    return question._replace(task=known[name])
 
 
 def check(cell: Cell, workdir: Path, question: Question) -> None:

@@ -82,7 +82,7 @@ def _all_binary(workdir: Path) -> list[Question]:
     questions = [question for question in prepared.asked_in(workdir) if question.task.kind == "binary"]
     if not questions:
         raise UserError(f"{Layout(workdir).outcomes} holds no task of yes or no: prepare one with launch.evaluate")
-    return questions
+    return [heads.with_labels(workdir, question) for question in questions]
 
 
 def cost_of(workdir: Path, planned: Plan, workers: int = 0) -> str:

@@ -186,6 +186,21 @@ def write_audits(folder, table):
         write_sealed(folder / f"{cell}.json", record | ({"patients_read": None} if k == 0 else {}))
 
 
+def write_sheet(folder, table):
+    """Answers to a sheet of one code and two horizons, of which one is told, as launch.ask leaves them."""
+    folder.mkdir()
+    about = {"description": "What comes.", "codes": [{"code": "A", "names": ["A"]}], "horizons": [1, 7]}
+    (folder / "sheet.json").write_text(json.dumps(about))
+    told = {"stays": 200, "patients": 190, "with_outcome": 40, "auroc": 0.7, "error": 0.05, "low": 0.6, "high": 0.8}
+    hidden = {"suppressed": "suppressed: a count under 11 patients"}
+    scores = [
+        {"code": "A", "horizon_days": days, "all": told, "first": part, "again": hidden, "left_open": 0}
+        for days, part in ((1, hidden), (7, told))
+    ]
+    for cell in table.cell[:3]:
+        (folder / f"{cell}.json").write_text(json.dumps({"copies": 20, "bounded": 0.1, "scores": scores}))
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """laws.json of studies that between them have everything: outcomes, rates, repeats, branches, too little."""
@@ -196,6 +211,7 @@ def written(tmp_path_factory):
     write_outcome(work / "outcomes" / "made_up_task", table)
     fill_scores(work / "outcomes" / "made_up_task", table)
     write_heads(work / "outcomes" / "made_up_task", [str(cell) for cell in table.cell[:2]])
+    write_sheet(work / "outcomes" / "many_questions", table)
     write_audits(work / "audit", table)
     found = [results.fit(table, options, work / "outcomes", audited=work / "audit")]
     poor = [{k: row[k] for k in ("N", "D", "C", "loss")} for row in simulated.rows(budgets=1, sizes=3, seeds=1)]
