@@ -161,7 +161,7 @@ def test_a_threshold_on_an_edge_is_what_its_bins_are(records, pretrained, tmp_pa
         predict.predict(pretrained / "study", task, out, "held_out", copies=4, new_tokens=64)
         found.append(pq.read_table(out / predict.FILE)["predicted_boolean_probability"].to_numpy())
     np.testing.assert_allclose(*found, rtol=1e-5)
-    assert len(set(found[0].tolist())) > len(found[0]) / 2
+    assert len(set(found[0].tolist())) > 5
     # Between two edges it lies between them
     middle = label_files.from_labels(labels, **common, values=(Bound(code, above=(breaks[5] + breaks[6]) / 2),))
     done = predict.predict(pretrained / "study", middle, tmp_path / "middle", "held_out", copies=4, new_tokens=64)
