@@ -176,8 +176,7 @@ def _read_part(part: Timelines, rows: np.ndarray, owners: np.ndarray, known: Kno
 
 def _rows_of_codes(tokens: np.ndarray, sets: np.ndarray) -> list[np.ndarray]:
     """Rows of each code's tokens, ascending, int64. The tokens are looked through once, not for each of many codes."""
-    of_any: np.ndarray = sets.any(axis=0)
-    asked = np.flatnonzero(of_any[tokens])
+    asked = np.flatnonzero(np.asarray(sets.any(axis=0))[tokens])
     order = np.argsort(tokens[asked], kind="stable")
     by_token = asked[order]
     bounds = np.searchsorted(tokens[by_token], np.arange(sets.shape[1] + 1))

@@ -218,8 +218,8 @@ def with_labels(workdir: Path, question: Question) -> Question:
     known = tasks.load(Path(file)) if file else {}
     if name not in known or questions.told_of_labels(known[name]) != {"labels": question.task.labels}:
         raise UserError(
-            f"--task={name} asks by label files, which {there} leads to no more as they were: keep them and the file of "
-            "the task (--config.outcome.file) where they were when it was prepared"
+            f"--task={name} asks by label files, which {there} leads to no more as they were: keep them and the file "
+            "of the task (--config.outcome.file) where they were when it was prepared"
         )
     return question._replace(task=known[name])
 
