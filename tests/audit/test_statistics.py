@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -74,6 +74,9 @@ def holding(yes, n):
 
 
 @given(yes=st.integers(0, 200), other=st.integers(0, 200))
+@example(yes=10, other=190)
+@example(yes=1, other=199)
+@example(yes=11, other=189)
 def test_few_patients_are_not_told(yes, other):
     """What is written of counts from 1 to 10 of real patients, or of all but so many, is the same for all of them."""
     n = 200
