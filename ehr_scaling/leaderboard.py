@@ -151,7 +151,7 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
     folder, results = there.task(task), [checkpoint.result(there.run(cell.id)) for cell in cells]
     if None in results:
         raise UserError(f"{there.runs}: a model of {split} is not finished: run the same command again")
-    trained = float(np.mean([result["seconds"] for result in results if result]))
+    trained = float(np.mean([result["wall_seconds"] for result in results if result]))
     size, count = cells[0].N_body + cells[0].N_head, len(cells)
     ways = {ZERO_SHOT: folder}
     ways |= {name: folder / records.FOLDER / method / "all" for name, method in HEADS.items()}
