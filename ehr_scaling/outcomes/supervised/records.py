@@ -5,6 +5,7 @@ differ in their seed alone, `mean-….json` and `.parquet`: the same of the mean
 again.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,9 +168,12 @@ def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Re
         heads.check(cell, workdir, question)
         data = heads.data_of(workdir, question)
         trained = trained or restored_params(cell, Layout(workdir).run(cell.id))
+        started = time.monotonic()
         model = heads.read(trained[0], trained[1], data, report)
+        read = time.monotonic() - started
         generated = inspection.of_generated(workdir)
         for head in missing:
+            started = time.monotonic()
             fitted = heads.fit(
                 model,
                 data,
@@ -181,6 +185,7 @@ def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Re
                 report=report,
             )
             facts = {"cell": cell.id, **_facts(question, head), **_told(fitted.settings, generated)}
+            facts["seconds"] = read + time.monotonic() - started
             fingerprint = _fingerprint(cell.id, question, head, request)
             score = _write(workdir, question, head.path, fitted.probability, facts, fingerprint, zero_shot)
             scores[_key(question, head)] = score
