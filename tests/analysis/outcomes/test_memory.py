@@ -54,12 +54,12 @@ def test_a_known_law_is_recovered():
 @pytest.mark.parametrize("shared", [0.0, 0.9])
 def test_supported_intervals_hold_the_truth(shared):
     """As often as the word promises, whether the noise of models is their own or that of the patients they share."""
-    rng, inside, supported = np.random.default_rng(1), 0, 0
+    rng, inside, supported, place = np.random.default_rng(1), 0, 0, (4e4, 4.0, 4800.0)
     for _ in range(50):
         law = memory.fit(LOSS, simulated(rng, shared=shared, seeds=1), Options(draws=60))
         supported += law.verdict.supported
-        low, high = law(*AT)[1]
-        inside += low <= true_area(*AT, 0.25) <= high
+        low, high = law(*place)[1]
+        inside += low <= true_area(*place, 0.25) <= high
     assert supported == 50 and inside >= 45
 
 
