@@ -72,7 +72,7 @@ def choose(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], seed: in
     if min(len(members.windows.patients), len(held_out.windows.patients)) < 2:
         raise UserError(
             f"cell {cell.id}: an audit needs two patients that it has read, and two that it has not: "
-            "--config.data.splits and --config.data.patients say how many there are"
+            "data.splits and data.patients of its config say how many there are"
         )
     whom = Whom(members, held_out, source, times[times > 0], exposure.seen, None)
     return whom._replace(reference=_reference(workdir, cell, others, whom))

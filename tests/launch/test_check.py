@@ -16,7 +16,7 @@ from launch.steps import Steps
 
 ROOT = Path(__file__).parents[2]
 LINUX_ALONE = ("sched_getaffinity", "sched_setaffinity")
-FOR_DEVELOPERS = {"bench", "dev", "docs", "export-test"}
+FOR_DEVELOPERS = {"bench", "cards-test", "dev", "docs", "export-test"}
 
 
 def test_it_works_and_leaves_nothing_where_a_process_cannot_be_pinned(tmp_path):

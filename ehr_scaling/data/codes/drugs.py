@@ -11,7 +11,7 @@ import unicodedata
 from bisect import bisect_right
 from functools import lru_cache
 from importlib import resources
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from typing import NamedTuple
 
 Ingredients = tuple[str, ...]
@@ -152,7 +152,7 @@ def _recognise(words: list[_Word], strict: bool = False) -> Ingredients | None:
     strict: any such word is.
     """
     phrases, longest, cut = lexicon()
-    words = list(takewhile(lambda word: word.text not in ("IN", "FOR"), words))  # a vehicle, an indication
+    words = _without_vehicle(words)
     matches: list[tuple[Ingredients, bool]] = []
     salt = False  # the last word was an ingredient, or belongs to one, so that a salt may follow
     at = 0
@@ -181,6 +181,17 @@ def _recognise(words: list[_Word], strict: bool = False) -> Ingredients | None:
             break
         at += 1
     return _combined(matches)
+
+
+def _without_vehicle(words: list[_Word]) -> list[_Word]:
+    """Up to "in" or "for", with which a vehicle or an indication begins, if it is in no name ("Fer-In-Sol")."""
+    phrases, longest, _ = lexicon()
+    texts = tuple(word.text for word in words)
+    for k, text in enumerate(texts):
+        names = (texts[a:b] for a in range(max(0, k - longest), k) for b in range(k + 1, a + longest + 1))
+        if text in ("IN", "FOR") and not any(name in phrases for name in names):
+            return words[:k]
+    return words
 
 
 def _combined(matches: list[tuple[Ingredients, bool]]) -> Ingredients | None:

@@ -273,9 +273,9 @@ def _draw(
     positive += jnp.where(on, (1 - share) * positive_RxK, 0.0)
     negative += jnp.where(on, (1 - share) * negative_RxK, 0.0)
     survival += jnp.where(on, jnp.log1p(-jnp.minimum(positive_RxK, 1 - 1e-7)), 0.0)
-    if not work.setting.suppress:  # where no token drawn is a positive one
-        share += jnp.where(on, (1 - share) * work.sets[token_R, : share.shape[1]], 0.0)
     past = on & (hours_R[:, None] > horizons_RxK)
+    if not work.setting.suppress:  # where no token drawn is a positive one; and what leads beyond the horizon is none
+        share += jnp.where(on & ~past, (1 - share) * work.sets[token_R, : share.shape[1]], 0.0)
     ended = jnp.where(on, work.deciding[token_R], ended)
     ended = jnp.where(past, work.at_horizon, ended)
     late = jnp.where(past, 1.0, late)

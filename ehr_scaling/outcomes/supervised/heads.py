@@ -219,7 +219,7 @@ def with_labels(workdir: Path, question: Question) -> Question:
     if name not in known or questions.told_of_labels(known[name]) != {"labels": question.task.labels}:
         raise UserError(
             f"--task={name} asks by label files, which {there} leads to no more as they were: keep them and the file "
-            "of the task (--config.outcome.file) where they were when it was prepared"
+            "of the task (outcome.file of its config) where they were when it was prepared"
         )
     return question._replace(task=known[name])
 

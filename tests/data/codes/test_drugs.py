@@ -74,6 +74,7 @@ GOLDEN = """
     Lantus Solostar | INSULIN
     Heparin | HEPARIN
     Heparin 25,000 units in D5W | HEPARIN
+    Fer-In-Sol 50 mg in water | FERROUS_SULFATE
     Heparin Flush (10 units/ml) | HEPARIN
     Heparin Sodium in 0.9% Sodium Chloride | HEPARIN
     Enoxaparin Sodium | ENOXAPARIN

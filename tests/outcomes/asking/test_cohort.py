@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,7 +70,8 @@ def test_questions_that_the_records_cannot_answer(admissions):
     ):
         cohort.stays(FOLDER, None, TASK)
     with pytest.raises(tasks.Unanswerable, match="cannot be fitted"):
-        baselines.fit(np.eye(3), np.array([True, False, False]), np.arange(3), 0)
+        nobodys = baselines.Features(sp.csr_array(np.eye(3, dtype=np.float32)), np.zeros((3, 0), np.float32))
+        baselines.fit(nobodys, np.array([True, False, False]), np.arange(3), 0)
     with pytest.raises(ValueError, match="must share their prompts"):
         cohort.find(admissions, "test", [TASK, OWN["hospital_mortality"]])
     with pytest.raises(UserError, match="there is no split 'held_out'"):
