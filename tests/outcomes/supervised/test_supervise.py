@@ -105,7 +105,8 @@ def test_heads_are_fitted_once_scored_and_averaged(study_of, monkeypatch):
     monkeypatch.setattr(heads, "fit", lambda *args, **about: fitted.append(about["count"]) or fit(*args, **about))
     again = supervise.run(workdir, planned, workers=1)
     key = f"{TASK.name}/finetune/20-2/{cells[1].id}"
-    assert fitted == [20] and again[key] == scores[key] and again == scores
+    assert fitted == [20] and {**again[key], "seconds": 0} == {**scores[key], "seconds": 0}
+    assert {name: score for name, score in again.items() if name != key}.items() <= scores.items()
 
 
 def test_a_zero_shot_score_that_comes_later_is_compared_without_fitting_again(study_of, monkeypatch):
