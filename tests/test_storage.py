@@ -199,6 +199,8 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
 
 
 def test_of_many_who_want_a_lease_one_gets_it(bucket):
+    if bucket.startswith("gs:"):
+        pytest.skip("the emulator of GCS puts an object whatever the condition on its generation: two can win there")
     wanted = [storage.Lease(Bucket(bucket), "x") for _ in range(6)]
     together = threading.Barrier(len(wanted))
 
