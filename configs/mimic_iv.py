@@ -9,9 +9,10 @@ What of it has been seen to hold, and what has not: the recipe (mixing, Muon, on
 values) was measured at 7 k to 56 k body parameters on generated patients and Challenge 2012 (docs/recipes.md), not at
 these sizes and not on MIMIC-IV; --config=configs/published.py:mimic_iv is the seed study's. Rates and batch are a
 common starting point for these sizes (GPT-3's table, scaled by width) at 1e9 tokens, not tuned here; how they go with
-batch and length was found at 4e4 to 7e6 tokens. Under µP the best rate of this recipe fell by 1.3 [.9, 1.7] factors of
-two from 3.6 k to 793 k parameters on generated patients (configs/transfer.py): so much µP leaves to be tuned, and from
-there to 1 B nothing has been seen. This config has not been run on the full data.
+batch and length was found at 4e4 to 7e6 tokens. From 3.6 k to 793 k parameters on generated patients
+(configs/transfer.py) the rule, whose rates fall as 1 / width, stayed within half a factor of two of the best; under µP
+the best rate fell by 1.3 [.9, 1.7] factors of two. From there to 1 B nothing has been seen. This config has not been run
+on the full data.
 """
 
 from ml_collections import ConfigDict
