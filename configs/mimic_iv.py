@@ -11,8 +11,8 @@ these sizes and not on MIMIC-IV; --config=configs/published.py:mimic_iv is the s
 common starting point for these sizes (GPT-3's table, scaled by width) at 1e9 tokens, not tuned here; how they go with
 batch and length was found at 4e4 to 7e6 tokens. From 3.6 k to 793 k parameters on generated patients
 (configs/transfer.py) the rule, whose rates fall as 1 / width, stayed within half a factor of two of the best; under µP
-the best rate fell by 1.3 [.9, 1.7] factors of two. From there to 1 B nothing has been seen. This config has not been run
-on the full data.
+the best rate fell by 1.3 [.9, 1.7] factors of two. From there to 1 B nothing has been seen. This config has not been
+run on the full data.
 """
 
 from ml_collections import ConfigDict
