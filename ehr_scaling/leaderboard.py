@@ -165,7 +165,7 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
         seconds = trained + (0 if system == ZERO_SHOT else float(np.mean([score["seconds"] for score in scores])))
         auroc, auprc = np.mean([(score["auroc"], score["auprc"]["value"]) for score in scores], axis=0).tolist()
         out.append(Row(system, split, count, auroc, auprc, size, seconds))
-        together = _mean([probabilities.answers(file.with_suffix(".parquet")) for file in files])
+        together = paired.mean([probabilities.answers(file.with_suffix(".parquet")) for file in files])
         out.append(Row(system + OF_SEEDS, split, count, *_areas(together), count * size, count * seconds))
     if not (folder / evaluate.BASELINE).is_file():
         return out
@@ -175,16 +175,9 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
     if together is not None:
         trees = probabilities.answers(folder / evaluate.OTHERS / f"{TREES.replace(' ', '_')}.parquet")
         out.append(
-            Row(f"{out[-3].system} and of trees", split, count + 1, *_areas(_mean([together, trees])), None, None)
+            Row(f"{out[-3].system} and of trees", split, count + 1, *_areas(paired.mean([together, trees])), None, None)
         )
     return out
-
-
-def _mean(answers: Sequence[Answers]) -> Answers:
-    """The mean risk of the same stays. Raises: UserError where they are not the same."""
-    first = answers[0]
-    alike = [first, *(paired.aligned(first, other) for other in answers[1:])]
-    return first._replace(probabilities=np.stack([one.probabilities for one in alike]).mean(axis=0, dtype=np.float64))
 
 
 def _areas(answers: Answers) -> tuple[float, float]:

@@ -53,8 +53,8 @@ def of_model(
       kept that are drawn, so that an interrupted simulation goes on; report, called with the stays or tokens done.
     Raises: UserError where predictions that a score is compared with, or recalibrated by, are damaged.
     """
-    exact = _answer_exact if group[0].exact else _answer_futures
-    answer = _answer_classes if group[0].task.kind == "class" else exact
+    answer = _answer_exact if group[0].exact else _answer_futures
+    answer = _answer_classes if group[0].task.kind == "class" else answer
     return answer(cell, workdir, model, params, group, scratch, report)
 
 

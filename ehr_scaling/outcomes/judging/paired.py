@@ -1,5 +1,6 @@
 """Whether one model answers the same questions better than another."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,16 @@ class Answers(NamedTuple):
     times: np.ndarray  # int64 µs (n,), of the prediction
     labels: np.ndarray  # bool (n,)
     probabilities: np.ndarray  # float (n,)
+
+
+def mean(answers: Sequence[Answers]) -> Answers:
+    """The mean probability of several models for the same stays, float64, in the order of the first.
+
+    Raises: UserError as `compare` does where the stays are not the same.
+    """
+    first = answers[0]
+    alike = [first, *(_aligned(first, other) for other in answers[1:])]
+    return first._replace(probabilities=np.stack([one.probabilities for one in alike]).mean(axis=0, dtype=np.float64))
 
 
 def compare(
@@ -37,7 +48,7 @@ def compare(
       Where fewer than two patients have the outcome, or lack it, `interval_missing` says so, and there is no interval.
     Raises: UserError when the two are not about the same stays, with the same outcomes, or of one outcome only.
     """
-    second = aligned(first, second)
+    second = _aligned(first, second)
     weighs = ones_for(weights, len(first.labels))
     order = np.argsort(first.probabilities, kind="stable")  # in the order of a score memory is read faster
     first, second, weighs = Answers(*(x[order] for x in first)), Answers(*(x[order] for x in second)), weighs[order]
@@ -101,7 +112,7 @@ def _p_value(differences: np.ndarray) -> float | None:
     return float(min(1.0, 2 * (1 + side) / (1 + len(differences))))
 
 
-def aligned(first: Answers, second: Answers) -> Answers:
+def _aligned(first: Answers, second: Answers) -> Answers:
     """`second` in the order of `first`."""
     if len(first.labels) != len(second.labels):
         raise UserError(

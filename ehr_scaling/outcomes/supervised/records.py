@@ -243,8 +243,7 @@ def _again(
 
 def _mean(files: Sequence[Path]) -> paired.Answers:
     """The mean of the probabilities of several models for the same stays."""
-    said = [probabilities.answers(file) for file in files]
-    return said[0]._replace(probabilities=np.mean([answers.probabilities for answers in said], axis=0))
+    return paired.mean([probabilities.answers(file) for file in files])
 
 
 def setting(cell: Cell) -> str:
