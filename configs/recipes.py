@@ -52,7 +52,7 @@ LADDER = (
         "longer runs have lower rates",
     ),
 )
-TOP = LADDER[-1].name
+TOP, FEW = LADDER[-1].name, "few patients"
 # Each on one rung
 TRIED = (
     Change("a head of its own", "fused", {"model.tied": False}, "the rung tied taken back, now that values are fused"),
@@ -76,6 +76,9 @@ TRIED = (
     Change("wsd", TOP, {"training.schedule": "wsd"}, "a constant rate and a cooldown, as trunks need it"),
     Change("dropout", TOP, {"model.dropout": 0.1}, "a lever where patients are passed over often"),
     Change("decay .3", TOP, {"training.weight_decay": 0.3}, "another"),
+    Change(FEW, TOP, {"grid.fractions": (1 / 32,)}, "up to 24 passes over a 32nd of the patients, where levers count"),
+    Change("dropout on few", FEW, {"model.dropout": 0.1}, "under repetition"),
+    Change("decay .3 on few", FEW, {"training.weight_decay": 0.3}, "under repetition"),
     Change("by patient", TOP, {"data.sampling": "patient"}, "one window of every patient a pass, whatever its length"),
     Change("mup", TOP, {"model.parametrization": "mup"}, "rates of one width and depth hold at others"),
 )

@@ -217,8 +217,11 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
         with jax.set_mesh(parts.mesh):
             started, sums = time.perf_counter(), {}
             for _ in range(dispatches):
-                batch = sharding.place(parts.mesh, host, axis=2, members=members)
+                batch, before = sharding.place(parts.mesh, host, axis=2, members=members), sums
                 state, sums = train_chunk(parts.program, state, batch, hyper, seeds, *counts)
+                # Two under way at most, as in training: the 33rd of a CPU device blocks a thread of XLA's pool until
+                # one is over, and of a pool of two none is left for the device that the first one waits for.
+                jax.block_until_ready(before)
             loss = float(jax.block_until_ready(sums["loss_sum"])[0] / sums["targets"][0])
             return time.perf_counter() - started, loss
 
