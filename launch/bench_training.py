@@ -258,13 +258,13 @@ def _last(run: Path) -> int:
 
 
 def _interrupted() -> Iterator[Row]:
-    """A cell of some 20 s, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
+    """A cell of some half a minute, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "w"
         settings = (
             f"--workdir={work}",
             "--config.data.patients=3000",
-            "--config.grid.budgets=(4e11,)",
+            "--config.grid.budgets=(1e12,)",
             "--config.grid.sizes=('25k',)",
             "--config.grid.seeds=(1,)",
             "--config.training.checkpoint_seconds=5.0",
