@@ -258,7 +258,7 @@ def _last(run: Path) -> int:
 
 
 def _interrupted() -> Iterator[Row]:
-    """A cell of some half a minute, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
+    """A cell of half a minute, undisturbed and killed half-way: what its end costs beyond the steps that were lost."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "w"
         settings = (
