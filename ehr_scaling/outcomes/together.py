@@ -29,6 +29,7 @@ from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
+PATIENCE = 120.0  # seconds without anything new from helpers, at least, after which one is taken to hang
 OPEN_PART = ".part"  # beside where a part will be: what is locked by who draws it
 
 
@@ -54,7 +55,8 @@ class Simulation(NamedTuple):
         """Futures of all stays, in parts that are kept in the folder `scratch`: what is there is not drawn again.
 
         The folder must be that of this simulation and model alone. Whoever finds it may draw parts of it too, see
-        `draw_parts`; those are waited for. report: an `executors.Report`.
+        `draw_parts`; those are waited for, but not for ever: what a helper has not brought in PATIENCE, or twice the
+        time that a part took here, is drawn here too. report: an `executors.Report`.
         Raises: UserError where a part is damaged; Preempted after SIGTERM, where that was put off.
         """
         artifacts.work_directory(scratch)
@@ -64,35 +66,50 @@ class Simulation(NamedTuple):
         drawn = {part: _loaded(part) for part in parts if part.exists()}  # by earlier processes
         for futures in drawn.values():
             report(futures.tokens.size, before=True)
+        slowest, heard = 0.0, time.monotonic()  # seconds of a part; when one was last drawn
         while True:
-            drawn |= self.draw_parts(model, params, scratch, report)
-            drawn |= {part: _loaded(part) for part in parts if part not in drawn and part.exists()}  # by helpers
+            begun = time.monotonic()
+            new = self.draw_parts(model, params, scratch, report)
+            if new:
+                slowest = max(slowest, (time.monotonic() - begun) / len(new))
+            new |= {part: _loaded(part) for part in parts if part not in drawn | new and part.exists()}  # by helpers
+            drawn |= new
             if len(drawn) == len(parts):
                 return simulate.concatenate([drawn[part] for part in parts])
             if preemption.requested():
                 raise Preempted(preemption.SAVED)
             if not scratch.exists():
                 raise UserError(f"{scratch} has gone, in which parts of futures are kept: run the same command again")
-            time.sleep(claims.POLL)  # a helper draws the rest, or has died
+            if new:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > max(PATIENCE, 2 * slowest):  # hung: what it may yet draw will be the same
+                part = next(part for part in parts if part not in drawn)
+                drawn[part] = self._draw(model, params, part, report)
+            else:
+                time.sleep(claims.POLL)  # a helper draws the rest, or has died
 
     def draw_parts(
         self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]
     ) -> dict[Path, Futures]:
         """Draw the parts of a simulation under way that nobody has drawn or is drawing; gives them by their files."""
-        drawn, every = {}, np.arange(len(self.asked.ids))
+        drawn = {}
         with contextlib.closing(_free_parts(scratch)) as parts:
             for path in parts:
-                begin = int(path.stem)
-                futures = self.run(model, params, every[begin : begin + AT_ONCE], report)
                 try:
-                    with artifacts.writing(path) as partial:
-                        np.savez(partial, **futures._asdict())
+                    drawn[path] = self._draw(model, params, path, report)
                 except UserError:
                     if scratch.exists():
                         raise
                     break  # all was judged while this was drawn once more
-                drawn[path] = futures
         return drawn
+
+    def _draw(self, model: Transformer, params: Any, path: Path, report: Callable[..., None]) -> Futures:
+        """Draw and keep one part."""
+        begin, every = int(path.stem), np.arange(len(self.asked.ids))
+        futures = self.run(model, params, every[begin : begin + AT_ONCE], report)
+        with artifacts.writing(path) as partial:
+            np.savez(partial, **futures._asdict())
+        return futures
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
         """The futures of all stays as MEDS, see `trajectories.write`, which tells what is returned."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -299,6 +300,33 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     assert sizes == [20, 20, 10] and helps == [False, True]
     assert reported == [(20 * 3 * 24, False)]  # the helper reports the others
     assert not evaluate.help_out([cell], other, small.silent)  # all is judged
+
+
+def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monkeypatch):
+    """It holds a part that it never brings: the one who waits draws it too, and only then."""
+    workdir, cell, _ = trained
+    whole, other = (alone(workdir, tmp_path / name, TOGETHER[0]) for name in ("whole", "other"))
+    monkeypatch.setattr(simulate, "simulate", drawn)
+    expected = evaluate.job([cell], whole, small.silent)[0]
+    monkeypatch.setattr(together, "AT_ONCE", 20)
+    monkeypatch.setattr(together, "PATIENCE", 1.0)
+    monkeypatch.setattr(claims, "POLL", 0.01)
+    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
+    scratch.mkdir()
+    (scratch / "20.part").touch()
+    times = []
+
+    def timed(*args, **options):
+        times.append((time.monotonic(), args[2].ids[:1].tolist()))
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", timed)
+    with claims.locked(scratch / "20.part") as handle:
+        assert handle is not None
+        found = evaluate.job([cell], other, small.silent)[0]
+    assert all(same(score, expected[name]) for name, score in found.items())
+    assert len(times) == 3 and len({ids[0] for _, ids in times}) == 3
+    assert times[2][0] - times[1][0] > 1.0
 
 
 def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_it(trained, tmp_path, monkeypatch):
