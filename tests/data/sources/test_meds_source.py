@@ -1,6 +1,7 @@
 import json
 import shutil
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.meds import assignment, shuffle
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import reading as meds_reading
+from ehr_scaling.data.splits import Listed
 from ehr_scaling.errors import UserError
 
 
@@ -305,7 +307,7 @@ def test_of_many_patients_each_in_one_file_the_shards_are_of_one_file(tmp_path, 
 
     whole = extract(root, tmp_path / "whole")[0], files(tmp_path / "whole")
     many = len(opened)
-    monkeypatch.setattr(assignment, "_WITHIN", 1)
+    monkeypatch.setattr(assignment, "_MANY", 1)
     within = extract(root, tmp_path / "within")[0], files(tmp_path / "within")
     assert patients(within[1]) == patients(whole[1]) and within[0]["patients"] == whole[0]["patients"]
     files_together = 2 if unit == 240 else 1
@@ -314,15 +316,55 @@ def test_of_many_patients_each_in_one_file_the_shards_are_of_one_file(tmp_path, 
     if apart:
         assert {len(some) for some in pieces} == {1} and len(opened) - many == len(pieces) * (1 if unit == 240 else 2)
     else:
-        assert within[1].keys() == whole[1].keys() and len(opened) == 2 * many
+        assert within[1].keys() == whole[1].keys()
 
 
-def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
+def bytes_of(folder):
+    """{path: content} of what a data set leaves, but for hidden files."""
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {path: data for path, data in found.items() if not path.parts[0].startswith(".")}
+
+
+def of_many_times(tmp_path, monkeypatch):
+    """A data set of four files, each of which has events of all its 40 patients; a piece a file, shards of a few."""
     rng = np.random.default_rng(0)
     rows = [(int(rng.integers(40)), int(rng.integers(1000)), f"A/{rng.integers(9)}", None) for _ in range(400)]
-    root = put(tmp_path / "raw", {str(k): table(rows[100 * k : 100 * k + 100]) for k in range(4)})
     monkeypatch.setattr(meds, "_UNIT", 100)
-    monkeypatch.setattr(events, "SHARD", 16)
+    monkeypatch.setattr(events, "SHARD", 4)
+    return put(tmp_path / "raw", {str(k): table(rows[100 * k : 100 * k + 100]) for k in range(4)})
+
+
+@pytest.mark.parametrize("named", [40, 33])
+def test_shards_gathered_by_bands_are_the_same(tmp_path, monkeypatch, named):
+    """To the last byte, also where a split file leaves some out; a file is opened for a band, not for every shard."""
+    root = of_many_times(tmp_path, monkeypatch)
+    monkeypatch.setattr(shuffle, "_HELD", 30)
+    read, opened = pa.ipc.open_file, []
+    monkeypatch.setattr(pa.ipc, "open_file", lambda source: (opened.append(source), read(source))[1])
+    split = np.arange(named, dtype=np.int8) % 3
+    splits = (0.8, 0.1, 0.1) if named == 40 else Listed("some", np.arange(named), split)
+    whole, _ = extract(root, tmp_path / "whole", splits=splits)
+    every = bytes_of(tmp_path / "whole")
+    shards = sum(path.parts[0] == "data" for path in every)
+    files, rest = divmod(len(opened), shards)
+    assert shards >= 9 and files >= 4 and not rest
+    opened.clear()
+    monkeypatch.setattr(assignment, "_MANY", 1)
+    narrowed, real = [], shuffle.narrow
+    monkeypatch.setattr(shuffle, "narrow", lambda *args: (narrowed.append(args[1:]), real(*args)))
+    banded, _ = extract(root, tmp_path / "banded", splits=splits)
+    assert banded == whole and bytes_of(tmp_path / "banded") == every
+    width = round(shards**0.5)
+    bands = -(-shards // width)
+    assert narrowed == [(band, width) for band in range(bands)]
+    # Of a band there are as many files as its events fill, and some are opened for each of its shards
+    assert files * bands < len(opened) <= files * bands + shards * files
+
+
+@pytest.mark.parametrize("by_bands", [False, True])
+def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch, by_bands):
+    root = of_many_times(tmp_path, monkeypatch)
+    monkeypatch.setattr(assignment, "_MANY", 1 if by_bands else 1_024)
     whole, _ = extract(root, tmp_path / "whole")
     real, calls = events.write_shard, []
 
@@ -338,14 +380,17 @@ def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         meds.extract(root, out, seed=0)
     monkeypatch.setattr(meds_reading, "read", None)  # nothing is read from the data set again
+    if by_bands:
+        monkeypatch.setattr(shuffle, "_batches", partial(of_a_shard, shuffle._batches))
     assert meds.extract(root, out, seed=0) == whole
     assert calls[2] == calls[3] and len(calls) == len({*calls}) + 1
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
-    def files(folder):
-        found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        return {path: data for path, data in found.items() if not path.parts[0].startswith(".")}
 
-    assert files(out) == files(tmp_path / "whole")
+def of_a_shard(batches, paths, place):
+    """Batches for `gather` alone: no band is narrowed again."""
+    assert all(path.parent.name == "narrowed" for path in paths)
+    return batches(paths, place)
 
 
 def test_processes_come_to_the_same(tmp_path, monkeypatch):

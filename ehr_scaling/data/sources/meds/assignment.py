@@ -15,20 +15,21 @@ from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.splits import Listed, Splits
 from ehr_scaling.data.splits import told as met
 
-_WITHIN = 1_024  # shards from which each is of the patients of one file, see assign
+_MANY = 1_024  # shards beyond which not every piece is opened for every shard, see assign
 
 
 def assign(
     folder: shuffle.Folder, units: list[list[shuffle.Part]], own_splits: meds_splits.Splits, seed: int, splits: Splits
-) -> tuple[list[tuple[str, int, list[int] | None]], dict[str, Any]]:
+) -> tuple[list[tuple[str, int, list[int] | None]], int, dict[str, Any]]:
     """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
 
     Of a data set of millions, each in one file, patients of one file (or of the few that a piece of work holds) share
-    their shards: else every shard would be gathered from every piece.
+    their shards: else every shard would be gathered from every piece. Where they are in several files, it is gathered
+    by bands; with fewer shards that would take longer than to open the pieces.
     Args: folder, where `shuffle.patients` left those of each piece; units, the pieces, with the parts of files in
       each; own_splits, those of the data set; splits, those that the user wants.
-    Returns: of each shard its split, its number in that, and the pieces that it is of, or None for all; how the
-      patients meet a split file, if there is one.
+    Returns: of each shard its split, its number in that, and the pieces that it is of, or None for all; the shards
+      that are gathered as one band, or 1, see `shuffle`; how the patients meet a split file, if there is one.
     Raises: UserError for a patient without a split, or in two.
     """
     ids_of_unit = [np.load(folder.patients(i)) for i in range(len(units))]
@@ -38,7 +39,7 @@ def assign(
     else:
         split, shard = meds_splits.assigned(own_splits, ids, _by_file(units), seed, splits)
     pieces: dict[tuple[int, int], list[int]] = {}
-    if len(ids) > _WITHIN * events.SHARD:
+    if len(ids) > _MANY * events.SHARD:
         groups = _of_the_same_files(units)
         there = [meds_rows.distinct(np.concatenate([ids_of_unit[i] for i in group])) for group in groups]
         if sum(map(len, there)) == len(ids):
@@ -52,7 +53,8 @@ def assign(
         with writing(folder.assigned(what)) as partial:
             np.save(partial, column)
     places = [(int(pair) // most, int(pair) % most) for pair in pairs]
-    return [(events.SPLITS[i], k, pieces.get((i, k))) for i, k in places], met(splits, ids)
+    width = round(len(places) ** 0.5) if len(ids) > _MANY * events.SHARD and not pieces else 1
+    return [(events.SPLITS[i], k, pieces.get((i, k))) for i, k in places], width, met(splits, ids)
 
 
 def _of_the_same_files(units: list[list[shuffle.Part]]) -> list[list[int]]:

@@ -149,11 +149,14 @@ def extract(
 
     numbers = range(len(units))
     run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
-    shards, about_splits = assignment.assign(folder, units, own_splits, seed, splits)
-    items = [(folder, i, units[i], how) for i in numbers]
-    spread = run(shuffle.spread, items, records("spread", numbers), runner, "files")
+    shards, width, about_splits = assignment.assign(folder, units, own_splits, seed, splits)
+    items = [(folder, i, units[i], how, width) for i in numbers]
+    spread = run(shuffle.spread, items, records(shuffle.spread_stage(width), numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
-    gathers = [(folder, out, how, i, *shard) for i, shard in enumerate(shards)]
+    if width > 1:
+        bands = range(-(-len(shards) // width))
+        run(shuffle.narrow, [(folder, band, width) for band in bands], records("narrow", bands), runner, "bands")
+    gathers = [(folder, out, how, width, i, *shard) for i, shard in enumerate(shards)]
     names = [f"{split}-{k}" for split, k, _ in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))
@@ -165,7 +168,8 @@ def extract(
     pairs = code_metadata.spelt(folder, len(units))
     descriptions, parents = code_metadata.descriptions_and_parents(pairs, told, how.dialect)
     summary = events.finish(out, metadata, splits=splits, descriptions=descriptions, parents=parents)
-    shutil.rmtree(folder.path / "spread", ignore_errors=True)  # as large as the data set, and all of it is in shards
+    for name in ("spread", "narrowed"):  # each as large as the data set, and all of it is in shards
+        shutil.rmtree(folder.path / name, ignore_errors=True)
     return {
         **summary,
         "name": metadata.get("dataset_name", "a MEDS data set without a name"),

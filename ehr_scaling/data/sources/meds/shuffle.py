@@ -2,12 +2,16 @@
 
 `spread` reads a piece of the data set and writes what it finds sorted by shard, a record batch for each, some millions
 of events a file; `gather` reads the batches of one shard from all those files. So neither holds more than its piece or
-its shard, and there are few files whatever the number of pieces and shards. The files are Arrow's own: to open one and
-take a batch costs the same whatever the number of batches, which of parquet's row groups it does not.
+its shard, and there are few files whatever the number of pieces and shards. Where both are many, to open every file for
+every shard is what takes longest: then `spread` sorts by bands, some shards next to each other, as many bands as shards
+in one, `narrow` sorts what all files have of one band by shard, and `gather` reads the files of the shard's band alone.
+The files are Arrow's own: to open one and take a batch costs the same whatever the number of batches, which of
+parquet's row groups it does not.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +64,9 @@ class Folder(NamedTuple):
     def spread(self, unit: int, number: int) -> Path:
         return self.path / "spread" / f"{unit:06d}-{number:04d}.arrow"
 
+    def narrowed(self, band: int, number: int) -> Path:
+        return self.path / "narrowed" / f"{band:06d}-{number:04d}.arrow"
+
 
 def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
     """Write who is in some parts of the data set: int64 (P,), sorted."""
@@ -74,28 +81,27 @@ def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
     once(folder.record("patients", unit), make)
 
 
-def spread(folder: Folder, unit: int, parts: list[Part], how: Reading) -> None:
-    """Write the events of some parts of the data set, sorted by shard. See the module's text."""
-    once(folder.record("spread", unit), lambda: _spread(folder, unit, parts, Reading(*how)))
+def spread(folder: Folder, unit: int, parts: list[Part], how: Reading, width: int) -> None:
+    """Write the events of some parts of the data set, sorted by shard, or by bands of `width` shards. See the module's
+    text."""
+    once(folder.record(spread_stage(width), unit), lambda: _spread(folder, unit, parts, Reading(*how), width))
 
 
-def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading) -> dict[str, Any]:
-    # Mapped: processes of a machine share what they look at, and that is little
-    ids, shard_of = (np.load(folder.assigned(what), mmap_mode="r") for what in ("ids", "shard"))
-    folder.spread(0, 0).parent.mkdir(exist_ok=True)
+def spread_stage(width: int) -> str:
+    """The name of the stage in records: what was sorted by shard is none that is sorted by bands."""
+    return "spread" if width == 1 else "spread-by-band"
+
+
+def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, width: int) -> dict[str, Any]:
     dropped, mended = Dropped.empty(), Counter[str]()
-    held: list[tuple[Rows, int]] = []
-    files = count = 0
-    for path, file, first, last in parts:
-        for rows in _watched(meds_reading.read(Path(path), range(first, last), how, dropped), mended):
-            if len(rows.subjects):
-                held.append((rows, file))
-                count += len(rows.subjects)
-            if count >= _HELD:
-                _write(folder.spread(unit, files), held, ids, shard_of)
-                held, files, count = [], files + 1, 0
-    if held:
-        _write(folder.spread(unit, files), held, ids, shard_of)
+
+    def tables() -> Iterator[pa.Table]:
+        for path, file, first, last in parts:
+            for rows in _watched(meds_reading.read(Path(path), range(first, last), how, dropped), mended):
+                if len(rows.subjects):
+                    yield _table(rows, file)
+
+    _write_sorted(folder, partial(folder.spread, unit), tables(), width)
     pairs = sorted(dropped.spelt)
     table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
     parquet.write(folder.spelt(unit), table)
@@ -132,61 +138,113 @@ def _watched(batches: Iterator[Rows], mended: Counter[str]) -> Iterator[Rows]:
         mended["patients whose rows are not together"] += int((many > 1).sum())
 
 
-def _write(path: Path, held: list[tuple[Rows, int]], ids: np.ndarray, shard_of: np.ndarray) -> None:
-    names: dict[str, int] = {}
-    codes = []
-    for rows, _ in held:
-        number = np.array([names.setdefault(name, len(names)) for name in rows.names], np.int64)
-        codes.append(number[rows.codes])
-    subjects, times, values, stays = (np.concatenate([rows[i] for rows, _ in held]) for i in (0, 1, 3, 4))
-    shard = shard_of[np.searchsorted(ids, subjects)]
-    order = np.argsort(shard, kind="stable")
-    order = order[np.count_nonzero(shard < 0) :]  # patients that a split file leaves out
-    table = pa.table(
-        {
-            "subject_id": subjects[order],
-            "time": times[order],
-            "code": _dictionary(np.concatenate(codes)[order], list(names)),
-            "value": values[order],
-            "file": np.repeat([file for _, file in held], [len(r.subjects) for r, _ in held]).astype(np.int32)[order],
-            "stay": stays[order],
-        },
-        schema=_SCHEMA,
-    )
-    shard_numbers, starts = np.unique(shard[order], return_index=True)
-    # Which shard a batch holds must be found without reading it.
-    schema = _SCHEMA.with_metadata({"shards": shard_numbers.astype("<i8").tobytes().hex()})
+def narrow(folder: Folder, band: int, width: int) -> None:
+    """Write the events of one band of `width` shards, from all files of `spread`, sorted by shard."""
+
+    def make() -> dict[str, Any]:
+        tables = (pa.Table.from_batches([batch]) for batch in _batches(_spread_files(folder), band))
+        return {"files": _write_sorted(folder, partial(folder.narrowed, band), tables, 1)}
+
+    once(folder.record("narrow", band), make)
+
+
+def _table(rows: Rows, file: int) -> pa.Table:
+    columns = {
+        "subject_id": rows.subjects,
+        "time": rows.times,
+        "code": _dictionary(rows.codes, rows.names),
+        "value": rows.values,
+        "file": np.full(len(rows.subjects), file, np.int32),
+        "stay": rows.stays,
+    }
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def _write_sorted(folder: Folder, path_of: Callable[[int], Path], tables: Iterable[pa.Table], width: int) -> int:
+    """Write tables of _SCHEMA to the files path_of(0), path_of(1), …, each sorted by bands of `width` shards; gives how
+    many."""
+    # Mapped: processes of a machine share what they look at, and that is little
+    ids, shard_of = (np.load(folder.assigned(what), mmap_mode="r") for what in ("ids", "shard"))
+    path_of(0).parent.mkdir(exist_ok=True)
+    held: list[pa.Table] = []
+    files = count = 0
+
+    def write() -> None:
+        nonlocal held, files, count
+        table = pa.concat_tables(held).unify_dictionaries().combine_chunks()
+        band = shard_of[np.searchsorted(ids, table["subject_id"].to_numpy())] // width  # -1 stays -1
+        _write(path_of(files), table, band)
+        held, files, count = [], files + 1, 0
+
+    for table in tables:
+        held.append(table)
+        count += len(table)
+        if count >= _HELD:
+            write()
+    if held:
+        write()
+    return files
+
+
+def _write(path: Path, table: pa.Table, place: np.ndarray) -> None:
+    """Write the rows of each place, int (n,), as one batch, in their order; rows without one, of -1, are left out."""
+    order = np.argsort(place, kind="stable")
+    order = order[np.count_nonzero(place < 0) :]  # patients that a split file leaves out
+    places, starts = np.unique(place[order], return_index=True)
+    table = table.take(order).combine_chunks()
+    # Which place a batch is of must be found without reading it.
+    schema = _SCHEMA.with_metadata({"places": places.astype("<i8").tobytes().hex()})
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with writing(path) as partial, pa.ipc.new_file(partial, schema, options=options) as writer:
+    with writing(path) as unfinished, pa.ipc.new_file(unfinished, schema, options=options) as writer:
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            for batch in table.slice(start, end - start).combine_chunks().to_batches():
+            for batch in table.slice(start, end - start).to_batches():
                 writer.write_batch(batch)
+
+
+def _batches(paths: Iterable[Path], place: int) -> Iterator[pa.RecordBatch]:
+    """The rows of one place, in the order of the files."""
+    for path in paths:
+        with pa.memory_map(str(path)) as source:
+            file = pa.ipc.open_file(source)
+            held = np.frombuffer(bytes.fromhex(file.schema.metadata[b"places"].decode()), "<i8")
+            at = int(np.searchsorted(held, place))
+            if at < len(held) and held[at] == place:
+                yield file.get_batch(at).replace_schema_metadata(None)
+
+
+def _spread_files(folder: Folder, pieces: list[int] | None = None) -> list[Path]:
+    """Of some pieces, or of all (None), in their order."""
+    patterns = ["[!.]*.arrow"] if pieces is None else [f"{piece:06d}-*.arrow" for piece in pieces]
+    return sorted(path for pattern in patterns for path in (folder.path / "spread").glob(pattern))
 
 
 def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
 
 
-def gather(folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int, pieces: list[int] | None) -> None:
-    """Write shard `k` of `split`, which has the number `shard` among all, and is of some pieces, or of all (None)."""
-    once(folder.record("gather", f"{split}-{k}"), lambda: _gather(folder, out, Reading(*how), shard, split, k, pieces))
+def gather(
+    folder: Folder, out: Path, how: Reading, width: int, shard: int, split: str, k: int, pieces: list[int] | None
+) -> None:
+    """Write shard `k` of `split`, which has the number `shard` among all, and is of some pieces, or of all (None).
+
+    width: of a band in shards, if `narrow` has been there; else 1.
+    """
+
+    def make() -> dict[str, Any]:
+        if width == 1:
+            paths = _spread_files(folder, pieces)
+        else:
+            paths = sorted((folder.path / "narrowed").glob(f"{shard // width:06d}-*.arrow"))
+        return _gather(paths, out, Reading(*how), shard, split, k)
+
+    once(folder.record("gather", f"{split}-{k}"), make)
 
 
-def _gather(
-    folder: Folder, out: Path, how: Reading, shard: int, split: str, k: int, pieces: list[int] | None
-) -> dict[str, Any]:
-    batches = []
-    patterns = ["[!.]*.arrow"] if pieces is None else [f"{piece:06d}-*.arrow" for piece in pieces]
-    for path in sorted(path for pattern in patterns for path in (folder.path / "spread").glob(pattern)):
-        with pa.memory_map(str(path)) as source:
-            file = pa.ipc.open_file(source)
-            held = np.frombuffer(bytes.fromhex(file.schema.metadata[b"shards"].decode()), "<i8")
-            at = int(np.searchsorted(held, shard))
-            if at < len(held) and held[at] == shard:
-                batches.append(file.get_batch(at))
+def _gather(paths: list[Path], out: Path, how: Reading, shard: int, split: str, k: int) -> dict[str, Any]:
+    batches = list(_batches(paths, shard))
     if not batches:
         return {"events": 0, "patients": 0, "dropped": {}, "mended": {}}
-    table = pa.Table.from_batches([batch.replace_schema_metadata(None) for batch in batches]).unify_dictionaries()
+    table = pa.Table.from_batches(batches).unify_dictionaries()
     code = table["code"].combine_chunks()
     code = code.chunk(0) if isinstance(code, pa.ChunkedArray) else code
     names = code.dictionary.to_pylist()
