@@ -4,6 +4,7 @@ Nothing of any patient goes out: losses, scores and counts of whole splits alone
 """
 
 import csv
+import dataclasses
 import operator
 import re
 import shutil
@@ -11,14 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import yaml
 
 from ehr_scaling import artifacts, provenance, storage
+from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import RESULTS, Layout
-from ehr_scaling.training import checkpoint
+from ehr_scaling.training import checkpoint, tracking
 
 RUNS, CURVES, LAWS, CLAIMS = "runs.csv", "curves.csv", "laws.json", "claims.json"
 LEAST_SEEDS = 2  # of a cell; fewer are an anecdote
@@ -145,6 +148,35 @@ def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], li
     return runs, curves
 
 
+def export_runs(workdir: Path, to: str) -> int:
+    """The finished runs of a study → a table, columns as in RUNS, which `launch.analyze --runs` reads; how many.
+
+    Args: to, a .csv or .parquet file, or wandb:PROJECT, which gets a run of Weights & Biases for each (what a run was
+      to be is its config, what came of it its summary).
+    Raises: UserError for another `to`, and where nothing is finished.
+    """
+    there, (kind, _, project) = Layout(workdir), to.partition(":")
+    path, wandb = Path(to), project if kind == "wandb" else ""
+    if not wandb and path.suffix not in _WRITERS:
+        raise UserError(f"--runs={to}: give a {' or '.join(_WRITERS)} file, or wandb:PROJECT")
+    for folder, pattern in ((there.runs, RESULTS), (there.outcomes, "*.json")):
+        storage.fetch(folder, pattern)
+    table, _ = rows(workdir, [cell for cell in manifest.read(there.grid) if cell.phase == "cooled"])
+    if not table:
+        raise UserError(f"{workdir} holds no finished run: run launch.study or launch.sweep first")
+    if not wandb:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        _WRITERS[path.suffix](path, table)
+        return len(table)
+    asked = {field.name for field in dataclasses.fields(Cell)}
+    for row in table:
+        cell = {"id": row["run"], **{name: value for name, value in row.items() if name in asked}}
+        run = tracking.wandb_run(workdir, cell, wandb, "--runs=wandb")
+        run.summary.update({name: v for name, v in row.items() if name not in cell and name != "run" and v is not None})
+        run.finish()
+    return len(table)
+
+
 def _thinned(curve: Sequence[Sequence[float]], batch: int) -> list[dict[str, Any]]:
     """At most _POINTS_OF_A_CURVE means over equal shares of a curve [[step, mean loss since the last step]]."""
     means, size = [], -(-len(curve) // _POINTS_OF_A_CURVE)
@@ -263,9 +295,19 @@ def publish(workdir: Path, claims_file: Path, out: Path) -> dict[str, Any]:
     return summary
 
 
+def _names(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in table for name in row))
+
+
 def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for row in table for name in row))
     with artifacts.writing(path) as partial, partial.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, names)
+        writer = csv.DictWriter(f, _names(table))
         writer.writeheader()
         writer.writerows(table)
+
+
+def _write_parquet(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    parquet.write(path, pa.table({name: [row.get(name) for row in table] for name in _names(table)}))
+
+
+_WRITERS = {".csv": _write, ".parquet": _write_parquet}

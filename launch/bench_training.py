@@ -214,8 +214,9 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
 
     def run(dispatches: int) -> tuple[float, float]:
         nonlocal state
+        sums: Any
         with jax.set_mesh(parts.mesh):
-            started, sums = time.perf_counter(), {}
+            started, sums = time.perf_counter(), None
             for _ in range(dispatches):
                 batch, before = sharding.place(parts.mesh, host, axis=2, members=members), sums
                 state, sums = train_chunk(parts.program, state, batch, hyper, seeds, *counts)

@@ -1,7 +1,8 @@
-"""Let a trained model leave: a folder that transformers loads, with what its tokens mean and a card.
+"""Let a trained model leave: a folder that transformers loads, with what its tokens mean and a card. Or a run table.
 
   python -m launch.export --workdir=W --out=DIR               # the finished model of least validation loss
   python -m launch.export --workdir=W --cell=ID --out=DIR     # the one of this id, of W/grid/manifest.jsonl
+  python -m launch.export --workdir=W --runs=runs.parquet     # its finished runs, a row each; or .csv, or wandb:PROJECT
 
 DIR gets model.safetensors and config.json (a Llama where the model has no mixing of neighbouring positions; with it a
 module of 60 lines beside them, which transformers runs with trust_remote_code=True), tokens.json (the vocabulary, edges
@@ -14,26 +15,44 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling import storage
+from ehr_scaling.errors import UserError
 
 from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with a trained model.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the model in W/grid [default: the least validation loss].")
-OUT = flags.DEFINE_string("out", None, "Folder to write, which is not there yet.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder to write the model to, which is not there yet.")
+RUNS = flags.DEFINE_string("runs", None, "Instead: a .csv or .parquet file for the run table, or wandb:PROJECT.")
 
 
 def main() -> None:
-    print(f"exporting a model of {WORKDIR.value} to {OUT.value}", flush=True)
+    if OUT.value is not None and RUNS.value is None:
+        _model(OUT.value)
+    elif RUNS.value is not None and OUT.value is None:
+        _runs(RUNS.value)
+    else:
+        raise UserError("give --out=DIR, for a model, or --runs=FILE, for the table of all finished runs")
+
+
+def _runs(to: str) -> None:
+    print(f"exporting the runs of {WORKDIR.value} to {to}", flush=True)
+    from ehr_scaling import publish
+
+    print(f"{publish.export_runs(storage.local(WORKDIR.value), to)} finished runs: {to}")
+
+
+def _model(out: str) -> None:
+    print(f"exporting a model of {WORKDIR.value} to {out}", flush=True)
     from ehr_scaling import release
     from ehr_scaling.models.export import CODE
 
-    done = release.release(storage.local(WORKDIR.value), Path(OUT.value).absolute(), CELL.value)
+    done = release.release(storage.local(WORKDIR.value), Path(out).absolute(), CELL.value)
     why = "of the least validation loss among the finished ones, " if CELL.value is None else ""
     loss = f"{done['validation_loss']:.4f} ± {done['validation_loss_se']:.4f} nats a token"
     print(f"cell {done['cell']} ({done['size']}), {why}{loss}")
     if done["mixing"] != "none":
         print(f"mixing is no part of Llama: {CODE} is beside the weights, for from_pretrained(trust_remote_code=True)")
-    print(f"{OUT.value}: {', '.join(done['files'])}; say in README.md under which licence it may be passed on")
+    print(f"{out}: {', '.join(done['files'])}; say in README.md under which licence it may be passed on")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,12 @@
 
 import csv
 import json
+import shutil
+import sys
+import types
 from dataclasses import fields
 
+import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import analysis as laws
@@ -199,3 +203,47 @@ def test_a_report_of_other_runs_is_not_published(tmp_path, claims):
     (tmp_path / "w" / "report" / "laws.json").unlink()
     with pytest.raises(UserError, match=r"laws.json is missing: run launch.study first"):
         publish.publish(tmp_path / "w", claims, tmp_path / "out")
+
+
+def test_a_run_table_leaves_as_a_file_that_analyze_reads(tmp_path):
+    """Listed or not, finished runs alone; the same numbers from either kind of file as from the folder of runs."""
+    study(tmp_path / "w", [cell(), cell(id="b2", seed=9, validation_loss=2.9)], runs=2)
+    shutil.rmtree(tmp_path / "w" / "outcomes" / "los")
+    unfinished = [*manifest.read(tmp_path / "w" / "grid"), blank.cell("c3", phase="cooled")]
+    manifest.write(tmp_path / "w" / "grid" / manifest.MANIFEST, unfinished)
+    for name in ("runs.csv", "runs.parquet"):
+        assert publish.export_runs(tmp_path / "w", str(tmp_path / "tables" / name)) == 2
+        table = laws.read(tmp_path / "tables" / name)
+        assert table.loss.tolist() == [3.0, 2.9] and table.N.tolist() == [3588] * 2
+        assert table.run.tolist() == ["a1", "b2"]
+    columns = pq.read_table(tmp_path / "tables" / "runs.parquet")
+    assert columns["auroc_death"].to_pylist() == [0.7, None] and "subject_id" not in columns.column_names
+    with pytest.raises(UserError, match=r"--runs=runs\.txt: give a \.csv or \.parquet file, or wandb:PROJECT"):
+        publish.export_runs(tmp_path / "w", "runs.txt")
+    with pytest.raises(UserError, match=r"w holds no finished run: run launch\.study or launch\.sweep first"):
+        shutil.rmtree(tmp_path / "w" / "runs")
+        publish.export_runs(tmp_path / "w", "runs.csv")
+
+
+def test_a_run_table_goes_to_weights_and_biases_a_run_each(tmp_path, monkeypatch):
+    study(tmp_path / "w", [cell(), cell(id="b2", seed=9)], runs=2)
+    begun, ended = [], []
+
+    class Run:
+        def __init__(self):
+            self.summary = {}
+
+        def finish(self):
+            ended.append(self.summary)
+
+    def init(**arguments):
+        begun.append(arguments)
+        return Run()
+
+    fake = types.SimpleNamespace(init=init, Settings=dict, errors=types.SimpleNamespace(Error=OSError))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    assert publish.export_runs(tmp_path / "w", "wandb:laws") == 2
+    assert [(b["project"], b["id"], b["config"]["seed"]) for b in begun] == [("laws", "a1", 1), ("laws", "b2", 9)]
+    assert "validation_loss" not in begun[0]["config"] and "subject_id" not in begun[0]["config"]
+    assert [e["validation_loss"] for e in ended] == [3.0, 3.0] and ended[0]["auroc_death"] == 0.7
+    assert "auroc_death" not in ended[1] and not {"run", "seed"} & set(ended[0])

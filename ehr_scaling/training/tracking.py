@@ -129,40 +129,45 @@ class _TensorBoard:
 
 
 class _WandB:
-    """One run of Weights & Biases for each cell, found again by the cell's id; rows it has already it ignores.
-
-    Who logs in is the environment's business (`wandb login`, WANDB_API_KEY). Not sent: the command line and paths,
-    which may name a hospital's folders, the output of the terminal, the code.
-    """
+    """One run of Weights & Biases for each cell, found again by the cell's id; rows it has already it ignores."""
 
     def __init__(self, folder: Path, cell: Mapping[str, Any], project: str):
-        try:
-            import wandb
-        except ImportError:
-            raise needs("--config.tracking.wandb needs wandb", "wandb") from None
-        try:
-            self._run = wandb.init(
-                project=project,
-                id=cell["id"],
-                name=f"{cell['size']} {cell['tokens']:.3g} tokens, seed {cell['seed']}",
-                dir=str(folder),
-                config={k: v for k, v in cell.items() if isinstance(v, str | int | float | bool)},
-                resume="allow",
-                reinit="create_new",  # cells that are trained together are open together
-                settings=wandb.Settings(
-                    console="off", silent=True, disable_git=True, save_code=False, x_disable_meta=True
-                ),
-            )
-        except wandb.errors.Error as e:
-            raise UserError(
-                f"--config.tracking.wandb={project} ({first_line(e)}): run `wandb login`, or set WANDB_MODE=offline"
-            ) from None
+        self._run = wandb_run(folder, cell, project, "--config.tracking.wandb")
 
     def log(self, row: Row) -> None:
         self._run.log({k: v for k, v in row.items() if k != "step" and v is not None}, step=row["step"])
 
     def close(self) -> None:
         self._run.finish()
+
+
+def wandb_run(folder: Path, cell: Mapping[str, Any], project: str, flag: str) -> Any:
+    """The run of Weights & Biases of a cell: its open `wandb.Run`, the same for the same id and project.
+
+    Who logs in is the environment's business (`wandb login`, WANDB_API_KEY). Not sent: the command line and paths,
+    which may name a hospital's folders, the output of the terminal, the code.
+
+    Args: folder, for wandb's own files; cell, id, size, tokens, seed and more: its plain fields are the run's config;
+      flag, that asked for it: for messages.
+    Raises: UserError without wandb, or where it refuses.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise needs(f"{flag} needs wandb", "wandb") from None
+    try:
+        return wandb.init(
+            project=project,
+            id=cell["id"],
+            name=f"{cell['size']} {cell['tokens']:.3g} tokens, seed {cell['seed']}",
+            dir=str(folder),
+            config={k: v for k, v in cell.items() if isinstance(v, str | int | float | bool)},
+            resume="allow",
+            reinit="create_new",  # cells that are trained together are open together
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False, x_disable_meta=True),
+        )
+    except wandb.errors.Error as e:
+        raise UserError(f"{flag}={project} ({first_line(e)}): run `wandb login`, or set WANDB_MODE=offline") from None
 
 
 class Profile:
