@@ -2,7 +2,7 @@
 
   python -m launch.export --workdir=W --out=DIR               # the finished model of least validation loss
   python -m launch.export --workdir=W --cell=ID --out=DIR     # the one of this id, of W/grid/manifest.jsonl
-  python -m launch.export --workdir=W --runs=runs.parquet     # its finished runs, a row each; or .csv, or wandb:PROJECT
+  python -m launch.export --workdir=W --runs=exported.parquet # its finished runs, a row each; or .csv, or wandb:PROJECT
 
 DIR gets model.safetensors and config.json (a Llama where the model has no mixing of neighbouring positions; with it a
 module of 60 lines beside them, which transformers runs with trust_remote_code=True), tokens.json (the vocabulary, edges

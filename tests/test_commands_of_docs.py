@@ -49,6 +49,7 @@ MARKED = {
     r"FlinkRunner|SparkRunner|DaskRunner|DataflowRunner": "a cluster; tests/data/test_beam.py has Dask on one machine",
     r"torch_peer|--torch_python": "PyTorch, of the extra bench",
     r"launch\.bench accelerator": "a GPU",
+    r"wandb:PROJECT": "an account of Weights & Biases; tests/test_publish.py has a stand-in",
     r"^EHR_SCALING_FUZZ": "the tests of tests/fuzz themselves, for longer",
     r"launch\.sweep … --workdir=W$": "says no more than that a sweep is one command",
 }
