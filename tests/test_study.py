@@ -210,7 +210,8 @@ def test_killed_fifty_times_it_ends_as_if_undisturbed(study, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(workdir) == losses(whole)
     assert scores(workdir) == scores(whole) and len(scores(whole)) == len(losses(whole))
-    assert sum(kills.values()) >= 50 and {"timelines", "runs", "outcomes"} <= kills.keys(), kills
+    assert sum(kills.values()) >= 50 and {"runs", "outcomes"} <= kills.keys(), kills
+    assert kills.keys() & {"events", "timelines", "packed"}, kills  # by the newest that was there
 
 
 def scores(workdir: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from jobs import await_help, crash, die, fail, help_out, refuse, square, units
 
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import executors
-from ehr_scaling.grid.executors import claims, processes
+from ehr_scaling.grid.executors import claims, processes, progress
 from ehr_scaling.grid.executors.progress import Progress
 from tests import blank
 
@@ -290,6 +290,7 @@ def test_workers_end_with_the_sweep_that_is_killed(tmp_path):
 
 def test_what_was_there_before_does_not_count_towards_the_rate(monkeypatch):
     clock = [100.0]
+    monkeypatch.setattr(progress, "A_TOKEN", 0.0)
     monkeypatch.setattr("ehr_scaling.grid.executors.progress.time.monotonic", lambda: clock[0])
     todo = units(3, own_flops=10.0)
     bar = Progress(
@@ -297,14 +298,31 @@ def test_what_was_there_before_does_not_count_towards_the_rate(monkeypatch):
     )  # 40 FLOPs, of which the second unit is 20
     bar.finish(1)
     bar.advance(0, 5, before=True)
-    assert (bar.flops, bar.tokens, bar.eta()) == (25.0, 0.0, None)
+    assert (bar.worked, bar.tokens, bar.eta()) == (25.0, 0.0, None)
     clock[0] += 10.0
     bar.advance(0, 5)  # 5 FLOPs in 10 s, 10 left
     assert bar.eta() == pytest.approx(20.0)
     bar.finish(0)
     assert bar.done == 3
     bar.advance(2, 100)  # more than there was: a job may round up
-    assert bar.flops == bar.total
+    assert bar.worked == bar.total
+    bar.close()
+
+
+def test_the_last_units_are_worked_on_alone_and_small_ones_are_slower_a_flop(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("ehr_scaling.grid.executors.progress.time.monotonic", lambda: clock[0])
+    flops, tokens = [60.0, 30.0, 20.0, 10.0], [6.0, 3.0, 2.0, 10.0]
+    costs = [claims.Cost(f * progress.A_TOKEN, t) for f, t in zip(flops, tokens, strict=True)]
+    bar = Progress("test", units(4), costs, workers=2)
+    assert bar.total == pytest.approx((sum(flops) + sum(tokens)) * progress.A_TOKEN)
+    clock[0] = 33.0
+    bar.advance(0, 3.0), bar.advance(1, 3.0)  # 66 of 141 by two workers in 33 s, one a second each
+    # 33 of the first are left, and 22 and 20 of two more: one worker takes those two, the other ends earlier
+    assert bar.eta() == pytest.approx(42.0)
+    bar.advance(2, 2.0), bar.advance(3, 10.0)
+    clock[0] = 54.0
+    assert bar.eta() == pytest.approx(33.0)
     bar.close()
 
 

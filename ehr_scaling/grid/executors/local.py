@@ -77,7 +77,7 @@ def run(
 
     look()
     costs = [claims.of_training(unit) for unit in units] if costs is None else costs
-    bar = Progress(title, units, costs)
+    bar = Progress(title, units, costs, workers)
     try:
         for i, result in enumerate(results):
             if result is not None or i in failures:
