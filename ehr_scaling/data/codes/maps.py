@@ -3,7 +3,8 @@
 A folder may hold ETHOS's own files (`icd_cm_9_to_10_mapping.csv.gz`, `mimic_drug_to_atc.csv.gz`, …), the General
 Equivalence Mappings of CMS (`2018_I9gem.txt`, `gem_i9pcs.txt`, or tables with the columns source, target, flag), the
 ICD-10-CM order file, and any table of drug and ATC code, or of ATC code and description. Each is csv, csv.gz or, for
-CMS and CDC, their fixed-width text. `download.py` fetches the public ones.
+CMS and CDC, their fixed-width text. In place of a table of drugs the names of RxNorm may lie there, as the NLM
+publishes them (RXNCONSO.RRF), with the ATC codes that they carry. `download.py` fetches the public ones.
 """
 
 import csv
@@ -47,11 +48,12 @@ _KINDS = {
     "icd9pcs": _Kind(r"icd_?pcs_9_to_10.*|gem.*icd9(proc|pcs)_to_icd10pcs.*|gem_i9pcs", _ICD),
     "titles": _Kind(r"icd10cm[-_]order(?!.*addenda).*", (("code", "long"),)),
     "gsn": _Kind(r"gsn_atc.*", (("gsn", "atc|atc_code"),)),
-    "atc": _Kind(r".*drug_to_atc.*", (("drug", "atc|atc_code"),)),
+    "atc": _Kind(r".*drug_to_atc.*|rxnconso", (("drug", "atc|atc_code"),)),
     "atc_titles": _Kind(r"atc_coding.*", (("atc_code|atc", _DESCRIPTION), ("code", _DESCRIPTION))),
 }
 _TABLES = (".csv", ".csv.gz")
 _TEXTS = (".txt", ".txt.gz")
+_RRF = (".rrf", ".rrf.gz")
 _NO_MAP = frozenset(["NODX", "NOPCS", ""])
 
 # Categories that came after the order file of January 2021, with their titles in later ones.
@@ -79,7 +81,7 @@ def load(folder: Path | None) -> CodeMaps:
         raise UserError(f"{folder} is no folder: give the one of your code maps with --code_maps=DIR")
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or not path.name.lower().endswith(_TABLES + _TEXTS):
+        if not path.is_file() or path.name.startswith(".") or not path.name.lower().endswith(_TABLES + _TEXTS + _RRF):
             continue
         try:
             data = path.read_bytes() if _known(path.name) or _looks_like_map(path) else b""
@@ -112,6 +114,10 @@ def parse(name: str, data: bytes, where: object) -> tuple[str, dict] | None:
         if kind not in ("icd9cm", "icd9pcs", "titles"):
             return None  # CMS and CDC alone use this form
         rows = fixed_width(kind, _text(name, data, where), where)
+    elif name.lower().endswith(_RRF):
+        if kind != "atc":
+            return None
+        rows = rxnorm(_text(name, data, where), where)
     else:
         lines = _records(_text(name, data, where), where)
         header = [column.strip().lower() for column in next(lines, (0, []))[1]]
@@ -222,7 +228,7 @@ def _consensus(targets: tuple[str, ...]) -> str:
 
 def _known(name: str) -> str | None:
     """The kind that a file must be of by its name."""
-    stem = re.sub(r"\.(csv|txt)(\.gz)?$", "", name.lower())
+    stem = re.sub(r"\.(csv|txt|rrf)(\.gz)?$", "", name.lower())
     return next((kind for kind, known in _KINDS.items() if re.fullmatch(known.name, stem)), None)
 
 
@@ -320,6 +326,29 @@ def fixed_width(kind: str, text: str, where: object) -> Rows:
         if not complete:
             raise UserError(f"{where}, row {row}: not in the form of CMS's file: fetch it again")
         yield row, fields
+
+
+def rxnorm(text: str, where: object) -> Rows:
+    """(row, [name, ATC code]) of RXNCONSO.RRF, the names of RxNorm: every name of a concept with every substance code
+    (7 characters) that ATC has for it.
+
+    A row is one name, of 18 fields that each end in a bar: the concept (1st), the vocabulary it is from (12th), its code
+    there (14th), the name (15th), and N unless it is suppressed (17th). Rows: of the names.
+    """
+    codes: dict[str, list[str]] = {}
+    names: list[tuple[int, str, str]] = []
+    for row, line in enumerate(text.splitlines(), 1):
+        fields = line.split("|")
+        if len(fields) != 19:
+            raise UserError(f"{where}, row {row}: not the 18 fields of RXNCONSO.RRF: fetch it again")
+        concept, vocabulary, code, name, suppressed = (fields[k] for k in (0, 11, 13, 14, 16))
+        if vocabulary == "ATC" and len(code) == 7:
+            codes.setdefault(concept, []).append(code)
+        if suppressed == "N":
+            names.append((row, concept, name.strip()))
+    for row, concept, name in names:
+        for code in codes.get(concept, ()):
+            yield row, [name, code]
 
 
 def _targets(rows: Rows, where: object) -> dict[str, tuple[str, ...]]:

@@ -81,6 +81,40 @@ FORMS = [
 ]
 
 
+def rrf(*rows):
+    """RXNCONSO.RRF, of rows (concept, vocabulary, code, name, suppressed)."""
+    lines = [
+        [concept, *[""] * 10, vocabulary, "IN", code, name, "", *rest, *[""] * 2]
+        for concept, vocabulary, code, name, *rest in rows
+    ]
+    return "".join("|".join(fields) + "\n" for fields in lines)
+
+
+FORMS.append(
+    (
+        "RXNCONSO.RRF",
+        rrf(
+            ("161", "RXNORM", "161", "Acetaminophen", "N"),
+            ("161", "ATC", "N02BE01", "paracetamol", "N"),
+            ("161", "MTHSPL", "362O9ITL9D", "ACETAMINOPHEN", "N"),
+            ("161", "RXNORM", "161", "APAP", "Y"),
+            ("1191", "RXNORM", "1191", "aspirin", "N"),
+            ("1191", "ATC", "N02BA01", "acetylsalicylic acid", "N"),
+            ("1191", "ATC", "B01AC06", "acetylsalicylic acid", "N"),
+            ("9", "ATC", "N02B", "OTHER ANALGESICS AND ANTIPYRETICS", "N"),
+            ("202433", "RXNORM", "202433", "Tylenol", "N"),
+        ),
+        "atc",
+        {
+            "acetaminophen": ("N02BE01",),
+            "paracetamol": ("N02BE01",),
+            "aspirin": ("N02BA01", "B01AC06"),
+            "acetylsalicylic acid": ("N02BA01", "B01AC06"),
+        },
+    )
+)
+
+
 def folder(tmp_path, **files):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -130,6 +164,15 @@ BAD = {
     "bits flipped": ("damaged", {"atc_coding.csv.gz": gzip.compress(b"atc_code,atc_name\n")[:10] + b"\xff" * 20}),
     "UTF-16": ("row 1: not UTF-8", {"atc_coding.csv": "atc_code,atc_name\n".encode("utf-16")}),
     "Latin-1": ("row 2: not UTF-8", {"atc_coding.csv": "atc_code,atc_name\nA10,café\n".encode("latin-1")}),
+    "RxNorm of other fields": (
+        r"RXNCONSO\.RRF, row 2: not the 18 fields",
+        {"RXNCONSO.RRF": rrf(("1", "ATC", "N02BE01", "x", "N")) + "161|ENG|\n"},
+    ),
+    "RxNorm without ATC": ("has no row", {"RXNCONSO.RRF": rrf(("1", "RXNORM", "1", "x", "N"))}),
+    "RxNorm and a table": (
+        "both maps of one kind",
+        {"RXNCONSO.RRF": rrf(("1", "ATC", "N02BE01", "x", "N")), "a.csv": "drug,atc_code\na,A10\n"},
+    ),
     "semicolons": ("lacks the columns", {"mimic_drug_to_atc.csv": "drug;atc_code\na;A10\n"}),
     "other columns": ("lacks the columns", {"icd10cm-order-2021.csv": "a,b\n1,2\n"}),
     "no bytes": ("lacks the columns", {"icd10cm-order-2021.csv": ""}),
