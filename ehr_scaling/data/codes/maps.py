@@ -332,7 +332,7 @@ def rxnorm(text: str, where: object) -> Rows:
     """(row, [name, ATC code]) of RXNCONSO.RRF, the names of RxNorm: every name of a concept with every substance code
     (7 characters) that ATC has for it.
 
-    A row is one name, of 18 fields that each end in a bar: the concept (1st), the vocabulary it is from (12th), its code
+    A row is one name, of 18 fields that each end in a bar: the concept (1st), whose vocabulary it is (12th), its code
     there (14th), the name (15th), and N unless it is suppressed (17th). Rows: of the names.
     """
     codes: dict[str, list[str]] = {}
