@@ -57,7 +57,10 @@ def main(pythons: list[str]) -> None:
                     run(place / "bin/ehr-scaling", command, "--help", elsewhere=work)
                 said = run(place / "bin/ehr-scaling", "check", elsewhere=work).splitlines()
                 seconds = time.monotonic() - began
-                print(f"{python} {resolution}: {modules}, {len(commands)} commands, {said[-1]}; {seconds:.0f} s", flush=True)
+                print(
+                    f"{python} {resolution}: {modules}, {len(commands)} commands, {said[-1]}; {seconds:.0f} s",
+                    flush=True,
+                )
                 print(f"  {said[1]}", flush=True)
 
 

@@ -30,9 +30,10 @@ class Rung(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """AUROC of a task over the models of the largest budget: mean, standard deviation and number of models."""
+    """AUROC of a task over the models of one budget, FLOPs: mean, standard deviation and number of models."""
 
     task: str
+    budget: float
     mean: float
     deviation: float
     models: int
@@ -43,7 +44,7 @@ class Worth:
     """What a rung is worth. by_unit: {unit: comparison with the rung it changes}; none for the first.
 
     scatter: standard deviation of log loss between the seeds of a cell, over all cells, and its interval. auroc: one
-    for each task.
+    for each task and budget, these ascending.
     """
 
     name: str
@@ -87,18 +88,19 @@ def _auroc(rung: Rung, runs: RunTable, options: Options) -> list[Spread]:
     folder = rung.folder / "outcomes"
     if not folder.is_dir():
         return []
-    top = set(runs.cell[runs.group == runs.group.max()])
+    budget_of = dict(zip(runs.cell.tolist(), runs.budgets[runs.group].tolist(), strict=True))
     spreads = []
     for outcome in downstream.read(folder, runs, options, runs.cell):
-        of_top = [row["auroc"] for row in outcome.rows if row["cell"] in top]
-        if of_top:
-            deviation = float(np.std(of_top, ddof=1)) if len(of_top) > 1 else np.nan
-            spreads.append(Spread(outcome.task, float(np.mean(of_top)), deviation, len(of_top)))
+        for budget in runs.budgets.tolist():
+            values = [row["auroc"] for row in outcome.rows if budget_of.get(row["cell"]) == budget]
+            if values:
+                deviation = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+                spreads.append(Spread(outcome.task, budget, float(np.mean(values)), deviation, len(values)))
     return spreads
 
 
 def to_json(ladder: Sequence[Worth]) -> list[dict[str, Any]]:
-    """[{name, against, scatter, scatter_interval, auroc: [{task, mean, deviation, models}], units: {unit: as
+    """[{name, against, scatter, scatter_interval, auroc: [{task, budget, mean, deviation, models}], units: {unit: as
     `comparison.to_json`}}]."""
     rows = []
     for worth in ladder:
@@ -112,13 +114,15 @@ HEADER = ("recipe", "against", "loss, %", "compute, by event", "by patient-day",
 
 
 def table(ladder: Sequence[Worth]) -> list[tuple[str, ...]]:
-    """HEADER and a row a rung: losses and factors of compute with intervals, below 1 where the rung needs less."""
+    """HEADER and a row a rung: losses and factors of compute with intervals, below 1 where the rung needs less; and
+    AUROC of the largest budget's models."""
     rows: list[tuple[str, ...]] = [HEADER]
     for worth in ladder:
         event = worth.by_unit.get("event")
         loss = _within(event.paired.percent, event.paired.interval, 1) if event else ""
         factors = [_within(c.multiplier.value, c.multiplier.interval, 2) for c in worth.by_unit.values()]
-        aurocs = "; ".join(f"{s.mean:.3f} ± {s.deviation:.3f} ({s.models})" for s in worth.auroc)
+        top = {spread.task: spread for spread in worth.auroc}.values()  # the last of each
+        aurocs = "; ".join(f"{s.mean:.3f} ± {s.deviation:.3f} ({s.models})" for s in top)
         seeds = significant(100 * worth.scatter)
         rows.append((worth.name, worth.against, loss, *(factors or ("", "")), seeds, aurocs))
     return rows

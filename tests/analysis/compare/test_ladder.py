@@ -60,12 +60,14 @@ def test_the_scatter_of_seeds_is_told_with_an_interval(found):
     assert np.isnan(alone[0]) and np.isnan(alone[1]).all()
 
 
-def test_auroc_is_that_of_the_largest_budget(found):
-    (spread,), runs = found[0][0].auroc, found[1]
-    top = runs.loss[runs.group == runs.group.max()]
-    expected = 0.8 - 0.2 * (top - 5) / 10  # as `simulated.write_scores` has it
-    assert (spread.task, spread.models) == ("made_up_task", len(top)) == ("made_up_task", 6)
-    assert spread.mean == pytest.approx(expected.mean()) and spread.deviation == pytest.approx(expected.std(ddof=1))
+def test_auroc_is_told_of_each_budget(found):
+    spreads, runs = found[0][0].auroc, found[1]
+    assert [spread.budget for spread in spreads] == runs.budgets.tolist()
+    for group, spread in enumerate(spreads):
+        losses = runs.loss[runs.group == group]
+        expected = 0.8 - 0.2 * (losses - 5) / 10  # as `simulated.write_scores` has it
+        assert (spread.task, spread.models) == ("made_up_task", len(losses)) == ("made_up_task", 6)
+        assert spread.mean == pytest.approx(expected.mean()) and spread.deviation == pytest.approx(expected.std(ddof=1))
     assert not found[0][1].auroc
 
 
@@ -76,4 +78,6 @@ def test_it_is_told_as_json_and_as_a_table(found):
     header, *rows = ladder.table(found[0])
     assert header == ladder.HEADER and {len(row) for row in rows} == {len(header)}
     value = found[0][1].by_unit["event"].multiplier.value
-    assert rows[1][3].startswith(f"{value:.2f} [") and rows[0][-1].endswith("(6)") and rows[0][3] == ""
+    assert rows[1][3].startswith(f"{value:.2f} [") and rows[0][3] == ""
+    top = found[0][0].auroc[-1]
+    assert rows[0][-1] == f"{top.mean:.3f} ± {top.deviation:.3f} (6)"
