@@ -15,7 +15,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.training import checkpoint
+from ehr_scaling.training import checkpoint, initial
 
 Record = dict[str, Any]
 ABOUT = Path("metadata", "dataset.json")  # of MEDS, in events/
@@ -60,7 +60,9 @@ class Evidence(NamedTuple):
     """events, timelines, grid: records of these artifacts. fitted: the vocabulary. about: the events' dataset.json.
 
     cell, result: the model and the metrics of its run. seeds: of the finished runs that differ from it by seed alone,
-    itself included. finished: how many runs of the study are. columns: names and Arrow types of the columns of each
+    itself included. learnt_of_generated: whether all that the model may know is of generated patients, what it started
+    from too; counts are told by `generated`, which is of the records alone. finished: how many runs of the study are.
+    columns: names and Arrow types of the columns of each
     table of the events, by its path there. problems: what does not fit together, a sentence each; names are from the
     work directory.
     """
@@ -74,6 +76,7 @@ class Evidence(NamedTuple):
     cell: Cell
     result: Record
     seeds: list[int]
+    learnt_of_generated: bool
     finished: int
     tasks: list[Asked]
     columns: dict[str, dict[str, str]]
@@ -125,6 +128,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         raise UserError(f"{report} is none of this version: delete {there.report} and run launch.study again")
     records = {name: artifacts.record(getattr(there, name)) for name in ("events", "timelines", "grid")}
     chosen = choosing.best_cell(workdir, cell)
+    storage.fetch(there.initial(chosen.size), artifacts.RECORD)
     done = choosing.finished(workdir)
     problems = list(dict.fromkeys(_without(workdir, text) for text in _problems(there, laws, records, chosen)))
     return Evidence(
@@ -135,6 +139,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         cell=chosen,
         result=checkpoint.result(there.run(chosen.id)) or {},
         seeds=sorted({other.seed for _, other in done if _alike(other) == _alike(chosen)}),
+        learnt_of_generated=inspection.is_generated(records["events"]) and initial.of_generated(chosen, workdir),
         finished=len(done),
         tasks=_tasks(there, laws, chosen, problems, generated=inspection.is_generated(records["events"])),
         columns=_columns(there.events, records["events"]),
@@ -177,7 +182,8 @@ def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, gene
         outcome = told.get(folder.name, {})
         verdict = {**outcome["verdict"], "pattern": outcome["pattern"]} if outcome.get("verdict") else {}
         counts = {name: record[name] for name in ("n", "patients", "positives") if name in record}
-        if withheld := "" if generated or "positives" not in record else scores.too_small(counts):
+        binary = about.get("kind", "binary") == "binary"
+        if withheld := "" if generated or not record else scores.too_small(counts, binary=binary):
             record, found = {}, []
         asked.append(Asked(folder.name, about, record, found, withheld, verdict))
     return asked
@@ -186,6 +192,7 @@ def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, gene
 def _problems(there: Layout, laws: Record, records: dict[str, Record], cell: Cell) -> Iterator[str]:
     """What was changed, is missing, or was made from something else."""
     packed = there.packed(cell.context, cell.fraction)
+    storage.fetch(packed)
     folders = {name: getattr(there, name) for name in records} | ({"packed": packed} if packed.exists() else {})
     for folder in folders.values():
         yield from _said(artifacts.verify, folder)

@@ -7,7 +7,8 @@ from ehr_scaling.analysis.outcomes.scores import SAME_FOR_ALL, Measure, Score
 from ehr_scaling.analysis.wording import plural
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import AUTHORS, NAMES, RANKS, RISKS, Field, unanswered
-from ehr_scaling.cards.model import MODEL, SCORE, TASK, group_name, told_groups
+from ehr_scaling.cards.model import MODEL, RECALIBRATIONS, SCORE, TASK, group_name, told_groups
+from ehr_scaling.outcomes.asking.prepared import LINE
 
 KEY = f"{MODEL}KeyMetrics/"
 LEVEL = 95  # %, of the intervals of scores
@@ -145,10 +146,11 @@ def _recalibration(task: Asked) -> str:
     moved = task.record.get("recalibrated")
     if not moved:
         return f"{task.title}: not recalibrated."
-    return (
-        f"{task.title}: recalibrated on the {moved.get('split', 'validation')} split by a logistic regression on the "
-        f"logit of its risks (intercept {moved['intercept']:.3f}, slope {moved['slope']:.3f}); ranks stay."
-    )
+    if "missing" in moved:
+        return f"{task.title}: not recalibrated: {moved['missing']}."
+    numbers = [f"{name} {moved[name]:.3f}" for name in ("intercept", "slope") if name in moved]
+    how = RECALIBRATIONS[moved.get("method", LINE)] + (f": {', '.join(numbers)}" if numbers else "")
+    return f"{task.title}: recalibrated on the {moved.get('split', 'validation')} split by {how}."
 
 
 def _asked(e: Evidence, task: Asked) -> str:

@@ -1,5 +1,7 @@
 """The model card: the fields of CHAI's Applied Model Card, answered from the evidence. No field says more than that."""
 
+from typing import Any
+
 from ehr_scaling import __version__
 from ehr_scaling.analysis.forecast import holdout
 from ehr_scaling.analysis.outcomes.scores import Group
@@ -8,6 +10,7 @@ from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, OWNER, TRAINER, USER, Field, interval, unanswered
 from ehr_scaling.data import card, inspection
+from ehr_scaling.outcomes.asking.prepared import ISOTONIC, LINE
 from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
 
 MODEL = "model."
@@ -15,6 +18,10 @@ GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "r
 TASK, SCORE = "outcomes/<task>/task.json", "outcomes/<task>/<cell>.json"
 EVENTS, TIMELINES = "events/artifact.json", "timelines/README.md"
 NOBODY = "None: the patients are generated."
+RECALIBRATIONS = {
+    LINE: "a logistic regression on the logit of its risks (Cox 1958), which keeps ranks",
+    ISOTONIC: "an isotonic regression on its risks (Zadrozny and Elkin 2002), after which stays of one level tie",
+}
 BIBLIOGRAPHY = """\
 @misc{{ehr_scaling, title = {{ehr_scaling: scaling laws for electronic health records, in JAX}},
   author = {{The ehr_scaling authors}}, note = {{version {version}}}}}
@@ -54,8 +61,8 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         answered("ModelSummary/Keywords", "Keywords", "; ".join(keywords), f"{EVENTS}; {TASK}"),
         answered(
             "UsesAndDirections/IntendedUseAndWorkflow", "Intended use",
-            _line(card.GENERATED_USE if e.generated else card.REAL_USE), TIMELINES,
-            *(() if e.generated else ("a use in a clinical workflow, if there is to be one", USER)),
+            _line(card.GENERATED_USE if e.learnt_of_generated else card.REAL_USE), TIMELINES,
+            *(() if e.learnt_of_generated else ("a use in a clinical workflow, if there is to be one", USER)),
         ),
         open_("UsesAndDirections/PrimaryIntendedUsers", "Intended users", USER),
         answered(
@@ -67,7 +74,7 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         else open_("UsesAndDirections/TargetedPatientPopulation", "Patients", USER),
         answered(
             "UsesAndDirections/CautionedOutOfScopeSettings", "What it must not be used for",
-            _line(NOT_OF_GENERATED if e.generated else NOT_OF_REAL), EVENTS,
+            _line(NOT_OF_GENERATED if e.learnt_of_generated else NOT_OF_REAL), EVENTS,
         ),
         answered(
             "Warnings/KnownRisksAndLimitations", "Risks and limits", "\n".join(f"- {s}" for s in limits(e)),
@@ -114,7 +121,7 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         open_("Resources/ClinicalTrial", "Clinical trial", USER, optional=True),
         open_("Resources/PeerReviewedPublications", "Publications with peer review", AUTHORS),
         open_("Resources/ReimbursementStatus", "Reimbursement", USER, optional=True),
-        answered("Resources/PatientConsentOrDisclosure", "Consent of patients", NOBODY, EVENTS) if e.generated
+        answered("Resources/PatientConsentOrDisclosure", "Consent of patients", NOBODY, EVENTS) if e.learnt_of_generated
         else open_("Resources/PatientConsentOrDisclosure", "Consent of patients", INSTITUTION),
         answered("Bibliography", "Bibliography", BIBLIOGRAPHY.format(version=__version__), "ehr_scaling"),
     ]  # fmt: skip
@@ -137,8 +144,12 @@ def laws(e: Evidence) -> list[tuple[str, str, str, Verdict]]:
 def limits(e: Evidence) -> list[str]:
     """What bounds the use of the model, from its scores and the laws; the report's own list stands beside it."""
     out = []
-    if e.generated:
+    if e.learnt_of_generated:
         out.append("The patients are generated: nothing it learnt is medicine.")
+    elif e.generated:
+        out.append(
+            "The patients are generated, but it began with the weights of a model of real ones: their terms hold."
+        )
     for task in e.scored:
         slope = task.model.measures.get("calibration_slope")
         large = task.model.measures.get("calibration_in_the_large")
@@ -149,7 +160,9 @@ def limits(e: Evidence) -> list[str]:
             base = task.baselines[0].name if task.baselines else "the baseline"
             out.append(f"On {task.title} it is not shown to be ahead of {base}: {interval('auroc', lead, True)} more.")
         if (bounded := task.model.shares.get("bounded")) is not None and bounded > 0:
-            out.append(f"{100 * bounded:.2g} % of the simulated futures for {task.title} were cut off by their length.")
+            out.append(
+                f"{significant(100 * bounded)} % of the simulated futures for {task.title} were cut off by their length."
+            )
     if e.cell.edge:
         out.append(f"Outside of what the rules for batch and rate were explored on: its {e.cell.edge}.")
     for name, value, _, verdict in laws(e):
@@ -218,12 +231,24 @@ def _population(e: Evidence) -> str:
 def eligible(task: Asked) -> str:
     """Who is asked about in a task, and when."""
     spec = task.inputs.get("task", {})
-    anchor = " or ".join(spec.get("anchor") or ()) or "label files"
-    parts = [f"{spec.get('hours', 0):g} hours after {anchor}" if spec.get("anchor") else f"at the times of {anchor}"]
+    parts = [_when(spec)]
     parts += [f"age at least {spec['min_age']:g}"] if spec.get("min_age") else []
     parts += [f"without {', '.join(spec['without'])} before"] if spec.get("without") else []
     parts += ["who never had the outcome"] if spec.get("onset") else []
     return ", ".join(parts)
+
+
+def _when(spec: dict[str, Any]) -> str:
+    """When the prediction is made: by a time after the anchor or by tokens after it, of which one is not null."""
+    anchor = " or ".join(spec.get("anchor") or ())
+    if not anchor:
+        return "at the times of label files"
+    if spec.get("hours") is not None:
+        return f"{spec['hours']:g} hours after {anchor}"
+    more = spec.get("tokens") or 0
+    if more < 0:
+        return f"just before {anchor}"
+    return f"at {anchor}" + (f", with {plural(more, 'token')} after it" if more else "")
 
 
 def _outputs(e: Evidence) -> str:

@@ -12,6 +12,7 @@ from ehr_scaling.cards.model import (
     GRID,
     LAWS,
     NOBODY,
+    RECALIBRATIONS,
     REPORT,
     RUN,
     SCORE,
@@ -112,7 +113,9 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
         ),
     }
     if e.generated:
-        found |= dict.fromkeys(("5b", "6a", "9c", "17"), Answer(NOBODY, EVENTS))
+        found |= dict.fromkeys(("5b", "6a", "9c"), Answer(NOBODY, EVENTS))
+    if e.learnt_of_generated:
+        found["17"] = Answer(NOBODY, EVENTS)
     if e.licence:
         page = e.about.get("location_uri")
         found["18e"] = Answer(
@@ -194,9 +197,7 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
             "" if e.generated else "how it was assessed where it was recorded",
         ),
         "12e": Answer(", ".join(measures), f"{LAWS}: outcomes.compared; {REPORT}, Outcomes", "why these"),
-        "12f": Answer(
-            "Recalibrated on the validation split (Cox 1958), beside the model as it is." if moved else updated, SCORE
-        ),
+        "12f": Answer(_each(e, _recalibration) if moved else updated, SCORE),
         "12g": Answer(_each(e, lambda task: str(task.record.get("method") or "not stated")), SCORE),
         "13": Answer(
             f"Sampled by outcome, and weighted back: {', '.join(sampled)}." if sampled
@@ -233,9 +234,35 @@ def _each(e: Evidence, said: Callable[[Asked], str]) -> str:
 
 def _outcome(task: Asked) -> str:
     spec = task.inputs.get("task", {})
-    came, not_came = (" or ".join(spec.get(key) or ()) or "by label" for key in ("positive", "negative"))
+    kind, positive = spec.get("kind", "binary"), " or ".join(_said_of(spec))
     horizon = f"within {spec['horizon']:g} days" if spec.get("horizon") else "no horizon"
-    return f"{came}, against {not_came}, {horizon}"
+    if kind == "class":
+        return f"the next token, of {', '.join(spec.get('classes') or ())}"
+    if kind == "days":
+        return f"days until {positive}"
+    against = list(spec.get("negative") or ())
+    against += ["none of it by then"] if spec.get("at_horizon") == "negative" else []
+    against += ["a record that ends before"] if spec.get("at_end") == "negative" else []
+    by_label = ", as label files say who had it" if spec.get("labels") else ""
+    return f"{positive or 'by label'}, against {' or '.join(against) or 'by label'}, {horizon}{by_label}"
+
+
+def _said_of(spec: dict[str, Any]) -> list[str]:
+    """The positive tokens of a task, and its codes with thresholds."""
+    bounds = []
+    for bound in spec.get("values") or ():
+        ends = [
+            f"{name.replace('_', ' ')} {end:g}" for name, end in bound.items() if name != "code" and end is not None
+        ]
+        bounds.append(" ".join([bound["code"], *ends]))
+    return [*(spec.get("positive") or ()), *bounds]
+
+
+def _recalibration(task: Asked) -> str:
+    if task.recalibrated is None:
+        return "not recalibrated"
+    how = RECALIBRATIONS[task.recalibrated.recalibration]
+    return f"on the validation split by {how}, beside the model as it is"
 
 
 def _performance(task: Asked) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import types
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -320,3 +321,25 @@ def test_the_structure_of_the_pages(cards, name):
     assert page.index('<p class="rests">') < page.index('<span class="chip good">reportable</span>') < first
     assert {n for n, _ in pages.PAGES} - {name} == set(re.findall(r'<a href="(\w+\.html)">', page))
     assert "<script" not in page and "http://" not in page.replace("http://mlcommons", "")
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "t: not recalibrated."),
+        ({"method": "line", "missing": "all are the same"}, "t: not recalibrated: all are the same."),
+        (
+            {"method": "line", "split": "validation", "intercept": -0.1, "slope": 0.9},
+            "t: recalibrated on the validation split by a logistic regression on the logit of its risks (intercept "
+            "-0.100, slope 0.900); ranks stay.",
+        ),
+        (
+            {"method": "isotonic", "split": "validation", "stays": 9},
+            "t: recalibrated on the validation split by an isotonic regression on its risks; stays of one level tie, "
+            "so that ranks are others.",
+        ),
+    ],
+)
+def test_how_risks_were_moved_is_told_of_each_way(record, said):
+    task = types.SimpleNamespace(title="t", record={"recalibrated": record} if record else {})
+    assert metrics._recalibration(task) == said

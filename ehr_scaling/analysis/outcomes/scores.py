@@ -236,13 +236,16 @@ def _groups(attributes: dict[str, Any]) -> list[Group]:
     return subgroups
 
 
-def too_small(counts: dict[str, float]) -> str:
-    """Scores leave small groups out; those of other programs may not."""
-    if not {"n", "positives"} <= counts.keys():
+def too_small(counts: dict[str, float], *, binary: bool = True) -> str:
+    """Why the scores of so few are not told, or "". Scores leave small groups out; those of other programs may not.
+
+    Args: counts, n, patients and, of a binary outcome, positives.
+    """
+    if not {"n", *(("positives",) if binary else ())} <= counts.keys():
         return "suppressed: its counts are not told"
-    n, positives = counts["n"], counts["positives"]
-    small = min(counts.get("patients", n), positives, n - positives) < LEAST_PATIENTS
-    return f"suppressed: a count under {LEAST_PATIENTS}" if small else ""
+    n = counts["n"]
+    cells = [counts.get("patients", n), *((counts["positives"], n - counts["positives"]) if binary else ())]
+    return f"suppressed: a count under {LEAST_PATIENTS}" if min(cells) < LEAST_PATIENTS else ""
 
 
 def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
