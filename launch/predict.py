@@ -141,8 +141,9 @@ def main() -> None:
         f"{done['bounded']:.1%} of futures cut off by --new_tokens{mean}{left_out}"
     )
     if data is not None:
-        artifacts.write_json(out / predict.METRICS, {"task": task.name, **done, "known": known})
         print(predict.told(done, generated))
+        record = {"task": task.name, **predict.as_told(done, generated), "known": known}
+        artifacts.write_json(out / predict.METRICS, record)
 
 
 def _check_flags() -> None:
@@ -164,8 +165,11 @@ def _check_flags() -> None:
         raise UserError("--predicates is for a task file: give it with --task_file")
     if LABELS.value is None and TASK_FILE.value is not None:
         raise UserError("--labels is missing: a task file of MEDS-DEV is asked of labels made of it")
-    if LABELS.value is None and (POSITIVE.value or NEGATIVE.value or OPEN.value or HORIZON.value is not None):
+    beside = [flag.name for flag in (NEGATIVE, OPEN, HORIZON, AT_HORIZON) if flags.FLAGS[flag.name].present]
+    if LABELS.value is None and (POSITIVE.value or beside):
         raise UserError("--positive and the flags beside it say what --labels ask: give --labels, or --task alone")
+    if beside and not POSITIVE.value:
+        raise UserError(f"--{beside[0]} goes with --positive: a task says for itself what decides it, and until when")
 
 
 if __name__ == "__main__":

@@ -160,9 +160,8 @@ def limits(e: Evidence) -> list[str]:
             base = task.baselines[0].name if task.baselines else "the baseline"
             out.append(f"On {task.title} it is not shown to be ahead of {base}: {interval('auroc', lead, True)} more.")
         if (bounded := task.model.shares.get("bounded")) is not None and bounded > 0:
-            out.append(
-                f"{significant(100 * bounded)} % of the simulated futures for {task.title} were cut off by their length."
-            )
+            cut = significant(100 * bounded)
+            out.append(f"{cut} % of the simulated futures for {task.title} were cut off by their length.")
     if e.cell.edge:
         out.append(f"Outside of what the rules for batch and rate were explored on: its {e.cell.edge}.")
     for name, value, _, verdict in laws(e):

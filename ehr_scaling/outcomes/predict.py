@@ -16,7 +16,7 @@ from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens,
 from ehr_scaling.outcomes.asking.meds_dev import BY_NAME
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
-from ehr_scaling.outcomes.judging import decision, estimators, metrics
+from ehr_scaling.outcomes.judging import calibration, decision, estimators, metrics
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training.setup import restored_params
 
@@ -83,6 +83,7 @@ def outcome(
         horizon_days=task.horizon,
         at_horizon=task.at_horizon,
         at_end=task.at_end,
+        silence=task.silence,
         description=task.description,
     )
 
@@ -195,18 +196,32 @@ def predict(
         "bounded": bounded,
         "unknown": unknown,
         **({"thresholds": task_tokens.told(vocabulary, task, known)} if task.values else {}),
-        **({} if patients is None else _judged(patient_stays, probability, seed)),
+        **({} if patients is None else _judged(patient_stays, probability, seed, inspection.of_generated(patients))),
     }
 
 
-def _judged(labelled: stays.Stays, probability: np.ndarray, seed: int) -> dict[str, Any]:
+def _judged(labelled: stays.Stays, probability: np.ndarray, seed: int, generated: bool) -> dict[str, Any]:
     if labelled.labels.dtype != bool:
         return {"metrics": None, "metrics_missing": "the labels have no boolean_value"}
     if metrics.one_class(labelled.labels):
         return {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
     asked = labelled.labels, probability, labelled.patients
+    cells = [len(np.unique(labelled.patients[labelled.labels == kind])) for kind in (True, False)]
+    if not generated and min(cells) < calibration.SMALLEST:
+        few = f"fewer than {calibration.SMALLEST} patients with the outcome, or without it, are asked"
+        return {"metrics": None, "metrics_missing": few}
     scores = metrics.evaluate(*asked, probabilities=True, seed=seed)
     return {"metrics": {**scores, "decision": decision.evaluate(*asked, seed=seed)}}
+
+
+def as_told(done: dict[str, Any], generated: bool) -> dict[str, Any]:
+    """A summary of `predict` with its counts as they may be told, see `disclosure.told`."""
+    record = {**done, "stays": disclosure.told(done["stays"], generated)}
+    record["left_out"] = {reason: disclosure.told(n, generated) for reason, n in done["left_out"].items()}
+    if scores := done["metrics"]:
+        counts = {name: disclosure.told(scores[name], generated) for name in ("n", "patients", "positives")}
+        record["metrics"] = {**scores, **counts}
+    return record
 
 
 def told(done: dict[str, Any], generated: bool) -> str:

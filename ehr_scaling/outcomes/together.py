@@ -194,14 +194,13 @@ def of_stays(
       oldest tokens of its prompt.
     Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
     """
-    # What is decided within the gap is judged as an outcome beside the task's
-    within = [dataclasses.replace(task, horizon=task.gap / 24, at_horizon="open", gap=0.0)] if task.gap else []
+    asked_too = [task, *within_gap(task)]
     request = Asked(
         prompts=stays.prompts(folder, split, asked, context - min(new_tokens, room or max(1, context // 2))),
         ids=questions.random_stream(asked),
         gaps=task_tokens.gaps(folder, split, asked, task),
-        horizons=task_tokens.horizons([task, *within], asked),
-        stops=task_tokens.stops(vocabulary, [task, *within], known),
+        horizons=task_tokens.horizons(asked_too, asked),
+        stops=task_tokens.stops(vocabulary, asked_too, known),
         clock=simulate.clock(vocabulary),
         context=context,
         copies=copies,
@@ -210,6 +209,12 @@ def of_stays(
         seed=seed,
     )
     return Simulation(request, asked, vocabulary, task.silence)
+
+
+def within_gap(task: Task) -> list[Task]:
+    """What is decided within a task's gap, which is judged as an outcome beside the task's; none without a gap."""
+    at_gap = task.at_horizon or "open"  # of no meaning, but a task without negative tokens needs one
+    return [dataclasses.replace(task, horizon=task.gap / 24, at_horizon=at_gap, gap=0.0)] if task.gap else []
 
 
 def as_asked(futures: Futures, task: Task, vocabulary: Vocabulary) -> Futures:

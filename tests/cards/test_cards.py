@@ -7,15 +7,31 @@ import os
 import re
 import shutil
 import types
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling.cards import chai, croissant, fields, metrics, model, pages, standing, tripod, write
+from ehr_scaling import artifacts
+from ehr_scaling.cards import (
+    chai,
+    croissant,
+    evidence,
+    fields,
+    metrics,
+    model,
+    pages,
+    standing,
+    tripod,
+    tripod_answers,
+    write,
+)  # fmt: skip
 from ehr_scaling.data import timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes.asking.bounds import Bound
+from ehr_scaling.outcomes.asking.tasks import Task
 from tests.cards import finished
 from tests.cards.schema import CHAI, against, problems, results_of, root_of, text_at, types_of
 
@@ -330,16 +346,82 @@ def test_the_structure_of_the_pages(cards, name):
         ({"method": "line", "missing": "all are the same"}, "t: not recalibrated: all are the same."),
         (
             {"method": "line", "split": "validation", "intercept": -0.1, "slope": 0.9},
-            "t: recalibrated on the validation split by a logistic regression on the logit of its risks (intercept "
-            "-0.100, slope 0.900); ranks stay.",
+            "t: recalibrated on the validation split by a logistic regression on the logit of its risks (Cox 1958), "
+            "which keeps ranks: intercept -0.100, slope 0.900.",
         ),
         (
             {"method": "isotonic", "split": "validation", "stays": 9},
-            "t: recalibrated on the validation split by an isotonic regression on its risks; stays of one level tie, "
-            "so that ranks are others.",
+            "t: recalibrated on the validation split by an isotonic regression on its risks (Zadrozny and Elkin 2002), "
+            "after which stays of one level tie.",
         ),
     ],
 )
 def test_how_risks_were_moved_is_told_of_each_way(record, said):
     task = types.SimpleNamespace(title="t", record={"recalibrated": record} if record else {})
     assert metrics._recalibration(task) == said
+
+
+ICU = Task("t", "", anchor=("ICU_ADMISSION", "ED"), tokens=0, positive=("A",), negative=("B",))
+LABELLED = Task("t", "", labels="L", positive=("A",), horizon=2.0, at_horizon="negative")
+BOUND = Task("t", "", labels="L", values=(Bound("K", above=6.5),), negative=("B",))
+
+
+@pytest.mark.parametrize(
+    ("task", "when", "what"),
+    [
+        (ICU, "at ICU_ADMISSION or ED", "A, against B, no horizon"),
+        (replace(ICU, tokens=2), "at ICU_ADMISSION or ED, with 2 tokens after it", "A, against B, no horizon"),
+        (replace(ICU, tokens=-1), "just before ICU_ADMISSION or ED", "A, against B, no horizon"),
+        (replace(ICU, tokens=None, hours=24.0), "24 hours after ICU_ADMISSION or ED", "A, against B, no horizon"),
+        (replace(ICU, kind="days", negative=()), "at ICU_ADMISSION or ED", "days until A"),
+        (
+            replace(ICU, kind="class", positive=(), negative=(), classes=("X", "Y")),
+            "at ICU_ADMISSION or ED",
+            "the next token, of X, Y",
+        ),
+        (
+            replace(ICU, negative=(), horizon=30.0, at_horizon="negative", at_end="negative"),
+            "at ICU_ADMISSION or ED",
+            "A, against none of it by then or a record that ends before, within 30 days",
+        ),
+        (
+            LABELLED,
+            "at the times of label files",
+            "A, against none of it by then, within 2 days, as label files say who had it",
+        ),
+        (BOUND, "at the times of label files", "K above 6.5, against B, no horizon, as label files say who had it"),
+    ],
+)
+def test_every_kind_of_task_is_told(task, when, what):
+    """As `questions.prepare` writes it down: with null for what it has not."""
+    asked = types.SimpleNamespace(inputs={"task": json.loads(json.dumps(asdict(task)))}, title="t")
+    assert model.eligible(asked) == when and tripod_answers._outcome(asked) == what
+
+
+def test_scores_of_days_of_few_are_withheld(copy):
+    """They count no outcomes: with two patients, mean and root mean square of the errors give both."""
+    folder, cell = copy / "outcomes" / "length_of_stay", finished.best(copy)
+    folder.mkdir()
+    artifacts.write_sealed(
+        folder / "task.json", {"task": "length_of_stay", "kind": "days", "inputs": {"split": "test"}}
+    )
+    for n, told in ((2, False), (30, True)):
+        artifacts.write_json(
+            folder / f"{cell}.json", {"n": n, "patients": n, "mae": {"value": 1.0, "low": 0.5, "high": 2}}
+        )
+        (asked,) = [task for task in evidence.read(copy).tasks if task.name == "length_of_stay"]
+        assert bool(asked.withheld) != told and bool(asked.record) == told
+
+
+def test_a_model_that_began_with_real_patients_is_no_generated_one(copy, monkeypatch):
+    assert not evidence.read(copy).learnt_of_generated
+    finished._rename(copy / "events", generated=True)
+    monkeypatch.setattr(evidence.initial, "of_generated", lambda cell, workdir: True)
+    assert evidence.read(copy).learnt_of_generated
+    monkeypatch.setattr(evidence.initial, "of_generated", lambda cell, workdir: False)
+    e = evidence.read(copy)
+    assert e.generated and not e.learnt_of_generated
+    assert "17" not in tripod_answers.answers(e) and "5b" in tripod_answers.answers(e)
+    told = {field.label: field for field in model.fields(e, standing.judge(e))}
+    assert told["Consent of patients"].word == fields.OPEN
+    assert any("it began with the weights of a model of real ones" in limit for limit in model.limits(e))

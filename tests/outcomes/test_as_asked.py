@@ -83,6 +83,15 @@ def test_what_is_decided_in_a_gap_says_nothing():
         assert abs(p[0] - truth) < 4 * error[0] < 0.02 < abs(truth - plain), method
 
 
+def test_a_gap_may_be_of_any_task():
+    """Of one with negative tokens, and of one that its horizon alone decides; the end of the gap is the horizon."""
+    for fields in ({}, {"negative": (), "at_horizon": "negative"}, {"horizon_days": None}):
+        gapped = task(**{"horizon_days": 2.0, "gap": 12.0} | fields)
+        (within,) = together.within_gap(gapped)
+        assert (within.horizon, within.gap, within.positive) == (0.5, 0.0, gapped.positive)
+    assert together.within_gap(task()) == []
+
+
 def test_a_task_that_leaves_nothing_out_has_its_futures_as_they_are():
     futures = known_truth.simulate(known_truth.random_chain(1, horizon=9), 5, 3, 0)
     for mine, same in zip(together.as_asked(futures, task(), VOCABULARY), futures, strict=True):

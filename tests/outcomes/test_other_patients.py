@@ -18,7 +18,7 @@ from ehr_scaling.data.codes import maps
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import predict
-from ehr_scaling.outcomes.asking import cohort, stays
+from ehr_scaling.outcomes.asking import cohort, stays, tasks
 from ehr_scaling.training import loop
 from tests import small
 from tests.data import made_up
@@ -105,6 +105,32 @@ def test_metrics_where_the_outcome_is_known(asked):
     )
 
 
+def test_few_real_patients_are_not_told(asked):
+    out, done = asked
+    of = cohort.stays(out, "test", predict.of_cohort(TASK))
+    labels = np.zeros(len(of.times), bool)
+    labels[np.unique(of.patients, return_index=True)[1][:10]] = True
+    risks, few = np.linspace(0, 1, len(labels)), of._replace(labels=labels)
+    assert predict._judged(few, risks, 0, True)["metrics"]["positives"] == 10
+    assert predict._judged(few, risks, 0, False) == {
+        "metrics": None,
+        "metrics_missing": "fewer than 11 patients with the outcome, or without it, are asked",
+    }
+    record = predict.as_told({**done, "left_out": {"left open": 3, "too young": 26}}, False)
+    assert record["left_out"] == {"left open": None, "too young": 30} and record["stays"] % 10 == 0
+    assert record["metrics"]["n"] % 10 == 0 and record["metrics"]["auroc"] == done["metrics"]["auroc"]
+    assert predict.as_told(done, True) == done
+
+
+def test_a_named_task_is_asked_as_it_is(tmp_path):
+    """Of labels too: what the records are silent about, and no flag that it has an answer to."""
+    task = predict.outcome(tmp_path / "labels", "challenge_2012_death")
+    assert task.silence == tasks.load()["challenge_2012_death"].silence == 24
+    flags = ("--model=W", "--labels=L", "--split=held_out", f"--out={tmp_path}", "--task=readmission_30d")
+    done = run(*flags, "--horizon_days=90")
+    assert done.returncode == 1 and done.stderr.startswith("error: --horizon_days goes with --positive")
+
+
 @pytest.mark.nightly
 def test_labels_of_the_strangers(trained, asked, tmp_path):
     out, done = asked
@@ -117,7 +143,7 @@ def test_labels_of_the_strangers(trained, asked, tmp_path):
     bare = predict.predict(trained, task, tmp_path / "p", others.SPLIT, patients=out, **FAST)
     assert bare["metrics"] is None and predict.told(bare, True) == "no metrics: the labels have no boolean_value"
     alive = cohort.stays(out, "test", task)._replace(labels=np.zeros(bare["stays"], bool))
-    none = predict._judged(alive, np.full(bare["stays"], 0.3), 0)
+    none = predict._judged(alive, np.full(bare["stays"], 0.3), 0, True)
     assert none == {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
 
 

@@ -48,9 +48,11 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     if len({task.spec for task in group}) != 1:
         raise ValueError("tasks of a group must share their prompts")
     vocabulary = timelines.vocabulary(folder)
-    questions = [_question(vocabulary, task) for task in group]
-    if group[0].labels:
+    if group[0].labels:  # what came true is told; whether a threshold has tokens, only the train split's values say
+        for task in group:
+            (task_tokens.classes if task.kind == "class" else task_tokens.answerable)(vocabulary, task)
         return given.find(folder, split, group)
+    questions = [_question(vocabulary, task) for task in group]
     anchor = task_tokens.ids(vocabulary, group[0].anchor)
     told = np.any([anchor, *(q.told for q in questions)], axis=0)
     union: list[Stays] = []
@@ -82,8 +84,9 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
         patients += len(part.subject_ids)
         count += len(chosen)
     if loud:
+        some, every = (disclosure.words(n, inspection.of_generated(folder)) for n in (loud, count))
         raise UserError(
-            f"{loud} of {count} stays have an event within the {group[0].silence:g} hours of silence of the task "
+            f"{some} of {every} stays have an event within the {group[0].silence:g} hours of silence of the task "
             f"{group[0].name} after the prediction: lower its silence to 0, it is for records that stop at a fixed hour"
         )
     return Group(

@@ -67,6 +67,7 @@ def from_labels(
     horizon_days: float | None = None,
     at_horizon: str | None = "negative",
     at_end: str = "open",
+    silence: float = 0.0,
     description: str = "",
 ) -> Task:
     """A task that asks when the label files at `path` say, and watches simulated futures for the tokens given.
@@ -87,6 +88,7 @@ def from_labels(
         horizon=horizon_days,
         at_horizon=None if horizon_days is None else at_horizon,
         at_end=at_end,
+        silence=silence,
     )
 
 

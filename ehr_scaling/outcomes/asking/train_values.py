@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import events, presets
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.columns import STATIC, read_columns
@@ -26,10 +26,14 @@ def of_scales(workdir: Path, vocabulary: Vocabulary, names: Collection[str]) -> 
         return None
     if artifacts.record(at.timelines)["inputs"].get("events") != artifacts.record(folder)["fingerprint"]:
         return None  # they are others than the vocabulary was fitted to
+    storage.fetch(folder)  # of a work directory in a bucket the record alone may be here
+    shards = events.shards(folder, events.SPLITS[0])
+    if not shards:
+        return None
     # No map of codes bears on what has a value
     rules = presets.rules(vocabulary.settings, maps.load(None))
     parts: dict[str, list[np.ndarray]] = {}
-    for path in events.shards(folder, events.SPLITS[0]):
+    for path in shards:
         wanted: dict[str, np.ndarray] = {}
         for part in read_columns(path):
             if not wanted:

@@ -162,7 +162,7 @@ def test_thresholds_in_a_file(tmp_path):
     assert task_tokens.kinds(VOCABULARY, task)[TOKENS.index(f"{CODES[0]}//Q2")] == POSITIVE
 
 
-def test_values_of_the_train_split(tmp_path):
+def test_values_of_the_train_split(tmp_path, monkeypatch):
     """Read from a study's events, and from no others."""
     from ehr_scaling.configs import base
     from ehr_scaling.data import pipeline, timelines
@@ -190,5 +190,13 @@ def test_values_of_the_train_split(tmp_path):
     shares, cut = task_tokens.thresholds(vocabulary, task, {scale: found})[scale]
     per_bin = np.bincount(np.searchsorted(np.float32(vocabulary.quantiles[scale]), values), minlength=len(shares))
     assert cut.sum() <= 1 and shares @ per_bin == pytest.approx((values > np.float32(limit)).sum())
+    # Of a work directory in a bucket the record alone may be here, and the events come when they are asked for
+    data_folder, elsewhere = Layout(tmp_path / "work").events / "data", tmp_path / "elsewhere"
+    data_folder.rename(elsewhere)
+    assert train_values.of_scales(tmp_path / "work", vocabulary, [scale]) is None
+    monkeypatch.setattr(train_values.storage, "fetch", lambda folder: elsewhere.rename(folder / "data"))
+    again = train_values.of_scales(tmp_path / "work", vocabulary, [scale])[scale]
+    np.testing.assert_array_equal(again.values, found.values)
+    monkeypatch.undo()
     (Layout(tmp_path / "work").events / "artifact.json").unlink()
     assert train_values.of_scales(tmp_path / "work", vocabulary, [scale]) is None

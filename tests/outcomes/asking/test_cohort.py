@@ -52,7 +52,9 @@ def test_what_is_left_out_is_counted(admissions):
 def test_silence(admissions):
     # 24 h after the admission, the next events come after 6 h ("dies": at 30 h) and 26 h ("lives": at 50 h)
     assert len(cohort.stays(admissions, "test", dataclasses.replace(TASK, silence=6)).labels) == 10
-    with pytest.raises(UserError, match=r"4 of 10 stays have an event within the 7 hours of silence of the task in_h"):
+    with pytest.raises(
+        UserError, match=r"under 10 of 10 stays have an event within the 7 hours of silence of the task"
+    ):
         cohort.stays(admissions, "test", dataclasses.replace(TASK, silence=7))
 
 

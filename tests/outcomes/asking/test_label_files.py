@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks
+from ehr_scaling.outcomes.asking.bounds import Bound
 from tests.outcomes import records
 from tests.outcomes.records import FOLDER, NOON, patient
 
@@ -213,6 +214,16 @@ def test_labels_that_answer_nothing(tmp_path):
             cohort.find(FOLDER, "test", [unknown])
     with pytest.raises(UserError, match="task t: negative is missing"):
         label_files.from_labels(path, name="t", positive=["MEDS_DEATH"])
+
+
+def test_whether_a_threshold_has_tokens_is_not_asked_of_labels(tmp_path):
+    """What a code without bins means, the values of the train split say, which come later."""
+    path = write(tmp_path / "labels.parquet", [(1001, 5, True), (1003, 50, False)])
+    task = label_files.from_labels(
+        path, name="t", values=[Bound("HOSPITAL_DISCHARGE", above=3)], negative=["MEDS_DEATH"]
+    )
+    with records.told(RECORDS):
+        assert cohort.find(FOLDER, "test", [task]).of(0).labels.tolist() == [True, False]
 
 
 def test_labels_of_other_peoples_patients_are_refused(tmp_path):
