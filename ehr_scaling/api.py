@@ -194,7 +194,10 @@ def _config(config: str | ModuleType, settings: Settings | None) -> "tuple[Confi
         if name not in known:
             raise UserError(f"config={config!r} is none: take a module of your own, or one of {', '.join(known)}")
         config = import_module(f"{configs.__name__}.{name}")
-    chosen = config.get_config(*arguments)
+    try:
+        chosen = config.get_config(*arguments)
+    except TypeError as e:
+        raise UserError(f"config={config.__name__} gives no config so ({first_line(e)}): see its docstring") from None
     given = settings or {}
     check_fields(given, "{}")
     for field, value in given.items():

@@ -16,6 +16,7 @@ import pyarrow as pa
 import yaml
 
 from ehr_scaling import artifacts, provenance, storage
+from ehr_scaling.analysis.outcomes import scores
 from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
@@ -140,7 +141,7 @@ def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], li
             }
         for path in sorted(workdir.glob(f"outcomes/*/{cell.id}.json")):
             score = artifacts.read_json(path)
-            if "auroc" in score:
+            if "auroc" in score and (cell.generated or not scores.too_small(score)):
                 auroc = {"": score["auroc"], "_low": score["low"], "_high": score["high"]}
                 row |= {f"auroc_{path.parent.name}{end}": value for end, value in auroc.items()}
         runs.append(row | {f"version_{name}": version for name, version in versions.items()})
@@ -232,6 +233,10 @@ def judged(claims: Claims, laws: Mapping[str, Any], complete: bool) -> list[dict
     verdicts = []
     for claim in claims.claims:
         value = figure(laws, claim.figure)
+        if claim.test != "is" and not isinstance(value, int | float | None):
+            raise UserError(
+                f"claims: {claim.figure!r} is no number of laws.json: name one of its entries, or its width"
+            )
         word = (
             "incomplete"
             if value is None or not complete

@@ -24,7 +24,9 @@ must all hold), --group_by writes a report for each value of a column, into a fo
 forecast before it was looked at) and figures/*.png. A report that is already there is replaced; other files stay.
 """
 
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +70,9 @@ def main() -> None:
         from ehr_scaling.analysis.report.summary import summary
 
         runs, out = Path(RUNS.value), Path(OUT.value)
-        for name, table in tables(runs).items():
-            folder = out / folder_name(name) if GROUP.value else out
+        found = tables(runs)
+        for (name, table), place in zip(found.items(), folder_names(found), strict=True):
+            folder = out / place if GROUP.value else out
             if GROUP.value:
                 steps.say(f"{GROUP.value} {name or '(empty)'}")
             laws = analyze(table, folder, runs, steps.say)
@@ -91,9 +94,17 @@ def tables(runs: Path) -> "dict[str, Path | RunTable]":
     return {**readers.read_groups(runs, GROUP.value, columns, drop_bad_rows=BAD.value, where=WHERE.value)}
 
 
-def folder_name(value: str) -> str:
-    """A value of a column as a folder's name."""
-    return re.sub(r"[^\w.+-]+", "_", value).strip("._")[:80] or "empty"
+def folder_names(values: Iterable[str]) -> list[str]:
+    """Values of a column as names of folders, numbered where they would be the same: <1B and >1B are 1B and 1B_2."""
+    names: list[str] = []
+    for value in values:
+        name = again = re.sub(r"[^\w.+-]+", "_", value).strip("._")[:80] or "empty"
+        for number in itertools.count(2):
+            if again.lower() not in map(str.lower, names):  # some file systems do not tell them apart
+                break
+            again = f"{name}_{number}"
+        names.append(again)
+    return names
 
 
 def analyze(table: "Path | RunTable", out: Path, runs: Path, say: Any) -> dict[str, Any]:

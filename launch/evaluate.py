@@ -69,7 +69,8 @@ def main() -> None:
     for name, folder in answered.items():
         scores = [artifacts.read_json(path) for path in folder.glob("*.json")]
         bounded = [score["bounded"] for score in scores if "bounded" in score]
-        cut = f" Cut off by new_tokens: {min(bounded):.0%} to {max(bounded):.0%} of futures." if bounded else ""
+        what = "futures" if any(score.get("copies") for score in scores) else "the probability"
+        cut = f" Cut off by new_tokens: {min(bounded):.0%} to {max(bounded):.0%} of {what}." if bounded else ""
         print(f"{name}: {artifacts.read_json(folder / 'task.json')['description']}{cut}")
     if answered and SHOW.value:
         print(f"the page is {show.page(workdir, SHOW.value, cell=CELL.value, seed=config.analysis.seed)}")

@@ -125,6 +125,8 @@ MISTAKES = {
     ),
     "data.patients.x is no field of configs/base.py": lambda w, m: ehr.prepare(w, "quickstart", {"data.patients.x": 3}),
     "settings: data.patients: ": lambda w, m: ehr.run_study(w, "quickstart", {"data.patients": "many"}),
+    "config=.*records gives no config so": lambda w, m: ehr.prepare(w, "records"),
+    "config=.*quickstart gives no config so": lambda w, m: ehr.prepare(w, "quickstart:x"),
     "config='quikstart' is none": lambda w, m: ehr.train(w, "quikstart"),
     "'challenge' is published: take one of challenge_2012": lambda w, m: ehr.published("challenge"),
     "neither the work directory of a study nor": lambda w, m: ehr.load_model(w / "runs"),

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import types
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -164,7 +164,7 @@ def study(workdir, cells, runs):
         folder = workdir / "runs" / own["id"] / "20" / "metrics"
         folder.mkdir(parents=True)
         artifacts.write_sealed(folder / "metrics", own)
-    score = {"auroc": 0.7, "low": 0.6, "high": 0.8}
+    score = {"auroc": 0.7, "low": 0.6, "high": 0.8, "n": 300, "patients": 300, "positives": 40}
     for name in ("death", "los"):
         (workdir / "outcomes" / name).mkdir(parents=True)
     artifacts.write_json(workdir / "outcomes" / "death" / f"{cells[0]['id']}.json", score)
@@ -223,6 +223,25 @@ def test_a_run_table_leaves_as_a_file_that_analyze_reads(tmp_path):
     with pytest.raises(UserError, match=r"w holds no finished run: run launch\.study or launch\.sweep first"):
         shutil.rmtree(tmp_path / "w" / "runs")
         publish.export_runs(tmp_path / "w", "runs.csv")
+
+
+def test_a_score_of_few_real_patients_stays(tmp_path):
+    study(tmp_path / "w", [cell()], runs=1)
+    path = tmp_path / "w" / "outcomes" / "death" / "a1.json"
+    (planned,) = manifest.read(tmp_path / "w" / "grid")
+    assert not planned.generated
+    assert publish.rows(tmp_path / "w", [planned])[0][0]["auroc_death"] == 0.7
+    artifacts.write_json(path, {"auroc": 0.7, "low": 0.6, "high": 0.8, "n": 300, "patients": 300, "positives": 10})
+    assert "auroc_death" not in publish.rows(tmp_path / "w", [planned])[0][0]
+    assert publish.rows(tmp_path / "w", [replace(planned, generated=True)])[0][0]["auroc_death"] == 0.7
+
+
+def test_a_claim_of_an_interval_is_one_line(claims):
+    asked = publish.read_claims(claims)
+    (first, *_) = asked.claims
+    wrong = asked._replace(claims=[first._replace(figure="isoflop.intervals.a")])
+    with pytest.raises(UserError, match=r"claims: 'isoflop\.intervals\.a' is no number of laws\.json: name one of its"):
+        publish.judged(wrong, LAWS, complete=True)
 
 
 def test_a_run_table_goes_to_weights_and_biases_a_run_each(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """From loss to bedside: the AUROC of each outcome against the validation loss of the models that were scored on it."""
 
+import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.tables.selection import grouped
 from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.artifacts import read_json
+from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
 
 OWN_LEVEL = 0.95  # of the interval that a score holds
@@ -29,9 +31,10 @@ NOT_SCORED = words.missing("no model was scored")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One task. rows: dicts {cell, size, N, D, C, seed, loss, loss_se, auroc, low, high, n, positives, undetermined,
-    copies, task_loss, auroc_at_most}: task_loss is the mean nats a stay of what came true, a continuous score beside
-    the ranks of AUROC; auroc_at_most, what endlessly many simulated futures could give at most.
+    """One task; of real patients with counts to the nearest ten, and without rows and baseline where it is of so few
+    that nothing is told of it. rows: dicts {cell, size, N, D, C, seed, loss, loss_se, auroc, low, high, n, positives,
+    undetermined, copies, task_loss, auroc_at_most}: task_loss is the mean nats a stay of what came true, a continuous
+    score beside the ranks of AUROC; auroc_at_most, what endlessly many simulated futures could give at most.
 
     baseline: {name, auroc, low, high, n, positives} or None. spearman: of loss with AUROC over the models, negative
     when lower loss ranks better; its interval from resampling models; spearman_task_loss: of loss with task_loss,
@@ -98,10 +101,17 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
     if not rows and base is None:
         return None
     rows.sort(key=lambda r: r["loss"])
+    told = Outcome(folder.name, scores.text_of(about), rows, base, np.nan, (np.nan, np.nan))
+    if table.generated is False:
+        asked = [*rows, *([base] if base else [])]
+        if small := next(filter(None, map(scores.too_small, rows or asked)), ""):
+            return replace(told, rows=[], baseline=None, verdict=words.missing(f"its scores are {small}"))
+        for row, name in itertools.product(asked, ("n", "positives")):
+            row[name] = None if row[name] is None else disclosure.told(int(row[name]), generated=False)
     seen = {r["cell"] for r in rows}
     rho, bounds = spearman(_column(rows, "loss"), _column(rows, "auroc"), options)
     missing = [cell for cell in at if cell not in seen]
-    outcome = Outcome(folder.name, scores.text_of(about), rows, base, rho, bounds, missing, unknown)
+    outcome = replace(told, spearman=rho, spearman_interval=bounds, missing=missing, unknown=unknown)
     if rows:
         outcome = _with_curve(outcome, folder, table.clusters[[at[r["cell"]] for r in rows]], options)
     loss_of = {cell: float(table.loss[i]) for cell, i in at.items()}

@@ -75,7 +75,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Valued:
-    """A task whose outcome is a number or a class (`kind`). models: how many were scored."""
+    """A task whose outcome is a number or a class (`kind`). models: how many were scored. scores: none where so few
+    patients were asked that nothing is told."""
 
     task: str
     kind: str
@@ -118,10 +119,21 @@ def valued(folder: Path, table: RunTable) -> list[Valued]:
         order = np.argsort(table.loss, kind="stable")
         at = [i for i in order if (task / f"{table.cell[i]}.json").is_file()]
         best = [{"cell": str(table.cell[i]), "size": str(table.size[i]), "N": float(table.N[i])} for i in at[:1]]
+        text = text_of(about)
+        if table.generated is False and (small := next(filter(None, (_few(task, row) for row in best)), "")):
+            valued_tasks.append(Valued(task.name, kind, f"{text} Its scores are {small}.".strip(), len(at), []))
+            continue
         scores = [*(_of_model(task, row, LEAST_LOSS) for row in best), *_baselines(task)]
         if scores := [score for score in scores if score.measures]:
-            valued_tasks.append(Valued(task.name, kind, text_of(about), len(at), scores))
+            valued_tasks.append(Valued(task.name, kind, text, len(at), scores))
     return valued_tasks
+
+
+def _few(folder: Path, row: dict[str, Any]) -> str:
+    """Why the score of days or classes of one model is not told of real patients, or ""."""
+    record = read_json(folder / f"{row['cell']}.json")
+    counts = {name: n for name in ("n", "patients") if known(n := number(record.get(name)))}
+    return too_small(counts, binary=False)
 
 
 def tasks_in(folder: Path) -> list[Path]:
@@ -236,15 +248,15 @@ def _groups(attributes: dict[str, Any]) -> list[Group]:
     return subgroups
 
 
-def too_small(counts: dict[str, float], *, binary: bool = True) -> str:
+def too_small(counts: Mapping[str, Any], *, binary: bool = True) -> str:
     """Why the scores of so few are not told, or "". Scores leave small groups out; those of other programs may not.
 
-    Args: counts, n, patients and, of a binary outcome, positives.
+    Args: counts, n, patients and, of a binary outcome, positives; None where one is not known.
     """
-    if not {"n", *(("positives",) if binary else ())} <= counts.keys():
+    n, patients, positives = (counts.get(name) for name in ("n", "patients", "positives"))
+    if n is None or (binary and positives is None):
         return "suppressed: its counts are not told"
-    n = counts["n"]
-    cells = [counts.get("patients", n), *((counts["positives"], n - counts["positives"]) if binary else ())]
+    cells = [n if patients is None else patients, *((positives, n - positives) if binary else ())]
     return f"suppressed: a count under {LEAST_PATIENTS}" if min(cells) < LEAST_PATIENTS else ""
 
 
@@ -280,7 +292,10 @@ def sampled(scores: list[Score]) -> str:
     """A sentence on weights, where scores say that stays were sampled by outcome."""
     if not any(score.weighted for score in scores):
         return ""
-    return "Stays were sampled by outcome; all but the AUROC and ROC curves is weighted back to the cohort."
+    return (
+        "Stays were sampled by outcome; all but the AUROC, the ROC curves, task loss and the shares of futures is "
+        "weighted back to the cohort."
+    )
 
 
 def to_json(scores: list[Score]) -> list[dict[str, Any]]:

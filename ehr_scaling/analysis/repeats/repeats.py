@@ -15,7 +15,8 @@ def fit(table: RunTable) -> list[dict[str, Any]]:
     """JSON, one for each size and fraction: {N, fraction, unique_tokens, patients, points, best, verdict}.
 
     points: [{passes, D, loss, runs: [losses of the seeds]}], ascending in passes; best: one of them, of lowest loss.
-    verdict: "turned" where more passes were worse than the best, "still falling" where the most passes are the best.
+    verdict: "turned" where more passes were worse than the best, "still falling" where the most passes are the best;
+    None of a single length.
 
     Args: table, of cooled runs of one kind, each cell at its best setting.
     Empty unless the study varied it: several fractions, or lengths that are passes and not budgets.
@@ -41,7 +42,7 @@ def fit(table: RunTable) -> list[dict[str, Any]]:
                 "patients": float(table.patients[rows].max()),
                 "points": points,
                 "best": best,
-                "verdict": FALLING if best is points[-1] else TURNED,
+                "verdict": (FALLING if best is points[-1] else TURNED) if len(points) > 1 else None,
             }
         )
     by_passes = not np.isfinite(table.budget).any() and max((len(r["points"]) for r in out), default=0) >= LEAST_PASSES

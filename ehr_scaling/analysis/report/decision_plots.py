@@ -41,7 +41,7 @@ def curves(scores: list[Score]) -> Figure:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     prevalence = shown[0][1].prevalence
-    reach = _reach(shown)
+    reach = _reach(looked_at(shown))  # those alone have limits of their own there
     for score, decision in shown:
         t = np.array([point.threshold for point in decision.points])
         style, banded = _STYLES[score.role], (score, decision) in looked_at(shown)

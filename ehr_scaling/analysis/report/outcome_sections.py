@@ -33,7 +33,7 @@ NAMES = {
 }  # fmt: skip
 PLACES = {"brier": 4, "ece": 4, "calibration_slope": 2, "calibration_in_the_large": 2, "mae": 2, "rmse": 2}
 KINDS = {"days": "a number of days", "class": "a class"}
-SHARES = {"open": "Open copies", "bounded": "Bounded copies", "median_error": "Median error"}
+SHARES = {"open": "Open", "bounded": "Bounded", "median_error": "Median error"}
 
 
 def outcomes(r: Results, figures: Mapping[str, str]) -> Raw:
@@ -68,6 +68,7 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "groups_moved": decision_sections.recalibrated(task.compared),
         "hidden": sum(bool(g.suppressed) for s in best for g in s.groups),
         "models": _models(task),
+        "at_most": any(known(row.get("auroc_at_most")) for row in task.rows),
         "sampled": scores.sampled(task.compared),
         "roc": any(s.roc is not None for s in task.compared),
         "bins": any(s.bins for s in task.compared),

@@ -10,7 +10,7 @@ from ehr_scaling.analysis.report.html import Chip, Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.report.sweep_plots import share
 from ehr_scaling.analysis.tables import selection
-from ehr_scaling.analysis.wording import count, decimal, percent, signed, significant, span
+from ehr_scaling.analysis.wording import DASH, count, decimal, percent, signed, significant, span
 
 
 def learning_rates(r: Results, svg: str | None) -> Raw:
@@ -71,7 +71,7 @@ def repeated(r: Results, svg: str | None) -> Raw:
         [count(x["N"]), share(x["fraction"]), count(x["unique_tokens"]), *([count(x["patients"])] if patients else []),
          f"{significant(x['points'][0]['passes'], 2)} to {significant(x['points'][-1]['passes'], 2)}",
          decimal(x["best"]["loss"]), significant(x["best"]["passes"], 2), decimal(x["points"][-1]["loss"]),
-         x["verdict"]]
+         x["verdict"] or DASH]
         for x in r.repeats
     ]  # fmt: skip
     header = [

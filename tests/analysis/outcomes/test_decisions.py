@@ -199,6 +199,17 @@ def test_the_figure_has_all_curves_and_bands_of_those_looked_at(tmp_path):
     assert decision_plots.curves(compared(tmp_path / "rare", table)).axes[0].get_xscale() == "log"
 
 
+def test_what_is_looked_at_may_flag_nobody_at_all():
+    """Of few patients most thresholds are suppressed, and those left of recalibrated risks may lie above all others."""
+    share, nothing = Measure(0.1, 0.05, 0.2), (0.0, 0.0, 0.0)
+    high = [point(t, SAME, net=nothing, difference=nothing) for t in (0.5, 0.6)]
+    of = lambda points: decisions.Decision(share, tuple(points), (), 0)  # noqa: E731
+    shown = [scores.Score("as it is", scores.LEAST_LOSS, decision=of([point(0.001, SAME), point(0.002, SAME)])),
+             scores.Score("moved", scores.RECALIBRATED, decision=of(high))]  # fmt: skip
+    _, right = decision_plots.curves(shown).axes
+    assert right.get_xlim()[1] >= 0.5 and right.get_ylim()[0] <= 0 <= right.get_ylim()[1]
+
+
 def test_the_report_tells_of_acting_on_the_risk(tmp_path):
     table, _ = write(tmp_path / "outcomes")
     laws = report.analyze(table, tmp_path / "r", outcomes=tmp_path / "outcomes", options=FEW)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,25 @@ def test_scores_are_joined_to_runs_by_cell(tmp_path):
     loss = dict(zip(table.cell, table.loss, strict=True))
     assert all(r["loss"] == loss[r["cell"]] for r in outcome.rows)
     assert outcome.baseline["auroc"] == 0.81 and outcome.text == "A made-up outcome."
+
+
+def test_of_few_real_patients_nothing_is_told(tmp_path):
+    """Of more, counts to the nearest ten: two tasks of nested stays would give small ones by subtraction."""
+    table = simulated.table(budgets=2, sizes=4, seeds=1)
+    task = simulated.write_scores(tmp_path, table)
+    real = replace(table, generated=False)
+    (outcome,) = downstream.read(tmp_path, real, FEW, table.cell)
+    assert {(row["n"], row["positives"]) for row in outcome.rows} == {(300, 40)}
+    path = task / f"{table.cell[2]}.json"
+    for positives, told in ((34, 30), (10, None), (291, None)):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "positives": positives}))
+        (outcome,) = downstream.read(tmp_path, real, FEW, table.cell)
+        assert [row["positives"] for row in outcome.rows if row["cell"] == table.cell[2]] == ([told] if told else [])
+        if told is None:
+            assert not outcome.rows and outcome.baseline is None and not outcome.compared
+            assert outcome.verdict.reason == "its scores are suppressed: a count under 11"
+            assert json.dumps(downstream.to_json(outcome)).count(str(positives)) == 0
+        assert len(downstream.read(tmp_path, table, FEW, table.cell)[0].rows) == len(table)
 
 
 def test_rank_correlation_and_its_interval(tmp_path):

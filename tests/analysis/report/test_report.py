@@ -14,6 +14,7 @@ from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import plots, report
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
+from launch import analyze
 
 FEW = Options(draws=60)
 
@@ -228,6 +229,13 @@ def test_command_line(tmp_path):
     assert bad.returncode == 1
     assert re.fullmatch(r"error: .*t\.csv row 2: no column 'loss' for loss; .*--columns=loss=.*\n", bad.stderr)
     assert not (tmp_path / "no").exists()
+
+
+def test_reports_of_several_values_have_folders_of_their_own():
+    values = ["<1B", ">1B", "", "MIMIC IV", "MIMIC_IV", "mimic iv", "1B_2", "-"]
+    names = analyze.folder_names(values)
+    assert names[:5] == ["1B", "1B_2", "empty", "MIMIC_IV", "MIMIC_IV_2"] and names[6] == "1B_2_2"
+    assert len({name.lower() for name in names}) == len(values)
 
 
 @pytest.mark.nightly
