@@ -202,10 +202,13 @@ def test_the_figure_has_all_curves_and_bands_of_those_looked_at(tmp_path):
 def test_what_is_looked_at_may_flag_nobody_at_all():
     """Of few patients most thresholds are suppressed, and those left of recalibrated risks may lie above all others."""
     share, nothing = Measure(0.1, 0.05, 0.2), (0.0, 0.0, 0.0)
-    high = [point(t, SAME, net=nothing, difference=nothing) for t in (0.5, 0.6)]
-    of = lambda points: decisions.Decision(share, tuple(points), (), 0)  # noqa: E731
-    shown = [scores.Score("as it is", scores.LEAST_LOSS, decision=of([point(0.001, SAME), point(0.002, SAME)])),
-             scores.Score("moved", scores.RECALIBRATED, decision=of(high))]  # fmt: skip
+    nobody = {t: point(t, SAME, net=nothing, difference=nothing) for t in (0.003, 0.5, 0.6)}
+    everybody = [point(t, SAME, net=(0.05, 0.02, 0.1)) for t in (0.001, 0.002)]
+    of = lambda *points: decisions.Decision(share, points, (), 0)  # noqa: E731
+    shown = [
+        scores.Score("as it is", scores.LEAST_LOSS, decision=of(*everybody, nobody[0.003])),
+        scores.Score("moved", scores.RECALIBRATED, decision=of(nobody[0.5], nobody[0.6])),
+    ]
     _, right = decision_plots.curves(shown).axes
     assert right.get_xlim()[1] >= 0.5 and right.get_ylim()[0] <= 0 <= right.get_ylim()[1]
 
