@@ -60,7 +60,8 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
         others = answers(tuning.folder / f"{cell.id}.parquet")
         weights = weights_of(questions.load(tuning.folder))
         method = recalibration_of(tuning)
-        score["recalibrated"] = _recalibrated(question, samples, probability, others, weights, method)
+        told = (probability, score["decision"])
+        score["recalibrated"] = _recalibrated(question, samples, told, others, weights, method)
     beside = question.folder / "baseline.parquet"
     if beside.exists():
         score["against_baseline"] = paired.compare(
@@ -107,10 +108,15 @@ def _evaluate(
     )
 
 
-def _decision(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
+def _decision(
+    question: Question,
+    samples: Samples,
+    probability: np.ndarray,
+    beside: tuple[np.ndarray, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     sampled, options = samples.stays, question.options
-    seeds = {"draws": options["draws"], "seed": options["seed"]}
-    return decision.evaluate(sampled.labels, probability, sampled.patients, weights=weights_of(samples), **seeds)
+    how = {"weights": weights_of(samples), "draws": options["draws"], "seed": options["seed"]}
+    return decision.evaluate(sampled.labels, probability, sampled.patients, beside=beside, **how)
 
 
 def _gaps(question: Question, samples: Samples, probability: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
@@ -131,14 +137,14 @@ def _by_attribute(samples: Samples, of_group: Callable[[np.ndarray], dict[str, A
 def _recalibrated(
     question: Question,
     samples: Samples,
-    probability: np.ndarray,
+    told_of: tuple[np.ndarray, dict[str, Any]],
     said: paired.Answers,
     weights: np.ndarray | None,
     method: str,
 ) -> dict[str, Any]:
-    """What a recalibration fitted to other patients, to whom the model said `said`, makes of the probabilities.
+    """What a recalibration makes of the probabilities, which are those of `told_of`, with the decision told of them.
 
-    It is taken as it is: intervals are over the patients whose risks were moved, not over those it was fitted to.
+    It is fitted to other patients, to whom the model said `said`, and taken as it is: intervals are over the patients whose risks were moved, not over those it was fitted to.
     """
     about: dict[str, Any] = {
         "method": method,
@@ -146,6 +152,7 @@ def _recalibrated(
         "positives": int(said.labels.sum()),
         "split": questions.TUNING,
     }
+    probability = told_of[0]
     weighs, before = metrics.ones_for(weights, len(said.labels)), said.probabilities.astype(np.float64)
     told: tuple[str, ...] = (*calibration.NAMES, "weighted", "calibration_curve")
     if method == ISOTONIC:
@@ -167,7 +174,7 @@ def _recalibrated(
     return {
         **about,
         **{name: score[name] for name in told},
-        "decision": _decision(question, samples, moved),
+        "decision": _decision(question, samples, moved, told_of),
         "subgroups": _by_attribute(samples, of_group),
     }
 

@@ -43,6 +43,7 @@ def evaluate(
     patients: np.ndarray,
     *,
     weights: np.ndarray | None = None,
+    beside: tuple[np.ndarray, dict[str, Any]] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def evaluate(
     the last, are no patients with the outcome or SMALLEST, and so of those without. Thresholds of the table come first,
     then those of THRESHOLDS from coarse to fine; one that would break this is left out.
 
-    Args: as `metrics.evaluate`; predicted, the probabilities.
+    Args: as `metrics.evaluate`; predicted, the probabilities; beside, others that rank the stays alike or the other way
+      round, and what was told of those: no small group lies between a threshold of the one and one of the other either.
     Returns: prevalence; curve, of each threshold told: threshold, net_benefit, treat_all, difference, and word: HELPS
       or HARMS where the interval of the difference excludes 0, SAME where it is 0 whoever is drawn, OPEN where the data
       cannot tell; thresholds_suppressed, how many of THRESHOLDS are left out; table: by (risk or budget), asked, and
@@ -80,10 +82,14 @@ def evaluate(
     if not ((predicted >= 0) & (predicted <= 1)).all():
         raise ValueError("a prediction is not within 0 and 1")
     order = np.argsort(predicted, kind="stable")
+    if beside:  # stays that tie here may be told apart there
+        rising = bool(beside[0][order[-1]] >= beside[0][order[0]])
+        order = np.lexsort((beside[0] if rising else -beside[0], predicted))
     weighs = ones_for(weights, len(labels))[order]
     labels, predicted, patients = labels[order], predicted[order], np.asarray(patients)[order]
     table, curve = _table_cuts(predicted, weighs), _risk_cuts(predicted, THRESHOLDS)
-    rows = _may_be_told(labels, patients, [cut.row for cut in (*table, *_coarse_to_fine(curve))])
+    before = _rows_told(*beside, rising=rising) if beside else []
+    rows = _may_be_told(labels, patients, [cut.row for cut in (*table, *_coarse_to_fine(curve))], before)
     suppressed = sum(cut.row not in rows for cut in curve)
     told_table = [cut for cut in table if cut.row in rows]
     told_curve = _with_budgets([cut for cut in curve if cut.row in rows], told_table)
@@ -129,7 +135,14 @@ def _coarse_to_fine(cuts: list[Cut]) -> list[Cut]:
     return [cut for step in (8, 4, 2, 1) for cut in cuts[::step]]
 
 
-def _may_be_told(labels: np.ndarray, patients: np.ndarray, rows: Iterable[int]) -> set[int]:
+def _rows_told(predicted: np.ndarray, decision: dict[str, Any], *, rising: bool) -> list[int]:
+    """The rows at which thresholds of a decision cut the stays, in ascending order of predictions that rank alike."""
+    told = [entry.get("threshold") for entry in (*decision["curve"], *decision["table"])]
+    flagged = [int((predicted >= threshold).sum()) for threshold in told if threshold is not None]
+    return [len(predicted) - count if rising else count for count in flagged]
+
+
+def _may_be_told(labels: np.ndarray, patients: np.ndarray, rows: Iterable[int], before: Iterable[int] = ()) -> set[int]:
     """Of cuts in the order in which they matter, those that leave no small group between them and those before."""
 
     def small(first: int, end: int) -> bool:
@@ -137,7 +150,8 @@ def _may_be_told(labels: np.ndarray, patients: np.ndarray, rows: Iterable[int]) 
             0 < _distinct(patients[first:end][kind]) < SMALLEST for kind in (labels[first:end], ~labels[first:end])
         )
 
-    told: list[int] = [0, len(labels)]  # whom all and nobody of would be flagged: the totals are told anyway
+    # Whom all and nobody of would be flagged: the totals are told anyway
+    told: list[int] = sorted({0, len(labels), *before})
     for row in rows:
         at = int(np.searchsorted(told, row))
         if told[at] != row and not (small(told[at - 1], row) or small(row, told[at])):
