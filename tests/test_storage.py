@@ -304,7 +304,8 @@ def sweep(url, folder):
     return subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("bucket", nightly.but("gs", of=("file", "s3", "gs")), indirect=True)
+@pytest.mark.nightly  # the leases by which they share are tested above
+@pytest.mark.parametrize("bucket", ("file", "s3", "gs"), indirect=True)
 def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucket, machine, tmp_path):
     """Prepared by a third; what comes of it is what comes of one machine without a bucket."""
     config = small.config(**{"grid.seeds": (0, 1)})

@@ -23,7 +23,6 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import setup
-from tests import nightly
 
 STAGES = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
 SMALL = (
@@ -160,7 +159,8 @@ def test_other_data_or_another_grid_is_refused(study):
     assert "training.rate.peak was" in one_line(other)
 
 
-@pytest.mark.parametrize("moment", nightly.but("outcomes", of=("timelines", "runs", "outcomes")))
+@pytest.mark.nightly  # test_loop.py, test_pipeline.py and test_executors.py kill a run, a preparation, a sweep
+@pytest.mark.parametrize("moment", ("timelines", "runs", "outcomes"))
 def test_killed_at_any_moment_it_goes_on(study, tmp_path, moment):
     """SIGKILL to the whole process group when a stage has begun; the next run ends as the undisturbed one did."""
     whole, _ = study

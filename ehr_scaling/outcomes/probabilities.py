@@ -144,7 +144,8 @@ def _recalibrated(
 ) -> dict[str, Any]:
     """What a recalibration makes of the probabilities, which are those of `told_of`, with the decision told of them.
 
-    It is fitted to other patients, to whom the model said `said`, and taken as it is: intervals are over the patients whose risks were moved, not over those it was fitted to.
+    It is fitted to other patients, to whom the model said `said`, and taken as it is: intervals are over the patients
+    whose risks were moved, not over those it was fitted to.
     """
     about: dict[str, Any] = {
         "method": method,

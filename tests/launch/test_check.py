@@ -19,6 +19,7 @@ LINUX_ALONE = ("sched_getaffinity", "sched_setaffinity")
 FOR_DEVELOPERS = {"bench", "cards-test", "dev", "docs", "export-test"}
 
 
+@pytest.mark.nightly  # another study, as short as those of test_study.py
 def test_it_works_and_leaves_nothing_where_a_process_cannot_be_pinned(tmp_path):
     """In all processes, since Python imports a sitecustomize first."""
     (tmp_path / "sitecustomize.py").write_text(f"import os\nfor name in {LINUX_ALONE}: delattr(os, name)\n")

@@ -34,18 +34,16 @@ def test_without_a_folder_it_shows_the_ladder():
 
 def test_rungs_are_trained_compared_and_gone_on_with(tmp_path):
     flags = ("-c", SMALL, f"--workdir={tmp_path}", "--noscore", "--draws=40")
-    first = launch(*flags, "--rungs=published")
-    assert first.returncode == 0, first.stderr
-    second = launch(*flags, "--rungs=mixing")
-    assert second.returncode == 0, second.stderr
+    both = launch(*flags, "--rungs=published,mixing")
+    assert both.returncode == 0, both.stderr
     assert (tmp_path / "mixing" / "events").stat().st_ino != (tmp_path / "published" / "events").stat().st_ino
     parts = [sorted((tmp_path / rung / "events").rglob("*.parquet")) for rung in ("published", "mixing")]
     assert [p.stat().st_ino for p in parts[0]] == [p.stat().st_ino for p in parts[1]]  # not made twice
     record = json.loads((tmp_path / "recipes.json").read_text())
     assert [(r["name"], r["against"]) for r in record["rungs"]] == [("published", ""), ("mixing", "published")]
     assert record["rungs"][1]["units"]["event"]["paired"]["cells"] == 6
-    told = next(line for line in second.stdout.splitlines() if line.startswith("mixing  "))
-    again = launch(*flags, "--rungs=mixing", f"--beside={tmp_path / 'recipes.json'}")
+    told = next(line for line in both.stdout.splitlines() if line.startswith("mixing  "))
+    again = launch(*flags, "--rungs=mixing", f"--beside={tmp_path / 'recipes.json'}")  # the other is there
     assert (tmp_path / "recipes.png").stat().st_size > 5000
     assert told in again.stdout.splitlines()
 

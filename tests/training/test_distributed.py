@@ -157,7 +157,7 @@ def four_heads(prepared, tmp_path_factory):
     return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
 
 
-@pytest.mark.parametrize("layout", nightly.but((4, 1), of=LAYOUTS))
+@pytest.mark.parametrize("layout", nightly.but((2, 1), of=LAYOUTS))
 def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, layout):
     """Stopped after the first steps on one mesh and finished on the next: training, checkpoints and evaluation."""
     cell, metrics = four_heads
