@@ -100,7 +100,7 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     storage.fetch(there.events, artifacts.RECORD)
     method = settings.recalibration(o.recalibrate)
     for task in asked_tasks(config):
-        recalibrated = method != "none" and task.kind == "binary"
+        recalibrated = method != prepared.NONE and task.kind == "binary"
         try:
             for split in ("test", questions.TUNING) if recalibrated else ("test",):
                 questions.prepare(
@@ -118,7 +118,7 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
                     draws=config.analysis.draws,
                     seed=config.analysis.seed,
                 )
-            if recalibrated:
+            if task.kind == "binary":  # also none: the stays of an earlier one lie there still
                 prepared.recalibrate_by(method, there.task(task.name))
             evaluate.baseline(workdir, task)
         except tasks.Unanswerable as e:

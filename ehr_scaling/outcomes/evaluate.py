@@ -15,14 +15,22 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import choosing, scoring, together
+from ehr_scaling.outcomes import choosing, probabilities, scoring, together
 from ehr_scaling.outcomes.asking import cohort, questions, stays
-from ehr_scaling.outcomes.asking.prepared import Question, asked_in, groups, recalibration_of, tuning_of, union_of
+from ehr_scaling.outcomes.asking.prepared import (
+    Question,
+    asked_in,
+    groups,
+    recalibration_of,
+    tuning_of,
+    tuning_there,
+    union_of,
+)
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.judging import baselines, summaries
 from ehr_scaling.training.setup import restored_params
 
-BASELINE = "baseline.json"
+BASELINE = probabilities.BASELINE
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
 FEATURES_VERSION = 3  # of what baselines are fitted to: raise it, and they are fitted again
 
@@ -89,7 +97,8 @@ def _scored(cell: Cell, workdir: Path) -> _State:
     state = _State({}, [], [])
     for question in _asked(workdir):
         path = question.folder / f"{cell.id}.json"
-        storage.fetch(question.folder, f"{cell.id}.*")
+        for pattern in (f"{cell.id}.*", "baseline.*"):
+            storage.fetch(question.folder, pattern)
         score = artifacts.read_json(path) if path.exists() and path.with_suffix(".parquet").exists() else {}
         if score.get("fingerprint") == _fingerprint(cell, question):
             state.scores[_name(question)] = score
@@ -159,6 +168,8 @@ def _fingerprint(cell: Cell, question: Question) -> str:
     what = {"samples": question.record["fingerprint"], "cell": cell.id, "version": scoring.VERSION}
     if tuning := tuning_of(question):
         what |= {"tuning": tuning.record["fingerprint"], "recalibration": recalibration_of(tuning)}
+    if question.task.kind == "binary":  # others are not compared with it
+        what |= {"baseline": probabilities.baseline_of(question.folder)}
     return artifacts.fingerprint(what)
 
 
@@ -175,7 +186,7 @@ def _answered(score: dict[str, Any], cell: Cell, question: Question) -> bool:
     if "answers" in score:
         return score["answers"] == as_now
     # Until version 3 one fingerprint stood for both, in which the stays of a recalibration were too.
-    tuning = tuning_of(question)
+    tuning = tuning_there(question)
     earlier = {"samples": question.record["fingerprint"], "cell": cell.id, "version": scoring.ANSWERS}
     with_tuning = [earlier | {"tuning": tuning.record["fingerprint"]}] if tuning else []
     return score.get("fingerprint") in (as_now, *map(artifacts.fingerprint, with_tuning))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ehr_scaling import artifacts
 from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell
@@ -19,6 +20,7 @@ from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired, subgroups
 
+BASELINE = "baseline.json"
 ATTRIBUTES = ("sex", "age", "race")
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 _NOT_OF_GROUPS = ("calibration_curve", "operating_point")
@@ -26,6 +28,9 @@ _NOT_OF_GROUPS = ("calibration_curve", "operating_point")
 
 def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
     """`metrics.evaluate` of all stays, `decision` (see `decision.evaluate`), and `subgroups`, each with its `gaps`.
+
+    The operating point is a threshold beside those of `decision`: where both together would tell of a small group,
+    those of `decision` are told.
 
     Args: probability, (stays,), which is judged in single precision, as predictions are written.
     """
@@ -36,11 +41,13 @@ def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict
         told = {name: value for name, value in score.items() if name not in _NOT_OF_GROUPS}
         return {**told, "gaps": _gaps(question, samples, stored, rows)}
 
-    return {
-        **_evaluate(question, samples, stored),
-        "decision": _decision(question, samples, stored),
-        "subgroups": _by_attribute(samples, of_group),
-    }
+    score, decided = _evaluate(question, samples, stored), _decision(question, samples, stored)
+    if point := score.get("operating_point"):
+        sampled = samples.stays
+        told = (decided, sampled.labels, stored, sampled.patients)
+        if not decision.leaves_room_for(point["threshold"], *told):
+            del score["operating_point"]
+    return {**score, "decision": decided, "subgroups": _by_attribute(samples, of_group)}
 
 
 def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, Any]:
@@ -62,16 +69,23 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
         method = recalibration_of(tuning)
         told = (probability, score["decision"])
         score["recalibrated"] = _recalibrated(question, samples, told, others, weights, method)
-    beside = question.folder / "baseline.parquet"
-    if beside.exists():
+    if baseline_of(question.folder) is not None:
         score["against_baseline"] = paired.compare(
-            answers(beside),
+            answers((question.folder / BASELINE).with_suffix(".parquet")),
             said,
             weights=weights_of(samples),
             draws=question.options["draws"],
             seed=question.options["seed"],
         )
     return score
+
+
+def baseline_of(folder: Path) -> str | None:
+    """Fingerprint of the baseline in the folder of a task, by which to know whether a comparison with it is with this
+    one; None where there is none."""
+    path = folder / BASELINE
+    there = path.is_file() and path.with_suffix(".parquet").is_file()
+    return str(artifacts.read_json(path).get("fingerprint")) if there else None
 
 
 def answers(path: Path) -> paired.Answers:

@@ -49,6 +49,8 @@ def study_of(trained, tmp_path):
     shutil.copytree(trained[0], workdir)
     for score in (workdir / "outcomes").glob(f"*/*{trained[1].id}*"):
         score.unlink()
+    for baseline in (workdir / "outcomes").glob("*/baseline.*"):
+        baseline.unlink()
     return workdir, trained[1]
 
 
@@ -149,6 +151,50 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
     }
     prepared.recalibrate_by("line", folders[0])
     assert evaluate.job([cell], workdir, small.silent)[0] == scores
+    # None is another one too: the stays of the last lie there still
+    prepared.recalibrate_by("none", folders[0])
+    assert evaluate.finished([cell], workdir) is None
+    assert evaluate.job([cell], workdir, small.silent)[0] == {TASK.name: plain}
+    prepared.recalibrate_by("line", folders[0])
+    assert evaluate.job([cell], workdir, small.silent)[0] == scores
+
+
+def test_a_baseline_that_comes_later_or_anew_is_compared_without_simulating_again(study_of, monkeypatch):
+    workdir, cell = study_of
+    folder = workdir / "outcomes" / TASK.name
+    before = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
+    assert "against_baseline" not in before
+    monkeypatch.setattr(evaluate, "restored_params", lambda *args: pytest.fail("simulated again"))
+    evaluate.baseline(workdir, TASK)
+    assert evaluate.finished([cell], workdir) is None
+    after = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
+    assert {k: v for k, v in after.items() if k not in ("against_baseline", "fingerprint")} == {
+        k: v for k, v in before.items() if k != "fingerprint"
+    }
+    # Another one: its predictions, and the fingerprint of what it was fitted to
+    table = pq.read_table(folder / "baseline.parquet")
+    turned = pa.array(1 - table["predicted_boolean_probability"].to_numpy(), pa.float32())
+    parquet.write(folder / "baseline.parquet", table.set_column(4, table.schema.field(4), turned))
+    artifacts.write_sealed(
+        folder / "baseline.json", artifacts.read_json(folder / "baseline.json") | {"fingerprint": "of more features"}
+    )
+    again = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
+    one, other = (score["against_baseline"]["auroc"]["first"] for score in (after, again))
+    assert other == pytest.approx(1 - one)
+    assert evaluate.finished([cell], workdir) == [{TASK.name: again}]
+
+
+def test_a_sample_of_one_outcome_ends_its_task_and_not_the_study(study_of):
+    workdir, _ = study_of
+    few = dataclasses.replace(TASK, name="of_two")
+    with pytest.raises(
+        tasks.Unanswerable, match=r"sample of stays of the test split for of_two has none with .*take m"
+    ):
+        questions.prepare(workdir, few, **OPTIONS | {"max_samples": 2, "positive_share": None})
+    assert not (workdir / "outcomes" / few.name).exists()
+    config = small.config(**{"data.patients": 2000, "outcome.samples": 2, "outcome.train_samples": 400})
+    lines, any_asked = study.ask(config, workdir)
+    assert "no outcome is scored: the sample of stays" in lines and not any_asked
 
 
 def test_scores_of_an_earlier_version_are_made_anew_of_the_predictions_there(study_of, monkeypatch):
@@ -187,7 +233,8 @@ def test_which_recalibration_is_asked_for_may_change(study_of):
         tuning = prepared.tuning_of(next(q for q in asked_in(workdir) if q.folder == folder))
         return tuning and prepared.recalibration_of(tuning)
 
-    assert [ask(x) for x in (False, True, "isotonic", "line")] == [None, "line", "isotonic", "line"]
+    changed = ("none", "line", "none", "isotonic", "line")
+    assert [ask(x) for x in (False, True, *changed)] == [None, "line", None, "line", None, "isotonic", "line"]
     (folder / "validation" / prepared.RECALIBRATION).unlink()  # as earlier versions left it
     assert prepared.recalibration_of(prepared.tuning_of(asked_in(workdir)[-1])) == "line"
 

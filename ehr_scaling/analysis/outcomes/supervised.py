@@ -1,7 +1,7 @@
 """What labels add to zero-shot: heads that learnt the outcome, by how many labels they had, on the same stays."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,11 +60,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Supervised:
-    """Of one task. cells: the models, which differ in their seed alone. tuning: labels to choose by, of so many."""
+    """Of one task. cells: the models, which differ in their seed alone. notes: what is left out, and of whom it is."""
 
     cells: tuple[str, ...]
     rows: list[Row]
     points: list[Point]
+    notes: list[str] = field(default_factory=list)
 
 
 class _Said(NamedTuple):
@@ -78,15 +79,33 @@ class _Said(NamedTuple):
 def read(task: Path, loss_of: Mapping[str, float], options: Options) -> Supervised | None:
     """What heads reached, of the models of least mean loss that have some; None without any.
 
+    Models that are in no fit are told where no others have heads: the model of least loss of all, which heads are made
+    of unless others are named, may be of a learning rate that lost. Heads of one method are of one recipe and seed, the
+    newest there is, since a mean over several would tell of none.
+
     Args: task, the folder of a task; loss_of, validation loss of the models that are in the analysis, by cell.
     Raises: UserError naming the file where a score or its predictions are damaged, or do not agree.
     """
     folder = task / FOLDER
-    found = _heads(folder)
-    groups = [group for group in _groups(folder, found) if all(cell in loss_of for cell in group)]
+    every = _heads(folder)
+    found, ways = _of_newest_way(every)
+    notes = _notes_of_ways(every, found)
+    groups = _groups(folder, found, ways)
     if not groups:
         return None
-    cells = min(groups, key=lambda group: (-len(group), np.mean([loss_of[cell] for cell in group])))
+    fitted = [group for group in groups if all(cell in loss_of for cell in group)]
+    out = sorted({cell for group in groups for cell in group} - {cell for group in fitted for cell in group})
+    if fitted:
+        cells = min(fitted, key=lambda group: (-len(group), np.mean([loss_of[cell] for cell in group])))
+        if out:
+            notes.append(
+                "heads are left out of models that are in no fit, and of those that differ from them in the seed "
+                f"alone: {', '.join(out)}"
+            )
+    else:
+        cells = min(groups, key=lambda group: (-len(group), group))
+        unknown = ", ".join(cell for cell in cells if cell not in loss_of)
+        notes.append(f"models in no fit, as those of a learning rate that lost, have these heads: {unknown}")
     heads = {key: score for key, score in found.items() if key[2] in cells}
     paths = {f"{method}/{known}/{cell}": folder / method / known / f"{cell}.parquet" for method, known, cell in heads}
     zero_shot = {f"{ZERO_SHOT}/{cell}": task / f"{cell}.parquet" for cell in cells}
@@ -98,8 +117,8 @@ def read(task: Path, loss_of: Mapping[str, float], options: Options) -> Supervis
         if name in said.place and abs(said.auroc[said.place[name]] - score["auroc"]) > predictions.AGREES:
             raise UserError(f"{paths[name]} and the score beside it differ: delete both and run launch.supervise again")
     points = _points(heads, said, options)
-    rows = _rows(task, folder, cells, said, points, options)
-    return Supervised(tuple(cells), rows, points)
+    rows = _rows(task, folder, cells, ways, said, points, options)
+    return Supervised(tuple(cells), rows, points, notes)
 
 
 def _heads(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -118,13 +137,46 @@ def _heads(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     return found
 
 
-def _groups(folder: Path, found: Mapping[tuple[str, str, str], Any]) -> list[list[str]]:
-    """Cells that means were taken of, and those that stand alone."""
+def _of_newest_way(
+    every: Mapping[tuple[str, str, str], dict[str, Any]],
+) -> tuple[dict[tuple[str, str, str], dict[str, Any]], dict[str, Any]]:
+    """The heads of each method that share recipe, choices and seed with the newest one of it; and by method its way,
+    None of an earlier version, which does not say."""
+    newest: dict[str, dict[str, Any]] = {}
+    for (method, _, _), score in every.items():
+        if method not in newest or _time(score) > _time(newest[method]):
+            newest[method] = score
+    ways = {method: score.get("way") for method, score in newest.items()}
+    return {key: score for key, score in every.items() if score.get("way") == ways[key[0]]}, ways
+
+
+def _time(score: Mapping[str, Any]) -> float:
+    time = score.get("fitted_at")
+    return float(time) if isinstance(time, int | float) else 0.0
+
+
+def _notes_of_ways(every: Mapping[tuple[str, str, str], Any], found: Mapping[tuple[str, str, str], Any]) -> list[str]:
+    notes = []
+    for method, name in METHODS.items():
+        there, told = (sum(key[0] == method for key in heads) for heads in (every, found))
+        if told < there:
+            notes.append(
+                f"{name}: {there - told} of {there} heads were fitted with another recipe, seed or version than the "
+                "newest, and are passed over"
+            )
+    return notes
+
+
+def _groups(folder: Path, found: Mapping[tuple[str, str, str], Any], ways: Mapping[str, Any]) -> list[list[str]]:
+    """Cells that means were taken of which still are of heads in `found`, and those that stand alone."""
     groups = []
     for path in sorted(folder.glob(f"*/*/{MEAN}*.json")):
-        of_mean = read_json(path)
-        group = [str(cell) for cell in of_mean.get("cells", ())] if isinstance(of_mean, dict) else []
-        groups += [group] if group and group not in groups else []
+        method, of_mean = path.parent.parent.name, _json(path)
+        if method not in ways or of_mean.get("way") != ways[method]:
+            continue
+        group = [str(cell) for cell in of_mean.get("cells", ())]
+        there = {cell for of_method, _, cell in found if of_method == method}
+        groups += [group] if group and group not in groups and there.issuperset(group) else []
     taken = {cell for group in groups for cell in group}
     return [*groups, *([cell] for cell in sorted({cell for _, _, cell in found} - taken))]
 
@@ -191,7 +243,13 @@ def _points(heads: Mapping[tuple[str, str, str], Any], said: _Said, options: Opt
 
 
 def _rows(
-    task: Path, folder: Path, cells: Sequence[str], said: _Said, points: Sequence[Point], options: Options
+    task: Path,
+    folder: Path,
+    cells: Sequence[str],
+    ways: Mapping[str, Any],
+    said: _Said,
+    points: Sequence[Point],
+    options: Options,
 ) -> list[Row]:
     def row(title: str, name: str, mean: Measure, models: int, deviation: float, auprc: Any) -> Row:
         at = said.place[name]
@@ -211,7 +269,8 @@ def _rows(
         if len(cells) == 1:
             return _json((task if method == ZERO_SHOT else every) / f"{cells[0]}.json")
         means = [_json(path) for path in sorted(every.glob(f"{MEAN}*.json"))]
-        return next((m for m in means if m.get("cells") == list(cells)), None)
+        means = [mean for mean in means if method == ZERO_SHOT or mean.get("way") == ways.get(method)]
+        return next((mean for mean in means if mean.get("cells") == list(cells)), None)
 
     rows = []
     if ZERO_SHOT in said.place:
@@ -250,7 +309,7 @@ def _auprc(score: Any) -> Measure | None:
 
 
 def to_json(found: Supervised | None) -> dict[str, Any] | None:
-    """Of laws.json: {cells, compared: [one for each row], by_labels: [one for each point]}."""
+    """Of laws.json: {cells, compared: [one for each row], by_labels: [one for each point], notes}."""
 
     def told(part: Measure | None) -> dict[str, float] | None:
         return None if part is None else {"value": part.value, "low": part.low, "high": part.high}
@@ -286,4 +345,5 @@ def to_json(found: Supervised | None) -> dict[str, Any] | None:
             }
             for point in found.points
         ],
+        "notes": found.notes,
     }

@@ -11,7 +11,7 @@ from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.asking.tasks import Task
 
 RECALIBRATION = "recalibration.json"  # in the folder of the stays that a recalibration is fitted to: which one
-LINE, ISOTONIC = "line", "isotonic"
+NONE, LINE, ISOTONIC = "none", "line", "isotonic"
 
 
 class Question(NamedTuple):
@@ -55,20 +55,31 @@ def asked_in(workdir: Path) -> list[Question]:
 
 
 def tuning_of(question: Question) -> Question | None:
-    """The same question about the stays that its recalibration is fitted to, where they were prepared."""
+    """The same question about the stays that its recalibration is fitted to, where one is asked for."""
+    tuning = tuning_there(question)
+    return None if tuning is None or recalibration_of(tuning) == NONE else tuning
+
+
+def tuning_there(question: Question) -> Question | None:
+    """The same, where the stays were prepared, whether a recalibration is asked for now or not."""
     folder = question.folder / questions.TUNING
     return Question(folder, artifacts.record(folder), question.task) if folder.is_dir() else None
 
 
 def recalibration_of(tuning: Question) -> str:
-    """LINE or ISOTONIC: how risks are moved as the stays of `tuning_of` ask. LINE where nothing says another."""
+    """LINE, ISOTONIC or NONE: how risks are moved as the stays of `tuning_there` ask; LINE where nothing says so."""
     path = tuning.folder / RECALIBRATION
     return str(artifacts.read_json(path)["method"]) if path.is_file() else LINE
 
 
 def recalibrate_by(method: str, folder: Path) -> None:
-    """Set `recalibration_of` for the prepared task in a folder: scores of another one are made anew of predictions."""
+    """Set `recalibration_of` for the prepared task in a folder: scores of another one are made anew of predictions.
+
+    Nothing is written where no stays were prepared for one.
+    """
     path = folder / questions.TUNING / RECALIBRATION
+    if not path.parent.is_dir():
+        return
     if not path.is_file() or artifacts.read_json(path) != {"method": method}:
         artifacts.write_sealed(path, {"method": method})
     storage.store(path)

@@ -14,10 +14,11 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.asking import cohort, sheets, stays, task_tokens, train_values
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
 
 VERSION = 1  # of who is asked what: raise it with every change to that
 SAMPLES = "samples.npz"
+LABEL_FILES = "label_files.txt"  # where those of a task lie on this machine: for it alone, so no part of the record
 TUNING = "validation"  # split, and folder within a task's, of the stays that a recalibration is fitted to
 AGE_BANDS = ((0, "under 18"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80 and over"))
 ATTRIBUTES = {"sex": ("GENDER", "SEX"), "race": ("RACE",)}  # by families of the static context
@@ -72,7 +73,8 @@ def prepare(
       draws: bootstrap draws.
     Returns: the record, see `artifacts.build`; its summary has stays, positives, and both of all that could be asked.
     Raises: UserError as `cohort.stays` and `stays.prompts` do, for senseless options, for labels that say nothing or
-      nothing of the train split, and when the task was prepared from other timelines or with other options.
+      nothing of the train split, and when the task was prepared from other timelines or with other options;
+      Unanswerable as `cohort.checked` does, and where a sample holds stays of one outcome only.
     """
     if given := [name for name in ("requires", "gap") if getattr(task, name)]:
         raise UserError(f"task {task.name}: {given[0]} is answered by launch.predict, not here")
@@ -120,6 +122,7 @@ def prepare(
         if task.labels:  # else the stays of the train split are found as these are
             cohort.find(workdir, "train", [task])
         rows = stays.draw(every.labels, max_samples, positive_share, seed)
+        _check_both_kinds(task, split, every.labels[rows])
         vocabulary = timelines.vocabulary(workdir)
         samples = _samples(workdir, split, task, vocabulary, every, rows, context - inputs["room"])
         fields = samples._asdict() | samples.stays._asdict()
@@ -140,7 +143,29 @@ def prepare(
     folder = folder / TUNING if split == TUNING else folder
     if folder.exists() and not (folder / artifacts.RECORD).exists() and not storage.in_bucket(folder):
         raise UserError(f"{folder} is not complete: delete it and run again")
-    return artifacts.build(folder, inputs, make, version=VERSION)
+    record = artifacts.build(folder, inputs, make, version=VERSION)
+    if task.labels:
+        _keep_label_files(folder, task)
+    return record
+
+
+def _check_both_kinds(task: Task, split: str, drawn: np.ndarray) -> None:
+    """Raises Unanswerable where a sample has one outcome only, which nothing can be scored by."""
+    if drawn.dtype != bool or 0 < drawn.sum() < len(drawn):
+        return
+    raise Unanswerable(
+        f"the sample of stays of the {split} split for {task.name} has {'all' if drawn.all() else 'none'} with the "
+        "outcome: both kinds are needed, take more samples (--config.outcome.samples), or set how many of them have it "
+        "(--config.outcome.positive_share=0.5)"
+    )
+
+
+def _keep_label_files(folder: Path, task: Task) -> None:
+    """Beside the record, which says what the labels are and not where: heads read those of other splits too."""
+    path, there = folder / LABEL_FILES, str(Path(task.labels).absolute())
+    if not path.is_file() or path.read_text(encoding="utf-8").strip() != there:
+        artifacts.write_text(path, there + "\n")
+    storage.store(path)
 
 
 def told_of_labels(task: Task) -> dict[str, str]:

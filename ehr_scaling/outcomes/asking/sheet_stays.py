@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
@@ -124,7 +124,8 @@ def prepare(
         return facts
 
     folder = Layout(workdir).task(sheet.name)
-    if folder.exists() and not (folder / artifacts.RECORD).exists():
+    # Of one that another machine is just handing over to a bucket the record comes last: `artifacts.build` waits
+    if folder.exists() and not (folder / artifacts.RECORD).exists() and not storage.in_bucket(folder):
         raise UserError(f"{folder} is not complete: delete it and run again")
     return artifacts.build(folder, inputs, make, version=VERSION)
 

@@ -197,14 +197,15 @@ def _folds(x: Features, labels: np.ndarray, patients: np.ndarray, seed: int) -> 
     if labels.dtype != bool:
         if (count := len(np.unique(patients))) < 2:
             raise Unanswerable(
-                f"the baselines cannot be fitted: {count} patients of the train split; take more patients"
+                "the baselines cannot be fitted: fewer than two patients of the train split can be asked; take more"
             )
         return list(GroupKFold(min(_FOLDS, count)).split(labels, labels, patients))
     kinds = [len(np.unique(patients[labels == kind])) for kind in (True, False)]
-    if min(kinds) < 2:
+    if min(kinds) < 2:  # the counts of few patients are not told
+        lacking = " and ".join(word for word, count in zip(("have", "lack"), kinds, strict=True) if count < 2)
         raise Unanswerable(
-            f"the baselines cannot be fitted: {kinds[0]} patients of the train split have the outcome, "
-            f"{kinds[1]} do not; take more patients"
+            f"the baselines cannot be fitted: fewer than two patients of the train split {lacking} the outcome; take "
+            "more patients, or more of their stays (--config.outcome.train_samples)"
         )
     folds = StratifiedGroupKFold(min(_FOLDS, *kinds), shuffle=True, random_state=seed)
     return list(folds.split(labels, labels, patients))

@@ -1,12 +1,13 @@
 """At which threshold acting on a risk helps, and what it costs. Rows are in ascending order of the prediction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ehr_scaling.outcomes.judging import calibration
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.cuts import may_be_told
 from ehr_scaling.outcomes.judging.metrics import Statistics, bootstrap, one_class, ones_for, summary, too_few
 
 # Threshold probabilities of a decision curve: where outcomes are rare, low ones are asked for
@@ -89,7 +90,7 @@ def evaluate(
     labels, predicted, patients = labels[order], predicted[order], np.asarray(patients)[order]
     table, curve = _table_cuts(predicted, weighs), _risk_cuts(predicted, THRESHOLDS)
     before = _rows_told(*beside, rising=rising) if beside else []
-    rows = _may_be_told(labels, patients, [cut.row for cut in (*table, *_coarse_to_fine(curve))], before)
+    rows = may_be_told(labels, patients, [cut.row for cut in (*table, *_coarse_to_fine(curve))], before)
     suppressed = sum(cut.row not in rows for cut in curve)
     told_table = [cut for cut in table if cut.row in rows]
     told_curve = _with_budgets([cut for cut in curve if cut.row in rows], told_table)
@@ -106,6 +107,15 @@ def evaluate(
         "table": [_of_table(cut, numbers, asked) if cut.row in rows else _untold(cut, SUPPRESSED) for cut in table],
         **({"interval_missing": missing} if missing else {}),
     }
+
+
+def leaves_room_for(
+    threshold: float, decided: dict[str, Any], labels: np.ndarray, predicted: np.ndarray, patients: np.ndarray
+) -> bool:
+    """Whether one more threshold may be told beside those of a result of `evaluate`, of the same stays in any order."""
+    order = np.argsort(predicted, kind="stable")
+    row = int(np.searchsorted(predicted[order], threshold))
+    return row in may_be_told(labels[order], patients[order], [row], _rows_told(predicted, decided, rising=True))
 
 
 def _risk_cuts(predicted: np.ndarray, thresholds: Sequence[float]) -> list[Cut]:
@@ -140,29 +150,6 @@ def _rows_told(predicted: np.ndarray, decision: dict[str, Any], *, rising: bool)
     told = [entry.get("threshold") for entry in (*decision["curve"], *decision["table"])]
     flagged = [int((predicted >= threshold).sum()) for threshold in told if threshold is not None]
     return [len(predicted) - count if rising else count for count in flagged]
-
-
-def _may_be_told(labels: np.ndarray, patients: np.ndarray, rows: Iterable[int], before: Iterable[int] = ()) -> set[int]:
-    """Of cuts in the order in which they matter, those that leave no small group between them and those before."""
-
-    def small(first: int, end: int) -> bool:
-        return any(
-            0 < _distinct(patients[first:end][kind]) < SMALLEST for kind in (labels[first:end], ~labels[first:end])
-        )
-
-    # Whom all and nobody of would be flagged: the totals are told anyway
-    told: list[int] = sorted({0, len(labels), *before})
-    for row in rows:
-        at = int(np.searchsorted(told, row))
-        if told[at] != row and not (small(told[at - 1], row) or small(row, told[at])):
-            told.insert(at, row)
-    return set(told)
-
-
-def _distinct(patients: np.ndarray) -> int:
-    """How many patients, SMALLEST or more being the same."""
-    begun = len(np.unique(patients[: 100 * SMALLEST]))
-    return begun if begun >= SMALLEST else len(np.unique(patients))
 
 
 def _statistics(labels: np.ndarray, table: list[Cut], curve: list[Cut]) -> Statistics:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.judging import calibration
+from ehr_scaling.outcomes.judging.cuts import may_be_told
 from ehr_scaling.outcomes.judging.delong import delong, interval
 
 _AT_ONCE = 1_000_000  # weights
@@ -176,7 +177,8 @@ def evaluate(
       delong: error, low, high of the AUROC in closed form with patients as clusters (see `delong`), the interval on
       the logit scale; auprc: value, low, high (as all that follow); operating_point: threshold, the score at or above
       which a stay is flagged at the point of the ROC curve nearest to (0, 1), and sensitivity and specificity there,
-      the threshold held in resamples. With `probabilities` also what `calibration.statistics` has, `weighted`, and
+      the threshold held in resamples; it is left out where that would tell of a group under 11 patients, see
+      `cuts.may_be_told`. With `probabilities` also what `calibration.statistics` has, `weighted`, and
       calibration_curve, see `calibration.curve`.
     Raises: UserError when all stays have the outcome, or none.
     """
@@ -211,12 +213,13 @@ def evaluate(
             "high": closed[1] if closed else None,
         },
         "auprc": summaries["auprc"],
-        "operating_point": {
+    }
+    if flagged_from in may_be_told(ranked.labels, owners, [flagged_from]):
+        result["operating_point"] = {
             "threshold": float(ordered[flagged_from]),
             "sensitivity": summaries["sensitivity"],
             "specificity": summaries["specificity"],
-        },
-    }
+        }
     if probabilities:
         result |= {name: summaries[name] for name in calibration.NAMES}
         result |= {

@@ -4,6 +4,7 @@ The probe is a logistic regression on frozen states, fine-tuning trains every we
 train split and chosen by the log-loss of stays of the tuning (validation) split; no label of a test stay is read.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing
 from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
 from ehr_scaling.outcomes.asking.prepared import Question
+from ehr_scaling.outcomes.asking.stays import Stays
+from ehr_scaling.outcomes.asking.tasks import Unanswerable
 from ehr_scaling.outcomes.supervised import finetune, labels, probe, states
 from ehr_scaling.outcomes.supervised.finetune import Labelled, Recipe
 from ehr_scaling.training.setup import restored_params
@@ -65,25 +68,45 @@ class Fitted(NamedTuple):
 def data_of(workdir: Path, question: Question) -> Data:
     """Prompts and labels for the heads of a prepared task, of all stays that its baselines were fitted to.
 
-    Raises: UserError where the task is not one of yes or no, and as `cohort.stays` and `questions.load` do.
+    Raises: UserError where the task is not one of yes or no, and as `learnt_from` and `questions.load` do.
     """
     check_kind(question)
-    options, task = question.options, question.task
-    width = options["context"] - options["room"]
+    width = question.options["context"] - question.options["room"]
 
-    def labelled(split: str, most: int | None) -> Labelled:
+    def labelled(split: str, some: Stays) -> Labelled:
+        return Labelled(stays.prompts(workdir, split, some, width), some.labels)
+
+    train, tuning = learnt_from(workdir, question)
+    return Data(
+        labelled("train", train),
+        labelled(questions.TUNING, tuning),
+        questions.load(question.folder).prompts,
+        timelines.vocabulary(workdir).context_tokens,
+    )
+
+
+def learnt_from(workdir: Path, question: Question) -> tuple[Stays, Stays]:
+    """Stays of the train split that heads learn from, and of the tuning split that choose them.
+
+    Raises: UserError for labels without a boolean_value; Unanswerable where either has stays of one outcome only, and
+      as `cohort.stays` does.
+    """
+    options, task = question.options, question.task
+
+    def known(split: str, most: int | None) -> Stays:
         every = cohort.stays(workdir, split, task)
         if every.labels.dtype != bool:
             raise UserError(f"the labels of {task.name} in the {split} split have no boolean_value: add it")
         some = stays.subsample(every, most, None, options["seed"])
-        return Labelled(stays.prompts(workdir, split, some, width), some.labels)
+        if not 0 < some.labels.sum() < len(some.labels):  # a sample of few may lack what all stays have
+            raise Unanswerable(
+                f"of the stays of the {split} split that heads for {task.name} learn from "
+                f"{'all have' if some.labels.all() else 'none has'} the outcome: both kinds are needed, prepare the "
+                "task with more of them (--config.outcome.train_samples)"
+            )
+        return some
 
-    return Data(
-        labelled("train", options["train_samples"]),
-        labelled(questions.TUNING, None),
-        questions.load(question.folder).prompts,
-        timelines.vocabulary(workdir).context_tokens,
-    )
+    return known("train", options["train_samples"]), known(questions.TUNING, None)
 
 
 def check_kind(question: Question) -> None:
@@ -208,20 +231,28 @@ def question_of(workdir: Path, task: str) -> Question:
 def with_labels(workdir: Path, question: Question) -> Question:
     """The same with the label files where they lie: the record of what was prepared has their name and contents alone.
 
-    Raises: UserError where the task file that the work directory was made with, or the labels, are gone or others.
+    Raises: UserError where the labels are gone or others.
     """
     if not question.task.labels:
         return question
-    name, there = question.task.name, Layout(workdir).config
-    kept = artifacts.read_json(there) if there.is_file() else {}
-    file = kept.get("outcome", {}).get("file")
-    known = tasks.load(Path(file)) if file else {}
-    if name not in known or questions.told_of_labels(known[name]) != {"labels": question.task.labels}:
-        raise UserError(
-            f"--task={name} asks by label files, which {there} leads to no more as they were: keep them and the file "
-            "of the task (outcome.file of its config) where they were when it was prepared"
-        )
-    return question._replace(task=known[name])
+    for path in _label_files(workdir, question):
+        task = dataclasses.replace(question.task, labels=path)
+        if Path(path).exists() and questions.told_of_labels(task) == {"labels": question.task.labels}:
+            return question._replace(task=task)
+    raise UserError(
+        f"{question.task.name} asks by label files ({question.task.labels.rpartition(' ')[0]}), which are gone or "
+        "others than they were: put them back, or prepare it again with launch.evaluate, which keeps where they lie"
+    )
+
+
+def _label_files(workdir: Path, question: Question) -> list[str]:
+    """Where those of a task may lie: as is kept beside its record, and of tasks that are older as the config says."""
+    beside, config = question.folder / questions.LABEL_FILES, Layout(workdir).config
+    if beside.is_file():
+        return [beside.read_text(encoding="utf-8").strip()]
+    file = artifacts.read_json(config).get("outcome", {}).get("file") if config.is_file() else None
+    task = tasks.load(Path(file)).get(question.task.name) if file else None
+    return [task.labels] if task and task.labels else []
 
 
 def check(cell: Cell, workdir: Path, question: Question) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import probabilities, scoring
@@ -25,6 +26,10 @@ from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training.setup import restored_params
 
 VERSION = 1  # of what is made of a model and labels: raise it, and all heads are fitted again
+# With each scoring.VERSION until this one heads were fitted again; since then their predictions are judged anew.
+_FITTED = 4
+# What a score may lack that is made anew
+_SOMETIMES = ("interval_missing", "operating_point", "against_zero_shot", "against_baseline")
 FOLDER, ZERO_SHOT = "supervised", "zero-shot"
 MEAN = "mean-"  # how names of what is of several models begin
 
@@ -88,10 +93,12 @@ def finished(unit: Unit, workdir: Path, request: Request) -> list[dict[str, Any]
     for cell in unit:
         of_all: dict[str, Any] = {}
         for question in (heads.question_of(workdir, task) for task in request.tasks):
-            there, missing = _there(cell, question, request)
+            there, _ = _there(cell, question, request)
             zero_shot = [question.folder / f"{cell.id}.parquet"]
-            if missing or not all(_compared(score, question, zero_shot) for score in there.values()):
-                return None
+            for head in asked_of(cell.id, question, request):
+                score = there.get(_key(question, head))
+                if score is None or not _as_now(score, question, head, request, zero_shot):
+                    return None
             of_all |= there
         scores.append(of_all)
     return scores
@@ -110,10 +117,18 @@ def _there(cell: Cell, question: Question, request: Request) -> tuple[dict[str, 
     return there, missing
 
 
-def _compared(score: dict[str, Any], question: Question, zero_shot: Sequence[Path]) -> bool:
-    """Whether a score has the differences to all that has been scored by now."""
-    regression = "against_baseline" in score or not (question.folder / "baseline.parquet").exists()
-    return regression and ("against_zero_shot" in score or not _all_there(zero_shot))
+def _as_now(score: dict[str, Any], question: Question, head: Head, request: Request, zero_shot: Sequence[Path]) -> bool:
+    """Whether a score is made as scores are now, and has the differences to all that has been scored by now."""
+    now = _made_now(question, head, request)
+    return all(score.get(name) == value for name, value in now.items()) and (
+        "against_zero_shot" in score or not _all_there(zero_shot)
+    )
+
+
+def _made_now(question: Question, head: Head, request: Request) -> dict[str, Any]:
+    """Of a score: by which version of the measures, beside which baseline, and how the head is fitted."""
+    beside = probabilities.baseline_of(question.folder)
+    return {"judged": scoring.VERSION, "baseline": beside, "way": way(head.method, request)}
 
 
 def _all_there(files: Sequence[Path]) -> bool:
@@ -133,22 +148,33 @@ def _read(path: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _fingerprint(what: Any, question: Question, head: Head, request: Request) -> str:
-    """Of all that a score depends on, but for what it is compared with. Args: what, the cell, or those of a mean."""
-    recipes = {
-        heads.FINETUNE: request.recipe._asdict(),
-        heads.PROBE: {"class_weights": request.recipe.class_weights},
-        ZERO_SHOT: {},
-    }
+    """Of all that predictions depend on. Args: what, the cell, or those of a mean."""
     return artifacts.fingerprint(
         {
-            "versions": [VERSION, scoring.VERSION],
+            **_fitted(head.method, request),
             "samples": question.record["fingerprint"],
             "of": what,
             "head": [head.method, head.known, head.draw, request.seed],
-            "choices": [heads.FEATURES, probe.STRENGTHS],
-            "recipe": recipes[head.method],
         }
     )
+
+
+def way(method: str, request: Request) -> str:
+    """Of all that heads of a method have in common whose mean says something, whatever model and labels they are of."""
+    return artifacts.fingerprint({**_fitted(method, request), "method": method, "seed": request.seed})
+
+
+def _fitted(method: str, request: Request) -> dict[str, Any]:
+    recipes = {
+        heads.FINETUNE: request.recipe._asdict(),
+        heads.PROBE: {"class_weights": request.recipe.class_weights},
+        ZERO_SHOT: {"answers": scoring.ANSWERS},
+    }
+    return {
+        "versions": [VERSION, _FITTED],
+        "choices": [heads.FEATURES, probe.STRENGTHS],
+        "recipe": recipes[method],
+    }
 
 
 def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Request) -> dict[str, Any]:
@@ -160,8 +186,8 @@ def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Re
         zero_shot = [question.folder / f"{cell.id}.parquet"]
         for head in asked_of(cell.id, question, request):
             score = there.get(_key(question, head))
-            if score is not None and not _compared(score, question, zero_shot):
-                there[_key(question, head)] = _again(workdir, question, head.path, score, zero_shot)
+            if score is not None and not _as_now(score, question, head, request, zero_shot):
+                there[_key(question, head)] = _again(workdir, question, head, request, score, zero_shot)
         scores |= there
         if not missing:
             continue
@@ -186,8 +212,9 @@ def _of_cell(cell: Cell, workdir: Path, report: Callable[..., None], request: Re
             )
             facts = {"cell": cell.id, **_facts(question, head), **_told(fitted.settings, generated)}
             facts["seconds"] = read + time.monotonic() - started
-            fingerprint = _fingerprint(cell.id, question, head, request)
-            score = _write(workdir, question, head.path, fitted.probability, facts, fingerprint, zero_shot)
+            facts["fingerprint"] = _fingerprint(cell.id, question, head, request)
+            facts["fitted_at"] = time.time()  # of several ways the report takes the newest
+            score = _write(workdir, question, head, request, fitted.probability, facts, zero_shot)
             scores[_key(question, head)] = score
     return scores
 
@@ -206,27 +233,29 @@ def _told(settings: dict[str, Any], generated: bool) -> dict[str, Any]:
 def _write(
     workdir: Path,
     question: Question,
-    path: Path,
+    head: Head,
+    request: Request,
     probability: np.ndarray,
     facts: dict[str, Any],
-    fingerprint: str,
     zero_shot: Sequence[Path],
 ) -> dict[str, Any]:
     """Score predictions as those of a baseline are, beside the zero-shot ones of the same models, and write both."""
+    path = head.path
     artifacts.work_directory(path.parent.parent.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     samples, predicted = questions.load(question.folder), path.with_suffix(".parquet")
     # As they are stored: of risks that hardly differ, rounding makes ties
     probability = probability.astype(np.float32).astype(np.float64)
     score = {**facts, **scoring.of_baseline(workdir, question, samples, probability, predicted)}
+    score |= _made_now(question, head, request)
     said = probabilities.answers(predicted)
     seeds = {name: question.options[name] for name in ("draws", "seed")}
     about: dict[str, Any] = {"weights": probabilities.weights_of(samples), **seeds}
     if _all_there(zero_shot):
         score["against_zero_shot"] = paired.compare(_mean(zero_shot), said, **about)
-    if (regression := question.folder / "baseline.parquet").exists():
+    if score["baseline"] is not None:
+        regression = (question.folder / probabilities.BASELINE).with_suffix(".parquet")
         score["against_baseline"] = paired.compare(probabilities.answers(regression), said, **about)
-    score["fingerprint"] = fingerprint
     artifacts.write_sealed(path, score)
     for file in (predicted, path):
         storage.store(file)
@@ -234,16 +263,30 @@ def _write(
 
 
 def _again(
-    workdir: Path, question: Question, path: Path, score: dict[str, Any], zero_shot: Sequence[Path]
+    workdir: Path,
+    question: Question,
+    head: Head,
+    request: Request,
+    score: dict[str, Any],
+    zero_shot: Sequence[Path],
 ) -> dict[str, Any]:
-    """The score of predictions that are there, beside what has been scored since."""
-    said = probabilities.answers(path.with_suffix(".parquet")).probabilities.astype(np.float64)
-    return _write(workdir, question, path, said, score, score["fingerprint"], zero_shot)
+    """The score of predictions that are there, as it is made now, beside what has been scored since."""
+    said = probabilities.answers(head.path.with_suffix(".parquet")).probabilities.astype(np.float64)
+    facts = {name: value for name, value in score.items() if name not in _SOMETIMES}
+    facts.setdefault("fitted_at", head.path.stat().st_mtime)  # of an earlier version, which did not say
+    return _write(workdir, question, head, request, said, facts, zero_shot)
 
 
 def _mean(files: Sequence[Path]) -> paired.Answers:
     """The mean of the probabilities of several models for the same stays."""
     return paired.mean([probabilities.answers(file) for file in files])
+
+
+def _check_one_way(files: Sequence[Path], now: str) -> None:
+    """Raises UserError where heads are fitted in another way, as by a second command with another recipe meanwhile."""
+    for file in files:
+        if artifacts.read_json(file.with_suffix(".json")).get("way") != now:
+            raise UserError(f"{file} is of another recipe or seed than is asked for: run the same command again")
 
 
 def setting(cell: Cell) -> str:
@@ -278,10 +321,12 @@ def of_means(workdir: Path, cells: Sequence[Cell], request: Request) -> dict[str
                 beside = [] if head.method == ZERO_SHOT else zero_shot
                 if score is None:
                     of_each = [head.path.with_name(f"{cell}.parquet") for cell in ids]
+                    if beside:
+                        _check_one_way(of_each, way(head.method, request))
                     said = _mean(of_each if beside else zero_shot).probabilities.astype(np.float64)
-                    facts = {"cells": ids, **_facts(question, head)}
-                    score = _write(workdir, question, head.path, said, facts, fingerprint, beside)
-                elif not _compared(score, question, beside):
-                    score = _again(workdir, question, head.path, score, beside)
+                    facts = {"cells": ids, **_facts(question, head), "fingerprint": fingerprint}
+                    score = _write(workdir, question, head, request, said, facts, beside)
+                elif not _as_now(score, question, head, request, beside):
+                    score = _again(workdir, question, head, request, score, beside)
                 scores[f"{_key(question, head)}/{name}"] = score
     return scores

@@ -14,8 +14,9 @@ from ehr_scaling.grid import executors
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.outcomes.asking import cohort, prepared
+from ehr_scaling.outcomes.asking import prepared
 from ehr_scaling.outcomes.asking.prepared import Question
+from ehr_scaling.outcomes.asking.tasks import Unanswerable
 from ehr_scaling.outcomes.supervised import cost, heads, records
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.outcomes.supervised.records import Request
@@ -43,23 +44,29 @@ def plan(
     """See that all that is asked for can be done, before any of it is.
 
     Args: cells, ids of finished cells, none: that of least validation loss and those that differ in the seed alone;
-      tasks, names of prepared ones, none: all of yes or no; else as of `Request`.
+      tasks, names of prepared ones, none: all of yes or no; else as of `Request`. One that cannot be learnt, and of
+      all of yes or no one whose label files are gone, is passed over with a note.
     Raises: UserError for a cell that is not finished or reads other tokens, a task that is not prepared or is of
-      another kind, and as `cohort.stays` does.
+      another kind, and where no task is left.
     """
     there = Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
     storage.fetch(there.events, artifacts.RECORD)
     chosen = [choosing.best_cell(workdir, name) for name in dict.fromkeys(cells)] or _best(workdir)
-    questions = [heads.question_of(workdir, name) for name in dict.fromkeys(tasks)] or _all_binary(workdir)
-    generated, notes, requests = inspection.of_generated(workdir), [], []
+    notes: list[str] = []
+    named = [heads.question_of(workdir, name) for name in dict.fromkeys(tasks)]
+    questions = named or _all_binary(workdir, notes)
+    generated, requests = inspection.of_generated(workdir), []
     for question in questions:
         heads.check_kind(question)
         for cell in chosen:
             heads.check(cell, workdir, question)
-        stays = len(cohort.stays(workdir, "train", question.task).labels)
-        stays = min(stays, question.options["train_samples"] or stays)
+        try:
+            stays = len(heads.learnt_from(workdir, question)[0].labels)
+        except Unanswerable as e:
+            notes.append(f"{question.task.name} is passed over: {e}")
+            continue
         asked = Request((question.task.name,), methods, counts, draws, recipe or Recipe(), seed)
         requests.append(records.fewer_than_all(asked, stays))
         if requests[-1].counts != counts:
@@ -67,6 +74,8 @@ def plan(
                 f"{question.task.name}: the train split has {disclosure.words(stays, generated)} labelled stays; "
                 "larger numbers of labels are all of them"
             )
+    if not requests:
+        raise UserError("; ".join(notes))
     models = ", ".join(f"{cell.id} ({cell.size}, seed {cell.seed})" for cell in chosen)
     return Plan(chosen, requests, [f"models: {models}", *notes])
 
@@ -78,11 +87,18 @@ def _best(workdir: Path) -> list[Cell]:
     return sorted(alike, key=lambda cell: cell.seed)
 
 
-def _all_binary(workdir: Path) -> list[Question]:
+def _all_binary(workdir: Path, notes: list[str]) -> list[Question]:
+    """Those whose label files are not where they were are passed over: one such task is no reason to learn no other."""
     questions = [question for question in prepared.asked_in(workdir) if question.task.kind == "binary"]
     if not questions:
         raise UserError(f"{Layout(workdir).outcomes} holds no task of yes or no: prepare one with launch.evaluate")
-    return [heads.with_labels(workdir, question) for question in questions]
+    found = []
+    for question in questions:
+        try:
+            found.append(heads.with_labels(workdir, question))
+        except UserError as e:
+            notes.append(f"{question.task.name} is passed over: {e}")
+    return found
 
 
 def cost_of(workdir: Path, planned: Plan, workers: int = 0) -> str:

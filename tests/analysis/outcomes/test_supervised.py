@@ -42,10 +42,10 @@ class Task:
         file.with_suffix(".json").write_text(json.dumps({"auroc": auroc, "auprc": {"value": 0.4}, **score}))
         return said
 
-    def heads(self, method, known, labels, noise, cells=CELLS):
-        said = [self.write(f"supervised/{method}/{known}/{cell}", noise, train_stays=labels) for cell in cells]
+    def heads(self, method, known, labels, noise, cells=CELLS, **way):
+        said = [self.write(f"supervised/{method}/{known}/{cell}", noise, train_stays=labels, **way) for cell in cells]
         if len(cells) > 1:
-            about = {"cells": list(cells), "auroc": 0, "auprc": {"value": 0.55, "low": 0.5, "high": 0.6}}
+            about = {"cells": list(cells), **way, "auroc": 0, "auprc": {"value": 0.55, "low": 0.5, "high": 0.6}}
             (self.folder / f"supervised/{method}/{known}/mean-x.json").write_text(json.dumps(about))
         return said
 
@@ -63,9 +63,51 @@ def task(tmp_path):
     return made
 
 
-def test_none_without_heads_or_without_their_models(tmp_path, task):
+def test_none_without_heads(tmp_path):
     assert supervised.read(tmp_path / "other", LOSS, FEW) is None
-    assert supervised.read(task.folder, {"z": 1.0}, FEW) is None
+
+
+def test_heads_of_models_in_no_fit_are_told_where_no_others_are(task):
+    """As of the best of all where its learning rate lost to another."""
+    found, out = (supervised.read(task.folder, loss_of, FEW) for loss_of in (LOSS, {"z": 1.0}))
+    assert found.notes == [] and out.cells == found.cells and out.points == found.points
+    (note,) = supervised.to_json(out)["notes"]
+    assert note.startswith("models in no fit") and note.endswith(": a, b, c")
+    task.heads("probe", "all", 900, 0.1, cells=["z"])
+    mixed = supervised.read(task.folder, {"z": 1.0}, FEW)
+    assert mixed.cells == ("z",) and "left out of models that are in no fit" in mixed.notes[0]
+
+
+def test_heads_of_one_recipe_are_pooled_the_newest_and_the_others_counted(tmp_path):
+    made = Task(tmp_path)
+    for draw in (1, 2, 3):
+        made.heads("probe", f"50-{draw}", 50, 3.0, way="long", fitted_at=draw)
+        made.heads("finetune", f"50-{draw}", 50, 2.0, way="long", fitted_at=draw)
+    made.heads("finetune", "all", 900, 1.0, way="long", fitted_at=4)
+    assert supervised.read(made.folder, LOSS, FEW).notes == []
+    # One draw again with a shorter recipe: the other two are of the longer one
+    made.heads("finetune", "50-1", 50, 4.0, way="short", fitted_at=9)
+    found = supervised.read(made.folder, LOSS, FEW)
+    assert [(p.method, p.labels, p.draws, p.models) for p in found.points] == [
+        ("probe", 50, 3, 3),
+        ("finetune", 50, 1, 3),
+    ]
+    (note,) = found.notes
+    assert note.startswith("fine-tuned: 9 of 12 heads were fitted with another recipe")
+    # One model of three: what is left of the mean is no mean of heads that are told
+    folder = tmp_path / "alone"
+    made = Task(folder)
+    made.heads("finetune", "all", 900, 1.0, way="long", fitted_at=1)
+    made.heads("finetune", "all", 900, 0.5, cells=["a"], way="short", fitted_at=2)
+    alone = supervised.read(folder, LOSS, FEW)
+    assert alone.cells == ("a",) and [row.models for row in alone.rows] == [1]
+    assert alone.rows[0].auprc.value == 0.4 and "2 of 3 heads" in alone.notes[0]
+    # Heads of an earlier version do not say how they were fitted, and are older than those that do
+    path = folder / "supervised/finetune/all/a.json"
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in ("way", "fitted_at")})
+    )
+    assert supervised.read(folder, LOSS, FEW).cells == ("b",)
 
 
 def test_points_are_means_over_models_and_draws(task):

@@ -31,6 +31,26 @@ def test_the_model_of_least_loss_answers(study):
     assert sheet.of("all", "auroc").tolist() == [[0.7, 0.7]] and np.isnan(sheet.of("again", "stays")).all()
 
 
+def test_a_model_in_no_fit_is_told_where_no_other_has_answered(study):
+    """As the best of all, of which launch.ask --cell=best asks, where its learning rate lost to another."""
+    folder, table = study
+    sheet = folder / "many_questions"
+    first, *others = [sheet / f"{cell}.json" for cell in table.cell[:3]]
+    first.rename(sheet / "lost.json")
+    (found,) = sheets.read(folder, table)
+    assert found.cell in table.cell and found.models == 2
+    assert found.text.endswith("in no fit have answered too, and are passed over: 1.")
+    for path in others:
+        path.unlink()
+    (found,) = sheets.read(folder, table)
+    assert (found.cell, found.models) == ("lost", 1) and np.isnan(found.loss)
+    assert found.text == (
+        "What comes. The answers are those of lost, which is in no fit, as models of a learning rate that lost."
+    )
+    np.testing.assert_array_equal(found.of("first", "auroc"), [[np.nan, 0.7]])
+    assert "lost" in sheet_section.section([found], {})
+
+
 def test_a_sheet_is_no_task(study):
     folder, table = study
     assert downstream.read(folder, table, Options(draws=20), table.cell) == [] and scores.valued(folder, table) == []

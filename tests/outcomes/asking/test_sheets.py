@@ -8,10 +8,12 @@ import records
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data.vocabulary import DAY, HOUR
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking import cohort, sheet_stays, sheets, tasks
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE
+from tests import buckets
 
 TEXT = """
 name: trial
@@ -180,3 +182,19 @@ def test_labels_are_those_of_the_task_that_asks_the_same(tmp_path, admissions, n
         assert found == (POSITIVE if label else NEGATIVE) and not (task.onset and before)
     # A task leaves out who is left open, who is not followed, and, where it asks for an onset, who had it before
     assert all(found in (OPEN, sheet_stays.SHORT) or (task.onset and before) for found, before in ours.values())
+
+
+def test_what_another_machine_is_handing_over_to_a_bucket_is_no_broken_sheet(tmp_path, monkeypatch):
+    """Its record comes last; on a disk of its own a folder without a record is one that somebody has spoilt."""
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "mirrors"))
+    monkeypatch.setattr(artifacts, "record", lambda folder: {"fingerprint": "of the timelines"})
+    monkeypatch.setattr(artifacts, "build", lambda folder, inputs, make, version: {"waited for": folder.name})
+    asked = sheet(tmp_path)
+    for workdir, in_bucket in ((tmp_path / "disk", False), (storage.local(buckets.url("file", tmp_path)), True)):
+        (workdir / "outcomes" / "trial").mkdir(parents=True)
+        prepare = lambda: sheet_stays.prepare(workdir, asked, context=64, copies=2, new_tokens=8)  # noqa: B023, E731
+        if in_bucket:
+            assert prepare() == {"waited for": "trial"}
+        else:
+            with pytest.raises(UserError, match="trial is not complete: delete it and run again"):
+                prepare()

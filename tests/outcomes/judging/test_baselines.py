@@ -145,9 +145,12 @@ def test_columns_of_the_trees(monkeypatch):
 
 def test_too_few_to_fit():
     x = of(sp.csr_array(np.eye(4, dtype=np.float32)))
-    with pytest.raises(Unanswerable, match="cannot be fitted: 1 patients of the train split have the outcome, 3 do"):
-        baselines.fit_all(x, np.array([True, False, False, False]), np.arange(4), 0)
-    with pytest.raises(Unanswerable, match="1 patients of the train split"):
+    few = "cannot be fitted: fewer than two patients of the train split"
+    for labels, lacking in (([1, 0, 0, 0], "have"), ([1, 1, 1, 0], "lack"), ([1, 0], "have and lack")):
+        with pytest.raises(Unanswerable, match=f"{few} {lacking} the outcome") as raised:
+            baselines.fit_all(x.take(slice(len(labels))), np.array(labels, bool), np.arange(len(labels)), 0)
+        assert not any(letter.isdigit() for letter in str(raised.value))  # counts of few patients are not told
+    with pytest.raises(Unanswerable, match=f"{few} can be asked"):
         baselines.fit_all(x, np.ones(4), np.zeros(4, int), 0)
     with pytest.raises(Unanswerable, match="have 1 classes"):
         baselines.fit_all(x, np.zeros(4, int), np.arange(4), 0, classes=3)

@@ -234,9 +234,26 @@ def test_nor_between_one_of_a_score_and_one_of_its_recalibration(seed, n, slope,
     for low, high in pairwise(sorted(cuts)):
         for kind in (labels[rank], ~labels[rank]):
             assert not 0 < kind[low:high].sum() < calibration.SMALLEST or high - low == n
-    assert (
-        second["thresholds_suppressed"] >= evaluate(labels, moved, np.arange(n), draws=2)["thresholds_suppressed"] - 1
-    )
+
+
+def test_one_more_threshold_is_told_only_where_it_leaves_no_small_group():
+    rng = np.random.default_rng(3)
+    p = rng.random(2000)
+    labels, patients = rng.random(2000) < p, np.arange(2000)
+    result = evaluate(labels, p, patients, draws=2)
+    told = [row["threshold"] for row in (*result["curve"], *result["table"]) if row.get("threshold") is not None]
+    edges = np.array(sorted({0.0, 1.0, *told}))
+    for threshold in (*told, *rng.random(60), edges[3] + 1e-4):
+        below = edges[np.searchsorted(edges, threshold, side="right") - 1]
+        above = edges[np.searchsorted(edges, threshold, side="right")]
+        groups = [
+            (labels == kind)[(p >= low) & (p < high)].sum()
+            for low, high in ((below, threshold), (threshold, above))
+            for kind in (True, False)
+        ]
+        # Between one that is told already and itself is nobody
+        may = threshold in told or all(n == 0 or n >= 11 for n in groups)
+        assert decision.leaves_room_for(float(threshold), result, labels, p, patients) == may
 
 
 def test_thresholds_of_the_table_come_first_and_then_those_far_apart():

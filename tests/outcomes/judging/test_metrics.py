@@ -1,5 +1,7 @@
 """Ranking metrics against scikit-learn and by hand; intervals that resample patients and cover."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes.judging import cuts
 from ehr_scaling.outcomes.judging.metrics import auroc, average_precision, bootstrap_weights, evaluate
 
 
@@ -113,7 +116,7 @@ def made(n=300, seed=0, stays=2, separation=1.0):
 def test_the_operating_point_is_the_roc_point_nearest_to_the_corner():
     youden = 0
     for seed in range(8):
-        labels, p, patients = made(seed=seed)
+        labels, p, patients = made(900, seed=seed)
         p = p.round(2)
         result = evaluate(labels, p, patients, draws=100)["operating_point"]
         alarms, found, thresholds = roc_curve(labels, p, drop_intermediate=False)
@@ -127,8 +130,21 @@ def test_the_operating_point_is_the_roc_point_nearest_to_the_corner():
     assert youden < 8  # the point of the largest sum of both is another one
 
 
-def test_every_statistic_of_a_resample_is_that_of_the_rows_drawn():
+@pytest.mark.parametrize("seed", range(12))
+def test_no_operating_point_tells_of_a_small_group(seed):
+    labels, p, patients = made(60 + 40 * seed, seed=seed)
+    sides = labels, p.round(2), patients
+    point = evaluate(*sides, draws=2).get("operating_point")
+    with mock.patch.object(cuts, "SMALLEST", 1):
+        always = evaluate(*sides, draws=2)["operating_point"]
+    flagged = sides[1] >= always["threshold"]
+    groups = [len(np.unique(patients[side & kind])) for side in (flagged, ~flagged) for kind in (labels, ~labels)]
+    assert point == (always if all(n == 0 or n >= 11 for n in groups) else None)
+
+
+def test_every_statistic_of_a_resample_is_that_of_the_rows_drawn(monkeypatch):
     """The bootstrap works on weights; here rows are repeated as often as they were drawn instead."""
+    monkeypatch.setattr(cuts, "SMALLEST", 1)  # of so few rows no threshold could be told
     labels, p, patients = made(80)
     p = p.round(2)
     drawn = next(bootstrap_weights(patients, 1, 5))[0].astype(int)
@@ -180,7 +196,8 @@ def test_probabilities_are_judged_where_asked():
         evaluate(labels, p + 0.5, patients, draws=10, probabilities=True)
     few = evaluate(labels[:40], p[:40], np.zeros(40, int), probabilities=True)
     assert few["interval_missing"] == "fewer than two patients with the outcome"
-    for part in (few["auprc"], few["brier"], few["operating_point"]["sensitivity"]):
+    assert "operating_point" not in few
+    for part in (few["auprc"], few["brier"]):
         assert part["value"] is not None and part["low"] is part["high"] is None
     assert few["delong"] == {"error": None, "low": None, "high": None}
 

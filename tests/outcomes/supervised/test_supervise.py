@@ -6,13 +6,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.outcomes import evaluate, probabilities
-from ehr_scaling.outcomes.asking import cohort, questions, tasks
+from ehr_scaling.outcomes import evaluate, probabilities, scoring
+from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import metrics
 from ehr_scaling.outcomes.supervised import heads, records, supervise
@@ -105,7 +107,8 @@ def test_heads_are_fitted_once_scored_and_averaged(study_of, monkeypatch):
     monkeypatch.setattr(heads, "fit", lambda *args, **about: fitted.append(about["count"]) or fit(*args, **about))
     again = supervise.run(workdir, planned, workers=1)
     key = f"{TASK.name}/finetune/20-2/{cells[1].id}"
-    assert fitted == [20] and {**again[key], "seconds": 0} == {**scores[key], "seconds": 0}
+    clock = {"seconds": 0, "fitted_at": 0}
+    assert fitted == [20] and again[key] | clock == scores[key] | clock
     assert {name: score for name, score in again.items() if name != key}.items() <= scores.items()
 
 
@@ -121,6 +124,106 @@ def test_a_zero_shot_score_that_comes_later_is_compared_without_fitting_again(st
     first = metrics.auroc(asked.labels, risks.astype(np.float32).astype(float))
     assert after[key]["against_zero_shot"]["auroc"]["first"] == pytest.approx(first)
     assert {name: after[key][name] for name in before[key]} == before[key]
+
+
+def test_a_head_is_judged_anew_of_what_it_said_and_not_fitted_again(study_of, monkeypatch):
+    """Where the baseline was fitted anew or came later, and where the measures are of another version."""
+    workdir, cells = study_of
+    folder = workdir / "outcomes" / TASK.name
+    for path in folder.glob("baseline.*"):
+        path.rename(path.with_suffix(f"{path.suffix}.away"))
+    planned = supervise.plan(workdir, cells=[cells[0].id], methods=(heads.PROBE,))
+    (key,) = first = supervise.run(workdir, planned, workers=1)
+    assert "against_baseline" not in first[key]
+    monkeypatch.setattr(heads, "fit", lambda *args, **about: pytest.fail("fitted again"))
+    for path in folder.glob("baseline.*.away"):
+        path.rename(path.with_suffix(""))
+    later = supervise.run(workdir, planned, workers=1)[key]
+    assert {k: v for k, v in later.items() if k != "against_baseline"} == first[key] | {"baseline": later["baseline"]}
+    artifacts.write_sealed(
+        folder / "baseline.json", artifacts.read_json(folder / "baseline.json") | {"fingerprint": "of more features"}
+    )
+    compared = []
+    compare = records.paired.compare
+    monkeypatch.setattr(records.paired, "compare", lambda *args, **about: compared.append(1) or compare(*args, **about))
+    anew = supervise.run(workdir, planned, workers=1)[key]
+    assert compared == [1] and anew == later | {"baseline": "of more features"}
+    monkeypatch.setattr(scoring, "VERSION", scoring.VERSION + 1)
+    assert supervise.run(workdir, planned, workers=1)[key] == anew | {"judged": scoring.VERSION}
+
+
+def test_a_score_says_how_its_head_was_fitted(study_of):
+    workdir, cells = study_of
+    about = {"counts": (20,), "draws": 1, "recipe": RECIPE}
+    scores = supervise.run(workdir, supervise.plan(workdir, **about), workers=1)
+    way = {method: {s["way"] for key, s in scores.items() if f"/{method}/" in key} for method in heads.METHODS}
+    assert [len(some) for some in way.values()] == [1, 1] and way[heads.PROBE] != way[heads.FINETUNE]
+    about["recipe"] = RECIPE._replace(epochs=0)
+    one = supervise.run(workdir, supervise.plan(workdir, cells=[cells[0].id], **about), workers=1)
+    for method in heads.METHODS:
+        (now,) = (score["way"] for key, score in one.items() if f"/{method}/" in key)
+        assert (now in way[method]) == (method == heads.PROBE)  # of which epochs are no part
+    request = supervise.plan(workdir, cells=[cells[0].id], **about).requests[0]
+    with pytest.raises(UserError, match=r"finetune/20-1/.*parquet is of another recipe or seed than is asked for"):
+        records.of_means(workdir, cells, request)
+
+
+def write_labels(path, workdir):
+    """A label file of the stays of TASK, of all splits."""
+    every = [cohort.stays(workdir, split, TASK) for split in ("train", "validation", "test")]
+    subjects, times, labels = (np.concatenate([s[i] for s in every]) for i in (4, 3, 5))
+    at = pa.array(times, pa.int64()).cast(pa.timestamp("us"))
+    path.parent.mkdir()
+    pq.write_table(pa.table({"subject_id": subjects, "prediction_time": at, "boolean_value": labels}), path)
+
+
+def test_tasks_of_label_files_are_learnt_wherever_their_files_lie(study_of, tmp_path):
+    """Several task files one after the other, as launch.evaluate prepares them, none of which the config names."""
+    workdir, cells = study_of
+    labelled = []
+    for name in ("one", "two"):
+        write_labels(path := tmp_path / name / "labels.parquet", workdir)
+        about = {"hours": None, "anchor": (), "labels": str(path), "name": name}
+        labelled.append(dataclasses.replace(TASK, **about))
+        questions.prepare(workdir, labelled[-1], **OPTIONS)
+    planned = supervise.plan(workdir, methods=(heads.PROBE,))
+    assert [request.tasks[0] for request in planned.requests] == [TASK.name, "one", "two"] and len(planned.notes) == 1
+    for task in labelled:
+        assert heads.question_of(workdir, task.name).task == task
+        assert str(tmp_path) not in (workdir / "outcomes" / task.name / artifacts.RECORD).read_text()
+    risks = [heads.predict(workdir, cells[0], task, methods=(heads.PROBE,))[heads.PROBE] for task in ("one", "two")]
+    np.testing.assert_array_equal(*risks)
+    # Gone or others: that task is passed over where it was not named
+    (tmp_path / "one").rename(tmp_path / "away")
+    planned = supervise.plan(workdir, methods=(heads.PROBE,))
+    assert [request.tasks[0] for request in planned.requests] == [TASK.name, "two"]
+    assert "one is passed over: one asks by label files (labels.parquet), which are gone" in planned.notes[1]
+    with pytest.raises(UserError, match=r"one asks by label files .* prepare it again with launch.evaluate"):
+        supervise.plan(workdir, tasks=["one"])
+    # Where they lie now is kept when the task is prepared again
+    questions.prepare(
+        workdir, dataclasses.replace(labelled[0], labels=str(tmp_path / "away/labels.parquet")), **OPTIONS
+    )
+    assert len(supervise.plan(workdir, methods=(heads.PROBE,)).requests) == 3
+
+
+def test_a_task_whose_train_stays_have_one_outcome_is_passed_over(study_of, monkeypatch):
+    workdir, _ = study_of
+    few = dataclasses.replace(TASK, name="of_few")
+    seed = next(s for s in range(99) if not cohort_of_four(workdir, s).any())
+    questions.prepare(workdir, few, **OPTIONS | {"train_samples": 4, "seed": seed})
+    planned = supervise.plan(workdir)
+    assert [request.tasks for request in planned.requests] == [(TASK.name,)]
+    assert "of_few is passed over: of the stays of the train split" in planned.notes[1]
+    assert "none has the outcome" in planned.notes[1]
+    with pytest.raises(UserError, match="of_few is passed over"):
+        supervise.plan(workdir, tasks=["of_few"])
+    with pytest.raises(tasks.Unanswerable, match="none has the outcome"):
+        heads.data_of(workdir, heads.question_of(workdir, "of_few"))
+
+
+def cohort_of_four(workdir, seed):
+    return stays.subsample(cohort.stays(workdir, "train", TASK), 4, None, seed).labels
 
 
 def test_no_label_of_a_test_stay_is_read(trained, monkeypatch):
