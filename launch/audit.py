@@ -37,7 +37,7 @@ PATIENTS = flags.DEFINE_integer(
 )
 PROMPT = flags.DEFINE_integer("prompt", 32, "Tokens of a timeline that a continuation starts from.", lower_bound=1)
 DRAWS = flags.DEFINE_integer("draws", 1000, "Resamples of patients, for intervals.", lower_bound=20)
-SEED = flags.DEFINE_integer("seed", 0, "Of which patients are asked about, and of the resamples.")
+SEED = flags.DEFINE_integer("seed", 0, "Of which patients are asked about, and of the resamples.", lower_bound=0)
 OUT = flags.DEFINE_string("out", None, "Another folder for the audits [default: W/audit].")
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     out = Path(OUT.value).absolute() if OUT.value else Layout(workdir).audit
     settings = audit.Settings(PATIENTS.value, PROMPT.value, DRAWS.value, SEED.value)
     asked = audit.of_grid(workdir, CELL.value, settings, out)
-    costs = [Cost(one.cost, one.inputs["positions"]) for one in asked]
+    costs = [Cost(one.cost, one.positions) for one in asked]
     progress = Progress("auditing", [[one.cell] for one in asked], costs)
     made, records = 0, list[dict[str, Any]]()
     for i, (_, record, was_there) in enumerate(audit.audits(workdir, asked, settings, progress.advance)):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.audit import asking, sharing, statistics, whom, windows
-from ehr_scaling.audit.statistics import SUPPRESSED, Occurrences
+from ehr_scaling.audit.statistics import SUPPRESSED, Counts, Occurrences
 from ehr_scaling.audit.whom import Side, Whom
 from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.grid.cell import Cell
@@ -24,11 +24,12 @@ from ehr_scaling.outcomes import choosing
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
 from ehr_scaling.training.setup import restored_params
 
-VERSION = 1  # of what an audit measures: raise it with every change to that, and models are audited again
+VERSION = 2  # of what an audit measures: raise it with every change to that, and models are audited again
 CONTINUED = (8, 16, 32)  # tokens
 NEARLY = 0.9  # 1 − edits / tokens, from which on a continuation is nearly the record's
 RARE = ((1, 20), (21, 50), (51, 100))  # patients that have a token
 RECALLED = (1, 10)  # among so many likeliest tokens
+RARE_DIGITS = 2  # of real patients: those of a band may be a dozen
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class Asked(NamedTuple):
     cell: Cell
     whom: Whom
     inputs: dict[str, Any]  # all that its audit is made of
+    positions: int  # of the windows that it and its reference read
     path: Path
 
     @property
     def cost(self) -> float:
         """About as many FLOPs: of forward passes over the windows of both sides, by it and its reference."""
         cells = [self.cell, *([self.whom.reference.cell] if self.whom.reference else [])]
-        return 2.0 * self.inputs["positions"] * sum(cell.N_body + cell.N_head for cell in cells)
+        return 2.0 * self.positions * sum(cell.N_body + cell.N_head for cell in cells)
 
 
 def ask(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], settings: Settings, out: Path) -> Asked:
@@ -71,10 +73,9 @@ def ask(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], settings: S
         "packed": cell.packed,
         "reference": chosen.reference.cell.id if chosen.reference else None,
         "held_out": chosen.source,
-        "positions": sum(most) * cell.context,
         **asdict(settings),
     }
-    return Asked(cell, chosen, inputs, out / f"{cell.id}.json")
+    return Asked(cell, chosen, inputs, sum(most) * cell.context, out / f"{cell.id}.json")
 
 
 def there(asked: Asked) -> dict[str, Any] | None:
@@ -109,7 +110,8 @@ def audit(workdir: Path, asked: Asked, settings: Settings, generated: bool, repo
         "seed": cell.seed,
         "fraction": cell.fraction,
         "passes": cell.tokens / cell.unique_tokens,
-        "times_read": float(times.mean()),
+        "started_from": cell.init or None,
+        "times_read": float(times.mean()) if generated else float(f"{times.mean():.2g}"),
         "patients_read": disclosure.told(len(chosen.seen), generated),
         "generated": generated,
         "settings": asdict(settings),
@@ -231,24 +233,27 @@ def _continuation(
         return {"rows": [], "missing": "too few patients have a window that is long enough"}
     truth = both.tokens[at, begin : begin + lengths[-1]]
     said = asking.continuations(*trained, both.tokens[at, :begin], lengths[-1], report)
-    rows = []
+    rows, told = [], (Counts(generated), Counts(generated))
     for k in lengths:
         exact = (said[:, :k] == truth[:, :k]).all(1)
         near = asking.edits(said[:, :k], truth[:, :k]) <= (1 - NEARLY) * k + 1e-9
         shared = sharing.patients_by_run(workdir, chosen.seen, truth[:, :k], both.vocabulary) - members
         for whose, among in (("all", np.ones(len(at), bool)), ("unshared", shared == 0)):
             for how, holds in (("exact", exact), ("near", near)):
-                row = _difference(holds[among & members], holds[among & ~members], generated)
+                row = _difference(holds, (among & members, among & ~members), told, generated)
                 rows.append({"tokens": k, "continuations": whose, "match": how, **row})
     return {"rows": rows, "prompt": settings.prompt}
 
 
-def _difference(members: np.ndarray, held_out: np.ndarray, generated: bool) -> dict[str, Any]:
-    """Shares of both sides and their difference, as far as they may be told."""
-    sizes = {"members": disclosure.told(len(members), generated), "held_out": disclosure.told(len(held_out), generated)}
-    if min(len(members), len(held_out)) < (1 if generated else SMALLEST):
+def _difference(
+    holds: np.ndarray, sides: tuple[np.ndarray, np.ndarray], told: tuple[Counts, Counts], generated: bool
+) -> dict[str, Any]:
+    """Shares of both sides, members first, and their difference, as far as they may be told beside those of before."""
+    numbers = [int(side.sum()) for side in sides]
+    sizes = dict(zip(("members", "held_out"), (disclosure.told(n, generated) for n in numbers), strict=True))
+    if min(numbers) < (1 if generated else SMALLEST):
         return {"patients": sizes, "excess": None, "suppressed": SUPPRESSED}
-    counts = statistics.count(members, generated), statistics.count(held_out, generated)
+    counts = told[0].of(holds, sides[0]), told[1].of(holds, sides[1])
     return {
         "patients": sizes,
         "members": counts[0].to_json(),
@@ -285,7 +290,8 @@ def _rare(
             told.append({**row, "suppressed": "too few patients of both sides have such tokens"})
             continue
         some = {name: of[band] for name, of in values.items()}
-        told.append({**row, **statistics.stratified(at.take(band), some, settings.draws, settings.seed)})
+        found = statistics.stratified(at.take(band), some, settings.draws, settings.seed)
+        told.append({**row, **(found if generated else statistics.rounded(found, RARE_DIGITS))})
     return told
 
 

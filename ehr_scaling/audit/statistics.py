@@ -1,8 +1,9 @@
-"""Statistics of an audit, each with its 95 % interval over patients, and without telling of few patients.
+"""Statistics of an audit, each with its 95 % interval over patients, and without telling of few real patients.
 
 Shapes: m members, h held-out patients, d resamples.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,58 +15,97 @@ from ehr_scaling.outcomes.judging.delong import delong, interval
 
 FALSE_POSITIVES = 0.01  # rate at which a loss attack is judged (Carlini et al. 2022, arXiv 2112.03570)
 SUPPRESSED = f"suppressed: a count under {SMALLEST} patients"
+FEW = SMALLEST - 1
+DIGITS = 4  # of what is told of real patients, as of scores
 
 Difference = dict[str, Any]  # value, low and high; each may be None
 
 
 class Count(NamedTuple):
-    """For which share of patients something holds, as far as it may be told: between least and most.
+    """For which share of patients something holds, as far as it may be told: `share`, and the ends of what it may be.
 
-    Both are the share itself where it is told. Of real patients a count from 1 to 10, or of all but so many, is not:
-    then they are the ends of what it may be. n: patients, of real ones to the nearest ten, and their share to three
-    digits; so that neither, nor what is made of them, gives away how many there are.
+    Of real patients a count from 1 to 10, or of all but so many, has no share; another is told in steps of ten patients
+    or more, but for none and all. n: patients, of real ones to the nearest ten. So that neither, nor what is made of
+    them, gives away how many there are.
     """
 
+    share: float | None
     least: float
     most: float
     n: int
 
     @property
-    def told(self) -> bool:
-        return self.least == self.most
-
-    @property
     def value(self) -> float:
         """The share, or where it is not told the middle of what it may be."""
-        return (self.least + self.most) / 2
+        return (self.least + self.most) / 2 if self.share is None else self.share
 
     def to_json(self) -> dict[str, Any]:
-        if self.told:
-            return {"share": self.value}
+        if self.share is not None:
+            return {"share": self.share}
         return {"share": None, "at_least": self.least, "at_most": self.most}
 
 
 def count(holds: np.ndarray, generated: bool) -> Count:
     """Args: holds, bool (n,), a patient each, n ≥ 11, or 1 where `generated`: whether the patients are nobody's."""
-    yes, n, few = int(holds.sum()), len(holds), SMALLEST - 1
-    if generated:
-        return Count(yes / n, yes / n, n)
-    about = disclosure.told(n, generated) or n
-    if yes in (0, n) or few < yes < n - few:
-        return Count(round(yes / n, 3), round(yes / n, 3), about)
-    part = min(few / about, 1.0)
-    return Count(0.0, part, about) if yes <= few else Count(1 - part, 1.0, about)
+    yes, n = int(holds.sum()), len(holds)
+    if generated or yes in (0, n):
+        return Count(yes / n, yes / n, yes / n, n if generated else _about(n))
+    about = _about(n)
+    step = 10 / (about - 6)  # over ten patients, since there are more than so many
+    if FEW < yes < n - FEW:
+        share = round(yes / n / step) * step
+        return _between(share, share - step / 2, share + step / 2, about)
+    return _between(None, 0.0, step, about) if yes <= FEW else _between(None, 1 - step, 1.0, about)
+
+
+def _about(n: int) -> int:
+    return disclosure.told(n, generated=False) or n
+
+
+def _between(share: float | None, least: float, most: float, n: int) -> Count:
+    """To DIGITS, ends outwards."""
+    scale = 10**DIGITS
+    low, high = max(math.floor(least * scale) / scale, 0.0), min(math.ceil(most * scale) / scale, 1.0)
+    return Count(None if share is None else round(share, DIGITS), low, high, n)
+
+
+class Counts:
+    """Counts of sets of the same patients, of which none gives another away.
+
+    Two of real patients are not both told where one set holds the other and 1 to 10 patients more: of the second only
+    what it may be is told then, by the first.
+    """
+
+    def __init__(self, generated: bool) -> None:
+        self.generated = generated
+        self._told: list[tuple[np.ndarray, Count]] = []
+
+    def of(self, holds: np.ndarray, among: np.ndarray) -> Count:
+        """Args: holds, bool (n,), of all patients; among, bool (n,), of whom a share is told."""
+        found = count(holds[among], self.generated)
+        if self.generated or found.share is None:
+            return found
+        here = holds & among
+        for other, told in self._told:
+            more, fewer = int((here & ~other).sum()), int((other & ~here).sum())
+            if min(more, fewer) == 0 and 1 <= more + fewer <= FEW:
+                # In patients, of both sides as many as their rounded numbers allow
+                least = told.least * (told.n - 5) - (FEW if fewer else 0)
+                most = told.most * (told.n + 5) + (FEW if more else 0)
+                return _between(None, least / (found.n + 5), most / (found.n - 5), found.n)
+        self._told.append((here, found))
+        return found
 
 
 def excess(members: Count, held_out: Count) -> Difference:
     """Share of members less that of held-out patients, with Newcombe's interval of such a difference.
 
-    Square-and-add of two Wilson intervals (Newcombe 1998, Stat. Med. 17:873, method 10). Where a count is not told, the
-    ends are those of the counts that it may be, and there is no value unless the other count is told.
+    Square-and-add of two Wilson intervals (Newcombe 1998, Stat. Med. 17:873, method 10). Of real patients the
+    ends are those of the counts that both may be, and there is no value unless one of the counts is told.
     """
     low = newcombe(members.least, members.n, held_out.most, held_out.n)[0]
     high = newcombe(members.most, members.n, held_out.least, held_out.n)[1]
-    value = members.value - held_out.value if members.told or held_out.told else None
+    value = None if members.share is None and held_out.share is None else members.value - held_out.value
     return {"value": value, "low": low, "high": high}
 
 
@@ -88,7 +128,8 @@ def attack(
       one of the other, there is no error, and the end on the inner side is exact: min(m, h) pairs that share no patient
       are all in order, and with an area A that happens with probability A^min(m, h). true_positives: value, low, high,
       the share of members that are found where at most `rate` of the held-out patients are (`found_at`), with the
-      percentile interval over patients; without a value where it tells of few patients.
+      percentile interval over patients; without a value where it tells of few patients. Of real patients all are
+      rounded, to DIGITS or as `count` does.
     """
     scores = np.concatenate([members, held_out]).astype(np.float64)
     labels = np.arange(len(scores)) < len(members)
@@ -103,15 +144,27 @@ def attack(
         "found": found_at(scores[order], labels[order], weights[:, order], rate)
     }
     point, drawn = metrics.bootstrap(found, np.arange(len(scores)), np.ones(len(scores)), draws, seed)
-    told = count(np.arange(len(members)) < round(point["found"] * len(members)), generated).told
+    share = count(np.arange(len(members)) < round(point["found"] * len(members)), generated).share
     nothing = {"value": None, "low": None, "high": None, "suppressed": SUPPRESSED}
-    return {
+    told = {
         "auroc": area,
         "error": error if 0 < area < 1 else None,
         "low": bounds[0],
         "high": bounds[1],
-        "true_positives": metrics.summary(point["found"], drawn["found"]) if told else nothing,
+        "true_positives": nothing if share is None else metrics.summary(share, drawn["found"]),
     }
+    return told if generated else rounded(told, DIGITS)
+
+
+def rounded(told: dict[str, Any], digits: int) -> dict[str, Any]:
+    """With its numbers, and those of the dicts in it, to so many digits."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return rounded(value, digits)
+        return round(value, digits) if isinstance(value, float) else value
+
+    return {name: of(value) for name, value in told.items()}
 
 
 def found_at(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, rate: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Audits as a table for a terminal."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = []
     if any((ratio := record["membership"]["ratio"]) and ratio["reference"]["saw_members"] for record in records):
-        notes.append("* less the loss of a model that was trained on the same patients: tells less than it could")
+        notes.append("* less the loss of a model that was trained on the same patients, or may have been: tells less")
+    if any(record["started_from"] for record in records):
+        notes.append("† started from another model: which patients that was trained on is not known")
     return "\n".join([*lines, *notes])
 
 
@@ -34,7 +37,7 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     patients = "under 10" if record["patients_read"] is None else f"{record['patients_read']:,}"
     rarest = next((row["log_ratio"] for row in record["rare"] if "log_ratio" in row), None)
     return (
-        record["size"],
+        record["size"] + ("†" if record["started_from"] else ""),
         f"{record['passes']:.3g}",
         patients,
         record["held_out"].partition(",")[0],
@@ -64,7 +67,7 @@ def _interval(part: dict[str, Any] | None, share: bool = False) -> str:
     """Value and interval; where counts under 11 are not told, the most that it may be."""
     if part is None or (part.get("value") is None and part.get("high") is None):
         return "–"
-    text = (lambda x: f"{x:.1%}") if share else (lambda x: f"{x:.3f}".replace("0.", ".", 1))
+    text = (lambda x: f"{x:.1%}") if share else (lambda x: re.sub(r"^(-?)0\.", r"\1.", f"{x:.3f}"))
     if part["value"] is None:
         return f"at most {text(part['high'])}"
     if part["low"] is None:

@@ -1,17 +1,21 @@
 """Which windows a model has read, what others share of them, and what it says of them: against the plain way."""
 
 import itertools
+import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
-from ehr_scaling.audit import asking, sharing, whom, windows
+from ehr_scaling import artifacts, storage, study
+from ehr_scaling.audit import asking, sharing, statistics, whom, windows
 from ehr_scaling.data import loader, timelines
+from ehr_scaling.data.packed import FILE
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training import loop
-from tests import small
+from tests import buckets, small
 
 SILENT = lambda n: None  # noqa: E731
 
@@ -145,7 +149,7 @@ def test_edits():
     assert asking.edits(np.array([[1, 2, 3, 4]]), np.array([[9, 1, 2, 3]])).tolist() == [2]
 
 
-def test_who_is_asked_about(tmp_path, prepared, monkeypatch):
+def test_who_is_asked_about(prepared):
     """Members are those whose window was read; the others never were, and the reference has read neither."""
     workdir, record = prepared
     cells = {
@@ -161,15 +165,80 @@ def test_who_is_asked_about(tmp_path, prepared, monkeypatch):
     read = windows.exposure(workdir, cells["other part"]).seen
     assert set(choice.members.windows.patients[~unread]) == set(read) and 0.4 < unread.mean() < 1
 
-    monkeypatch.setattr(whom, "ENOUGH", 20)
-    choice = whom.choose(workdir, cells["part"], others, 0)
-    assert choice.source == whom.UNREAD_TRAIN and choice.held_out.split == "train"
-    seen = windows.exposure(workdir, cells["part"]).seen
-    assert not np.isin(choice.held_out.windows.patients, seen).any()
-    assert np.isin(choice.members.windows.patients, seen).all()
     alone = whom.choose(workdir, cells["part"], [(0.5, cells["whole"]), (1.0, cells["part"])], 0)
     assert alone.reference == (cells["whole"], True)  # there is no better one, and it says so
     assert whom.choose(workdir, cells["part"], [(1.0, cells["part"])], 0).reference is None
+
+
+@pytest.fixture(scope="module")
+def fractions(tmp_path_factory):
+    """Patients of one window to twenty; the packed data of 0.4 of them, and of all; and cells of either."""
+    workdir = tmp_path_factory.mktemp("fractions")
+    changes = {"data.patients": 1500, "data.splits": (0.6, 0.05, 0.35), "grid.fractions": (0.4,)}
+    whole = study.prepare(small.config(**changes), workdir)
+    part = artifacts.record(Layout(workdir).packed(64, 0.4))
+    few = {"training.min_steps": 2}
+    cells = [
+        small.cell(part if fraction < 1 else whole, few, passes=passes, fraction=fraction, budget=None, seed=seed)
+        for seed, (fraction, passes) in enumerate([(0.4, 0.3), (0.4, 2.0), (1.0, 0.3), (1.0, 0.1)])
+    ]
+    return workdir, cells
+
+
+@pytest.mark.parametrize(("of", "source"), [(0, whom.OUTSIDE), (1, whom.OUTSIDE), (2, whom.TEST)])
+def test_how_long_a_record_is_does_not_tell_who_was_read(fractions, monkeypatch, of, source):
+    """A model that has learnt nothing of its patients may still find long records easier: of members and the others,
+    and of those that the reference has not read, one window in each order is as long, and one patient has as many."""
+    monkeypatch.setattr(whom, "ENOUGH", 20)
+    workdir, cells = fractions
+    choice = whom.choose(workdir, cells[of], [(1.0, cells[3])], 0)
+    assert choice.source == source and choice.reference == (cells[3], False)
+    sides = (choice.members, choice.held_out)
+    in_fraction = np.unique(windows.exposure(workdir, cells[of]).windows.patients)
+    if source == whom.OUTSIDE:
+        assert choice.held_out.split == "train" and not np.isin(choice.held_out.windows.patients, in_fraction).any()
+    else:
+        assert choice.held_out.split == "test"
+    unread = [choice.unread(workdir, side) for side in sides]
+    assert not np.isin(choice.members.windows.patients[unread[0]], windows.exposure(workdir, cells[3]).seen).any()
+    number = [np.bincount(windows.of_split(s.packed, s.split).patients)[s.windows.patients] for s in sides]
+    for values in ([side.windows.lengths for side in sides], number):
+        for kept in ([...] * 2, unread):
+            of_members, of_others = (v[k] for v, k in zip(values, kept, strict=True))
+            told = statistics.attack(of_members, of_others, generated=True, draws=20, seed=0)
+            assert abs(told["auroc"] - 0.5) < 3 * told["error"] and told["error"] < 0.04
+    least = [share.mean() for share in unread]
+    assert min(least) > 0.4 and max(least) < 0.9
+
+
+def test_of_a_model_that_started_from_another_the_test_patients_are_held_out(fractions, monkeypatch):
+    """Which training patients that one has read is not known, nor what it has not read as a reference."""
+    monkeypatch.setattr(whom, "ENOUGH", 20)
+    workdir, cells = fractions
+    started = replace(cells[1], init="0123456789abcdef").named()
+    assert whom.choose(workdir, started, [(1.0, cells[3])], 0).source == whom.TEST
+    choice = whom.choose(workdir, cells[1], [(1.0, replace(cells[3], init="0123456789abcdef").named())], 0)
+    assert choice.source == whom.OUTSIDE and choice.reference.saw_members
+
+
+def test_what_is_chosen_does_not_depend_on_the_machine(fractions, monkeypatch, tmp_path):
+    """Of a bucket, rows that this machine has not yet are brought; a folder that has come in part is not there."""
+    monkeypatch.setattr(whom, "ENOUGH", 20)
+    workdir, cells = fractions
+    url, chosen = buckets.url("file", tmp_path), []
+    for machine in ("one", "two", "three"):
+        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / machine))
+        mirror = storage.local(url)
+        if machine == "one":
+            shutil.copytree(workdir / "packed", mirror / "packed")
+            storage.store(mirror / "packed")
+        if machine == "three":
+            storage.forget(Layout(mirror).packed(64))
+            shutil.copytree(workdir / "packed" / "t64", mirror / "packed" / "t64")
+            (mirror / "packed" / "t64" / FILE).unlink()
+        choice = whom.choose(mirror, cells[0], [(1.0, cells[3])], 0)
+        chosen.append((choice.source, choice.reference.saw_members))
+    assert chosen == [(whom.OUTSIDE, False), (whom.OUTSIDE, False), (whom.TEST, True)]
 
 
 @pytest.mark.nightly

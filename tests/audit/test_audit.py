@@ -64,7 +64,7 @@ def test_what_is_written_of_a_model(forgetful):
     for (asked, record, before), seed in zip(forgetful[1], (0, 1), strict=True):
         assert not before and (record["cell"], record["seed"]) == (asked.cell.id, seed)
         assert record["held_out"] == "test" and record["times_read"] == pytest.approx(1.0, abs=0.2)
-        assert record["members"] == record["held_out_patients"] == 200
+        assert record["members"] == record["held_out_patients"] == 200 and record["started_from"] is None
         attack, ratio = record["membership"]["loss"], record["membership"]["ratio"]
         assert attack["low"] < attack["auroc"] < attack["high"] < 0.7
         # Of another model that read the same patients as often: it says so, and tells nothing
@@ -119,7 +119,10 @@ def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path, monkeypatc
                 n = row["patients"][side]
                 assert n is None or n % 10 == 0
                 share = row.get(side, {}).get("share")
-                assert share is None or not 0 < share * n < 10.5
+                assert share is None or not 0 < share * n < 10
+        assert told["times_read"] == float(f"{told['times_read']:.2g}") and "positions" not in told["inputs"]
+        attack = told["membership"]["loss"]
+        assert all(attack[name] == round(attack[name], 4) for name in ("auroc", "error", "low", "high"))
         text = json.dumps(told)
         assert not re.search(r"9000\d{4}|\d{4}-\d\d-\d\d|subject", text)  # ids of generated patients, dates
     vocabulary = artifacts.read_json(workdir / "timelines" / "vocabulary.json")
@@ -136,6 +139,16 @@ def test_the_command(forgetful, tmp_path):
     assert lines[0].startswith("auditing models of ") and lines[-1] == f"0 audited, 2 there before: {out}"
     assert lines[1].split()[0] == "size" and {line.split()[0] for line in lines[2:4]} == {"3.5k"}
     assert lines[1:5] == words.table([record for _, record, _ in forgetful[1]]).splitlines()
+    wrong = subprocess.run([*command, "--seed=-1"], capture_output=True, text=True, check=False)
+    assert wrong.returncode and "Traceback" not in wrong.stderr and "--seed=-1" in wrong.stdout + wrong.stderr
+
+
+def test_the_table_says_numbers_as_they_are(forgetful):
+    record = json.loads(json.dumps(forgetful[1][0][1])) | {"started_from": "0123456789abcdef"}
+    record["rare"] = [{"log_ratio": {"value": 10.5, "low": -0.25, "high": 0.75}}]
+    lines = words.table([record]).splitlines()
+    assert lines[1].startswith("3.5k† ") and lines[1].endswith("  10.500 [-.250, .750]")
+    assert lines[-1] == "† started from another model: which patients that was trained on is not known"
 
 
 @pytest.mark.nightly

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ehr_scaling.audit import statistics
-from ehr_scaling.audit.statistics import Occurrences, count
+from ehr_scaling.audit.statistics import Counts, Occurrences, count
 
 HOW = {"generated": True, "draws": 200, "seed": 0}
 
@@ -101,6 +101,47 @@ def test_how_many_patients_there_are_is_not_given_away():
         counts = [count(holding(yes, n), False) for yes in (0, 4, n // 3, n - 2)]
         written.append([c.to_json() for c in counts] + [statistics.excess(c, counts[1]) for c in counts])
     assert written[0] == written[1]
+
+
+@given(n=st.integers(22, 3000), part=st.floats(0, 1))
+def test_shares_are_told_in_steps_of_ten_patients(n, part):
+    """A share is that of ten counts or more, as is whoever may be so many; and what it may be holds what it is."""
+    yes = round(part * n)
+    told = count(holding(yes, n), False)
+    assert told.least <= yes / n <= told.most and told.n % 10 == 0
+    if told.share is not None and 0 < yes < n:
+        assert 0 < told.share < 1 and abs(told.share - yes / n) <= 5 / (n - 10) + 1e-4
+        alike = [k for k in range(n + 1) if count(holding(k, n), False).share == told.share]
+        assert len(alike) >= 10 or alike[0] == 11 or alike[-1] == n - 11  # of those next to a count that is not told
+
+
+@pytest.mark.parametrize("more", [1, 10, 11, 40])
+def test_nested_counts_do_not_give_each_other_away(more):
+    """Of two sets of real patients, one to ten apart, one is told, and of the other what it may be."""
+    n = 400
+    among, some = np.ones(n, bool), holding(350, n)
+    counts = Counts(False)
+    first, inside = counts.of(holding(100 + more, n), among), counts.of(holding(100, n), among)
+    assert first.share is not None and (inside.share is None) == (more <= 10)
+    assert inside.least <= 0.25 <= inside.most and inside.most - inside.least < 0.07
+    outside = counts.of(holding(100 + 2 * more, n), some)  # of other patients, and it holds both
+    assert (outside.share is None) == (more <= 10) and outside.least <= (100 + 2 * more) / 350 <= outside.most
+    exact = Counts(True)
+    assert exact.of(holding(101, n), among).share == 101 / n and exact.of(holding(100, n), some).share == 100 / 350
+
+
+def test_attacks_on_real_patients_are_rounded():
+    """So that no number times the pairs of patients, or times the members, is a count."""
+    rng = np.random.default_rng(3)
+    members, held_out = 3 + rng.standard_normal(137), rng.standard_normal(211)
+    exact = statistics.attack(members, held_out, **HOW)
+    told = statistics.attack(members, held_out, **{**HOW, "generated": False})
+    for name in ("auroc", "error", "low", "high"):
+        assert told[name] == round(exact[name], 4) != exact[name]
+    found, before = told["true_positives"], exact["true_positives"]
+    assert found["value"] == count(holding(round(before["value"] * 137), 137), False).share != before["value"]
+    assert (found["low"], found["high"]) == (round(before["low"], 4), round(before["high"], 4))
+    assert statistics.rounded({"a": {"b": 1.23456, "c": None}, "n": 3}, 2) == {"a": {"b": 1.23, "c": None}, "n": 3}
 
 
 def test_true_positives_of_few_real_patients_are_not_told():

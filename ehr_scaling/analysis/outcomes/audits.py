@@ -14,8 +14,10 @@ LOSS, RATIO, FOUND, GIVEN_BACK, UNSHARED, RARE = "loss", "ratio", "found", "give
 
 
 class Audit(NamedTuple):
-    """One model. N: body parameters; times: how often it read a member's window, on average; patients: of whom it read
-    any, NaN where that is not told. fair: whether the reference of RATIO was not trained on the members.
+    """One model. N: body parameters; D: tokens that it was trained on; fraction: of the training patients; times: how
+    often it read a member's window, on average; patients: of whom it read any, NaN where that is not told. fair:
+    whether the reference of RATIO was not trained on the members. started: from another model, whose patients are not
+    known.
 
     measures: by name, of LOSS and RATIO (membership AUROC), FOUND (members found at 1 % false positives, by RATIO where
     there is a reference), GIVEN_BACK and UNSHARED (excess share whose next 8 tokens are given back: of all, and of
@@ -25,15 +27,21 @@ class Audit(NamedTuple):
     cell: str
     size: str
     N: float
+    D: float
+    fraction: float
     passes: float
     times: float
     patients: float
     measures: dict[str, Measure]
     fair: bool
+    started: bool
 
 
 def read(folder: Path, cells: set[str]) -> list[Audit]:
-    """The audits of these cells, by ascending N, times and patients. Raises: UserError naming a damaged file."""
+    """The audits of these cells, by ascending N, times and patients. Raises: UserError where there is no such
+    folder, and naming a damaged file."""
+    if not folder.is_dir():
+        raise UserError(f"--audit={folder}: no such directory; run launch.audit first or leave the flag out")
     found = []
     for path in sorted(folder.glob("*.json")):
         record = read_json(path, f"delete {path} and run launch.audit again", must_be_sealed=True)
@@ -61,11 +69,14 @@ def _of(record: dict[str, Any]) -> Audit:
         cell=str(record["cell"]),
         size=str(record["size"]),
         N=float(record["N"]),
+        D=float(record["D"]),
+        fraction=float(record["fraction"]),
         passes=float(record["passes"]),
         times=float(record["times_read"]),
         patients=np.nan if patients is None else float(patients),
         measures={name: measure for name, measure in measures.items() if measure is not None},
         fair=ratio is not None and not ratio["reference"]["saw_members"],
+        started=record["started_from"] is not None,
     )
 
 

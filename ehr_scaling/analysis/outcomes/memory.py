@@ -87,21 +87,24 @@ def fit_all(audits: list[Audit], options: Options) -> dict[str, Law]:
 
 
 def fit(measure: str, audits: list[Audit], options: Options) -> Law | None:
-    """Weighted least squares; None with fewer than LEAST_CELLS cells, or than parameters and two.
+    """Weighted least squares; None with fewer than LEAST_CELLS cells, or than parameters and two, and where none of
+    FACTORS varies.
 
-    Models that differ in seed alone are one cell: they are left out together, and share the noise of a draw. What the
-    held-out patients do is common to all models, which are judged on the same: a draw moves each model by one multiple
-    of its own standard error, and by noise of its own of the variance that models have about the law, by Student's t.
+    Models of the same N, D and fraction, which differ in seed, are one cell: they are left out together, and share the
+    noise of a draw. What the held-out patients do is common to all models, which are judged on the same: a draw moves
+    each model by one multiple of its own standard error, and by noise of its own of the variance that models have about
+    the law, by Student's t.
     """
     if len(audits) < LEAST_CELLS:
         return None
     table = np.array([[a.N, a.times, a.patients] for a in audits])
     y, error = np.array([_told(a.measures[measure]) for a in audits]).T
-    _, cells = np.unique(np.round(np.log(table), 2), axis=0, return_inverse=True)
+    # Not by the times read and the patients, which differ by seed where a part of a pass is read
+    _, cells = np.unique([[a.N, a.D, a.fraction] for a in audits], axis=0, return_inverse=True)
     cells = cells.reshape(-1).astype(np.int64)
     names, x = _design(np.log(table))
     distinct = int(cells.max()) + 1
-    if distinct < max(LEAST_CELLS, x.shape[1] + 3):
+    if not names or distinct < max(LEAST_CELLS, x.shape[1] + 3):
         return None
     weight = 1 / np.maximum(error, np.median(error) / 2) ** 2
     theta = _best(measure, x, y, weight)

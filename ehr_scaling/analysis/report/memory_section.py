@@ -41,6 +41,7 @@ def section(audits: list[Audit], laws: dict[str, Law], svg: str | None) -> Raw:
         examples=examples,
         table=_models(audits),
         unfair=any(RATIO in a.measures and not a.fair for a in audits),
+        started=any(a.started for a in audits),
         svg=Raw(svg or ""),
     )
 
@@ -59,7 +60,7 @@ def _models(audits: list[Audit]) -> Table:
         return max((a.measures[m].value for m in (RATIO, LOSS) if m in a.measures), default=0.0)
 
     rows = [
-        [a.size or count(a.N), significant(a.passes), significant(a.times), count(a.patients),
+        [(a.size or count(a.N)) + "†" * a.started, significant(a.passes), significant(a.times), count(a.patients),
          *(_measure(a.measures.get(m), decimal) for m in (LOSS, RATIO)), _measure(a.measures.get(FOUND), _share),
          *(_measure(a.measures.get(m), _share) for m in (GIVEN_BACK, UNSHARED)),
          _measure(a.measures.get(RARE), decimal)]

@@ -36,7 +36,8 @@ def simulated(rng, factor=0.25, shared=0.5, error=0.01, seeds=2):
                 value = float(area + each * noise)
                 measure = Measure(value, value - 1.96 * each, value + 1.96 * each)
                 found = {LOSS: measure, RATIO: measure}
-                made.append(Audit(f"{N}-{times}-{patients}-{seed}", "", N, times, times, patients, found, True))
+                D, fraction, name = 1e3 * times * patients, patients / 9600, f"{N}-{times}-{patients}-{seed}"
+                made.append(Audit(name, "", N, D, fraction, times, times, patients, found, True, False))
     return made
 
 
@@ -78,6 +79,18 @@ def test_what_does_not_vary_is_none_of_the_law():
     in_step = [a._replace(patients=9600 / a.times) for a in every]
     assert memory.fit(LOSS, in_step, OPTIONS).names == ("N", "times")
     assert memory.fit(LOSS, every[:4], OPTIONS) is None
+    nearly = [a._replace(N=1e4 * 1.07**k, D=1e6 + k, times=2.0) for k, a in enumerate(every[:6])]
+    assert memory.fit(LOSS, nearly, OPTIONS) is None  # none of the three by a factor of 1.5
+
+
+def test_seeds_are_one_cell_though_they_read_a_part_of_a_pass(monkeypatch):
+    """Times read and patients then differ by seed, the tokens and the fraction do not."""
+    made, cells = simulated(np.random.default_rng(3)), []
+    apart = [a._replace(times=a.times * (1 + 0.02 * (k % 2)), patients=a.patients + k) for k, a in enumerate(made)]
+    multipliers = memory.multipliers
+    monkeypatch.setattr(memory, "multipliers", lambda c, *rest: (cells.append(c), multipliers(c, *rest))[1])
+    memory.fit(LOSS, apart, OPTIONS)
+    assert len(np.unique(cells[0])) == 18 and (cells[0][::2] == cells[0][1::2]).all()
 
 
 def test_excess_is_fitted_as_it_is():
@@ -112,7 +125,8 @@ def record(cell, **changes):
     ratio = {**attack, "auroc": 0.7, "low": 0.68, "high": 0.72, "reference": {"saw_members": False}}
     row = {"tokens": 8, "match": "exact", "excess": {"value": None, "low": -0.01, "high": 0.02}}
     return {
-        "cell": cell, "size": "3.5k", "N": 3500, "passes": 2.0, "times_read": 2.0, "patients_read": 900,
+        "cell": cell, "size": "3.5k", "N": 3500, "D": 1e6, "fraction": 0.5, "started_from": None,
+        "passes": 2.0, "times_read": 2.0, "patients_read": 900,
         "membership": {"loss": attack, "ratio": ratio}, "rare": [{"suppressed": "x"}],
         "continuation": {"rows": [{**row, "continuations": "all"}, {**row, "match": "near", "continuations": "all"}]},
         **changes,
@@ -123,12 +137,15 @@ def test_audits_are_read(tmp_path):
     for cell in ("a", "b", "other"):
         artifacts.write_sealed(tmp_path / f"{cell}.json", record(cell, patients_read=None if cell == "b" else 900))
     first, second = audits.read(tmp_path, {"a", "b"})
+    assert (first.D, first.fraction, first.started) == (1e6, 0.5, False)
     assert first.measures[RATIO] == Measure(0.7, 0.68, 0.72) and first.measures[LOSS].value == 0.6 and first.fair
     assert np.isnan(first.measures[audits.GIVEN_BACK].value) and first.measures[audits.GIVEN_BACK].high == 0.02
     assert set(first.measures) == {LOSS, RATIO, audits.FOUND, audits.GIVEN_BACK} and np.isnan(second.patients)
     (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("0.72", "0.99"))
     with pytest.raises(UserError, match=r"a\.json is damaged .* delete \S+a\.json and run launch.audit again"):
         audits.read(tmp_path, {"a"})
+    with pytest.raises(UserError, match=r"--audit=\S+aduit: no such directory; run launch.audit first"):
+        audits.read(tmp_path / "aduit", {"a"})
     artifacts.write_sealed(tmp_path / "a.json", {"cell": "a"})
     with pytest.raises(UserError, match=r"a\.json is no audit of this version"):
         audits.read(tmp_path, {"a"})

@@ -31,6 +31,7 @@ def test_the_page_says_what_models_remember(made):
     assert law["word"] == "supported" and " ".join(law["reason"].split()) in section
     assert re.search(r"with 900 patients and 1 pass a model of .* body parameters: membership AUROC 0\.\d+", section)
     assert "where the grid has none, of one that was" in section
+    assert section.count("x†") == 1 and "†: started from another model" in section
     assert "at most 2.0" in section  # an excess that is not told
     assert (work / "report" / "figures" / "memory.png").is_file()
     assert len(laws["memory"]["models"]) == 30 and law["models"] < laws["memory"]["laws"]["loss"]["models"] == 29

@@ -177,6 +177,7 @@ def write_audits(folder, table):
         excess = {"value": None, "low": -0.01, "high": 0.02}
         row = {"tokens": 8, "match": "exact", "continuations": "all", "excess": excess}
         record = {"cell": str(cell), "size": "x", "N": N, "passes": 2.0, "times_read": 2.0, "patients_read": 900}
+        record |= {"D": 1e6 + k, "fraction": 1.0, "started_from": "0123456789abcdef" if k == 2 else None}
         record["membership"] = {
             "loss": {**attack, **found},
             "ratio": {**attack, **found, "reference": {"saw_members": k % 9 == 1}},
