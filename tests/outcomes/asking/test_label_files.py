@@ -219,9 +219,7 @@ def test_labels_that_answer_nothing(tmp_path):
 def test_whether_a_threshold_has_tokens_is_not_asked_of_labels(tmp_path):
     """What a code without bins means, the values of the train split say, which come later."""
     path = write(tmp_path / "labels.parquet", [(1001, 5, True), (1003, 50, False)])
-    task = label_files.from_labels(
-        path, name="t", values=[Bound("HOSPITAL_DISCHARGE", above=3)], negative=["MEDS_DEATH"]
-    )
+    task = label_files.from_labels(path, name="t", values=[Bound("LAB", above=3)], negative=["MEDS_DEATH"])
     with records.told(RECORDS):
         assert cohort.find(FOLDER, "test", [task]).of(0).labels.tolist() == [True, False]
 
