@@ -133,6 +133,10 @@ def main() -> None:
 
     for line in done.get("thresholds", ()):
         print(line)
+    if data is not None and done["began_with"]:
+        print(
+            "the model began with the weights of another, whose patients are not known: some may be among those asked"
+        )
     silent = done.pop("unknown")  # a count that may be small
     mean = f"; {count(silent)} of whom no future said anything have the mean of the others" if silent else ""
     left_out = "".join(f"; left out: {count(n)} labels {reason}" for reason, n in done["left_out"].items())

@@ -122,7 +122,8 @@ def predict(
       cell: id of the trained model; None: of the finished ones that with the least validation loss.
       copies, new_tokens: simulated futures of each stay, and tokens of the longest.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
-    Returns: a summary: cell, size, stays, left_out {reason: labels}, bounded (share of copies that ran out of tokens),
+    Returns: a summary: cell, size, began_with (the weights that it started from, or ""), stays, left_out {reason:
+      labels}, bounded (share of copies that ran out of tokens),
       "thresholds", a line on the bins that each of the task's means, where it has some, and of other patients
       "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, or None where they cannot be,
       with "metrics_missing", why.
@@ -191,6 +192,7 @@ def predict(
     return {
         "cell": chosen.id,
         "size": chosen.size,
+        "began_with": chosen.init,
         "stays": len(patient_stays.times),
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,

@@ -146,7 +146,7 @@ def one_class(labels: np.ndarray) -> UserError | None:
     if 0 < positives < len(labels):
         return None
     return UserError(
-        f"an AUROC needs stays with the outcome and stays without: {positives} of {len(labels)} have it; "
+        f"an AUROC needs stays with the outcome and stays without: {'all' if positives else 'none'} of them have it; "
         "take more samples (--config.outcome.samples) or patients"
     )
 

@@ -311,7 +311,7 @@ def test_what_cannot_be_judged_says_so():
     assert alone["interval_missing"] == "fewer than two patients with the outcome"
     for point in alone["curve"]:
         assert point["difference"]["low"] is None and point["word"] == OPEN
-    with pytest.raises(UserError, match="40 of 40 have it"):
+    with pytest.raises(UserError, match="all of them have it"):
         evaluate(labels[:40], np.full(40, 0.1), np.arange(40))
     for wrong in (1.5, -0.1, np.nan):
         with pytest.raises(ValueError, match="not within 0 and 1"):
