@@ -1,4 +1,7 @@
-"""A study: the stages in order. Each reads the artifact before it, and skips what is already there."""
+"""A study: the stages in order. Each reads the artifact before it, and skips what is already there.
+
+What takes a second to import, scoring and the report, is imported when its stage comes: mistakes are told before.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +10,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts, provenance, settings, storage, warm_start
-from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import report
-from ehr_scaling.analysis.report.results import silent
+from ehr_scaling.analysis.options import Options, silent
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import FAILED, RESULTS, Layout
-from ehr_scaling.outcomes import evaluate
 from ehr_scaling.outcomes.asking import prepared, questions, tasks
 from ehr_scaling.training import checkpoint, loop
 
@@ -94,6 +94,8 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
     ends this stage and not the study.
     """
+    from ehr_scaling.outcomes import evaluate
+
     o, lines, any_asked, there = config.outcome, [], False, Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
@@ -132,6 +134,8 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
 
 def score(config: ConfigDict, workdir: Path) -> str:
     """timelines/ and runs/ → outcomes/. Returns the lines of `ask`."""
+    from ehr_scaling.outcomes import evaluate
+
     lines, any_asked = ask(config, workdir)
     if any_asked:
         cells = to_score(workdir)
@@ -150,6 +154,8 @@ def score(config: ConfigDict, workdir: Path) -> str:
 
 def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = silent) -> dict[str, Any]:
     """runs/, outcomes/ and audit/ → report/. Returns laws.json as a dict. say: is told each step as it begins."""
+    from ehr_scaling.analysis.report import report
+
     there = Layout(workdir)
     storage.fetch(there.runs, RESULTS)
     storage.fetch(there.outcomes)

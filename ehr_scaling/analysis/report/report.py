@@ -6,7 +6,7 @@ from typing import Any
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.forecast import holdout
-from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.options import Options, silent
 from ehr_scaling.analysis.report import (
     answer,
     checklist,
@@ -33,7 +33,7 @@ from ehr_scaling.analysis.report import (
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
 from ehr_scaling.analysis.report.html import Raw
 from ehr_scaling.analysis.report.limits import limits
-from ehr_scaling.analysis.report.results import Results, fit, silent, to_json
+from ehr_scaling.analysis.report.results import Results, fit, to_json
 from ehr_scaling.analysis.tables import curves, readers
 from ehr_scaling.analysis.tables.run_table import RunTable, describe
 from ehr_scaling.artifacts import write_json, write_text

@@ -14,7 +14,7 @@ from ehr_scaling.analysis.draws import Floats, interval
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
-from ehr_scaling.analysis.options import Options
+from ehr_scaling.analysis.options import Options, silent
 from ehr_scaling.analysis.outcomes import audits, downstream, memory, scores, sheets
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
@@ -69,10 +69,6 @@ class Results:
     def cost(self) -> optimum.Cost:
         """What compute costs: FLOPs a parameter and token of the runs in the fits."""
         return optimum.cost_of(self.table)
-
-
-def silent(step: str) -> None:
-    """Tells nobody."""
 
 
 def fit(
