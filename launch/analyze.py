@@ -24,9 +24,6 @@ must all hold), --group_by writes a report for each value of a column, into a fo
 forecast before it was looked at) and figures/*.png. A report that is already there is replaced; other files stay.
 """
 
-import itertools
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +64,12 @@ WINDOW = flags.DEFINE_float("window", 5.0, "Parabolas see sizes within this fact
 def main() -> None:
     with Steps() as steps:
         steps.say(f"reading {RUNS.value}")
+        from ehr_scaling.analysis.report.folder import names
         from ehr_scaling.analysis.report.summary import summary
 
         runs, out = Path(RUNS.value), Path(OUT.value)
         found = tables(runs)
-        for (name, table), place in zip(found.items(), folder_names(found), strict=True):
+        for (name, table), place in zip(found.items(), names(found), strict=True):
             folder = out / place if GROUP.value else out
             if GROUP.value:
                 steps.say(f"{GROUP.value} {name or '(empty)'}")
@@ -92,19 +90,6 @@ def tables(runs: Path) -> "dict[str, Path | RunTable]":
     if GROUP.value is None:
         return {"": readers.read(runs, columns, drop_bad_rows=BAD.value, where=WHERE.value)}
     return {**readers.read_groups(runs, GROUP.value, columns, drop_bad_rows=BAD.value, where=WHERE.value)}
-
-
-def folder_names(values: Iterable[str]) -> list[str]:
-    """Values of a column as names of folders, numbered where they would be the same: <1B and >1B are 1B and 1B_2."""
-    names: list[str] = []
-    for value in values:
-        name = again = re.sub(r"[^\w.+-]+", "_", value).strip("._")[:80] or "empty"
-        for number in itertools.count(2):
-            if again.lower() not in map(str.lower, names):  # some file systems do not tell them apart
-                break
-            again = f"{name}_{number}"
-        names.append(again)
-    return names
 
 
 def analyze(table: "Path | RunTable", out: Path, runs: Path, say: Any) -> dict[str, Any]:

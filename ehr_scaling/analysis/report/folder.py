@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ehr_scaling.errors import UserError
@@ -122,3 +124,16 @@ def _written(report: Path) -> set[str] | None:
         return {*ALWAYS, *map(str, listed)}
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return None
+
+
+def names(values: Iterable[str]) -> list[str]:
+    """Values of a column as names of folders, numbered where they would be the same: <1B and >1B are 1B and 1B_2."""
+    taken: list[str] = []
+    for value in values:
+        name = again = re.sub(r"[^\w.+-]+", "_", value).strip("._")[:80] or "empty"
+        for number in itertools.count(2):
+            if again.lower() not in map(str.lower, taken):  # some file systems do not tell them apart
+                break
+            again = f"{name}_{number}"
+        taken.append(again)
+    return taken

@@ -102,7 +102,7 @@ def learnt_from(workdir: Path, question: Question) -> tuple[Stays, Stays]:
             raise Unanswerable(
                 f"of the stays of the {split} split that heads for {task.name} learn from "
                 f"{'all have' if some.labels.all() else 'none has'} the outcome: both kinds are needed, prepare the "
-                "task with more of them (--config.outcome.train_samples)"
+                "task by launch.evaluate with more of them (outcome.train_samples)"
             )
         return some
 

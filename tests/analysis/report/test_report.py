@@ -11,10 +11,9 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import plots, report
+from ehr_scaling.analysis.report import folder, plots, report
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
-from launch import analyze
 
 FEW = Options(draws=60)
 
@@ -233,7 +232,7 @@ def test_command_line(tmp_path):
 
 def test_reports_of_several_values_have_folders_of_their_own():
     values = ["<1B", ">1B", "", "MIMIC IV", "MIMIC_IV", "mimic iv", "1B_2", "-"]
-    names = analyze.folder_names(values)
+    names = folder.names(values)
     assert names[:5] == ["1B", "1B_2", "empty", "MIMIC_IV", "MIMIC_IV_2"] and names[6] == "1B_2_2"
     assert len({name.lower() for name in names}) == len(values)
 
