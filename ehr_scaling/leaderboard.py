@@ -143,7 +143,7 @@ def run(
 
 def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Row]:
     """What is scored of a task: of each way of asking the mean over the seeds and the mean of their risks, the
-    baselines, and the mean of the last way's and of the trees' risks. Of what is not there, no row.
+    mean of that and of the trees' risks; and the baselines. Of what is not there, no row.
 
     Raises: UserError where the models are not all trained, or scores are damaged.
     """
@@ -155,8 +155,9 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
     size, count = cells[0].N_body + cells[0].N_head, len(cells)
     ways = {ZERO_SHOT: folder}
     ways |= {name: folder / records.FOLDER / method / "all" for name, method in HEADS.items()}
+    scored = (folder / evaluate.BASELINE).is_file()
+    trees = probabilities.answers(folder / evaluate.OTHERS / f"{TREES.replace(' ', '_')}.parquet") if scored else None
     out: list[Row] = []
-    together: Answers | None = None
     for system, where in ways.items():
         files = [where / f"{cell.id}.json" for cell in cells]
         if not all(file.is_file() for file in files):
@@ -167,16 +168,14 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
         out.append(Row(system, split, count, auroc, auprc, size, seconds))
         together = paired.mean([probabilities.answers(file.with_suffix(".parquet")) for file in files])
         out.append(Row(system + OF_SEEDS, split, count, *_areas(together), count * size, count * seconds))
-    if not (folder / evaluate.BASELINE).is_file():
+        if trees is not None:
+            areas = _areas(paired.mean([together, trees]))
+            out.append(Row(f"{system}{OF_SEEDS} and of trees", split, count + 1, *areas, None, None))
+    if not scored:
         return out
     baseline = artifacts.read_json(folder / evaluate.BASELINE)
     for name, score in {baseline["name"]: baseline, TREES: baseline["others"][TREES]}.items():
         out.append(Row(name, split, 1, score["auroc"], score["auprc"]["value"], None, None))
-    if together is not None:
-        trees = probabilities.answers(folder / evaluate.OTHERS / f"{TREES.replace(' ', '_')}.parquet")
-        out.append(
-            Row(f"{out[-3].system} and of trees", split, count + 1, *_areas(paired.mean([together, trees])), None, None)
-        )
     return out
 
 
@@ -217,7 +216,7 @@ def table(benchmark: Benchmark, every: Sequence[Row]) -> str:
     """Mean ± standard deviation over the splits, percent, as the literature prints them; figures of others below."""
 
     def line(*cells: str) -> str:
-        return "{:46} {:>6} {:>12} {:>12} {:>11} {:>8}".format(*cells).rstrip()
+        return "{:52} {:>6} {:>12} {:>12} {:>11} {:>8}".format(*cells).rstrip()
 
     def said(values: Sequence[float]) -> str:
         spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
