@@ -27,7 +27,6 @@ from ehr_scaling.outcomes.asking.prepared import (
     union_of,
 )
 from ehr_scaling.outcomes.asking.tasks import Task
-from ehr_scaling.outcomes.judging import baselines, summaries
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = probabilities.BASELINE
@@ -221,6 +220,8 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     there = path.exists() and (folder / "baseline.parquet").exists()
     if there and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
         return score
+    from ehr_scaling.outcomes.judging import baselines, summaries  # scikit-learn takes a second: where it is needed
+
     options, samples = record["inputs"], questions.load(folder)
     every = cohort.stays(workdir, "train", task)
     train = stays.subsample(every, options["train_samples"], None, options["seed"])

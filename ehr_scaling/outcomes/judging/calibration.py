@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtri
 
 NAMES = ("brier", "calibration_slope", "calibration_intercept", "calibration_in_the_large", "ece")
 BINS = 10
@@ -214,7 +213,7 @@ def curve(
 
 def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a binomial share (Wilson 1927), within 0 and 1 and not empty at either end."""
-    z = norm.ppf(0.5 + level / 2)
+    z = ndtri(0.5 + level / 2)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))

@@ -8,8 +8,7 @@ where every patient has one stay.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtri
 
 
 class Areas(NamedTuple):
@@ -68,5 +67,5 @@ def interval(area: float, error: float, level: float = 0.95) -> tuple[float, flo
     """
     if not 0 < area < 1 or not np.isfinite(error):
         return None
-    z = norm.ppf(0.5 + level / 2) * error / (area * (1 - area))
+    z = ndtri(0.5 + level / 2) * error / (area * (1 - area))
     return float(expit(logit(area) - z)), float(expit(logit(area) + z))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.judging.delong import delong
@@ -99,8 +99,8 @@ def _delong(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, weight
         return {"difference": difference, "error": None, "low": None, "high": None, "p_value": None}
     # Two rankings that are the same leave a rounding error, of either sign.
     error = float(np.sqrt(variance)) if variance > 1e-15 else 0.0
-    half = float(norm.ppf(0.975)) * error
-    p = float(2 * norm.sf(abs(difference) / error)) if error else 1.0
+    half = float(ndtri(0.975)) * error
+    p = float(2 * ndtr(-abs(difference) / error)) if error else 1.0
     return {"difference": difference, "error": error, "low": difference - half, "high": difference + half, "p_value": p}
 
 
