@@ -141,9 +141,11 @@ def _gaps(question: Question, samples: Samples, probability: np.ndarray, rows: n
 
 
 def _by_attribute(samples: Samples, of_group: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
-    sampled = samples.stays
+    sampled, bands = samples.stays, [name for _, name in questions.AGE_BANDS]
     return {
-        name: subgroups.by_group(getattr(samples, name), sampled.patients, sampled.labels, of_group)
+        name: subgroups.by_group(
+            getattr(samples, name), sampled.patients, sampled.labels, of_group, bands if name == "age" else ()
+        )
         for name in ATTRIBUTES
     }
 

@@ -86,14 +86,14 @@ def read_gaps(part: Any) -> dict[str, Gap]:
     return gaps
 
 
-def stretches(points: Iterable[Point]) -> list[tuple[str, str, float, float]]:
-    """Neighbouring thresholds of which the same is said: word, whom they flag where it is SAME, first and last."""
+def stretches(points: Iterable[Point]) -> list[tuple[str, str, list[float]]]:
+    """Neighbouring thresholds of which the same is said: word, whom they flag where it is SAME, and the thresholds."""
 
     def said(point: Point) -> tuple[str, str]:
         return point.word, point.flags if point.word == SAME else ""
 
     grouped = [(words, list(group)) for words, group in groupby(points, said)]
-    return [(*words, group[0].threshold, group[-1].threshold) for words, group in grouped]
+    return [(*words, [point.threshold for point in group]) for words, group in grouped]
 
 
 def to_json(decision: Decision | None) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from ehr_scaling.errors import UserError
 
 LEAST_LOSS, SMALLEST_MODEL, BASELINE, MODEL = "least loss", "smallest", "baseline", "model"  # roles
 RECALIBRATED = "recalibrated"  # the role of the model of least loss with its risks moved as validation patients ask
+VALIDATION = "validation"  # its role, and the folder of its score, on those patients
 PROBABILITIES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_in_the_large", "ece")
 NUMBERS = ("mae", "rmse", "r2", "spearman")
 CLASSES = ("top1", "top5", "log_loss", "macro_auroc")
@@ -94,7 +95,7 @@ def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
     chosen: list[Score] = []
     if rows:
         best, least = rows[0], min(rows, key=lambda r: (r["N"], r["C"], r["loss"]))
-        chosen += [_of_model(folder, best, LEAST_LOSS), *_recalibrated(folder, best)]
+        chosen += [_of_model(folder, best, LEAST_LOSS), *_recalibrated(folder, best), *_on_validation(folder, best)]
         chosen += [_of_model(folder, least, SMALLEST_MODEL)] if least is not best else []
     return _with_curves([*chosen, *_baselines(folder)], folder)
 
@@ -176,6 +177,17 @@ def _recalibrated(folder: Path, row: dict[str, Any]) -> list[Score]:
     name = "the same, recalibrated" + ("" if method == "line" else f" ({method})")
     score = _read(moved, name, RECALIBRATED, str(row["cell"]))
     return [replace(score, recalibration=method)] if score.measures else []
+
+
+def _on_validation(folder: Path, row: dict[str, Any]) -> list[Score]:
+    """A model's score on the patients that recalibration is fitted to, where they were asked and are not few."""
+    path = folder / VALIDATION / f"{row['cell']}.json"
+    if not path.is_file():
+        return []
+    record = read_json(path)
+    counts = {name: number(record.get(name)) for name in ("n", "patients", "positives")}
+    few = too_small({name: n for name, n in counts.items() if known(n)})
+    return [] if few else [_read(record, "the same, validation patients", VALIDATION, str(row["cell"]))]
 
 
 def _baselines(folder: Path) -> list[Score]:
@@ -265,8 +277,8 @@ def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
     stored = {p.stem: p for p in sorted((folder / "baselines").glob("*.parquet"))}
     paths = []
     for score in scores:
-        if score.role == RECALIBRATED:
-            paths.append(folder / "absent")  # its curve is that of the model
+        if score.role in (RECALIBRATED, VALIDATION):
+            paths.append(folder / "absent")  # the curve of the one is the model's; the other's patients are others
         elif score.role != BASELINE:
             paths.append(folder / f"{score.cell}.parquet")
         else:

@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ehr_scaling.analysis.isoflop import parabola
+from ehr_scaling.analysis.outcomes.downstream import Outcome
+from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, SAME_FOR_ALL
+from ehr_scaling.analysis.outcomes.seeds import Seeds
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results, budget_verdict, verdicts
 from ehr_scaling.analysis.report.summary import few_patients
-from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, span, title
+from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, signed, significant, span, title
 
 
 def answer(r: Results, figures: Mapping[str, str]) -> Raw:
@@ -24,15 +29,42 @@ def answer(r: Results, figures: Mapping[str, str]) -> Raw:
         word=word,
         why=word.reason.split(";")[0],
         loss=float(r.table.loss.min()),
+        one_size=len(np.unique(r.table.N)) == 1,
         task=scored and title(scored.task),
         best=scored and scored.rows[0],  # rows go by loss
-        baseline=scored and scored.baseline,
+        seeds=scored and _seeds(scored),
+        baselines=scored and _baselines(scored),
         isoflop=Raw(figures["isoflop"]),
         beside=Raw(figures.get(f"auroc_{scored.task}" if scored else "best_sizes", "")),
         table=budgets(r),
         of=len(r.budgets),
         planned=r.planner is not None,
     )
+
+
+def _seeds(task: Outcome) -> Seeds | None:
+    """What the seeds of the model of least loss reach together, None where it has no other."""
+    N, D = (task.rows[0][name] for name in ("N", "D"))
+    return next((cell for cell in task.seeds if cell.N == N and cell.D == D), None)
+
+
+def _baselines(task: Outcome) -> str:
+    """What the baselines that tell patients apart reach, and by how much the model of least loss is off the first."""
+    base = task.baseline or {}
+    best = next((score for score in task.compared if score.role == LEAST_LOSS), None)
+    difference = best and best.differences.get("auroc")
+    less = ""
+    if difference and known(difference.low) and known(difference.high):
+        ends = span((difference.low, difference.high), lambda x: signed(x, 3))
+        shown = "" if difference.low > 0 or difference.high < 0 else ": these patients show no difference"
+        less = f" (the model less it {signed(difference.value, 3)}, {ends}{shown})"
+    first = [f"{base.get('name', 'the baseline')} reaches {decimal(base['auroc'])}{less}"] if base else []
+    others = [
+        f"{score.name} {decimal(score.measures['auroc'].value)}"
+        for score in task.compared
+        if score.role == BASELINE and "auroc" in score.measures and score.name not in (base.get("name"), *SAME_FOR_ALL)
+    ]
+    return "; ".join(first + others)
 
 
 def budgets(r: Results) -> Table:

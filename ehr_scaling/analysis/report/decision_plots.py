@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.decisions import Decision
 from ehr_scaling.analysis.outcomes.measures import Measure
-from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, Score, of_role
-from ehr_scaling.analysis.report.outcome_plots import CHANCE, RARE
+from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, SAME_FOR_ALL, Score, of_role
+from ehr_scaling.analysis.report.outcome_plots import CHANCE, RARE, dashed
 from ehr_scaling.analysis.report.plots import ACCENT, INK, MUTED, log_ticks
 from ehr_scaling.analysis.wording import percent
 
@@ -25,8 +25,10 @@ _BELOW = 0.3  # how far under 0 the axis of net benefit reaches, as a share of t
 
 
 def decided(scores: list[Score]) -> list[tuple[Score, Decision]]:
-    """The model of least loss, as it is and recalibrated, and the first baseline, as far as they have a curve."""
-    shown = (*of_role(scores, LEAST_LOSS), *of_role(scores, RECALIBRATED), *of_role(scores, BASELINE)[:1])
+    """The model of least loss, as it is and recalibrated, and the baselines that tell patients apart, as far as they
+    have a curve."""
+    baselines = [score for score in of_role(scores, BASELINE) if score.name not in SAME_FOR_ALL]
+    shown = (*of_role(scores, LEAST_LOSS), *of_role(scores, RECALIBRATED), *baselines)
     return [(score, score.decision) for score in shown if score.decision is not None and score.decision.points]
 
 
@@ -42,9 +44,12 @@ def curves(scores: list[Score]) -> Figure:
     left, right = figure.subplots(1, 2)
     prevalence = shown[0][1].prevalence
     reach = _reach(looked_at(shown))  # those alone have limits of their own there
+    dashes = {score.name: dash for score, dash in dashed(scores)}
     for score, decision in shown:
         t = np.array([point.threshold for point in decision.points])
-        style, banded = _STYLES[score.role], (score, decision) in looked_at(shown)
+        style = _STYLES[score.role] | ({"ls": dashes[score.name]} if score.role == BASELINE else {})
+        # Bands of more than two scores hide one another
+        banded = (score, decision) in looked_at(shown)[:2]
         for axes, name in ((left, "net_benefit"), (right, "difference")):
             value, low, high = np.array([getattr(point, name)[:3] for point in decision.points]).T
             axes.plot(t, value, label=score.name, clip_on=True, **style)

@@ -23,8 +23,11 @@ BEFORE_AND_AFTER = {"calibration_slope": "Slope", "calibration_in_the_large": "I
 
 
 def in_words(scores: list[Score]) -> list[str]:
-    """A sentence of each score that is looked at: over which thresholds it helps, harms, or cannot be told."""
-    return [f"{_name(score, scores)}: {_stretches(decision)}." for score, decision in looked_at(decided(scores))]
+    """A sentence of each score that is looked at: at which thresholds it helps, harms, or cannot be told."""
+    return [
+        f"{_name(score, scores)}: of {len(decision.points)} thresholds, {_stretches(decision)}."
+        for score, decision in looked_at(decided(scores))
+    ]
 
 
 def _name(score: Score, scores: list[Score]) -> str:
@@ -38,8 +41,8 @@ def _name(score: Score, scores: list[Score]) -> str:
 
 def _stretches(decision: Decision) -> str:
     parts = []
-    for word, flags, first, last in decisions.stretches(decision.points):
-        where = f"at {_risk(first)}" if first == last else f"from {_risk(first)} to {_risk(last)}"
+    for word, flags, of in decisions.stretches(decision.points):
+        where = f"at {_risk(of[0])}" if len(of) == 1 else f"at {len(of)} from {_risk(of[0])} to {_risk(of[-1])}"
         said = SIDES.get(word) or ("flags nobody" if flags == "nobody" else "flags everybody")
         parts.append(f"{where} it {said}")
     return "; ".join(parts)
@@ -96,7 +99,7 @@ def gap(name: str, group: Group) -> Noted | str:
 
 
 def _told(apart: Gap, places: int) -> str:
-    return "told" if apart.told else f"not told, up to {decimal(apart.could_hide, places)}"
+    return "a difference" if apart.told else f"none shown, one of {decimal(apart.could_hide, places)} not excluded"
 
 
 def recalibrated(scores: list[Score]) -> Table | None:
@@ -116,6 +119,26 @@ def recalibrated(scores: list[Score]) -> Table | None:
         return None
     heads = [head for name in (*BEFORE_AND_AFTER.values(), "In the large less the rest") for head in (name, "after")]
     return Table(["", "Group", *heads], rows, words=(0, 1))
+
+
+def recalibration(scores: list[Score]) -> str:
+    """Whether recalibration brought the risks of the model of least loss nearer to what came, "" without any."""
+    pairs = list(zip(of_role(scores, LEAST_LOSS), of_role(scores, RECALIBRATED), strict=False))
+    if not pairs:
+        return ""
+    before, after = pairs[0]
+    moved, off = [], []
+    for name, what, right in (("calibration_slope", "the slope", 1), ("calibration_in_the_large", "in the large", 0)):
+        old, new = before.measures.get(name), after.measures.get(name)
+        if old is None or new is None:
+            continue
+        moved.append(f"{what} from {decimal(old.value, 2)} to {decimal(new.value, 2)}, where {right} is right")
+        if new.low > right or new.high < right:
+            off.append(what)
+    if not moved:
+        return ""
+    left = f" The interval of {' and of '.join(off)} still excludes that: here the risks stay off." if off else ""
+    return f"Recalibration moved {'; '.join(moved)}.{left}"
 
 
 def group_name(group: Group) -> str:

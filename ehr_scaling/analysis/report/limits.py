@@ -30,6 +30,13 @@ def limits(r: Results) -> list[str]:
             "The published study used MIMIC-IV at sizes up to about 1 G parameters. Nothing here claims parity "
             "with its numbers: data, tokens and sizes differ."
         )
+        if r.outcomes or r.valued:
+            out.append(
+                "Not for care. The scores are of patients of the same records as the training patients, looked at "
+                "afterwards: nobody used the model, no other hospital's patients were asked here, and how it would "
+                "drift is not known, as dates are shifted or absent. What the records do not hold, such as limits "
+                "of treatment, neither the model nor this report knows."
+            )
     reach = np.log10(t.C.max() / t.C.min())
     sizes = f"{count(t.N.min())} to {count(t.N.max())} body parameters"
     out.append(

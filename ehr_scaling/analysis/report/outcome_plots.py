@@ -100,7 +100,7 @@ def _baselines(task: Outcome, axes: Axes) -> list[Line2D]:
     handles, chance = [], ["chance"]
     if task.baseline and known(task.baseline["low"]) and known(task.baseline["high"]):
         axes.axhspan(task.baseline["low"], task.baseline["high"], color=ACCENT, alpha=0.1, lw=0, zorder=0)
-    for score, dash in _dashed(task.compared):
+    for score, dash in dashed(task.compared):
         if "auroc" not in score.measures:
             continue
         reached = score.measures["auroc"].value
@@ -113,7 +113,8 @@ def _baselines(task: Outcome, axes: Axes) -> list[Line2D]:
     return [*handles, Line2D([], [], color=MUTED, lw=1.2, ls=CHANCE, label=", ".join(chance))]
 
 
-def _dashed(scores: list[Score]) -> list[tuple[Score, Any]]:
+def dashed(scores: list[Score]) -> list[tuple[Score, Any]]:
+    """Every baseline, with the dashes of its line in all figures."""
     return [(score, DASHES[k % len(DASHES)]) for k, score in enumerate(of_role(scores, BASELINE))]
 
 
@@ -153,7 +154,7 @@ def _roc(axes: Axes, scores: list[Score]) -> None:
         LEAST_LOSS: {"color": INK, "lw": 2, "zorder": 4},
         SMALLEST_MODEL: {"color": MUTED, "lw": 1.5, "zorder": 3},
     }
-    dashes, chance = {score.name: dash for score, dash in _dashed(scores)}, ["chance"]
+    dashes, chance = {score.name: dash for score, dash in dashed(scores)}, ["chance"]
     for score in _with_roc(scores):
         assert score.roc is not None
         if score.role == BASELINE and _constant(score):

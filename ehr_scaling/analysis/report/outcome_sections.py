@@ -5,7 +5,7 @@ from typing import Any
 
 from ehr_scaling.analysis.outcomes import downstream, scores, supervised
 from ehr_scaling.analysis.outcomes.decisions import OF_GAP
-from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, Measure, Score, of_role
+from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, VALIDATION, Measure, Score, of_role
 from ehr_scaling.analysis.report import decision_sections
 from ehr_scaling.analysis.report.decision_plots import decided, looked_at
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
@@ -59,6 +59,8 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "differences": "; ".join(_difference_in_words(n, m) for n, m in (best[0].differences if best else {}).items()),
         "seeds": _seeds(task),
         "decided": decision_sections.in_words(task.compared),
+        "recalibration": decision_sections.recalibration(task.compared),
+        "validation": bool(of_role(task.compared, VALIDATION)),
         "thresholds": decision_sections.thresholds(task.compared),
         "thresholds_suppressed": sum(d.thresholds_suppressed for _, d in looked_at(decided(task.compared))),
         "heads": _heads(task),

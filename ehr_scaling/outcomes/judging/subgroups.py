@@ -1,6 +1,6 @@
 """Every metric by group of patients, and how far groups are apart, without telling of small groups."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,25 @@ def by_group(
     patients: np.ndarray,
     labels: np.ndarray | None,
     judge: Callable[[np.ndarray], dict[str, Any]],
+    order: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """What `judge` says of each group of an attribute (sex, age band, race), or that it is suppressed.
 
     A group is suppressed when it has under 11 patients, or under 11 with the outcome, or under 11 with a stay without
     it: none at all too, as there is nothing to judge. What is suppressed could be had as the total less the groups
-    that are told, so more are, those of fewest patients first, until the suppressed together have no count under 11.
+    that are told, so more are, the nearest in `order` or those of fewest patients first, until the suppressed together
+    have no count under 11. Then they are judged as one group: it tells of nobody whom the others do not.
 
     Args:
       groups, (n,), name of each stay's group; patients, (n,), the same number for stays of the same patient.
       labels, bool (n,), whether the outcome came; None for an outcome that is a number or a class.
       judge, of rows, int64 (r,), the stays of a group: what `metrics.evaluate` returns of them, say.
-    Returns: by name in ascending order: judge's answer, or {"suppressed": why}, nothing else.
+      order, names of groups where one lies between others, as age bands do.
+    Returns: by name, in `order` or ascending: judge's answer, or {"suppressed": why}, nothing else; and last, by their
+      names joined, what it says of the suppressed together.
     """
-    names = sorted(np.unique(groups).tolist())
+    places = {name: k for k, name in enumerate(order)}
+    names = sorted(np.unique(groups).tolist(), key=lambda name: (places.get(name, len(order)), name))
     rows = {name: np.flatnonzero(groups == name) for name in names}
     kinds = [np.ones(len(patients), bool)] if labels is None else [np.ones(len(patients), bool), labels, ~labels]
 
@@ -41,10 +46,20 @@ def by_group(
 
     size = {name: len(np.unique(patients[at])) for name, at in rows.items()}
     hidden = {name: SUPPRESSED for name in names if smallest_cell([name]) < SMALLEST}
-    told = sorted((name for name in names if name not in hidden), key=lambda name: (size[name], name))
+    told = [name for name in names if name not in hidden]
+
+    def cost(name: str) -> tuple[int, int, str]:
+        near = min(abs(names.index(name) - names.index(other)) for other in hidden) if order else 0
+        return near, size[name], name
+
     while told and hidden and smallest_cell(list(hidden)) < SMALLEST:
-        hidden[told.pop(0)] = COMPLEMENTARY
-    return {name: {"suppressed": hidden[name]} if name in hidden else judge(rows[name]) for name in names}
+        told.remove(nearest := min(told, key=cost))
+        hidden[nearest] = COMPLEMENTARY
+    answers = {name: {"suppressed": hidden[name]} if name in hidden else judge(rows[name]) for name in names}
+    if told and hidden:
+        together = [name for name in names if name in hidden]
+        answers[" or ".join(together)] = judge(np.sort(np.concatenate([rows[name] for name in together])))
+    return answers
 
 
 def gaps(

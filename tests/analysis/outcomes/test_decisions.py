@@ -109,13 +109,13 @@ def test_neighbouring_thresholds_of_one_kind_are_told_together():
         point(0.6, SAME, net=(0.0, 0.0, 0.0)),
     ]  # fmt: skip
     assert decisions.stretches(points) == [
-        (SAME, "all", 0.01, 0.02), (OPEN, "", 0.05, 0.05), (HELPS, "", 0.1, 0.2), (OPEN, "", 0.3, 0.3),
-        (HARMS, "", 0.4, 0.4), (SAME, "nobody", 0.6, 0.6),
+        (SAME, "all", [0.01, 0.02]), (OPEN, "", [0.05]), (HELPS, "", [0.1, 0.2]), (OPEN, "", [0.3]),
+        (HARMS, "", [0.4]), (SAME, "nobody", [0.6]),
     ]  # fmt: skip
     words = decision_sections._stretches(decisions.Decision(Measure(0.1, 0.1, 0.1), tuple(points), (), 0))
     words = words.replace("\N{NO-BREAK SPACE}", " ")
-    assert words.startswith("from 1 % to 2 % it flags everybody; at 5 % it may be either")
-    assert "from 10 % to 20 % it is above treating all and treating none" in words
+    assert words.startswith("at 2 from 1 % to 2 % it flags everybody; at 5 % it may be either")
+    assert "at 2 from 10 % to 20 % it is above treating all and treating none" in words
     assert words.endswith("at 40 % it is below the better of the two; at 60 % it flags nobody")
 
 
@@ -130,6 +130,36 @@ def test_where_there_are_recalibrated_risks_those_are_looked_at(tmp_path):
     first = decision_sections.in_words(alone)[0]
     assert first.startswith("least loss (") and "is below the better of the two" in first  # its risks are too high
     assert re.match(r"least loss \(.*\), recalibrated \(isotonic\): ", decision_sections.in_words(both)[0])
+
+
+def test_whether_recalibration_helped_is_said(tmp_path):
+    table, path = write(tmp_path)
+    slope, large = {"value": 1.27, "low": 1.08, "high": 1.48}, {"value": -0.1, "low": -0.3, "high": 0.1}
+    rewrite(path, calibration_slope={"value": 1.26}, calibration_in_the_large={"value": -0.2})
+    moved = json.loads(path.read_text())["recalibrated"]
+    rewrite(path, recalibrated={**moved, "calibration_slope": slope, "calibration_in_the_large": large})
+    said = decision_sections.recalibration(compared(tmp_path, table))
+    assert said == (
+        "Recalibration moved the slope from 1.26 to 1.27, where 1 is right; in the large from −0.20 to −0.10, where 0 "
+        "is right. The interval of the slope still excludes that: here the risks stay off."
+    )
+    rewrite(path, recalibrated={**moved, "calibration_slope": {**slope, "low": 0.9}, "calibration_in_the_large": large})
+    assert decision_sections.recalibration(compared(tmp_path, table)).endswith("where 0 is right.")
+    rewrite(path, recalibrated=None)
+    assert decision_sections.recalibration(compared(tmp_path, table)) == ""
+
+
+def test_other_patients_score_stands_beside(tmp_path):
+    table, path = write(tmp_path)
+    record = json.loads(path.read_text())
+    there = path.parent / "validation" / path.name
+    there.parent.mkdir()
+    for patients, told in ((90, True), (9, False)):
+        there.write_text(json.dumps(record | {"auroc": 0.784, "n": patients, "patients": patients, "positives": 30}))
+        roles = {s.role: s for s in compared(tmp_path, table)}
+        assert ("validation" in roles) == told
+        assert not told or roles["validation"].measures["auroc"].value == 0.784
+        assert "validation" not in {s.role for s, _ in decision_plots.decided(list(roles.values()))}
 
 
 def test_the_table_of_thresholds(tmp_path):
@@ -159,8 +189,8 @@ def test_gaps_stand_in_the_table_of_subgroups_and_nothing_of_the_suppressed(tmp_
     found = compared(tmp_path, table)
     shown = outcome_sections.subgroups(found)
     women, men = (dict(zip(shown.header, row, strict=True)) for row in shown.rows)
-    assert women["AUROC less the rest"] == ("+0.050", "+0.010 to +0.090: told")
-    assert women["In the large less the rest"] == ("−0.05", "−0.31 to +0.01: not told, up to 0.31")
+    assert women["AUROC less the rest"] == ("+0.050", "+0.010 to +0.090: a difference")
+    assert women["In the large less the rest"] == ("−0.05", "−0.31 to +0.01: none shown, one of 0.31 not excluded")
     assert {v for k, v in men.items() if k not in ("", "Group", "Note")} == {"–"}
     after = decision_sections.recalibrated(found)
     assert [row[1] for row in after.rows] == ["f"]
@@ -221,7 +251,8 @@ def test_the_report_tells_of_acting_on_the_risk(tmp_path):
     }
     text = " ".join(re.sub("<[^>]+>", " ", (tmp_path / "r" / "report.html").read_text()).split())
     for words in ("Acting on the risk", "it is above treating all and treating none", "Number needed to evaluate",
-                  "+0.010 to +0.090: told", "Calibration by subgroup, before and after recalibration"):  # fmt: skip
+                  "+0.010 to +0.090: a difference",
+                  "Calibration by subgroup, before and after recalibration"):  # fmt: skip
         assert words in text, words
     (of_model,) = (c for c in laws["outcomes"][0]["compared"] if c["role"] == "recalibrated")
     assert of_model["recalibration"] == "isotonic" and len(of_model["decision"]["table"]) == 7

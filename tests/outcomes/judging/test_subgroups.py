@@ -27,16 +27,38 @@ def told(names, patients, labels):
     [
         ({"F": (20, 40), "M": (11, 30)}, {"F": 120, "M": 82}),
         # One alone could be had by subtraction: the smallest other goes with it
-        ({"a": (10, 90), "b": (30, 70), "c": (20, 50)}, {"a": SUPPRESSED, "b": 200, "c": COMPLEMENTARY}),
+        (
+            {"a": (10, 90), "b": (30, 70), "c": (20, 50)},
+            {"a": SUPPRESSED, "b": 200, "c": COMPLEMENTARY, "a or c": 340},
+        ),
         ({"a": (90, 10), "b": (30, 70)}, {"a": SUPPRESSED, "b": COMPLEMENTARY}),
         # Two whose sum is small still tell that it is
         ({"a": (3, 50), "b": (4, 60), "c": (40, 30)}, {"a": SUPPRESSED, "b": SUPPRESSED, "c": COMPLEMENTARY}),
-        ({"a": (6, 50), "b": (5, 60), "c": (40, 30)}, {"a": SUPPRESSED, "b": SUPPRESSED, "c": 140}),
-        ({"a": (0, 500), "b": (30, 40), "c": (30, 50)}, {"a": SUPPRESSED, "b": COMPLEMENTARY, "c": 160}),
+        (
+            {"a": (6, 50), "b": (5, 60), "c": (40, 30)},
+            {"a": SUPPRESSED, "b": SUPPRESSED, "c": 140, "a or b": 242},
+        ),
+        (
+            {"a": (0, 500), "b": (30, 40), "c": (30, 50)},
+            {"a": SUPPRESSED, "b": COMPLEMENTARY, "c": 160, "a or b": 1140},
+        ),
     ],
 )
 def test_what_is_suppressed(sizes, expected):
     assert told(*cohort(**sizes)) == expected
+
+
+def test_what_is_small_goes_with_its_neighbour():
+    names, patients, labels = cohort(
+        **{"80 on": (20, 20), "45": (30, 30), "18": (3, 50), "65": (40, 40), "?": (15, 15)}
+    )
+    judge = lambda rows: {"stays": len(rows)}  # noqa: E731
+    result = by_group(names, patients, labels, judge, ["18", "45", "65", "80 on"])
+    assert list(result) == ["18", "45", "65", "80 on", "?", "18 or 45"]
+    assert result["18"]["suppressed"] == SUPPRESSED and result["45"]["suppressed"] == COMPLEMENTARY
+    assert result["18 or 45"] == {"stays": 226}
+    # Without an order it goes with those of fewest patients
+    assert by_group(names, patients, labels, judge)["18 or ?"] == {"stays": 166}
 
 
 def test_stays_are_not_patients():
@@ -52,6 +74,7 @@ def test_no_small_count_can_be_had(sizes):
     names, patients, labels = cohort(**{str(i): size for i, size in enumerate(sizes)})
     result = told(names, patients, labels)
     hidden = [i for i in range(len(sizes)) if isinstance(result[str(i)], str)]
+    assert len(result) == len(sizes) + bool(hidden and len(hidden) < len(sizes))
     for i in set(range(len(sizes))) - set(hidden):
         assert min(sizes[i]) >= SMALLEST
     if hidden and len(hidden) < len(sizes):  # what is told leaves the sum of what is not
@@ -145,6 +168,8 @@ def test_the_rest_of_a_told_group_is_no_small_group(sizes):
 
     def judge(rows):
         left = np.setdiff1d(np.arange(len(labels)), rows)
+        if len(np.unique(names[rows])) > 1:  # the suppressed together, whose rest is told groups
+            return {"told": True}
         cells = [len(np.unique(patients[left[kind[left]]])) for kind in (labels, ~labels)]
         rest[names[rows[0]]] = (set(names[left]), cells)
         return {"told": True}
