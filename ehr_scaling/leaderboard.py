@@ -56,7 +56,8 @@ P12 = Benchmark(
 p12_death:
   description: >-
     Death in hospital of every stay, predicted at the end of the 48 hours that the records hold. As the literature asks
-    it, also of stays that end then, of which the end is not in the prompt, and of those whose end is not known.
+    it, also of stays that end then, of which the end is not in the prompt, and of those whose length is not recorded. A
+    model is told that the records hold nothing for 24 hours more.
   labels: {LABELS}
   positive: [MEDS_DEATH]
   negative: [HOSPITAL_DISCHARGE]

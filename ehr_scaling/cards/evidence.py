@@ -236,15 +236,19 @@ def _sealed(report: Path, laws: Record) -> None:
 
 
 def _agrees(there: Layout, task: str, row: Record) -> None:
-    """See that a model of the report has the loss of its run and the AUROC of its score."""
+    """See that a model of the report has the loss of its run and the AUROC of its score, as far as both are told."""
     run = checkpoint.result(there.run(row["cell"]))
-    if run is None or run["validation_loss"] != row["loss"]:
+    if run is None or _told(run["validation_loss"]) != _told(row["loss"]):
         raise UserError(f"run {row['cell']} has another loss than the report says: run launch.study again")
     score = artifacts.read_json(there.task(task) / f"{row['cell']}.json")
-    if score["auroc"] != row["auroc"]:
+    if _told(score["auroc"]) != _told(row["auroc"]):
         raise UserError(
             f"the score {task}/{row['cell']} has another AUROC than the report says: run launch.study again"
         )
+
+
+def _told(value: float) -> float:
+    return round(value, disclosure.DIGITS)
 
 
 def _without(workdir: Path, message: str) -> str:

@@ -1,6 +1,9 @@
 """Which numbers of real records may be told: none below ten, and none from which one below ten could be worked out."""
 
+from typing import Any
+
 FEWEST = 10  # numbers of real persons, and of what they have, below this are not told: the rare is a list of persons
+DIGITS = 4
 
 
 def told(n: int, generated: bool) -> int | None:
@@ -16,6 +19,17 @@ def told(n: int, generated: bool) -> int | None:
 def quantile(n: int, q: float, generated: bool) -> bool:
     """Whether the quantile q of something that n persons have may be told: with ten of them at least on either side."""
     return generated or round(min(q, 1 - q) * n, 6) >= FEWEST
+
+
+def rounded(told: Any, generated: bool, digits: int = DIGITS) -> Any:
+    """JSON with its fractions to so many digits, unless of generated patients: in full, a share is two counts."""
+    if generated:
+        return told
+    if isinstance(told, dict):
+        return {name: rounded(value, generated, digits) for name, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [rounded(value, generated, digits) for value in told]
+    return round(told, digits) if isinstance(told, float) else told
 
 
 def words(n: int, generated: bool) -> str:

@@ -213,7 +213,9 @@ def _judged(labelled: stays.Stays, probability: np.ndarray, seed: int, generated
         few = f"fewer than {calibration.SMALLEST} patients with the outcome, or without it, are asked"
         return {"metrics": None, "metrics_missing": few}
     scores = metrics.evaluate(*asked, probabilities=True, seed=seed)
-    return {"metrics": {**scores, "decision": decision.evaluate(*asked, seed=seed)}}
+    decided = decision.evaluate(*asked, seed=seed)
+    curve = decision.calibration_curve(*asked, decided)
+    return {"metrics": {**scores, "decision": decided, "calibration_curve": curve}}
 
 
 def as_told(done: dict[str, Any], generated: bool) -> dict[str, Any]:
@@ -222,7 +224,11 @@ def as_told(done: dict[str, Any], generated: bool) -> dict[str, Any]:
     record["left_out"] = {reason: disclosure.told(n, generated) for reason, n in done["left_out"].items()}
     if scores := done["metrics"]:
         counts = {name: disclosure.told(scores[name], generated) for name in ("n", "patients", "positives")}
-        record["metrics"] = {**scores, **counts}
+        curve = [
+            {**one, **{name: disclosure.told(one[name], generated) for name in ("n", "patients")}}
+            for one in scores["calibration_curve"]
+        ]
+        record["metrics"] = disclosure.rounded({**scores, **counts, "calibration_curve": curve}, generated)
     return record
 
 

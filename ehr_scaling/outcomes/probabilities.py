@@ -23,14 +23,10 @@ from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired,
 BASELINE = "baseline.json"
 ATTRIBUTES = ("sex", "age", "race")
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
-_NOT_OF_GROUPS = ("calibration_curve", "operating_point")
 
 
 def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
-    """`metrics.evaluate` of all stays, `decision` (see `decision.evaluate`), and `subgroups`, each with its `gaps`.
-
-    The operating point is a threshold beside those of `decision`: where both together would tell of a small group,
-    those of `decision` are told.
+    """`metrics.evaluate` of all stays, `decision` and `calibration_curve` (see there), and `subgroups`, with `gaps`.
 
     Args: probability, (stays,), which is judged in single precision, as predictions are written.
     """
@@ -38,16 +34,10 @@ def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict
 
     def of_group(rows: np.ndarray) -> dict[str, Any]:
         score = _evaluate(question, samples, stored, rows, _GROUP_DRAWS)
-        told = {name: value for name, value in score.items() if name not in _NOT_OF_GROUPS}
-        return {**told, "gaps": _gaps(question, samples, stored, rows)}
+        return {**score, "gaps": _gaps(question, samples, stored, rows)}
 
     score, decided = _evaluate(question, samples, stored), _decision(question, samples, stored)
-    if point := score.get("operating_point"):
-        sampled = samples.stays
-        told = (decided, sampled.labels, stored, sampled.patients)
-        if not decision.leaves_room_for(point["threshold"], *told):
-            del score["operating_point"]
-    return {**score, "decision": decided, "subgroups": _by_attribute(samples, of_group)}
+    return {**score, **decided, "subgroups": _by_attribute(samples, of_group)}
 
 
 def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, Any]:
@@ -128,9 +118,15 @@ def _decision(
     probability: np.ndarray,
     beside: tuple[np.ndarray, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    sampled, options = samples.stays, question.options
-    how = {"weights": weights_of(samples), "draws": options["draws"], "seed": options["seed"]}
-    return decision.evaluate(sampled.labels, probability, sampled.patients, beside=beside, **how)
+    """`decision` and `calibration_curve` of all stays."""
+    options, weights = question.options, weights_of(samples)
+    asked = samples.stays.labels, probability, samples.stays.patients
+    how = {"beside": beside, "draws": options["draws"], "seed": options["seed"]}
+    decided = decision.evaluate(*asked, weights=weights, **how)
+    return {
+        "decision": decided,
+        "calibration_curve": decision.calibration_curve(*asked, decided, weights=weights),
+    }
 
 
 def _gaps(question: Question, samples: Samples, probability: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
@@ -171,7 +167,7 @@ def _recalibrated(
     }
     probability = told_of[0]
     weighs, before = metrics.ones_for(weights, len(said.labels)), said.probabilities.astype(np.float64)
-    told: tuple[str, ...] = (*calibration.NAMES, "weighted", "calibration_curve")
+    told: tuple[str, ...] = (*calibration.NAMES, "weighted")
     if method == ISOTONIC:
         moved = calibration.isotonic(said.labels, before, weighs).moved(probability)
         told = ("auroc", "low", "high", "auprc", *told)  # stays of one level tie, so that ranks are others
@@ -191,7 +187,7 @@ def _recalibrated(
     return {
         **about,
         **{name: score[name] for name in told},
-        "decision": _decision(question, samples, moved, told_of),
+        **_decision(question, samples, moved, told_of),
         "subgroups": _by_attribute(samples, of_group),
     }
 

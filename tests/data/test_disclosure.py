@@ -12,6 +12,12 @@ def test_what_is_told():
     assert [disclosure.words(n, False) for n in (3, 1_234)] == ["under 10", "1,230"]
 
 
+def test_a_share_in_full_is_two_counts():
+    told = {"a": 1 / 3, "b": [2 / 3, {"c": (0.123456, 7, None, "1.23456")}]}
+    assert disclosure.rounded(told, False) == {"a": 0.3333, "b": [0.6667, {"c": [0.1235, 7, None, "1.23456"]}]}
+    assert disclosure.rounded(told, True) is told
+
+
 def test_a_quantile_of_few_is_not_told():
     told = [(n, q) for n in (7, 20, 81, 200) for q in (0.05, 0.5, 0.95) if disclosure.quantile(n, q, False)]
     assert told == [(20, 0.5), (81, 0.5), (200, 0.05), (200, 0.5), (200, 0.95)]

@@ -11,6 +11,7 @@ import pytest
 from ehr_scaling import artifacts, study
 from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError
+from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes import evaluate, probabilities
 from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays, tasks
 from ehr_scaling.outcomes.asking.prepared import asked_in
@@ -63,6 +64,9 @@ def test_what_is_asked(trained):
     every = cohort.stays(workdir, "test", TASK)
     assert about["available_positives"] == every.labels.sum()
     assert "drawn by outcome" in about["description"] and about["kind"] == "binary"
+    wider = stays.prompts(workdir, "test", samples.stays, 41)  # has a token more where the prompt left some out
+    assert about["shortened"] == ((wider != PAD).sum(1) > (samples.prompts != PAD).sum(1)).sum() > 0
+    assert f"Of {about['shortened']} a model reads the last" in about["description"]
     np.testing.assert_array_equal(samples.prompts, stays.prompts(workdir, "test", samples.stays, 40))
     # Made once; with other options it is another question.
     assert questions.prepare(workdir, TASK, **OPTIONS)["summary"]["stays"] == 60

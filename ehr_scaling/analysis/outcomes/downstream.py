@@ -113,10 +113,12 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
     missing = [cell for cell in at if cell not in seen]
     outcome = replace(told, spearman=rho, spearman_interval=bounds, missing=missing, unknown=unknown)
     if rows:
-        outcome = _with_curve(outcome, folder, table.clusters[[at[r["cell"]] for r in rows]], options)
+        clusters, generated = table.clusters[[at[r["cell"]] for r in rows]], table.generated is not False
+        outcome = _with_curve(outcome, folder, clusters, options, generated)
     loss_of = {cell: float(table.loss[i]) for cell, i in at.items()}
     heads = supervised.read(folder, loss_of, options)
-    return replace(outcome, compared=scores.of_task(folder, rows), supervised=heads)
+    compared = scores.as_told(scores.of_task(folder, rows), table.generated is not False)
+    return replace(outcome, compared=compared, supervised=heads)
 
 
 def _score(path: Path) -> dict[str, Any]:
@@ -135,7 +137,9 @@ def _score(path: Path) -> dict[str, Any]:
     return score
 
 
-def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], options: Options) -> Outcome:
+def _with_curve(
+    outcome: Outcome, folder: Path, clusters: NDArray[np.int64], options: Options, generated: bool
+) -> Outcome:
     rows = outcome.rows
     loss, auroc = _column(rows, "loss"), _column(rows, "auroc")
     places = cells.of(_column(rows, "N"), _column(rows, "D"))
@@ -146,7 +150,7 @@ def _with_curve(outcome: Outcome, folder: Path, clusters: NDArray[np.int64], opt
         together = _beside(said, folder) if outcome.baseline else said
         outcome = replace(outcome, rows=rows, seeds=of_cells(rows, together, groups, options))
         outcome = replace(outcome, spearman_task_loss=spearman(loss, _column(rows, "task_loss"), options)[0])
-    deviations, base, how = _patients(outcome, said, absent, folder, options)
+    deviations, base, how = _patients(outcome, said, absent, folder, options, generated)
     outcome = replace(outcome, patients=how, seed_noise=_seed_noise(auroc, groups))
     curve = outcome_curve.fit(loss, auroc, deviations, places, clusters, options)
     if curve is None:
@@ -183,7 +187,7 @@ def _with_predictions(
 
 
 def _patients(
-    outcome: Outcome, said: Predictions | None, absent: str, folder: Path, options: Options
+    outcome: Outcome, said: Predictions | None, absent: str, folder: Path, options: Options, generated: bool
 ) -> tuple[Floats, Floats, str]:
     """What drawing the test patients anew adds to the AUROC of each model [draws, n], and of the baseline [draws].
 
@@ -203,7 +207,8 @@ def _patients(
         return errors[:models] * rng.standard_normal((options.draws, 1)), base, how
     together = _beside(said, folder) if outcome.baseline else said
     draws = together.draws(options.draws, rng) - together.auroc
-    how = f"{len(np.unique(said.patients)):,} patients drawn anew for all models together"
+    many = disclosure.words(len(np.unique(said.patients)), generated)
+    how = f"{many} patients drawn anew for all models together"
     return draws[:, :models], base if draws.shape[1] == models else draws[:, -1], how
 
 

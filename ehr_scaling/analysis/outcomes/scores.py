@@ -14,6 +14,7 @@ from ehr_scaling.analysis.outcomes.measures import Measure, measure, number
 from ehr_scaling.analysis.tables.run_table import RunTable
 from ehr_scaling.analysis.wording import count, known
 from ehr_scaling.artifacts import read_json
+from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
 
 LEAST_LOSS, SMALLEST_MODEL, BASELINE, MODEL = "least loss", "smallest", "baseline", "model"  # roles
@@ -135,6 +136,22 @@ def _few(folder: Path, row: dict[str, Any]) -> str:
     record = read_json(folder / f"{row['cell']}.json")
     counts = {name: n for name in ("n", "patients") if known(n := number(record.get(name)))}
     return too_small(counts, binary=False)
+
+
+def as_told(scores: list[Score], generated: bool) -> list[Score]:
+    """With the counts of groups and bins as `disclosure.told` has them."""
+
+    def told(n: float) -> float:
+        return float(disclosure.told(round(n), generated) or np.nan)
+
+    return [
+        replace(
+            score,
+            groups=tuple(g._replace(counts={name: told(n) for name, n in g.counts.items()}) for g in score.groups),
+            bins=tuple(b._replace(n=told(b.n)) for b in score.bins),
+        )
+        for score in scores
+    ]
 
 
 def tasks_in(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from ehr_scaling.analysis.tables import cells, selection
 from ehr_scaling.analysis.tables.run_table import Note, RunTable, describe, drop_highest_loss
 from ehr_scaling.analysis.wording import plural
 from ehr_scaling.analysis.words import Verdict, doubted
+from ehr_scaling.data import disclosure
 
 SCHEMA = 1
 
@@ -309,8 +310,8 @@ def to_json(results: Results) -> dict[str, Any]:
             "rule": isoflop.rule(results.options),
         },
         "holdout": results.holdout,
-        "outcomes": [downstream.to_json(o) for o in results.outcomes],
-        "valued": scores.valued_to_json(results.valued),
+        "outcomes": disclosure.rounded([downstream.to_json(o) for o in results.outcomes], table.generated is not False),
+        "valued": disclosure.rounded(scores.valued_to_json(results.valued), table.generated is not False),
         "sheets": sheets.to_json(results.sheets),
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],

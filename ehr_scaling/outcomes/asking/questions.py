@@ -131,10 +131,12 @@ def prepare(
         if every.labels.dtype == bool:
             facts |= {"positives": int(samples.stays.labels.sum()), "available_positives": int(every.labels.sum())}
         facts |= {"left_out": group.left_out[0], "vocabulary": len(vocabulary.tokens)}
+        width = context - inputs["room"] - vocabulary.context_tokens
+        facts["shortened"] = int((samples.stays.known > width).sum())
         about = {
             "task": task.name,
             "kind": task.kind,
-            "description": _describe(task, split, positive_share, facts, inspection.of_generated(workdir)),
+            "description": _describe(task, split, positive_share, facts, width, inspection.of_generated(workdir)),
         }
         artifacts.write_sealed(folder / "task.json", {**about, **facts, "inputs": inputs})
         return facts
@@ -236,7 +238,11 @@ def _attributes(
     return out["sex"], out["age"], out["race"]
 
 
-def _describe(task: Task, split: str, positive_share: float | None, facts: dict[str, Any], generated: bool) -> str:
+def _describe(
+    task: Task, split: str, positive_share: float | None, facts: dict[str, Any], width: int, generated: bool
+) -> str:
+    """Args: width, tokens of the timeline that a prompt has room for."""
+
     def told(n: int) -> str:
         return disclosure.words(n, generated)
 
@@ -247,11 +253,14 @@ def _describe(task: Task, split: str, positive_share: float | None, facts: dict[
         share = f"{some / n:.1%}" if generated or min(some, n - some) >= disclosure.FEWEST else told(some)
         text += f", {share} with the outcome"
     if facts["stays"] == n:
-        return f"{text}; all are."
-    text += f"; a seeded sample of {told(facts['stays'])} is"
-    if "positives" in facts:
-        text += f", {told(facts['positives'])} of them with the outcome"
-    text += "."
+        text += "; all are."
+    else:
+        text += f"; a seeded sample of {told(facts['stays'])} is"
+        if "positives" in facts:
+            text += f", {told(facts['positives'])} of them with the outcome"
+        text += "."
+    if cut := facts["shortened"]:
+        text += f" Of {told(cut)} a model reads the last {width:,} tokens of a longer record; baselines read all."
     if positive_share is not None and "positives" in facts:
         text += (
             " It was drawn by outcome: the AUROC does not depend on that; the area under the precision-recall curve "

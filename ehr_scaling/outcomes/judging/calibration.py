@@ -1,6 +1,7 @@
 """How far predicted probabilities are to be believed. Rows are in ascending order of the prediction throughout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,38 +163,33 @@ class _Logistic:
         return beta
 
 
-def _starts(predicted: np.ndarray, weights: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """First row of each bin of about equal weight, rows of one prediction together: int64 (at most `bins`,)."""
+def _starts(predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """First row of each bin of about equal weight, rows of one prediction together: int64 (at most BINS,)."""
     before = np.cumsum(weights) - weights
-    edges = np.searchsorted(before, np.arange(bins) / bins * weights.sum() * (1 - 1e-12))
+    edges = np.searchsorted(before, np.arange(BINS) / BINS * weights.sum() * (1 - 1e-12))
     firsts = np.searchsorted(predicted, predicted[np.minimum(edges, len(predicted) - 1)])
     return np.unique(firsts)
 
 
 def curve(
-    labels: np.ndarray, predicted: np.ndarray, patients: np.ndarray, weights: np.ndarray, bins: int = BINS
+    labels: np.ndarray, predicted: np.ndarray, patients: np.ndarray, weights: np.ndarray, cuts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Observed against predicted risk in bins of about equal weight, for a plot.
+    """Observed against predicted risk in bins of a BINS-th of the weight or more, for a plot.
 
-    A bin is merged with the next until it has SMALLEST patients with the outcome, or none, and as many without, or
-    none: so the curve tells of no small group.
-
+    Args: all in ascending order of the prediction; cuts, rows that may end a bin, those of `cuts.may_be_told`, so that
+      the curve tells of no small group. The last bin may have less weight.
     Returns: of each bin, predicted (mean), observed (share of positives), low and high (95 % Wilson 1927 interval of
       observed, with the weighted count (Σw)²/Σw² of its stays for n; stays of one patient are taken as independent),
       n (stays) and patients.
     """
-    starts = _starts(predicted, weights, bins)
-    kept: list[int] = []
-    first = 0
-    for end in [*starts[1:], len(labels)]:
-        cells = [len(np.unique(patients[first:end][rows])) for rows in (labels[first:end], ~labels[first:end])]
-        if all(x == 0 or x >= SMALLEST for x in cells):
-            kept.append(first)
-            first = int(end)
-    if not kept:
-        kept = [0]  # what is left over joins the last bin
+    before = np.concatenate([[0.0], np.cumsum(weights)])
+    kept = [0]
+    for cut in sorted({*cuts} - {0, len(labels)}):
+        if before[cut] - before[kept[-1]] >= before[-1] / BINS * (1 - 1e-12):
+            kept.append(cut)
+    kept.append(len(labels))
     out = []
-    for begin, end in zip(kept, [*kept[1:], len(labels)], strict=True):
+    for begin, end in pairwise(kept):
         w = weights[begin:end]
         count = w.sum() ** 2 / (w**2).sum()
         observed = float(np.average(labels[begin:end], weights=w))

@@ -109,13 +109,21 @@ def evaluate(
     }
 
 
-def leaves_room_for(
-    threshold: float, decided: dict[str, Any], labels: np.ndarray, predicted: np.ndarray, patients: np.ndarray
-) -> bool:
-    """Whether one more threshold may be told beside those of a result of `evaluate`, of the same stays in any order."""
+def calibration_curve(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    patients: np.ndarray,
+    decided: dict[str, Any],
+    *,
+    weights: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """`calibration.curve` with bins that end at thresholds told of the same stays, and so tell nothing beside them.
+
+    Args: as `evaluate`; decided, what that returned of these predictions.
+    """
     order = np.argsort(predicted, kind="stable")
-    row = int(np.searchsorted(predicted[order], threshold))
-    return row in may_be_told(labels[order], patients[order], [row], _rows_told(predicted, decided, rising=True))
+    weighs, cuts = ones_for(weights, len(labels))[order], _rows_told(predicted, decided, rising=True)
+    return calibration.curve(labels[order], predicted[order], patients[order], weighs, cuts)
 
 
 def _risk_cuts(predicted: np.ndarray, thresholds: Sequence[float]) -> list[Cut]:

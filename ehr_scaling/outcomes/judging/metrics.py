@@ -7,7 +7,6 @@ import numpy as np
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.judging import calibration
-from ehr_scaling.outcomes.judging.cuts import may_be_told
 from ehr_scaling.outcomes.judging.delong import delong, interval
 
 _AT_ONCE = 1_000_000  # weights
@@ -169,17 +168,14 @@ def evaluate(
     Args:
       labels, bool (n,); scores, float (n,); patients, int (n,), the same number for stays of the same patient.
       weights: > 0, (n,), one over the probability with which a stay was sampled, for stays sampled by outcome. The
-        AUROC, sensitivity and specificity do not depend on such a sampling; the AUPRC, the Brier score and calibration
-        do, and without weights are those of the sample, not of the cohort.
+        AUROC does not depend on such a sampling; the AUPRC, the Brier score and calibration do, and without weights are
+        those of the sample, not of the cohort.
       probabilities: whether scores are probabilities of the outcome.
     Returns: auroc, low, high, n (stays), positives, patients, draws. The interval is None, with `interval_missing`
       that says why, when fewer than two patients have the outcome or fewer than two have a stay without it. Then
       delong: error, low, high of the AUROC in closed form with patients as clusters (see `delong`), the interval on
-      the logit scale; auprc: value, low, high (as all that follow); operating_point: threshold, the score at or above
-      which a stay is flagged at the point of the ROC curve nearest to (0, 1), and sensitivity and specificity there,
-      the threshold held in resamples; it is left out where that would tell of a group under 11 patients, see
-      `cuts.may_be_told`. With `probabilities` also what `calibration.statistics` has, `weighted`, and
-      calibration_curve, see `calibration.curve`.
+      the logit scale; auprc: value, low, high (as all that follow). With `probabilities` also what
+      `calibration.statistics` has, and `weighted`.
     Raises: UserError when all stays have the outcome, or none.
     """
     labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
@@ -187,8 +183,7 @@ def evaluate(
         raise error
     ranked, weighs = ranking(labels, scores), ones_for(weights, len(labels))
     weighs, ordered, owners = weighs[ranked.order], scores[ranked.order], np.asarray(patients)[ranked.order]
-    flagged_from = _operating_point(ranked, ordered, weighs)
-    parts = [_discrimination(ranked, flagged_from)]
+    parts: list[Statistics] = [lambda drawn: dict(zip(("auroc", "auprc"), ranked.areas(drawn), strict=True))]
     if probabilities:
         parts.append(calibration.statistics(ranked.labels, ordered, weighs))
     both: Statistics = lambda drawn: {k: v for part in parts for k, v in part(drawn).items()}  # noqa: E731
@@ -214,38 +209,7 @@ def evaluate(
         },
         "auprc": summaries["auprc"],
     }
-    if flagged_from in may_be_told(ranked.labels, owners, [flagged_from]):
-        result["operating_point"] = {
-            "threshold": float(ordered[flagged_from]),
-            "sensitivity": summaries["sensitivity"],
-            "specificity": summaries["specificity"],
-        }
     if probabilities:
         result |= {name: summaries[name] for name in calibration.NAMES}
-        result |= {
-            "weighted": weights is not None,
-            "calibration_curve": calibration.curve(ranked.labels, ordered, owners, weighs),
-        }
+        result["weighted"] = weights is not None
     return result
-
-
-def _operating_point(ranked: Ranking, ordered: np.ndarray, weights: np.ndarray) -> int:
-    """The row from which on stays are flagged at the point of the ROC curve nearest to (0, 1)."""
-    starts = np.flatnonzero(np.r_[True, ordered[1:] > ordered[:-1]])
-    positive, negative = weights * ranked.labels, weights * ~ranked.labels
-    missed = (np.cumsum(positive) - positive)[starts] / positive.sum()
-    alarms = 1 - (np.cumsum(negative) - negative)[starts] / negative.sum()
-    return int(starts[np.argmin(missed**2 + alarms**2)])
-
-
-def _discrimination(ranked: Ranking, flagged_from: int) -> Statistics:
-    kinds = np.stack([ranked.labels, ~ranked.labels], axis=1).astype(np.float64)
-
-    def of(weights: np.ndarray) -> dict[str, np.ndarray]:
-        auroc, auprc = ranked.areas(weights)
-        low, high = (weights[:, part] @ kinds[part] for part in (slice(flagged_from), slice(flagged_from, None)))
-        with np.errstate(invalid="ignore"):
-            sensitivity, specificity = high[:, 0] / (low + high)[:, 0], low[:, 1] / (low + high)[:, 1]
-        return {"auroc": auroc, "auprc": auprc, "sensitivity": sensitivity, "specificity": specificity}
-
-    return of

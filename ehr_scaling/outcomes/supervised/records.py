@@ -29,7 +29,7 @@ VERSION = 1  # of what is made of a model and labels: raise it, and all heads ar
 # With each scoring.VERSION until this one heads were fitted again; since then their predictions are judged anew.
 _FITTED = 4
 # What a score may lack that is made anew
-_SOMETIMES = ("interval_missing", "operating_point", "against_zero_shot", "against_baseline")
+_SOMETIMES = ("interval_missing", "against_zero_shot", "against_baseline")
 FOLDER, ZERO_SHOT = "supervised", "zero-shot"
 MEAN = "mean-"  # how names of what is of several models begin
 

@@ -137,6 +137,17 @@ def test_small_bins_and_groups_are_told_nothing_of(tmp_path):
     for name in ("few", "rare", "common", "uncounted", "hidden"):
         assert found[name].suppressed and not found[name].measures and not found[name].counts
     assert found["hidden"].suppressed == "by its maker"
+    (real,) = downstream.read(tmp_path, replace(table, generated=False), FEW, table.cell)
+    (group,) = (g for g in real.compared[0].groups if g.name == "told")
+    assert group.counts == {"n": 100, "patients": 90, "positives": 30} and real.compared[0].bins[0].n == 50
+    rewrite(
+        task / f"{table.cell[table.loss.argmin()]}.json",
+        subgroups={"sex": {"told": {**told, "n": 104, "patients": 86}}},
+        calibration_curve=[{**whole, "n": 57}],
+    )
+    (real,) = downstream.read(tmp_path, replace(table, generated=False), FEW, table.cell)
+    assert real.compared[0].groups[0].counts == {"n": 100, "patients": 90, "positives": 30}
+    assert real.compared[0].bins[0].n == 60
     table = outcome_sections.subgroups(outcome.compared)
     told = [cell for row in table.rows for cell in row]
     assert [row[-1].startswith("suppressed: a count under 11") for row in table.rows].count(True) == 3

@@ -113,7 +113,7 @@ def test_certain_predictions_have_a_bounded_logit():
 
 def test_the_curve():
     labels, p = made(2000)
-    rows = calibration.curve(labels, p, np.arange(2000), np.ones(2000))
+    rows = calibration.curve(labels, p, np.arange(2000), np.ones(2000), range(2000))
     assert len(rows) == 10 and [row["n"] for row in rows] == [200] * 10
     assert rows[3]["predicted"] == pytest.approx(p[600:800].mean())
     assert rows[3]["observed"] == pytest.approx(labels[600:800].mean())
@@ -121,22 +121,14 @@ def test_the_curve():
     assert (rows[3]["low"], rows[3]["high"]) == pytest.approx((reference.low, reference.high))
 
 
-@pytest.mark.parametrize("prevalence", [0.02, 0.2, 0.9])
-def test_the_curve_tells_of_no_small_group(prevalence):
-    rng = np.random.default_rng(3)
-    labels, p, patients = rng.random(700) < prevalence, np.sort(rng.random(700)), rng.integers(0, 400, 700)
-    rows = calibration.curve(labels, p, patients, np.ones(700))
-    assert sum(row["n"] for row in rows) == 700
-    begin = 0
-    for row in rows:
-        own = slice(begin, begin + row["n"])
-        begin += row["n"]
-        assert row["patients"] == len(np.unique(patients[own])) >= 11
-        for kind in (labels[own], ~labels[own]):
-            assert not 0 < len(np.unique(patients[own][kind])) < 11
-    assert 1 < len(rows) <= 10 or prevalence == 0.02
-    tiny = calibration.curve(labels[:20], p[:20], patients[:20], np.ones(20))
-    assert len(tiny) == 1 and tiny[0]["n"] == 20
+def test_bins_end_at_cuts():
+    labels, p = made(2000)
+    weights = np.random.default_rng(0).uniform(0.5, 2, 2000)
+    rows = calibration.curve(labels, p, np.arange(2000), weights, [150, 220, 300, 1210, 1990])
+    assert [row["n"] for row in rows] == [220, 1210 - 220, 1990 - 1210, 10]
+    assert rows[1]["observed"] == pytest.approx(np.average(labels[220:1210], weights=weights[220:1210]))
+    (whole,) = calibration.curve(labels, p, np.arange(2000) // 2, weights, [])
+    assert (whole["n"], whole["patients"]) == (2000, 1000)
 
 
 def test_wilson_at_the_ends():

@@ -236,24 +236,24 @@ def test_nor_between_one_of_a_score_and_one_of_its_recalibration(seed, n, slope,
             assert not 0 < kind[low:high].sum() < calibration.SMALLEST or high - low == n
 
 
-def test_one_more_threshold_is_told_only_where_it_leaves_no_small_group():
+@pytest.mark.parametrize("prevalence", [0.02, 0.2, 0.9])
+def test_bins_of_calibration_tell_nothing_beside_thresholds(prevalence):
     rng = np.random.default_rng(3)
-    p = rng.random(2000)
-    labels, patients = rng.random(2000) < p, np.arange(2000)
+    n = 1500
+    p = np.clip(rng.beta(2 * prevalence, 2 * (1 - prevalence), n), 0, 1).round(3)
+    labels, patients = rng.random(n) < p, rng.integers(0, 1000, n)
     result = evaluate(labels, p, patients, draws=2)
-    told = [row["threshold"] for row in (*result["curve"], *result["table"]) if row.get("threshold") is not None]
-    edges = np.array(sorted({0.0, 1.0, *told}))
-    for threshold in (*told, *rng.random(60), edges[3] + 1e-4):
-        below = edges[np.searchsorted(edges, threshold, side="right") - 1]
-        above = edges[np.searchsorted(edges, threshold, side="right")]
-        groups = [
-            (labels == kind)[(p >= low) & (p < high)].sum()
-            for low, high in ((below, threshold), (threshold, above))
-            for kind in (True, False)
-        ]
-        # Between one that is told already and itself is nobody
-        may = threshold in told or all(n == 0 or n >= 11 for n in groups)
-        assert decision.leaves_room_for(float(threshold), result, labels, p, patients) == may
+    bins = decision.calibration_curve(labels, p, patients, result)
+    assert sum(one["n"] for one in bins) == n
+    ends = n - np.cumsum([0, *(one["n"] for one in bins)])
+    flagged = {0, n, *(int((p >= t).sum()) for t in thresholds(result))}
+    flagged |= {int((p >= row["threshold"]).sum()) for row in result["table"] if row.get("threshold") is not None}
+    assert set(ends.tolist()) <= flagged and len(bins) <= calibration.BINS + 1
+    assert len(bins) > 2 or prevalence == 0.02
+    order = np.argsort(p, kind="stable")
+    first = slice(0, bins[0]["n"])
+    assert bins[0]["observed"] == pytest.approx(labels[order][first].mean())
+    assert bins[0]["patients"] == len(np.unique(patients[order][first]))
 
 
 def test_thresholds_of_the_table_come_first_and_then_those_far_apart():

@@ -1,15 +1,12 @@
 """Ranking metrics against scikit-learn and by hand; intervals that resample patients and cover."""
 
-from unittest import mock
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging import cuts
 from ehr_scaling.outcomes.judging.metrics import auroc, average_precision, bootstrap_weights, evaluate
 
 
@@ -113,38 +110,8 @@ def made(n=300, seed=0, stays=2, separation=1.0):
     return labels, p, rng.integers(0, n // stays, n)
 
 
-def test_the_operating_point_is_the_roc_point_nearest_to_the_corner():
-    youden = 0
-    for seed in range(8):
-        labels, p, patients = made(900, seed=seed)
-        p = p.round(2)
-        result = evaluate(labels, p, patients, draws=100)["operating_point"]
-        alarms, found, thresholds = roc_curve(labels, p, drop_intermediate=False)
-        best = np.argmin(alarms**2 + (1 - found) ** 2)
-        assert result["threshold"] == thresholds[best]
-        assert result["sensitivity"]["value"] == pytest.approx(found[best])
-        assert result["specificity"]["value"] == pytest.approx(1 - alarms[best])
-        for part in ("sensitivity", "specificity"):
-            assert result[part]["low"] < result[part]["value"] < result[part]["high"]
-        youden += best == np.argmax(found - alarms)
-    assert youden < 8  # the point of the largest sum of both is another one
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_no_operating_point_tells_of_a_small_group(seed):
-    labels, p, patients = made(60 + 40 * seed, seed=seed)
-    sides = labels, p.round(2), patients
-    point = evaluate(*sides, draws=2).get("operating_point")
-    with mock.patch.object(cuts, "SMALLEST", 1):
-        always = evaluate(*sides, draws=2)["operating_point"]
-    flagged = sides[1] >= always["threshold"]
-    groups = [len(np.unique(patients[side & kind])) for side in (flagged, ~flagged) for kind in (labels, ~labels)]
-    assert point == (always if all(n == 0 or n >= 11 for n in groups) else None)
-
-
-def test_every_statistic_of_a_resample_is_that_of_the_rows_drawn(monkeypatch):
+def test_every_statistic_of_a_resample_is_that_of_the_rows_drawn():
     """The bootstrap works on weights; here rows are repeated as often as they were drawn instead."""
-    monkeypatch.setattr(cuts, "SMALLEST", 1)  # of so few rows no threshold could be told
     labels, p, patients = made(80)
     p = p.round(2)
     drawn = next(bootstrap_weights(patients, 1, 5))[0].astype(int)
@@ -155,10 +122,6 @@ def test_every_statistic_of_a_resample_is_that_of_the_rows_drawn(monkeypatch):
     for name in ("auprc", "brier", "calibration_slope", "calibration_intercept", "calibration_in_the_large"):
         assert one[name]["low"] == one[name]["high"] == pytest.approx(again[name]["value"], abs=2e-3), name
         assert abs(one[name]["low"] - one[name]["value"]) > 4e-3, name
-    flagged = p >= one["operating_point"]["threshold"]
-    shares = {"sensitivity": flagged[rows][labels[rows]], "specificity": ~flagged[rows][~labels[rows]]}
-    for name, right in shares.items():
-        assert one["operating_point"][name]["low"] == pytest.approx(right.mean())
 
 
 def test_weights_undo_a_sampling_by_outcome():
@@ -183,8 +146,6 @@ def test_weights_undo_a_sampling_by_outcome():
     one = evaluate(*sample, weights=weights, draws=1, seed=7, probabilities=True)
     drawn = next(bootstrap_weights(sample[2], 1, 7))[0]
     assert one["brier"]["low"] == pytest.approx(np.average((sample[1] - sample[0]) ** 2, weights=weights * drawn))
-    last, of_whole = (x["calibration_curve"][-1]["observed"] for x in (undone, whole))
-    assert last == pytest.approx(of_whole, abs=0.05)
     with pytest.raises(ValueError, match="positive numbers"):
         evaluate(*sample, weights=np.zeros(len(sample[0])))
 
@@ -196,7 +157,6 @@ def test_probabilities_are_judged_where_asked():
         evaluate(labels, p + 0.5, patients, draws=10, probabilities=True)
     few = evaluate(labels[:40], p[:40], np.zeros(40, int), probabilities=True)
     assert few["interval_missing"] == "fewer than two patients with the outcome"
-    assert "operating_point" not in few
     for part in (few["auprc"], few["brier"]):
         assert part["value"] is not None and part["low"] is part["high"] is None
     assert few["delong"] == {"error": None, "low": None, "high": None}
@@ -209,4 +169,3 @@ def test_a_constant_is_no_better_than_chance():
     assert result["calibration_slope"] == {"value": None, "low": None, "high": None}
     share = labels.mean()
     assert result["calibration_in_the_large"]["value"] == pytest.approx(np.log(share / (1 - share)) - np.log(0.25))
-    assert len(result["calibration_curve"]) == 1
