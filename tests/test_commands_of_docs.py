@@ -40,7 +40,7 @@ INLINE = re.compile(r"`((?:(?:\S*/)?(?:python -m|pip|make|ehr-scaling|xpk|gcloud
 
 # Not run here, and why
 MARKED = {
-    r"DATA=challenge-2012|--data=challenge-2012|challenge_2012_reference|mimic-iv-demo": "a download, and hours",
+    r"DATA=challenge-2012|--data=challenge-2012|challenge_2012_(reference|forecast)\.py|mimic-iv-demo": "a download, and hours",
     r"launch\.fetch_maps|--code_maps=DIR": "a download: code maps are not shipped",
     r"^pip wheel|^\S*pip install|^make setup": "a download; see the extras below, and test_package.py",
     r"gs://BUCKET": "credentials of a bucket; tests/test_storage.py runs studies on an emulator",
@@ -90,7 +90,6 @@ PLACES = {
     r"^--data=OTHERS": "--data=W/events",
     r"^--model=.*": "--model=W",
     r"^--cell=.*": "--cell={cell}",
-    r"^--audit=.*": "--audit=audits",
     r"^--workdir=.*": "--workdir={workdir}",
     r"^--claims=.*": "--claims=claims.yaml",
     r"^--runs=runs_([ab])$": r"--runs=\1.csv",
@@ -243,6 +242,7 @@ def finished(places):
         "--fraction=0.0003",
         *split(DATA),
     )
+    launch(places, "launch.audit", "--workdir=W", *split(SHORT[r"launch\.audit"]))
     mimic = ("--config=configs/mimic_iv.py", "--config.data.raw=G/raw", "--workdir=M", "--dry_run")
     launch(places, "launch.study", *mimic, *split(SMALL))
     events = pa.concat_tables(map(pq.read_table, (places / "W" / "events" / "data" / "held_out").glob("*.parquet")))
@@ -260,7 +260,7 @@ def arguments_of(command, n, folder):
     if line.startswith("make"):
         return ["make", "-n", "-C", str(ROOT), *line.split()[1:]]
     line = line.replace(" …", "").replace("<part>", "data").replace("=F", "=0.1")
-    arguments = shlex.split(line)
+    arguments, line = shlex.split(line), line.replace("launch.console ", "launch.")
     cell = json.loads((folder / "W" / "grid" / "manifest.jsonl").read_text().splitlines()[0])["id"]
     workdir = "W"
     if re.search(r"launch\.(study|prepare)|launch\.recipes.*--workdir", line):

@@ -93,11 +93,11 @@ class Bucket:
         """Put a file; gives the version that its object has now."""
         size = file.stat().st_size
         self._request(lambda: self._fs.put_file(str(file), self._path(key)), size=size)
-        for _ in range(TRIES):
-            # Seen once with an emulator of GCS, that others wrote to: the listing did not have it yet
+        for attempt in range(2 * TRIES):
+            # Seen with an emulator of GCS that others wrote to: the listing did not have it yet
             if (about := self.list(key).get(key)) is not None:
                 return str(about["version"])
-            time.sleep(0.2)
+            time.sleep(0.1 * (attempt + 1))
         raise UserError(f"{self.url}: an object has gone while it was written: run again")
 
     def _path(self, key: str) -> str:
