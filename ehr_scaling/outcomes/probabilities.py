@@ -21,7 +21,7 @@ from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired, subgroups
 
 BASELINE = "baseline.json"
-ATTRIBUTES = ("sex", "age", "race")
+ATTRIBUTES = ("sex", "age", "race", "unit")
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
-from ehr_scaling.data import parquet
+from ehr_scaling.data import parquet, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes import evaluate, probabilities
@@ -72,6 +72,21 @@ def test_what_is_asked(trained):
     assert questions.prepare(workdir, TASK, **OPTIONS)["summary"]["stays"] == 60
     with pytest.raises(UserError, match="copies was 2, now 3"):
         questions.prepare(workdir, TASK, **{**OPTIONS, "copies": 3})
+
+
+def test_the_unit_is_the_last_before_the_prediction(trained):
+    workdir, _ = trained
+    samples, vocabulary = questions.load(workdir / "outcomes" / TASK.name), timelines.vocabulary(workdir)
+    seen = set()
+    for part, rows, owners in stays.by_part(workdir, "test", samples.stays):
+        for row, owner in zip(rows, owners, strict=True):
+            begin = part.offsets[owner]
+            known = [vocabulary.tokens[t] for t in part.tokens[begin : begin + samples.stays.known[row]]]
+            units = [token for token in known if token.startswith("ICU_TYPE//")]
+            expected = units[-1][len("ICU_TYPE//") :].lower().replace("_", " ") if units else "none"
+            assert samples.unit[row] == expected
+            seen.add(expected)
+    assert "none" in seen and len(seen) > 1
 
 
 def test_a_score_and_its_predictions(trained, monkeypatch):

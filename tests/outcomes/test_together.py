@@ -139,9 +139,9 @@ def test_small_groups_are_told_nowhere(trained):
     for name in ("icu_admission", "prolonged_stay"):
         written = artifacts.read_json(workdir / "outcomes" / name / f"{cell.id}.json")
         samples = questions.load(workdir / "outcomes" / name)
-        for attribute in ("sex", "age", "race"):
+        for attribute in ("sex", "age", "race", "unit"):
             for group, score in written["subgroups"][attribute].items():
-                rows = getattr(samples, attribute) == group
+                rows = np.isin(getattr(samples, attribute), [group, *group.split(" or ")])
                 counts = [
                     len(np.unique(samples.stays.patients[rows & (samples.stays.labels == kind)]))
                     for kind in (True, False)

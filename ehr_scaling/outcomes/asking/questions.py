@@ -16,13 +16,14 @@ from ehr_scaling.outcomes.asking import cohort, sheets, stays, task_tokens, trai
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
 
-VERSION = 1  # of who is asked what: raise it with every change to that
+VERSION = 2  # of who is asked what: raise it with every change to that
 SAMPLES = "samples.npz"
 LABEL_FILES = "label_files.txt"  # where those of a task lie on this machine: for it alone, so no part of the record
 TUNING = "validation"  # split, and folder within a task's, of the stays that a recalibration is fitted to
 AGE_BANDS = ((0, "under 18"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80 and over"))
 ATTRIBUTES = {"sex": ("GENDER", "SEX"), "race": ("RACE",)}  # by families of the static context
-UNKNOWN = "unknown"
+UNIT = "ICU_TYPE"  # family of the tokens that tell to which intensive care unit somebody came
+UNKNOWN, NO_UNIT = "unknown", "none"
 
 
 class Samples(NamedTuple):
@@ -40,6 +41,7 @@ class Samples(NamedTuple):
     sex: np.ndarray  # str (n,), by the static context; unknown: UNKNOWN
     age: np.ndarray  # str (n,), one of AGE_BANDS
     race: np.ndarray  # str (n,)
+    unit: np.ndarray  # str (n,), the last intensive care unit before the prediction, NO_UNIT where there was none
 
 
 def prepare(
@@ -188,7 +190,6 @@ def _samples(
     weights = np.ones(len(rows))
     for kind, share in shares.items():
         weights[sampled.labels == kind] = 1 / share
-    sex, age, race = _attributes(workdir, split, vocabulary, sampled)
     if task.kind == "class":
         classes = task_tokens.classes(vocabulary, task)
         meanings = np.full(len(vocabulary.tokens), -1)
@@ -204,9 +205,7 @@ def _samples(
         task_tokens.horizons([task], sampled)[:, 0],
         meanings,
         weights / weights.min(),
-        sex,
-        age,
-        race,
+        **_attributes(workdir, split, vocabulary, sampled),
     )
 
 
@@ -216,11 +215,11 @@ def random_stream(sampled: Stays) -> np.ndarray:
         return sampled.subject_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + sampled.times.astype(np.uint64)
 
 
-def _attributes(
-    workdir: Path, split: str, vocabulary: Vocabulary, sampled: Stays
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sex, age band and race of each stay's patient at the prediction, as the records know them then: str (n,)."""
-    out = {name: np.full(len(sampled.times), UNKNOWN, dtype="<U40") for name in ("sex", "age", "race")}
+def _attributes(workdir: Path, split: str, vocabulary: Vocabulary, sampled: Stays) -> dict[str, np.ndarray]:
+    """Sex, age band, race and unit of each stay at the prediction, as the records know them then: str (n,)."""
+    out = {name: np.full(len(sampled.times), UNKNOWN, dtype="<U80") for name in ("sex", "age", "race", "unit")}
+    units = np.array([family(token) == UNIT and "//" in token for token in vocabulary.tokens])
+    of_unit = np.array([token.partition("//")[2].lower().replace("_", " ") for token in vocabulary.tokens])
     starts = [start for start, _ in AGE_BANDS]
     names = np.array([name for _, name in AGE_BANDS])
     for part, rows, owners in stays.by_part(workdir, split, sampled):
@@ -229,13 +228,18 @@ def _attributes(
         years = (sampled.times[rows] - np.where(known, births, 0)) / YEAR
         band = np.clip(np.searchsorted(starts, years, side="right") - 1, 0, None)
         out["age"][rows] = np.where(known, names[band], UNKNOWN)
+        tokens = np.asarray(part.tokens)
+        last = np.maximum.accumulate(np.where(units[tokens], np.arange(len(tokens)), -1))
+        begins, some = part.offsets[owners], sampled.known[rows]
+        at = last[begins + np.maximum(some, 1) - 1]
+        out["unit"][rows] = np.where((some > 0) & (at >= begins), of_unit[tokens[at]], NO_UNIT)
         contexts = static_context.contexts(vocabulary, part, owners, sampled.times[rows])
         for row, context in zip(rows, contexts, strict=True):
             for token in (vocabulary.tokens[i] for i in context):
                 for name, families in ATTRIBUTES.items():
                     if family(token) in families and "//" in token:
                         out[name][row] = token.partition("//")[2].lower()
-    return out["sex"], out["age"], out["race"]
+    return out
 
 
 def _describe(
