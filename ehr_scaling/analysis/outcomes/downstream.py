@@ -194,7 +194,7 @@ def _patients(
     Without predictions the scores' own intervals are taken as wholly shared: every model goes up and down by its
     standard error with one draw. What patients do to models differently is then in their scatter about the curve.
     """
-    rng = np.random.default_rng([options.seed, 8])
+    rng = predictions.resampling(options.seed)
     known = [*outcome.rows, *([outcome.baseline] if outcome.baseline else [])]
     ends = np.array([[np.nan if r[k] is None else r[k] for k in ("low", "high")] for r in known])
     errors = np.diff(ends, axis=1)[:, 0] / (2 * normal_quantile(OWN_LEVEL))

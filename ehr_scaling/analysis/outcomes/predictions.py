@@ -18,6 +18,11 @@ _AT_ONCE = 4_000_000  # weights held at a time
 _REPEATS = 20  # of the counting that `auroc_of_endless_copies` simulates
 
 
+def resampling(seed: int) -> np.random.Generator:
+    """For `Predictions.draws`: the same patients are drawn for all of a task, so that one number has one interval."""
+    return np.random.default_rng([seed, 8])
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Of m models for the same n stays.

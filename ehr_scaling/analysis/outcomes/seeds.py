@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ehr_scaling.analysis.draws import interval
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes.predictions import Predictions
+from ehr_scaling.analysis.outcomes.predictions import Predictions, resampling
 from ehr_scaling.analysis.tables.run_table import SPAN
 
 Interval = tuple[float, float]
@@ -50,7 +50,7 @@ def of_cells(
         return []
     mean_of = [said.probability[group].mean(0) for group in several]
     every = Predictions(said.labels, said.patients, np.vstack([said.probability, mean_of]))
-    rng = np.random.default_rng([options.seed, 9])
+    rng = resampling(options.seed)
     auroc, drawn = every.auroc, every.draws(options.draws, rng)
     has_base = len(said.probability) > len(rows)
     base, base_drawn = (auroc[len(rows)], drawn[:, len(rows)]) if has_base else (np.nan, np.full(len(drawn), np.nan))

@@ -194,7 +194,7 @@ def _said(files: Mapping[str, Path], cells: Sequence[str], options: Options) -> 
             means[name] = read.probability[at].mean(0)
     every = Predictions(read.labels, read.patients, np.vstack([read.probability, *means.values()]))
     place |= {name: len(files) + k for k, name in enumerate(means)}
-    rng = np.random.default_rng([options.seed, 11])
+    rng = predictions.resampling(options.seed)
     draws = every.draws(options.draws, rng) if every.resamplable else np.full((1, len(every.probability)), np.nan)
     return _Said(place, every.auroc, draws)
 
