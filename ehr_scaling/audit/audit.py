@@ -24,7 +24,7 @@ from ehr_scaling.outcomes import choosing
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
 from ehr_scaling.training.setup import restored_params
 
-VERSION = 2  # of what an audit measures: raise it with every change to that, and models are audited again
+VERSION = 3  # of what an audit measures: raise it with every change to that, and models are audited again
 CONTINUED = (8, 16, 32)  # tokens
 NEARLY = 0.9  # 1 − edits / tokens, from which on a continuation is nearly the record's
 RARE = ((1, 20), (21, 50), (51, 100))  # patients that have a token
