@@ -284,13 +284,15 @@ def _rare(
             "most": most,
             "members": disclosure.told(sides[0], generated),
             "held_out": disclosure.told(sides[1], generated),
-            "tokens": len(both_sides),
+            "tokens": disclosure.told(len(both_sides), generated),
         }
         if min(sides) < (1 if generated else SMALLEST) or not len(both_sides):
             told.append({**row, "suppressed": "too few patients of both sides have such tokens"})
             continue
         some = {name: of[band] for name, of in values.items()}
-        found = statistics.stratified(at.take(band), some, settings.draws, settings.seed)
+        found = statistics.stratified(
+            at.take(band), some, generated=generated, draws=settings.draws, seed=settings.seed
+        )
         told.append({**row, **(found if generated else statistics.rounded(found, RARE_DIGITS))})
     return told
 
