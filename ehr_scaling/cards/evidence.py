@@ -10,6 +10,7 @@ from ehr_scaling.analysis.outcomes import scores
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
 from ehr_scaling.data import disclosure, inspection, vocabulary
+from ehr_scaling.data.packed import FILE
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
@@ -61,10 +62,11 @@ class Evidence(NamedTuple):
 
     cell, result: the model and the metrics of its run. seeds: of the finished runs that differ from it by seed alone,
     itself included. learnt_of_generated: whether all that the model may know is of generated patients, what it started
-    from too; counts are told by `generated`, which is of the records alone. finished: how many runs of the study are.
-    columns: names and Arrow types of the columns of each
-    table of the events, by its path there. problems: what does not fit together, a sentence each; names are from the
-    work directory.
+    from too; counts are told by `generated`, which is of the records alone. may_know_test: whether test patients may be
+    behind the weights that it started from. sampling: how windows of patients were drawn for its training, "" where its
+    packed data are not there. finished: how many runs of the study are. columns: names and Arrow types of the columns
+    of each table of the events, by its path there. problems: what does not fit together, a sentence each; names are
+    from the work directory.
     """
 
     laws: Record
@@ -77,6 +79,8 @@ class Evidence(NamedTuple):
     result: Record
     seeds: list[int]
     learnt_of_generated: bool
+    may_know_test: bool
+    sampling: str
     finished: int
     tasks: list[Asked]
     columns: dict[str, dict[str, str]]
@@ -130,6 +134,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
     chosen = choosing.best_cell(workdir, cell)
     storage.fetch(there.initial(chosen.size), artifacts.RECORD)
     done = choosing.finished(workdir)
+    generated = inspection.is_generated(records["events"])
     problems = list(dict.fromkeys(_without(workdir, text) for text in _problems(there, laws, records, chosen)))
     return Evidence(
         laws=laws,
@@ -139,9 +144,11 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         cell=chosen,
         result=checkpoint.result(there.run(chosen.id)) or {},
         seeds=sorted({other.seed for _, other in done if _alike(other) == _alike(chosen)}),
-        learnt_of_generated=inspection.is_generated(records["events"]) and initial.of_generated(chosen, workdir),
+        learnt_of_generated=generated and initial.of_generated(chosen, workdir),
+        may_know_test=_may_know_test(there, chosen, generated=generated),
+        sampling=_sampling(there.packed(chosen.context, chosen.fraction)),
         finished=len(done),
-        tasks=_tasks(there, laws, chosen, problems, generated=inspection.is_generated(records["events"])),
+        tasks=_tasks(there, laws, chosen, problems, generated=generated),
         columns=_columns(there.events, records["events"]),
         problems=problems,
     )
@@ -150,6 +157,20 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
 def _alike(cell: Cell) -> dict[str, Any]:
     """What the cells of one point have in common: all but the seed."""
     return replace(cell, seed=0).learnt()
+
+
+def _may_know_test(there: Layout, cell: Cell, *, generated: bool) -> bool:
+    """Nobody here knows which patients were behind the weights that a model started from, but that generated ones are
+    no patients of real records."""
+    if not cell.init or generated:
+        return bool(cell.init)
+    known = (there.initial(cell.size) / artifacts.RECORD).is_file()
+    return not (known and initial.of_generated(replace(cell, generated=True), there.root))
+
+
+def _sampling(packed: Path) -> str:
+    path = packed / FILE
+    return str(artifacts.read_json(path).get("sampling", "")) if path.is_file() else ""
 
 
 def _about(events: Path) -> Record:

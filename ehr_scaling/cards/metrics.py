@@ -71,11 +71,14 @@ def _metric(
         ]
         return Metric(key, title, [], left)
     split = ", ".join(sorted({str(task.inputs.get("split", "not stated")) for task in e.scored}))
+    unseen = "no model was trained on"
+    if e.may_know_test:
+        unseen = "the study trained no model on, though this one started from weights that may know them"
     texts = {
         "MetricGoal": (goal, "ehr_scaling"),
         "Interpretation": (_lines(interpretation(task) for task in e.scored), SCORE),
         "TestType": (
-            f"Retrospective, internal: patients of the same records (split {split}), whom no model was trained on.",
+            f"Retrospective, internal: patients of the same records (split {split}), whom {unseen}.",
             TASK,
         ),
         "TestingDataDescription": (_lines(_asked(e, task) for task in e.scored), TASK),

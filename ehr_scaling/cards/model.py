@@ -22,6 +22,10 @@ RECALIBRATIONS = {
     LINE: "a logistic regression on the logit of its risks (Cox 1958), which keeps ranks",
     ISOTONIC: "an isotonic regression on its risks (Zadrozny and Elkin 2002), after which stays of one level tie",
 }
+_WEIGHED = {  # by how windows are drawn for a pass
+    "token": ": every token weighs the same, whosever it is",
+    "patient": ": every patient gives one window a pass, however long the record",
+}
 BIBLIOGRAPHY = """\
 @misc{{ehr_scaling, title = {{ehr_scaling: scaling laws for electronic health records, in JAX}},
   author = {{The ehr_scaling authors}}, note = {{version {version}}}}}
@@ -106,7 +110,8 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         ),
         answered(
             facts + "BiasMitigationApproaches", "Against bias",
-            "None in training: every patient's tokens weigh the same. Scores are told by group, see fairness.", RUN,
+            f"None in training{_WEIGHED.get(e.sampling, '')}. Scores are told by group, see fairness.",
+            "packed/t<T>/packed.json",
         ),
         open_(facts + "OngoingMaintenance", "Maintenance", TRAINER),
         open_(facts + "Security", "Security", USER, optional=True),
@@ -149,6 +154,11 @@ def limits(e: Evidence) -> list[str]:
     elif e.generated:
         out.append(
             "The patients are generated, but it began with the weights of a model of real ones: their terms hold."
+        )
+    if e.may_know_test:
+        out.append(
+            "It started from the weights of another model, and nobody here knows whether that was trained on patients "
+            "of the test split: its scores may be better than it is."
         )
     for task in e.scored:
         slope = task.model.measures.get("calibration_slope")

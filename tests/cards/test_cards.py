@@ -413,6 +413,21 @@ def test_scores_of_days_of_few_are_withheld(copy):
         assert bool(asked.withheld) != told and bool(asked.record) == told
 
 
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ("token", "None in training: every token weighs the same"),
+        ("patient", "None in training: every patient gives one window a pass"),
+        ("", "None in training. Scores"),
+    ],
+)
+def test_what_a_patient_weighs_is_told_by_how_windows_were_drawn(found, sampling, said):
+    assert found.sampling == "token"  # as its packed.json says
+    e = found._replace(sampling=sampling)
+    told = {field.label: field for field in model.fields(e, standing.judge(e))}
+    assert told["Against bias"].text.startswith(said)
+
+
 def test_a_model_that_began_with_real_patients_is_no_generated_one(copy, monkeypatch):
     assert not evidence.read(copy).learnt_of_generated
     finished._rename(copy / "events", generated=True)

@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.cards import evidence, model, pages, standing, write
+from ehr_scaling.cards import evidence, metrics, model, pages, standing, write
+from ehr_scaling.grid import manifest
+from ehr_scaling.layout import Layout
 from tests.cards import finished
 from tests.cards.schema import root_of, text_at
 
@@ -53,6 +56,23 @@ def test_few_patients_are_for_smoke_only(found):
     assert word.word == standing.SMOKE_ONLY and word.reason.startswith("100 patients to train on determine nothing")
     fewer = found._replace(laws={**found.laws, "data": {**found.laws["data"], "patients": 8}})
     assert standing.judge(fewer).reason.startswith("under 11 patients")
+
+
+@pytest.mark.parametrize(("of_generated", "word"), [(None, "blocked"), (False, "blocked"), (True, "reportable")])
+def test_a_model_that_may_know_the_test_patients_is_not_reportable(copy, of_generated, word):
+    """Whom the weights that it started from were trained on nobody knows, but that generated patients are not real."""
+    cells = [replace(cell, init="0123456789abcdef") for cell in manifest.read(copy / "grid")]
+    manifest.write(copy / "grid" / manifest.MANIFEST, cells)
+    size = evidence.read(copy).cell.size
+    if of_generated is not None:
+        artifacts.build(Layout(copy).initial(size), {}, lambda out: {"generated": of_generated})
+    e = evidence.read(copy)
+    told = {field.label: field.text for metric in metrics.metrics(e) for field in metric.fields}
+    unknown = word == "blocked"
+    assert standing.judge(e).word == word and e.may_know_test == unknown
+    assert ("weights that may know" in told["Kind of test"]) == ("weights that may know" in standing.judge(e).reason)
+    assert any("test split: its scores" in limit for limit in model.limits(e)) == unknown
+    assert ("no model was trained on" in told["Kind of test"]) != unknown
 
 
 @pytest.mark.parametrize("name", standing.EXPONENTS)
