@@ -36,7 +36,7 @@ def judge(e: Evidence) -> Verdict:
     return Verdict(
         REPORTABLE,
         f"real patients, both exponents told, {len(e.seeds)} seeds of this model, scored on test patients ({tasks}), "
-        "every file as it was made",
+        "every file as it was made. It does not say that the model is good, or safe to use",
     )
 
 

@@ -45,9 +45,9 @@ model learns from these patients is medicine: their diseases, drugs and fates co
 
 REAL_USE = """\
 Research on models of health records, under the terms of the source. Not for the care of patients. The records show what
-was written down for billing and treatment at the places they come from, with those places' habits and gaps; what is not
-recorded did not necessarily not happen. A model trained on them says nothing yet about other hospitals, years or
-groups of patients."""
+was written down in the course of care, and for billing where there is any, at the places they come from, with those
+places' habits and gaps; what is not recorded did not necessarily not happen. A model trained on them says nothing yet
+about other hospitals, years or groups of patients."""
 
 
 class Table(NamedTuple):

@@ -20,6 +20,7 @@ SCORE = f"outcomes/{finished.TASK}"
 def test_a_study_that_lacks_nothing_is_reportable(found):
     word = standing.judge(found)
     assert found.problems == [] and word.word == standing.REPORTABLE and "2 seeds" in word.reason
+    assert word.reason.endswith("It does not say that the model is good, or safe to use")
 
 
 def test_generated_patients_are_for_smoke_only(copy):
