@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.analysis.outcomes import scores
+from ehr_scaling.analysis.outcomes.decisions import Row
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
 from ehr_scaling.data import disclosure, inspection, vocabulary
@@ -43,6 +44,18 @@ class Asked(NamedTuple):
     @property
     def recalibrated(self) -> Score | None:
         return next(iter(scores.of_role(self.scores, scores.RECALIBRATED)), None)
+
+    @property
+    def acted_on(self) -> Score:
+        """The risks that somebody would act on: recalibrated where that was asked for and could be done."""
+        moved = self.recalibrated
+        return moved if moved is not None and moved.decision is not None else self.model
+
+    @property
+    def thresholds(self) -> list[Row]:
+        """Of `acted_on`, those of which something is told."""
+        decision = self.acted_on.decision
+        return [row for row in decision.rows if not row.suppressed] if decision else []
 
     @property
     def baselines(self) -> list[Score]:

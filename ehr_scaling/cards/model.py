@@ -4,11 +4,12 @@ from typing import Any
 
 from ehr_scaling import __version__
 from ehr_scaling.analysis.forecast import holdout
+from ehr_scaling.analysis.outcomes.decisions import OF_GAP
 from ehr_scaling.analysis.outcomes.scores import Group
-from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, significant, span, title
+from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, signed, significant, span, title
 from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards.evidence import Asked, Evidence
-from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, OWNER, TRAINER, USER, Field, interval, unanswered
+from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, NAMES, OWNER, TRAINER, USER, Field, interval, unanswered
 from ehr_scaling.data import card, inspection
 from ehr_scaling.outcomes.asking.prepared import ISOTONIC, LINE
 from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
@@ -167,8 +168,8 @@ def limits(e: Evidence) -> list[str]:
             risks = [interval("calibration_slope", slope), interval("calibration_in_the_large", large, sign=True)]
             out.append(f"Risks of {task.title} are as calibrated as this: {'; '.join(risks)} (right: 1 and 0).")
         if (lead := task.model.differences.get("auroc")) and not lead.low > 0:
-            base = task.baselines[0].name if task.baselines else "the baseline"
-            out.append(f"On {task.title} it is not shown to be ahead of {base}: {interval('auroc', lead, True)} more.")
+            lag = f"it is not shown to be ahead of {baseline(task)}: {interval('auroc', lead, True)} more"
+            out.append(f"On {task.title} {lag}.")
         if (bounded := task.model.shares.get("bounded")) is not None and bounded > 0:
             cut = significant(100 * bounded)
             out.append(f"{cut} % of the simulated futures for {task.title} were cut off by their length.")
@@ -276,15 +277,25 @@ def _biases(e: Evidence) -> Field:
 
 
 def _unequal(task: Asked) -> str:
-    """What the scores of the groups of a task say of each other, as far as they are told."""
+    """How far groups are from all others where an interval tells it, and how far they may be where none does."""
     texts = []
-    for attribute in dict.fromkeys(group.attribute for group in task.model.groups):
-        groups = [g for g in told_groups(task) if g.attribute == attribute and "auroc" in g.measures]
-        if len(groups) > 1:
-            low, high = (pick(groups, key=lambda g: g.measures["auroc"].value) for pick in (min, max))
-            ends = (f"{group_name(g)}, {interval('auroc', g.measures['auroc'])}" for g in (low, high))
-            texts.append(" against ".join(ends))
+    for name in OF_GAP:
+        gaps = [(group_name(group), group.gaps[name]) for group in told_groups(task) if name in group.gaps]
+        told = [f"{who} {signed(gap.value, 3)} ({span(gap[1:3])})" for who, gap in gaps if gap.told]
+        texts += (
+            [f"{NAMES[name]} of a group less that of all others: {', '.join(told) or 'no gap is told'}"] if gaps else []
+        )
+        if untold := [(gap.could_hide, who) for who, gap in gaps if not gap.told]:
+            most, who = max(untold)
+            texts.append(
+                f"of {plural(len(untold), 'group')} none is told, but one of {decimal(most)} could hide ({who})"
+            )
     return f"{task.title}: {'; '.join(texts)}." if texts else ""
+
+
+def baseline(task: Asked) -> str:
+    """The one that the model is compared with."""
+    return task.baselines[0].name if task.baselines else "the baseline"
 
 
 def told_groups(task: Asked) -> list[Group]:
