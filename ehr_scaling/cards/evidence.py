@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.analysis.outcomes import scores
+from ehr_scaling.analysis.outcomes import audits, scores
+from ehr_scaling.analysis.outcomes.audits import Audit
 from ehr_scaling.analysis.outcomes.decisions import Row
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
+from ehr_scaling.audit.audit import VERSION
 from ehr_scaling.data import disclosure, inspection, vocabulary
 from ehr_scaling.data.packed import FILE
 from ehr_scaling.data.vocabulary import Vocabulary
@@ -78,7 +80,8 @@ class Evidence(NamedTuple):
     from too; counts are told by `generated`, which is of the records alone. may_know_test: whether test patients may be
     behind the weights that it started from. sampling: how windows of patients were drawn for its training, "" where its
     packed data are not there. finished: how many runs of the study are. columns: names and Arrow types of the columns
-    of each table of the events, by its path there. problems: what does not fit together, a sentence each; names are
+    of each table of the events, by its path there. audit: what the model remembers of its patients, None where no audit
+    of this version is there. problems: what does not fit together, a sentence each; names are
     from the work directory.
     """
 
@@ -97,6 +100,7 @@ class Evidence(NamedTuple):
     finished: int
     tasks: list[Asked]
     columns: dict[str, dict[str, str]]
+    audit: Audit | None
     problems: list[str]
 
     @property
@@ -163,6 +167,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         finished=len(done),
         tasks=_tasks(there, laws, chosen, problems, generated=generated),
         columns=_columns(there.events, records["events"]),
+        audit=_audited(there, chosen, problems),
         problems=problems,
     )
 
@@ -184,6 +189,21 @@ def _may_know_test(there: Layout, cell: Cell, *, generated: bool) -> bool:
 def _sampling(packed: Path) -> str:
     path = packed / FILE
     return str(artifacts.read_json(path).get("sampling", "")) if path.is_file() else ""
+
+
+def _audited(there: Layout, cell: Cell, problems: list[str]) -> Audit | None:
+    path = there.audit / f"{cell.id}.json"
+    storage.fetch(path)
+    if not path.is_file():
+        return None
+    try:
+        record = artifacts.read_json(path, f"delete {path} and run launch.audit again", must_be_sealed=True)
+    except UserError as e:
+        problems.append(_without(there.root, str(e)))
+        return None
+    made_of = record.get("inputs", {})
+    now = {"version": VERSION, "cell": cell.id, "packed": cell.packed}
+    return audits.of(record) if now.items() <= made_of.items() else None
 
 
 def _about(events: Path) -> Record:

@@ -7,7 +7,7 @@ from ehr_scaling.analysis.outcomes.scores import SAME_FOR_ALL, Measure, Score
 from ehr_scaling.analysis.wording import percent, plural
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import ACTS, AUTHORS, NAMES, RANKS, RISKS, Field, interval, unanswered
-from ehr_scaling.cards.model import MODEL, RECALIBRATIONS, SCORE, TASK, baseline, group_name, told_groups
+from ehr_scaling.cards.model import MODEL, RECALIBRATIONS, SCORE, TASK, baseline, group_name, membership, told_groups
 from ehr_scaling.outcomes.asking.prepared import LINE
 
 KEY = f"{MODEL}KeyMetrics/"
@@ -37,8 +37,8 @@ class Metric(NamedTuple):
 
 
 def metrics(e: Evidence) -> list[Metric]:
-    """The three of the schema, in its order."""
-    return [
+    """The three of the schema, in its order; what an audit found is of the last."""
+    *others, safety = [
         _metric(
             e, "UsefulnessUsabilityEfficacy", "Usefulness", _worth,
             "To tell patients apart by what will happen to them, beside baselines on the same stays.", _compared,
@@ -52,6 +52,13 @@ def metrics(e: Evidence) -> list[Metric]:
             "Risks that are as high as outcomes are frequent: slope 1, in the large 0.", _recalibration,
         ),
     ]  # fmt: skip
+    return [*others, safety._replace(results=[*safety.results, *_given_away(e)])]
+
+
+def _given_away(e: Evidence) -> Iterator[Result]:
+    if known := membership(e):
+        how, measure = known
+        yield Result("Who was in its training", how, f"membership {NAMES['auroc']}", measure)
 
 
 def _metric(

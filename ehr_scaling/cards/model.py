@@ -4,8 +4,9 @@ from typing import Any
 
 from ehr_scaling import __version__
 from ehr_scaling.analysis.forecast import holdout
+from ehr_scaling.analysis.outcomes.audits import LOSS, RATIO
 from ehr_scaling.analysis.outcomes.decisions import OF_GAP
-from ehr_scaling.analysis.outcomes.scores import Group
+from ehr_scaling.analysis.outcomes.scores import Group, Measure
 from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, signed, significant, span, title
 from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards.evidence import Asked, Evidence
@@ -17,6 +18,7 @@ from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
 MODEL = "model."
 GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "report/report.html"
 TASK, SCORE = "outcomes/<task>/task.json", "outcomes/<task>/<cell>.json"
+AUDIT = "audit/<cell>.json"
 EVENTS, TIMELINES = "events/artifact.json", "timelines/README.md"
 NOBODY = "None: the patients are generated."
 RECALIBRATIONS = {
@@ -83,7 +85,7 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         ),
         answered(
             "Warnings/KnownRisksAndLimitations", "Risks and limits", "\n".join(f"- {s}" for s in limits(e)),
-            f"{LAWS}; {SCORE}; {REPORT}#limits",
+            f"{LAWS}; {SCORE}; {AUDIT}; {REPORT}#limits",
         ),
         _biases(e),
         open_("Warnings/ClinicalRiskLevel", "Level of clinical risk", USER),
@@ -161,6 +163,10 @@ def limits(e: Evidence) -> list[str]:
             "It started from the weights of another model, and nobody here knows whether that was trained on patients "
             "of the test split: its scores may be better than it is."
         )
+    out.append(_privacy(e))
+    for note in e.laws.get("left_out") or ():
+        if note["run"] == e.cell.id:
+            out.append(f"No fit of the report has it, whose model of least loss is another: {note['text']}.")
     for task in e.scored:
         slope = task.model.measures.get("calibration_slope")
         large = task.model.measures.get("calibration_in_the_large")
@@ -180,6 +186,26 @@ def limits(e: Evidence) -> list[str]:
             out.append(f"{name} is {'not told' if value == DASH else value}, {verdict.word}: {verdict.reason}.")
     out.append("Loss a token compares models of one vocabulary only, and the patients are all of the same records.")
     return [*out, f"What else to doubt of the study: {REPORT}, Limits."]
+
+
+def membership(e: Evidence) -> tuple[str, Measure] | None:
+    """How well an attack tells whom the model was trained on, and by what: the stronger of those that are fair."""
+    found = e.audit.measures if e.audit else {}
+    if e.audit and e.audit.fair and RATIO in found:
+        return "by its loss less that of a model that never read them", found[RATIO]
+    return ("by its loss", found[LOSS]) if LOSS in found else None
+
+
+def _privacy(e: Evidence) -> str:
+    if e.audit is None:
+        return "It was not audited: nobody knows what it gives away of the patients it was trained on (launch.audit)."
+    if (known := membership(e)) is None:
+        return "It was audited on too few patients to tell what it gives away of those it was trained on."
+    how, measure = known
+    return (
+        f"Who was in its training is told from who was not, {how}: membership {interval('auroc', measure)}, where .5 "
+        "is chance; another attack may tell more."
+    )
 
 
 def _standing(word: Verdict) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ehr_scaling import artifacts
+from ehr_scaling.audit.audit import VERSION
 from ehr_scaling.cards import evidence, metrics, model, pages, standing, write
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
@@ -49,6 +50,51 @@ def test_a_sealed_forecast_that_failed_is_a_limit(found):
     failed = {**found.laws["holdout"], "coverage": 0.1}
     (limit,) = [s for s in model.limits(found._replace(laws={**found.laws, "holdout": failed})) if "sealed" in s]
     assert "unidentified: the forecast of the sealed budget failed" in limit
+
+
+def audit_of(cell, **changes):
+    attack = {"auroc": 0.6, "low": 0.55, "high": 0.65, "true_positives": None}
+    ratio = {**attack, "auroc": 0.7, "low": 0.68, "high": 0.72, "reference": {"saw_members": False}}
+    return {
+        **{"cell": cell.id, "size": cell.size, "N": 1, "D": 1, "fraction": 1, "passes": 1, "times_read": 1},
+        **{"patients_read": 800, "membership": {"loss": attack, "ratio": ratio}, "rare": [], "started_from": None},
+        **{"continuation": {"rows": []}, "inputs": {"version": VERSION, "cell": cell.id, "packed": cell.packed}},
+        **changes,
+    }
+
+
+def test_what_an_audit_found_is_told(copy):
+    """Of this model and of this version of the audit alone; that there is none is a limit."""
+    cell = evidence.read(copy).cell
+    path = copy / "audit" / f"{cell.id}.json"
+    path.parent.mkdir()
+
+    def told():
+        e = evidence.read(copy)
+        (said,) = [limit for limit in model.limits(e) if "audited" in limit or "membership" in limit]
+        results = [r for metric in metrics.metrics(e) for r in metric.results if "membership" in r.name]
+        return said, [tuple(r.measure[:3]) for r in results]
+
+    assert told()[0].startswith("It was not audited") and told()[1] == []
+    artifacts.write_sealed(path, audit_of(cell))
+    assert "a model that never read them: membership AUROC 0.700 (0.680 to 0.720)" in told()[0]
+    assert told()[1] == [(0.7, 0.68, 0.72)]
+    unfair = audit_of(cell)
+    unfair["membership"]["ratio"]["reference"]["saw_members"] = True
+    artifacts.write_sealed(path, unfair)
+    assert "by its loss: membership AUROC 0.600" in told()[0] and told()[1] == [(0.6, 0.55, 0.65)]
+    for other in ({"version": VERSION - 1}, {"packed": "another"}):
+        artifacts.write_sealed(path, audit_of(cell, inputs={**audit_of(cell)["inputs"], **other}))
+        assert told()[0].startswith("It was not audited") and told()[1] == []
+    path.write_text(path.read_text().replace("0.72", "0.99"))
+    assert any(path.name in problem and "damaged" in problem for problem in evidence.read(copy).problems)
+
+
+def test_a_model_that_is_in_no_fit_is_told(found):
+    assert not any("No fit" in limit for limit in model.limits(found))
+    left = [{"run": found.cell.id, "code": "other_setting", "text": "rate 1"}, {"run": "b", "code": "x", "text": "y"}]
+    said = [s for s in model.limits(found._replace(laws={**found.laws, "left_out": left})) if "No fit" in s]
+    assert said == ["No fit of the report has it, whose model of least loss is another: rate 1."]
 
 
 def test_few_patients_are_for_smoke_only(found):
