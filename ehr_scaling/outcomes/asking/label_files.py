@@ -218,9 +218,9 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     chosen = np.concatenate(rows_of)
     if not len(chosen):
         why = ", ".join(f"{disclosure.words(n, generated)} {reason}" for reason, n in told.items())
-        every = disclosure.words(len(labels.times), generated)
+        count = disclosure.words(len(labels.times), generated)
         where = f"the {split} split" if split else "the timelines"
-        raise UserError(f"{path}: of its labels ({every}) none can be asked of {where}: {why}")
+        raise UserError(f"{path}: of its labels ({count}) none can be asked of {where}: {why}")
     stays = Stays(*(np.concatenate(column) for column in zip(*stays_by_part, strict=True)))
     stays = stays._replace(labels=np.full(len(chosen), np.nan, np.float32))
     every = np.arange(len(chosen))
