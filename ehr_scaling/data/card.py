@@ -142,7 +142,9 @@ def _contents(summary: Mapping[str, Any], generated: bool) -> Parts:
     note = _paragraph(
         "A patient is in one split only. p5, p50, p95: tokens a patient. Events: those that make tokens; patient-days",
         "run from the first of them to the last. Unknown: share of tokens that are UNK or FAMILY//UNK. Fell back:",
-        "share of events of which a part is not in the vocabulary.",
+        "share of events whose code is not in the vocabulary as a whole, so that what is above it stands for it: a",
+        "code without its unit or its last digits, the class of a drug. Such an event is not lost, nor is its value",
+        "where that has bins.",
     )
     return [Table(header, rows, numbers=9), note]
 

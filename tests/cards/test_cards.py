@@ -227,6 +227,8 @@ def test_croissant_is_valid_by_its_own_library(study, cards):
 
 def test_a_license_is_an_address_or_a_work():
     assert croissant._licence("ODbL 1.0") == "https://spdx.org/licenses/ODbL-1.0"
+    attribution = "Open Data Commons Attribution License v1.0"
+    assert croissant._licence(attribution) == "https://spdx.org/licenses/ODC-By-1.0"
     assert croissant._licence("of our own") == {"@type": "sc:CreativeWork", "name": "of our own"}
 
 
