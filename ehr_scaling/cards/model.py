@@ -307,15 +307,11 @@ def _unequal(task: Asked) -> str:
     texts = []
     for name in OF_GAP:
         gaps = [(group_name(group), group.gaps[name]) for group in told_groups(task) if name in group.gaps]
-        told = [f"{who} {signed(gap.value, 3)} ({span(gap[1:3])})" for who, gap in gaps if gap.told]
-        texts += (
-            [f"{NAMES[name]} of a group less that of all others: {', '.join(told) or 'no gap is told'}"] if gaps else []
-        )
+        parts = [f"{who} {signed(gap.value, 3)} ({span(gap[1:3])})" for who, gap in gaps if gap.told]
         if untold := [(gap.could_hide, who) for who, gap in gaps if not gap.told]:
             most, who = max(untold)
-            texts.append(
-                f"of {plural(len(untold), 'group')} none is told, but one of {decimal(most)} could hide ({who})"
-            )
+            parts.append(f"{plural(len(untold), 'group')} not told apart, but {decimal(most)} could hide ({who})")
+        texts += [f"{NAMES[name]} of a group less that of all others: {', '.join(parts)}"] if parts else []
     return f"{task.title}: {'; '.join(texts)}." if texts else ""
 
 

@@ -212,7 +212,7 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
         ),
         "15": Answer(
             _each(e, _output),
-            f"{TASK}; {LAWS}: outcomes.compared.decision",
+            f"{TASK}; {SCORE}: decision",
         ),
         "20a": Answer(_each(e, lambda task: _flow(e, task)), TASK, "follow-up"),
         "21": Answer(
