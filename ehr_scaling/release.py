@@ -209,12 +209,12 @@ NOT_OF_GENERATED = """**Anything about patients.** The patients are generated: t
 made-up tables, and nothing that the model learnt of them is medicine. It is for trying programs, testing them and
 showing what they do, where no real records may be used."""
 
-NOT_OF_REAL = """**The care of patients.** No regulator has seen it; its risks are not calibrated, and are no advice
-about anyone. It learnt what was written down for billing and treatment at the places its records come from, with their
-habits, gaps and inequities, and says nothing yet about other hospitals, years or groups of patients. **Finding out
-about persons:** a model can repeat what it read. Nobody has shown that this one does not give away whether somebody
-was in its data, or what was recorded of them. Do not sample from it to publish what comes out as anonymous, and do
-not try to find anyone."""
+NOT_OF_REAL = """**The care of patients.** No regulator has seen it; its risks are calibrated only as far as somebody
+measured, and are no advice about anyone. It learnt what was written down in the course of care, and for billing where
+there is any, at the places its records come from, with their habits, gaps and inequities, and says nothing yet about
+other hospitals, years or groups of patients. **Finding out about persons:** a model can repeat what it read. Whether
+this one gives away that somebody was in its data, or what was recorded of them, is known only as far as an audit
+(launch.audit) looked. Do not sample from it to publish what comes out as anonymous, and do not try to find anyone."""
 
 _LICENCE = """**Not decided yet: whoever passes this model on writes its licence here, and in the first lines of this
 file.** That of ehr_scaling's code (Apache-2.0, which `modeling_ehr_scaling.py` is under, where it is here) is not that

@@ -24,7 +24,7 @@ from ehr_scaling.outcomes import choosing
 from ehr_scaling.outcomes.judging.calibration import SMALLEST
 from ehr_scaling.training.setup import restored_params
 
-VERSION = 2  # of what an audit measures: raise it with every change to that, and models are audited again
+VERSION = 3  # of what an audit measures: raise it with every change to that, and models are audited again
 CONTINUED = (8, 16, 32)  # tokens
 NEARLY = 0.9  # 1 − edits / tokens, from which on a continuation is nearly the record's
 RARE = ((1, 20), (21, 50), (51, 100))  # patients that have a token
@@ -284,13 +284,15 @@ def _rare(
             "most": most,
             "members": disclosure.told(sides[0], generated),
             "held_out": disclosure.told(sides[1], generated),
-            "tokens": len(both_sides),
+            "tokens": disclosure.told(len(both_sides), generated),
         }
         if min(sides) < (1 if generated else SMALLEST) or not len(both_sides):
             told.append({**row, "suppressed": "too few patients of both sides have such tokens"})
             continue
         some = {name: of[band] for name, of in values.items()}
-        found = statistics.stratified(at.take(band), some, settings.draws, settings.seed)
+        found = statistics.stratified(
+            at.take(band), some, generated=generated, draws=settings.draws, seed=settings.seed
+        )
         told.append({**row, **(found if generated else statistics.rounded(found, RARE_DIGITS))})
     return told
 

@@ -34,6 +34,13 @@ class Count(NamedTuple):
     most: float
     n: int
 
+    generated: bool
+
+    @property
+    def fewest(self) -> int:
+        """As few patients as n may stand for: an interval of so many is not too narrow."""
+        return _fewest(self.n, self.generated)
+
     @property
     def value(self) -> float:
         """The share, or where it is not told the middle of what it may be."""
@@ -49,7 +56,7 @@ def count(holds: np.ndarray, generated: bool) -> Count:
     """Args: holds, bool (n,), a patient each, n ≥ 11, or 1 where `generated`: whether the patients are nobody's."""
     yes, n = int(holds.sum()), len(holds)
     if generated or yes in (0, n):
-        return Count(yes / n, yes / n, yes / n, n if generated else _about(n))
+        return Count(yes / n, yes / n, yes / n, n if generated else _about(n), generated)
     about = _about(n)
     step = 10 / (about - 6)  # over ten patients, since there are more than so many
     if FEW < yes < n - FEW:
@@ -62,11 +69,16 @@ def _about(n: int) -> int:
     return disclosure.told(n, generated=False) or n
 
 
+def _fewest(n: int, generated: bool) -> int:
+    """Of n patients, or of `_about` so many real ones, how many there are at least; of real ones there are 11."""
+    return n if generated else max(_about(n) - disclosure.FEWEST // 2, SMALLEST)
+
+
 def _between(share: float | None, least: float, most: float, n: int) -> Count:
     """To DIGITS, ends outwards."""
     scale = 10**DIGITS
     low, high = max(math.floor(least * scale) / scale, 0.0), min(math.ceil(most * scale) / scale, 1.0)
-    return Count(None if share is None else round(share, DIGITS), low, high, n)
+    return Count(None if share is None else round(share, DIGITS), low, high, n, generated=False)
 
 
 class Counts:
@@ -90,9 +102,9 @@ class Counts:
             more, fewer = int((here & ~other).sum()), int((other & ~here).sum())
             if min(more, fewer) == 0 and 1 <= more + fewer <= FEW:
                 # In patients, of both sides as many as their rounded numbers allow
-                least = told.least * (told.n - 5) - (FEW if fewer else 0)
+                least = told.least * told.fewest - (FEW if fewer else 0)
                 most = told.most * (told.n + 5) + (FEW if more else 0)
-                return _between(None, least / (found.n + 5), most / (found.n - 5), found.n)
+                return _between(None, least / (found.n + 5), most / found.fewest, found.n)
         self._told.append((here, found))
         return found
 
@@ -101,10 +113,11 @@ def excess(members: Count, held_out: Count) -> Difference:
     """Share of members less that of held-out patients, with Newcombe's interval of such a difference.
 
     Square-and-add of two Wilson intervals (Newcombe 1998, Stat. Med. 17:873, method 10). Of real patients the
-    ends are those of the counts that both may be, and there is no value unless one of the counts is told.
+    ends are those of the counts that both may be, of as few patients as there may be, and there is no value unless one
+    of the counts is told.
     """
-    low = newcombe(members.least, members.n, held_out.most, held_out.n)[0]
-    high = newcombe(members.most, members.n, held_out.least, held_out.n)[1]
+    low = newcombe(members.least, members.fewest, held_out.most, held_out.fewest)[0]
+    high = newcombe(members.most, members.fewest, held_out.least, held_out.fewest)[1]
     value = None if members.share is None and held_out.share is None else members.value - held_out.value
     return {"value": value, "low": low, "high": high}
 
@@ -128,8 +141,9 @@ def attack(
       one of the other, there is no error, and the end on the inner side is exact: min(m, h) pairs that share no patient
       are all in order, and with an area A that happens with probability A^min(m, h). true_positives: value, low, high,
       the share of members that are found where at most `rate` of the held-out patients are (`found_at`), with the
-      percentile interval over patients; without a value where it tells of few patients. Of real patients all are
-      rounded, to DIGITS or as `count` does.
+      percentile interval over patients, which of none or all is at least as wide as Wilson's; without a value where it
+      tells of few patients, and where one held-out patient is more than `rate`. Of real patients all are rounded, to
+      DIGITS or as `count` does.
     """
     scores = np.concatenate([members, held_out]).astype(np.float64)
     labels = np.arange(len(scores)) < len(members)
@@ -139,21 +153,36 @@ def attack(
     if bounds is None or error == 0:
         inner = 0.025 ** (1 / min(len(members), len(held_out)))
         bounds = (inner, 1.0) if area == 1 else (0.0, 1 - inner) if area == 0 else (area, area)
-    order = np.argsort(-scores, kind="stable")
-    found: metrics.Statistics = lambda weights: {  # noqa: E731
-        "found": found_at(scores[order], labels[order], weights[:, order], rate)
-    }
-    point, drawn = metrics.bootstrap(found, np.arange(len(scores)), np.ones(len(scores)), draws, seed)
-    share = count(np.arange(len(members)) < round(point["found"] * len(members)), generated).share
-    nothing = {"value": None, "low": None, "high": None, "suppressed": SUPPRESSED}
     told = {
         "auroc": area,
         "error": error if 0 < area < 1 else None,
         "low": bounds[0],
         "high": bounds[1],
-        "true_positives": nothing if share is None else metrics.summary(share, drawn["found"]),
+        "true_positives": _true_positives(scores, labels, generated, draws, seed, rate),
     }
     return told if generated else rounded(told, DIGITS)
+
+
+def _true_positives(
+    scores: np.ndarray, labels: np.ndarray, generated: bool, draws: int, seed: int, rate: float
+) -> Difference:
+    members, held_out = int(labels.sum()), int((~labels).sum())
+    nothing: Difference = {"value": None, "low": None, "high": None}
+    if held_out * rate < 1:
+        return {**nothing, "missing": f"one of so few held-out patients is more than {rate:.0%} of them"}
+    order = np.argsort(-scores, kind="stable")
+    found: metrics.Statistics = lambda weights: {  # noqa: E731
+        "found": found_at(scores[order], labels[order], weights[:, order], rate)
+    }
+    point, drawn = metrics.bootstrap(found, np.arange(len(scores)), np.ones(len(scores)), draws, seed)
+    share = count(np.arange(members) < round(point["found"] * members), generated).share
+    if share is None:
+        return {**nothing, "suppressed": SUPPRESSED}
+    told: Difference = metrics.summary(share, drawn["found"])
+    if share in (0, 1):  # of patients who are all alike a resample says nothing
+        low, high = wilson(share, _fewest(members, generated))
+        told |= {"low": min(low, told["low"]), "high": max(high, told["high"])}
+    return told
 
 
 def rounded(told: dict[str, Any], digits: int) -> dict[str, Any]:
@@ -190,13 +219,16 @@ class Occurrences(NamedTuple):
         return Occurrences(*(field[rows] for field in self))
 
 
-def stratified(at: Occurrences, values: dict[str, np.ndarray], draws: int, seed: int) -> dict[str, Difference]:
+def stratified(
+    at: Occurrences, values: dict[str, np.ndarray], *, generated: bool, draws: int, seed: int
+) -> dict[str, Difference]:
     """By how much values are larger where members have a token than where held-out patients have the same one.
 
     The mean over tokens of the difference of means, weighted by m·h / (m + h) as of Mantel & Haenszel 1959, so that a
-    token which one side lacks does not count; with the percentile interval over patients.
+    token which one side lacks does not count; with the percentile interval over patients. Where that has no width,
+    since all of a side are alike, it is Newcombe's for what is or is not, and there is none for what has a size.
 
-    Args: values, float (n,) by name.
+    Args: values, float or bool (n,) by name; generated, whether the patients are nobody's.
     Returns: by name value, low, high; None where no token is on both sides.
     """
     order = np.argsort(at.tokens, kind="stable")
@@ -223,4 +255,16 @@ def stratified(at: Occurrences, values: dict[str, np.ndarray], draws: int, seed:
             }
 
     point, drawn = metrics.bootstrap(differences, at.patients, np.ones(len(order)), draws, seed)
-    return {name: metrics.summary(value, drawn[name]) for name, value in point.items()}
+    told: dict[str, Difference] = {name: metrics.summary(value, drawn[name]) for name, value in point.items()}
+    both = np.isin(at.tokens, np.intersect1d(at.tokens[at.members], at.tokens[~at.members]))
+    sides = [both & side for side in (at.members, ~at.members)]
+    for name, found in told.items():
+        if found["value"] is not None and found["low"] == found["high"]:
+            found["low"], found["high"] = None, None
+            if values[name].dtype == bool:
+                of_side = [
+                    (sorted_values[name][side].mean(), _fewest(len(np.unique(at.patients[side])), generated))
+                    for side in sides
+                ]
+                found["low"], found["high"] = newcombe(*of_side[0], *of_side[1])
+    return told

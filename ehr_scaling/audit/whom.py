@@ -37,7 +37,7 @@ class Whom(NamedTuple):
     members: Side
     held_out: Side
     source: str  # of the held-out patients: OUTSIDE or TEST
-    times: np.ndarray  # int64, how often the model read the window of each member
+    times: np.ndarray  # float64, how often the model read each member, over all phases
     seen: np.ndarray  # int64, ordinals of all training patients that it read
     reference: Reference | None
 

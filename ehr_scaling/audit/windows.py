@@ -37,10 +37,10 @@ class Windows(NamedTuple):
 
 
 @lru_cache(16)
-def of_split(packed: Path, split: str) -> Windows:
-    """All windows of phase 0. Raises: UserError as `loader.eval_batches` does."""
+def of_split(packed: Path, split: str, phase: int = 0) -> Windows:
+    """All windows of a phase. Raises: UserError as `loader.eval_batches` does."""
     parts, first = [], 0
-    for batch in loader.eval_batches(packed, split, sequences=_ROWS):
+    for batch in loader.eval_batches(packed, split, sequences=_ROWS, phase=phase):
         segments = batch["segments"]
         width = segments.shape[1]
         begins = np.flatnonzero(np.diff(segments, axis=1, prepend=-1).ravel())  # each row begins one, none is −1
@@ -78,8 +78,8 @@ class Exposure(NamedTuple):
     """What a model has read of the patients of the train split, by their ordinals."""
 
     packed: Path  # the rows that it was trained on
-    windows: Windows  # of them
-    times: np.ndarray  # int64 (n,), how often it read each
+    windows: Windows  # of their phase 0
+    times: np.ndarray  # float64 (n,), how often it read each, or in other phases the tokens of its patient, on average
     seen: np.ndarray  # int64, ascending: patients of whom it read any window
 
 
@@ -91,7 +91,14 @@ def exposure(workdir: Path, cell: Cell) -> Exposure:
 @lru_cache(512)
 def _exposure(packed: Path, seed: int, rows: int) -> Exposure:
     windows = of_split(packed, "train")
-    times = loader.times_read(packed, seed=seed, rows=rows)[windows.rows]
+    first, *others = loader.times_read(packed, seed=seed, rows=rows)
+    times = first[windows.rows].astype(np.float64)
+    for phase, again in enumerate(others, 1):
+        if again.any():  # after a whole pass over the phases before
+            cut = of_split(packed, "train", phase)
+            tokens = np.bincount(cut.patients, cut.lengths)
+            read = np.bincount(cut.patients, cut.lengths * again[cut.rows])
+            times += (read / np.maximum(tokens, 1))[windows.patients]
     return Exposure(packed, windows, times, np.unique(windows.patients[times > 0]))
 
 

@@ -38,7 +38,11 @@ CONTEXT = {  # as the specification recommends it
 }
 _FORMATS = {".parquet": "application/x-parquet", ".json": "application/json", ".md": "text/markdown"}
 _TYPES = {"int": "sc:Integer", "uint": "sc:Integer", "float": "sc:Float", "double": "sc:Float", "bool": "sc:Boolean"}
-_LICENCES = {"Apache-2.0": "https://spdx.org/licenses/Apache-2.0", "ODbL 1.0": "https://spdx.org/licenses/ODbL-1.0"}
+_LICENCES = {
+    "Apache-2.0": "https://spdx.org/licenses/Apache-2.0",
+    "ODbL 1.0": "https://spdx.org/licenses/ODbL-1.0",
+    "Open Data Commons Attribution License v1.0": "https://spdx.org/licenses/ODC-By-1.0",
+}
 _RECORDS = {  # of each table of the events: name, and what a row is
     "metadata/codes.parquet": ("codes", "A row a code of the events."),
     "metadata/subject_splits.parquet": ("splits", "A row a patient: the split that the patient is in."),

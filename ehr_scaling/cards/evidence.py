@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.analysis.outcomes import scores
+from ehr_scaling.analysis.outcomes import audits, scores
+from ehr_scaling.analysis.outcomes.audits import Audit
+from ehr_scaling.analysis.outcomes.decisions import Row
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
+from ehr_scaling.audit.audit import VERSION
 from ehr_scaling.data import disclosure, inspection, vocabulary
+from ehr_scaling.data.packed import FILE
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
@@ -44,6 +48,18 @@ class Asked(NamedTuple):
         return next(iter(scores.of_role(self.scores, scores.RECALIBRATED)), None)
 
     @property
+    def acted_on(self) -> Score:
+        """The risks that somebody would act on: recalibrated where that was asked for and could be done."""
+        moved = self.recalibrated
+        return moved if moved is not None and moved.decision is not None else self.model
+
+    @property
+    def thresholds(self) -> list[Row]:
+        """Of `acted_on`, those of which something is told."""
+        decision = self.acted_on.decision
+        return [row for row in decision.rows if not row.suppressed] if decision else []
+
+    @property
     def baselines(self) -> list[Score]:
         return scores.of_role(self.scores, scores.BASELINE)
 
@@ -61,10 +77,12 @@ class Evidence(NamedTuple):
 
     cell, result: the model and the metrics of its run. seeds: of the finished runs that differ from it by seed alone,
     itself included. learnt_of_generated: whether all that the model may know is of generated patients, what it started
-    from too; counts are told by `generated`, which is of the records alone. finished: how many runs of the study are.
-    columns: names and Arrow types of the columns of each
-    table of the events, by its path there. problems: what does not fit together, a sentence each; names are from the
-    work directory.
+    from too; counts are told by `generated`, which is of the records alone. may_know_test: whether test patients may be
+    behind the weights that it started from. sampling: how windows of patients were drawn for its training, "" where its
+    packed data are not there. finished: how many runs of the study are. columns: names and Arrow types of the columns
+    of each table of the events, by its path there. audit: what the model remembers of its patients, None where no audit
+    of this version is there. problems: what does not fit together, a sentence each; names are
+    from the work directory.
     """
 
     laws: Record
@@ -77,9 +95,12 @@ class Evidence(NamedTuple):
     result: Record
     seeds: list[int]
     learnt_of_generated: bool
+    may_know_test: bool
+    sampling: str
     finished: int
     tasks: list[Asked]
     columns: dict[str, dict[str, str]]
+    audit: Audit | None
     problems: list[str]
 
     @property
@@ -130,6 +151,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
     chosen = choosing.best_cell(workdir, cell)
     storage.fetch(there.initial(chosen.size), artifacts.RECORD)
     done = choosing.finished(workdir)
+    generated = inspection.is_generated(records["events"])
     problems = list(dict.fromkeys(_without(workdir, text) for text in _problems(there, laws, records, chosen)))
     return Evidence(
         laws=laws,
@@ -139,10 +161,13 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         cell=chosen,
         result=checkpoint.result(there.run(chosen.id)) or {},
         seeds=sorted({other.seed for _, other in done if _alike(other) == _alike(chosen)}),
-        learnt_of_generated=inspection.is_generated(records["events"]) and initial.of_generated(chosen, workdir),
+        learnt_of_generated=generated and initial.of_generated(chosen, workdir),
+        may_know_test=_may_know_test(there, chosen, generated=generated),
+        sampling=_sampling(there.packed(chosen.context, chosen.fraction)),
         finished=len(done),
-        tasks=_tasks(there, laws, chosen, problems, generated=inspection.is_generated(records["events"])),
+        tasks=_tasks(there, laws, chosen, problems, generated=generated),
         columns=_columns(there.events, records["events"]),
+        audit=_audited(there, chosen, problems),
         problems=problems,
     )
 
@@ -150,6 +175,35 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
 def _alike(cell: Cell) -> dict[str, Any]:
     """What the cells of one point have in common: all but the seed."""
     return replace(cell, seed=0).learnt()
+
+
+def _may_know_test(there: Layout, cell: Cell, *, generated: bool) -> bool:
+    """Nobody here knows which patients were behind the weights that a model started from, but that generated ones are
+    no patients of real records."""
+    if not cell.init or generated:
+        return bool(cell.init)
+    known = (there.initial(cell.size) / artifacts.RECORD).is_file()
+    return not (known and initial.of_generated(replace(cell, generated=True), there.root))
+
+
+def _sampling(packed: Path) -> str:
+    path = packed / FILE
+    return str(artifacts.read_json(path).get("sampling", "")) if path.is_file() else ""
+
+
+def _audited(there: Layout, cell: Cell, problems: list[str]) -> Audit | None:
+    path = there.audit / f"{cell.id}.json"
+    storage.fetch(path)
+    if not path.is_file():
+        return None
+    try:
+        record = artifacts.read_json(path, f"delete {path} and run launch.audit again", must_be_sealed=True)
+    except UserError as e:
+        problems.append(_without(there.root, str(e)))
+        return None
+    made_of = record.get("inputs", {})
+    now = {"version": VERSION, "cell": cell.id, "packed": cell.packed}
+    return audits.of(record) if now.items() <= made_of.items() else None
 
 
 def _about(events: Path) -> Record:

@@ -28,9 +28,10 @@ NAMES = {
     "calibration_in_the_large": "calibration in the large (log-odds)", "ece": "expected calibration error",
     "mae": "mean absolute error (days)", "rmse": "root mean squared error (days)", "r2": "R²",
     "spearman": "rank correlation", "top1": "top 1", "top5": "top 5", "log_loss": "log-loss (nats)",
-    "macro_auroc": "macro AUROC",
+    "macro_auroc": "macro AUROC", "alerts": "alerts per 100 stays", "sensitivity": "sensitivity", "ppv": "PPV",
 }  # fmt: skip
 RANKS = ("auroc", "auprc", "mae", "rmse", "r2", "spearman", "top1", "top5", "log_loss", "macro_auroc")
+ACTS = ("alerts", "sensitivity", "ppv")  # of a threshold
 RISKS = ("brier", "calibration_slope", "calibration_in_the_large", "ece")
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ehr_scaling.analysis.outcomes.scores import SAME_FOR_ALL, Measure, Score
-from ehr_scaling.analysis.wording import plural
+from ehr_scaling.analysis.wording import percent, plural
 from ehr_scaling.cards.evidence import Asked, Evidence
-from ehr_scaling.cards.fields import AUTHORS, NAMES, RANKS, RISKS, Field, unanswered
-from ehr_scaling.cards.model import MODEL, RECALIBRATIONS, SCORE, TASK, group_name, told_groups
+from ehr_scaling.cards.fields import ACTS, AUTHORS, NAMES, RANKS, RISKS, Field, interval, unanswered
+from ehr_scaling.cards.model import MODEL, RECALIBRATIONS, SCORE, TASK, baseline, group_name, membership, told_groups
 from ehr_scaling.outcomes.asking.prepared import LINE
 
 KEY = f"{MODEL}KeyMetrics/"
@@ -37,8 +37,8 @@ class Metric(NamedTuple):
 
 
 def metrics(e: Evidence) -> list[Metric]:
-    """The three of the schema, in its order."""
-    return [
+    """The three of the schema, in its order; what an audit found is of the last."""
+    *others, safety = [
         _metric(
             e, "UsefulnessUsabilityEfficacy", "Usefulness", _worth,
             "To tell patients apart by what will happen to them, beside baselines on the same stays.", _compared,
@@ -52,6 +52,13 @@ def metrics(e: Evidence) -> list[Metric]:
             "Risks that are as high as outcomes are frequent: slope 1, in the large 0.", _recalibration,
         ),
     ]  # fmt: skip
+    return [*others, safety._replace(results=[*safety.results, *_given_away(e)])]
+
+
+def _given_away(e: Evidence) -> Iterator[Result]:
+    if known := membership(e):
+        how, measure = known
+        yield Result("Who was in its training", how, f"membership {NAMES['auroc']}", measure)
 
 
 def _metric(
@@ -71,11 +78,14 @@ def _metric(
         ]
         return Metric(key, title, [], left)
     split = ", ".join(sorted({str(task.inputs.get("split", "not stated")) for task in e.scored}))
+    unseen = "no model was trained on"
+    if e.may_know_test:
+        unseen = "the study trained no model on, though this one started from weights that may know them"
     texts = {
         "MetricGoal": (goal, "ehr_scaling"),
         "Interpretation": (_lines(interpretation(task) for task in e.scored), SCORE),
         "TestType": (
-            f"Retrospective, internal: patients of the same records (split {split}), whom no model was trained on.",
+            f"Retrospective, internal: patients of the same records (split {split}), whom {unseen}.",
             TASK,
         ),
         "TestingDataDescription": (_lines(_asked(e, task) for task in e.scored), TASK),
@@ -107,13 +117,26 @@ def _of(task: Asked, who: str, score: Score, names: Sequence[str]) -> Iterator[R
 
 def _worth(task: Asked) -> Iterator[Result]:
     yield from _of(task, "the model", task.model, RANKS)
-    base = task.baselines[0].name if task.baselines else "the baseline"
     for name, measure in task.model.differences.items():
         if name in RANKS:
-            yield Result(task.title, f"the model less {base}", NAMES[name], measure)
+            yield Result(task.title, f"the model less {baseline(task)}", NAMES[name], measure)
     for score in task.baselines:
         if score.name not in SAME_FOR_ALL:
             yield from _of(task, score.name, score, RANKS)
+    yield from _of_thresholds(task)
+
+
+def _of_thresholds(task: Asked) -> Iterator[Result]:
+    """What acting on a risk costs and finds, of the risks as they are to be used: recalibrated where they were."""
+    where = f"{task.title}, acting on its risk" + (", recalibrated" if task.acted_on is not task.model else "")
+    for row in task.thresholds:
+        at = f"from a risk of {percent(row.asked)}"
+        if row.by == "budget":
+            at = f"{percent(row.asked)} of stays may alert: from a risk of {percent(row.threshold, 1)}"
+        for name in ACTS:
+            if name in row.measures:
+                scale = 100 if name == "alerts" else 1
+                yield Result(where, at, NAMES[name], Measure(*(scale * x for x in row.measures[name][:3])))
 
 
 def _by_group(task: Asked) -> Iterator[Result]:
@@ -121,6 +144,8 @@ def _by_group(task: Asked) -> Iterator[Result]:
         for name in ("auroc", "auprc", "calibration_slope", "calibration_in_the_large"):
             if name in group.measures:
                 yield Result(task.title, group_name(group), NAMES[name], group.measures[name])
+        for name, gap in group.gaps.items():
+            yield Result(task.title, f"{group_name(group)} less all others", NAMES[name], Measure(*gap[:3]))
 
 
 def _calibration(task: Asked) -> Iterator[Result]:
@@ -130,16 +155,26 @@ def _calibration(task: Asked) -> Iterator[Result]:
 
 
 def _compared(task: Asked) -> str:
-    said = task.verdict
-    return (
-        f"{task.title}: over the study's models, {said['pattern']}, {said['word']}: {said['reason']}." if said else ""
-    )
+    said, parts = task.verdict, []
+    if lead := task.model.differences.get("auroc"):
+        word = "ahead of" if lead.low > 0 else "behind" if lead.high < 0 else "not told apart from"
+        parts.append(f"the model is {word} {baseline(task)} on the same stays, {interval('auroc', lead, True)} more.")
+    if said:
+        parts.append(f"All models of the study: {said['pattern']}, {said['word']}: {said['reason']}.")
+    return f"{task.title}: {' '.join(parts)}" if parts else ""
 
 
 def _suppressed(task: Asked) -> str:
-    hidden = [group_name(group) for group in task.model.groups if group.suppressed]
-    told = f"{plural(len(told_groups(task)), 'group')} may be told"
-    return f"{task.title}: {told}{'; suppressed, as of few patients: ' + ', '.join(hidden) if hidden else ''}."
+    parts = [f"{plural(len(told_groups(task)), 'group')} may be told"]
+    hidden = [group for group in task.model.groups if group.suppressed]
+    for why in dict.fromkeys(group.suppressed for group in hidden):
+        parts.append(f"{why}: {', '.join(group_name(group) for group in hidden if group.suppressed == why)}")
+    for attribute in dict.fromkeys(group.attribute for group in hidden):
+        names = sorted(group.name for group in hidden if group.attribute == attribute)
+        told = [group for group in told_groups(task) if group.attribute == attribute]
+        together = [group_name(group) for group in told if sorted(group.name.split(" or ")) == names]
+        parts += [f"told together: {name}" for name in together]
+    return f"{task.title}: {'; '.join(parts)}."
 
 
 def _recalibration(task: Asked) -> str:

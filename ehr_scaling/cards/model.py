@@ -4,11 +4,13 @@ from typing import Any
 
 from ehr_scaling import __version__
 from ehr_scaling.analysis.forecast import holdout
-from ehr_scaling.analysis.outcomes.scores import Group
-from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, significant, span, title
+from ehr_scaling.analysis.outcomes.audits import LOSS, RATIO
+from ehr_scaling.analysis.outcomes.decisions import OF_GAP
+from ehr_scaling.analysis.outcomes.scores import Group, Measure
+from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, signed, significant, span, title
 from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards.evidence import Asked, Evidence
-from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, OWNER, TRAINER, USER, Field, interval, unanswered
+from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, NAMES, OWNER, TRAINER, USER, Field, interval, unanswered
 from ehr_scaling.data import card, inspection
 from ehr_scaling.outcomes.asking.prepared import ISOTONIC, LINE
 from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
@@ -16,11 +18,16 @@ from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
 MODEL = "model."
 GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "report/report.html"
 TASK, SCORE = "outcomes/<task>/task.json", "outcomes/<task>/<cell>.json"
+AUDIT = "audit/<cell>.json"
 EVENTS, TIMELINES = "events/artifact.json", "timelines/README.md"
 NOBODY = "None: the patients are generated."
 RECALIBRATIONS = {
     LINE: "a logistic regression on the logit of its risks (Cox 1958), which keeps ranks",
     ISOTONIC: "an isotonic regression on its risks (Zadrozny and Elkin 2002), after which stays of one level tie",
+}
+_WEIGHED = {  # by how windows are drawn for a pass
+    "token": ": every token weighs the same, whosever it is",
+    "patient": ": every patient gives one window a pass, however long the record",
 }
 BIBLIOGRAPHY = """\
 @misc{{ehr_scaling, title = {{ehr_scaling: scaling laws for electronic health records, in JAX}},
@@ -78,7 +85,7 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         ),
         answered(
             "Warnings/KnownRisksAndLimitations", "Risks and limits", "\n".join(f"- {s}" for s in limits(e)),
-            f"{LAWS}; {SCORE}; {REPORT}#limits",
+            f"{LAWS}; {SCORE}; {AUDIT}; {REPORT}#limits",
         ),
         _biases(e),
         open_("Warnings/ClinicalRiskLevel", "Level of clinical risk", USER),
@@ -106,7 +113,8 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         ),
         answered(
             facts + "BiasMitigationApproaches", "Against bias",
-            "None in training: every patient's tokens weigh the same. Scores are told by group, see fairness.", RUN,
+            f"None in training{_WEIGHED.get(e.sampling, '')}. Scores are told by group, see fairness.",
+            "packed/t<T>/packed.json",
         ),
         open_(facts + "OngoingMaintenance", "Maintenance", TRAINER),
         open_(facts + "Security", "Security", USER, optional=True),
@@ -150,6 +158,15 @@ def limits(e: Evidence) -> list[str]:
         out.append(
             "The patients are generated, but it began with the weights of a model of real ones: their terms hold."
         )
+    if e.may_know_test:
+        out.append(
+            "It started from the weights of another model, and nobody here knows whether that was trained on patients "
+            "of the test split: its scores may be better than it is."
+        )
+    out.append(_privacy(e))
+    for note in e.laws.get("left_out") or ():
+        if note["run"] == e.cell.id:
+            out.append(f"No fit of the report has it, whose model of least loss is another: {note['text']}.")
     for task in e.scored:
         slope = task.model.measures.get("calibration_slope")
         large = task.model.measures.get("calibration_in_the_large")
@@ -157,8 +174,8 @@ def limits(e: Evidence) -> list[str]:
             risks = [interval("calibration_slope", slope), interval("calibration_in_the_large", large, sign=True)]
             out.append(f"Risks of {task.title} are as calibrated as this: {'; '.join(risks)} (right: 1 and 0).")
         if (lead := task.model.differences.get("auroc")) and not lead.low > 0:
-            base = task.baselines[0].name if task.baselines else "the baseline"
-            out.append(f"On {task.title} it is not shown to be ahead of {base}: {interval('auroc', lead, True)} more.")
+            lag = f"it is not shown to be ahead of {baseline(task)}: {interval('auroc', lead, True)} more"
+            out.append(f"On {task.title} {lag}.")
         if (bounded := task.model.shares.get("bounded")) is not None and bounded > 0:
             cut = significant(100 * bounded)
             out.append(f"{cut} % of the simulated futures for {task.title} were cut off by their length.")
@@ -169,6 +186,26 @@ def limits(e: Evidence) -> list[str]:
             out.append(f"{name} is {'not told' if value == DASH else value}, {verdict.word}: {verdict.reason}.")
     out.append("Loss a token compares models of one vocabulary only, and the patients are all of the same records.")
     return [*out, f"What else to doubt of the study: {REPORT}, Limits."]
+
+
+def membership(e: Evidence) -> tuple[str, Measure] | None:
+    """How well an attack tells whom the model was trained on, and by what: the stronger of those that are fair."""
+    found = e.audit.measures if e.audit else {}
+    if e.audit and e.audit.fair and RATIO in found:
+        return "by its loss less that of a model that never read them", found[RATIO]
+    return ("by its loss", found[LOSS]) if LOSS in found else None
+
+
+def _privacy(e: Evidence) -> str:
+    if e.audit is None:
+        return "It was not audited: nobody knows what it gives away of the patients it was trained on (launch.audit)."
+    if (known := membership(e)) is None:
+        return "It was audited on too few patients to tell what it gives away of those it was trained on."
+    how, measure = known
+    return (
+        f"Who was in its training is told from who was not, {how}: membership {interval('auroc', measure)}, where .5 "
+        "is chance; another attack may tell more."
+    )
 
 
 def _standing(word: Verdict) -> str:
@@ -266,15 +303,21 @@ def _biases(e: Evidence) -> Field:
 
 
 def _unequal(task: Asked) -> str:
-    """What the scores of the groups of a task say of each other, as far as they are told."""
+    """How far groups are from all others where an interval tells it, and how far they may be where none does."""
     texts = []
-    for attribute in dict.fromkeys(group.attribute for group in task.model.groups):
-        groups = [g for g in told_groups(task) if g.attribute == attribute and "auroc" in g.measures]
-        if len(groups) > 1:
-            low, high = (pick(groups, key=lambda g: g.measures["auroc"].value) for pick in (min, max))
-            ends = (f"{group_name(g)}, {interval('auroc', g.measures['auroc'])}" for g in (low, high))
-            texts.append(" against ".join(ends))
+    for name in OF_GAP:
+        gaps = [(group_name(group), group.gaps[name]) for group in told_groups(task) if name in group.gaps]
+        parts = [f"{who} {signed(gap.value, 3)} ({span(gap[1:3])})" for who, gap in gaps if gap.told]
+        if untold := [(gap.could_hide, who) for who, gap in gaps if not gap.told]:
+            most, who = max(untold)
+            parts.append(f"{plural(len(untold), 'group')} not told apart, but {decimal(most)} could hide ({who})")
+        texts += [f"{NAMES[name]} of a group less that of all others: {', '.join(parts)}"] if parts else []
     return f"{task.title}: {'; '.join(texts)}." if texts else ""
+
+
+def baseline(task: Asked) -> str:
+    """The one that the model is compared with."""
+    return task.baselines[0].name if task.baselines else "the baseline"
 
 
 def told_groups(task: Asked) -> list[Group]:

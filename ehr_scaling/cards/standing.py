@@ -36,7 +36,7 @@ def judge(e: Evidence) -> Verdict:
     return Verdict(
         REPORTABLE,
         f"real patients, both exponents told, {len(e.seeds)} seeds of this model, scored on test patients ({tasks}), "
-        "every file as it was made",
+        "every file as it was made. It does not say that the model is good, or safe to use",
     )
 
 
@@ -55,6 +55,8 @@ def _missing(e: Evidence) -> list[str]:
         few = [f"{task.title} is {task.withheld}" for task in e.tasks if task.withheld]
         scored = "the model was scored on no patients of the test split: run launch.evaluate, then launch.study"
         missing += few or [scored]
+    if e.may_know_test:
+        missing.append("the model started from weights that may know the test patients: train one that starts afresh")
     if len(e.seeds) < LEAST_SEEDS:
         missing.append(f"{len(e.seeds)} seed of this model, which is an anecdote: train {LEAST_SEEDS}")
     return missing

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ehr_scaling import __version__
-from ehr_scaling.analysis.wording import plural, power, span
+from ehr_scaling.analysis.wording import percent, plural, power, span
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import NAMES, interval
 from ehr_scaling.cards.model import (
@@ -211,9 +211,8 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
             "why, and what else was thought of",
         ),
         "15": Answer(
-            _each(e, lambda task: "a probability, no threshold" if task.about.get("kind", "binary") == "binary"
-                  else f"{task.about['kind']}, no threshold"),
-            TASK,
+            _each(e, _output),
+            f"{TASK}; {SCORE}: decision",
         ),
         "20a": Answer(_each(e, lambda task: _flow(e, task)), TASK, "follow-up"),
         "21": Answer(
@@ -256,6 +255,18 @@ def _said_of(spec: dict[str, Any]) -> list[str]:
         ]
         bounds.append(" ".join([bound["code"], *ends]))
     return [*(spec.get("positive") or ()), *bounds]
+
+
+def _output(task: Asked) -> str:
+    kind = task.about.get("kind", "binary")
+    told = f"{'a probability' if kind == 'binary' else kind}, no threshold"
+    if not task.thresholds:
+        return told
+    risks = [percent(row.asked) for row in task.thresholds if row.by == "risk"]
+    budgets = [percent(row.asked) for row in task.thresholds if row.by == "budget"]
+    parts = [f"from risks of {', '.join(risks)}"] if risks else []
+    parts += [f"where {', '.join(budgets)} of stays may alert"] if budgets else []
+    return f"{told} of its own; what acting on it costs and finds is told {', and '.join(parts)}"
 
 
 def _recalibration(task: Asked) -> str:

@@ -45,9 +45,9 @@ model learns from these patients is medicine: their diseases, drugs and fates co
 
 REAL_USE = """\
 Research on models of health records, under the terms of the source. Not for the care of patients. The records show what
-was written down for billing and treatment at the places they come from, with those places' habits and gaps; what is not
-recorded did not necessarily not happen. A model trained on them says nothing yet about other hospitals, years or
-groups of patients."""
+was written down in the course of care, and for billing where there is any, at the places they come from, with those
+places' habits and gaps; what is not recorded did not necessarily not happen. A model trained on them says nothing yet
+about other hospitals, years or groups of patients."""
 
 
 class Table(NamedTuple):
@@ -142,7 +142,9 @@ def _contents(summary: Mapping[str, Any], generated: bool) -> Parts:
     note = _paragraph(
         "A patient is in one split only. p5, p50, p95: tokens a patient. Events: those that make tokens; patient-days",
         "run from the first of them to the last. Unknown: share of tokens that are UNK or FAMILY//UNK. Fell back:",
-        "share of events of which a part is not in the vocabulary.",
+        "share of events whose code is not in the vocabulary as a whole, so that what is above it stands for it: a",
+        "code without its unit or its last digits, the class of a drug. Such an event is not lost, nor is its value",
+        "where that has bins.",
     )
     return [Table(header, rows, numbers=9), note]
 

@@ -343,8 +343,10 @@ def train_batches(
     return Batches(_Source(Deadline(timeout, hung), make), steps)
 
 
-def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: int | None = None) -> Iterator[Batch]:
-    """The first `limit_sequences` rows of a split (all, if None), always the same.
+def eval_batches(
+    packed: Path, split: str, *, sequences: int, limit_sequences: int | None = None, phase: int = 0
+) -> Iterator[Batch]:
+    """The first `limit_sequences` rows of a phase of a split (all, if None), always the same.
 
     They come from all files in turn. Patients were given to files by a hash and rows shuffled within each, so that
     the first rows are a random sample of the split's.
@@ -354,7 +356,7 @@ def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: i
     Raises: UserError for an unknown or empty split, a missing or damaged file.
     """
     rows = _Rows(Path(packed), split)
-    order = rows.phases[0]
+    order = rows.phases[phase]
     ends = np.cumsum(rows.sizes[order])
     count = int(ends[-1]) if limit_sequences is None else min(limit_sequences, int(ends[-1]))
     for first in range(0, count, sequences):
@@ -364,10 +366,10 @@ def eval_batches(packed: Path, split: str, *, sequences: int, limit_sequences: i
         yield {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
 
 
-def times_read(packed: Path, *, seed: int, rows: int) -> np.ndarray:
-    """How often each row of phase 0 of the train split is among the first `rows` of the stream of `train_batches`.
+def times_read(packed: Path, *, seed: int, rows: int) -> list[np.ndarray]:
+    """How often each row of the train split is among the first `rows` of the stream of `train_batches`.
 
-    Returns: int64, in the order of the rows of `eval_batches`.
+    Returns: of each phase int64, in the order of the rows of `eval_batches`.
     Raises: UserError as that does.
     """
     there = _Rows(Path(packed), "train")
@@ -375,4 +377,4 @@ def times_read(packed: Path, *, seed: int, rows: int) -> np.ndarray:
     times = [np.zeros(size, np.int64) for size in there.sizes.tolist()]
     for piece in steps._between(0, rows):
         times[piece.block][piece.first : piece.last] += 1
-    return np.concatenate([times[block] for block in there.phases[0].tolist()])
+    return [np.concatenate([times[block] for block in blocks.tolist()]) for blocks in there.phases]

@@ -173,6 +173,11 @@ def _recalibrated(
         told = ("auroc", "low", "high", "auprc", *told)  # stays of one level tie, so that ranks are others
     elif (line := calibration.line(said.labels, before, weighs)) is None:
         return {**about, "missing": "the predictions separate the labels of these stays, or are all the same"}
+    elif line[1] <= 0:  # it would turn the ranks round, whose AUROC stands beside it as the model's
+        return {
+            **about,
+            "missing": "the outcome is no more frequent among these stays where the predictions are higher",
+        }
     else:
         moved = calibration.moved(probability, *line)
         about |= {"intercept": line[0], "slope": line[1]}

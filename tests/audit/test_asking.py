@@ -10,7 +10,7 @@ import pytest
 
 from ehr_scaling import artifacts, storage, study
 from ehr_scaling.audit import asking, sharing, statistics, whom, windows
-from ehr_scaling.data import loader, timelines
+from ehr_scaling.data import loader, packing, timelines
 from ehr_scaling.data.packed import FILE
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
@@ -77,9 +77,32 @@ def test_times_read_are_those_of_training(prepared, steps):
     stream = loader.train_batches(folder, sequences=4, seed=5)
     read = [row.tobytes() for batch in itertools.islice(stream, steps) for row in batch["tokens"]]
     stream.close()
-    times = loader.times_read(folder, seed=5, rows=4 * steps)
+    (times,) = loader.times_read(folder, seed=5, rows=4 * steps)
     assert times.tolist() == [read.count(row.tobytes()) for row in rows]
     assert times.sum() == 4 * steps and (times == 0).any() == (steps == 3)
+
+
+@pytest.mark.parametrize("passes", [0.5, 3.5])
+def test_times_read_are_those_of_all_phases(prepared, tmp_path_factory, passes):
+    """By the tokens of the stream: a patient who fits in one window has the same one in every phase, a pass each."""
+    folder = tmp_path_factory.getbasetemp() / "phases"
+    if not folder.exists():
+        packing.build(prepared[0] / "timelines", folder, context=64, block=4, seed=0, phases=3)
+    rows = [len(times) for times in loader.times_read(folder, seed=5, rows=0)] * 2
+    whole = int(passes)
+    count = sum(rows[:whole]) + round((passes - whole) * rows[whole])
+    said = windows._exposure(folder, 5, count)
+    every = [windows.of_split(folder, "train", phase) for phase in range(3)]
+    single = np.all([np.bincount(w.patients) <= 1 for w in every], axis=0)
+    stream, read = loader.train_batches(folder, sequences=1, seed=5), np.zeros(len(single))
+    for batch in itertools.islice(stream, count):
+        read[np.unique(batch["segments"][batch["segments"] > 0]) - 1] += 1
+    stream.close()
+    alone = single[said.windows.patients]
+    assert alone.sum() > 20 and (said.times[alone] == read[said.windows.patients[alone]]).all()
+    assert (said.times >= whole).all() and (said.times <= whole + 1).all()
+    assert np.average(said.times, weights=said.windows.lengths) == pytest.approx(passes, abs=0.05)
+    assert set(said.seen) == set(np.flatnonzero(read))
 
 
 def test_what_others_share(prepared):

@@ -123,6 +123,7 @@ def test_of_real_patients_no_small_count_is_told(forgetful, tmp_path, monkeypatc
         assert told["times_read"] == float(f"{told['times_read']:.2g}") and "positions" not in told["inputs"]
         attack = told["membership"]["loss"]
         assert all(attack[name] == round(attack[name], 4) for name in ("auroc", "error", "low", "high"))
+        assert all(row["tokens"] is None or row["tokens"] % 10 == 0 for row in told["rare"])
         text = json.dumps(told)
         assert not re.search(r"9000\d{4}|\d{4}-\d\d-\d\d|subject", text)  # ids of generated patients, dates
     vocabulary = artifacts.read_json(workdir / "timelines" / "vocabulary.json")

@@ -46,6 +46,22 @@ def test_scores_that_are_all_apart_have_an_exact_end():
     assert (turned["auroc"], turned["low"]) == (0.0, 0.0) and turned["high"] == pytest.approx(1 - told["low"])
 
 
+@pytest.mark.parametrize("generated", [True, False])
+def test_none_and_all_found_are_not_certain(generated):
+    """Of members whom all held-out patients lie under, or over, resamples are alike: Wilson's interval of 15."""
+    scores, how = (np.arange(15.0) + 1000, np.arange(200.0)), {**HOW, "generated": generated}
+    every, none = statistics.attack(*scores, **how), statistics.attack(scores[0] - 2000, scores[1], **how)
+    every, none = every["true_positives"], none["true_positives"]
+    assert (every["value"], every["high"]) == (1.0, 1.0) and every["low"] == pytest.approx(0.7961, abs=1e-4)
+    assert (none["value"], none["low"]) == (0.0, 0.0) and none["high"] == pytest.approx(0.2039, abs=1e-4)
+
+
+def test_a_rate_that_one_patient_exceeds_is_not_told():
+    """Of 99 held-out patients one is more than 1 %: what is found there is found at no false positives."""
+    told = [statistics.attack(np.arange(50.0) + 60, np.arange(float(h)), **HOW)["true_positives"] for h in (99, 100)]
+    assert told[0]["value"] is told[0]["low"] is None and "held-out" in told[0]["missing"] and told[1]["value"] > 0
+
+
 def test_equal_scores_are_not_parted():
     scores, labels = np.array([3.0, 2.0, 2.0, 2.0, 1.0]), np.array([True, True, False, True, False])
     at = lambda rate: statistics.found_at(scores, labels, np.ones((1, 5)), rate)[0]  # noqa: E731
@@ -71,6 +87,17 @@ def test_newcombe(share, n, other, m, low, high):
 
 def holding(yes, n):
     return np.arange(n) < yes
+
+
+@given(n=st.integers(11, 60), m=st.integers(11, 60), of=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@example(n=15, m=15, of=(0.0, 0.0))
+@example(n=11, m=11, of=(1.0, 0.0))
+def test_intervals_are_no_narrower_than_those_of_the_patients_there_are(n, m, of):
+    """Though of few real patients a rounded number is told, which may be larger by a third."""
+    yes, other = round(of[0] * n), round(of[1] * m)
+    told = statistics.excess(count(holding(yes, n), False), count(holding(other, m), False))
+    low, high = statistics.newcombe(yes / n, n, other / m, m)
+    assert told["low"] <= low + 1e-12 and told["high"] >= high - 1e-12
 
 
 @given(yes=st.integers(0, 200), other=st.integers(0, 200))
@@ -156,11 +183,25 @@ def test_tokens_that_one_side_lacks_do_not_count():
     tokens = np.array([5, 5, 5, 7, 7, 7, 7, 9])
     members = np.array([True, True, False, True, False, False, False, True])
     values = np.array([1.0, 3.0, 1.0, 5.0, 1.0, 2.0, 3.0, 1e6])
-    told = statistics.stratified(Occurrences(tokens, np.arange(8), members), {"x": values}, 50, 0)["x"]
+    told = statistics.stratified(Occurrences(tokens, np.arange(8), members), {"x": values}, **HOW)["x"]
     w5, w7 = 2 * 1 / 3, 1 * 3 / 4
     assert told["value"] == pytest.approx((w5 * 1.0 + w7 * 3.0) / (w5 + w7))
-    none = statistics.stratified(Occurrences(tokens, np.arange(8), tokens == 5), {"x": values}, 50, 0)["x"]
+    none = statistics.stratified(Occurrences(tokens, np.arange(8), tokens == 5), {"x": values}, **HOW)["x"]
     assert none == {"value": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("of_members", "of_others"), [(False, False), (True, True), (True, False)])
+def test_tokens_that_nobody_recalls_have_an_interval(of_members, of_others):
+    """Newcombe's, of the patients who have tokens that both sides have: resamples of them are all the same."""
+    tokens, patients = np.array([1] * 30 + [2] * 9), np.arange(39)
+    members = patients % 2 == 0
+    members[30:] = True  # whose token no held-out patient has
+    recall = np.where(members, of_members, of_others)
+    at = Occurrences(tokens, patients, members)
+    told = statistics.stratified(at, {"recall": recall, "size": recall * 1.0}, **HOW)
+    ends = statistics.newcombe(float(of_members), 15, float(of_others), 15)
+    assert (told["recall"]["low"], told["recall"]["high"]) == pytest.approx(ends) and ends[1] - ends[0] > 0.25
+    assert told["size"] == {"value": told["recall"]["value"], "low": None, "high": None}
 
 
 def test_intervals_of_rare_tokens_hold_the_truth():
@@ -170,6 +211,7 @@ def test_intervals_of_rare_tokens_hold_the_truth():
         members = patients < 120
         level, of_patient = rng.normal(0, 2, 20)[tokens], rng.normal(0, 0.5, 300)[patients]
         values = level + of_patient + 0.7 * members + rng.standard_normal(600)
-        told = statistics.stratified(Occurrences(tokens, patients, members), {"x": values}, 200, seed)["x"]
+        at = Occurrences(tokens, patients, members)
+        told = statistics.stratified(at, {"x": values}, **{**HOW, "seed": seed})["x"]
         inside += told["low"] <= 0.7 <= told["high"]
     assert 180 <= inside <= 199

@@ -34,7 +34,21 @@ def measure(value: float, half: float = 0.05) -> dict[str, float]:
 
 
 def group(n: int, positives: int) -> dict[str, Any]:
-    return {"auroc": 0.7, "low": 0.6, "high": 0.8, "n": n, "patients": n, "positives": positives, "auprc": measure(0.3)}
+    told = {"auroc": 0.7, "low": 0.6, "high": 0.8, "n": n, "patients": n, "positives": positives, "auprc": measure(0.3)}
+    apart = {"auroc": {**measure(-0.03), "told": False, "could_hide": 0.08}}
+    apart["calibration_in_the_large"] = {**measure(0.2), "told": True, "could_hide": 0.25}
+    return {**told, "gaps": apart}
+
+
+def decision(alerts: float) -> dict[str, Any]:
+    """Two thresholds of which one tells something."""
+    numbers = {"alerts": measure(alerts), "sensitivity": measure(0.6), "ppv": measure(0.4)}
+    table = [
+        {"by": "risk", "asked": 0.1, "threshold": 0.1, **numbers},
+        {"by": "risk", "asked": 0.5, "suppressed": "suppressed: few"},
+        {"by": "budget", "asked": 0.05, "threshold": 0.312, **numbers},
+    ]
+    return {"prevalence": measure(0.13), "curve": [], "table": table}
 
 
 def score(auroc: float) -> dict[str, Any]:
@@ -45,7 +59,11 @@ def score(auroc: float) -> dict[str, Any]:
         **{"auprc": measure(0.4), "brier": measure(0.09), "draws": 20, "copies": 16, "method": "of <copies>"},
         **of_risks,
         "against_baseline": {"auroc": {"difference": -0.01, "low": -0.03, "high": 0.01, "p_value": 0.3}},
-        "recalibrated": {**of_risks, "brier": measure(0.08), "split": "validation", "intercept": -0.1, "slope": 0.9},
+        "recalibrated": {
+            **{**of_risks, "brier": measure(0.08), "split": "validation", "intercept": -0.1, "slope": 0.9},
+            "decision": decision(0.2),
+        },
+        "decision": decision(0.3),
         "subgroups": {"sex": {"f": group(160, 25), "m": group(140, 15), "x": {"suppressed": "suppressed: few"}}},
     }
     return told

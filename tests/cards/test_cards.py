@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts
+from ehr_scaling.analysis.outcomes import scores
 from ehr_scaling.cards import (
     chai,
     croissant,
@@ -77,6 +78,44 @@ def test_numbers_are_those_of_the_scores_and_of_the_report(study, cards):
     a, (low, high) = laws["isoflop"]["a"], laws["isoflop"]["intervals"]["a"]
     law = f"a of N* ∝ C^a is {a:.3f} ({low:.3f} to {high:.3f}), supported"
     assert law in text_at(root_of(cards / "model.xml"), "ModelSummary/Summary")
+
+
+def test_thresholds_and_gaps_are_those_of_the_scores(study, cards):
+    """Of the risks that somebody would act on, which are the recalibrated ones; what is not told is not here."""
+    root = root_of(cards / "model.xml")
+    told = results_of(root)
+    score = json.loads((study / SCORE / f"{finished.best(study)}.json").read_text())
+    where = "in hospital death, acting on its risk, recalibrated: "
+    acted = {name: value for name, value in told.items() if name.startswith(where)}
+    assert {name.rpartition(": ")[0].removeprefix(where).replace("\N{NO-BREAK SPACE}", " ") for name in acted} == {
+        "from a risk of 10 %",
+        "5 % of stays may alert: from a risk of 31.2 %",
+    }
+    alerts = next(value for name, value in acted.items() if "10" in name and name.endswith("alerts per 100 stays"))
+    row = score["recalibrated"]["decision"]["table"][0]["alerts"]
+    assert [alerts[k] for k in ("estimate", "lower", "upper")] == [100 * row[k] for k in ("value", "low", "high")]
+    assert told["in hospital death: sex f less all others: AUROC"]["estimate"] == -0.03
+    biases = text_at(root, "Warnings/KnownBiasesOrEthicalConsiderations")
+    assert "AUROC of a group less that of all others: 2 groups not told apart, but 0.080 could hide" in biases
+    assert "sex f +0.200 (0.150 to 0.250)" in biases
+    items = {i["item"]: i["answer"] for i in json.loads((cards / "tripod.json").read_text())["items"]}
+    said = items["15"].replace("\N{NO-BREAK SPACE}", " ")
+    assert said.endswith("told from risks of 10 %, and where 5 % of stays may alert") and "50 %" not in said
+    usefulness = text_at(root, "KeyMetrics/UsefulnessUsabilityEfficacy/Interpretation")
+    first = "- in hospital death: the model is not told apart from logistic regression on the same stays, AUROC "
+    assert usefulness.replace("\N{MINUS SIGN}", "-").startswith(f"{first}-0.010 (-0.030 to +0.010) more. All models of")
+
+
+def test_groups_that_are_hidden_are_told_with_their_own_reasons():
+    def group(name, why=""):
+        return scores.Group("sex", name, {}, {}, why, {})
+
+    few, by_subtraction = "suppressed: a count under 11 patients", "suppressed: it would tell another's by subtraction"
+    groups = (group("f"), group("m", by_subtraction), group("x", few), group("m or x"))
+    task = types.SimpleNamespace(title="t", model=types.SimpleNamespace(groups=groups))
+    assert metrics._suppressed(task) == (
+        f"t: 2 groups may be told; {by_subtraction}: sex m; {few}: sex x; told together: sex m or x."
+    )
 
 
 def test_another_score_gives_another_card(copy, cards):
@@ -188,6 +227,8 @@ def test_croissant_is_valid_by_its_own_library(study, cards):
 
 def test_a_license_is_an_address_or_a_work():
     assert croissant._licence("ODbL 1.0") == "https://spdx.org/licenses/ODbL-1.0"
+    attribution = "Open Data Commons Attribution License v1.0"
+    assert croissant._licence(attribution) == "https://spdx.org/licenses/ODC-By-1.0"
     assert croissant._licence("of our own") == {"@type": "sc:CreativeWork", "name": "of our own"}
 
 
@@ -200,7 +241,7 @@ def test_nothing_of_a_patient_and_no_count_of_few_goes_out(study, cards):
         assert str(study) not in text
     said = (cards / "model.xml").read_text()
     assert "under 11 whose record ends &lt;before&gt;" in said and "4 whose record" not in said
-    assert "suppressed, as of few patients: sex x" in said
+    assert "suppressed: few: sex x" in said
     assert "under 10" in (cards / "data.html").read_text()  # what the source dropped, of which there were 3
 
 
@@ -297,9 +338,11 @@ STRUCTURE = {
             "the model",
             "the model less logistic regression",
             "logistic regression",
+            "from a risk of 10\N{NO-BREAK SPACE}%",
+            "5\N{NO-BREAK SPACE}% of stays may alert: from a risk of 31.2\N{NO-BREAK SPACE}%",
             *metrics._LABELS.values(),
         ],
-        "Fairness": ["sex f", "sex m", *metrics._LABELS.values()],
+        "Fairness": ["sex f", "sex f less all others", "sex m", "sex m less all others", *metrics._LABELS.values()],
         "Reliability of the risks": ["the model", "the model, recalibrated", *metrics._LABELS.values()],
         "What it is made of": [
             *("Outcomes and outputs", "Kind of model", "Started from", "Records", "Types of input and output"),
@@ -411,6 +454,21 @@ def test_scores_of_days_of_few_are_withheld(copy):
         )
         (asked,) = [task for task in evidence.read(copy).tasks if task.name == "length_of_stay"]
         assert bool(asked.withheld) != told and bool(asked.record) == told
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ("token", "None in training: every token weighs the same"),
+        ("patient", "None in training: every patient gives one window a pass"),
+        ("", "None in training. Scores"),
+    ],
+)
+def test_what_a_patient_weighs_is_told_by_how_windows_were_drawn(found, sampling, said):
+    assert found.sampling == "token"  # as its packed.json says
+    e = found._replace(sampling=sampling)
+    told = {field.label: field for field in model.fields(e, standing.judge(e))}
+    assert told["Against bias"].text.startswith(said)
 
 
 def test_a_model_that_began_with_real_patients_is_no_generated_one(copy, monkeypatch):

@@ -2,12 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.cards import evidence, model, pages, standing, write
+from ehr_scaling.audit.audit import VERSION
+from ehr_scaling.cards import evidence, metrics, model, pages, standing, write
+from ehr_scaling.grid import manifest
+from ehr_scaling.layout import Layout
 from tests.cards import finished
 from tests.cards.schema import root_of, text_at
 
@@ -17,6 +21,7 @@ SCORE = f"outcomes/{finished.TASK}"
 def test_a_study_that_lacks_nothing_is_reportable(found):
     word = standing.judge(found)
     assert found.problems == [] and word.word == standing.REPORTABLE and "2 seeds" in word.reason
+    assert word.reason.endswith("It does not say that the model is good, or safe to use")
 
 
 def test_generated_patients_are_for_smoke_only(copy):
@@ -47,12 +52,74 @@ def test_a_sealed_forecast_that_failed_is_a_limit(found):
     assert "unidentified: the forecast of the sealed budget failed" in limit
 
 
+def audit_of(cell, **changes):
+    attack = {"auroc": 0.6, "low": 0.55, "high": 0.65, "true_positives": None}
+    ratio = {**attack, "auroc": 0.7, "low": 0.68, "high": 0.72, "reference": {"saw_members": False}}
+    return {
+        **{"cell": cell.id, "size": cell.size, "N": 1, "D": 1, "fraction": 1, "passes": 1, "times_read": 1},
+        **{"patients_read": 800, "membership": {"loss": attack, "ratio": ratio}, "rare": [], "started_from": None},
+        **{"continuation": {"rows": []}, "inputs": {"version": VERSION, "cell": cell.id, "packed": cell.packed}},
+        **changes,
+    }
+
+
+def test_what_an_audit_found_is_told(copy):
+    """Of this model and of this version of the audit alone; that there is none is a limit."""
+    cell = evidence.read(copy).cell
+    path = copy / "audit" / f"{cell.id}.json"
+    path.parent.mkdir()
+
+    def told():
+        e = evidence.read(copy)
+        (said,) = [limit for limit in model.limits(e) if "audited" in limit or "membership" in limit]
+        results = [r for metric in metrics.metrics(e) for r in metric.results if "membership" in r.name]
+        return said, [tuple(r.measure[:3]) for r in results]
+
+    assert told()[0].startswith("It was not audited") and told()[1] == []
+    artifacts.write_sealed(path, audit_of(cell))
+    assert "a model that never read them: membership AUROC 0.700 (0.680 to 0.720)" in told()[0]
+    assert told()[1] == [(0.7, 0.68, 0.72)]
+    unfair = audit_of(cell)
+    unfair["membership"]["ratio"]["reference"]["saw_members"] = True
+    artifacts.write_sealed(path, unfair)
+    assert "by its loss: membership AUROC 0.600" in told()[0] and told()[1] == [(0.6, 0.55, 0.65)]
+    for other in ({"version": VERSION - 1}, {"packed": "another"}):
+        artifacts.write_sealed(path, audit_of(cell, inputs={**audit_of(cell)["inputs"], **other}))
+        assert told()[0].startswith("It was not audited") and told()[1] == []
+    path.write_text(path.read_text().replace("0.72", "0.99"))
+    assert any(path.name in problem and "damaged" in problem for problem in evidence.read(copy).problems)
+
+
+def test_a_model_that_is_in_no_fit_is_told(found):
+    assert not any("No fit" in limit for limit in model.limits(found))
+    left = [{"run": found.cell.id, "code": "other_setting", "text": "rate 1"}, {"run": "b", "code": "x", "text": "y"}]
+    said = [s for s in model.limits(found._replace(laws={**found.laws, "left_out": left})) if "No fit" in s]
+    assert said == ["No fit of the report has it, whose model of least loss is another: rate 1."]
+
+
 def test_few_patients_are_for_smoke_only(found):
     few = found._replace(laws={**found.laws, "data": {**found.laws["data"], "patients": 100}})
     word = standing.judge(few)
     assert word.word == standing.SMOKE_ONLY and word.reason.startswith("100 patients to train on determine nothing")
     fewer = found._replace(laws={**found.laws, "data": {**found.laws["data"], "patients": 8}})
     assert standing.judge(fewer).reason.startswith("under 11 patients")
+
+
+@pytest.mark.parametrize(("of_generated", "word"), [(None, "blocked"), (False, "blocked"), (True, "reportable")])
+def test_a_model_that_may_know_the_test_patients_is_not_reportable(copy, of_generated, word):
+    """Whom the weights that it started from were trained on nobody knows, but that generated patients are not real."""
+    cells = [replace(cell, init="0123456789abcdef") for cell in manifest.read(copy / "grid")]
+    manifest.write(copy / "grid" / manifest.MANIFEST, cells)
+    size = evidence.read(copy).cell.size
+    if of_generated is not None:
+        artifacts.build(Layout(copy).initial(size), {}, lambda out: {"generated": of_generated})
+    e = evidence.read(copy)
+    told = {field.label: field.text for metric in metrics.metrics(e) for field in metric.fields}
+    unknown = word == "blocked"
+    assert standing.judge(e).word == word and e.may_know_test == unknown
+    assert ("weights that may know" in told["Kind of test"]) == ("weights that may know" in standing.judge(e).reason)
+    assert any("test split: its scores" in limit for limit in model.limits(e)) == unknown
+    assert ("no model was trained on" in told["Kind of test"]) != unknown
 
 
 @pytest.mark.parametrize("name", standing.EXPONENTS)

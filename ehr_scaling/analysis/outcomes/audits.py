@@ -46,14 +46,15 @@ def read(folder: Path, cells: set[str]) -> list[Audit]:
     for path in sorted(folder.glob("*.json")):
         record = read_json(path, f"delete {path} and run launch.audit again", must_be_sealed=True)
         try:
-            audit = _of(record)
+            audit = of(record)
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is no audit of this version: delete it and run launch.audit again") from None
         found += [audit] if audit.cell in cells else []
     return sorted(found, key=lambda a: (a.N, a.times, a.patients, a.cell))
 
 
-def _of(record: dict[str, Any]) -> Audit:
+def of(record: dict[str, Any]) -> Audit:
+    """What the file of one model says. Raises: KeyError, TypeError or AttributeError for one of another version."""
     attacks = record["membership"]
     ratio = attacks["ratio"]
     measures = {LOSS: _measure({"value": attacks["loss"]["auroc"], **attacks["loss"]})}

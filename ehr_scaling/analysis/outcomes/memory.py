@@ -77,10 +77,14 @@ class Law:
 
 
 def fit_all(audits: list[Audit], options: Options) -> dict[str, Law]:
-    """The law of each measure of FITTED that enough models have; that of RATIO from those with a fair reference."""
+    """The law of each measure of FITTED that enough models have; that of RATIO from those with a fair reference.
+
+    Models that started from another are left out: how many patients are behind their weights is not known.
+    """
     laws = {}
+    known = [a for a in audits if np.isfinite(a.patients) and not a.started]
     for measure in FITTED:
-        has = [a for a in audits if measure in a.measures and np.isfinite(a.patients) and (measure != RATIO or a.fair)]
+        has = [a for a in known if measure in a.measures and (measure != RATIO or a.fair)]
         if law := fit(measure, has, options):
             laws[measure] = law
     return laws
@@ -281,8 +285,8 @@ def from_json(measure: str, record: Mapping[str, Any]) -> Law:
 
 def sentence(laws: Mapping[str, Law], N: float, passes: float, patients: float) -> str:
     """What a model of this size remembers of so many patients, by the attack that tells more; "" where no law does."""
-    law = laws.get(RATIO) or laws.get(LOSS)
-    if law is None or not law.verdict.told or not np.isfinite(N * passes * patients):
+    law = next((laws[name] for name in (RATIO, LOSS) if name in laws and laws[name].verdict.told), None)
+    if law is None or not np.isfinite(N * passes * patients):
         return ""
     times = max(passes, 1.0)  # of a part of the patients, each once
     value, bounds = law(N, times, patients * min(passes, 1.0))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.events import DEATH
 from ehr_scaling.data.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
@@ -212,13 +212,15 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     lost = np.flatnonzero(~matched)
     left_out[_OTHER_SPLIT] = _elsewhere(folder, split, labels.subject_ids[lost])
     left_out[_NO_SPLIT] = len(lost) - left_out[_OTHER_SPLIT]
-    _check_whose(path, len(labels.times), int(left_out[_NO_SPLIT]), int(matched.sum()), late)
+    generated = inspection.of_generated(folder)
+    _check_whose(path, len(labels.times), int(left_out[_NO_SPLIT]), int(matched.sum()), late, generated)
     told = {REASONS[i]: int(n) for i, n in enumerate(left_out) if n}
     chosen = np.concatenate(rows_of)
     if not len(chosen):
-        why = ", ".join(f"{n:,} {reason}" for reason, n in told.items())
+        why = ", ".join(f"{disclosure.words(n, generated)} {reason}" for reason, n in told.items())
+        count = disclosure.words(len(labels.times), generated)
         where = f"the {split} split" if split else "the timelines"
-        raise UserError(f"{path}: none of the {len(labels.times):,} labels can be asked of {where}: {why}")
+        raise UserError(f"{path}: of its labels ({count}) none can be asked of {where}: {why}")
     stays = Stays(*(np.concatenate(column) for column in zip(*stays_by_part, strict=True)))
     stays = stays._replace(labels=np.full(len(chosen), np.nan, np.float32))
     every = np.arange(len(chosen))
@@ -226,21 +228,25 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
     return Group(stays, (every,) * n, (labels.values[chosen],) * n, (told,) * n)
 
 
-def _check_whose(path: Path, rows: int, unknown: int, known: int, late: int) -> None:
+def _check_whose(path: Path, rows: int, unknown: int, known: int, late: int, generated: bool) -> None:
     """Raises UserError when so many rows fit nobody that the labels must be about other patients.
 
     Args: rows of the file; unknown, whose subject has no timeline; known, whose subject is in what is asked; late, of
-      those, at times long after the subject's last event.
+      those, at times long after the subject's last event; generated, whether they are nobody's.
     """
+
+    def told(n: int) -> str:
+        return disclosure.words(n, generated)
+
     remedy = "give their records with --data (launch.predict), or labels of these patients"
     if unknown > max(A_FEW, MOST_UNKNOWN * rows):
         raise UserError(
-            f"{path}: the subjects of {unknown / rows:.0%} of the {rows:,} labels are in no split of the timelines: "
+            f"{path}: the subjects of {told(unknown)} of the {told(rows)} labels are in no split of the timelines: "
             f"the labels belong to other patients; {remedy}"
         )
     if late > max(A_FEW, known / 2):
         raise UserError(
-            f"{path}: {late / known:.0%} of the {known:,} labels of these subjects are at times more than a year after "
+            f"{path}: {told(late)} of the {told(known)} labels of these subjects are at times more than a year after "
             f"their last event: the labels belong to other patients with the same ids; {remedy}"
         )
 

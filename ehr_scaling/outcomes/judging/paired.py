@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.judging.delong import delong
 from ehr_scaling.outcomes.judging.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
@@ -112,12 +113,17 @@ def _p_value(differences: np.ndarray) -> float | None:
     return float(min(1.0, 2 * (1 + side) / (1 + len(differences))))
 
 
+def _told(n: int) -> str:
+    """In a message, of whoever's stays: predictions do not say whether they are of generated patients."""
+    return disclosure.words(n, generated=False)
+
+
 def _aligned(first: Answers, second: Answers) -> Answers:
     """`second` in the order of `first`."""
     if len(first.labels) != len(second.labels):
         raise UserError(
-            f"the two models answer {len(first.labels)} and {len(second.labels)} stays: a paired comparison needs "
-            "predictions of the same stays, score both with the same --config.outcome"
+            "the two models do not answer as many stays: a paired comparison needs predictions of the same stays, "
+            "score both with the same --config.outcome"
         )
     back = np.arange(len(first.labels))
     if (first.subject_ids != second.subject_ids).any() or (first.times != second.times).any():
@@ -130,13 +136,13 @@ def _aligned(first: Answers, second: Answers) -> Answers:
             )
         if twice := int(((np.diff(keys[0][0]) == 0) & (np.diff(keys[0][1]) == 0)).sum()):
             raise UserError(
-                f"{twice} predictions have the subject and time of another, and the two models have their rows in "
-                "different orders: put them in the same"
+                f"{_told(twice)} predictions have the subject and time of another, and the two models have their rows "
+                "in different orders: put them in the same"
             )
         back[orders[0]] = orders[1]
     if differ := int((first.labels != second.labels[back]).sum()):
         raise UserError(
-            f"{differ} of {len(back)} stays have another label than with the other model: a paired comparison needs "
-            "the same outcome, score both on the same prepared task"
+            f"{_told(differ)} of {_told(len(back))} stays have another label than with the other model: a paired "
+            "comparison needs the same outcome, score both on the same prepared task"
         )
     return Answers(*(np.asarray(field)[back] for field in second))

@@ -29,7 +29,8 @@ TITLE = "Simulated futures"
 # Open releases: source, name of the data set and licence, as the events' record has them
 OPEN_DATA = (
     ("mimic-iv", "MIMIC-IV Clinical Database Demo", "ODbL 1.0"),
-    ("challenge-2012", "PhysioNet/CinC Challenge 2012", "open access, see location_uri"),
+    ("challenge-2012", "PhysioNet/CinC Challenge 2012", "Open Data Commons Attribution License v1.0"),
+    ("challenge-2012", "PhysioNet/CinC Challenge 2012", "open access, see location_uri"),  # of events made before
 )
 _MOMENTS = 60  # of a history, the last ones
 _TIMES, _EVENTS = 4, 4  # of a future in its row of the table, and events at each time
@@ -144,7 +145,7 @@ def check_open(events: Mapping[str, Any]) -> None:
     about, source = events.get("summary", {}), events.get("inputs", {}).get("source")
     if about.get("generated") is True or (source, about.get("name"), about.get("license")) in OPEN_DATA:
         return
-    names = " and ".join(name for _, name, _ in OPEN_DATA)
+    names = " and ".join(dict.fromkeys(name for _, name, _ in OPEN_DATA))
     raise UserError(
         f"the records are {about.get('name', 'of unknown origin')} ({about.get('license', 'no licence is stated')}): a "
         f"page of single patients is made of generated ones, {names} alone"

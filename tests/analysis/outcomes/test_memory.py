@@ -1,12 +1,14 @@
 """The law of memory: a known one is recovered, with intervals that hold it, and noise is given no word."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import ndtr
 
 from ehr_scaling import artifacts
+from ehr_scaling.analysis import words
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import audits, memory
 from ehr_scaling.analysis.outcomes.audits import LOSS, RATIO, UNSHARED, Audit
@@ -71,6 +73,15 @@ def test_nothing_remembered_is_given_no_word():
     assert any("no dependence told" in verdict.reason or "a constant predicts" in verdict.reason for verdict in told)
 
 
+def test_models_that_started_from_another_are_in_no_law():
+    """Of more patients than their own run read, they would be taken for models that remember much of few."""
+    made = simulated(np.random.default_rng(3))
+    wrong = {LOSS: Measure(0.99, 0.98, 1.0)}
+    started = [a._replace(cell=f"{a.cell}s", started=True, measures=wrong) for a in made[:6]]
+    law = memory.fit_all([*made, *started], OPTIONS)[LOSS]
+    assert law.models == len(made) and (law.theta == memory.fit_all(made, OPTIONS)[LOSS].theta).all()
+
+
 def test_what_does_not_vary_is_none_of_the_law():
     every = [a for a in simulated(np.random.default_rng(3)) if a.patients == 1200]
     law = memory.fit(LOSS, every, OPTIONS)
@@ -117,6 +128,11 @@ def test_a_sentence_for_a_plan():
     # Half a pass is one of half the patients
     half = memory.sentence(laws, 1e5, 0.5, 5000).partition("AUROC ")[2]
     assert half == memory.sentence(laws, 1e5, 1.0, 2500).partition("AUROC ")[2] != ""
+    # Of the ratio nothing may be told where the loss alone tells something
+    untold = replace(laws[RATIO], verdict=words.Verdict(words.UNIDENTIFIED, ""))
+    alone = memory.sentence({LOSS: laws[LOSS]}, 1e5, 8.0, 2500)
+    assert memory.sentence({RATIO: untold, LOSS: laws[LOSS]}, 1e5, 8.0, 2500) == alone != ""
+    assert memory.sentence({RATIO: untold}, 1e5, 8.0, 2500) == ""
     assert memory.sentence({}, 1e5, 8.0, 2500) == memory.sentence(laws, 1e5, 8.0, np.nan) == ""
 
 

@@ -1,5 +1,7 @@
 """Calibration against scikit-learn, closed forms and simulations."""
 
+import collections
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
@@ -7,7 +9,8 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from ehr_scaling.outcomes.judging import calibration
+from ehr_scaling.outcomes import probabilities
+from ehr_scaling.outcomes.judging import calibration, paired
 from ehr_scaling.outcomes.judging.metrics import evaluate
 
 
@@ -209,3 +212,14 @@ def test_in_the_large_alone_is_that_of_all_statistics():
     shuffled = np.random.default_rng(8).permutation(200)
     alone = calibration.in_the_large(labels[shuffled], p[shuffled], weights[shuffled])(drawn[:, shuffled])
     assert alone == pytest.approx(all_of_them, abs=1e-9)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_that_would_turn_ranks_round_moves_no_risks(monkeypatch, turned):
+    """Its AUROC would be 1 less that of the model, which stands beside it."""
+    labels, p = made(slope=-1.0 if turned else 1.0)
+    said = paired.Answers(np.arange(len(p)), np.zeros(len(p), np.int64), labels, p)
+    for part in ("_evaluate", "_decision", "_by_attribute"):
+        monkeypatch.setattr(probabilities, part, lambda *args: collections.defaultdict(dict))
+    moved = probabilities._recalibrated(None, None, (p, {}), said, None, "line")
+    assert ("missing" in moved) == turned and ("slope" in moved) != turned

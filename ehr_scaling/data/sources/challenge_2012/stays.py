@@ -88,7 +88,7 @@ def extract(
     metadata = {
         "dataset_name": "PhysioNet/CinC Challenge 2012",
         "dataset_version": "1.0.0",
-        "license": "open access, see location_uri",
+        "license": "Open Data Commons Attribution License v1.0",
         "location_uri": "https://physionet.org/content/challenge-2012/1.0.0/",
     }
     summary = events.finish(out, metadata, splits=splits)
