@@ -293,7 +293,7 @@ def _rare(
         found = statistics.stratified(
             at.take(band), some, generated=generated, draws=settings.draws, seed=settings.seed
         )
-        told.append({**row, **(found if generated else statistics.rounded(found, RARE_DIGITS))})
+        told.append({**row, **disclosure.rounded(found, generated, RARE_DIGITS)})
     return told
 
 

@@ -16,7 +16,6 @@ from ehr_scaling.outcomes.judging.delong import delong, interval
 FALSE_POSITIVES = 0.01  # rate at which a loss attack is judged (Carlini et al. 2022, arXiv 2112.03570)
 SUPPRESSED = f"suppressed: a count under {SMALLEST} patients"
 FEW = SMALLEST - 1
-DIGITS = 4  # of what is told of real patients, as of scores
 
 Difference = dict[str, Any]  # value, low and high; each may be None
 
@@ -75,10 +74,10 @@ def _fewest(n: int, generated: bool) -> int:
 
 
 def _between(share: float | None, least: float, most: float, n: int) -> Count:
-    """To DIGITS, ends outwards."""
-    scale = 10**DIGITS
+    """To `disclosure.DIGITS`, ends outwards."""
+    scale = 10**disclosure.DIGITS
     low, high = max(math.floor(least * scale) / scale, 0.0), min(math.ceil(most * scale) / scale, 1.0)
-    return Count(None if share is None else round(share, DIGITS), low, high, n, generated=False)
+    return Count(None if share is None else round(share, disclosure.DIGITS), low, high, n, generated=False)
 
 
 class Counts:
@@ -143,7 +142,7 @@ def attack(
       the share of members that are found where at most `rate` of the held-out patients are (`found_at`), with the
       percentile interval over patients, which of none or all is at least as wide as Wilson's; without a value where it
       tells of few patients, and where one held-out patient is more than `rate`. Of real patients all are rounded, to
-      DIGITS or as `count` does.
+      `disclosure.DIGITS` or as `count` does.
     """
     scores = np.concatenate([members, held_out]).astype(np.float64)
     labels = np.arange(len(scores)) < len(members)
@@ -160,7 +159,7 @@ def attack(
         "high": bounds[1],
         "true_positives": _true_positives(scores, labels, generated, draws, seed, rate),
     }
-    return told if generated else rounded(told, DIGITS)
+    return dict(disclosure.rounded(told, generated))
 
 
 def _true_positives(
@@ -183,17 +182,6 @@ def _true_positives(
         low, high = wilson(share, _fewest(members, generated))
         told |= {"low": min(low, told["low"]), "high": max(high, told["high"])}
     return told
-
-
-def rounded(told: dict[str, Any], digits: int) -> dict[str, Any]:
-    """With its numbers, and those of the dicts in it, to so many digits."""
-
-    def of(value: Any) -> Any:
-        if isinstance(value, dict):
-            return rounded(value, digits)
-        return round(value, digits) if isinstance(value, float) else value
-
-    return {name: of(value) for name, value in told.items()}
 
 
 def found_at(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, rate: float) -> np.ndarray:

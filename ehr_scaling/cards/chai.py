@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from ehr_scaling.cards.fields import Field
 from ehr_scaling.cards.metrics import KEY, LEVEL, Metric, Result
 from ehr_scaling.cards.model import MODEL
+from ehr_scaling.data import disclosure
 
 NAMESPACE = "https://mc.chai.org/v0.2/schema.xsd"
 ROOT, RESULTS, KEYWORDS = "AppliedModelCard", "Results", "Keywords"
@@ -83,8 +84,9 @@ def _fill(node: ElementTree.Element, results: Sequence[Result]) -> None:
 
 
 def value(result: Result) -> dict[str, object]:
-    """A number as the cards of the schema's own examples have it: with its interval, as far as there is one."""
-    number, low, high = result.measure[:3]
+    """A number as the cards of the schema's own examples have it: with its interval, as far as there is one. To
+    `disclosure.DIGITS`, as in full it would be two counts."""
+    number, low, high = (round(end, disclosure.DIGITS) for end in result.measure[:3])
     if math.isnan(low) or math.isnan(high):
         return {"kind": "single", "value": number}
     return {"kind": "estimate_ci", "estimate": number, "lower": low, "upper": high, "level": LEVEL, "unit": ""}
