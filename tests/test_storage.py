@@ -168,6 +168,31 @@ def test_a_finished_run_that_could_not_be_handed_over_is_the_next_time(tmp_path,
     assert loop.finished([blank.cell("a")], one) == loop.finished([blank.cell("a")], two) == [{"finished": True}]
 
 
+def test_a_machine_that_lost_its_run_sends_nothing_of_it_again(tmp_path, machine):
+    """It was killed, another one finished the run, and the same command is started on it anew."""
+    url = buckets.url("file", tmp_path)
+    one, two = (Layout(machine(url, k)).run("a") for k in (1, 2))
+    checkpoint.Saver(one).close()  # what it imports and makes
+    for file in ("10/metrics/metrics", "10/files.json", "metrics.jsonl", "failed.json"):
+        write(one / file, "1\n")
+    storage.store(one)
+    storage.fetch(two)
+    write(one / "metrics.jsonl", "1\n2\n")  # beyond its last checkpoint
+    write(one / "20.orbax-checkpoint-tmp" / "metrics", "")
+    write(two / "metrics.jsonl", "1\n2\n3\n4\n")
+    (two / "40" / "metrics").mkdir(parents=True)
+    artifacts.write_sealed(two / "40" / "metrics" / "metrics", {"finished": True})
+    write(two / "40" / "files.json", "{}")
+    storage.store(two)
+    for gone in ("10", "failed.json"):
+        storage.forget(two / gone)
+    there = Bucket(url).list("")
+    assert len(there) == 3
+    assert loop.finished([blank.cell("a")], one.parent.parent) == [{"finished": True}]
+    checkpoint.Saver(one).close()  # who reads it hands nothing over
+    assert Bucket(url).list("") == there
+
+
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
     url = buckets.url("file", tmp_path)
     one, two = machine(url, 1), machine(url, 2)
@@ -325,6 +350,10 @@ def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucke
     killed.wait()
     assert other.wait(timeout=240) == 0, other.communicate()[1]
     assert kept
+    there = {key: about["version"] for key, about in Bucket(bucket).list("runs").items()}
+    again = sweep(bucket, tmp_path / "machine1")
+    assert again.wait(timeout=240) == 0, again.communicate()[1]
+    assert {key: about["version"] for key, about in Bucket(bucket).list("runs").items()} == there
     here = machine(bucket, 3)
     storage.fetch(Layout(here).runs)
     for cell in planned:

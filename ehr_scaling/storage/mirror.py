@@ -110,6 +110,11 @@ def store(path: Path) -> None:
         _all(partial(_hand_over, bucket, root), part)
 
 
+def handed_over(path: Path) -> bool:
+    """Whether the bucket has the file `path`; True where there is no bucket."""
+    return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].list(_key(mirror[1], path))
+
+
 def forget(path: Path) -> None:
     """Take what lies at and below `path` out of the bucket, records first. Here it stays."""
     if (mirror := _mirror(path)) is None:
