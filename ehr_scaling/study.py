@@ -3,6 +3,7 @@
 What takes a second to import, scoring and the report, is imported when its stage comes: mistakes are told before.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from ehr_scaling import artifacts, provenance, settings, storage, warm_start
 from ehr_scaling.analysis.options import Options, silent
 from ehr_scaling.data import pipeline
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import FAILED, RESULTS, Layout
@@ -52,16 +53,26 @@ def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> l
     planned = manifest.read(there.grid)
     if retry_failed:
         loop.retry(planned, workdir)
-    done = executors.run(
-        loop.job,
-        units(planned),
-        workdir,
-        workers=cost.workers(config.workers, planned),
-        title="training",
-        done=loop.finished,
-        before=loop.verify,
-    )
-    return [metrics for unit in done for metrics in unit or ()]
+
+    def finished() -> list[dict[str, Any]]:
+        results = (checkpoint.result(there.run(cell.id)) for cell in planned)
+        return [metrics for metrics in results if metrics is not None]
+
+    try:
+        executors.run(
+            loop.job,
+            units(planned),
+            workdir,
+            workers=cost.workers(config.workers, planned),
+            title="training",
+            done=loop.finished,
+            before=loop.verify,
+        )
+    except RunFailed as e:  # of each unit something did: what was trained beside it is there
+        if not finished():
+            raise
+        print(f"warning: left out: {e}", file=sys.stderr, flush=True)
+    return finished()
 
 
 def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
@@ -74,12 +85,12 @@ def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
 
 
 def to_score(workdir: Path) -> list[Cell]:
-    """The cells of a grid but for trunks, and for those that were not through when one of their unit diverged."""
+    """The cells of a grid but for trunks, and for those that diverged, or branch off from a trunk that did."""
     there = Layout(workdir)
     for pattern in (RESULTS, f"*/{FAILED}"):
         storage.fetch(there.runs, pattern)
     planned = manifest.read(there.grid)
-    failed = {cell.id for unit in units(planned) if loop.failed(unit, workdir) is not None for cell in unit}
+    failed = {name for unit in units(planned) for name in loop.failed(unit, workdir)}
 
     def has_come_to_its_end(cell: Cell) -> bool:
         return cell.id not in failed or checkpoint.result(there.run(cell.id)) is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehr_scaling import storage
 from ehr_scaling.grid import manifest
-from ehr_scaling.grid.cell import Cell, Unit, units
+from ehr_scaling.grid.cell import Cell, Unit, lost, units
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.layout import FAILED, Layout
 
@@ -52,8 +52,8 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
-    """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid; of a
-    unit that failed, the reason; losses, of finished cells by their ids.
+    """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid;
+    reason, why cells of it failed, as the unit has where no other is left; losses, of finished cells by their ids.
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
@@ -62,11 +62,17 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     losses = {}
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
-    for cell in unit:
-        folder = Layout(workdir).run(cell.id)
+    folders = {cell.id: Layout(workdir).run(cell.id) for cell in unit}
+    results = {name: newest(folder) for name, folder in folders.items()}
+    unfinished = [cell for cell in unit if not (results[cell.id] or {}).get("finished")]
+    failed: dict[str, str] = {}
+    for cell in unfinished:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            facts["reason"] = json.loads((folder / FAILED).read_text(encoding="utf-8"))["reason"]
-        saved, line = newest(folder), last_line(folder)
+            failed[cell.id] = json.loads((folders[cell.id] / FAILED).read_text(encoding="utf-8"))["reason"]
+    left_out = lost(unfinished, failed)
+    facts["reason"] = "; ".join(dict.fromkeys(left_out.values())) or None
+    for cell in unit:
+        saved, line = results[cell.id], last_line(folders[cell.id])
         if saved is not None and saved.get("finished"):
             done += 1
             losses[cell.id] = saved.get("validation_loss")
@@ -74,8 +80,9 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
         step = max(saved["step"] if saved else 0, line[0]["step"] if line else 0, cell.start)
         share = (cell.steps - step) / max(cell.steps - cell.start, 1)
         together = (cell.start, cell.steps)  # members of one program go forward side by side
-        left[together] = max(left.get(together, 0.0), cell.own_tokens * share)
-        flops += cell.own_flops * share
+        if cell.id not in left_out:
+            left[together] = max(left.get(together, 0.0), cell.own_tokens * share)
+            flops += cell.own_flops * share
         if (saved or line) and facts["step"] is None:
             begun = True
             facts |= {"step": step, "steps": cell.steps}
@@ -83,7 +90,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
                 facts |= {name: line[0].get(name) for name in ("loss", "tokens_per_second")} | {"seen": line[1]}
     holder = claims.holder(workdir, unit)
     state = "finished" if done == len(unit) else "running" if holder else "broken off" if begun or done else "waiting"
-    if facts["reason"] and state not in ("finished", "running"):
+    if left_out and len(left_out) == len(unfinished) and state != "running":
         state = "failed"
     if state == "running":
         facts |= {"host": holder["host"], "pid": holder["pid"]} if holder else {}
@@ -191,9 +198,9 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
     eta = f", about {duration(left / speed)} left" if speed and left else ""
     console.print(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
     for _, row in rows:
-        if row["state"] == "failed":
+        if row["reason"]:
             console.print(f"failed: {row['reason']}", markup=False, soft_wrap=True)
-    if counts["failed"]:
+    if any(row["reason"] for row in statuses):
         console.print("what failed is left out until launch.sweep --retry_failed", soft_wrap=True)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines), counts["finished"] + counts["failed"] == len(rows)

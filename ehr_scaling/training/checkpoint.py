@@ -206,6 +206,12 @@ def result(folder: Path) -> dict[str, Any] | None:
     return metrics if metrics["finished"] else None
 
 
+def over(folder: Path, marks: Iterable[int]) -> bool:
+    """Whether a finished run has no recovery checkpoint any more, beyond which those trained with it may not be."""
+    steps = {int(p.name) for p in folder.glob("*") if p.name.isdigit()}
+    return steps <= {*marks, max(steps)}
+
+
 def restore_last(folder: Path, abstract: Any) -> Any:
     """The state of a run's newest checkpoint. Args: abstract, as of `Saver.restore`.
 

@@ -92,6 +92,22 @@ def test_what_diverged_is_failed_with_its_reason(tmp_path):
     assert "failed: cell bad: the loss was not finite" in text and "--retry_failed" in text
 
 
+def test_what_was_trained_with_one_that_diverged_goes_on(tmp_path):
+    trunk, bad = (cell(name, unit="trunk", phase="hot") for name in ("trunk", "bad"))
+    branches = [cell(f"of-{name}", unit="trunk", start=80, trunk=name) for name in ("trunk", "bad")]
+    (unit,) = plan(tmp_path, trunk, bad, *branches)
+    saved(tmp_path, trunk, STEPS, finished=True)
+    saved(tmp_path, bad, 30)
+    artifacts.write_sealed(tmp_path / "runs" / "bad" / "failed.json", {"reason": "cell bad: the loss was not finite"})
+    row = status.of_unit(tmp_path, unit)
+    assert row["state"] == "broken off" and row["flops_left"] == branches[0].own_flops
+    text, over = status.text(tmp_path)
+    assert not over and "failed: cell bad: the loss was not finite" in text and "--retry_failed" in text
+    saved(tmp_path, branches[0], STEPS, finished=True)
+    text, over = status.text(tmp_path)
+    assert over and "1 failed of 1 units" in text
+
+
 def test_losses_stand_by_length_and_size_as_they_come(tmp_path):
     grid = [
         *(cell(f"a{k}", size="40k", N_body=40_120) for k in range(2)),
