@@ -110,7 +110,6 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     o, lines, any_asked, there = config.outcome, [], False, Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
-    storage.fetch(there.events, artifacts.RECORD)
     method = settings.recalibration(o.recalibrate)
     for task in asked_tasks(config):
         recalibrated = method != prepared.NONE and task.kind == "binary"

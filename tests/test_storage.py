@@ -9,11 +9,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, storage, study
+from ehr_scaling.data import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
+from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import Bucket
@@ -89,6 +93,22 @@ def test_an_artifact_that_is_not_whole_in_the_bucket_is_made(tmp_path, machine):
     assert set(files(three / "events")) == {"x", artifacts.RECORD}
     with pytest.raises(UserError, match="was made from other inputs"):
         artifacts.build(three / "events", {"a": 2}, make)
+
+
+def test_whose_records_they_are_is_known_on_a_machine_that_has_nothing_yet(tmp_path, machine):
+    """As `launch.evaluate --show` asks, before anything else is brought."""
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+
+    def make(folder):
+        (folder / "metadata").mkdir(parents=True)
+        codes = {"code": ["LAB//1"], "description": ["Sodium"]}
+        pq.write_table(pa.table(codes), folder / "metadata" / "codes.parquet")
+        return {"name": "generated patients", "generated": True}
+
+    artifacts.build(Layout(one).events, {"a": 1}, make)
+    fan.check_open(inspection.events_record(two))
+    assert inspection.labels(Layout(two).events) == {"LAB//1": "Sodium"}
 
 
 def test_what_is_there_is_not_sent_again(bucket, machine, monkeypatch):
