@@ -286,6 +286,10 @@ def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
         storage.local("file://bucket/")
     with pytest.raises(UserError, match=r"--workdir=hdfs://x/y: take a folder, or a bucket of gs://, s3://"):
         storage.local("hdfs://x/y")
+    with pytest.raises(UserError, match=r"--x=GCS://x/y: take a folder"):
+        storage.local("GCS://x/y", "--x")
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "machine"))
+    assert storage.local(f"FILE://{tmp_path}/Study") == storage.local(f"file://{tmp_path}/Study")
 
     def missing(url, **options):
         raise ImportError("gcsfs")

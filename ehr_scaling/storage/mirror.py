@@ -24,22 +24,24 @@ CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder name
 RECORDS = ("artifact.json", CHECKPOINT)  # written last
 
 
-def local(workdir: str) -> Path:
+def local(workdir: str, flag: str = "--workdir") -> Path:
     """The folder to work in for a work directory that may be in a bucket: itself, or its mirror.
 
     Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors.
+    Args: flag, by which it was given.
     Raises: UserError for a scheme that is none of SCHEMES, one whose package is missing, and a bucket that cannot be
       listed.
     """
-    if not (match := re.match(r"([a-z][a-z0-9+.-]*)://", workdir)):
+    if not (match := re.match(r"([a-z][a-z0-9+.-]*)(://.*)", workdir, re.IGNORECASE)):
         return Path(workdir).absolute()
-    scheme, url = match[1], workdir.rstrip("/")
+    scheme = match[1].lower()
+    url = scheme + match[2].rstrip("/")
     if scheme not in SCHEMES:
-        raise UserError(f"--workdir={workdir}: take a folder, or a bucket of {', '.join(f'{s}://' for s in SCHEMES)}")
+        raise UserError(f"{flag}={workdir}: take a folder, or a bucket of {', '.join(f'{s}://' for s in SCHEMES)}")
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "mirrors"
     root = Path(os.environ.get("EHR_SCALING_MIRRORS", base))
     mirror = root / f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    Bucket(url).check()
+    Bucket(url).check(flag)
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     about = mirror / BUCKET
     if not about.exists():
