@@ -45,11 +45,17 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     return manifest.read(there.grid)
 
 
+def _fetch_results(workdir: Path) -> None:
+    """Bring what is known of the runs of a work directory in a bucket: losses, and which have failed."""
+    runs = Layout(workdir).runs
+    storage.fetch(runs, RESULTS)
+    storage.fetch(runs, f"*/{FAILED}", gone=True)
+
+
 def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run that did not fail. retry_failed: try those again."""
     there = Layout(workdir)
-    for pattern in (RESULTS, f"*/{FAILED}"):
-        storage.fetch(there.runs, pattern)
+    _fetch_results(workdir)
     planned = manifest.read(there.grid)
     if retry_failed:
         loop.retry(planned, workdir)
@@ -87,8 +93,7 @@ def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
 def to_score(workdir: Path) -> list[Cell]:
     """The cells of a grid but for trunks, and for those that diverged, or branch off from a trunk that did."""
     there = Layout(workdir)
-    for pattern in (RESULTS, f"*/{FAILED}"):
-        storage.fetch(there.runs, pattern)
+    _fetch_results(workdir)
     planned = manifest.read(there.grid)
     failed = {name for unit in units(planned) for name in loop.failed(unit, workdir)}
 
@@ -167,7 +172,7 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
     from ehr_scaling.analysis.report import report
 
     there = Layout(workdir)
-    storage.fetch(there.runs, RESULTS)
+    _fetch_results(workdir)
     storage.fetch(there.outcomes)
     storage.fetch(there.audit)
     records = {

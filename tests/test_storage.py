@@ -177,6 +177,23 @@ def test_what_has_gone_from_the_bucket_goes_here_too(tmp_path, machine):
     assert not kept[0].exists()
 
 
+def test_what_others_take_away_goes_here_by_its_pattern(tmp_path, machine):
+    """As where a run that failed is tried again on another machine."""
+    url = buckets.url("file", tmp_path)
+    one, two = (machine(url, k) / "runs" for k in (1, 2))
+    for cell in ("a", "b", "c"):
+        write(one / cell / "failed.json", "{}")
+    write(one / "a" / "metrics.jsonl", "{}")
+    storage.store(one)
+    storage.fetch(two, "*/failed.json")
+    for cell in ("a", "b"):
+        storage.forget(two / cell / "failed.json")
+    storage.forget(two / "a" / "metrics.jsonl")
+    write(one / "b" / "failed.json", "it has failed again")
+    storage.fetch(one, "*/failed.json", gone=True)
+    assert set(files(one)) == {"a/metrics.jsonl", "b/failed.json", "c/failed.json"}
+
+
 def test_a_finished_run_that_could_not_be_handed_over_is_the_next_time(tmp_path, machine):
     url = buckets.url("file", tmp_path)
     one, two = machine(url, 1), machine(url, 2)

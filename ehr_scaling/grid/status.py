@@ -177,7 +177,7 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
 
     storage.fetch(Layout(workdir).runs, "*metrics/metrics")
     storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
-    storage.fetch(Layout(workdir).runs, f"*/{FAILED}")
+    storage.fetch(Layout(workdir).runs, f"*/{FAILED}", gone=True)
     every = units(manifest.read(Layout(workdir).grid))
     statuses = of_units(workdir, every)
     rows = list(zip(every, statuses, strict=True))

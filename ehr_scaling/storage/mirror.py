@@ -49,11 +49,12 @@ def local(workdir: str, flag: str = "--workdir") -> Path:
     return mirror.absolute()
 
 
-def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
+def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool = False) -> None:
     """Bring what the bucket has of the file or folder `path` and is not here, or is another version here.
 
     A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
-    that was there, and is not any more, goes here too where `path` is its own.
+    that was there, and is not any more, goes here too where `path` is its own, or with `gone`: for what others take
+    away, since an object that was just written may not be listed yet.
 
     Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
     Raises: UserError where the bucket does not answer.
@@ -63,9 +64,11 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
     bucket, root = mirror
     wanted = []
     listed = bucket.list(_key(root, path))
-    if not listed and path.is_file() and (note := _note(root, _key(root, path))).is_file():
-        path.unlink()
-        note.unlink()
+    for file in [path] if path.is_file() else path.glob(pattern) if gone else ():
+        key = _key(root, file)
+        if key not in listed and (note := _note(root, key)).is_file() and (file == path or not _changed(root, key)):
+            file.unlink(missing_ok=True)  # another process of this machine may do the same
+            note.unlink(missing_ok=True)
     for key, about in _whole(listed).items():
         if not overwrite and _changed(root, key):
             continue
