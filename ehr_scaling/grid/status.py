@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ehr_scaling import storage
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell, Unit, lost, units
-from ehr_scaling.grid.executors import claims
+from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import FAILED, Layout
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-STATES = ("running", "broken off", "waiting", "failed", "finished")
+STATES = ("running", "queued", "broken off", "waiting", "failed", "finished")
 _FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
 _MOST_ROWS = 40  # of units; a terminal shows no more
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
@@ -52,8 +52,8 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
-    """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid;
-    reason, why cells of it failed, as the unit has where no other is left; losses, of finished cells by their ids.
+    """state (of STATES, but for queued), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time),
+    host, pid; reason, why cells of it failed, as the unit has where no other is left; losses, of finished cells by ids.
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
@@ -180,6 +180,9 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
     storage.fetch(Layout(workdir).runs, f"*/{FAILED}", gone=True)
     every = units(manifest.read(Layout(workdir).grid))
     statuses = of_units(workdir, every)
+    if any(row["state"] == "broken off" for row in statuses) and slurm.waits(workdir):
+        # Which tasks wait is not told by unit: what was cancelled alone is called so too
+        statuses = [row | {"state": "queued"} if row["state"] == "broken off" else row for row in statuses]
     rows = list(zip(every, statuses, strict=True))
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False)

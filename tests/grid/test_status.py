@@ -1,6 +1,7 @@
 """The status of a sweep is read from its files, while it runs, without JAX."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest, status
 from ehr_scaling.grid.cell import units
-from ehr_scaling.grid.executors import claims
+from ehr_scaling.grid.executors import claims, slurm
 from tests import blank
 
 STEPS, TOKENS = 100, 6400
@@ -106,6 +107,25 @@ def test_what_was_trained_with_one_that_diverged_goes_on(tmp_path):
     saved(tmp_path, branches[0], STEPS, finished=True)
     text, over = status.text(tmp_path)
     assert over and "1 failed of 1 units" in text
+
+
+def test_what_slurm_has_requeued_is_queued(tmp_path, monkeypatch):
+    """By a squeue that lists a task of this sweep, then none."""
+    workdir, tools = tmp_path / "w", tmp_path / "bin"
+    for folder in (workdir / "slurm", tools):
+        folder.mkdir(parents=True)
+    grid = [cell(name) for name in ("saved", "waiting")]
+    plan(workdir, *grid)
+    saved(workdir, grid[0], 30)
+    (tools / "squeue").write_text(
+        f'#!/bin/sh\ncase "$*" in *{slurm._name(workdir, "sweep")}*) cat {tools}/tasks;; esac\n'
+    )
+    (tools / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    (tools / "tasks").write_text("7_0 gpu sweep PD\n")
+    assert "1 queued, 1 waiting of 2 units" in status.text(workdir)[0]
+    (tools / "tasks").write_text("")
+    assert "1 broken off, 1 waiting of 2 units" in status.text(workdir)[0]
 
 
 def test_losses_stand_by_length_and_size_as_they_come(tmp_path):
