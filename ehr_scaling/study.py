@@ -3,6 +3,7 @@
 What takes a second to import, scoring and the report, is imported when its stage comes: mistakes are told before.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,8 +62,11 @@ def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> l
         loop.retry(planned, workdir)
 
     def finished() -> list[dict[str, Any]]:
-        results = (checkpoint.result(there.run(cell.id)) for cell in planned)
-        return [metrics for metrics in results if metrics is not None]
+        done = []
+        for cell in planned:
+            with contextlib.suppress(RunFailed):  # damaged, which has been told
+                done.append(checkpoint.result(there.run(cell.id)))
+        return [metrics for metrics in done if metrics is not None]
 
     try:
         executors.run(

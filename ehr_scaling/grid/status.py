@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ehr_scaling import storage
+from ehr_scaling import artifacts, storage
+from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell, Unit, lost, units
 from ehr_scaling.grid.executors import claims, slurm
@@ -19,17 +20,28 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STATES = ("running", "queued", "broken off", "waiting", "failed", "finished")
-_FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
+_FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason", "damage")
 _MOST_ROWS = 40  # of units; a terminal shows no more
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """What stands beside the newest checkpoint of a run, or None when there is none that can be read."""
+    """What stands beside the newest checkpoint of a run, or None when there is none.
+
+    Raises: UserError where it is damaged; one that is missing may be on its way out, and is passed over.
+    """
     steps = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
     for step in steps:
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            return dict(json.loads((folder / str(step) / "metrics" / "metrics").read_text(encoding="utf-8")))
+        path, remedy = folder / str(step) / "metrics" / "metrics", f"delete {folder} to train the cell again"
+        try:
+            metrics = artifacts.read_json(path, remedy)
+        except UserError:
+            if path.is_file():
+                raise
+            continue
+        if not isinstance(metrics, dict):
+            raise UserError(f"{path} is damaged: {remedy}")
+        return metrics
     return None
 
 
@@ -53,7 +65,8 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     """state (of STATES, but for queued), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time),
-    host, pid; reason, why cells of it failed, as the unit has where no other is left; losses, of finished cells by ids.
+    host, pid; reason and damage, why cells of it failed, as the unit has where no other is left; losses, of finished
+    cells by ids.
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
@@ -63,14 +76,20 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
     folders = {cell.id: Layout(workdir).run(cell.id) for cell in unit}
-    results = {name: newest(folder) for name, folder in folders.items()}
-    unfinished = [cell for cell in unit if not (results[cell.id] or {}).get("finished")]
+    results: dict[str, dict[str, Any] | None] = dict.fromkeys(folders)
     failed: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    for name, folder in folders.items():
+        try:
+            results[name] = newest(folder)
+        except UserError as e:
+            damaged[name] = str(e)
+    unfinished = [cell for cell in unit if not (results[cell.id] or {}).get("finished")]
     for cell in unfinished:
         with contextlib.suppress(OSError, ValueError, KeyError):
             failed[cell.id] = json.loads((folders[cell.id] / FAILED).read_text(encoding="utf-8"))["reason"]
-    left_out = lost(unfinished, failed)
-    facts["reason"] = "; ".join(dict.fromkeys(left_out.values())) or None
+    left_out = lost(unfinished, failed | damaged)
+    facts |= {"reason": "; ".join(failed.values()) or None, "damage": "; ".join(damaged.values()) or None}
     for cell in unit:
         saved, line = results[cell.id], last_line(folders[cell.id])
         if saved is not None and saved.get("finished"):
@@ -200,9 +219,9 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
     left = sum(row["flops_left"] for row in statuses if row["state"] != "failed")
     eta = f", about {duration(left / speed)} left" if speed and left else ""
     console.print(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
-    for _, row in rows:
-        if row["reason"]:
-            console.print(f"failed: {row['reason']}", markup=False, soft_wrap=True)
+    for kind, name in (("failed", "reason"), ("damaged", "damage")):
+        for told in (row[name] for _, row in rows if row[name]):
+            console.print(f"{kind}: {told}", markup=False, soft_wrap=True)
     if any(row["reason"] for row in statuses):
         console.print("what failed is left out until launch.sweep --retry_failed", soft_wrap=True)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -109,6 +109,18 @@ def test_what_was_trained_with_one_that_diverged_goes_on(tmp_path):
     assert over and "1 failed of 1 units" in text
 
 
+def test_a_damaged_result_is_told_with_what_to_do(tmp_path):
+    """The sweep leaves it out until it is deleted."""
+    grid = [cell(name) for name in ("done", "bad")]
+    plan(tmp_path, *grid)
+    for one in grid:
+        saved(tmp_path, one, STEPS, finished=True)
+    (tmp_path / "runs" / "bad" / str(STEPS) / "metrics" / "metrics").write_text('{"finished": tr')
+    text, over = status.text(tmp_path)
+    assert over and "1 failed, 1 finished of 2 units" in text and "retry_failed" not in text
+    assert "damaged: " in text and f"delete {tmp_path}/runs/bad to train the cell again" in text
+
+
 def test_what_slurm_has_requeued_is_queued(tmp_path, monkeypatch):
     """By a squeue that lists a task of this sweep, then none."""
     workdir, tools = tmp_path / "w", tmp_path / "bin"

@@ -37,6 +37,12 @@ def test_the_others_are_trained_and_scored_and_it_is_tried_again_on_demand(workd
     assert f"left out: cell {first.id}: the loss was not finite" in capsys.readouterr().err
     assert study.to_score(workdir) == [second]
     assert {m["id"] for m in study.train(config, workdir, retry_failed=True)} == {first.id, second.id}
+    (metrics,) = Layout(workdir).run(first.id).glob("*/metrics/metrics")
+    whole = metrics.read_text()
+    metrics.write_text(whole[:-9])
+    assert [m["id"] for m in study.train(config, workdir)] == [second.id]
+    assert f"delete {Layout(workdir).run(first.id)} to train the cell again" in capsys.readouterr().err
+    metrics.write_text(whole)
     fail(workdir, first)  # of a machine that has not heard of the second try
     assert study.to_score(workdir) == [first, second]
 
