@@ -24,6 +24,12 @@ def requested() -> bool:
     return _asked.is_set()
 
 
+def check() -> None:
+    """Raises Preempted where `requested`: for work whose parts are kept, or are made anew, between two of them."""
+    if requested():
+        raise Preempted(SAVED)
+
+
 def requested_anywhere() -> bool:
     """Whether any process of `jax.distributed` was asked to end: all of them learn it at the same call.
 

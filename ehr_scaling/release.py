@@ -45,7 +45,6 @@ def release(workdir: Path, out: Path, cell: str | None = None) -> dict[str, Any]
     storage.fetch(there.initial(chosen.size), artifacts.RECORD)
     chosen = replace(chosen, generated=initial.of_generated(chosen, workdir))
     result = checkpoint.result(there.run(chosen.id)) or {}
-    storage.fetch(there.events, artifacts.RECORD)
     storage.fetch(there.timelines)
     vocabulary = timelines.vocabulary(workdir)
     source = artifacts.record(there.timelines)["fingerprint"]

@@ -3,6 +3,8 @@
 What takes a second to import, scoring and the report, is imported when its stage comes: mistakes are told before.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from ml_collections import ConfigDict
 from ehr_scaling import artifacts, provenance, settings, storage, warm_start
 from ehr_scaling.analysis.options import Options, silent
 from ehr_scaling.data import pipeline
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import FAILED, RESULTS, Layout
@@ -44,24 +46,43 @@ def plan(config: ConfigDict, points: Points, workdir: Path) -> list[Cell]:
     return manifest.read(there.grid)
 
 
+def _fetch_results(workdir: Path) -> None:
+    """Bring what is known of the runs of a work directory in a bucket: losses, and which have failed."""
+    runs = Layout(workdir).runs
+    storage.fetch(runs, RESULTS)
+    storage.fetch(runs, f"*/{FAILED}", gone=True)
+
+
 def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> list[dict[str, Any]]:
     """grid/ and packed/ → runs/. Returns the metrics of every run that did not fail. retry_failed: try those again."""
     there = Layout(workdir)
-    for pattern in (RESULTS, f"*/{FAILED}"):
-        storage.fetch(there.runs, pattern)
+    _fetch_results(workdir)
     planned = manifest.read(there.grid)
     if retry_failed:
         loop.retry(planned, workdir)
-    done = executors.run(
-        loop.job,
-        units(planned),
-        workdir,
-        workers=cost.workers(config.workers, planned),
-        title="training",
-        done=loop.finished,
-        before=loop.verify,
-    )
-    return [metrics for unit in done for metrics in unit or ()]
+
+    def finished() -> list[dict[str, Any]]:
+        done = []
+        for cell in planned:
+            with contextlib.suppress(RunFailed):  # damaged, which has been told
+                done.append(checkpoint.result(there.run(cell.id)))
+        return [metrics for metrics in done if metrics is not None]
+
+    try:
+        executors.run(
+            loop.job,
+            units(planned),
+            workdir,
+            workers=cost.workers(config.workers, planned),
+            title="training",
+            done=loop.finished,
+            before=loop.verify,
+        )
+    except RunFailed as e:  # of each unit something did: what was trained beside it is there
+        if not finished():
+            raise
+        print(f"warning: left out: {e}", file=sys.stderr, flush=True)
+    return finished()
 
 
 def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
@@ -74,12 +95,11 @@ def asked_tasks(config: ConfigDict) -> list[tasks.Task]:
 
 
 def to_score(workdir: Path) -> list[Cell]:
-    """The cells of a grid but for trunks, and for those that were not through when one of their unit diverged."""
+    """The cells of a grid but for trunks, and for those that diverged, or branch off from a trunk that did."""
     there = Layout(workdir)
-    for pattern in (RESULTS, f"*/{FAILED}"):
-        storage.fetch(there.runs, pattern)
+    _fetch_results(workdir)
     planned = manifest.read(there.grid)
-    failed = {cell.id for unit in units(planned) if loop.failed(unit, workdir) is not None for cell in unit}
+    failed = {name for unit in units(planned) for name in loop.failed(unit, workdir)}
 
     def has_come_to_its_end(cell: Cell) -> bool:
         return cell.id not in failed or checkpoint.result(there.run(cell.id)) is not None
@@ -99,7 +119,6 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     o, lines, any_asked, there = config.outcome, [], False, Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
-    storage.fetch(there.events, artifacts.RECORD)
     method = settings.recalibration(o.recalibrate)
     for task in asked_tasks(config):
         recalibrated = method != prepared.NONE and task.kind == "binary"
@@ -157,7 +176,7 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
     from ehr_scaling.analysis.report import report
 
     there = Layout(workdir)
-    storage.fetch(there.runs, RESULTS)
+    _fetch_results(workdir)
     storage.fetch(there.outcomes)
     storage.fetch(there.audit)
     records = {

@@ -95,7 +95,7 @@ def _shape(shape: sizes.Shape, tied: bool, mixing: str) -> str:
 def _donor(init_from: str, size: str) -> Saved:
     match = re.fullmatch(r"(.+):([0-9a-f]{16})", init_from)
     where, cell = match.groups() if match else (init_from, None)
-    folder = storage.local(where)
+    folder = storage.local(where, "--config.training.init_from")
     if saved.is_export(folder) and cell is None:
         return saved.of_export(folder)
     storage.fetch(Layout(folder).grid)

@@ -263,12 +263,17 @@ def own_flags(message: str, names: Mapping[str, str]) -> str:
     return re.sub(r"""--config\.((?:\w+\.)*\w+(?:=(?:"[^"]*"|[^\s,;:()]+))?)""", r"config.\1 of the study", message)
 
 
+_IN_BUCKETS = ("workdir", "config.training.init_from")  # flags that may name one
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
 def _refuse_buckets() -> None:
     """Paths that look like a bucket's would be folders of that name here."""
     for name in flags.FLAGS:
         value = flags.FLAGS[name].value
-        if isinstance(value, str) and re.match(r"(gs|s3|az|abfs|hdfs)://", value) and name != "workdir":
-            raise UserError(f"--{name}={value}: only --workdir can be in a bucket; copy it here, or mount it")
+        for given in value if isinstance(value, list) else [value]:
+            if isinstance(given, str) and _ADDRESS.match(given) and name not in _IN_BUCKETS and name[-3:] != "url":
+                raise UserError(f"--{name}={given}: only --workdir can be in a bucket; copy it here, or mount it")
 
 
 def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> None:

@@ -15,6 +15,7 @@ import shlex
 from absl import flags
 
 from ehr_scaling import layout, settings
+from ehr_scaling.errors import UserError
 
 from . import common
 
@@ -24,10 +25,22 @@ RUNNER = flags.DEFINE_string("runner", None, "Beam runner: DirectRunner, DaskRun
 BEAM = flags.DEFINE_string("beam", "", "More flags for the Beam pipeline, as one string.")
 
 
+def beam_flags() -> tuple[str, ...]:
+    """--runner and --beam as the flags of a pipeline; none where neither is given."""
+    if not RUNNER.value:
+        if BEAM.value:
+            raise UserError("--beam has flags of a Beam pipeline, and without a runner there is none: give --runner")
+        return ()
+    try:
+        return (f"--runner={RUNNER.value}", *shlex.split(BEAM.value))
+    except ValueError as e:
+        raise UserError(f"--beam={BEAM.value}: {str(e).lower()}: quote it as a shell would") from None
+
+
 def main() -> None:
     config, _, workdir = common.read_flags()
-    if RUNNER.value:
-        config.data.beam = (f"--runner={RUNNER.value}", *shlex.split(BEAM.value))
+    if flags_of_beam := beam_flags():
+        config.data.beam = flags_of_beam
     common.begin(config, workdir, makes=True)
     from ehr_scaling.data import pipeline  # not above: --help would wait for it
 

@@ -19,6 +19,7 @@ from absl import flags
 
 from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY, UserError
+from ehr_scaling.layout import RESULTS, Layout
 
 from . import log
 from .common import run
@@ -59,6 +60,14 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def trained(folders: dict[str, Path]) -> list[str]:
+    """The rungs that were trained, brought from the bucket where there is one: some may be of other machines."""
+    for folder in map(Layout, folders.values()):
+        storage.fetch(folder.runs, RESULTS)
+        storage.fetch(folder.outcomes)
+    return [name for name, folder in folders.items() if Layout(folder).runs.is_dir()]
+
+
 def main() -> None:
     if WORKDIR.value is None:
         show()
@@ -88,7 +97,7 @@ def main() -> None:
         study.train(config, folders[name])
         if SCORE.value:
             study.score(config, folders[name])
-    there = [name for name in recipes.CHANGES if (folders[name] / "runs").is_dir()]
+    there = trained(folders)
     rungs = [ladder.Rung(name, folders[name], recipes.CHANGES[name].on) for name in there]
     if {recipes.FIRST, recipes.TOP} <= set(there):
         rungs.append(ladder.Rung("the whole ladder", folders[recipes.TOP], recipes.FIRST))

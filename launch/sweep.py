@@ -69,19 +69,28 @@ def show_status(workdir: Path) -> None:
 def print_command() -> None:
     from ehr_scaling.grid.executors import pods
 
+    workdir = flags.FLAGS.workdir
+    in_bucket = "://" in (workdir or "")
     if EXECUTOR.value == "tpu-pod":
+        if workdir is None:
+            raise UserError("--executor=tpu-pod needs --workdir: a folder that all hosts see, as by NFS")
+        if in_bucket and POD_CHIPS.value is None:
+            raise UserError(
+                "--executor=tpu-pod makes all hosts one program, which needs a --workdir on a file system that they "
+                "share: give that, or --pod_chips, with which each host works for itself"
+            )
         where = {"name": needed(POD_NAME), "zone": needed(POD_ZONE), "folder": needed(POD_FOLDER)}
         print(pods.tpu_pod(sys.argv[1:], project=POD_PROJECT.value, chips=POD_CHIPS.value, **where))
         return
-    if flags.FLAGS.workdir is None:
+    if workdir is None:
         raise UserError("--executor=gke needs --workdir: the folder in the container where --gke_volume is mounted")
-    if "://" in flags.FLAGS.workdir:
+    if in_bucket:
         raise UserError("--executor=gke mounts --gke_volume at --workdir: give that folder, not a bucket")
     manifest = pods.gke(
         sys.argv[1:],
         name=GKE_NAME.value,
         image=needed(GKE_IMAGE),
-        workdir=Path(flags.FLAGS.workdir),
+        workdir=Path(workdir),
         volume=needed(GKE_VOLUME),
         accelerator=needed(GKE_ACCELERATOR),
         topology=GKE_TOPOLOGY.value,

@@ -47,7 +47,7 @@ MARKED = {
     r"gs://BUCKET": "credentials of a bucket; tests/test_storage.py runs studies on an emulator",
     r"--executor=slurm": "a cluster",
     r"--coordinator=host0|xpk|gcloud|kubectl|--distributed": "several machines",
-    r"FlinkRunner|SparkRunner|DaskRunner|DataflowRunner": "a cluster; tests/data/test_beam.py has Dask on one machine",
+    r"FlinkRunner|SparkRunner|DaskRunner|DataflowRunner": "a cluster; tests/data/test_pipeline.py has Dask on one",
     r"torch_peer|--torch_python": "PyTorch, of the extra bench",
     r"launch\.bench accelerator": "a GPU",
     r"wandb:PROJECT": "an account of Weights & Biases; tests/test_publish.py has a stand-in",
@@ -142,8 +142,10 @@ def test_a_command_is_run_or_marked(command):
     assert named and (named[2] or named[1] in (*COMMANDS, "console")), SHOWN[command]
 
 
-def test_each_mark_is_of_a_command():
+def test_each_mark_is_of_a_command_and_names_tests_that_are_there():
     assert not [pattern for pattern in MARKED if not any(re.search(pattern, command) for command in SHOWN)]
+    named = re.findall(r"tests/[\w/]+\.py", " ".join(MARKED.values()))
+    assert named and not [path for path in named if not (ROOT / path).is_file()]
 
 
 def test_extras_are_there():

@@ -9,11 +9,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, storage, study
+from ehr_scaling.data import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
+from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import Bucket
@@ -91,6 +95,22 @@ def test_an_artifact_that_is_not_whole_in_the_bucket_is_made(tmp_path, machine):
         artifacts.build(three / "events", {"a": 2}, make)
 
 
+def test_whose_records_they_are_is_known_on_a_machine_that_has_nothing_yet(tmp_path, machine):
+    """As `launch.evaluate --show` asks, before anything else is brought."""
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+
+    def make(folder):
+        (folder / "metadata").mkdir(parents=True)
+        codes = {"code": ["LAB//1"], "description": ["Sodium"]}
+        pq.write_table(pa.table(codes), folder / "metadata" / "codes.parquet")
+        return {"name": "generated patients", "generated": True}
+
+    artifacts.build(Layout(one).events, {"a": 1}, make)
+    fan.check_open(inspection.events_record(two))
+    assert inspection.labels(Layout(two).events) == {"LAB//1": "Sodium"}
+
+
 def test_what_is_there_is_not_sent_again(bucket, machine, monkeypatch):
     one = machine(bucket, 1)
     write(one / "events" / "x", "1")
@@ -157,6 +177,23 @@ def test_what_has_gone_from_the_bucket_goes_here_too(tmp_path, machine):
     assert not kept[0].exists()
 
 
+def test_what_others_take_away_goes_here_by_its_pattern(tmp_path, machine):
+    """As where a run that failed is tried again on another machine."""
+    url = buckets.url("file", tmp_path)
+    one, two = (machine(url, k) / "runs" for k in (1, 2))
+    for cell in ("a", "b", "c"):
+        write(one / cell / "failed.json", "{}")
+    write(one / "a" / "metrics.jsonl", "{}")
+    storage.store(one)
+    storage.fetch(two, "*/failed.json")
+    for cell in ("a", "b"):
+        storage.forget(two / cell / "failed.json")
+    storage.forget(two / "a" / "metrics.jsonl")
+    write(one / "b" / "failed.json", "it has failed again")
+    storage.fetch(one, "*/failed.json", gone=True)
+    assert set(files(one)) == {"a/metrics.jsonl", "b/failed.json", "c/failed.json"}
+
+
 def test_a_finished_run_that_could_not_be_handed_over_is_the_next_time(tmp_path, machine):
     url = buckets.url("file", tmp_path)
     one, two = machine(url, 1), machine(url, 2)
@@ -166,6 +203,31 @@ def test_a_finished_run_that_could_not_be_handed_over_is_the_next_time(tmp_path,
     write(folder / "files.json", "{}")
     assert loop.finished([blank.cell("a")], two) is None
     assert loop.finished([blank.cell("a")], one) == loop.finished([blank.cell("a")], two) == [{"finished": True}]
+
+
+def test_a_machine_that_lost_its_run_sends_nothing_of_it_again(tmp_path, machine):
+    """It was killed, another one finished the run, and the same command is started on it anew."""
+    url = buckets.url("file", tmp_path)
+    one, two = (Layout(machine(url, k)).run("a") for k in (1, 2))
+    checkpoint.Saver(one).close()  # what it imports and makes
+    for file in ("10/metrics/metrics", "10/files.json", "metrics.jsonl", "failed.json"):
+        write(one / file, "1\n")
+    storage.store(one)
+    storage.fetch(two)
+    write(one / "metrics.jsonl", "1\n2\n")  # beyond its last checkpoint
+    write(one / "20.orbax-checkpoint-tmp" / "metrics", "")
+    write(two / "metrics.jsonl", "1\n2\n3\n4\n")
+    (two / "40" / "metrics").mkdir(parents=True)
+    artifacts.write_sealed(two / "40" / "metrics" / "metrics", {"finished": True})
+    write(two / "40" / "files.json", "{}")
+    storage.store(two)
+    for gone in ("10", "failed.json"):
+        storage.forget(two / gone)
+    there = Bucket(url).list("")
+    assert len(there) == 3
+    assert loop.finished([blank.cell("a")], one.parent.parent) == [{"finished": True}]
+    checkpoint.Saver(one).close()  # who reads it hands nothing over
+    assert Bucket(url).list("") == there
 
 
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
@@ -241,6 +303,10 @@ def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
         storage.local("file://bucket/")
     with pytest.raises(UserError, match=r"--workdir=hdfs://x/y: take a folder, or a bucket of gs://, s3://"):
         storage.local("hdfs://x/y")
+    with pytest.raises(UserError, match=r"--x=GCS://x/y: take a folder"):
+        storage.local("GCS://x/y", "--x")
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "machine"))
+    assert storage.local(f"FILE://{tmp_path}/Study") == storage.local(f"file://{tmp_path}/Study")
 
     def missing(url, **options):
         raise ImportError("gcsfs")
@@ -325,6 +391,10 @@ def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucke
     killed.wait()
     assert other.wait(timeout=240) == 0, other.communicate()[1]
     assert kept
+    there = {key: about["version"] for key, about in Bucket(bucket).list("runs").items()}
+    again = sweep(bucket, tmp_path / "machine1")
+    assert again.wait(timeout=240) == 0, again.communicate()[1]
+    assert {key: about["version"] for key, about in Bucket(bucket).list("runs").items()} == there
     here = machine(bucket, 3)
     storage.fetch(Layout(here).runs)
     for cell in planned:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_scaling import artifacts
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, packing, static_context, timelines
 from ehr_scaling.data.presets.rule import normalise
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
@@ -125,11 +125,12 @@ def gather(workdir: Path, split: str) -> Facts:
 
 
 def events_record(workdir: Path) -> Record:
-    """The record of events/, which says whose the timelines beside it are; empty where there is none.
+    """The record of events/, which says whose the timelines beside it are; empty where there is none, also in a bucket.
 
     Raises: UserError where it is not that of the events from which the timelines were made, and cannot speak for them.
     """
     there = Layout(workdir)
+    storage.fetch(there.events, artifacts.RECORD)
     events, tokenized = record(there.events), record(there.timelines)
     if events and tokenized and tokenized["inputs"].get("events") != events["fingerprint"]:
         raise UserError(
@@ -169,6 +170,7 @@ def context_names(vocabulary: Vocabulary) -> list[str]:
 def labels(events: Path) -> dict[str, str]:
     """Descriptions in metadata/codes.parquet, by code as the tokenizer's rules spell it."""
     path = events / "metadata" / "codes.parquet"
+    storage.fetch(path)
     if not path.is_file():
         return {}
     table = pq.read_table(path, columns=["code", "description"])

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ehr_scaling.artifacts import read_json, write_json, write_text
-from ehr_scaling.errors import UserError, first_line, needs
+from ehr_scaling.errors import Preempted, UserError, first_line, needs
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -121,12 +121,23 @@ def _beam(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], flag
         pipeline = beam.Pipeline(options=PipelineOptions([more for flag in flags for more in _MORE.get(flag, (flag,))]))
     except (ValueError, ImportError, AttributeError) as e:
         raise UserError(f"--runner: {first_line(e)}: see --beam, and the runner's own package") from None
-    with pipeline:
-        # Numbers alone: a runner may have a meaning of its own for other elements (Dask calls what begins a tuple).
-        # Reshuffle: without it a runner may fuse all units into one worker.
-        numbers = pipeline | beam.Create(list(range(len(todo)))) | beam.Reshuffle()
-        numbers | beam.Map(partial(_attempt, function, todo))
+    try:
+        with pipeline:
+            # Numbers alone: a runner may have a meaning of its own for other elements (Dask calls what begins a tuple).
+            # Reshuffle: without it a runner may fuse all units into one worker.
+            numbers = pipeline | beam.Create(list(range(len(todo)))) | beam.Reshuffle()
+            numbers | beam.Map(partial(_attempt, function, todo))
+    except Preempted:
+        raise
+    except Exception as e:  # runners share no base class
+        of_units = [broken for _, record in todo if (broken := _broken(record)).is_file()]
+        for broken in of_units:
+            broken.unlink()
+        if of_units:
+            raise
+        raise UserError(f"--runner: {first_line(e)}: see --beam, whether the runner answers, and its log") from None
     for _, record in todo:
+        _broken(record).unlink(missing_ok=True)  # of an attempt after which the runner made another
         if (error := _error(record)).is_file():
             text = error.read_text(encoding="utf-8")
             error.unlink()
@@ -137,6 +148,11 @@ def _error(record: Path) -> Path:
     return record.with_name(f"{record.name}.error")
 
 
+def _broken(record: Path) -> Path:
+    """Where a unit leaves that an error is of its own and not of the runner, which may wrap both alike."""
+    return record.with_name(f"{record.name}.broken")
+
+
 def _attempt(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], number: int) -> None:
     """A runner would retry a user's mistake, and wrap it in pages of traces: it travels as a file instead."""
     item, record = todo[number]
@@ -145,3 +161,7 @@ def _attempt(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], n
     except UserError as e:
         record.parent.mkdir(parents=True, exist_ok=True)
         write_text(_error(record), str(e))
+    except Exception:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        _broken(record).touch()
+        raise

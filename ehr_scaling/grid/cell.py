@@ -144,6 +144,14 @@ def units(cells: list[Cell]) -> list[Unit]:
     return [sorted(unit, key=lambda cell: (cell.phase != "hot", cell.start)) for unit in grouped.values()]
 
 
+def lost(unit: Unit, failed: Mapping[str, str]) -> dict[str, str]:
+    """Why cells of a unit cannot be trained, by their ids: they failed, or the trunk did that they branch off from.
+
+    Args: failed, the reason of each cell that did.
+    """
+    return {cell.id: reason for cell in unit if (reason := failed.get(cell.id) or failed.get(cell.trunk))}
+
+
 def ensembles(unit: Unit) -> list[list[Cell]]:
     """The parts of a unit, in order: members that are trained together from the same step to the same step."""
     parts: dict[tuple[str, int, int], list[Cell]] = {}

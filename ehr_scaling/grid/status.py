@@ -9,27 +9,39 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ehr_scaling import storage
+from ehr_scaling import artifacts, storage
+from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.grid.cell import Cell, Unit, units
-from ehr_scaling.grid.executors import claims
+from ehr_scaling.grid.cell import Cell, Unit, lost, units
+from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import FAILED, Layout
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-STATES = ("running", "broken off", "waiting", "failed", "finished")
-_FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason")
+STATES = ("running", "queued", "broken off", "waiting", "failed", "finished")
+_FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason", "damage")
 _MOST_ROWS = 40  # of units; a terminal shows no more
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """What stands beside the newest checkpoint of a run, or None when there is none that can be read."""
+    """What stands beside the newest checkpoint of a run, or None when there is none.
+
+    Raises: UserError where it is damaged; one that is missing may be on its way out, and is passed over.
+    """
     steps = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
     for step in steps:
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            return dict(json.loads((folder / str(step) / "metrics" / "metrics").read_text(encoding="utf-8")))
+        path, remedy = folder / str(step) / "metrics" / "metrics", f"delete {folder} to train the cell again"
+        try:
+            metrics = artifacts.read_json(path, remedy)
+        except UserError:
+            if path.is_file():
+                raise
+            continue
+        if not isinstance(metrics, dict):
+            raise UserError(f"{path} is damaged: {remedy}")
+        return metrics
     return None
 
 
@@ -52,8 +64,9 @@ def last_line(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 
 def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
-    """state (of STATES), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time), host, pid; of a
-    unit that failed, the reason; losses, of finished cells by their ids.
+    """state (of STATES, but for queued), done (cells), step, steps, loss, tokens_per_second, eta (s), seen (Unix time),
+    host, pid; reason and damage, why cells of it failed, as the unit has where no other is left; losses, of finished
+    cells by ids.
 
     step, steps, loss and the rate are of the cell that is being trained; what is not known is None.
     """
@@ -62,11 +75,23 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     losses = {}
     left: dict[tuple[Any, ...], float] = {}  # tokens, of runs that are trained one after another
     flops = 0.0
-    for cell in unit:
-        folder = Layout(workdir).run(cell.id)
+    folders = {cell.id: Layout(workdir).run(cell.id) for cell in unit}
+    results: dict[str, dict[str, Any] | None] = dict.fromkeys(folders)
+    failed: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    for name, folder in folders.items():
+        try:
+            results[name] = newest(folder)
+        except UserError as e:
+            damaged[name] = str(e)
+    unfinished = [cell for cell in unit if not (results[cell.id] or {}).get("finished")]
+    for cell in unfinished:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            facts["reason"] = json.loads((folder / FAILED).read_text(encoding="utf-8"))["reason"]
-        saved, line = newest(folder), last_line(folder)
+            failed[cell.id] = json.loads((folders[cell.id] / FAILED).read_text(encoding="utf-8"))["reason"]
+    left_out = lost(unfinished, failed | damaged)
+    facts |= {"reason": "; ".join(failed.values()) or None, "damage": "; ".join(damaged.values()) or None}
+    for cell in unit:
+        saved, line = results[cell.id], last_line(folders[cell.id])
         if saved is not None and saved.get("finished"):
             done += 1
             losses[cell.id] = saved.get("validation_loss")
@@ -74,8 +99,9 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
         step = max(saved["step"] if saved else 0, line[0]["step"] if line else 0, cell.start)
         share = (cell.steps - step) / max(cell.steps - cell.start, 1)
         together = (cell.start, cell.steps)  # members of one program go forward side by side
-        left[together] = max(left.get(together, 0.0), cell.own_tokens * share)
-        flops += cell.own_flops * share
+        if cell.id not in left_out:
+            left[together] = max(left.get(together, 0.0), cell.own_tokens * share)
+            flops += cell.own_flops * share
         if (saved or line) and facts["step"] is None:
             begun = True
             facts |= {"step": step, "steps": cell.steps}
@@ -83,7 +109,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
                 facts |= {name: line[0].get(name) for name in ("loss", "tokens_per_second")} | {"seen": line[1]}
     holder = claims.holder(workdir, unit)
     state = "finished" if done == len(unit) else "running" if holder else "broken off" if begun or done else "waiting"
-    if facts["reason"] and state not in ("finished", "running"):
+    if left_out and len(left_out) == len(unfinished) and state != "running":
         state = "failed"
     if state == "running":
         facts |= {"host": holder["host"], "pid": holder["pid"]} if holder else {}
@@ -170,9 +196,12 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
 
     storage.fetch(Layout(workdir).runs, "*metrics/metrics")
     storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
-    storage.fetch(Layout(workdir).runs, f"*/{FAILED}")
+    storage.fetch(Layout(workdir).runs, f"*/{FAILED}", gone=True)
     every = units(manifest.read(Layout(workdir).grid))
     statuses = of_units(workdir, every)
+    if any(row["state"] == "broken off" for row in statuses) and slurm.waits(workdir):
+        # Which tasks wait is not told by unit: what was cancelled alone is called so too
+        statuses = [row | {"state": "queued"} if row["state"] == "broken off" else row for row in statuses]
     rows = list(zip(every, statuses, strict=True))
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))  # stable: else as in the manifest
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False)
@@ -190,10 +219,10 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
     left = sum(row["flops_left"] for row in statuses if row["state"] != "failed")
     eta = f", about {duration(left / speed)} left" if speed and left else ""
     console.print(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
-    for _, row in rows:
-        if row["state"] == "failed":
-            console.print(f"failed: {row['reason']}", markup=False, soft_wrap=True)
-    if counts["failed"]:
+    for kind, name in (("failed", "reason"), ("damaged", "damage")):
+        for told in (row[name] for _, row in rows if row[name]):
+            console.print(f"{kind}: {told}", markup=False, soft_wrap=True)
+    if any(row["reason"] for row in statuses):
         console.print("what failed is left out until launch.sweep --retry_failed", soft_wrap=True)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines), counts["finished"] + counts["failed"] == len(rows)

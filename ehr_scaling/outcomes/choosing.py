@@ -1,9 +1,10 @@
 """Which model of a study is asked, and whether it reads tokens as it was taught."""
 
+import sys
 from pathlib import Path
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import RESULTS, Layout
@@ -11,11 +12,21 @@ from ehr_scaling.training import checkpoint
 
 
 def finished(workdir: Path) -> list[tuple[float, Cell]]:
-    """(validation loss, cell) of the cells of a study that are finished, but for trunks."""
-    there = Layout(workdir)
+    """(validation loss, cell) of the cells of a study that are finished, but for trunks.
+
+    One whose result is damaged is left out, with a warning.
+    """
+    there, done = Layout(workdir), []
     storage.fetch(there.runs, RESULTS)
-    results = [(checkpoint.result(there.run(cell.id)), cell) for cell in _planned(workdir)]
-    return [(result["validation_loss"], cell) for result, cell in results if result is not None]
+    for cell in _planned(workdir):
+        try:
+            result = checkpoint.result(there.run(cell.id))
+        except RunFailed as e:
+            print(f"warning: left out: {e}", file=sys.stderr, flush=True)
+            continue
+        if result is not None:
+            done.append((result["validation_loss"], cell))
+    return done
 
 
 def _planned(workdir: Path) -> list[Cell]:
@@ -25,15 +36,22 @@ def _planned(workdir: Path) -> list[Cell]:
 def best_cell(workdir: Path, name: str | None) -> Cell:
     """The cell of a study to ask: the one of that id, or of the finished ones that with the least validation loss.
 
-    Raises: UserError where there is no such cell, and where it, or any, is not finished.
+    Raises: UserError where there is no such cell, and where it, or any, is not finished; RunFailed where its result is
+      damaged.
     """
     there = Layout(workdir)
-    if name is not None and name not in {cell.id for cell in _planned(workdir)}:
+    if name is None:
+        done = finished(workdir)
+        best = min(done, key=lambda pair: pair[0])[1] if done else None
+    elif named := [cell for cell in _planned(workdir) if cell.id == name]:
+        folder = there.run(name)
+        storage.fetch(folder, RESULTS)
+        best = named[0] if checkpoint.result(folder) is not None else None
+    else:
         raise UserError(f"--cell={name} is not in {there.grid / manifest.MANIFEST}: take an id from there")
-    done = [(loss, cell) for loss, cell in finished(workdir) if name in (None, cell.id)]
-    if not done:
+    if best is None:
         raise UserError(f"{there.runs} holds no finished run of what is asked for: train first (launch.sweep)")
-    return min(done, key=lambda pair: pair[0])[1]
+    return best
 
 
 def check_timelines(cell: Cell, workdir: Path, timelines_fingerprint: str, tokens: int, folder: Path) -> None:

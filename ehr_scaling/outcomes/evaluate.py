@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import artifacts, storage
+from ehr_scaling import artifacts, preemption, storage
 from ehr_scaling.data import disclosure, inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
@@ -57,7 +57,8 @@ def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str
     An interrupted simulation goes on with the stay it had come to.
 
     Returns: of each cell, the score of each task, as in its JSON.
-    Raises: UserError when a cell is not finished, or was trained on other timelines or a shorter context.
+    Raises: UserError when a cell is not finished, or was trained on other timelines or a shorter context. Preempted
+      after SIGTERM, where that was put off.
     """
     return [_score_cell(cell, workdir, report) for cell in unit]
 
@@ -131,6 +132,7 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
                 keep(question, score)
             shutil.rmtree(scratch, ignore_errors=True)
     for question, score in unjudged:  # after that, since recalibrations read what was just predicted
+        preemption.check()
         keep(question, scoring.judged_again(cell, question, score))
     # Of groups that were interrupted, and then asked in another composition
     for left in Layout(workdir).outcomes.glob(f".{cell.id}-*"):

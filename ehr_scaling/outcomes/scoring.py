@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ehr_scaling import preemption
 from ehr_scaling.data import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
@@ -51,7 +52,8 @@ def of_model(
 
     Args: group, tasks that are answered by the same futures, as `prepared.groups` has them; scratch, where futures are
       kept that are drawn, so that an interrupted simulation goes on; report, called with the stays or tokens done.
-    Raises: UserError where predictions that a score is compared with, or recalibrated by, are damaged.
+    Raises: UserError where predictions that a score is compared with, or recalibrated by, are damaged. Preempted after
+      SIGTERM, where that was put off.
     """
     answer = _answer_exact if group[0].exact else _answer_futures
     answer = _answer_classes if group[0].task.kind == "class" else answer
@@ -97,6 +99,7 @@ def _answer_classes(
     every = simulate.next_token(model, params, prompts, named_by_any)
     report(len(union.first))
     for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
+        preemption.check()
         p, named = estimators.class_probabilities(every[rows], samples.meanings[named_by_any])
         names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
         predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
@@ -124,6 +127,7 @@ def _answer_futures(
     futures = together.of_group(workdir, group, union).run_in_parts(model, params, scratch, report)
     seconds = time.monotonic() - started
     for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
+        preemption.check()
         task_futures = futures.take(rows)
         lost = estimators.undetermined(task_futures, k)
         facts = {
@@ -159,6 +163,7 @@ def _answer_exact(
     report(len(union.first))
     seconds = time.monotonic() - started
     for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
+        preemption.check()
         of_task = decided.take(rows)
         estimate = estimators.exact(of_task, k)
         # Of probability, what shares of copies are of futures

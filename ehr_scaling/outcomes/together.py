@@ -14,7 +14,7 @@ import numpy as np
 from ehr_scaling import artifacts, preemption
 from ehr_scaling.data import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
-from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.asking import questions, stays, task_tokens
@@ -76,8 +76,7 @@ class Simulation(NamedTuple):
             drawn |= new
             if len(drawn) == len(parts):
                 return simulate.concatenate([drawn[part] for part in parts])
-            if preemption.requested():
-                raise Preempted(preemption.SAVED)
+            preemption.check()
             if not scratch.exists():
                 raise UserError(f"{scratch} has gone, in which parts of futures are kept: run the same command again")
             if new:

@@ -35,11 +35,11 @@ class Bucket:
             raise needs(f"{scheme}:// needs {SCHEMES[scheme]}", "cloud") from None
         self._pool = ThreadPoolExecutor(2 * AT_ONCE)
 
-    def check(self) -> None:
-        """Raises UserError where there is no such bucket, or it cannot be reached."""
+    def check(self, flag: str) -> None:
+        """Raises UserError, which names `flag`, where there is no such bucket, or it cannot be reached."""
         bucket, _, folder = self.url.partition("://")[2].partition("/")
         if not folder:
-            raise UserError(f"--workdir={self.url}: give a folder in the bucket too, as {self.url}/study")
+            raise UserError(f"{flag}={self.url}: give a folder in the bucket too, as {self.url}/study")
 
         def there() -> bool:
             self._fs.invalidate_cache()
@@ -48,7 +48,7 @@ class Bucket:
             return bool(self.url.startswith("file:") or self._fs.exists(bucket))
 
         if not self._request(there, missing=False):
-            raise UserError(f"--workdir={self.url}: there is no bucket {bucket}, or you may not see it: make it first")
+            raise UserError(f"{flag}={self.url}: there is no bucket {bucket}, or you may not see it: make it first")
 
     def list(self, prefix: str, patience: float = 0.0) -> dict[str, dict[str, Any]]:
         """{key: {"size", "version"}} of all objects at or below a key."""

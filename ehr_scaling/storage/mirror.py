@@ -24,22 +24,24 @@ CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder name
 RECORDS = ("artifact.json", CHECKPOINT)  # written last
 
 
-def local(workdir: str) -> Path:
+def local(workdir: str, flag: str = "--workdir") -> Path:
     """The folder to work in for a work directory that may be in a bucket: itself, or its mirror.
 
     Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors.
+    Args: flag, by which it was given.
     Raises: UserError for a scheme that is none of SCHEMES, one whose package is missing, and a bucket that cannot be
       listed.
     """
-    if not (match := re.match(r"([a-z][a-z0-9+.-]*)://", workdir)):
+    if not (match := re.match(r"([a-z][a-z0-9+.-]*)(://.*)", workdir, re.IGNORECASE)):
         return Path(workdir).absolute()
-    scheme, url = match[1], workdir.rstrip("/")
+    scheme = match[1].lower()
+    url = scheme + match[2].rstrip("/")
     if scheme not in SCHEMES:
-        raise UserError(f"--workdir={workdir}: take a folder, or a bucket of {', '.join(f'{s}://' for s in SCHEMES)}")
+        raise UserError(f"{flag}={workdir}: take a folder, or a bucket of {', '.join(f'{s}://' for s in SCHEMES)}")
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "mirrors"
     root = Path(os.environ.get("EHR_SCALING_MIRRORS", base))
     mirror = root / f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    Bucket(url).check()
+    Bucket(url).check(flag)
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     about = mirror / BUCKET
     if not about.exists():
@@ -47,11 +49,12 @@ def local(workdir: str) -> Path:
     return mirror.absolute()
 
 
-def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
+def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool = False) -> None:
     """Bring what the bucket has of the file or folder `path` and is not here, or is another version here.
 
     A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
-    that was there, and is not any more, goes here too where `path` is its own.
+    that was there, and is not any more, goes here too where `path` is its own, or with `gone`: for what others take
+    away, since an object that was just written may not be listed yet.
 
     Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
     Raises: UserError where the bucket does not answer.
@@ -61,9 +64,11 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False) -> None:
     bucket, root = mirror
     wanted = []
     listed = bucket.list(_key(root, path))
-    if not listed and path.is_file() and (note := _note(root, _key(root, path))).is_file():
-        path.unlink()
-        note.unlink()
+    for file in [path] if path.is_file() else path.glob(pattern) if gone else ():
+        key = _key(root, file)
+        if key not in listed and (note := _note(root, key)).is_file() and (file == path or not _changed(root, key)):
+            file.unlink(missing_ok=True)  # another process of this machine may do the same
+            note.unlink(missing_ok=True)
     for key, about in _whole(listed).items():
         if not overwrite and _changed(root, key):
             continue
@@ -108,6 +113,11 @@ def store(path: Path) -> None:
             entries.append((key,))
     for part in _by_record(entries, lambda entry: entry[0]):
         _all(partial(_hand_over, bucket, root), part)
+
+
+def handed_over(path: Path) -> bool:
+    """Whether the bucket has the file `path`; True where there is no bucket."""
+    return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].list(_key(mirror[1], path))
 
 
 def forget(path: Path) -> None:

@@ -88,8 +88,13 @@ class Saver:
         return restored.state, {k: value for k, value in restored.metrics.items() if k != artifacts.SEAL}
 
     def _seal(self) -> None:
-        """Wait for what is being written, and keep its checksums."""
+        """Wait for what is being written, keep its checksums, and hand it over.
+
+        Where nothing was saved nothing is handed over: who only reads may have older files than the bucket.
+        """
         self._manager.wait_until_finished()
+        if not self._unsealed:
+            return
         for step in self._unsealed:
             if jax.process_index() == 0 and (folder := self.folder / str(step)).is_dir():
                 artifacts.write_sealed(folder / FILES, {"files": artifacts.sums(folder)})
@@ -171,6 +176,16 @@ def _metrics(folder: Path, step: int) -> Path:
     return folder / str(step) / "metrics" / "metrics"
 
 
+def hand_over_result(folder: Path) -> None:
+    """Send a finished run to its bucket where the machine that finished it could not.
+
+    What the bucket has of a finished run stays: where another machine went on, the log and checkpoints here are older.
+    """
+    last = max(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not storage.handed_over(folder / str(last) / FILES):
+        storage.store(folder)
+
+
 def result(folder: Path) -> dict[str, Any] | None:
     """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
 
@@ -189,6 +204,12 @@ def result(folder: Path) -> dict[str, Any] | None:
     if not isinstance(metrics, dict) or "finished" not in metrics:
         raise RunFailed(f"{path} is damaged: {_again(folder)}")
     return metrics if metrics["finished"] else None
+
+
+def over(folder: Path, marks: Iterable[int]) -> bool:
+    """Whether a finished run has no recovery checkpoint any more, beyond which those trained with it may not be."""
+    steps = {int(p.name) for p in folder.glob("*") if p.name.isdigit()}
+    return steps <= {*marks, max(steps)}
 
 
 def restore_last(folder: Path, abstract: Any) -> Any:

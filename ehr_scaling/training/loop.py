@@ -14,7 +14,7 @@ from ehr_scaling import artifacts, preemption, storage
 from ehr_scaling.data import loader
 from ehr_scaling.data import packed as packed_data
 from ehr_scaling.errors import Diverged, Preempted, RunFailed
-from ehr_scaling.grid.cell import Cell, Unit, ensembles
+from ehr_scaling.grid.cell import Cell, Unit, ensembles, lost
 from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
@@ -40,16 +40,23 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     folders = [Layout(workdir).run(cell.id) for cell in cells]
     for folder in folders:
         storage.fetch(folder, overwrite=True)
-    finished = [result for folder in folders if (result := checkpoint.result(folder)) is not None]
-    if len(finished) == len(cells):
-        return finished
-    parts = setup(cells)
-    with ExitStack() as stack:
-        stack.enter_context(jax.set_mesh(parts.mesh))
-        runs = [Run(cell, folder) for cell, folder in zip(cells, folders, strict=True)]
-        for run in runs:
-            stack.callback(run.saver.close)
-        return _train(parts, runs, workdir, report, stack)
+    results = [checkpoint.result(folder) for folder in folders]
+    finished = {cell.id: result for cell, result in zip(cells, results, strict=True) if result is not None}
+    if len(finished) < len(cells):
+        # Members that are over may be so without the others, which are tried again
+        left = [
+            (cell, folder)
+            for cell, folder in zip(cells, folders, strict=True)
+            if cell.id not in finished or not checkpoint.over(folder, cell.marks)
+        ]
+        parts = setup([cell for cell, _ in left])
+        with ExitStack() as stack:
+            stack.enter_context(jax.set_mesh(parts.mesh))
+            runs = [Run(cell, folder) for cell, folder in left]
+            for run in runs:
+                stack.callback(run.saver.close)
+            finished |= {result["id"]: result for result in _train(parts, runs, workdir, report, stack)}
+    return [finished[cell.id] for cell in cells]
 
 
 def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: ExitStack) -> list[dict[str, Any]]:
@@ -282,31 +289,40 @@ class _Due:
 def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
     """Train the cells of a unit, part by part; for `grid.executors.run`. Returns their metrics in its order.
 
-    Raises: as `train`. RunFailed where one of them diverged, now or before: it is kept in `runs/<cell>/failed.json`.
+    Raises: as `train`. RunFailed where some of them diverged, now or before, once the others are trained: why is kept
+      in `runs/<cell>/failed.json`.
     """
-    if (reason := failed(unit, workdir)) is not None:
-        raise RunFailed(reason)
+    left_out = failed(unit, workdir)
     metrics_by_cell: dict[str, dict[str, Any]] = {}
-    try:
-        for cells in ensembles(unit):
-            metrics_by_cell.update(zip((cell.id for cell in cells), train(cells, workdir, report), strict=True))
-    except Diverged as e:
-        if jax.process_index() == 0:
-            path = Layout(workdir).run(e.cell) / FAILED
-            artifacts.write_sealed(path, {"reason": str(e), "time": time.time()})
-            storage.store(path)
-        raise
+    for cells in ensembles(unit):
+        while members := [cell for cell in cells if cell.id not in left_out]:
+            try:
+                metrics_by_cell |= {metrics["id"]: metrics for metrics in train(members, workdir, report)}
+                break
+            except Diverged as e:  # the others go on without it, from the last checkpoint
+                if jax.process_index() == 0:
+                    path = Layout(workdir).run(e.cell) / FAILED
+                    artifacts.write_sealed(path, {"reason": str(e), "time": time.time()})
+                    storage.store(path)
+                left_out |= lost(unit, {e.cell: str(e)})
+    if left_out:
+        raise _told(left_out)
     return [metrics_by_cell[cell.id] for cell in unit]
 
 
-def failed(unit: Unit, workdir: Path) -> str | None:
-    """Why a unit cannot be trained: what was kept when one of its cells diverged. None where nothing was."""
+def failed(unit: Unit, workdir: Path) -> dict[str, str]:
+    """Why cells of a unit cannot be trained, by their ids: what was kept when they, or their trunk, diverged."""
+    reasons = {}
     for cell in unit:
         folder = Layout(workdir).run(cell.id)
         storage.fetch(folder / FAILED)
         if (path := folder / FAILED).is_file() and checkpoint.result(folder) is None:
-            return str(artifacts.read_json(path, f"delete {path} to try the cell again")["reason"])
-    return None
+            reasons[cell.id] = str(artifacts.read_json(path, f"delete {path} to try the cell again")["reason"])
+    return lost(unit, reasons)
+
+
+def _told(left_out: dict[str, str]) -> RunFailed:
+    return RunFailed("; ".join(dict.fromkeys(left_out.values())))
 
 
 def retry(cells: list[Cell], workdir: Path) -> None:
@@ -333,14 +349,20 @@ def verify(units: list[Unit], workdir: Path) -> None:
 
 
 def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
-    """The metrics of a unit that is finished, else None; costs no JAX. Raises: RunFailed where it failed."""
+    """The metrics of a unit that is finished, else None; costs no JAX.
+
+    Raises: RunFailed where nothing of it is left but what diverged.
+    """
     folders = [Layout(workdir).run(cell.id) for cell in unit]
     for folder in folders:
         storage.fetch(folder, RESULTS)
     results = [checkpoint.result(folder) for folder in folders]
-    if None in results and (reason := failed(unit, workdir)) is not None:
-        raise RunFailed(reason)
-    if None not in results:
+    there = [result for result in results if result is not None]
+    if len(there) == len(unit):
         for folder in folders:
-            storage.store(folder)  # what a bucket could not take the last time
-    return None if None in results else [result for result in results if result is not None]
+            checkpoint.hand_over_result(folder)
+        return there
+    left_out = failed(unit, workdir)
+    if all(cell.id in left_out for cell, result in zip(unit, results, strict=True) if result is None):
+        raise _told(left_out)
+    return None

@@ -102,6 +102,37 @@ def test_a_runner_that_is_none_is_one_line(tmp_path):
         pipeline.prepare(config(**{"data.beam": ("--runner=NoRunner",)}).data, tmp_path / "w")
 
 
+def test_flags_of_a_pipeline_that_cannot_be_are_told(tmp_path):
+    told = {
+        ("--beam=--x=1",): "--beam has flags of a Beam pipeline, and without a runner there is none: give --runner",
+        ("--runner=DirectRunner", "--beam='a"): "--beam='a: no closing quotation: quote it as a shell would",
+    }
+    command = [sys.executable, "-m", "launch.prepare", f"--workdir={tmp_path / 'w'}"]
+    running = [subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True) for flags in told]
+    for process, line in zip(running, told.values(), strict=True):
+        assert process.communicate(timeout=60)[1] == f"error: {line}\n"
+
+
+def refuse(*_):
+    raise ZeroDivisionError("of a unit")
+
+
+def test_a_runner_that_does_not_answer_is_one_line_and_our_mistakes_are_not(tmp_path, monkeypatch):
+    beam = pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -e '.[dev]'")
+    runner, record = shards.Runner(beam=("--runner=DirectRunner",)), tmp_path / "a" / "0.json"
+
+    def no_answer(self, *args):
+        raise OSError("Timed out trying to connect to tcp://nowhere:1\nsecond line")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beam.Pipeline, "run", no_answer)
+        with pytest.raises(UserError, match=r"^--runner: Timed out trying to connect to tcp://nowhere:1: see --beam"):
+            shards.run(refuse, [()], [record], runner, "")
+    with pytest.raises(Exception, match="of a unit") as told:
+        shards.run(refuse, [()], [record], runner, "")
+    assert not isinstance(told.value, UserError) and not list(record.parent.iterdir())
+
+
 @pytest.mark.nightly
 def test_killed_again_and_again_it_ends_as_if_undisturbed(undisturbed, tmp_path):
     workdir, kills = tmp_path / "work", 0

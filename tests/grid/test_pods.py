@@ -107,8 +107,10 @@ def test_tpus_need_their_topology():
     ("flags", "expected"),
     [
         (["--executor=cloud"], "value should be one of"),
-        (["--executor=tpu-pod"], "--executor=tpu-pod needs --pod_name: "),
-        (["--executor=tpu-pod", "--pod_name=a", "--pod_zone=b"], "needs --pod_folder"),
+        (["--executor=tpu-pod"], "--executor=tpu-pod needs --workdir: "),
+        (["--executor=tpu-pod", "--workdir=/w"], "--executor=tpu-pod needs --pod_name: "),
+        (["--executor=tpu-pod", "--workdir=gs://b/w", "--pod_chips=4", "--pod_name=a"], "needs --pod_zone"),
+        (["--executor=tpu-pod", "--workdir=gs://b/w"], "a --workdir on a file system that they share: give that, or"),
         (["--executor=gke", "--workdir=/w", "--gke_image=i"], "--executor=gke needs --gke_volume"),
         (["--executor=gke"], "needs --workdir"),
         (["--executor=slurm"], "--executor=slurm needs --slurm_time"),

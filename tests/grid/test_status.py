@@ -1,6 +1,7 @@
 """The status of a sweep is read from its files, while it runs, without JAX."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest, status
 from ehr_scaling.grid.cell import units
-from ehr_scaling.grid.executors import claims
+from ehr_scaling.grid.executors import claims, slurm
 from tests import blank
 
 STEPS, TOKENS = 100, 6400
@@ -90,6 +91,53 @@ def test_what_diverged_is_failed_with_its_reason(tmp_path):
     text, over = status.text(tmp_path)
     assert over and "1 failed, 1 finished of 2 units" in text
     assert "failed: cell bad: the loss was not finite" in text and "--retry_failed" in text
+
+
+def test_what_was_trained_with_one_that_diverged_goes_on(tmp_path):
+    trunk, bad = (cell(name, unit="trunk", phase="hot") for name in ("trunk", "bad"))
+    branches = [cell(f"of-{name}", unit="trunk", start=80, trunk=name) for name in ("trunk", "bad")]
+    (unit,) = plan(tmp_path, trunk, bad, *branches)
+    saved(tmp_path, trunk, STEPS, finished=True)
+    saved(tmp_path, bad, 30)
+    artifacts.write_sealed(tmp_path / "runs" / "bad" / "failed.json", {"reason": "cell bad: the loss was not finite"})
+    row = status.of_unit(tmp_path, unit)
+    assert row["state"] == "broken off" and row["flops_left"] == branches[0].own_flops
+    text, over = status.text(tmp_path)
+    assert not over and "failed: cell bad: the loss was not finite" in text and "--retry_failed" in text
+    saved(tmp_path, branches[0], STEPS, finished=True)
+    text, over = status.text(tmp_path)
+    assert over and "1 failed of 1 units" in text
+
+
+def test_a_damaged_result_is_told_with_what_to_do(tmp_path):
+    """The sweep leaves it out until it is deleted."""
+    grid = [cell(name) for name in ("done", "bad")]
+    plan(tmp_path, *grid)
+    for one in grid:
+        saved(tmp_path, one, STEPS, finished=True)
+    (tmp_path / "runs" / "bad" / str(STEPS) / "metrics" / "metrics").write_text('{"finished": tr')
+    text, over = status.text(tmp_path)
+    assert over and "1 failed, 1 finished of 2 units" in text and "retry_failed" not in text
+    assert "damaged: " in text and f"delete {tmp_path}/runs/bad to train the cell again" in text
+
+
+def test_what_slurm_has_requeued_is_queued(tmp_path, monkeypatch):
+    """By a squeue that lists a task of this sweep, then none."""
+    workdir, tools = tmp_path / "w", tmp_path / "bin"
+    for folder in (workdir / "slurm", tools):
+        folder.mkdir(parents=True)
+    grid = [cell(name) for name in ("saved", "waiting")]
+    plan(workdir, *grid)
+    saved(workdir, grid[0], 30)
+    (tools / "squeue").write_text(
+        f'#!/bin/sh\ncase "$*" in *{slurm._name(workdir, "sweep")}*) cat {tools}/tasks;; esac\n'
+    )
+    (tools / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    (tools / "tasks").write_text("7_0 gpu sweep PD\n")
+    assert "1 queued, 1 waiting of 2 units" in status.text(workdir)[0]
+    (tools / "tasks").write_text("")
+    assert "1 broken off, 1 waiting of 2 units" in status.text(workdir)[0]
 
 
 def test_losses_stand_by_length_and_size_as_they_come(tmp_path):

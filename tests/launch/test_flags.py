@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -138,6 +139,22 @@ def test_a_command_without_a_config_says_what_it_has(monkeypatch, said, told):
     monkeypatch.setattr(common.flags, "FLAGS", {"config": None})
     more = ": --config.workers=1, --config.training.microbatch=1" if said == NO_MEMORY else ""
     assert common.own_flags(said, {}) == said + more
+
+
+class Flag(NamedTuple):
+    value: object
+
+
+@pytest.mark.parametrize("path", ["gs://b/x", "GS://b/x", "s3a://b/x", "abfss://b/x", "https://b/x"])
+def test_what_looks_like_a_bucket_is_one_or_refused(monkeypatch, path):
+    """A path would be a folder of that name here."""
+    elsewhere = {"workdir": path, "config.training.init_from": path, "physionet_url": path, "n": 3, "runs": ["a"]}
+    monkeypatch.setattr(common.flags, "FLAGS", {name: Flag(value) for name, value in elsewhere.items()})
+    common._refuse_buckets()
+    for name, value in (("out", path), ("runs", ["a", path])):
+        monkeypatch.setattr(common.flags, "FLAGS", {name: Flag(value)})
+        with pytest.raises(UserError, match=f"--{name}={path}: only --workdir can be in a bucket"):
+            common._refuse_buckets()
 
 
 def test_a_tuple_of_the_config_is_a_list_in_a_flag(monkeypatch):

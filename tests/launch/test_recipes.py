@@ -1,10 +1,13 @@
 """launch.recipes as a user runs it, on rungs that train in seconds."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from ehr_scaling.configs import recipes
+from tests import buckets
 
 SMALL = """
 from ehr_scaling.configs import recipes
@@ -46,6 +49,28 @@ def test_rungs_are_trained_compared_and_gone_on_with(tmp_path):
     again = launch(*flags, "--rungs=mixing", f"--beside={tmp_path / 'recipes.json'}")  # the other is there
     assert (tmp_path / "recipes.png").stat().st_size > 5000
     assert told in again.stdout.splitlines()
+
+
+def test_rungs_of_other_machines_are_brought_from_the_bucket(tmp_path):
+    url = buckets.url("file", tmp_path)
+    code = (
+        "from ehr_scaling import storage; import launch.recipes; "
+        f"workdir = storage.local('{url}'); "
+        "print(launch.recipes.trained({name: workdir / name for name in ('published', 'mixing')}))"
+    )
+    for file in ("runs/a/8/metrics/metrics", "runs/a/8/files.json", "outcomes/death/a.json"):
+        path = Path(url.removeprefix("file://")) / "mixing" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"EHR_SCALING_MIRRORS": str(tmp_path / "mirrors")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "['mixing']\n", done.stderr
+    assert len(list((tmp_path / "mirrors").glob("*/mixing/*/*/**/*.json"))) == 1  # scores, and of runs results alone
 
 
 def test_an_unknown_rung_is_one_line(tmp_path):

@@ -1,22 +1,25 @@
 """From a trained cell to its score: written whole, in the schema others read, and never from other data."""
 
 import dataclasses
+import os
 import shutil
+import signal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, study
+from ehr_scaling import artifacts, preemption, study
 from ehr_scaling.data import parquet, timelines
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.models.transformer import PAD
-from ehr_scaling.outcomes import evaluate, probabilities
+from ehr_scaling.outcomes import evaluate, probabilities, scoring
 from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays, tasks
 from ehr_scaling.outcomes.asking.prepared import asked_in
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, metrics
+from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training import loop
 from tests import small
 
@@ -214,6 +217,37 @@ def test_a_sample_of_one_outcome_ends_its_task_and_not_the_study(study_of):
     config = small.config(**{"data.patients": 2000, "outcome.samples": 2, "outcome.train_samples": 400})
     lines, any_asked = study.ask(config, workdir)
     assert "no outcome is scored: the sample of stays" in lines and not any_asked
+
+
+def test_sigterm_is_heard_between_two_tasks_that_are_judged(study_of, monkeypatch):
+    workdir, cell = study_of
+    questions.prepare(workdir, dataclasses.replace(TASK, name="death_again"), **OPTIONS)
+    (group,) = prepared.groups(asked_in(workdir))
+    judged = []
+
+    def asked_to_end(*args):
+        judged.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    monkeypatch.setattr(scoring, "_judge", asked_to_end)
+    with preemption.deferred(), pytest.raises(Preempted):
+        evaluate.job([cell], workdir, small.silent)
+    assert len(group) == 2 and len(judged) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(simulate, "simulate", lambda *args, **kwargs: pytest.fail("drawn again"))
+    assert set(evaluate.job([cell], workdir, small.silent)[0]) == {TASK.name, "death_again"}
+    for path in (workdir / "outcomes").glob(f"*/{cell.id}.json"):
+        artifacts.write_sealed(path, artifacts.read_json(path) | {"fingerprint": "of an earlier version"})
+
+    def asked_to_end_again(cell, question, score):
+        judged.append(question)
+        return asked_to_end() or score
+
+    monkeypatch.setattr(scoring, "judged_again", asked_to_end_again)
+    with preemption.deferred(), pytest.raises(Preempted):
+        evaluate.job([cell], workdir, small.silent)
+    assert len(judged) == 3
 
 
 def test_scores_of_an_earlier_version_are_made_anew_of_the_predictions_there(study_of, monkeypatch):

@@ -37,11 +37,17 @@ def test_the_others_are_trained_and_scored_and_it_is_tried_again_on_demand(workd
     assert f"left out: cell {first.id}: the loss was not finite" in capsys.readouterr().err
     assert study.to_score(workdir) == [second]
     assert {m["id"] for m in study.train(config, workdir, retry_failed=True)} == {first.id, second.id}
+    (metrics,) = Layout(workdir).run(first.id).glob("*/metrics/metrics")
+    whole = metrics.read_text()
+    metrics.write_text(whole[:-9])
+    assert [m["id"] for m in study.train(config, workdir)] == [second.id]
+    assert f"delete {Layout(workdir).run(first.id)} to train the cell again" in capsys.readouterr().err
+    metrics.write_text(whole)
     fail(workdir, first)  # of a machine that has not heard of the second try
     assert study.to_score(workdir) == [first, second]
 
 
-def test_of_a_unit_that_failed_those_are_scored_that_were_through(workdir):
+def test_of_a_unit_that_failed_those_are_scored_that_were_through(workdir, capsys):
     config = small.config(**{"training.schedule": "wsd", "training.trunk": True})
     grid = [{"budget": budget, "size": "3.5k", "seed": 0} for budget in (1.2e9, 0.6e9)]
     trunk, *branches = study.plan(config, grid, workdir)
@@ -56,3 +62,6 @@ def test_of_a_unit_that_failed_those_are_scored_that_were_through(workdir):
     shutil.rmtree(Layout(workdir).run(branches[1].id))
     fail(workdir, branches[1])
     assert study.to_score(workdir) == branches[:1]
+    capsys.readouterr()
+    assert [m["id"] for m in study.train(config, workdir)] == [trunk.id, branches[0].id]
+    assert f"left out: cell {branches[1].id}: the loss was not finite" in capsys.readouterr().err

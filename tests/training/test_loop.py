@@ -297,13 +297,33 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_kept(prepared, tmp_path, 
         loop.job([cell], workdir, small.silent)
     with pytest.raises(RunFailed, match="not finite"):
         loop.finished([cell], workdir)
-    reason = loop.failed([cell], workdir)
+    reason = loop.failed([cell], workdir)[cell.id]
     assert "not finite" in reason and cell.id in reason
     with monkeypatch.context() as patch, pytest.raises(RunFailed, match="not finite"):
         patch.setattr(loop, "setup", lambda cells: pytest.fail("trained again"))
         loop.job([cell], workdir, small.silent)
     loop.retry([cell], workdir)
-    assert loop.failed([cell], workdir) is None
+    assert loop.failed([cell], workdir) == {}
+
+
+def test_those_trained_with_one_that_diverges_are_trained_to_their_end(prepared, tmp_path, monkeypatch):
+    bad, good = (replace(small.cell(prepared[1], seed=seed), unit="u") for seed in (0, 1))
+    bad = replace(bad, learning_rate=1e38)
+    workdir = at(prepared, tmp_path / "w")
+    with pytest.raises(RunFailed, match=f"cell {bad.id} .* not finite"):
+        loop.job([bad, good], workdir, small.silent)
+    assert loop.failed([bad, good], workdir).keys() == {bad.id}
+    result = checkpoint.result(Layout(workdir).run(good.id))
+    assert result is not None and result["step"] == good.steps
+    with pytest.raises(RunFailed, match=f"cell {bad.id} .* not finite"):
+        loop.finished([bad, good], workdir)
+    loop.retry([bad, good], workdir)
+    left = []
+    monkeypatch.setattr(loop, "setup", lambda cells: left.extend(cells) or setup.setup(cells))
+    with pytest.raises(RunFailed):
+        loop.job([bad, good], workdir, small.silent)
+    assert left == [bad]  # what was over is not trained again
+    assert checkpoint.result(Layout(workdir).run(good.id)) == result
 
 
 def test_what_cannot_be_is_refused_before_anything_is_compiled(undisturbed, prepared, tmp_path, monkeypatch):

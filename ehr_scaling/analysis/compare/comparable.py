@@ -115,8 +115,11 @@ def _measured(path: Path) -> Measured | None:
         return None
     by_timelines: dict[str, Measured] = {}
     for cell in (p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        metrics = readers.newest_metrics(cell)
-        record = read_json(metrics) if metrics else None
+        try:
+            metrics = readers.newest_metrics(cell)
+            record = read_json(metrics) if metrics else None
+        except UserError:  # damaged: whoever reads the losses tells
+            continue
         measured_on = record.get("measured_on") if isinstance(record, dict) else None
         if isinstance(measured_on, dict):
             of_timelines = str(measured_on.get("timelines_fingerprint"))

@@ -210,6 +210,8 @@ def compare(forecasts: dict[str, Any], sealed: RunTable, fits: list[isoflop.Budg
     """
     digest, forecasts = fingerprint(forecasts), json.loads(json.dumps(forecasts))
     rows = [{**cell, "loss": loss} for cell, loss in _paired(forecasts["cells"], sealed)]
+    if forecasts["cells"] and not rows:  # all that was forecast is damaged, and what is on top now is another budget
+        fits = []
     result: dict[str, Any] = {
         "rows": rows,
         "made_from": forecasts["made_from"],

@@ -50,7 +50,7 @@ def cells(r: Results) -> Raw:
         "cells.html",
         table=table._replace(words=[k for k, name in enumerate(table.header) if name in words]),
         runs=len(t),
-        unfinished=[n for n in t.notes if n.code in ("unfinished", "diverged")],
+        unfinished=[n for n in t.notes if n.code in ("unfinished", "diverged", "damaged")],
         of_patients=t.of_patients,
         errors=bool(np.isfinite(t.loss_se).any()),
     )

@@ -9,6 +9,7 @@ import numpy as np
 from ehr_scaling.analysis.tables.readers import METRICS, newest_metrics
 from ehr_scaling.analysis.tables.run_table import RunTable, from_rows
 from ehr_scaling.artifacts import read_lines
+from ehr_scaling.errors import UserError
 
 MANIFEST = Path("grid") / "manifest.jsonl"  # beside the directory of runs; a cell a line
 # Where the plan calls a column otherwise than the metrics of the run, or cannot know it
@@ -28,7 +29,10 @@ def read(runs: Path) -> RunTable | None:
     cells = _cells(manifest)
     rows: list[dict[str, Any]] = []
     for folder in sorted(p for p in runs.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        newest = newest_metrics(folder)
+        try:
+            newest = newest_metrics(folder)
+        except UserError:  # damaged: whoever reads the losses tells
+            continue
         if newest is None:
             continue
         if (cell := cells.get(folder.name)) is None:

@@ -145,9 +145,9 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
     """The finished runs under `path`: the newest step of each `<cell>/<step>/metrics/metrics`.
 
     without: cells whose files are not opened.
-    A cell that diverged, or whose newest step is not finished, is listed in `notes`, with its folder's name; it is in
-    no fit.
-    Raises: UserError for a damaged metrics file, a missing field, or when nothing is finished.
+    A cell that diverged, whose newest step is not finished, or whose metrics file is damaged, is listed in `notes`,
+    with its folder's name; it is in no fit.
+    Raises: UserError for a missing field, or when nothing is finished.
     """
     rows: list[dict[str, Any]] = []
     where: list[str] = []
@@ -156,10 +156,15 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
     for cell in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if cell.name in without:
             continue
-        newest = newest_metrics(cell)
-        metrics = {} if newest is None else read_json(newest, f"delete {cell} and train that cell again")
-        if not isinstance(metrics, dict):
-            raise UserError(f"{newest} is damaged: delete {cell} and train that cell again")
+        try:
+            newest = newest_metrics(cell)
+            metrics = {} if newest is None else read_json(newest, f"delete {cell} and train that cell again")
+            if not isinstance(metrics, dict):
+                raise UserError(f"{newest} is damaged: delete {cell} and train that cell again")
+        except UserError as e:
+            # A path on somebody's machine is nobody else's business
+            notes.append(Note(cell.name, "damaged", str(e).replace(str(path), path.resolve().name)))
+            continue
         if newest is None or not metrics.get("finished"):
             if (kept := cell / "failed.json").is_file():
                 reason = read_json(kept, f"delete {kept} and train that cell again").get("reason", "no reason was kept")
@@ -177,7 +182,9 @@ def read_directory(path: Path, *, drop_bad_rows: bool = False, without: Collecti
         where.append(str(newest))
         origin.add((str(metrics.get("data") or ""), metrics.get("generated")))
     if not rows:
-        state = f"{len(notes)} unfinished" if notes else "none at all"
+        damaged = [note.text for note in notes if note.code == "damaged"]
+        unfinished = [f"{len(notes) - len(damaged)} unfinished"] if len(notes) > len(damaged) else []
+        state = "; ".join([*unfinished, *damaged]) or "none at all"
         raise UserError(f"{path} holds no finished run ({state}): train cells with launch.sweep or launch.train first")
     if len(origin) > 1:
         raise UserError(f"{path} mixes runs on {len(origin)} data sets: give each its own directory of runs")

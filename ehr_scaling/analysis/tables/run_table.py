@@ -29,7 +29,7 @@ class Note(NamedTuple):
     """Why a run is not in the fits, or is doubtful: a code for machines and a line for people."""
 
     run: str
-    # left out: unfinished | diverged | nonfinite | not_positive | units | hot | other_kind | fewer_patients |
+    # left out: unfinished | diverged | damaged | nonfinite | not_positive | units | hot | other_kind | fewer_patients |
     # other_setting | highest_loss; doubtful: those of `quality`
     code: str
     text: str

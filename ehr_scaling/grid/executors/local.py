@@ -59,8 +59,8 @@ def run(
       help: does parts of units that others hold, when nothing is left to claim; not under `jax.distributed`.
       before: looks once, here, at what the jobs of the units that are left will read, and raises where it is damaged.
     Raises: UserError of the first unit in which something fails that others need too, after those have been stopped,
-      where all units have failed, and when patience is over; Preempted after SIGTERM, when all have saved. Checkpoints
-      remain.
+      and when patience is over; RunFailed where all units have failed; Preempted after SIGTERM, when all have saved.
+      Checkpoints remain.
     """
     _check_sharing(workdir)
     failures: dict[int, str] = {}  # by unit
@@ -101,7 +101,7 @@ def run(
     finally:
         bar.close()
     if failures and len(failures) == len(units):
-        raise UserError(next(iter(failures.values())))
+        raise RunFailed(next(iter(failures.values())))
     for reason in list(failures.values())[:_MOST_TOLD]:
         print(f"warning: left out: {reason}", file=sys.stderr, flush=True)
     if failures:

@@ -203,7 +203,7 @@ def submit(
             print(f"warning: left out: {e}", file=sys.stderr, flush=True)
     if not todo:
         return []
-    name = f"{kind}-{fingerprint(str(workdir))[:8]}"
+    name = _name(workdir, kind)
     if cluster == "slurm":
         _check_queue(name, workdir)
     folder = Layout(workdir).slurm
@@ -229,6 +229,23 @@ def submit(
             return [executor.submit(Task(job, unit, workdir, title, done, before, cost)) for unit, cost in todo]
     except submitit.core.utils.FailedJobError as e:
         raise UserError(f"Slurm refused the job: {_said(e)}") from None
+
+
+def waits(workdir: Path) -> bool:
+    """Whether tasks that train in a folder wait in the queue, as far as Slurm tells."""
+    if not Layout(workdir).slurm.is_dir() or shutil.which("squeue") is None:
+        return False
+    asked = ["squeue", "-h", "-n", _name(workdir, "sweep"), "-t", "PENDING,CONFIGURING"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10)
+    except subprocess.TimeoutExpired:
+        return False
+    return told.returncode == 0 and bool(told.stdout.split())
+
+
+def _name(workdir: Path, kind: str) -> str:
+    """Of the tasks of a folder, by which the queue is asked for them."""
+    return f"{kind}-{fingerprint(str(workdir))[:8]}"
 
 
 def _said(error: BaseException) -> str:

@@ -22,7 +22,6 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from ehr_scaling import preemption
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
-from ehr_scaling.errors import Preempted
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE as NEGATIVE
@@ -183,9 +182,11 @@ def next_token(model: Transformer, params: Any, prompts: np.ndarray, tokens: np.
     """Probabilities that some tokens follow each prompt, float32 (n, K).
 
     Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for.
+    Raises: Preempted after SIGTERM, where that was put off.
     """
     probabilities = np.empty((len(prompts), len(tokens)), np.float32)
     for begin in range(0, len(prompts), batch):
+        preemption.check()
         some = prompts[begin : begin + batch].astype(np.int32)
         filled = np.pad(some, ((0, batch - len(some)), (0, 0)), constant_values=PAD)
         probabilities[begin : begin + batch] = np.asarray(_next(model, params, filled, tokens))[: len(some)]
@@ -258,8 +259,7 @@ def _dispatch(
     args = (fill(prompts), uniform_MxCxW, fill(gaps), fill(horizons), over)
     tokens, state = _sharded(setting, mesh, groups, slots, params, args, stops, clock)
     while not tokens.is_ready():  # a wait inside of JAX hears no signal
-        if preemption.requested():
-            raise Preempted(preemption.SAVED)
+        preemption.check()
         time.sleep(_LOOK)
     return np.asarray(tokens)[:m], State(*(np.asarray(field)[:m] for field in state))
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ehr_scaling import preemption
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
 from ehr_scaling.outcomes.sampler.simulate import Asked
@@ -45,12 +46,14 @@ def decide(model: Transformer, params: Any, request: Asked) -> Decided:
     used as `simulate` uses them. Copies, their number and the seed mean nothing here.
 
     Exact for the model, but for what follows a first token that is neither an interval nor decides: see `undecided`.
+    Raises: Preempted after SIGTERM, where that was put off.
     """
     stops, clock = padded(model, request.stops, request.clock)
     intervals = np.flatnonzero(clock.hours)
     batch = max(1, min(_ROWS // len(intervals), len(request.ids)))
     parts = []
     for begin in range(0, len(request.ids), batch):
+        preemption.check()
         some = slice(begin, begin + batch)
         prompts, gaps = request.prompts[some].astype(np.int32), request.gaps[some].astype(np.float32)
         horizons, missing = request.horizons[some].astype(np.float32), batch - len(prompts)

@@ -52,7 +52,6 @@ def plan(
     there = Layout(workdir)
     for folder in (there.timelines, there.outcomes):
         storage.fetch(folder)
-    storage.fetch(there.events, artifacts.RECORD)
     chosen = [choosing.best_cell(workdir, name) for name in dict.fromkeys(cells)] or _best(workdir)
     notes: list[str] = []
     named = [heads.question_of(workdir, name) for name in dict.fromkeys(tasks)]

@@ -81,6 +81,21 @@ def test_damaged_or_incomplete_metrics_name_the_file(tmp_path):
         readers.read(tmp_path)
 
 
+def test_a_damaged_run_is_left_out_and_listed(tmp_path):
+    records = simulated.rows(budgets=2, sizes=3, seeds=1)
+    simulated.write_runs(tmp_path / "runs", records)
+    damaged, missing = (tmp_path / "runs" / records[k]["cell"] for k in (0, 1))
+    next(damaged.glob("*/metrics/metrics")).write_text('{"finished": tr')
+    (gone,) = missing.glob("*/metrics/metrics")
+    gone.unlink()
+    (gone.parents[1] / "files.json").write_text("{}")
+    table = readers.read(tmp_path / "runs")
+    assert len(table) == len(records) - 2
+    assert [(note.run, note.code) for note in table.notes] == [(p.name, "damaged") for p in sorted([damaged, missing])]
+    assert all("train that cell again" in note.text and str(tmp_path) not in note.text for note in table.notes)
+    assert f"left out: {damaged.name}: " in str(table)
+
+
 def test_csv_and_jsonl_with_renamed_columns_agree(tmp_path):
     columns = readers.parse_columns("N=params, D=tokens,loss=val")
     csv = write(tmp_path, "params,tokens,C,val,note\n1e4,2e6,1.2e11,3.5,x\n2e4,1e6,1.2e11,3.25,\n")

@@ -77,6 +77,7 @@ def test_values_are_read_where_tokens_say_nothing():
     assert fitted["logistic regression"].settings["columns"] == 2  # tokens are all zero, a value is nobody's
     settings_of_trees = fitted["gradient-boosted trees"].settings
     assert settings_of_trees["columns"] == 2 and settings_of_trees["tried"] == list(baselines.TREES)
+    assert settings_of_trees["tried_on_at_most"] == baselines.TUNED_ON
 
 
 @pytest.mark.nightly

@@ -293,6 +293,20 @@ def test_next_token(made, prompts):
     assert (found[:, PAD] == 0).all()
 
 
+def test_sigterm_is_heard_between_two_batches(made, prompts, monkeypatch):
+    batches = []
+
+    def asked_to_end(model, params, some, tokens):
+        batches.append(some)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return np.zeros((len(some), len(tokens)))
+
+    monkeypatch.setattr(simulate, "_next", asked_to_end)
+    with preemption.deferred(), pytest.raises(Preempted):
+        simulate.next_token(*made, prompts, np.arange(VOCAB), batch=1)
+    assert len(batches) == 1
+
+
 def test_draws_follow_the_softmax():
     """Goodness of fit of the one sampling method there is: χ² of 200,000 draws, also where an id has weight 0."""
     rng = np.random.default_rng(0)

@@ -1,10 +1,15 @@
 """What two tokens decide: against reading every first token anew, one at a time."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ehr_scaling import preemption
+from ehr_scaling.errors import Preempted
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.judging import estimators
@@ -78,6 +83,21 @@ def test_it_is_the_sum_over_intervals_and_what_follows(trained, asked, monkeypat
     monkeypatch.setattr(two_tokens, "_ROWS", 7)  # two prompts at a time
     for whole, parts in zip(decided, two_tokens.decide(*trained, asked), strict=True):
         np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_sigterm_is_heard_between_two_batches(asked, monkeypatch):
+    batches = []
+
+    def asked_to_end(*args):
+        batches.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return np.zeros((3, 2, 2))
+
+    monkeypatch.setattr(two_tokens, "_ROWS", 7)
+    monkeypatch.setattr(two_tokens, "_decide", asked_to_end)
+    with preemption.deferred(), pytest.raises(Preempted):
+        two_tokens.decide(*make(), asked)
+    assert len(batches) == 1
 
 
 def test_a_token_that_is_positive_with_a_probability_counts_for_it(asked):
