@@ -142,8 +142,7 @@ def read_flags(*, goes_on: bool = False) -> tuple[ConfigDict, list[dict[str, Any
     values = flags.FLAGS
     path = config_flags.get_config_filename(values["config"]).split(":")[0]
     if not Path(path).is_file():
-        names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
-        raise UserError(f"--config={path} is no file: give one, or one of {', '.join(names)}")
+        raise UserError(f"--config={path} is no file: give one, or one of {', '.join(configs.NAMES)}")
     try:
         config = values.config
     except CONFIG_ERRORS as e:
@@ -245,8 +244,12 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     except BrokenPipeError:
         _leave_pipe()
+    except UserError as e:  # of a config's get_config
+        endings.fail(e, 2)
     except flags.Error as e:
-        endings.fail(f"{e}: see --help", 2)
+        if "Traceback" in (told := str(e)):  # ml_collections puts that of a config's get_config into its message
+            endings.fail(_config_error(ValueError(told.strip().splitlines()[-1])), 2)
+        endings.fail(f"{told}: see --help", 2)
     except CONFIG_ERRORS as e:
         endings.fail(_config_error(e), 2)
 

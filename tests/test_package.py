@@ -56,6 +56,30 @@ def test_it_prepares_and_plans_without_a_checkout(site, tmp_path):
     assert "FLOPs of training in all" in done.stdout
 
 
+def test_every_config_is_had_without_a_checkout(site, tmp_path):
+    """By its name, and as published:<name>."""
+    code = """
+import ehr_scaling
+from ehr_scaling import api, configs
+for name in configs.NAMES:
+    name += ":meds" * (name == "records")
+    api._config(name, None)
+    assert api._config(f"published:{name}", None)[0].title.endswith("published recipe")
+print(ehr_scaling.__file__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith(str(site)), done.stderr
+    done = ehr_scaling_(site, tmp_path, "sweep", "--config=published:challenge_2012", "--print_config")
+    assert done.returncode == 0 and "* training.optimizer = 'adamw'" in done.stdout, done.stderr
+
+
 def test_the_first_word_is_a_command(site, tmp_path):
     done = ehr_scaling_(site, tmp_path)
     assert done.returncode == 0

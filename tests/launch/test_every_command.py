@@ -95,6 +95,8 @@ def test_fields_of_the_config_are_told(tmp_path):
         ),
         ("sweep", f"--config={files['lacks']}"): f"--config={files['lacks']} lacks training.rate.at_tokens, ",
         ("sweep", f"--config={files['fails']}"): "--config: invalid literal for int() with base 10: 'a'",
+        ("sweep", "--config=records"): "--config: TypeError: get_config() missing 1 required positional argument",
+        ("sweep", "--config=recipes:no", "--config.data.seed=3"): "--config=configs/recipes.py:no: take one of synthet",
     }
     named = ("--config=mimic_iv", "--config.grid.seeds=(3,4)", "--print_config", "--data=challenge-2012")
     listed = [(name, *named) for name in ("study", "sweep", "prepare", "evaluate")]
