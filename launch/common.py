@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -274,21 +274,24 @@ def _refuse_buckets() -> None:
             raise UserError(f"--{name}={value}: only --workdir can be in a bucket; copy it here, or mount it")
 
 
-def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> None:
+def run(main: Callable[..., None], names: Mapping[str, str] | None = None, parts: Collection[str] = ()) -> None:
     """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status.
 
     names: of `own_flags`.
+    parts: of a command that does one of several things, the words that say which: `main(part)`.
     """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            endings.fail(f"unexpected argument {argv[1]!r}: settings are flags, see --help", 2)
+        if parts and (len(argv) < 2 or argv[1] not in parts):
+            endings.fail(f"say which part: {', '.join(parts)}", 2)
+        if len(argv) > 1 + bool(parts):
+            endings.fail(f"unexpected argument {argv[-1]!r}: settings are flags, see --help", 2)
         # Orbax and grain report every save and every file; a person wants the progress bar.
         logging.set_verbosity(logging.WARNING)
         try:
             with preemption.at_once():  # training puts it off until it has saved
                 _refuse_buckets()
-                main()
+                main(*argv[1:])
             companions.leave()
         except Preempted:
             companions.leave()

@@ -17,6 +17,7 @@ SMALL = ("--config.data.patients=20", "--config.data.context=64")
 COMMANDS = {
     "analyze": ("--runs={table}", "--out={file}/report"),
     "ask": ("--workdir={file}/w", "--questions={file}/sheet.yaml", *SMALL),
+    "bench": ("accelerator", "--json={file}/rows.json"),
     "audit": ("--workdir={file}/w",),
     "cards": ("--workdir={file}/w",),
     "compare": ("--runs={table}", "--runs={table}", "--out={file}/compare.json"),
@@ -60,6 +61,34 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path):
         assert process.returncode and "Traceback" not in said, (name, said[-2000:])
         assert len(errors) == 1 and "file" in errors[0], (name, said[-2000:])
     assert file.read_text() == "no folder"
+
+
+def test_benchmarks_tell_a_mistake_in_one_line(tmp_path):
+    """All at once: most of their time is their imports. Generated patients are a part of `data`, and take a second."""
+    said = {
+        (): "say which part: data, training, ",
+        ("nothing",): "say which part: data, training, ",
+        ("accelerator", "data"): "unexpected argument 'data'",
+        ("training", "--bench_sizes=huge", f"--torch_python={sys.executable}"): "unknown model size 'huge'",
+        ("analysis", f"--tables={tmp_path}"): f"--tables={tmp_path}/chinchilla_epoch_245.csv: no such file",
+        ("data", f"--mimic_demo={tmp_path}/demo", "--repeats=1"): f"--mimic_demo={tmp_path}/demo is no folder",
+        ("data", f"--json={tmp_path}/nowhere/rows.json"): f"--json={tmp_path}/nowhere/rows.json: the folder ",
+    }
+    running = {
+        given: subprocess.Popen(
+            [sys.executable, "-m", "launch.bench", *given],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
+        )
+        for given in said
+    }
+    for given, process in running.items():
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode in (1, 2), (given, errors)
+        assert errors.startswith(f"error: {said[given]}") and errors.count("\n") == 1, (given, errors)
 
 
 def test_help_is_no_error():

@@ -38,7 +38,7 @@ def told():
         path.stem: subprocess.Popen(
             [sys.executable, "-c", code.format(f"launch.{path.stem}"), str(path)], stdout=subprocess.PIPE, text=True
         )
-        for path in (*COMMANDS, ROOT / "launch" / "bench.py")
+        for path in COMMANDS
     }
     said = {name: process.communicate(timeout=300)[0].splitlines() for name, process in running.items()}
     return {name: tuple(set(line.split()) for line in lines) for name, lines in said.items()}
