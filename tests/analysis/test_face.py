@@ -55,6 +55,10 @@ def test_what_may_be_two_columns_is_asked():
     same = {**renamed(N="params"), "n_params": COLUMNS["N"]}
     assert laws.read(same).N.tolist() == COLUMNS["N"]
     assert laws.read({**COLUMNS, "params": [1] * 12}).N.tolist() == COLUMNS["N"]  # ours is ours
+    both = {**COLUMNS, "val_loss": [2 * x for x in COLUMNS["loss"]]}  # but whose loss is `loss`?
+    with pytest.raises(UserError, match=r"loss may be 'loss' or 'val_loss': say which with --columns=loss=loss"):
+        laws.read(both)
+    assert laws.read(both, {"loss": "loss"}).loss.tolist() == COLUMNS["loss"]
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])

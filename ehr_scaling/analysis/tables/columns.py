@@ -49,17 +49,17 @@ def named(table: Columns, given: Mapping[str, str]) -> dict[str, str]:
     """Our name -> the table's, of the columns that are there: as `given`, else our own name, else a usual one.
 
     Raises: UserError where one of N, D, C, the loss or those given is not there, or is one of several by its usual
-    name, whose values differ; it names them.
+    name, whose values differ, as a `loss` beside a usual name of it is too; it names them.
     """
     names: dict[str, str] = {}
     plain = {name: _WORDS.sub("_", name.strip().lower()) for name in table.names}
     for ours in COLUMNS:
         if SIX_ND.get(ours) == given.get(ours, ""):
             continue
-        if (theirs := given.get(ours, ours)) in table.names:
-            names[ours] = theirs
-            continue
+        theirs = given.get(ours, ours)
         likely = [name for name in table.names if ours not in given and plain[name] in USUAL.get(ours, ())]
+        if theirs in table.names:  # `loss` may be that of training, where another says that it is of validation
+            likely = [theirs, *likely] if ours == "loss" else [theirs]
         if len(likely) > 1 and any(not _alike(table.values(likely[0]), table.values(other)) for other in likely[1:]):
             both = " or ".join(map(short, likely))
             raise UserError(f"{table.header}: {ours} may be {both}: say which with --columns={ours}={likely[0]}")
