@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,7 +61,7 @@ def config_of_data(data: str) -> str:
 
 def define_config_flags() -> None:
     """`--config`, with `--config.<field>=` for every field; short cuts to the most used ones; `--workdir`."""
-    given = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("--data=", "-data=", "--source=", "-source="))]
+    given = [value for *_, value in _given(sys.argv, "data", "source")]
     try:
         default = config_of_data(given[-1] if given else "synthetic")
     except (UserError, OSError) as e:
@@ -224,15 +224,23 @@ def config_file(given: str) -> str:
     return f"{ours}{colon}{argument}" if by_name and not Path(path).is_file() and ours.is_file() else given
 
 
-def _configs_found(argv: list[str]) -> list[str]:
-    """A command line with the value of --config as `config_file` has it."""
-    named, found = ("--config", "-config"), list(argv)
+def _given(argv: list[str], *names: str) -> Iterator[tuple[int, str, str]]:
+    """Of each `--name=value` and each `--name value` of a command line: the place of the argument that holds the value,
+    what stands before it there, and the value."""
+    named = [dashes + name for name in names for dashes in ("--", "-")]
     for k, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in named and equals:
-            found[k] = f"{name}={config_file(value)}"
+            yield k, f"{name}=", value
         elif k and argv[k - 1] in named:
-            found[k] = config_file(argument)
+            yield k, "", argument
+
+
+def _configs_found(argv: list[str]) -> list[str]:
+    """A command line with the value of --config as `config_file` has it."""
+    found = list(argv)
+    for k, before, value in _given(argv, "config"):
+        found[k] = before + config_file(value)
     return found
 
 

@@ -129,6 +129,7 @@ def test_fields_of_the_config_are_told(tmp_path):
     }
     named = ("--config=mimic_iv", "--config.grid.seeds=(3,4)", "--print_config", "--data=challenge-2012")
     listed = [(name, *named) for name in ("study", "sweep", "prepare", "evaluate")]
+    spaced = [("sweep", flag, "challenge-2012", "--print_config") for flag in ("--data", "-source")]
     running = {
         command: subprocess.Popen(
             [sys.executable, "-X", "importtime", "-m", f"launch.{command[0]}", *command[1:]],
@@ -138,7 +139,7 @@ def test_fields_of_the_config_are_told(tmp_path):
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
         )
-        for command in (*expected, *listed)
+        for command in (*expected, *listed, *spaced)
     }
     pages = {command: process.communicate(timeout=300) for command, process in running.items()}
     for command, start in expected.items():
@@ -149,6 +150,8 @@ def test_fields_of_the_config_are_told(tmp_path):
         assert running[command].returncode == 0 and not re.search(r"\| +jax$", err, re.M)
         assert "* grid.seeds = (3, 4)  # configs/base.py: (1, 2)\n" in out and "  data.url = " in out
         assert "* data.source = 'mimic-iv'  # configs/base.py: 'synthetic'\n" in out
+    for command in spaced:  # and so without the sign in between
+        assert "* data.source = 'challenge-2012'  # configs/base.py: 'synthetic'\n" in pages[command][0]
     assert sorted(tmp_path.iterdir()) == sorted(files.values())  # nothing is made
 
 
