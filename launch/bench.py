@@ -102,6 +102,7 @@ def main(part: str) -> None:
     if JSON.value and not Path(JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={JSON.value}: the folder that it should be in is not there: make it, or name another")
     rows = []
+    print(f"measuring {part}", flush=True)
     print(f"{part} on {machine()}\n\n| | value | unit | target | ok |\n|---|---|---|---|---|", flush=True)
     for r in PARTS[part]():
         rows.append(r)

@@ -116,15 +116,19 @@ def join_processes() -> None:
     companions.watch()
 
 
-def use_all_cores() -> None:
+def use_all_cores(about: str = "") -> None:
     """One run on all cores of a CPU: each is a device of its own, as fast as XLA can be; accelerators do not mind.
 
     A core alone has no threads to wait for after each operation, and gradients meet once an update. Before anything
     asks JAX for a device. Starts the program anew, once, for what the C library reads before Python begins.
+
+    about: a first line, which nobody waits for the import of JAX to see, and which is said once.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
+    if about:
+        print(about, flush=True)
     import jax
 
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"

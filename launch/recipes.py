@@ -60,6 +60,7 @@ def _link(source: str, target: str) -> None:
 
 
 def main() -> None:
+    print("recipes, one change at a time", flush=True)
     if WORKDIR.value is None:
         show()
         return
