@@ -39,3 +39,9 @@ def test_commands_have_the_flags_that_documents_show(document):
             defined |= {*DEFINED.findall(common), "config"}
         used = set(re.findall(r"(?<!\S)--(\w+)", rest))
         assert used <= defined, (name, used - defined)
+
+
+def test_no_heading_of_the_changelog_is_empty():
+    parts = (ROOT / "CHANGELOG.md").read_text().split("\n\n")
+    under = {part: after for part, after in zip(parts, parts[1:], strict=False) if part.strip().endswith(":")}
+    assert len(under) > 10 and not [part for part, after in under.items() if not after.startswith("- ")]
