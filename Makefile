@@ -52,7 +52,7 @@ check-versions:  # before a release: the wheel on each Python, with the lowest a
 docs: $(VENV)/.docs
 	rm -rf build/pages
 	mkdir -p build/pages
-	cp -R *.md LICENSE docs studies meds_dev build/pages
+	cp -R *.md LICENSE docs notebooks studies meds_dev build/pages
 	$(BIN)/zensical build --strict --clean
 
 $(VENV)/.docs: $(VENV)/.installed
