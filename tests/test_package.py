@@ -44,6 +44,13 @@ def test_it_has_no_names_but_its_own_and_all_of_its_files(site):
     )
 
 
+def test_an_image_is_built_of_all_that_the_wheel_is():
+    """What the links in the package lead to; a link into nothing is passed over there without a word."""
+    let_in = set(re.findall("^!(.*)$", (ROOT / ".dockerignore").read_text(), re.M))
+    links = {str(path.resolve().relative_to(ROOT)) for path in (ROOT / "ehr_scaling").iterdir() if path.is_symlink()}
+    assert links >= {"launch", "configs", "studies"} and links <= let_in
+
+
 def test_it_prepares_and_plans_without_a_checkout(site, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from ehr_scaling.configs import quickstart\nsweep = quickstart.sweep\n"
