@@ -6,7 +6,7 @@ DATA ?= synthetic
 ARGS ?=
 PYTHONS ?= 3.11 3.12 3.13
 
-.PHONY: setup study check test nightly lint bench mutants docs check-versions clean
+.PHONY: setup study check test nightly test-extras lint bench mutants docs check-versions clean
 setup: $(VENV)/.installed  # for developers; a study needs less
 
 $(VENV)/.installed: $(VENV)/.base
@@ -30,6 +30,11 @@ test: lint
 
 nightly: lint  # and what shows the same in other forms or for longer: three times as long
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "nightly or not nightly"
+
+# Tests that compare with the packages of others, or are read by them; make test skips what is not installed
+test-extras: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,cards-test,export-test,wandb]'
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/test_export.py tests/cards tests/training/test_tracking.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What the documents name is there: modules by their paths, commands, and the flags of commands."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -43,5 +44,5 @@ def test_commands_have_the_flags_that_documents_show(document):
 
 def test_no_heading_of_the_changelog_is_empty():
     parts = (ROOT / "CHANGELOG.md").read_text().split("\n\n")
-    under = {part: after for part, after in zip(parts, parts[1:], strict=False) if part.strip().endswith(":")}
+    under = {part: after for part, after in itertools.pairwise(parts) if part.strip().endswith(":")}
     assert len(under) > 10 and not [part for part, after in under.items() if not after.startswith("- ")]
