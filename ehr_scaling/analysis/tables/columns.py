@@ -19,22 +19,23 @@ SIX_ND = {"C": "6ND", "D": "C/6N", "N": "C/6D"}
 USUAL = {
     "N": (
         "n_body", "params", "n_params", "num_params", "parameters", "n_parameters", "num_parameters", "model_params",
-        "model_parameters", "non_embedding_params", "non_embedding_parameters", "model_size",
+        "model_parameters", "non_embedding_params", "non_embedding_parameters", "model_size", "parameter_count",
     ),
     "D": (
         "tokens", "n_tokens", "num_tokens", "tokens_seen", "train_tokens", "training_tokens", "total_tokens",
+        "throughput/total_tokens",
     ),
     "C": (
         "flops", "n_flops", "num_flops", "total_flops", "train_flops", "training_flops", "compute", "training_compute",
     ),
     "loss": (
         "val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "final_loss", "final_val_loss",
-        "final_validation_loss", "final_eval_loss", "held_out_loss",
+        "final_validation_loss", "final_eval_loss", "held_out_loss", "val/loss", "validation/loss", "eval/loss",
     ),
     "loss_se": ("validation_loss_se", "val_loss_se"),
     "run": ("run_id", "run_name"),
-    "lr": ("learning_rate",),
-    "batch": ("batch_tokens",),
+    "lr": ("learning_rate", "learning_rate_peak"),
+    "batch": ("batch_tokens", "batch_size_in_tokens"),
 }  # fmt: skip
 _WORDS = re.compile(r"[\s.\-]+")
 
