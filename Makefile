@@ -6,7 +6,7 @@ DATA ?= synthetic
 ARGS ?=
 PYTHONS ?= 3.11 3.12 3.13
 
-.PHONY: setup study check test nightly lint bench mutants docs check-versions clean
+.PHONY: setup study check test nightly test-extras lint bench mutants docs check-versions clean
 setup: $(VENV)/.installed  # for developers; a study needs less
 
 $(VENV)/.installed: $(VENV)/.base
@@ -31,6 +31,11 @@ test: lint
 nightly: lint  # and what shows the same in other forms or for longer: three times as long
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "nightly or not nightly"
 
+# Tests that compare with the packages of others, or are read by them; make test skips what is not installed
+test-extras: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,cards-test,export-test,wandb]'
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/test_export.py tests/cards tests/training/test_tracking.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,7 +57,7 @@ check-versions:  # before a release: the wheel on each Python, with the lowest a
 docs: $(VENV)/.docs
 	rm -rf build/pages
 	mkdir -p build/pages
-	cp -R *.md LICENSE docs studies meds_dev build/pages
+	cp -R *.md LICENSE docs notebooks studies meds_dev build/pages
 	$(BIN)/zensical build --strict --clean
 
 $(VENV)/.docs: $(VENV)/.installed

@@ -10,7 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ehr_scaling import configs
 from ehr_scaling.configs import base
+from ehr_scaling.errors import UserError
 
 sweep = base.sweep
 
@@ -25,8 +27,12 @@ SETTINGS: dict[str, Any] = {
 EARLIER_RATES: dict[str, Any] = {"training.rate.peak": 0.025, "training.rate.tokens_exponent": 0.0}
 
 
-def get_config(name: str = "quickstart") -> ConfigDict:
-    c: ConfigDict = importlib.import_module(f"configs.{name}").get_config()
+def get_config(under: str = "quickstart") -> ConfigDict:
+    """Args: under, the name of a config, and behind a colon the argument of its get_config ("records:meds")."""
+    name, *arguments = under.split(":", 1)
+    if name not in configs.NAMES:
+        raise UserError(f"--config=configs/published.py:{under}: take one of {', '.join(configs.NAMES)}")
+    c: ConfigDict = importlib.import_module(f"{configs.__name__}.{name}").get_config(*arguments)
     c.title = f"{c.title}, published recipe"
     c.update_from_flattened_dict(SETTINGS)
     return c

@@ -190,9 +190,9 @@ def _config(config: str | ModuleType, settings: Settings | None) -> "tuple[Confi
     arguments = []
     if isinstance(config, str):
         name, *arguments = config.split(":", 1)
-        known = sorted(path.stem for path in Path(configs.__file__).parent.glob("[a-z]*.py"))
-        if name not in known:
-            raise UserError(f"config={config!r} is none: take a module of your own, or one of {', '.join(known)}")
+        if name not in configs.NAMES:
+            known = ", ".join(configs.NAMES)
+            raise UserError(f"config={config!r} is none: take a module of your own, or one of {known}")
         config = import_module(f"{configs.__name__}.{name}")
     try:
         chosen = config.get_config(*arguments)

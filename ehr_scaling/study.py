@@ -107,9 +107,9 @@ def to_score(workdir: Path) -> list[Cell]:
     return [cell for cell in planned if cell.phase == "cooled" and has_come_to_its_end(cell)]
 
 
-def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
+def ask(config: ConfigDict, workdir: Path, say: Say = silent) -> tuple[str, bool]:
     """timelines/ → what models are asked, and the baselines' answers, in outcomes/. Returns lines that say what is
-    asked, or why nothing is; and whether anything is.
+    asked, or why nothing is; and whether anything is. say: is told each step as it begins.
 
     Records without admissions or deaths can still have a loss and its laws, so that a task which they cannot answer
     ends this stage and not the study.
@@ -123,6 +123,7 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
     for task in asked_tasks(config):
         recalibrated = method != prepared.NONE and task.kind == "binary"
         try:
+            say(f"{task.name}: looking for stays to ask about")
             for split in ("test", questions.TUNING) if recalibrated else ("test",):
                 questions.prepare(
                     workdir,
@@ -141,6 +142,7 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
                 )
             if task.kind == "binary":  # also none: the stays of an earlier one lie there still
                 prepared.recalibrate_by(method, there.task(task.name))
+            say(f"{task.name}: fitting baselines")
             evaluate.baseline(workdir, task)
         except tasks.Unanswerable as e:
             lines.append(f"no outcome is scored: {e}")
@@ -148,14 +150,15 @@ def ask(config: ConfigDict, workdir: Path) -> tuple[str, bool]:
             continue
         any_asked = True
         lines.append(artifacts.read_json(there.task(task.name) / "task.json")["description"])
+    say("")
     return "\n".join(lines), any_asked
 
 
-def score(config: ConfigDict, workdir: Path) -> str:
-    """timelines/ and runs/ → outcomes/. Returns the lines of `ask`."""
+def score(config: ConfigDict, workdir: Path, say: Say = silent) -> str:
+    """timelines/ and runs/ → outcomes/. Returns the lines of `ask`. say: is told each step of that, as it begins."""
     from ehr_scaling.outcomes import evaluate
 
-    lines, any_asked = ask(config, workdir)
+    lines, any_asked = ask(config, workdir, say)
     if any_asked:
         cells = to_score(workdir)
         each = [[cell] for cell in cells]
@@ -225,10 +228,10 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
 def run(
     config: ConfigDict, points: Points, workdir: Path, say: Say = silent, *, retry_failed: bool = False
 ) -> dict[str, Any]:
-    """All stages. Returns laws.json as a dict. say: is told each step of the last stage as it begins. retry_failed: as
-    in `train`."""
+    """All stages. Returns laws.json as a dict. say: is told each step after training as it begins. retry_failed: as in
+    `train`."""
     prepare(config, workdir)
     planned = plan(config, points, workdir)
     print(cost.table(planned, workdir=workdir, workers=cost.workers(config.workers, planned)))
     train(config, workdir, retry_failed=retry_failed)
-    return write_report(config, workdir, score(config, workdir), say)
+    return write_report(config, workdir, score(config, workdir, say), say)

@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measured has processes of its own
 
-from ehr_scaling import endings, hardware
+from ehr_scaling import hardware
+from ehr_scaling.errors import UserError
 
 from . import bench_flags, common
 from .rows import Row, row, seconds
@@ -97,13 +98,13 @@ PARTS = {
 }
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) != 2 or argv[1] not in PARTS:
-        endings.fail(f"say which part: python -m launch.bench {'|'.join(PARTS)}", 2)
-    logging.set_verbosity(logging.WARNING)
+def main(part: str) -> None:
+    if JSON.value and not Path(JSON.value).absolute().parent.is_dir():
+        raise UserError(f"--json={JSON.value}: the folder that it should be in is not there: make it, or name another")
     rows = []
-    print(f"{argv[1]} on {machine()}\n\n| | value | unit | target | ok |\n|---|---|---|---|---|")
-    for r in PARTS[argv[1]]():
+    print(f"measuring {part}", flush=True)
+    print(f"{part} on {machine()}\n\n| | value | unit | target | ok |\n|---|---|---|---|---|", flush=True)
+    for r in PARTS[part]():
         rows.append(r)
         target = "" if r["target"] is None else f"{r['target']:.4g}"
         ok = {None: "", True: "yes", False: "**no**"}[r["ok"]]
@@ -113,4 +114,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=common.parse)
+    common.run(main, {"--raw": "--mimic_demo", "--runs": "--tables"}, PARTS)

@@ -84,7 +84,7 @@ def rows() -> Iterator[Row]:
         yield from _grid()
 
 
-OURS = [sys.executable, "-m", "launch.bench_training"]
+OURS = [sys.executable, "-m", f"{__package__}.bench_training"]
 
 
 def torch_version() -> str:
@@ -244,7 +244,7 @@ def serve(spec: dict[str, Any]) -> None:
 
 
 def _launch(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"launch.{script}", *arguments]
+    return [sys.executable, "-m", f"{__package__}.{script}", *arguments]
 
 
 def _steps(run: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""Say what is installed here and what it runs on, and try it: a study of seconds on generated patients, end to end.
+"""Say what is installed here and what it runs on, and try it: a study of a minute on generated patients, end to end.
 
   python -m launch.check
 

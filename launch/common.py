@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,7 +61,7 @@ def config_of_data(data: str) -> str:
 
 def define_config_flags() -> None:
     """`--config`, with `--config.<field>=` for every field; short cuts to the most used ones; `--workdir`."""
-    given = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("--data=", "-data=", "--source=", "-source="))]
+    given = [value for *_, value in _given(sys.argv, "data", "source")]
     try:
         default = config_of_data(given[-1] if given else "synthetic")
     except (UserError, OSError) as e:
@@ -116,15 +116,19 @@ def join_processes() -> None:
     companions.watch()
 
 
-def use_all_cores() -> None:
+def use_all_cores(about: str = "") -> None:
     """One run on all cores of a CPU: each is a device of its own, as fast as XLA can be; accelerators do not mind.
 
     A core alone has no threads to wait for after each operation, and gradients meet once an update. Before anything
     asks JAX for a device. Starts the program anew, once, for what the C library reads before Python begins.
+
+    about: a first line, which nobody waits for the import of JAX to see, and which is said once.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
+    if about:
+        print(about, flush=True)
     import jax
 
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
@@ -142,8 +146,7 @@ def read_flags(*, goes_on: bool = False) -> tuple[ConfigDict, list[dict[str, Any
     values = flags.FLAGS
     path = config_flags.get_config_filename(values["config"]).split(":")[0]
     if not Path(path).is_file():
-        names = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
-        raise UserError(f"--config={path} is no file: give one, or one of {', '.join(names)}")
+        raise UserError(f"--config={path} is no file: give one, or one of {', '.join(configs.NAMES)}")
     try:
         config = values.config
     except CONFIG_ERRORS as e:
@@ -225,15 +228,23 @@ def config_file(given: str) -> str:
     return f"{ours}{colon}{argument}" if by_name and not Path(path).is_file() and ours.is_file() else given
 
 
-def _configs_found(argv: list[str]) -> list[str]:
-    """A command line with the value of --config as `config_file` has it."""
-    named, found = ("--config", "-config"), list(argv)
+def _given(argv: list[str], *names: str) -> Iterator[tuple[int, str, str]]:
+    """Of each `--name=value` and each `--name value` of a command line: the place of the argument that holds the value,
+    what stands before it there, and the value."""
+    named = [dashes + name for name in names for dashes in ("--", "-")]
     for k, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in named and equals:
-            found[k] = f"{name}={config_file(value)}"
+            yield k, f"{name}=", value
         elif k and argv[k - 1] in named:
-            found[k] = config_file(argument)
+            yield k, "", argument
+
+
+def _configs_found(argv: list[str]) -> list[str]:
+    """A command line with the value of --config as `config_file` has it."""
+    found = list(argv)
+    for k, before, value in _given(argv, "config"):
+        found[k] = before + config_file(value)
     return found
 
 
@@ -245,8 +256,12 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     except BrokenPipeError:
         _leave_pipe()
+    except UserError as e:  # of a config's get_config
+        endings.fail(e, 2)
     except flags.Error as e:
-        endings.fail(f"{e}: see --help", 2)
+        if "Traceback" in (told := str(e)):  # ml_collections puts that of a config's get_config into its message
+            endings.fail(_config_error(ValueError(told.strip().splitlines()[-1])), 2)
+        endings.fail(f"{told}: see --help", 2)
     except CONFIG_ERRORS as e:
         endings.fail(_config_error(e), 2)
 
@@ -276,21 +291,24 @@ def _refuse_buckets() -> None:
                 raise UserError(f"--{name}={given}: only --workdir can be in a bucket; copy it here, or mount it")
 
 
-def run(main: Callable[[], None], names: Mapping[str, str] | None = None) -> None:
+def run(main: Callable[..., None], names: Mapping[str, str] | None = None, parts: Collection[str] = ()) -> None:
     """Run `main()` under absl flags; a user's mistake ends in one line and a non-zero status.
 
     names: of `own_flags`.
+    parts: of a command that does one of several things, the words that say which: `main(part)`.
     """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            endings.fail(f"unexpected argument {argv[1]!r}: settings are flags, see --help", 2)
+        if parts and (len(argv) < 2 or argv[1] not in parts):
+            endings.fail(f"say which part: {', '.join(parts)}", 2)
+        if len(argv) > 1 + bool(parts):
+            endings.fail(f"unexpected argument {argv[-1]!r}: settings are flags, see --help", 2)
         # Orbax and grain report every save and every file; a person wants the progress bar.
         logging.set_verbosity(logging.WARNING)
         try:
             with preemption.at_once():  # training puts it off until it has saved
                 _refuse_buckets()
-                main()
+                main(*argv[1:])
             companions.leave()
         except Preempted:
             companions.leave()

@@ -22,6 +22,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
 from . import common, slurm_flags
+from .steps import Steps
 
 common.define_config_flags()
 flags.adopt_module_key_flags(slurm_flags)
@@ -46,6 +47,7 @@ def main() -> None:
         if slurm_flags.NODES.value > 1:
             raise UserError("--slurm_nodes: a model is scored on one node; several nodes share the models: give 1")
     common.begin(config, workdir)
+    print(f"scoring the models of {workdir}", flush=True)
     # Not above: what lists tasks and flags needs no JAX.
     from ehr_scaling import study
     from ehr_scaling.outcomes import evaluate
@@ -54,7 +56,8 @@ def main() -> None:
     trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
     show.check(workdir, SHOW.value, trajectories, CELL.value)  # before hours of simulation
     if EXECUTOR.value == "slurm":
-        _, any_asked = study.ask(config, workdir)
+        with Steps() as steps:
+            _, any_asked = study.ask(config, workdir, steps.say)
         each = [[cell] for cell in study.to_score(workdir)] if any_asked else []
         costs = evaluate.costs(workdir, each)
         about = {"title": "simulating futures", "done": evaluate.finished, "costs": costs, "kind": "score"}
@@ -63,7 +66,8 @@ def main() -> None:
             print("when they have ended, the same command without --executor tells the scores")
             return
     else:
-        study.score(config, workdir)
+        with Steps() as steps:
+            study.score(config, workdir, steps.say)
     folders = {name: Layout(workdir).task(name) for name in config.outcome.tasks}
     answered = {name: folder for name, folder in folders.items() if (folder / evaluate.BASELINE).exists()}
     for name, folder in answered.items():

@@ -29,6 +29,8 @@ def main() -> None:
     if OUT.value is not None and RUNS.value is None:
         _model(OUT.value)
     elif RUNS.value is not None and OUT.value is None:
+        if CELL.value is not None:
+            raise UserError(f"--cell={CELL.value}: --runs is the table of all finished runs: leave one of them out")
         _runs(RUNS.value)
     else:
         raise UserError("give --out=DIR, for a model, or --runs=FILE, for the table of all finished runs")

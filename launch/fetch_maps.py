@@ -22,6 +22,7 @@ URL = flags.DEFINE_string("base_url", download.BASE_URL, "Of a mirror.")
 
 def main() -> None:
     folder = Path(DEST.value)
+    print(f"fetching code maps into {folder}", flush=True)
     download.download(folder, KINDS.value, base_url=URL.value)
     print(f"give them to launch.prepare with --code_maps={folder}")
 

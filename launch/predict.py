@@ -75,7 +75,7 @@ NAMES = {
 def main() -> None:
     data = None if DATA.value is None else Path(DATA.value).absolute()
     _check_flags()
-    common.use_all_cores()
+    common.use_all_cores(f"predicting with a model of {MODEL.value}")
     from ehr_scaling import artifacts
     from ehr_scaling.data import disclosure, inspection, others
     from ehr_scaling.outcomes import choosing, predict

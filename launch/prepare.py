@@ -47,7 +47,7 @@ def main() -> None:
     fractions = tuple(config.grid.fractions)
     with settings.kept(config, workdir):
         pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value, fractions=fractions)
-    print(f"made: {workdir}; look at it with python -m launch.inspect --workdir={workdir}")
+    print(f"made: {workdir}; look at it with python -m ehr_scaling.launch.inspect --workdir={workdir}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 
 
 def main() -> None:
+    print(f"publishing the study {WORKDIR.value}", flush=True)
     from ehr_scaling import publish
     from ehr_scaling.errors import UserError
 

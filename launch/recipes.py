@@ -69,6 +69,7 @@ def trained(folders: dict[str, Path]) -> list[str]:
 
 
 def main() -> None:
+    print("recipes, one change at a time", flush=True)
     if WORKDIR.value is None:
         show()
         return

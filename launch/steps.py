@@ -23,7 +23,10 @@ class Steps:
             self._thread.join()
 
     def say(self, step: str) -> None:
+        """A step begins; "": what begins tells of itself."""
         self._step = step
+        if not step:
+            return
         if self._thread.ident is None:
             self._begun = time.monotonic()
             self._thread.start()
@@ -35,5 +38,5 @@ class Steps:
 
     def _remind(self) -> None:
         while not self._ended.wait(0.5):
-            if time.monotonic() - self._told > self.EVERY:
+            if self._step and time.monotonic() - self._told > self.EVERY:
                 self._tell(f"still {self._step}")

@@ -134,7 +134,8 @@ def main() -> None:
     queued = slurm_flags.submit(
         loop.job, units(grid), workdir, title="training", done=loop.finished, before=loop.verify
     )
-    print(f"python -m launch.sweep --workdir={workdir} --status" if queued else "every cell is finished")
+    watch = f"python -m ehr_scaling.launch.sweep --workdir={workdir} --status"
+    print(watch if queued else "every cell is finished")
 
 
 if __name__ == "__main__":

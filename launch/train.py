@@ -32,7 +32,9 @@ def traced(cell: Any) -> Any:
 
 def main() -> None:
     workdir = storage.local(WORKDIR.value)
-    common.use_all_cores()  # may start the program anew: what takes seconds to import comes after it
+    common.use_all_cores(
+        f"training cell {CELL.value} of {WORKDIR.value}"
+    )  # may start the program anew: what takes seconds to import comes after it
     log.keep(workdir)
     common.join_processes()
     from ehr_scaling.grid import executors, manifest

@@ -127,6 +127,8 @@ MISTAKES = {
     "settings: data.patients: ": lambda w, m: ehr.run_study(w, "quickstart", {"data.patients": "many"}),
     "config=.*records gives no config so": lambda w, m: ehr.prepare(w, "records"),
     "config=.*quickstart gives no config so": lambda w, m: ehr.prepare(w, "quickstart:x"),
+    r"configs/published\.py:nope: take one of base": lambda w, m: ehr.prepare(w, "published:nope"),
+    "--patient=-1: the split test has": lambda w, m: ehr.patient(w, "test", -1),
     "config='quikstart' is none": lambda w, m: ehr.train(w, "quikstart"),
     "'challenge' is published: take one of challenge_2012": lambda w, m: ehr.published("challenge"),
     "neither the work directory of a study nor": lambda w, m: ehr.load_model(w / "runs"),

@@ -15,10 +15,8 @@ from ehr_scaling.data import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
 
-NAMES = sorted(p.stem for p in Path(configs.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", configs.NAMES)
 def test_a_config_is_whole(name):
     module = importlib.import_module(f"ehr_scaling.configs.{name}")
     config = module.get_config("meds") if module is records else module.get_config()
@@ -122,6 +120,9 @@ def test_the_published_recipe_can_be_laid_over_any_config():
         config = flatdict(published.get_config(name).to_dict())
         assert {key: config[key] for key in published.SETTINGS} == published.SETTINGS
         assert config["title"].endswith("published recipe")
+    assert published.get_config("records:meds").data.source == "meds"
+    with pytest.raises(UserError, match=r"configs/published\.py:nope: take one of base, challenge_2012, "):
+        published.get_config("nope")
 
 
 def test_every_option_of_the_tokenizer_is_a_field():

@@ -62,3 +62,21 @@ def test_what_is_imported_is_declared(top):
     names = {normal(name) for name in INSTALLED.get(top, [top])}  # what is not installed here is called as its module
     for _, lazy, file in (found for found in IMPORTS if found[0] == top):
         assert names & (BASE | EXTRAS if lazy or file in OF_AN_EXTRA else BASE), f"{file} imports {top}: {names}"
+
+
+def test_what_a_test_skips_without_is_installed_by_some_job_that_runs_it():
+    """By the extras and the files that the Makefile names, and the targets of CI."""
+    recipe = re.search(r"^test-extras:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    extras = re.search(r"'\.\[(.*)\]'", recipe)[1].split(",")
+    has = {extra: distributions(PROJECT["optional-dependencies"][extra]) for extra in extras}
+    ran = re.findall(r"tests/\S+", recipe)
+    skipped = re.compile(r"importorskip\(\"([\w.]+)\"")
+    seen = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in map(normal, skipped.findall(path.read_text(encoding="utf-8"))):
+            seen.add(name)
+            file = path.relative_to(ROOT).as_posix()
+            assert name in BASE | has["dev"] or (name in set().union(*has.values()) and file.startswith(tuple(ran)))
+    assert seen > {"torch", "transformers", "mlcroissant", "wandb"}
+    jobs = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert {"test", "test-extras", "docs"} <= set(re.findall(r"- run: make ([\w-]+)", jobs))

@@ -1,5 +1,6 @@
 """What the documents name is there: modules by their paths, commands, and the flags of commands."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -39,3 +40,9 @@ def test_commands_have_the_flags_that_documents_show(document):
             defined |= {*DEFINED.findall(common), "config"}
         used = set(re.findall(r"(?<!\S)--(\w+)", rest))
         assert used <= defined, (name, used - defined)
+
+
+def test_no_heading_of_the_changelog_is_empty():
+    parts = (ROOT / "CHANGELOG.md").read_text().split("\n\n")
+    under = {part: after for part, after in itertools.pairwise(parts) if part.strip().endswith(":")}
+    assert len(under) > 10 and not [part for part, after in under.items() if not after.startswith("- ")]

@@ -506,6 +506,7 @@ MISTAKES = {
     ("--workdir={tmp}/nothing", "--out={tmp}/out"): "manifest.jsonl is missing",
     ("--workdir={w}", "--out={tmp}/out", "--cell=0"): "--cell=0 is not in",
     ("--workdir={w}", "--out={tmp}/out", "--cell={unfinished}"): "holds no finished run",
+    ("--workdir={w}", "--runs={tmp}/runs.csv", "--cell=0"): "--cell=0: --runs is the table of all",
     ("--workdir={w}", "--out={w}"): "holds something else",
     ("--workdir={w}", "--out=gs://bucket/model"): "only --workdir can be in a bucket",
     ("--workdir={w}", "--out={tmp}/out", "more"): "unexpected argument 'more'",

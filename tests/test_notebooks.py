@@ -133,6 +133,8 @@ def test_what_is_committed_is_whole_and_says_nothing_of_a_machine(path):
     outputs = [output for cell in cells for output in cell["outputs"]]
     # Of one run, from the first cell to the last
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    made = [cell for cell in cells if re.search(r"ehr\.(prepare|run_study)\(", "".join(cell["source"]))]
+    assert not [cell for cell in made if "events: from" not in shown(cell)[0]]  # in a folder that held nothing
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert not re.search(r"(/home/|/root/|/tmp/|site-packages|Warning)", json.dumps(outputs))

@@ -44,6 +44,13 @@ def test_it_has_no_names_but_its_own_and_all_of_its_files(site):
     )
 
 
+def test_an_image_is_built_of_all_that_the_wheel_is():
+    """What the links in the package lead to; a link into nothing is passed over there without a word."""
+    let_in = set(re.findall("^!(.*)$", (ROOT / ".dockerignore").read_text(), re.M))
+    links = {str(path.resolve().relative_to(ROOT)) for path in (ROOT / "ehr_scaling").iterdir() if path.is_symlink()}
+    assert links >= {"launch", "configs", "studies"} and links <= let_in
+
+
 def test_it_prepares_and_plans_without_a_checkout(site, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from ehr_scaling.configs import quickstart\nsweep = quickstart.sweep\n"
@@ -54,6 +61,30 @@ def test_it_prepares_and_plans_without_a_checkout(site, tmp_path):
     done = ehr_scaling_(site, tmp_path, "sweep", "--config=mine.py", "--workdir=W", "--dry_run")
     assert done.returncode == 0, done.stderr
     assert "FLOPs of training in all" in done.stdout
+
+
+def test_every_config_is_had_without_a_checkout(site, tmp_path):
+    """By its name, and as published:<name>."""
+    code = """
+import ehr_scaling
+from ehr_scaling import api, configs
+for name in configs.NAMES:
+    name += ":meds" * (name == "records")
+    api._config(name, None)
+    assert api._config(f"published:{name}", None)[0].title.endswith("published recipe")
+print(ehr_scaling.__file__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith(str(site)), done.stderr
+    done = ehr_scaling_(site, tmp_path, "sweep", "--config=published:challenge_2012", "--print_config")
+    assert done.returncode == 0 and "* training.optimizer = 'adamw'" in done.stdout, done.stderr
 
 
 def test_the_first_word_is_a_command(site, tmp_path):
@@ -70,8 +101,30 @@ def test_the_first_word_is_a_command(site, tmp_path):
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
 
 
+def test_benchmarks_start_what_the_wheel_has(site, tmp_path):
+    """Without duckdb, whose row says that it is left out."""
+    (tmp_path / "duckdb.py").write_text("raise ImportError")
+    code = "import sys; from absl import flags; from ehr_scaling.launch import bench_data, bench_training as t\n"
+    code += "flags.FLAGS([sys.argv[0], '--fraction=0.0002', '--keep=kept'])\n"
+    code += "for row in bench_data._generated(bench_data.Path('made')): print(row['name'])\n"
+    code += "print(t.OURS[2], t._launch('sweep')[2])"
+    (tmp_path / "made").mkdir()  # and both folders are relative ones
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{site}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, duckdb, spawned = done.stdout.splitlines()
+    assert duckdb == "  compare: left out, for duckdb is not installed: see the extra bench"
+    assert spawned == "ehr_scaling.launch.bench_training ehr_scaling.launch.sweep"
+
+
 def test_every_module_that_runs_is_a_command():
-    ends = re.compile(r'^if __name__ == "__main__":\n    (common\.run|run|app\.run)\(', re.MULTILINE)
+    ends = re.compile(r'^if __name__ == "__main__":\n    (common\.)?run\(', re.MULTILINE)
     running = {path.stem for path in (ROOT / "launch").glob("*.py") if ends.search(path.read_text())}
     assert running == set(console.COMMANDS)
     for command in console.COMMANDS:

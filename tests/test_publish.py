@@ -15,6 +15,7 @@ from ehr_scaling import artifacts, publish
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.training import tracking
 from tests import blank
 
 CLAIMS = """
@@ -266,3 +267,44 @@ def test_a_run_table_goes_to_weights_and_biases_a_run_each(tmp_path, monkeypatch
     assert "validation_loss" not in begun[0]["config"] and "subject_id" not in begun[0]["config"]
     assert [e["validation_loss"] for e in ended] == [3.0, 3.0] and ended[0]["auroc_death"] == 0.7
     assert "auroc_death" not in ended[1] and not {"run", "seed"} & set(ended[0])
+
+
+def test_a_downloaded_table_of_weights_and_biases_has_the_validation_loss(tmp_path, monkeypatch):
+    """Of runs that were logged while they trained, before they are exported and after."""
+    study(tmp_path / "w", [cell()], runs=1)
+    online = {}
+
+    class Run:
+        def __init__(self, config):
+            self.config, self.summary = config, {}
+
+        def log(self, values, step):
+            self.summary.update(values)  # which keeps the last of each
+
+        def finish(self):
+            pass
+
+    def init(**arguments):
+        online.setdefault(arguments["id"], Run({})).config.update(arguments["config"])
+        return online[arguments["id"]]
+
+    fake = types.SimpleNamespace(init=init, Settings=dict, errors=types.SimpleNamespace(Error=OSError))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+    def downloaded():
+        table = [{"Name": name, **run.config, **run.summary} for name, run in online.items()]
+        with (tmp_path / "table.csv").open("w", newline="") as f:
+            writer = csv.DictWriter(f, table[0])
+            writer.writeheader()
+            writer.writerows(table)
+        return laws.read(tmp_path / "table.csv")
+
+    (planned,) = manifest.read(tmp_path / "w" / "grid")
+    with tracking.open_run(tmp_path / "run", planned.to_json(), {"tensorboard": False, "wandb": "laws"}) as tracker:
+        tracker.log({"step": 10, "tokens": 2560, "loss": 5.0, "validation_loss": 4.5, "validation_loss_se": 0.2})
+        tracker.log({"step": 20, "tokens": 5120, "loss": 4.0})
+    with pytest.raises(UserError, match="no column 'loss' for loss"):
+        downloaded()
+    publish.export_runs(tmp_path / "w", "wandb:laws")
+    table = downloaded()
+    assert (table.N[0], table.D[0], table.C[0], table.loss[0], table.loss_se[0]) == (3588, 122_368, 1.2e10, 3.0, 0.1)

@@ -13,6 +13,13 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 TOPS = ("*.md", "docs/**/*.md", "studies/**/*.md", "meds_dev/**/*.md")
+# What the Makefile copies, by which a link on the site leads somewhere or nowhere
+COPIED = {
+    path
+    for line in re.findall(r"^\tcp -R (.*) build/pages$", (ROOT / "Makefile").read_text(), re.M)
+    for name in line.split()
+    for path in ROOT.glob(name)
+}
 PAGES = sorted(path.relative_to(ROOT).as_posix() for top in TOPS for path in ROOT.glob(top))
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 
@@ -32,13 +39,15 @@ def test_the_menu_names_every_page_once():
 def test_links_and_figures_are_there(page):
     """Those to other hosts aside; a folder is a page where it holds one."""
     links = {link for link in LINK.findall((ROOT / page).read_text()) if "://" not in link}
-    assert not [link for link in links if not ((ROOT / page).parent / link).exists()]
+    ends = {link: ((ROOT / page).parent / link).resolve() for link in links}
+    assert not [link for link, end in ends.items() if not end.exists()]
+    assert not [link for link, end in ends.items() if not COPIED & {end, *end.parents}]
 
 
 def test_modules_of_the_python_pages_are_there():
     texts = [(ROOT / page).read_text() for page in PAGES if page.startswith("docs/api/")]
     modules = [name for text in texts for name in re.findall(r"^::: ([\w.]+)", text, re.M)]
-    assert len(modules) > 8
+    assert len(modules) > 8 and "ehr_scaling.api" in modules
     for name in modules:
         parts = name.split(".")
         found = [n for n in range(len(parts), 1, -1) if (ROOT / "/".join(parts[:n])).with_suffix(".py").is_file()]
@@ -57,7 +66,7 @@ def test_it_builds_without_a_warning(tmp_path):
         pytest.skip("zensical is not installed: pip install -e '.[docs]'")
     for name in ("mkdocs.yml", "Makefile", "LICENSE", *(page for page in PAGES if "/" not in page)):
         shutil.copy(ROOT / name, tmp_path)
-    for folder in ("docs", "studies", "meds_dev"):
+    for folder in (path.name for path in COPIED if path.is_dir()):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "ehr_scaling").symlink_to(ROOT / "ehr_scaling")
     make = ["make", "docs", "-o", ".venv/.docs", f"BIN={Path(sys.executable).parent}"]

@@ -74,8 +74,9 @@ def fields(e: Evidence, word: Verdict) -> list[Field]:
         open_("UsesAndDirections/PrimaryIntendedUsers", "Intended users", USER),
         answered(
             "UsesAndDirections/HowToUse", "How to use it",
-            f"`python -m launch.predict --model=W --cell={c.id}` for risks of other patients, `python -m launch.export "
-            f"--workdir=W --cell={c.id}` for the weights; docs/outcomes.md and docs/export.md of ehr_scaling.", GRID,
+            f"`python -m ehr_scaling.launch.predict --model=W --cell={c.id} --data=RECORDS --task=TASK --out=DIR` for "
+            f"risks of other patients, `python -m ehr_scaling.launch.export --workdir=W --cell={c.id} --out=DIR` for "
+            "the weights; docs/outcomes.md and docs/export.md of ehr_scaling.", GRID,
         ),
         answered("UsesAndDirections/TargetedPatientPopulation", "Patients", population, TASK) if population
         else open_("UsesAndDirections/TargetedPatientPopulation", "Patients", USER),

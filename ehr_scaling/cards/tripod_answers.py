@@ -96,7 +96,8 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
             "" if e.generated else "whether patients elsewhere differ",
         ),
         "20b": Answer(
-            f"Median tokens a patient: {median}. `python -m launch.inspect --workdir=W`: lengths, codes and context.",
+            f"Median tokens a patient: {median}. `python -m ehr_scaling.launch.inspect --workdir=W`: lengths, codes "
+            "and context.",
             f"{TIMELINES}: Contents",
             "a table of what patients are like",
         ),
@@ -154,8 +155,8 @@ def _of_model(e: Evidence) -> dict[str, Answer]:
             f"{LAWS}: provenance.versions",
         ),
         "22": Answer(
-            f"Weights: {RUN}{c.id}; tokens: {VOCABULARY}; `python -m launch.export --workdir=W --cell={c.id} "
-            "--out=DIR` makes one folder of them.",
+            f"Weights: {RUN}{c.id}; tokens: {VOCABULARY}; `python -m ehr_scaling.launch.export --workdir=W "
+            f"--cell={c.id} --out=DIR` makes one folder of them.",
             f"{GRID}; {RUN}{c.id}",
             "whether, and from whom, others get it",
         ),

@@ -37,7 +37,7 @@ for patient in timelines.read("timelines", "train"):
 ```
 
 `tensorflow_datasets.builder_from_directory("timelines").as_data_source("train")` reads the same. For counts, lengths
-and bins as tables or a page: `python -m launch.inspect --workdir=W`."""
+and bins as tables or a page: `python -m ehr_scaling.launch.inspect --workdir=W`."""
 
 GENERATED_USE = """\
 To try programs, to test them at full size, and to show what they do, where no real records may be used. Nothing that a

@@ -32,7 +32,7 @@ def read(workdir: Path, split: str, ordinal: int) -> Patient:
     """
     first = 0
     for i, size in enumerate(timelines.files(workdir, split)):
-        if ordinal < first + size:
+        if first <= ordinal < first + size:
             patient = timelines.patient(timelines.read_file(workdir, split, i), ordinal - first)
             return _moments(timelines.vocabulary(workdir), patient)
         first += size

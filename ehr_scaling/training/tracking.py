@@ -129,13 +129,17 @@ class _TensorBoard:
 
 
 class _WandB:
-    """One run of Weights & Biases for each cell, found again by the cell's id; rows it has already it ignores."""
+    """One run of Weights & Biases for each cell, found again by the cell's id; rows it has already it ignores.
+
+    Under train/, since the last of what is logged stands in a run's summary, where `publish.export_runs` writes what
+    came of it: no training loss, nor a look at a few validation patients, is to be taken for the loss in a run table.
+    """
 
     def __init__(self, folder: Path, cell: Mapping[str, Any], project: str):
         self._run = wandb_run(folder, cell, project, "--config.tracking.wandb")
 
     def log(self, row: Row) -> None:
-        self._run.log({k: v for k, v in row.items() if k != "step" and v is not None}, step=row["step"])
+        self._run.log({f"train/{k}": v for k, v in row.items() if k != "step" and v is not None}, step=row["step"])
 
     def close(self) -> None:
         self._run.finish()

@@ -47,6 +47,30 @@ def test_usual_names_are_found(N, D, C, loss):
         np.testing.assert_array_equal(getattr(table, name), values)
 
 
+def test_runs_of_marin_are_read_from_weights_and_biases():
+    """Levanter's names in the summary of a run; its GFLOPs are no FLOPs, and its bits a byte no nats a token."""
+    run = {"N": "parameter_count", "D": "throughput/total_tokens", "loss": "eval/loss"}
+    table = {theirs: COLUMNS[ours] for ours, theirs in run.items()}
+    table |= {"Name": ["isoflop"] * 12, "train/loss": [9.0] * 12, "eval/paloma/c4_en/bpb": [0.9] * 12}
+    table |= {"throughput/total_gflops": [c / 1e9 for c in COLUMNS["C"]]}
+    with pytest.raises(UserError, match=r"no column 'C' for C.*if C = 6ND, --columns=C=6ND"):
+        laws.read(table)
+    read = laws.read(table, {"C": "6ND"})
+    assert (read.N.tolist(), read.D.tolist(), read.loss.tolist()) == tuple(COLUMNS[name] for name in run)
+    other = laws.read({**table, "eval/paloma/c4_en/loss": [3.0] * 12}, {"C": "6ND", "loss": "eval/paloma/c4_en/loss"})
+    assert set(other.loss) == {3.0}
+
+
+def test_last_rows_of_the_olmo_ladder_are_read():
+    """With N and D beside them, which its files, one a run, do not have."""
+    ladder = {name: COLUMNS[name] for name in ("N", "D")}
+    ladder |= {"_step": [200] * 12, "eval/c4_en-validation/CrossEntropyLoss": COLUMNS["loss"]}
+    ladder |= {"eval/pile-validation/CrossEntropyLoss": [9.0] * 12}
+    ladder |= {"learning_rate_peak": [0.00097] * 12, "batch_size_in_tokens": [524_288] * 12}
+    read = laws.read(ladder, {"C": "6ND", "loss": "eval/c4_en-validation/CrossEntropyLoss"})
+    assert read.loss.tolist() == COLUMNS["loss"] and set(read.batch) == {524_288} and set(read.lr) == {0.00097}
+
+
 def test_what_may_be_two_columns_is_asked():
     two = {**renamed(N="params"), "n_params": [2 * n for n in COLUMNS["N"]]}
     with pytest.raises(UserError, match=r"N may be 'params' or 'n_params': say which with --columns=N=params"):
@@ -55,6 +79,10 @@ def test_what_may_be_two_columns_is_asked():
     same = {**renamed(N="params"), "n_params": COLUMNS["N"]}
     assert laws.read(same).N.tolist() == COLUMNS["N"]
     assert laws.read({**COLUMNS, "params": [1] * 12}).N.tolist() == COLUMNS["N"]  # ours is ours
+    both = {**COLUMNS, "val_loss": [2 * x for x in COLUMNS["loss"]]}  # but whose loss is `loss`?
+    with pytest.raises(UserError, match=r"loss may be 'loss' or 'val_loss': say which with --columns=loss=loss"):
+        laws.read(both)
+    assert laws.read(both, {"loss": "loss"}).loss.tolist() == COLUMNS["loss"]
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])

@@ -40,8 +40,9 @@ def test_a_patient_is_its_tokens_by_moment(work):
             assert all(token in v.quantile_tokens or family(token) == family(event[0]) for token in event[1:]) or (
                 event[0].startswith("HOSPITAL_")
             )
-    with pytest.raises(UserError, match=f"--patient={n + 1}: the split validation has {n + 1} patients"):
-        one_patient.read(work, "validation", n + 1)
+    for none in (n + 1, -1):
+        with pytest.raises(UserError, match=f"--patient={none}: the split validation has {n + 1} patients"):
+            one_patient.read(work, "validation", none)
 
 
 def test_patients_of_later_files_are_found(work):

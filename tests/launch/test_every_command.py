@@ -17,6 +17,7 @@ SMALL = ("--config.data.patients=20", "--config.data.context=64")
 COMMANDS = {
     "analyze": ("--runs={table}", "--out={file}/report"),
     "ask": ("--workdir={file}/w", "--questions={file}/sheet.yaml", *SMALL),
+    "bench": ("accelerator", "--json={file}/rows.json"),
     "audit": ("--workdir={file}/w",),
     "cards": ("--workdir={file}/w",),
     "compare": ("--runs={table}", "--runs={table}", "--out={file}/compare.json"),
@@ -62,6 +63,34 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path):
     assert file.read_text() == "no folder"
 
 
+def test_benchmarks_tell_a_mistake_in_one_line(tmp_path):
+    """All at once: most of their time is their imports. Generated patients are a part of `data`, and take a second."""
+    said = {
+        (): "say which part: data, training, ",
+        ("nothing",): "say which part: data, training, ",
+        ("accelerator", "data"): "unexpected argument 'data'",
+        ("training", "--bench_sizes=huge", f"--torch_python={sys.executable}"): "unknown model size 'huge'",
+        ("analysis", f"--tables={tmp_path}"): f"--tables={tmp_path}/chinchilla_epoch_245.csv: no such file",
+        ("data", f"--mimic_demo={tmp_path}/demo", "--repeats=1"): f"--mimic_demo={tmp_path}/demo is no folder",
+        ("data", f"--json={tmp_path}/nowhere/rows.json"): f"--json={tmp_path}/nowhere/rows.json: the folder ",
+    }
+    running = {
+        given: subprocess.Popen(
+            [sys.executable, "-m", "launch.bench", *given],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
+        )
+        for given in said
+    }
+    for given, process in running.items():
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode in (1, 2), (given, errors)
+        assert errors.startswith(f"error: {said[given]}") and errors.count("\n") == 1, (given, errors)
+
+
 def test_help_is_no_error():
     """All commands at once: most of their time is their imports."""
     running = {
@@ -95,9 +124,12 @@ def test_fields_of_the_config_are_told(tmp_path):
         ),
         ("sweep", f"--config={files['lacks']}"): f"--config={files['lacks']} lacks training.rate.at_tokens, ",
         ("sweep", f"--config={files['fails']}"): "--config: invalid literal for int() with base 10: 'a'",
+        ("sweep", "--config=records"): "--config: TypeError: get_config() missing 1 required positional argument",
+        ("sweep", "--config=recipes:no", "--config.data.seed=3"): "--config=configs/recipes.py:no: take one of synthet",
     }
     named = ("--config=mimic_iv", "--config.grid.seeds=(3,4)", "--print_config", "--data=challenge-2012")
     listed = [(name, *named) for name in ("study", "sweep", "prepare", "evaluate")]
+    spaced = [("sweep", flag, "challenge-2012", "--print_config") for flag in ("--data", "-source")]
     running = {
         command: subprocess.Popen(
             [sys.executable, "-X", "importtime", "-m", f"launch.{command[0]}", *command[1:]],
@@ -107,7 +139,7 @@ def test_fields_of_the_config_are_told(tmp_path):
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
         )
-        for command in (*expected, *listed)
+        for command in (*expected, *listed, *spaced)
     }
     pages = {command: process.communicate(timeout=300) for command, process in running.items()}
     for command, start in expected.items():
@@ -118,6 +150,8 @@ def test_fields_of_the_config_are_told(tmp_path):
         assert running[command].returncode == 0 and not re.search(r"\| +jax$", err, re.M)
         assert "* grid.seeds = (3, 4)  # configs/base.py: (1, 2)\n" in out and "  data.url = " in out
         assert "* data.source = 'mimic-iv'  # configs/base.py: 'synthetic'\n" in out
+    for command in spaced:  # and so without the sign in between
+        assert "* data.source = 'challenge-2012'  # configs/base.py: 'synthetic'\n" in pages[command][0]
     assert sorted(tmp_path.iterdir()) == sorted(files.values())  # nothing is made
 
 

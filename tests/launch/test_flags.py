@@ -39,7 +39,7 @@ def told():
         path.stem: subprocess.Popen(
             [sys.executable, "-c", code.format(f"launch.{path.stem}"), str(path)], stdout=subprocess.PIPE, text=True
         )
-        for path in (*COMMANDS, ROOT / "launch" / "bench.py")
+        for path in COMMANDS
     }
     said = {name: process.communicate(timeout=300)[0].splitlines() for name, process in running.items()}
     return {name: tuple(set(line.split()) for line in lines) for name, lines in said.items()}
@@ -163,3 +163,34 @@ def test_a_tuple_of_the_config_is_a_list_in_a_flag(monkeypatch):
     monkeypatch.setattr(common.flags, "FLAGS", {})
     said = common.own_flags(str(told.value), NAMES)
     assert said.endswith("with --may_lose=LAB") and "--dialect=" in said and "config" not in said
+
+
+def said_of_commands():
+    """(module, its flags) of each command line in a string that is no docstring, with W for what is filled in."""
+    for file in sorted({*(ROOT / "ehr_scaling").rglob("*.py"), *(ROOT / "launch").glob("*.py")}):
+        passed = set()
+        for node in ast.walk(ast.parse(file.read_text())):  # what holds others before these
+            if isinstance(node, ast.Expr):
+                passed.add(node.value)
+            if node in passed or not isinstance(node, ast.JoinedStr | ast.Constant):
+                continue
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            passed.update(parts)
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "W" for part in parts)
+            for module, given in re.findall(r"python -m ([\w.]*launch\.\w+)((?: --\w+(?:=\w+)?)*)", text):
+                yield module, tuple(given.split())
+
+
+def test_commands_that_people_are_told_can_be_given():
+    """As they stand, with a checkout and without one; all at once: most of their time is their imports."""
+    told = {one for one in said_of_commands() if one[1]}
+    assert {module.rpartition(".")[2] for module, _ in told} >= {"export", "inspect", "predict", "sweep"}
+    assert {module.rpartition(".")[0] for module, _ in told} == {"ehr_scaling.launch"}
+    assert all("--out=DIR" in given for module, given in told if module.endswith("export"))
+    code = "import sys, {0}; from absl import flags; flags.FLAGS(sys.argv)"
+    running = {
+        one: subprocess.Popen([sys.executable, "-c", code.format(one[0]), *one[1]], stderr=subprocess.PIPE, text=True)
+        for one in told
+    }
+    wrong = {one: process.communicate(timeout=300)[1] for one, process in running.items()}
+    assert not {one: error[-300:] for one, error in wrong.items() if error}

@@ -14,7 +14,9 @@ from ehr_scaling.analysis.isoflop import isoflop
 from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import next_runs, plan_words
+from ehr_scaling.outcomes import evaluate
 from launch.steps import Steps
+from tests import small
 
 
 def test_a_step_that_lasts_is_said_again(capsys, monkeypatch):
@@ -24,10 +26,12 @@ def test_a_step_that_lasts_is_said_again(capsys, monkeypatch):
         assert capsys.readouterr().out == ""  # before the first step other stages have the terminal
         steps.say("fitting")
         time.sleep(1.2)
+        steps.say("")
+        time.sleep(0.9)  # what has a progress bar
         steps.say("drawing")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "[   0 s] fitting" and lines[-1] == "[   1 s] drawing"
-    assert len(lines) > 2 and all(re.fullmatch(r"\[   [01] s\] still fitting", line) for line in lines[1:-1])
+    assert lines[0] == "[   0 s] fitting" and lines[-1] == "[   2 s] drawing"
+    assert 2 < len(lines) < 6 and all(re.fullmatch(r"\[   [01] s\] still fitting", line) for line in lines[1:-1])
 
 
 def test_an_error_ends_the_thread():
@@ -43,6 +47,7 @@ def test_the_report_of_a_study_says_its_steps(monkeypatch):
         monkeypatch.setattr(study, stage, lambda *_, **__: None)
     monkeypatch.setattr(study.cost, "table", lambda *_, **__: "")
     monkeypatch.setattr(study.cost, "workers", lambda *_: 1)
+    monkeypatch.setattr(study, "score", lambda config, workdir, say: say("asking"))
     monkeypatch.setattr(study, "write_report", lambda config, workdir, asked, say: say("fitting"))
     said = []
 
@@ -50,7 +55,52 @@ def test_the_report_of_a_study_says_its_steps(monkeypatch):
         workers = 1
 
     study.run(Config(), [], None, said.append)
-    assert said == ["fitting"]
+    assert said == ["asking", "fitting"]
+
+
+def test_baselines_are_fitted_aloud(monkeypatch, tmp_path):
+    """Half a minute for each task; what simulates has a progress bar."""
+    config, said = small.config(), []
+    monkeypatch.setattr(study.questions, "prepare", lambda *_, **__: said.append("prepared"))
+    monkeypatch.setattr(study.prepared, "recalibrate_by", lambda *_: None)
+    monkeypatch.setattr(study.storage, "fetch", lambda *_: None)
+    monkeypatch.setattr(study.artifacts, "read_json", lambda *_: {"description": "death"})
+    monkeypatch.setattr(evaluate, "baseline", lambda *_: said.append("fitted"))
+    assert study.ask(config, tmp_path, said.append) == ("death", True)
+    (task,) = config.outcome.tasks
+    assert said == [f"{task}: looking for stays to ask about", "prepared", f"{task}: fitting baselines", "fitted", ""]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "first"),
+    [
+        ("ask", ["--workdir={0}", "--questions={0}/sheet.yaml"], "asking models of {0}"),
+        ("bench", ["accelerator"], "measuring accelerator"),
+        ("fetch_maps", ["--dest={0}", "--base_url=http://127.0.0.1:9"], "fetching code maps into {0}"),
+        ("predict", ["--model={0}", "--labels={0}", "--split=test", "--out={0}/out"], "predicting with a model of {0}"),
+        ("publish", ["--workdir={0}", "--claims={0}/c.yaml", "--out={0}/out"], "publishing the study {0}"),
+        ("recipes", [], "recipes, one change at a time"),
+        ("train", ["--workdir={0}", "--cell=0"], "training cell 0 of {0}"),
+    ],
+)
+def test_the_first_line_waits_for_no_jax(tmp_path, command, flags, first):
+    done = told_imports(command, [flag.format(tmp_path) for flag in flags])
+    lines = done.stdout.splitlines()
+    assert lines[0] == first.format(tmp_path) and lines.count(lines[0]) == 1, done.stderr
+
+
+def told_imports(command, flags):
+    """A command run to its end, that prints which of the slow packages it imports as it does."""
+    code = f"""
+import runpy, sys
+def told(event, args):
+    if event == "import" and args[0] in ("numpy", "jax"):
+        print("imports", args[0], flush=True)
+sys.addaudithook(told)
+sys.argv = {["launch", *flags]}
+runpy.run_module("launch.{command}", run_name="__main__", alter_sys=True)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("command", ["analyze", "compare", "plan"])
@@ -63,16 +113,7 @@ def test_the_first_line_waits_for_nothing_that_fits(tmp_path, command):
         "compare": [table, table, out],
         "plan": [f"--report={tmp_path / 'absent'}", "--flops=1e15"],
     }
-    code = f"""
-import runpy, sys
-def told(event, args):
-    if event == "import" and args[0] in ("numpy", "jax"):
-        print("imports", args[0], flush=True)
-sys.addaudithook(told)
-sys.argv = {["launch", *given[command]]}
-runpy.run_module("launch.{command}", run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = told_imports(command, given[command])
     assert "absent" in done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("[   0 s] reading ") and "imports numpy" in lines and "imports jax" not in lines

@@ -149,7 +149,8 @@ def test_weights_and_biases_gets_one_run_a_cell_and_no_path(tmp_path, monkeypatc
     assert begun["id"] == CELL["id"] and begun["project"] == "laws" and begun["resume"] == "allow"
     assert begun["config"] == {k: v for k, v in CELL.items() if k != "engine"}
     assert begun["settings"]["console"] == "off" and begun["settings"]["x_disable_meta"] is True
-    assert logged == (16, {"tokens": 2048, "loss": 5.0 / 16, "skipped": 0, "time": 16.0}) and finished == "finished"
+    told = {"train/tokens": 2048, "train/loss": 5.0 / 16, "train/skipped": 0, "train/time": 16.0}
+    assert logged == (16, told) and finished == "finished"
     with pytest.raises(UserError, match=r"wandb=locked \(No API key configured\.\): run `wandb login`") as caught:
         tracking.open_run(tmp_path, CELL, OFF | {"wandb": "locked"})
     assert "advice" not in str(caught.value)

@@ -19,22 +19,23 @@ SIX_ND = {"C": "6ND", "D": "C/6N", "N": "C/6D"}
 USUAL = {
     "N": (
         "n_body", "params", "n_params", "num_params", "parameters", "n_parameters", "num_parameters", "model_params",
-        "model_parameters", "non_embedding_params", "non_embedding_parameters", "model_size",
+        "model_parameters", "non_embedding_params", "non_embedding_parameters", "model_size", "parameter_count",
     ),
     "D": (
         "tokens", "n_tokens", "num_tokens", "tokens_seen", "train_tokens", "training_tokens", "total_tokens",
+        "throughput/total_tokens",
     ),
     "C": (
         "flops", "n_flops", "num_flops", "total_flops", "train_flops", "training_flops", "compute", "training_compute",
     ),
     "loss": (
         "val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "final_loss", "final_val_loss",
-        "final_validation_loss", "final_eval_loss", "held_out_loss",
+        "final_validation_loss", "final_eval_loss", "held_out_loss", "val/loss", "validation/loss", "eval/loss",
     ),
     "loss_se": ("validation_loss_se", "val_loss_se"),
     "run": ("run_id", "run_name"),
-    "lr": ("learning_rate",),
-    "batch": ("batch_tokens",),
+    "lr": ("learning_rate", "learning_rate_peak"),
+    "batch": ("batch_tokens", "batch_size_in_tokens"),
 }  # fmt: skip
 _WORDS = re.compile(r"[\s.\-]+")
 
@@ -49,17 +50,17 @@ def named(table: Columns, given: Mapping[str, str]) -> dict[str, str]:
     """Our name -> the table's, of the columns that are there: as `given`, else our own name, else a usual one.
 
     Raises: UserError where one of N, D, C, the loss or those given is not there, or is one of several by its usual
-    name, whose values differ; it names them.
+    name, whose values differ, as a `loss` beside a usual name of it is too; it names them.
     """
     names: dict[str, str] = {}
     plain = {name: _WORDS.sub("_", name.strip().lower()) for name in table.names}
     for ours in COLUMNS:
         if SIX_ND.get(ours) == given.get(ours, ""):
             continue
-        if (theirs := given.get(ours, ours)) in table.names:
-            names[ours] = theirs
-            continue
+        theirs = given.get(ours, ours)
         likely = [name for name in table.names if ours not in given and plain[name] in USUAL.get(ours, ())]
+        if theirs in table.names:  # `loss` may be that of training, where another says that it is of validation
+            likely = [theirs, *likely] if ours == "loss" else [theirs]
         if len(likely) > 1 and any(not _alike(table.values(likely[0]), table.values(other)) for other in likely[1:]):
             both = " or ".join(map(short, likely))
             raise UserError(f"{table.header}: {ours} may be {both}: say which with --columns={ours}={likely[0]}")
