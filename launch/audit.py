@@ -27,6 +27,8 @@ from absl import flags
 
 from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY
+from ehr_scaling.grid import manifest
+from ehr_scaling.layout import Layout
 
 from .common import run
 
@@ -44,10 +46,10 @@ OUT = flags.DEFINE_string("out", None, "Another folder for the audits [default: 
 def main() -> None:
     print(f"auditing models of {WORKDIR.value}", flush=True)
     workdir = storage.local(WORKDIR.value)
+    manifest.read(Layout(workdir).grid)  # a folder without models is told before what takes seconds to import
     from ehr_scaling.audit import audit, words
     from ehr_scaling.grid.executors.claims import Cost
     from ehr_scaling.grid.executors.progress import Progress
-    from ehr_scaling.layout import Layout
 
     out = Path(OUT.value).absolute() if OUT.value else Layout(workdir).audit
     settings = audit.Settings(PATIENTS.value, PROMPT.value, DRAWS.value, SEED.value)

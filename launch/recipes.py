@@ -73,11 +73,6 @@ def main() -> None:
     if WORKDIR.value is None:
         show()
         return
-    from ehr_scaling import study
-    from ehr_scaling.analysis.compare import ladder
-    from ehr_scaling.analysis.options import Options
-    from ehr_scaling.analysis.report import plots, recipe_plots
-    from ehr_scaling.artifacts import read_json, write_json
     from ehr_scaling.configs import base, recipes
 
     if missing := [path for path in BESIDE.value if not Path(path).is_file()]:
@@ -85,6 +80,12 @@ def main() -> None:
     names = RUNGS.value or list(recipes.CHANGES)
     if unknown := [name for name in names if name not in recipes.CHANGES]:
         raise UserError(f"--rungs: {unknown[0]!r} is none: take some of {', '.join(recipes.CHANGES)}")
+    from ehr_scaling import study  # this and what it imports take seconds
+    from ehr_scaling.analysis.compare import ladder
+    from ehr_scaling.analysis.options import Options
+    from ehr_scaling.analysis.report import plots, recipe_plots
+    from ehr_scaling.artifacts import read_json, write_json
+
     workdir = storage.local(WORKDIR.value)
     log.keep(workdir)
     folders = {name: workdir / name.replace(" ", "-") for name in recipes.CHANGES}

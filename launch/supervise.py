@@ -16,6 +16,8 @@ from absl import flags
 
 from ehr_scaling import storage
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid import manifest
+from ehr_scaling.layout import Layout
 
 from . import common, log
 
@@ -40,7 +42,8 @@ def main() -> None:
     rates = _rates()
     if not METHODS_FLAG.value or set(METHODS_FLAG.value) - set(METHODS):
         raise UserError(f"--methods={','.join(METHODS_FLAG.value)}: take {' or '.join(METHODS)}, or both")
-    # Not above: a mistake in a flag needs no JAX.
+    manifest.read(Layout(workdir).grid)
+    # Not above: a mistake in a flag, or a folder without models, needs no JAX.
     from ehr_scaling.outcomes.supervised import labels, supervise
     from ehr_scaling.outcomes.supervised.finetune import Recipe
 

@@ -39,12 +39,13 @@ def main() -> None:
     common.join_processes()
     from ehr_scaling.grid import executors, manifest
     from ehr_scaling.grid.cell import units
-    from ehr_scaling.training import loop
 
     grid = Layout(workdir).grid
     chosen = [unit for unit in units(manifest.read(grid)) if any(cell.id == CELL.value for cell in unit)]
     if not chosen:
         raise UserError(f"--cell={CELL.value} is not in {grid / manifest.MANIFEST}: take an id from there")
+    from ehr_scaling.training import loop  # takes seconds, and a mistake above needs none
+
     if PROFILE.value:
         chosen = [[traced(cell) for cell in chosen[0]]]
     (done,) = executors.run(

@@ -1,6 +1,7 @@
 """Imports lead one way, as data do: no room of the package is needed by one that it needs."""
 
 import ast
+import functools
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "ehr_scaling"
 
 
+@functools.cache
 def imports(path):
     """Modules of the package that a file imports, also inside of functions, as paths of names."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -19,7 +22,8 @@ def imports(path):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name)
+        found += [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
+    return found
 
 
 ROOMS = [PACKAGE, *sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)]

@@ -17,10 +17,9 @@ FIGURES = (
 
 
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
-def test_the_laws_are_those_of_the_table(folder, tmp_path):
+def test_the_laws_are_those_of_the_table(folder):
     published = json.loads((folder / "laws.json").read_text())
-    laws.fit(laws.read(folder / "runs.csv")).report(tmp_path)
-    refitted = json.loads((tmp_path / "laws.json").read_text())
+    refitted = json.loads(json.dumps(laws.fit(laws.read(folder / "runs.csv")).to_json()))
     for figure in FIGURES:
         there = publish.figure(published, figure)
         here = publish.figure(refitted, figure)

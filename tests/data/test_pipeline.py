@@ -53,24 +53,28 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-def test_processes_and_beam_make_the_same_bytes(undisturbed, tmp_path, monkeypatch):
+def test_processes_make_the_same_bytes(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_WORTH_A_PROCESS", 1)
     pipeline.prepare(config().data, tmp_path / "pool", workers=2)
     assert digest(tmp_path / "pool") == digest(undisturbed)
+
+
+@pytest.mark.nightly  # as Dask below, by the engine that Beam has of its own
+def test_beam_makes_the_same_bytes(undisturbed, tmp_path):
     pipeline.prepare(config(**{"data.beam": ("--runner=DirectRunner",)}).data, tmp_path / "beam")
     assert digest(tmp_path / "beam") == digest(undisturbed)
 
 
 def test_shards_that_are_added_up_in_groups_make_the_same_bytes(tmp_path, monkeypatch):
     settings = config(**{"data.tokens.min_patients": 20}).data  # so that patients of bins are counted too
-    pipeline.prepare(settings, tmp_path / "whole", workers=1)
+    pipeline.prepare(settings, tmp_path / "whole", workers=1, until="timelines")
     added = []
     add = timeline_units._add_up
     monkeypatch.setattr(timeline_units, "_AT_ONCE", 2)
     monkeypatch.setattr(
         timeline_units, "_add_up", lambda kind, *args: (added.append((kind, len(args[0]))), add(kind, *args))
     )
-    pipeline.prepare(settings, tmp_path / "work", workers=1)
+    pipeline.prepare(settings, tmp_path / "work", workers=1, until="timelines")
     assert digest(tmp_path / "work") == digest(tmp_path / "whole")
     assert added[:4] == [("count", 2), ("count", 1), ("bins-0", 2), ("bins-0", 1)]  # of three shards
 

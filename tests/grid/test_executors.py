@@ -123,7 +123,8 @@ def test_the_costliest_first_and_the_sizes_that_are_compiled(tmp_path):
     assert next(others) == 4  # another process has s0 compiled
 
 
-def test_a_held_unit_is_passed_over_then_waited_for(tmp_path):
+def test_a_held_unit_is_passed_over_then_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "POLL", 0.02)
     todo = units(3)
     with claims.claim(tmp_path, todo[2]) as ours:
         assert ours
@@ -155,13 +156,15 @@ def test_a_unit_that_wants_help_gets_it(tmp_path, workers):
     assert [pid != os.getpid() for pid in results[0]] == [True] and results[0] != results[1][:1]
 
 
-def test_what_fails_in_help_is_told_with_its_cell(tmp_path):
+def test_what_fails_in_help_is_told_with_its_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 0.2)  # for the worker that waits for the help
     (tmp_path / "broken").touch()
     with pytest.raises(UserError, match="the help of cell0 is broken"):
         executors.run(await_help, units(2), tmp_path, workers=2, title="test", help=help_out)
 
 
-def test_patience_ends(tmp_path):
+def test_patience_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "POLL", 0.02)
     todo = units(2)
     with claims.claim(tmp_path, todo[1]), pytest.raises(UserError, match="another process holds cell cell1"):
         executors.run(square, todo, tmp_path, workers=1, title="test", patience=0.1)

@@ -19,8 +19,10 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from absl import flags
+from ehr_scaling import companions
 from launch import common
 common.define_process_flags()
+companions.GRACE = 0.4
 def main():
     common.join_processes()
     import jax
@@ -32,7 +34,7 @@ def main():
                "key": KeyboardInterrupt(), "bug": ZeroDivisionError("x")}[sys.argv[2][9:]]
     from jobs import count_together, units
     workdir = Path(sys.argv[1].split("=")[1])
-    print(executors.run(count_together, units(3, pause=0.03), workdir, workers=1, title="test"))
+    print(executors.run(count_together, units(3, pause=0.02), workdir, workers=1, title="test"))
 flags.DEFINE_string("to", None, "")
 flags.DEFINE_string("fails", None, "")
 common.run(main)

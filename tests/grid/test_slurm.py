@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, count_together, crash, finished, full, refuse, units
+from jobs import count, count_on_nodes, crash, finished, full, refuse, units
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims, slurm
@@ -51,7 +51,7 @@ def whole(tmp_path, todo):
 
 
 def test_by_submitit_alone(tmp_path):
-    todo = units(3, pause=0.1)
+    todo = units(3, pause=0.05)
     (tmp_path / "counts").mkdir()
     (tmp_path / "counts" / "cell0").write_text("1 " * 20)  # finished: no task for it
     jobs = slurm.submit(count, todo, tmp_path, cluster="local", **SUBMIT)
@@ -59,8 +59,7 @@ def test_by_submitit_alone(tmp_path):
     until(lambda: steps(tmp_path).get("cell1"), jobs)
     os.kill(int(steps(tmp_path)["cell1"][0]), signal.SIGUSR2)  # what Slurm sends before the time is over
     until(lambda: whole(tmp_path, todo), jobs)
-    for job in jobs:
-        job.wait()
+    until(lambda: all(job.done() for job in jobs), jobs)
     assert (tmp_path / "counts" / "saved").exists()
     assert len(set(steps(tmp_path)["cell1"])) == 2  # another process went on where the first had saved
     assert "interrupted by SIGTERM: saved" in jobs[0].stderr()
@@ -70,13 +69,13 @@ def test_by_submitit_alone(tmp_path):
 def test_a_task_of_several_nodes_is_one_of_jax_saves_together_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
     submit = {name: value for name, value in SUBMIT.items() if name != "done"}
-    (job,) = slurm.submit(count_together, units(1, pause=0.2), tmp_path, cluster="local", nodes=2, **submit)
+    (job,) = slurm.submit(count_on_nodes, units(1, pause=0.05), tmp_path, cluster="local", nodes=2, **submit)
     steps = [tmp_path / f"cell0-{i}" for i in range(2)]
     until(lambda: all(path.exists() for path in steps), [job])
     first = (tmp_path / "pids" / steps[0].name).read_text()
     os.kill(int(first), signal.SIGUSR2)  # to one of them: all hear of it
     until(lambda: all(path.read_text() == "x" * 20 for path in steps), [job])
-    job.wait()
+    until(job.done, [job])
     assert (tmp_path / "pids" / steps[0].name).read_text() != first
 
 
@@ -98,6 +97,7 @@ def test_a_users_mistake_is_one_line_in_the_log(tmp_path):
 
 def test_a_unit_that_somebody_holds_is_left_to_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(slurm, "PATIENCE", 0.1)
+    monkeypatch.setattr(claims, "POLL", 0.02)
     with claims.claim(tmp_path, units(1)[0]), pytest.raises(SystemExit):
         slurm.Task(count, units(1)[0], tmp_path, "test", finished)()
     assert "another process holds cell cell0" in capsys.readouterr().err

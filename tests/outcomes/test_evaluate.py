@@ -23,6 +23,7 @@ from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training import loop
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("few_trees")
 TASK = dataclasses.replace(tasks.load()["in_hospital_death_24h"], name="death_12h", hours=12.0)
 OPTIONS = {
     "context": 64,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,11 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from ehr_scaling.layout import Layout
-from ehr_scaling.training import sharding, tracking
+from ehr_scaling.training import loop, sharding
 from tests import nightly, small
 
-# Trains one run after the other; those that are to stop ask process 0 to, once they have begun
+# Trains one run after the other; of those that are to stop, one process is asked to go after a few dispatches
 WORKER = """
 import json, signal, sys
 from pathlib import Path
@@ -30,29 +28,34 @@ from ehr_scaling.training import loop, sharding
 assert jax.process_count() == int(count)
 for job in jobs:
     sharding.WHOLE_BELOW = job["whole_below"]
+    dispatches = []
     def report(tokens, before=False):
-        if job["stop"] and not before and int(index) == 0:
-            signal.raise_signal(signal.SIGTERM)
+        if not before:
+            dispatches.append(tokens)
+            if job["asked"] == int(index) and len(dispatches) == 4:
+                signal.raise_signal(signal.SIGTERM)
     with preemption.deferred():
         try:
             (metrics,) = loop.job([of_json(job["cell"])], Path(job["workdir"]), report)
-            assert not job["stop"]
+            assert job["asked"] is None
         except Preempted:
-            if not job["stop"]:
-                sys.exit(75)
+            assert job["asked"] is not None
             continue
     print(json.dumps(metrics))
 """
 
 
-def job(workdir, cell, stop=False, whole_below=1 << 20, **engine):
-    """What a worker trains; engine, settings that differ from the cell's."""
+def job(workdir, cell, asked=None, whole_below=1 << 20, **engine):
+    """What a worker trains; asked, the process that is asked to go, so that all of them save what they have.
+
+    engine: settings that differ from the cell's.
+    """
     cell = replace(cell, engine=replace(cell.engine, **engine))
-    return {"cell": cell.to_json(), "workdir": str(workdir), "stop": stop, "whole_below": whole_below}
+    return {"cell": cell.to_json(), "workdir": str(workdir), "asked": asked, "whole_below": whole_below}
 
 
-def start(tmp_path, jobs, *, processes, devices):
-    """Processes with so many devices each; returns them."""
+def trained(tmp_path, jobs, *, processes, devices):
+    """The metrics of each run that is not to stop; processes, with so many devices each, train all of them together."""
     path = tmp_path / f"jobs-{time.monotonic_ns()}.json"
     path.write_text(json.dumps(jobs))
     with socket.socket() as s:
@@ -62,45 +65,29 @@ def start(tmp_path, jobs, *, processes, devices):
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
     command = [sys.executable, "-c", WORKER, str(path), address, str(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(processes)]
-
-
-def finish(processes):
-    """Their exit codes, and the metrics that the first has of each run."""
-    ends = [process.communicate(timeout=600) for process in processes]
-    codes = [process.returncode for process in processes]
-    assert set(codes) <= {0, 75}, ends[0][1][-2000:] + ends[-1][1][-2000:]
-    return codes, [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]
-
-
-def wait_for(lines, workdir, cell, processes):
-    deadline = time.monotonic() + 120
-    while len(tracking.read(Layout(workdir).run(cell.id))) < lines:
-        assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
-        time.sleep(0.05)
+    all_of_them = [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(processes)]
+    ends = [process.communicate(timeout=600) for process in all_of_them]
+    assert not any(process.returncode for process in all_of_them), ends[0][1][-2000:] + ends[-1][1][-2000:]
+    return [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")
 def alone(prepared, tmp_path_factory):
-    """A cell of batches that 8 devices can share, and its metrics on one device."""
-    cell = small.cell(prepared[1], {"training.batch.sequences": 8, "training.batch.exponent": 0.0}, budget=2.4e9)
+    """A cell of batches that 8 devices can share, and its metrics on one device, which this process has."""
+    cell = small.cell(prepared[1], {"training.batch.sequences": 8, "training.batch.exponent": 0.0}, budget=1.0803e9)
     cell = replace(cell, engine=replace(cell.engine, microbatch=8))
     tmp = tmp_path_factory.mktemp("alone")
     (tmp / "packed").symlink_to(prepared[0] / "packed")
-    return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
+    return cell, loop.job([cell], tmp, small.silent)[0]
 
 
 def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
     cell, metrics = alone
     (tmp_path / "packed").symlink_to(prepared[0] / "packed")
     mesh = {"data": 0, "fsdp": 2, "tensor": 1}
-    two = start(tmp_path, [job(tmp_path, cell, mesh=mesh)], processes=2, devices=2)
-    wait_for(3, tmp_path, cell, two)
-    two[1].send_signal(signal.SIGTERM)  # one of them is asked to go: both save, at the same step
-    codes, _ = finish(two)
-    assert codes == [75, 75]
-    codes, (resumed,) = finish(start(tmp_path, [job(tmp_path, cell)], processes=2, devices=2))
-    assert codes == [0, 0]
+    # The one that says nothing is asked to go: both save, at the same step
+    jobs = [job(tmp_path, cell, asked=1, mesh=mesh), job(tmp_path, cell)]
+    (resumed,) = trained(tmp_path, jobs, processes=2, devices=2)
     places = [(place["processes"], place["data"], place["fsdp"]) for place in resumed["places"]]
     assert places == [(2, 2, 2), (2, 4, 1)]
     assert [step for step, _ in resumed["curve"]] == [step for step, _ in metrics["curve"]]
@@ -116,16 +103,12 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_four_on_one_and_on_another_mes
     first.mkdir()
     (first / "packed").symlink_to(prepared[0] / "packed")
     mesh = {"data": 0, "fsdp": 4, "tensor": 1}
-    eight = start(tmp_path, [job(first, cell, mesh=mesh, checkpoint_seconds=0.0)], processes=1, devices=8)
-    wait_for(4, first, cell, eight)
-    eight[0].send_signal(signal.SIGTERM)
-    assert finish(eight)[0] == [75]
+    trained(tmp_path, [job(first, cell, asked=0, mesh=mesh, checkpoint_seconds=0.0)], processes=1, devices=8)
     for devices, fsdp in ((4, 2), (1, 1), (8, 2)):
         there = tmp_path / f"on{devices}-{fsdp}"
         subprocess.run(["cp", "-r", str(first), str(there)], check=True)
         mesh = {"data": 0, "fsdp": fsdp, "tensor": 1}
-        codes, (resumed,) = finish(start(tmp_path, [job(there, cell, mesh=mesh)], processes=1, devices=devices))
-        assert codes == [0]
+        (resumed,) = trained(tmp_path, [job(there, cell, mesh=mesh)], processes=1, devices=devices)
         assert resumed["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
         first4 = [[loss for _, loss in m["curve"][:4]] for m in (resumed, metrics)]
         assert first4[0] == pytest.approx(first4[1], abs=1e-4)
@@ -150,11 +133,11 @@ LAYOUTS = {
 def four_heads(prepared, tmp_path_factory):
     """A cell that any mesh here divides, and its metrics on one device."""
     changes = {"training.batch.sequences": 16, "training.batch.exponent": 0.0, "training.optimizer": "adamw"}
-    cell = small.cell(prepared[1], changes, size="101k", budget=3e10)
+    cell = small.cell(prepared[1], changes, size="101k", budget=1.1664e10)
     cell = replace(cell, engine=replace(cell.engine, microbatch=16))
     tmp = tmp_path_factory.mktemp("four")
     (tmp / "packed").symlink_to(prepared[0] / "packed")
-    return cell, finish(start(tmp, [job(tmp, cell)], processes=1, devices=1))[1][0]
+    return cell, loop.job([cell], tmp, small.silent)[0]
 
 
 @pytest.mark.parametrize("layout", nightly.but((2, 1), of=LAYOUTS))
@@ -167,10 +150,10 @@ def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, la
         workdir = tmp_path / str(k)
         workdir.mkdir()
         (workdir / "packed").symlink_to(prepared[0] / "packed")
-        jobs.append(job(workdir, cell, stop=True, whole_below=0, mesh=mesh))
+        jobs.append(job(workdir, cell, asked=0, whole_below=0, mesh=mesh))
         jobs.append(job(workdir, cell, whole_below=0, mesh=meshes[k - 1]))
-    codes, found = finish(start(tmp_path, jobs, processes=layout[0], devices=layout[1]))
-    assert set(codes) == {0} and len(found) == len(meshes)
+    found = trained(tmp_path, jobs, processes=layout[0], devices=layout[1])
+    assert len(found) == len(meshes)
     for k, own in enumerate(found):
         assert [{axis: place[axis] for axis in sharding.AXES} for place in own["places"]] == [meshes[k], meshes[k - 1]]
         assert [loss for _, loss in own["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-4)

@@ -159,7 +159,7 @@ def test_the_same_runs_give_the_same_bytes(made, tmp_path):
 
 
 def test_a_broken_run_leaves_the_old_report_and_nothing_half_written(tmp_path, monkeypatch):
-    table = simulated.table(budgets=3, sizes=4, seeds=1)
+    table = simulated.profile([3.0, 2.9, 2.8, 2.75, 2.7])
     out = tmp_path / "report"
     report.analyze(table, out, options=FEW)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
@@ -175,7 +175,7 @@ def test_a_broken_run_leaves_the_old_report_and_nothing_half_written(tmp_path, m
 
 
 def test_a_report_is_replaced_and_anything_else_is_not(tmp_path):
-    table = simulated.table(budgets=2, sizes=4, seeds=1)
+    table = simulated.profile([3.0, 2.9, 2.8, 2.75, 2.7])
     out = tmp_path / "report"
     report.analyze(table, out, options=FEW)
     (out / "figures" / "mine.png").write_bytes(b"x")

@@ -22,6 +22,7 @@ from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training import loop
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("few_trees")
 TASK = dataclasses.replace(tasks.load()["in_hospital_death_24h"], name="death_12h", hours=12.0)
 OPTIONS = {"context": 64, "copies": 2, "new_tokens": 24, "max_samples": 200, "train_samples": 600, "draws": 50}
 RECIPE = Recipe(rates=(1e-3,), epochs=1, least_updates=2)
