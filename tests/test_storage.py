@@ -433,14 +433,14 @@ def test_a_whole_study_in_a_bucket(bucket, tmp_path):
     assert not any(p.name.endswith(":") for p in tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize("missed", [1, 5])
+@pytest.mark.parametrize("missed", [1, 2 * storage_bucket.TRIES])
 def test_an_object_that_is_not_listed_at_once_is_looked_for_again(tmp_path, monkeypatch, missed):
     monkeypatch.setattr(storage_bucket.time, "sleep", lambda seconds: None)
     store, file = Bucket(f"file://{tmp_path / 'bucket'}"), tmp_path / "file"
     file.write_text("x")
     listings = [{}] * missed + [{"key": {"version": "7"}}]
     monkeypatch.setattr(store, "list", lambda key: listings.pop(0))
-    if missed < storage_bucket.TRIES:
+    if missed == 1:
         assert store.put("key", file) == "7"
     else:
         with pytest.raises(UserError, match="gone while it was written"):

@@ -22,7 +22,7 @@ SAID = {  # of each stage: its version, and what it makes, by the tokenization
     "events": (2, {"fused": "9855b5569fe08057", "separate": "9855b5569fe08057"}),
     "timelines": (1, {"fused": "c5f1032015a13abf", "separate": "e39ffe9f00ed56b3"}),
     "rows": (1, {"fused": "26d773e461c1ee0c", "separate": "b94b2d2d9f967482"}),
-    "samples": (1, {"fused": "e13059bb56b2efc7", "separate": "aa8853cde2b9dc01"}),
+    "samples": (2, {"fused": "407b7bac510dce19", "separate": "19ffd21f81915ed9"}),
 }
 LEARNT = 1  # and of a cell, the loss over its first steps
 CURVES = {

@@ -121,6 +121,8 @@ def _beam(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], flag
         pipeline = beam.Pipeline(options=PipelineOptions([more for flag in flags for more in _MORE.get(flag, (flag,))]))
     except (ValueError, ImportError, AttributeError) as e:
         raise UserError(f"--runner: {first_line(e)}: see --beam, and the runner's own package") from None
+    for folder in {record.parent for _, record in todo}:
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         with pipeline:
             # Numbers alone: a runner may have a meaning of its own for other elements (Dask calls what begins a tuple).
@@ -154,14 +156,17 @@ def _broken(record: Path) -> Path:
 
 
 def _attempt(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], number: int) -> None:
-    """A runner would retry a user's mistake, and wrap it in pages of traces: it travels as a file instead."""
+    """A runner would retry a user's mistake, and wrap it in pages of traces: it travels as a file instead.
+
+    An attempt that a runner repeats for nothing, after the stage has ended and its folder has its last name, makes none.
+    """
     item, record = todo[number]
     try:
         function(*item)
     except UserError as e:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_text(_error(record), str(e))
+        if record.parent.is_dir():
+            write_text(_error(record), str(e))
     except Exception:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        _broken(record).touch()
+        if record.parent.is_dir():
+            _broken(record).touch()
         raise
