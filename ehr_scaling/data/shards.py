@@ -158,7 +158,7 @@ def _broken(record: Path) -> Path:
 def _attempt(function: Callable[..., Any], todo: Sequence[tuple[tuple, Path]], number: int) -> None:
     """A runner would retry a user's mistake, and wrap it in pages of traces: it travels as a file instead.
 
-    An attempt that a runner repeats for nothing, after the stage has ended and its folder has its last name, makes none.
+    An attempt that a runner repeats for nothing, when the stage has ended and its folder has its name, makes none anew.
     """
     item, record = todo[number]
     try:
