@@ -11,6 +11,13 @@ from ehr_scaling.grid import cells
 from ehr_scaling.grid.cell import Cell
 
 ABOUT = {"data": "generated patients", "generated": True}
+# For python -c, with a module of launch and its flags: the command with boosted trees so few that they take no time
+FEW_TREES = """
+import runpy, sys
+from ehr_scaling.outcomes.judging import baselines
+baselines.MOST_TREES, baselines.MORE_TREES = 20, 10
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 def silent(tokens: int, before: bool = False) -> None:

@@ -418,7 +418,7 @@ def test_a_whole_study_in_a_bucket(bucket, tmp_path):
 
     def command(name, number, *more):
         environment = os.environ | {"EHR_SCALING_MIRRORS": str(tmp_path / f"m{number}")}
-        call = [sys.executable, "-m", f"launch.{name}", *more]
+        call = [sys.executable, "-c", small.FEW_TREES, f"launch.{name}", *more]
         return subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
     done = command("study", 1, *flags)
