@@ -25,10 +25,16 @@ ATTRIBUTES = ("sex", "age", "race", "unit")
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 
-def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict[str, Any]:
+Decided = tuple[np.ndarray, dict[str, Any]]  # risks, and what `decision.evaluate` told of them
+
+
+def judge(
+    question: Question, samples: Samples, probability: np.ndarray, beside: Decided | None = None
+) -> dict[str, Any]:
     """`metrics.evaluate` of all stays, `decision` and `calibration_curve` (see there), and `subgroups`, with `gaps`.
 
-    Args: probability, (stays,), which is judged in single precision, as predictions are written.
+    Args: probability, (stays,), which is judged in single precision, as predictions are written; beside, as
+      `decision.evaluate` has it.
     """
     stored = probability.astype(np.float32).astype(np.float64)
 
@@ -36,7 +42,7 @@ def judge(question: Question, samples: Samples, probability: np.ndarray) -> dict
         score = _evaluate(question, samples, stored, rows, _GROUP_DRAWS)
         return {**score, "gaps": _gaps(question, samples, stored, rows)}
 
-    score, decided = _evaluate(question, samples, stored), _decision(question, samples, stored)
+    score, decided = _evaluate(question, samples, stored), _decision(question, samples, stored, beside)
     return {**score, **decided, "subgroups": _by_attribute(samples, of_group)}
 
 
@@ -52,13 +58,17 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
     if not all(np.array_equal(a, b) for a, b in zip(said, asked, strict=False)):
         raise UserError(f"{path} is about other stays than were asked: delete it and run again")
     probability = said.probabilities.astype(np.float64)
-    score = judge(question, samples, probability)
+    recalibrated: dict[str, Any] = {}
+    beside = None
     if tuning := tuning_of(question):
         others = answers(tuning.folder / f"{cell.id}.parquet")
         weights = weights_of(questions.load(tuning.folder))
-        method = recalibration_of(tuning)
-        told = (probability, score["decision"])
-        score["recalibrated"] = _recalibrated(question, samples, told, others, weights, method)
+        recalibrated, moved = _moved(probability, others, weights, recalibration_of(tuning))
+        if moved is not None:  # risks to act on: their thresholds come first
+            recalibrated |= _recalibrated(question, samples, moved, recalibrated["method"])
+            beside = moved, recalibrated["decision"]
+    score = judge(question, samples, probability, beside)
+    score |= {"recalibrated": recalibrated} if recalibrated else {}
     if baseline_of(question.folder) is not None:
         score["against_baseline"] = paired.compare(
             answers((question.folder / BASELINE).with_suffix(".parquet")),
@@ -116,7 +126,7 @@ def _decision(
     question: Question,
     samples: Samples,
     probability: np.ndarray,
-    beside: tuple[np.ndarray, dict[str, Any]] | None = None,
+    beside: Decided | None = None,
 ) -> dict[str, Any]:
     """`decision` and `calibration_curve` of all stays."""
     options, weights = question.options, weights_of(samples)
@@ -146,41 +156,33 @@ def _by_attribute(samples: Samples, of_group: Callable[[np.ndarray], dict[str, A
     }
 
 
-def _recalibrated(
-    question: Question,
-    samples: Samples,
-    told_of: tuple[np.ndarray, dict[str, Any]],
-    said: paired.Answers,
-    weights: np.ndarray | None,
-    method: str,
-) -> dict[str, Any]:
-    """What a recalibration makes of the probabilities, which are those of `told_of`, with the decision told of them.
-
-    It is fitted to other patients, to whom the model said `said`, and taken as it is: intervals are over the patients
-    whose risks were moved, not over those it was fitted to.
-    """
+def _moved(
+    probability: np.ndarray, said: paired.Answers, weights: np.ndarray | None, method: str
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """A recalibration, fitted to other patients, of whom the model said `said`: what is told of it, and the
+    probabilities that it makes of these; None where it is `missing`."""
     about: dict[str, Any] = {
         "method": method,
         "stays": len(said.labels),
         "positives": int(said.labels.sum()),
         "split": questions.TUNING,
     }
-    probability = told_of[0]
     weighs, before = metrics.ones_for(weights, len(said.labels)), said.probabilities.astype(np.float64)
-    told: tuple[str, ...] = (*calibration.NAMES, "weighted")
     if method == ISOTONIC:
-        moved = calibration.isotonic(said.labels, before, weighs).moved(probability)
-        told = ("auroc", "low", "high", "auprc", *told)  # stays of one level tie, so that ranks are others
-    elif (line := calibration.line(said.labels, before, weighs)) is None:
-        return {**about, "missing": "the predictions separate the labels of these stays, or are all the same"}
-    elif line[1] <= 0:  # it would turn the ranks round, whose AUROC stands beside it as the model's
-        return {
-            **about,
-            "missing": "the outcome is no more frequent among these stays where the predictions are higher",
-        }
-    else:
-        moved = calibration.moved(probability, *line)
-        about |= {"intercept": line[0], "slope": line[1]}
+        return about, calibration.isotonic(said.labels, before, weighs).moved(probability)
+    if (line := calibration.line(said.labels, before, weighs)) is None:
+        return about | {"missing": "the predictions separate the labels of these stays, or are all the same"}, None
+    if line[1] <= 0:  # it would turn the ranks round, whose AUROC stands beside it as the model's
+        missing = "the outcome is no more frequent among these stays where the predictions are higher"
+        return about | {"missing": missing}, None
+    return about | {"intercept": line[0], "slope": line[1]}, calibration.moved(probability, *line)
+
+
+def _recalibrated(question: Question, samples: Samples, moved: np.ndarray, method: str) -> dict[str, Any]:
+    """What a recalibration made of the probabilities, taken as it is: intervals are over the patients whose risks were
+    moved, not over those it was fitted to."""
+    ranks = ("auroc", "low", "high", "auprc") if method == ISOTONIC else ()  # stays of one level tie
+    told = (*ranks, *calibration.NAMES, "weighted")
 
     def of_group(rows: np.ndarray) -> dict[str, Any]:
         score, apart = _evaluate(question, samples, moved, rows, _GROUP_DRAWS), _gaps(question, samples, moved, rows)
@@ -190,9 +192,8 @@ def _recalibrated(
 
     score = _evaluate(question, samples, moved)
     return {
-        **about,
         **{name: score[name] for name in told},
-        **_decision(question, samples, moved, told_of),
+        **_decision(question, samples, moved),
         "subgroups": _by_attribute(samples, of_group),
     }
 

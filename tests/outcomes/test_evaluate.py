@@ -141,9 +141,8 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
     assert set(scores) == {TASK.name, f"{TASK.name}/validation"}
     score, moved = scores[TASK.name], scores[TASK.name]["recalibrated"]
     # Nothing but that is added, and what is scored is still the test split alone.
-    assert {k: v for k, v in score.items() if k not in ("recalibrated", "fingerprint")} == {
-        k: v for k, v in plain.items() if k != "fingerprint"
-    }
+    differ = ("recalibrated", "fingerprint", "decision", "calibration_curve")
+    assert {k: v for k, v in score.items() if k not in differ} == {k: v for k, v in plain.items() if k not in differ}
     folders = [workdir / "outcomes" / TASK.name, workdir / "outcomes" / TASK.name / "validation"]
     said = [probabilities.answers(folder / f"{cell.id}.parquet") for folder in folders]
     assert not set(said[0].subject_ids) & set(said[1].subject_ids)
@@ -173,7 +172,14 @@ def test_risks_are_recalibrated_on_patients_of_the_validation_split(study_of, mo
         k: v for k, v in score.items() if k not in ("recalibrated", "fingerprint")
     }
     prepared.recalibrate_by("line", folders[0])
-    assert evaluate.job([cell], workdir, small.silent)[0] == scores
+    decide, seen = probabilities._decision, []
+    with monkeypatch.context() as patch:
+        patch.setattr(probabilities, "_decision", lambda *asked: (seen.append(asked[2:]), decide(*asked))[1])
+        assert evaluate.job([cell], workdir, small.silent)[0] == scores
+    # Thresholds of the risks that are to be acted on are told first, the others as far as they leave room
+    (first,), (_, beside) = (asked for asked in seen if np.isin(len(asked[0]), len(own)))
+    np.testing.assert_allclose(first, own)
+    assert beside == (first, moved["decision"])
     # None is another one too: the stays of the last lie there still
     prepared.recalibrate_by("none", folders[0])
     assert evaluate.finished([cell], workdir) is None

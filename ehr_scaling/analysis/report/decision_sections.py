@@ -128,7 +128,10 @@ def recalibration(scores: list[Score]) -> str:
         return ""
     before, after = pairs[0]
     moved, off = [], []
-    for name, what, right in (("calibration_slope", "the slope", 1), ("calibration_in_the_large", "in the large", 0)):
+    for name, what, right in (
+        ("calibration_slope", "the slope", 1),
+        ("calibration_in_the_large", "calibration in the large", 0),
+    ):
         old, new = before.measures.get(name), after.measures.get(name)
         if old is None or new is None:
             continue

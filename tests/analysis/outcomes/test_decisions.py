@@ -140,8 +140,8 @@ def test_whether_recalibration_helped_is_said(tmp_path):
     rewrite(path, recalibrated={**moved, "calibration_slope": slope, "calibration_in_the_large": large})
     said = decision_sections.recalibration(compared(tmp_path, table))
     assert said == (
-        "Recalibration moved the slope from 1.26 to 1.27, where 1 is right; in the large from −0.20 to −0.10, where 0 "
-        "is right. The interval of the slope still excludes that: here the risks stay off."
+        "Recalibration moved the slope from 1.26 to 1.27, where 1 is right; calibration in the large from −0.20 to "
+        "−0.10, where 0 is right. The interval of the slope still excludes that: here the risks stay off."
     )
     rewrite(path, recalibrated={**moved, "calibration_slope": {**slope, "low": 0.9}, "calibration_in_the_large": large})
     assert decision_sections.recalibration(compared(tmp_path, table)).endswith("where 0 is right.")

@@ -1,7 +1,5 @@
 """Calibration against scikit-learn, closed forms and simulations."""
 
-import collections
-
 import numpy as np
 import pytest
 from scipy.special import expit, logit
@@ -215,11 +213,9 @@ def test_in_the_large_alone_is_that_of_all_statistics():
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_line_that_would_turn_ranks_round_moves_no_risks(monkeypatch, turned):
+def test_a_line_that_would_turn_ranks_round_moves_no_risks(turned):
     """Its AUROC would be 1 less that of the model, which stands beside it."""
     labels, p = made(slope=-1.0 if turned else 1.0)
     said = paired.Answers(np.arange(len(p)), np.zeros(len(p), np.int64), labels, p)
-    for part in ("_evaluate", "_decision", "_by_attribute"):
-        monkeypatch.setattr(probabilities, part, lambda *args: collections.defaultdict(dict))
-    moved = probabilities._recalibrated(None, None, (p, {}), said, None, "line")
-    assert ("missing" in moved) == turned and ("slope" in moved) != turned
+    about, moved = probabilities._moved(p, said, None, "line")
+    assert ("missing" in about) == turned == (moved is None) and ("slope" in about) != turned
