@@ -48,8 +48,11 @@ def curves(scores: list[Score]) -> Figure:
     for score, decision in shown:
         t = np.array([point.threshold for point in decision.points])
         style = _STYLES[score.role] | ({"ls": dashes[score.name]} if score.role == BASELINE else {})
-        # Bands of more than two scores hide one another
-        banded = (score, decision) in looked_at(shown)[:2]
+        # Bands of more than two scores hide one another. Risks that are not to be acted on have the fewest thresholds, and
+        # a line over the gaps would show what nobody measured.
+        banded, style = (score, decision) in looked_at(shown)[:2], dict(style)
+        if (score, decision) not in looked_at(shown):
+            style["ls"] = ""
         for axes, name in ((left, "net_benefit"), (right, "difference")):
             value, low, high = np.array([getattr(point, name)[:3] for point in decision.points]).T
             axes.plot(t, value, label=score.name, clip_on=True, **style)
