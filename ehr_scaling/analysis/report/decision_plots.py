@@ -39,20 +39,19 @@ def looked_at(shown: list[tuple[Score, Decision]]) -> list[tuple[Score, Decision
 
 
 def curves(scores: list[Score]) -> Figure:
-    shown = decided(scores)
+    shown, acted_on = decided(scores), looked_at(decided(scores))
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     prevalence = shown[0][1].prevalence
-    reach = _reach(looked_at(shown))  # those alone have limits of their own there
+    reach = _reach(acted_on)  # those alone have limits of their own there
     dashes = {score.name: dash for score, dash in dashed(scores)}
     for score, decision in shown:
         t = np.array([point.threshold for point in decision.points])
         style = _STYLES[score.role] | ({"ls": dashes[score.name]} if score.role == BASELINE else {})
-        # Bands of more than two scores hide one another. Risks that are not to be acted on have the fewest thresholds, and
-        # a line over the gaps would show what nobody measured.
-        banded, style = (score, decision) in looked_at(shown)[:2], dict(style)
-        if (score, decision) not in looked_at(shown):
+        if (score, decision) not in acted_on:
+            # Of these fewest thresholds are told: a line over the gaps would show what nobody measured
             style["ls"] = ""
+        banded = (score, decision) in acted_on[:2]  # more bands would hide one another
         for axes, name in ((left, "net_benefit"), (right, "difference")):
             value, low, high = np.array([getattr(point, name)[:3] for point in decision.points]).T
             axes.plot(t, value, label=score.name, clip_on=True, **style)
