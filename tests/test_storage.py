@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -228,6 +229,17 @@ def test_a_machine_that_lost_its_run_sends_nothing_of_it_again(tmp_path, machine
     assert loop.finished([blank.cell("a")], one.parent.parent) == [{"finished": True}]
     checkpoint.Saver(one).close()  # who reads it hands nothing over
     assert Bucket(url).list("") == there
+
+
+def test_what_is_written_after_the_last_save_goes_too(tmp_path, machine):
+    url = buckets.url("file", tmp_path)
+    folder = Layout(machine(url, 1)).run("a")
+    saver = checkpoint.Saver(folder)
+    saver.save(10, {"w": np.zeros(3)}, {"finished": False})
+    write(folder / "metrics.jsonl", "1\n2\n")  # a log that is flushed when it is closed
+    assert "runs/a/metrics.jsonl" not in Bucket(url).list("")
+    saver.close()
+    assert "runs/a/metrics.jsonl" in Bucket(url).list("")
 
 
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):

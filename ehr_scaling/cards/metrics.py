@@ -170,10 +170,9 @@ def _suppressed(task: Asked) -> str:
     for why in dict.fromkeys(group.suppressed for group in hidden):
         parts.append(f"{why}: {', '.join(group_name(group) for group in hidden if group.suppressed == why)}")
     for attribute in dict.fromkeys(group.attribute for group in hidden):
-        names = sorted(group.name for group in hidden if group.attribute == attribute)
-        told = [group for group in told_groups(task) if group.attribute == attribute]
-        together = [group_name(group) for group in told if sorted(group.name.split(" or ")) == names]
-        parts += [f"told together: {name}" for name in together]
+        name = " or ".join(group.name for group in hidden if group.attribute == attribute)
+        told = [group for group in told_groups(task) if (group.attribute, group.name) == (attribute, name)]
+        parts += [f"told together: {group_name(group)}" for group in told]
     return f"{task.title}: {'; '.join(parts)}."
 
 

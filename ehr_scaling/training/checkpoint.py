@@ -44,6 +44,7 @@ class Saver:
         )
         self.folder = folder
         self._unsealed: list[int] = []  # steps whose files may still be being written
+        self._saved = False
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metrics"))
 
     def steps(self) -> list[int]:
@@ -66,6 +67,7 @@ class Saver:
                 self._manager.delete(step)
             self._manager.save(step, args=items, force=True)
             self._unsealed.append(step)
+            self._saved = True
             if jax.default_backend() == "cpu":
                 self._seal()
         except Exception as e:
@@ -119,9 +121,11 @@ class Saver:
         self._hand_over()
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written, and hand over what was written since the last save, such as the logs."""
         try:
             self._seal()
+            if self._saved and jax.process_index() == 0:
+                self._hand_over()
         finally:
             self._manager.close()
 

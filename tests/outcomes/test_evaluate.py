@@ -337,6 +337,14 @@ def test_what_does_not_belong_together_is_refused(study_of):
     with pytest.raises(UserError, match="other timelines"):
         score(cell)
     artifacts.write_sealed(folder / artifacts.RECORD, record)
+    earlier = workdir / "earlier"
+    earlier.mkdir()
+    with np.load(folder / questions.SAMPLES) as fields:
+        np.savez(earlier / questions.SAMPLES, **{name: fields[name] for name in fields if name != "unit"})
+    with pytest.raises(
+        UserError, match=r"samples\.npz was made by an earlier version: take another --workdir, or delete"
+    ):
+        questions.load(earlier)
     damaged = (folder / questions.SAMPLES).read_bytes()[:-300]
     (folder / questions.SAMPLES).write_bytes(damaged)
     with pytest.raises(UserError, match=r"samples\.npz is damaged .*: delete"):

@@ -142,7 +142,8 @@ def as_told(scores: list[Score], generated: bool) -> list[Score]:
     """With the counts of groups and bins as `disclosure.told` has them."""
 
     def told(n: float) -> float:
-        return float(disclosure.told(round(n), generated) or np.nan)
+        count = disclosure.told(round(n), generated)
+        return np.nan if count is None else float(count)
 
     return [
         replace(

@@ -284,6 +284,10 @@ def load(folder: Path) -> Samples:
             return Samples(Stays(*(file[name] for name in Stays._fields)), **arrays)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run launch.evaluate to prepare the task") from None
+    except KeyError:
+        raise UserError(
+            f"{path} was made by an earlier version: take another --workdir, or delete {folder} and run launch.evaluate"
+        ) from None
     except Exception as e:  # zip, zlib and numpy errors share no base class
         raise UserError(f"{path} is damaged ({type(e).__name__}): delete {folder} and run again") from None
 
