@@ -32,9 +32,8 @@ def traced(cell: Any) -> Any:
 
 def main() -> None:
     workdir = storage.local(WORKDIR.value)
-    common.use_all_cores(
-        f"training cell {CELL.value} of {WORKDIR.value}"
-    )  # may start the program anew: what takes seconds to import comes after it
+    # May start the program anew: what takes seconds to import comes after it
+    common.use_all_cores(f"training cell {CELL.value} of {WORKDIR.value}")
     log.keep(workdir)
     common.join_processes()
     from ehr_scaling.grid import executors, manifest

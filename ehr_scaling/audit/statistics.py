@@ -32,7 +32,6 @@ class Count(NamedTuple):
     least: float
     most: float
     n: int
-
     generated: bool
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ehr_scaling.analysis.outcomes.scores import SAME_FOR_ALL, Measure, Score
+from ehr_scaling.analysis.outcomes.scores import Measure, Score, telling
 from ehr_scaling.analysis.wording import percent, plural
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import ACTS, AUTHORS, NAMES, RANKS, RISKS, Field, interval, unanswered
@@ -120,9 +120,8 @@ def _worth(task: Asked) -> Iterator[Result]:
     for name, measure in task.model.differences.items():
         if name in RANKS:
             yield Result(task.title, f"the model less {baseline(task)}", NAMES[name], measure)
-    for score in task.baselines:
-        if score.name not in SAME_FOR_ALL:
-            yield from _of(task, score.name, score, RANKS)
+    for score in telling(task.scores):
+        yield from _of(task, score.name, score, RANKS)
     yield from _of_thresholds(task)
 
 

@@ -176,6 +176,11 @@ def of_role(scores: list[Score], role: str) -> list[Score]:
     return [score for score in scores if score.role == role]
 
 
+def telling(scores: list[Score]) -> list[Score]:
+    """The baselines that tell patients apart."""
+    return [score for score in of_role(scores, BASELINE) if score.name not in SAME_FOR_ALL]
+
+
 def named(names: Iterable[str], scores: Iterable[Score | Group]) -> list[str]:
     """Of the names of measures those that any of the scores has."""
     has = {name for score in scores for name in score.measures}

@@ -7,7 +7,7 @@ import numpy as np
 
 from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.outcomes.downstream import Outcome
-from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, SAME_FOR_ALL
+from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, of_role, telling
 from ehr_scaling.analysis.outcomes.seeds import Seeds
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results, budget_verdict, verdicts
@@ -51,7 +51,7 @@ def _seeds(task: Outcome) -> Seeds | None:
 def _baselines(task: Outcome) -> str:
     """What the baselines that tell patients apart reach, and by how much the model of least loss is off the first."""
     base = task.baseline or {}
-    best = next((score for score in task.compared if score.role == LEAST_LOSS), None)
+    best = next(iter(of_role(task.compared, LEAST_LOSS)), None)
     difference = best and best.differences.get("auroc")
     less = ""
     if difference and known(difference.low) and known(difference.high):
@@ -61,8 +61,8 @@ def _baselines(task: Outcome) -> str:
     first = [f"{base.get('name', 'the baseline')} reaches {decimal(base['auroc'])}{less}"] if base else []
     others = [
         f"{score.name} {decimal(score.measures['auroc'].value)}"
-        for score in task.compared
-        if score.role == BASELINE and "auroc" in score.measures and score.name not in (base.get("name"), *SAME_FOR_ALL)
+        for score in telling(task.compared)
+        if "auroc" in score.measures and score.name != base.get("name")
     ]
     return "; ".join(first + others)
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.decisions import Decision
 from ehr_scaling.analysis.outcomes.measures import Measure
-from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, SAME_FOR_ALL, Score, of_role
+from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, Score, of_role, telling
 from ehr_scaling.analysis.report.outcome_plots import CHANCE, RARE, dashed
 from ehr_scaling.analysis.report.plots import ACCENT, INK, MUTED, log_ticks
 from ehr_scaling.analysis.wording import percent
@@ -27,8 +27,7 @@ _BELOW = 0.3  # how far under 0 the axis of net benefit reaches, as a share of t
 def decided(scores: list[Score]) -> list[tuple[Score, Decision]]:
     """The model of least loss, as it is and recalibrated, and the baselines that tell patients apart, as far as they
     have a curve."""
-    baselines = [score for score in of_role(scores, BASELINE) if score.name not in SAME_FOR_ALL]
-    shown = (*of_role(scores, LEAST_LOSS), *of_role(scores, RECALIBRATED), *baselines)
+    shown = (*of_role(scores, LEAST_LOSS), *of_role(scores, RECALIBRATED), *telling(scores))
     return [(score, score.decision) for score in shown if score.decision is not None and score.decision.points]
 
 

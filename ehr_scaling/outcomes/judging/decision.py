@@ -65,8 +65,8 @@ def evaluate(
     the last, are no patients with the outcome or SMALLEST, and so of those without. Thresholds of the table come first,
     then those of THRESHOLDS from coarse to fine; one that would break this is left out.
 
-    Args: as `metrics.evaluate`; predicted, the probabilities; beside, others that rank the stays alike or the other way
-      round, and what was told of those: no small group lies between a threshold of the one and one of the other either.
+    Args: as `metrics.evaluate`; predicted, the probabilities; beside, others that rank the stays alike, but
+      for ties, and what was told of those: no small group lies between a threshold of the one and one of the other.
     Returns: prevalence; curve, of each threshold told: threshold, net_benefit, treat_all, difference, and word: HELPS
       or HARMS where the interval of the difference excludes 0, SAME where it is 0 whoever is drawn, OPEN where the data
       cannot tell; thresholds_suppressed, how many of THRESHOLDS are left out; table: by (risk or budget), asked, and
@@ -84,12 +84,11 @@ def evaluate(
         raise ValueError("a prediction is not within 0 and 1")
     order = np.argsort(predicted, kind="stable")
     if beside:  # stays that tie here may be told apart there
-        rising = bool(beside[0][order[-1]] >= beside[0][order[0]])
-        order = np.lexsort((beside[0] if rising else -beside[0], predicted))
+        order = np.lexsort((beside[0], predicted))
     weighs = ones_for(weights, len(labels))[order]
     labels, predicted, patients = labels[order], predicted[order], np.asarray(patients)[order]
     table, curve = _table_cuts(predicted, weighs), _risk_cuts(predicted, THRESHOLDS)
-    before = _rows_told(*beside, rising=rising) if beside else []
+    before = _rows_told(*beside) if beside else []
     rows = may_be_told(labels, patients, [cut.row for cut in (*table, *_coarse_to_fine(curve))], before)
     suppressed = sum(cut.row not in rows for cut in curve)
     told_table = [cut for cut in table if cut.row in rows]
@@ -122,7 +121,7 @@ def calibration_curve(
     Args: as `evaluate`; decided, what that returned of these predictions.
     """
     order = np.argsort(predicted, kind="stable")
-    weighs, cuts = ones_for(weights, len(labels))[order], _rows_told(predicted, decided, rising=True)
+    weighs, cuts = ones_for(weights, len(labels))[order], _rows_told(predicted, decided)
     return calibration.curve(labels[order], predicted[order], patients[order], weighs, cuts)
 
 
@@ -153,11 +152,10 @@ def _coarse_to_fine(cuts: list[Cut]) -> list[Cut]:
     return [cut for step in (8, 4, 2, 1) for cut in cuts[::step]]
 
 
-def _rows_told(predicted: np.ndarray, decision: dict[str, Any], *, rising: bool) -> list[int]:
+def _rows_told(predicted: np.ndarray, decision: dict[str, Any]) -> list[int]:
     """The rows at which thresholds of a decision cut the stays, in ascending order of predictions that rank alike."""
     told = [entry.get("threshold") for entry in (*decision["curve"], *decision["table"])]
-    flagged = [int((predicted >= threshold).sum()) for threshold in told if threshold is not None]
-    return [len(predicted) - count if rising else count for count in flagged]
+    return [int((predicted < threshold).sum()) for threshold in told if threshold is not None]
 
 
 def _statistics(labels: np.ndarray, table: list[Cut], curve: list[Cut]) -> Statistics:

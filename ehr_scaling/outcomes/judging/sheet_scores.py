@@ -18,7 +18,6 @@ ALL, FIRST, AGAIN = "all", "first", "again"
 OCCURRENCES = (ALL, FIRST, AGAIN)
 NO_STAY = "no stay"
 # Of a rate of counts: with more digits the counts could be worked out from it
-_DIGITS = 4
 
 
 def question(
@@ -60,7 +59,7 @@ def _auroc(labels: np.ndarray, probability: np.ndarray, patients: np.ndarray, ge
     low, high = interval(area, error) or (None, None)
 
     def told(value: float | None) -> float | None:
-        return None if value is None or not np.isfinite(value) else round(value, _DIGITS)
+        return None if value is None or not np.isfinite(value) else round(value, disclosure.DIGITS)
 
     counts = {"stays": len(labels), "patients": len(np.unique(patients)), "with_outcome": int(labels.sum())}
     return {
