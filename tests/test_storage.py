@@ -275,17 +275,18 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
 def test_of_many_who_want_a_lease_one_gets_it(bucket):
     if bucket.startswith("gs:"):
         pytest.skip("the emulator of GCS puts an object whatever the condition on its generation: two can win there")
-    wanted = [storage.Lease(Bucket(bucket), "x") for _ in range(6)]
-    together = threading.Barrier(len(wanted))
+    together = threading.Barrier(6)
 
     def take(lease):
         together.wait()
         return lease.take()
 
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        taken = list(pool.map(take, wanted))
-    assert sum(taken) == 1
-    wanted[taken.index(True)].release()
+    for name in map(str, range(40 if bucket.startswith("file:") else 1)):  # where two once won, now and then
+        wanted = [storage.Lease(Bucket(bucket), name) for _ in range(together.parties)]
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            taken = list(pool.map(take, wanted))
+        assert sum(taken) == 1
+        wanted[taken.index(True)].release()
 
 
 def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):

@@ -77,9 +77,17 @@ class Bucket:
 
     def create(self, key: str, content: bytes) -> bool:
         """Put an object unless there is one of that key; gives whether the one there is this one."""
+
+        def put() -> None:
+            if not self.url.startswith("file:"):
+                self._fs.pipe_file(self._path(key), content, mode="create")
+                return
+            with self._fs.open(self._path(key), "xb") as file:  # pipe_file looks first and writes then: two may win
+                file.write(content)
+
         # Of a try whose answer was lost the next one finds the object there: what it holds tells whose it is
         with contextlib.suppress(FileExistsError):
-            self._request(lambda: self._fs.pipe_file(self._path(key), content, mode="create"))
+            self._request(put)
         return self.read(key) == content.decode()
 
     def remove(self, key: str) -> None:
