@@ -157,7 +157,7 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
     ways = {ZERO_SHOT: folder}
     ways |= {name: folder / records.FOLDER / method / "all" for name, method in HEADS.items()}
     scored = (folder / evaluate.BASELINE).is_file()
-    trees = probabilities.answers(folder / evaluate.OTHERS / f"{TREES.replace(' ', '_')}.parquet") if scored else None
+    trees = probabilities.answers(probabilities.file_of(folder, TREES, "")) if scored else None
     out: list[Row] = []
     for system, where in ways.items():
         files = [where / f"{cell.id}.json" for cell in cells]

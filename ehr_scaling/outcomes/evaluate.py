@@ -30,7 +30,6 @@ from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = probabilities.BASELINE
-OTHERS = "baselines"  # folder of what the baselines beside that one predict
 FEATURES_VERSION = 3  # of what baselines are fitted to: raise it, and they are fitted again
 
 
@@ -241,12 +240,12 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     )
     classes = int(samples.meanings.max()) + 1 if task.kind == "class" else None
     fitted = baselines.fit_all(x, train.labels, train.patients, options["seed"], classes)
-    (folder / OTHERS).mkdir(exist_ok=True)
+    (folder / probabilities.OTHERS).mkdir(exist_ok=True)
     main = next(name for name in fitted if "regression" in name)
     scores = {}
     for name, method in fitted.items():
         predicted = method.predict(x_new)
-        file = folder / "baseline.parquet" if name == main else folder / OTHERS / f"{name.replace(' ', '_')}.parquet"
+        file = probabilities.file_of(folder, name, main)
         scores[name] = {
             "name": name,
             **scoring.of_baseline(workdir, question, samples, predicted, file),
@@ -258,6 +257,6 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     others = {name: score for name, score in scores.items() if name != main}
     score = {"task": task.name, **scores[main], **train_facts, "others": others, "fingerprint": fingerprint}
     artifacts.write_sealed(path, score)
-    for written in (folder / OTHERS, folder / "baseline.parquet", path):
+    for written in (folder / probabilities.OTHERS, folder / "baseline.parquet", path):
         storage.store(written)
     return score

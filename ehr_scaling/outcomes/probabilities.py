@@ -21,6 +21,7 @@ from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired, subgroups
 
 BASELINE = "baseline.json"
+OTHERS = "baselines"  # folder of what the baselines beside that one predict
 ATTRIBUTES = ("sex", "age", "race", "unit")
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
@@ -48,7 +49,8 @@ def judge(
 
 def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, Any]:
     """What the stored predictions of a model are worth: `judge`; `recalibrated`, where stays of other patients were
-    prepared for that and are answered; and `against_baseline`, where there is one.
+    prepared for that and are answered; `against_baseline` and `net_benefit_against`, of risks to act on, where there is
+    one.
 
     Raises: UserError where predictions are damaged, or about other stays.
     """
@@ -77,7 +79,39 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
             draws=question.options["draws"],
             seed=question.options["seed"],
         )
+        risks, decided = beside or (probability, score["decision"])
+        acted_on = said._replace(probabilities=risks)
+        score["net_benefit_against"] = _net_benefits(question, samples, acted_on, decided)
     return score
+
+
+def file_of(folder: Path, baseline: str, main: str) -> Path:
+    """Where the predictions of a baseline lie in the folder of a task. Args: main, the name of that of `BASELINE`."""
+    if baseline == main:
+        return (folder / BASELINE).with_suffix(".parquet")
+    return folder / OTHERS / f"{baseline.replace(' ', '_')}.parquet"
+
+
+def _net_benefits(
+    question: Question, samples: Samples, said: paired.Answers, decided: dict[str, Any]
+) -> dict[str, list[dict[str, float | None]]]:
+    """`paired.net_benefit` of a model less each baseline's, at the thresholds that are told of both."""
+    main = artifacts.read_json(question.folder / BASELINE)
+    differences = {}
+    for name, score in {main["name"]: main, **main["others"]}.items():
+        told = ({point["threshold"] for point in of["curve"]} for of in (decided, score["decision"]))
+        thresholds = sorted(set.intersection(*told))
+        if not thresholds:
+            continue
+        differences[name] = paired.net_benefit(
+            answers(file_of(question.folder, name, main["name"])),
+            said,
+            thresholds,
+            weights=weights_of(samples),
+            draws=question.options["draws"],
+            seed=question.options["seed"],
+        )
+    return differences
 
 
 def baseline_of(folder: Path) -> str | None:

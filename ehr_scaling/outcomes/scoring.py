@@ -25,7 +25,7 @@ from ehr_scaling.outcomes.judging.estimators import Estimate
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
 
-VERSION = 7  # of how scores are made from samples: raise it, and every model is scored again
+VERSION = 8  # of how scores are made from samples: raise it, and every model is scored again
 ANSWERS = 3  # the first VERSION that writes these predictions: scores since then are made anew of what is stored
 METHODS = {
     "scope": "SCOPE estimate of P(outcome) / (P(outcome) + P(its opposite)) over simulated futures (arXiv 2602.03730)",

@@ -197,9 +197,15 @@ def test_a_baseline_that_comes_later_or_anew_is_compared_without_simulating_agai
     evaluate.baseline(workdir, TASK)
     assert evaluate.finished([cell], workdir) is None
     after = evaluate.job([cell], workdir, small.silent)[0][TASK.name]
-    assert {k: v for k, v in after.items() if k not in ("against_baseline", "fingerprint")} == {
+    assert {k: v for k, v in after.items() if k not in ("against_baseline", "net_benefit_against", "fingerprint")} == {
         k: v for k, v in before.items() if k != "fingerprint"
     }
+    baseline = artifacts.read_json(folder / "baseline.json")
+    for name, beside in {baseline["name"]: baseline, **baseline["others"]}.items():
+        told = {of["threshold"]: of["net_benefit"]["value"] for of in beside["decision"]["curve"]}
+        ours = {of["threshold"]: of["net_benefit"]["value"] for of in after["decision"]["curve"]}
+        less = {part["threshold"]: part["value"] for part in after["net_benefit_against"][name]}
+        assert less == pytest.approx({t: ours[t] - told[t] for t in told if t in ours}) and less
     # Another one: its predictions, and the fingerprint of what it was fitted to
     table = pq.read_table(folder / "baseline.parquet")
     turned = pa.array(1 - table["predicted_boolean_probability"].to_numpy(), pa.float32())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis import words
 from ehr_scaling.analysis.draws import Floats, interval, normal_quantile
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores, supervised
+from ehr_scaling.analysis.outcomes import outcome_curve, predictions, scores, scores_json, supervised
 from ehr_scaling.analysis.outcomes.outcome_curve import LEAST_MODELS, TOO_FEW, Curve
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.outcomes.scores import Score
@@ -131,7 +131,7 @@ def _score(path: Path) -> dict[str, Any]:
         if name == "auroc" and (not isinstance(value, int | float) or not 0 <= value <= 1):
             raise UserError(f"{path}: auroc is not a number from 0 to 1; delete the file and run launch.evaluate again")
         score[name] = float(value) if isinstance(value, int | float) and np.isfinite(value) else None
-    for name in ("undetermined", "name", "method"):
+    for name in ("undetermined", "name", "method", "features"):
         if record.get(name) is not None:
             score[name] = record[name]
     return score
@@ -277,8 +277,8 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "lead_over_baseline": outcome.lead,
         "lead_interval": outcome.lead_interval,
         "patients": outcome.patients,
-        "compared": scores.to_json(outcome.compared),
-        "subgroups": scores.groups_to_json(outcome.compared),
+        "compared": scores_json.compared(outcome.compared),
+        "subgroups": scores_json.groups(outcome.compared),
         "supervised": supervised.to_json(outcome.supervised),
         "cells_without_score": outcome.missing,
         "scores_without_run": outcome.unknown,

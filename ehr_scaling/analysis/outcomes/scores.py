@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.analysis.draws import Floats
-from ehr_scaling.analysis.outcomes import decisions, predictions, sheets
+from ehr_scaling.analysis.outcomes import beside, decisions, predictions, sheets
+from ehr_scaling.analysis.outcomes.beside import Counted, Less
 from ehr_scaling.analysis.outcomes.decisions import Decision, Gap
 from ehr_scaling.analysis.outcomes.measures import Measure, measure, number
 from ehr_scaling.analysis.tables.run_table import RunTable
@@ -58,7 +59,9 @@ class Score:
     measures: by name, of PROBABILITIES, NUMBERS or CLASSES. differences: auroc, auprc, brier less those of the first
     baseline, on the same resamples of patients. shares: by name, of SHARES. weighted: whether all but the AUROC is
     weighted back from stays sampled by outcome to the cohort. roc: [2, k] false and true positive rate, from 0 to 1.
-    recalibration: how risks were moved, line or isotonic; "" where they were not.
+    recalibration: how risks were moved, line or isotonic; "" where they were not. net_benefits: by baseline, that of
+    acting on a model's risks (recalibrated, where they are) less that of acting on the baseline's. counted: the AUROC
+    of shares of futures, where those are not what the model's is of. fitting: of a baseline, what was chosen from what.
     """
 
     name: str
@@ -73,6 +76,9 @@ class Score:
     roc: Floats | None = None
     decision: Decision | None = None
     recalibration: str = ""
+    net_benefits: dict[str, tuple[Less, ...]] = field(default_factory=dict)
+    counted: Counted | None = None
+    fitting: str = ""
 
 
 @dataclass(frozen=True)
@@ -247,6 +253,9 @@ def _read(record: Any, name: str, role: str, cell: str = "") -> Score:
         groups=tuple(_groups(groups)) if isinstance(groups, dict) else (),
         weighted=record.get("weighted") is True,
         decision=decisions.read(record.get("decision")),
+        net_benefits=beside.net_benefits(record.get("net_benefit_against"), SAME_FOR_ALL),
+        counted=beside.counted(record),
+        fitting=beside.fitting(record),
     )
 
 
@@ -333,64 +342,7 @@ def sampled(scores: list[Score]) -> str:
     )
 
 
-def to_json(scores: list[Score]) -> list[dict[str, Any]]:
-    """Of laws.json; a baseline has no cell."""
-    return [
-        {
-            "name": s.name,
-            "role": s.role,
-            "cell": s.cell or None,
-            "measures": {name: m.interval() for name, m in s.measures.items()},
-            "differences": {name: m._asdict() for name, m in s.differences.items()},
-            "shares": s.shares,
-            "weighted": s.weighted,
-            "calibration": [b._asdict() for b in s.bins],
-            "recalibration": s.recalibration or None,
-            "decision": decisions.to_json(s.decision),
-        }
-        for s in scores
-    ]
-
-
-def groups_to_json(scores: list[Score]) -> list[dict[str, Any]]:
-    """Subgroups of the model of least loss, as it is and recalibrated."""
-    moved = recalibrated_groups(scores)
-
-    def told(group: Group | None) -> dict[str, Any] | None:
-        if group is None:
-            return None
-        gaps = {name: gap._asdict() for name, gap in group.gaps.items()}
-        return {"measures": {name: m.interval() for name, m in group.measures.items()}, "gaps": gaps}
-
-    return [
-        {
-            "attribute": g.attribute,
-            "group": g.name,
-            "suppressed": g.suppressed or None,
-            "counts": g.counts,
-            **(told(g) or {}),
-            "recalibrated": told(moved.get((g.attribute, g.name))),
-        }
-        for s in of_role(scores, LEAST_LOSS)
-        for g in s.groups
-    ]
-
-
 def recalibrated_groups(scores: list[Score]) -> dict[tuple[str, str], Group]:
     """By attribute and name, those that are told of the model of least loss with its risks moved."""
     groups = [g for s in of_role(scores, RECALIBRATED) for g in s.groups]
     return {(g.attribute, g.name): g for g in groups if not g.suppressed}
-
-
-def valued_to_json(tasks: list[Valued]) -> list[dict[str, Any]]:
-    keys = ("name", "role", "cell", "measures", "shares")
-    return [
-        {
-            "task": t.task,
-            "kind": t.kind,
-            "text": t.text,
-            "models": t.models,
-            "compared": [{key: score[key] for key in keys} for score in to_json(t.scores)],
-        }
-        for t in tasks
-    ]

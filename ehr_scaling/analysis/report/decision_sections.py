@@ -14,6 +14,7 @@ ROWS = {
     "alerts": "Alerts per 100 stays", "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV",
     "npv": "NPV", "number_needed": "Number needed to evaluate",
 }  # fmt: skip
+USUAL = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # thresholds that are shown of a difference to a baseline
 SIDES = {
     decisions.HELPS: "is above treating all and treating none",
     decisions.HARMS: "is below the better of the two",
@@ -87,6 +88,36 @@ def _row_number(name: str, measure: Measure | None) -> Noted | str:
 
 def _unit(name: str) -> str:
     return "" if name == "alerts" else "\N{NO-BREAK SPACE}%"
+
+
+def less_baselines(scores: list[Score]) -> Table | None:
+    """Net benefit of acting on the risks of the model of least loss less that of acting on each baseline's."""
+    best = next(iter(of_role(scores, LEAST_LOSS)), None)
+    if best is None or not best.net_benefits:
+        return None
+    by_threshold: dict[float, dict[str, Measure]] = {}
+    for name, points in best.net_benefits.items():
+        for threshold, difference in points:
+            by_threshold.setdefault(threshold, {})[name] = difference
+    names = list(best.net_benefits)
+    rows = [
+        [_risk(threshold), *(_less(by_threshold[threshold].get(name)) for name in names)]
+        for threshold in _some(sorted(by_threshold))
+    ]
+    return Table(["Acting from", *(f"Less {name}" for name in names)], rows)
+
+
+def _some(thresholds: list[float]) -> list[float]:
+    """Those that tables of thresholds have; of another set of them a few."""
+    usual = [threshold for threshold in thresholds if threshold in USUAL]
+    return usual or thresholds[:: max(1, len(thresholds) // len(USUAL))]
+
+
+def _less(difference: Measure | None) -> Noted | str:
+    if difference is None:
+        return DASH
+    interval = span((difference.low, difference.high), lambda value: signed(value, 4))
+    return Noted(signed(difference.value, 4), "" if interval == DASH else interval)
 
 
 def gap(name: str, group: Group) -> Noted | str:

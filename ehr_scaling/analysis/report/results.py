@@ -15,7 +15,7 @@ from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws, rates, windows
 from ehr_scaling.analysis.joint import conventions, identifiability, joint_laws, optimum, quality
 from ehr_scaling.analysis.options import Options, silent
-from ehr_scaling.analysis.outcomes import audits, downstream, memory, scores, sheets
+from ehr_scaling.analysis.outcomes import audits, downstream, memory, scores, scores_json, sheets
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
 from ehr_scaling.analysis.plan.record import Planner
@@ -311,7 +311,7 @@ def to_json(results: Results) -> dict[str, Any]:
         },
         "holdout": results.holdout,
         "outcomes": disclosure.rounded([downstream.to_json(o) for o in results.outcomes], table.generated is not False),
-        "valued": disclosure.rounded(scores.valued_to_json(results.valued), table.generated is not False),
+        "valued": disclosure.rounded(scores_json.valued(results.valued), table.generated is not False),
         "sheets": sheets.to_json(results.sheets),
         "verdicts": {name: v._asdict() for name, v in verdicts(results).items()},
         "left_out": [note._asdict() for note in table.notes],

@@ -23,7 +23,7 @@ SUPPRESSED = f"suppressed: it would tell of a group under {SMALLEST} patients"
 TIED = "more stays than that share the highest risk"
 # A count that is 0 stays 0 in every resample, and is not for that known to be. With a mean of this many it would still
 # be 0 one time in forty (Poisson).
-_UNSEEN = -np.log(0.025)
+UNSEEN = -np.log(0.025)
 _SHARES = ("alerts", "sensitivity", "specificity", "ppv", "npv")
 _OF_CURVE = ("net_benefit", "treat_all", "less_all")
 Summary = dict[str, float | None]  # value, low, high
@@ -214,7 +214,7 @@ class _Asked(NamedTuple):
         if not others.any() or not others.all():
             return 0.0
         each = self.weights[of_kind].sum() / len(np.unique(self.patients[of_kind]))
-        return float(_UNSEEN * each / self.weights.sum())
+        return float(UNSEEN * each / self.weights.sum())
 
     def wilson(self, share: float, rows: np.ndarray) -> tuple[float, float]:
         """Of a share of some stays, as if each of their patients had one."""
@@ -227,8 +227,8 @@ def _of_curve(cut: Cut, numbers: dict[str, Summary], asked: _Asked) -> dict[str,
     net, treat_all, less_all = (numbers[_name(cut, name)] for name in _OF_CURVE)
     odds, below, above = cut.asked / (1 - cut.asked), slice(cut.row), slice(cut.row, None)
     # Against treating none those who are flagged count, against treating all the others.
-    net = _moved(net, -odds * asked.unseen(above, False), asked.unseen(above, True))
-    less_all = _moved(less_all, -asked.unseen(below, True), odds * asked.unseen(below, False))
+    net = reaching(net, -odds * asked.unseen(above, False), asked.unseen(above, True))
+    less_all = reaching(less_all, -asked.unseen(below, True), odds * asked.unseen(below, False))
     difference = {name: _smaller(net[name], less_all[name]) for name in net}
     parts = {"net_benefit": net, "treat_all": treat_all, "difference": difference}
     return {"threshold": cut.asked, **parts, "word": _word(**difference)}
@@ -238,7 +238,7 @@ def _smaller(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else min(one, other)
 
 
-def _moved(about: Summary, down: float, up: float) -> Summary:
+def reaching(about: Summary, down: float, up: float) -> Summary:
     """With an interval that reaches as far from the value as told, where that is farther."""
     value = about["value"]
     return _widened(about, value + down, value + up) if value is not None and (down or up) else about

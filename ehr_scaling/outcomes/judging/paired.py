@@ -8,6 +8,7 @@ from scipy.special import ndtr, ndtri
 
 from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
+from ehr_scaling.outcomes.judging import decision
 from ehr_scaling.outcomes.judging.delong import delong
 from ehr_scaling.outcomes.judging.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
 
@@ -90,6 +91,54 @@ def compare(
         }
     result["delong"] = _delong(labels, np.stack(both), patients, weighs)
     return result
+
+
+def net_benefit(
+    first: Answers,
+    second: Answers,
+    thresholds: Sequence[float],
+    *,
+    weights: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, float | None]]:
+    """Net benefit of acting on the second's risks less that of acting on the first's, on the same stays and resamples.
+
+    At a threshold p_t it is, over all stays, the mean of (flagged by the second − flagged by the first) · (1 where the
+    outcome came, else −p_t/(1 − p_t)); see `decision.evaluate`, also for what an interval is widened by where no stay
+    of a kind is flagged by one of them alone.
+
+    Args: as `compare`.
+    Returns: of each threshold: threshold, value, low, high.
+    Raises: UserError as `compare` does.
+    """
+    second, labels = _aligned(first, second), np.asarray(first.labels, bool)
+    if error := one_class(labels):
+        raise error
+    patients, weighs = first.subject_ids, ones_for(weights, len(labels))
+    missing, total = too_few(labels, patients), weighs.sum()
+    odds = np.asarray(thresholds) / (1 - np.asarray(thresholds))
+    said = [np.asarray(answers.probabilities, np.float64)[:, None] >= thresholds for answers in (first, second)]
+    more = said[1].astype(np.int8) - said[0]  # (n, thresholds)
+    gained = more * np.where(labels[:, None], 1.0, -odds)
+
+    def of(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        return {str(k): column for k, column in enumerate((drawn @ gained / drawn.sum(axis=1)[:, None]).T)}
+
+    point, drawn = bootstrap(of, patients, weighs, 1 if missing else draws, seed)
+    each = {kind: weighs[labels == kind].sum() / len(np.unique(patients[labels == kind])) for kind in (True, False)}
+    unseen = {kind: float(decision.UNSEEN * weight / total) for kind, weight in each.items()}
+    differences = []
+    for k, threshold in enumerate(thresholds):
+        about = summary(point[str(k)], None if missing else drawn[str(k)])
+        there = {(kind, sign): bool((more[labels == kind, k] == sign).any()) for kind in each for sign in (1, -1)}
+        # What is gained by one more with the outcome, or by one without it that is not flagged; and what is lost
+        up, down = (
+            max(unseen[True] * (not there[True, sign]), odds[k] * unseen[False] * (not there[False, -sign]))
+            for sign in (1, -1)
+        )
+        differences.append({"threshold": float(threshold), **decision.reaching(about, -down, up)})
+    return differences
 
 
 def _delong(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, weights: np.ndarray) -> dict[str, Any]:

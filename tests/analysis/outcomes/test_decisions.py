@@ -9,7 +9,7 @@ import simulated
 from test_downstream import FEW, study
 from test_scores import compared, rewrite
 
-from ehr_scaling.analysis.outcomes import decisions, scores
+from ehr_scaling.analysis.outcomes import decisions, scores, scores_json
 from ehr_scaling.analysis.outcomes.decisions import HARMS, HELPS, OPEN, SAME, Point
 from ehr_scaling.analysis.outcomes.measures import Measure
 from ehr_scaling.analysis.report import decision_plots, decision_sections, outcome_sections, report
@@ -46,7 +46,9 @@ def write(folder, part=None):
     """A study whose model of least loss, and whose baseline, have all of it. Returns the table and the best's file."""
     table = study(folder)
     path = folder / "died" / f"{table.cell[table.loss.argmin()]}.json"
-    rewrite(path, **scored(part or judged()))
+    less = [{"threshold": t, "value": 0.0125, "low": -0.0025, "high": 0.0375} for t in (0.1, 0.11, 0.2)]
+    beside = {"prevalence": less, "logistic regression": less, "trees": less[1:]}
+    rewrite(path, net_benefit_against=beside, **scored(part or judged()))
     rewrite(folder / "died" / "baseline.json", decision=judged(seed=3))
     return table, path
 
@@ -196,7 +198,7 @@ def test_gaps_stand_in_the_table_of_subgroups_and_nothing_of_the_suppressed(tmp_
     assert [row[1] for row in after.rows] == ["f"]
     row = after.rows[0]
     assert (row[2].text, row[3].text) == ("0.50", "1.10") and row[-1].text == "−0.05"
-    told, hidden = scores.groups_to_json(found)
+    told, hidden = scores_json.groups(found)
     assert told["gaps"]["auroc"] == {"value": 0.05, "low": 0.01, "high": 0.09, "told": True, "could_hide": 0.09}
     assert told["recalibrated"]["measures"]["calibration_slope"]["value"] == 1.1
     assert hidden["recalibrated"] is None and hidden["gaps"] == hidden["measures"] == hidden["counts"] == {}
@@ -251,10 +253,14 @@ def test_the_report_tells_of_acting_on_the_risk(tmp_path):
     }
     text = " ".join(re.sub("<[^>]+>", " ", (tmp_path / "r" / "report.html").read_text()).split())
     for words in ("Acting on the risk", "it is above treating all and treating none", "Number needed to evaluate",
-                  "+0.010 to +0.090: a difference",
+                  "+0.010 to +0.090: a difference", "Acting from Less logistic regression Less trees",
+                  "10 % +0.0125 −0.0025 to +0.0375 – 20 % +0.0125 −0.0025 to +0.0375 +0.0125",
                   "Calibration by subgroup, before and after recalibration"):  # fmt: skip
         assert words in text, words
     (of_model,) = (c for c in laws["outcomes"][0]["compared"] if c["role"] == "recalibrated")
+    (best,) = (c for c in laws["outcomes"][0]["compared"] if c["role"] == "least loss")
+    assert list(best["net_benefit_less"]) == ["logistic regression", "trees"]
+    assert best["net_benefit_less"]["trees"][1] == {"threshold": 0.2, "value": 0.0125, "low": -0.0025, "high": 0.0375}
     assert of_model["recalibration"] == "isotonic" and len(of_model["decision"]["table"]) == 7
 
 
@@ -263,4 +269,5 @@ def test_scores_of_earlier_versions_have_none_of_it(tmp_path):
     simulated.write_scores(tmp_path, table)
     found = compared(tmp_path, table)
     assert decision_plots.decided(found) == [] and decision_sections.in_words(found) == []
+    assert decision_sections.less_baselines(found) is None
     assert decision_sections.thresholds(found) is None and decision_sections.recalibrated(found) is None

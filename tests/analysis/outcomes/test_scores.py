@@ -107,6 +107,9 @@ def test_other_files_of_that_name_are_not_reached(tmp_path):
         {"auprc": None}, {"auprc": "high"}, {"auprc": {"value": None}}, {"calibration_curve": {"a": 1}},
         {"calibration_curve": [1, {"predicted": 0.1}]}, {"subgroups": [1]}, {"subgroups": {"sex": 3}},
         {"against_baseline": "none"}, {"against_baseline": {"auroc": 0.1}}, {"open": "few"}, {"brier": True},
+        {"net_benefit_against": {"a": 1, "b": [{"value": 1}]}},
+        {"monte_carlo_auroc": 0.5, "monte_carlo_stays": 3, "n": 0},
+        {"strength": 1, "strengths": ["x"], "tried": [3]},
     ],
     ids=lambda field: json.dumps(field),
 )  # fmt: skip
@@ -193,6 +196,11 @@ def test_the_report_shows_all_of_it(tmp_path):
     against = {"auroc": {"difference": -0.0625, "low": -0.25, "high": 0.125, "p_value": 0.002}}
     best = f"{table.cell[table.loss.argmin()]}.json"
     rewrite(task / best, brier=half, calibration_curve=bins, weighted=True, open=0.25, against_baseline=against)
+    rewrite(task / best, monte_carlo_auroc=0.7125, monte_carlo_stays=90, n=100)
+    trees = {"auroc": 0.8, "low": 0.7, "high": 0.9, "columns": 77, "trees": 120, "most_trees": 400, "depth": 3}
+    trees["tried"] = [{"depth": 2}, {"depth": 3}]
+    regression = {"columns": 1234, "strength": 0.01, "strengths": [0.001, 0.01], "features": "counts of every token"}
+    rewrite(task / "baseline.json", others={"trees": trees}, **regression)
     write_days(tmp_path / "outcomes", table)
     rewrite(task / "baseline.json", method="fitted on 400 of 3,000 stays of the train split")
     laws = report.analyze(table, tmp_path / "r", outcomes=tmp_path / "outcomes", options=FEW)
@@ -202,7 +210,10 @@ def test_the_report_shows_all_of_it(tmp_path):
     for words in (
         "Brier score", "0.1250 0.0625 to 0.2500", "p = 0.002", "25.0", "weighted back to the cohort",
         "AUROC −0.062 (−0.250 to +0.125, p = 0.002)", "A made-up class.", "MAE (days)",
-        "The baselines were fitted on 400 of 3,000 stays of the train split.",
+        "The baselines were fitted on 400 of 3,000 stays of the train split. What they read: counts of every token.",
+        "Logistic regression: 1,234 columns; strength 0.01, of 2 tried from 0.001 to 0.01 by folds of train patients.",
+        "Trees: 77 columns; 120 trees of at most 400; depth 3, of 2 settings tried on train patients held out.",
+        "AUROC of 0.713, of the 90 % of the stays",
     ):  # fmt: skip
         assert words in text, words
     assert [v["task"] for v in laws["valued"]] == ["drg", "stay"]

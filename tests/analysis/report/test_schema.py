@@ -114,6 +114,7 @@ def write_outcome(task, table, stays=200):
         columns = (patients, patients, labels, probability)
         parquet.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True))), task / f"{cell}.parquet")
     baseline = {"name": "logistic regression", "auroc": 0.8, "low": 0.77, "high": 0.83, "method": "fitted on 100 stays"}
+    baseline |= {"columns": 90, "strength": 0.1, "strengths": [0.1, 1.0], "features": "counts of every token"}
     (task / "baseline.json").write_text(json.dumps(baseline))
 
 
@@ -136,6 +137,8 @@ def fill_scores(task, table):
         "thresholds_suppressed": 3,
         "table": [row, {"by": "risk", "asked": 0.05, "suppressed": "suppressed: few"}],
     }
+    less = {"threshold": 0.1, "value": 0.01, "low": -0.01, "high": None}
+    score |= {"net_benefit_against": {"logistic regression": [less]}, "monte_carlo_auroc": 0.7, "monte_carlo_stays": 90}
     score["recalibrated"] = {"brier": whole, "method": "isotonic", "subgroups": {"sex": {"f": apart}}}
     path.write_text(json.dumps(json.loads(path.read_text()) | score))
     days = task.with_name("stay")

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging.paired import Answers, compare
+from ehr_scaling.outcomes.judging import decision
+from ehr_scaling.outcomes.judging.paired import Answers, compare, net_benefit
 
 
 def answers(n=400, seed=0, better=0.0):
@@ -101,3 +102,67 @@ def test_stays_that_cannot_be_told_apart_or_say_nothing():
     one = compare(*[a._replace(subject_ids=a.subject_ids * 0) for a in (first, second)])
     assert one["interval_missing"] == "fewer than two patients with the outcome"
     assert one["auroc"]["low"] is one["auroc"]["p_value"] is one["delong"]["error"] is None
+
+
+def test_net_benefits_differ_by_what_each_has_alone():
+    first, second = answers(n=3000, better=0.5)
+    weights = np.where(first.labels, 1.0, 2.5)
+    curves = [
+        {
+            point["threshold"]: point["net_benefit"]["value"]
+            for point in decision.evaluate(
+                first.labels, said.probabilities, first.subject_ids, weights=weights, draws=2
+            )["curve"]
+        }
+        for said in (first, second)
+    ]
+    thresholds = sorted(set(curves[0]) & set(curves[1]))
+    assert 0.3 in thresholds and len(thresholds) > 20
+    shuffled = Answers(*(x[np.random.default_rng(1).permutation(3000)] for x in second))
+    for other in (second, shuffled):
+        result = net_benefit(first, other, thresholds, weights=weights, draws=200)
+        assert [part["threshold"] for part in result] == thresholds
+        for part in result:
+            t = part["threshold"]
+            assert part["value"] == pytest.approx(curves[1][t] - curves[0][t])
+            assert part["low"] < part["value"] < part["high"]
+    assert result[thresholds.index(0.3)]["low"] > 0  # the second knows more
+    back = net_benefit(second, first, thresholds, weights=weights, draws=200)
+    for there, again in zip(result, back, strict=True):
+        assert again["low"] == pytest.approx(-there["high"])
+
+
+def test_a_stay_that_none_of_the_two_flags_alone_may_be_among_others():
+    labels, n = np.arange(300) < 60, 300
+    subjects = np.arange(n)
+    # The second flags six stays more, and three less, all without the outcome
+    one, other = np.where(labels, 0.9, 0.0), np.where(labels, 0.9, 0.0)
+    other[100:106], one[200:203] = 0.9, 0.9
+    first, second = (Answers(subjects, subjects, labels, p) for p in (one, other))
+    (at,) = net_benefit(first, second, [0.75], draws=100)
+    assert at["value"] == pytest.approx(-3 / 300 * 3)
+    unseen = -np.log(0.025) / n  # of those with the outcome, of whom 3.7 patients more may be on either side
+    assert at["low"] <= at["value"] - unseen and at["high"] >= at["value"] + unseen
+    (rare,) = net_benefit(first, second, [0.01], draws=100)
+    assert (rare["low"], rare["high"]) == pytest.approx((rare["value"] - unseen, rare["value"] + unseen))
+    # Of risks that never differ nothing is known to differ, and not known to be the same
+    (same,) = net_benefit(first, first, [0.75], draws=100)
+    assert (same["value"], same["low"], same["high"]) == (0, pytest.approx(-3 * unseen), pytest.approx(3 * unseen))
+
+
+def test_intervals_of_a_difference_in_net_benefit_hold_the_truth():
+    truth = np.mean([net_benefit(*answers(20_000, seed), [0.3], draws=1)[0]["value"] for seed in range(900, 910)])
+    held = 0
+    for seed in range(150):
+        (part,) = net_benefit(*answers(400, seed), [0.3], draws=150, seed=seed)
+        held += part["low"] <= truth <= part["high"]
+    assert 0.89 <= held / 150 <= 0.99
+
+
+def test_too_few_have_no_interval():
+    subjects, labels = np.arange(30), np.arange(30) < 1
+    first, second = (Answers(subjects, subjects, labels, np.linspace(*ends, 30)) for ends in ((0, 1), (1, 0)))
+    (part,) = net_benefit(first, second, [0.5])
+    assert part["low"] is None and part["high"] is None and part["value"] == pytest.approx(2 / 30)
+    with pytest.raises(UserError, match="none of them have it"):
+        net_benefit(*(said._replace(labels=np.zeros(30, bool)) for said in (first, second)), [0.5])
