@@ -11,7 +11,7 @@ from ehr_scaling import artifacts
 from ehr_scaling.data import disclosure, inspection, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import choosing, together
+from ehr_scaling.outcomes import choosing, together, transport
 from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks, train_values
 from ehr_scaling.outcomes.asking.meds_dev import BY_NAME
 from ehr_scaling.outcomes.asking.tasks import Task
@@ -125,8 +125,8 @@ def predict(
     Returns: a summary: cell, size, began_with (the weights that it started from, or ""), stays, left_out {reason:
       labels}, bounded (share of copies that ran out of tokens),
       "thresholds", a line on the bins that each of the task's means, where it has some, and of other patients
-      "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, or None where they cannot be,
-      with "metrics_missing", why.
+      "metrics", as metrics.evaluate gives them, with "decision" of decision.evaluate, and "transport", as of
+      `transport.penalty`; or None where they cannot be, with "metrics_missing", why.
     Raises: UserError where nothing is trained, the labels cannot be used, or the model's vocabulary lacks the outcome.
     """
     ours = {name: name for name in timelines.SPLITS} | {name: our_name for our_name, name in timelines.SPLITS.items()}
@@ -189,6 +189,12 @@ def predict(
     unknown = int(np.isnan(probability).sum())  # of whom no copy said anything
     probability, _ = estimators.filled(probability)
     predictions.write_binary(out / FILE, patient_stays, probability)
+    judged: dict[str, Any] = {}
+    if patients is not None:
+        judged = _judged(patient_stays, probability, seed, inspection.of_generated(patients))
+        if judged["metrics"] is not None:
+            about = {"copies": copies, "draws": judged["metrics"]["draws"], "seed": seed}
+            judged["transport"] = transport.penalty(model, chosen.id, task, patient_stays, probability, **about)
     return {
         "cell": chosen.id,
         "size": chosen.size,
@@ -198,7 +204,7 @@ def predict(
         "bounded": bounded,
         "unknown": unknown,
         **({"thresholds": task_tokens.told(vocabulary, task, known)} if task.values else {}),
-        **({} if patients is None else _judged(patient_stays, probability, seed, inspection.of_generated(patients))),
+        **judged,
     }
 
 
@@ -228,12 +234,13 @@ def as_told(done: dict[str, Any], generated: bool) -> dict[str, Any]:
             {**one, **{name: disclosure.told(one[name], generated) for name in ("n", "patients")}}
             for one in scores["calibration_curve"]
         ]
+        record["transport"] = disclosure.rounded(done["transport"], generated)
         record["metrics"] = disclosure.rounded({**scores, **counts, "calibration_curve": curve}, generated)
     return record
 
 
 def told(done: dict[str, Any], generated: bool) -> str:
-    """One line of the metrics in a summary of `predict`. Args: generated, whether the patients are nobody's."""
+    """Lines of the metrics in a summary of `predict`. Args: generated, whether the patients are nobody's."""
     scores = done["metrics"]
     if scores is None:
         return f"no metrics: {done['metrics_missing']}"
@@ -246,4 +253,4 @@ def told(done: dict[str, Any], generated: bool) -> str:
     parts.append(line("Brier score", scores["brier"]))
     missing = f"; no intervals: {scores['interval_missing']}" if "interval_missing" in scores else ""
     some, every = (disclosure.words(scores[name], generated) for name in ("positives", "n"))
-    return f"{', '.join(parts)}; {some} of {every} with the outcome{missing}"
+    return f"{', '.join(parts)}; {some} of {every} with the outcome{missing}\n{transport.told(done['transport'])}"

@@ -1,5 +1,6 @@
 """A model that is asked about patients its study does not have: the same answers as through the study, or none."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,8 +18,9 @@ from ehr_scaling.data import disclosure, known, others, timelines
 from ehr_scaling.data.codes import maps
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.outcomes import predict
-from ehr_scaling.outcomes.asking import cohort, stays, tasks
+from ehr_scaling.outcomes import evaluate, predict, transport
+from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
+from ehr_scaling.outcomes.judging import subgroups
 from ehr_scaling.training import loop
 from tests import small
 from tests.data import made_up
@@ -105,6 +107,50 @@ def test_metrics_where_the_outcome_is_known(asked):
     )
 
 
+def test_what_the_move_costs(trained, asked, tmp_path, monkeypatch):
+    out, done = asked
+    task, of = predict.of_cohort(TASK), cohort.stays(out, "test", predict.of_cohort(TASK))
+    (cell,) = manifest.read(trained / "grid")
+    risks = pq.read_table(out / predict.FILE)["predicted_boolean_probability"].to_numpy()
+
+    def cost(workdir, risks=risks, **changes):
+        about = {"copies": FAST["copies"], "draws": 200, "seed": 0, **changes}
+        return transport.penalty(workdir, cell.id, task, of, risks, **about)
+
+    def at_home(name, task=task, **changes):
+        """A copy of the study whose own test patients are to be asked, in some way."""
+        shutil.copytree(trained, tmp_path / name)
+        options = {"context": cell.context, "max_samples": None, "draws": 50, **FAST, **changes}
+        questions.prepare(tmp_path / name, task, **options)
+        return tmp_path / name
+
+    home = at_home("home")
+    assert transport.told(cost(home)).startswith("no penalty of transport: the study's own patients were not asked")
+    evaluate.job([cell], home, small.silent)
+    # The same patients twice: the same AUROC, and the chance of both in the interval
+    same = cost(home)
+    assert same["home"]["auroc"] == pytest.approx(done["metrics"]["auroc"], abs=1e-3)
+    assert same["auroc"]["value"] == pytest.approx(0, abs=1e-3) and not same["auroc"]["told"]
+    width = done["metrics"]["high"] - done["metrics"]["low"]
+    assert 1.1 * width < same["auroc"]["high"] - same["auroc"]["low"] < 1.8 * width
+    assert transport.told(same).endswith("which holds 0: these patients show none")
+    # Elsewhere the risks rank all the wrong way round, and are too low
+    worse = cost(home, np.where(of.labels, 0.001, 0.002))
+    assert worse["auroc"]["value"] == pytest.approx(-same["home"]["auroc"], abs=1e-3) and worse["auroc"]["told"]
+    assert worse["calibration_in_the_large"]["told"] and worse["calibration_in_the_large"]["value"] > 1
+    # What is no matter of the patients is not compared
+    monkeypatch.setattr(subgroups, "gaps", lambda *args, **how: pytest.fail("compared"))
+    assert "asked with 3 copies by scope" in (told := cost(home, copies=20)["missing"])
+    assert f"\"('{TASK}',)\" --config.outcome.copies=20" in told
+    counted = at_home("counted", method="monte_carlo")
+    sooner = at_home("sooner", dataclasses.replace(task, horizon=2.0, at_horizon="negative"))
+    for workdir in (counted, sooner):
+        for path in (home / "outcomes" / TASK).glob(f"{cell.id}.*"):
+            shutil.copy(path, workdir / "outcomes" / TASK)
+    assert "asked with 3 copies by monte_carlo" in cost(counted)["missing"]
+    assert "another outcome" in cost(sooner)["missing"]
+
+
 def test_few_real_patients_are_not_told(asked):
     out, done = asked
     of = cohort.stays(out, "test", predict.of_cohort(TASK))
@@ -124,6 +170,11 @@ def test_few_real_patients_are_not_told(asked):
     assert record["metrics"]["decision"]["prevalence"]["value"] == round(
         done["metrics"]["decision"]["prevalence"]["value"], 4
     )
+    gap = {"value": 0.123456, "low": None, "high": None, "told": False, "could_hide": None}
+    moved = {**done, "transport": {"home": {"auroc": 0.765432, "low": None, "high": None}, "auroc": gap}}
+    assert predict.as_told(moved, False)["transport"]["auroc"]["value"] == 0.1235
+    assert predict.as_told(moved, False)["transport"]["home"]["auroc"] == 0.7654
+    assert "AUROC +0.123 (no interval) against 0.765" in predict.told(moved, True)
     assert predict.as_told(done, True) == done
 
 
