@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import leaderboard
+from ehr_scaling import leaderboard, study
 from ehr_scaling.configs import base
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
@@ -102,3 +102,13 @@ def test_each_split_is_a_study_of_its_own(splits):
         assert [row.system for row in of_split] == expected
         assert all(0 < row.auroc < 1 and 0 < row.auprc <= 1 for row in of_split)
     assert "linear probe" in leaderboard.table(ADMITTED, every)
+    # Of whom fewer seeds are there, what those say
+    cells = study.plan(config, ADMITTED.sweep(config), workdir)
+    (workdir / "outcomes" / "p12_death" / "supervised" / "probe" / "all" / f"{cells[0].id}.json").unlink()
+    fewer = {row.system: row for row in leaderboard.rows(workdir, "p12_death", split, cells)}
+    whole = {row.system: row for row in every if row.split == split}
+    assert list(fewer) == [
+        *expected[:4], "linear probe, mean of its risks and of trees", "logistic regression", leaderboard.TREES
+    ]  # fmt: skip
+    assert (fewer["linear probe"].models, whole["linear probe"].models) == (1, 2)
+    assert fewer["linear probe"].parameters == whole["linear probe"].parameters
