@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ehr_scaling.analysis.outcomes.measures import Measure, measure, number
-from ehr_scaling.analysis.wording import known
+from ehr_scaling.analysis.wording import known, significant
 
 
 class Less(NamedTuple):
@@ -47,8 +47,8 @@ def fitting(record: Mapping[str, Any]) -> str:
     for name, choices in (("strength", "strengths"), ("penalty", "penalties")):
         tried = [value for value in _list(record.get(choices)) if known(number(value))]
         if tried and known(chosen := number(record.get(name))):
-            ends = f"from {min(tried):g} to {max(tried):g}"
-            parts.append(f"{name} {chosen:g}, of {len(tried)} tried {ends} by folds of train patients")
+            ends = f"from {significant(min(tried))} to {significant(max(tried))}"
+            parts.append(f"{name} {significant(chosen)}, of {len(tried)} tried {ends} by folds of train patients")
     if known(trees) and known(most):
         parts.append(f"{trees:,.0f} trees of at most {most:,.0f}")
     settings = [one for one in _list(record.get("tried")) if isinstance(one, dict)]
