@@ -16,7 +16,7 @@ from typing import NamedTuple
 import requests
 
 from ehr_scaling.artifacts import write_text
-from ehr_scaling.data.codes import maps
+from ehr_scaling.data.codes import map_files
 from ehr_scaling.errors import UserError
 
 BASE_URL = "https://www.cms.gov"
@@ -37,11 +37,11 @@ class _Public(NamedTuple):
 
 
 def _gem(text: str, where: object) -> Iterable[tuple[str, ...]]:
-    return (tuple(fields) for _, fields in maps.fixed_width("icd9cm", text, where))
+    return (tuple(fields) for _, fields in map_files.fixed_width("icd9cm", text, where))
 
 
 def _categories(text: str, where: object) -> Iterable[tuple[str, ...]]:
-    for _, (code, title) in maps.fixed_width("titles", text, where):
+    for _, (code, title) in map_files.fixed_width("titles", text, where):
         if len(code) == 3:
             yield code, f'"{title}"' if "," in title else title
 

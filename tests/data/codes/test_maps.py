@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data.codes import maps
+from ehr_scaling.data.codes import map_files, maps
 from ehr_scaling.data.codes.maps import CodeMaps, atc_one, category_title, icd10cm, icd10pcs, load
 from ehr_scaling.errors import UserError
 
@@ -227,7 +227,7 @@ NAME = st.sampled_from(
 @given(NAME, CONTENT)
 def test_any_bytes_are_a_map_or_no_map_or_one_line(name, data):
     try:
-        parsed = maps.parse(name, data, name)
+        parsed = map_files.parse(name, data, name)
     except UserError as e:
         assert "\n" not in str(e)
         return
