@@ -22,11 +22,15 @@ def quantile(n: int, q: float, generated: bool) -> bool:
 
 
 def rounded(told: Any, generated: bool, digits: int = DIGITS) -> Any:
-    """JSON with its fractions to so many digits, unless of generated patients: in full, a share is two counts."""
+    """JSON with its fractions to so many digits, unless of generated patients: in full, a share is two counts.
+
+    A `p_value` stays as it is: it counts resamples, and rounded it would be 0.
+    """
     if generated:
         return told
     if isinstance(told, dict):
-        return {name: rounded(value, generated, digits) for name, value in told.items()}
+        kept = ("p_value",)
+        return {name: value if name in kept else rounded(value, generated, digits) for name, value in told.items()}
     if isinstance(told, list | tuple):
         return [rounded(value, generated, digits) for value in told]
     return round(told, digits) if isinstance(told, float) else told

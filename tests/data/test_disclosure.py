@@ -16,6 +16,8 @@ def test_a_share_in_full_is_two_counts():
     told = {"a": 1 / 3, "b": [2 / 3, {"c": (0.123456, 7, None, "1.23456")}]}
     assert disclosure.rounded(told, False) == {"a": 0.3333, "b": [0.6667, {"c": [0.1235, 7, None, "1.23456"]}]}
     assert disclosure.rounded(told, True) is told
+    chance = {"p_value": 1.23456e-7, "auroc": 0.76543}
+    assert disclosure.rounded(chance, False) == {"p_value": 1.23456e-7, "auroc": 0.7654}
 
 
 def test_a_quantile_of_few_is_not_told():
