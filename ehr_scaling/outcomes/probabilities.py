@@ -14,6 +14,7 @@ from ehr_scaling import artifacts
 from ehr_scaling.data import parquet
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import ISOTONIC, Question, recalibration_of, tuning_of
 from ehr_scaling.outcomes.asking.questions import Samples
@@ -23,6 +24,11 @@ from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired,
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
 ATTRIBUTES = ("sex", "age", "race", "unit")
+RECORD, WHOLE, FILLED = (
+    "record",
+    "read whole",
+    "fills the prompt",
+)  # of the stays by what a model reads of their records
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 
@@ -182,11 +188,12 @@ def _gaps(question: Question, samples: Samples, probability: np.ndarray, rows: n
 
 def _by_attribute(samples: Samples, of_group: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
     sampled, bands = samples.stays, [name for _, name in questions.AGE_BANDS]
+    attributes = {name: getattr(samples, name) for name in ATTRIBUTES}
+    filled = samples.prompts[:, 0] != PAD  # prompts are padded on the left where there is room
+    attributes |= {RECORD: np.where(filled, FILLED, WHOLE)} if 0 < filled.sum() < len(filled) else {}
     return {
-        name: subgroups.by_group(
-            getattr(samples, name), sampled.patients, sampled.labels, of_group, bands if name == "age" else ()
-        )
-        for name in ATTRIBUTES
+        name: subgroups.by_group(values, sampled.patients, sampled.labels, of_group, bands if name == "age" else ())
+        for name, values in attributes.items()
     }
 
 

@@ -18,7 +18,7 @@ from ehr_scaling.outcomes import evaluate, probabilities, scoring
 from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays, tasks
 from ehr_scaling.outcomes.asking.prepared import asked_in
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import calibration, metrics
+from ehr_scaling.outcomes.judging import calibration, metrics, subgroups
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training import loop
 from tests import small
@@ -217,6 +217,19 @@ def test_a_baseline_that_comes_later_or_anew_is_compared_without_simulating_agai
     one, other = (score["against_baseline"]["auroc"]["first"] for score in (after, again))
     assert other == pytest.approx(1 - one)
     assert evaluate.finished([cell], workdir) == [{TASK.name: again}]
+
+
+def test_stays_whose_records_fill_the_prompt_are_scored_apart(trained, monkeypatch):
+    samples = questions.load(trained[0] / "outcomes" / TASK.name)
+    monkeypatch.setattr(subgroups, "SMALLEST", 1)
+    groups = probabilities._by_attribute(samples, lambda rows: {"rows": rows.tolist()})[probabilities.RECORD]
+    filled = (samples.prompts != PAD).all(axis=1)
+    assert 5 < filled.sum() < len(filled) - 5
+    assert groups["fills the prompt"]["rows"] == np.flatnonzero(filled).tolist()
+    assert groups["read whole"]["rows"] == np.flatnonzero(~filled).tolist()
+    # Where all are of one kind there is nothing to compare
+    padded = np.pad(samples.prompts, ((0, 0), (1, 0)), constant_values=PAD)
+    assert probabilities.RECORD not in probabilities._by_attribute(samples._replace(prompts=padded), lambda rows: {})
 
 
 def test_a_sample_of_one_outcome_ends_its_task_and_not_the_study(study_of):

@@ -18,8 +18,10 @@ class Seeds(NamedTuple):
     """The models of one cell (N, D), which cost C each.
 
     mean, deviation: of their AUROC. average: AUROC of the mean of their probabilities. lead, average_lead: less that of
-    the baseline on the same stays, NaN without one. Intervals hold who the patients are, those of the mean also what
-    seeds differ by, over all cells of about the same C: two of one cell alone tell it badly (Student's t).
+    the baseline on the same stays, NaN without one. apart, apart_most: standard deviation of the risk of one stay over
+    the models, its mean over the stays, and what a tenth of the stays exceed. Intervals hold who the patients are,
+    those of the mean also what seeds differ by, over all cells of about the same C: two of one cell alone tell it badly
+    (Student's t).
     """
 
     N: float
@@ -35,6 +37,8 @@ class Seeds(NamedTuple):
     lead_interval: Interval
     average_lead: float
     average_lead_interval: Interval
+    apart: float
+    apart_most: float
 
 
 def of_cells(
@@ -63,7 +67,7 @@ def of_cells(
         deviation, of_alike = float(auroc[group].std(ddof=1)), np.sqrt(squares[alike].sum() / freedom[alike].sum())
         seeds = of_alike / np.sqrt(len(group)) * rng.standard_t(freedom[alike].sum(), len(drawn))
         mean, mean_drawn = float(auroc[group].mean()), drawn[:, group].mean(1) + seeds
-        first = rows[group[0]]
+        first, apart = rows[group[0]], said.probability[group].std(axis=0, ddof=1)
         cells.append(
             Seeds(
                 N=first["N"],
@@ -79,6 +83,8 @@ def of_cells(
                 lead_interval=interval(mean_drawn - base_drawn, options.level),
                 average_lead=float(auroc[k] - base),
                 average_lead_interval=interval(drawn[:, k] - base_drawn, options.level),
+                apart=float(apart.mean()),
+                apart_most=float(np.quantile(apart, 0.9)),
             )
         )
     return sorted(cells, key=lambda cell: (-cell.C, -cell.N))

@@ -117,11 +117,13 @@ def _seeds(task: downstream.Outcome) -> Table | None:
     rows = [
         [count(cell.N), str(cell.models), Noted(decimal(cell.mean), span(cell.interval)), decimal(cell.deviation),
          lead(cell.lead, cell.lead_interval), Noted(decimal(cell.average), span(cell.average_interval)),
-         lead(cell.average_lead, cell.average_lead_interval)]
+         lead(cell.average_lead, cell.average_lead_interval),
+         Noted(decimal(cell.apart), f"a tenth above {decimal(cell.apart_most)}")]
         for cell in top
     ]  # fmt: skip
     base = str((task.baseline or {}).get("name", "baseline"))
-    header = ["N", "Seeds", "Mean AUROC", "Between seeds", f"Less {base}", "Of their mean risk", f"Less {base}"]
+    header = ["N", "Seeds", "Mean AUROC", "Between seeds", f"Less {base}", "Of their mean risk", f"Less {base}",
+              "Apart on a stay"]  # fmt: skip
     return Table(header, rows)
 
 

@@ -38,6 +38,8 @@ def test_each_cell_of_several_seeds_and_no_other():
     together = Predictions(said.labels, said.patients, said.probability[3:6].mean(0, keepdims=True))
     assert own.average == pytest.approx(together.auroc[0])
     assert own.average > own.mean  # noise of each alone is averaged out
+    apart = np.std(said.probability[3:6], axis=0, ddof=1)
+    assert own.apart == pytest.approx(apart.mean()) and (apart > own.apart_most).mean() == pytest.approx(0.1)
 
 
 def test_few_seeds_are_in_the_interval_of_the_mean_alone():
