@@ -102,7 +102,8 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
         return None
     rows.sort(key=lambda r: r["loss"])
     told = Outcome(folder.name, scores.text_of(about), rows, base, np.nan, (np.nan, np.nan))
-    if table.generated is False:
+    generated = table.generated is not False
+    if not generated:
         asked = [*rows, *([base] if base else [])]
         if small := next(filter(None, map(scores.too_small, rows or asked)), ""):
             return replace(told, rows=[], baseline=None, verdict=words.missing(f"its scores are {small}"))
@@ -113,11 +114,11 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
     missing = [cell for cell in at if cell not in seen]
     outcome = replace(told, spearman=rho, spearman_interval=bounds, missing=missing, unknown=unknown)
     if rows:
-        clusters, generated = table.clusters[[at[r["cell"]] for r in rows]], table.generated is not False
+        clusters = table.clusters[[at[r["cell"]] for r in rows]]
         outcome = _with_curve(outcome, folder, clusters, options, generated)
     loss_of = {cell: float(table.loss[i]) for cell, i in at.items()}
     heads = supervised.read(folder, loss_of, options)
-    compared = scores.as_told(scores.of_task(folder, rows), table.generated is not False)
+    compared = scores.as_told(scores.of_task(folder, rows, generated), generated)
     return replace(outcome, compared=compared, supervised=heads)
 
 

@@ -93,10 +93,11 @@ class Valued:
     scores: list[Score]
 
 
-def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
+def of_task(folder: Path, rows: list[dict[str, Any]], generated: bool = True) -> list[Score]:
     """The scores that are compared of a yes-or-no task, with ROC curves where predictions are stored.
 
-    rows: the models in ascending order of loss, with cell, size, N, C and loss.
+    rows: the models in ascending order of loss, with cell, size, N, C and loss. generated: of real patients curves have
+    no step of a few stays.
     Raises: UserError naming the file when a curve has another area than its score says, or is about other stays.
     """
     chosen: list[Score] = []
@@ -104,7 +105,7 @@ def of_task(folder: Path, rows: list[dict[str, Any]]) -> list[Score]:
         best, least = rows[0], min(rows, key=lambda r: (r["N"], r["C"], r["loss"]))
         chosen += [_of_model(folder, best, LEAST_LOSS), *_recalibrated(folder, best), *_on_validation(folder, best)]
         chosen += [_of_model(folder, least, SMALLEST_MODEL)] if least is not best else []
-    return _with_curves([*chosen, *_baselines(folder)], folder)
+    return _with_curves([*chosen, *_baselines(folder)], folder, 0 if generated else LEAST_PATIENTS)
 
 
 def of_cell(folder: Path, cell: str, size: str) -> list[Score]:
@@ -304,7 +305,7 @@ def too_small(counts: Mapping[str, Any], *, binary: bool = True) -> str:
     return f"suppressed: a count under {LEAST_PATIENTS}" if min(cells) < LEAST_PATIENTS else ""
 
 
-def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
+def _with_curves(scores: list[Score], folder: Path, least: int) -> list[Score]:
     first = next((s for s in scores if s.role == BASELINE), None)
     stored = {p.stem: p for p in sorted((folder / "baselines").glob("*.parquet"))}
     paths = []
@@ -321,7 +322,7 @@ def _with_curves(scores: list[Score], folder: Path) -> list[Score]:
     if said is None:
         return scores
     scores = list(scores)
-    for k, area, roc in zip(there, said.auroc, said.rocs(), strict=True):
+    for k, area, roc in zip(there, said.auroc, said.rocs(least), strict=True):
         score = scores[k]
         if "auroc" in score.measures and abs(score.measures["auroc"].value - area) > predictions.AGREES:
             raise UserError(

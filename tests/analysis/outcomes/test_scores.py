@@ -45,6 +45,17 @@ def test_a_roc_curve_of_many_stays_has_few_points_and_the_same_area():
     assert np.trapezoid(curve[1], curve[0]) == pytest.approx(said.auroc[0], abs=1e-3)
 
 
+def test_a_roc_curve_of_real_patients_has_no_step_of_a_few_stays():
+    rng = np.random.default_rng(1)
+    labels = rng.random(2_000) < 0.1
+    said = Predictions(labels, np.arange(2_000), expit(labels + rng.standard_normal((1, 2_000))))
+    (curve,), (whole,) = said.rocs(11), said.rocs()
+    steps = np.diff(curve * np.array([[(~labels).sum()], [labels.sum()]]), axis=1)
+    assert 8 < curve.shape[1] < whole.shape[1] and steps.min() >= 11 - 1e-9
+    assert curve[:, 0].tolist() == [0, 0] and curve[:, -1].tolist() == [1, 1]
+    assert np.trapezoid(curve[1], curve[0]) == pytest.approx(said.auroc[0], abs=0.01)
+
+
 def test_one_prediction_for_all_is_the_diagonal():
     (curve,) = Predictions(np.array([True, False, True]), np.arange(3), np.full((1, 3), 0.2)).rocs()
     assert curve.tolist() == [[0, 1], [0, 1]]
