@@ -179,8 +179,7 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
             out.append(Row(system + OF_SEEDS, split, count, *_areas(together), count * size, count * seconds))
         if trees is not None:
             areas = _areas(paired.mean([together, trees]))
-            of_seeds = OF_SEEDS if count > 1 else ", mean of its risks"
-            out.append(Row(f"{system}{of_seeds} and of trees", split, count + 1, *areas, None, None))
+            out.append(Row(f"{system}{OF_SEEDS} and of trees", split, count + 1, *areas, None, None))
     if not scored:
         return out
     baseline = artifacts.read_json(folder / evaluate.BASELINE)

@@ -43,8 +43,12 @@ OPEN = flags.DEFINE_list("open", [], "Tokens that leave it open.")
 HORIZON = flags.DEFINE_float("horizon_days", None, "Days for which the outcome is watched.", lower_bound=0)
 AT_HORIZON = flags.DEFINE_enum("at_horizon", "negative", ["positive", "negative", "open"], "What it means without any.")
 CELL = flags.DEFINE_string("cell", None, "Id of the model in W/grid [default: the least validation loss].")
-COPIES = flags.DEFINE_integer("copies", 20, "Simulated futures of each label.")
-TOKENS = flags.DEFINE_integer("new_tokens", 512, "Tokens of the longest future.")
+COPIES = flags.DEFINE_integer(
+    "copies",
+    None,
+    "Simulated futures of each label [default: with --data as the study asked its own patients; else 20].",
+)
+TOKENS = flags.DEFINE_integer("new_tokens", None, "Tokens of the longest future [default: likewise; else 512].")
 SEED = flags.DEFINE_integer("seed", 0, "Of the simulation.")
 TRAJECTORIES = flags.DEFINE_bool("trajectories", False, "Write the futures too, as MEDS trajectories.")
 CODE_MAPS = flags.DEFINE_string("code_maps", None, "With --data: the folder of code maps that the study has, if any.")

@@ -108,7 +108,7 @@ def test_each_split_is_a_study_of_its_own(splits):
     fewer = {row.system: row for row in leaderboard.rows(workdir, "p12_death", split, cells)}
     whole = {row.system: row for row in every if row.split == split}
     assert list(fewer) == [
-        *expected[:4], "linear probe, mean of its risks and of trees", "logistic regression", leaderboard.TREES
+        *expected[:4], f"linear probe{seeds} and of trees", "logistic regression", leaderboard.TREES
     ]  # fmt: skip
     assert (fewer["linear probe"].models, whole["linear probe"].models) == (1, 2)
     assert fewer["linear probe"].parameters == whole["linear probe"].parameters

@@ -24,7 +24,7 @@ def quantile(n: int, q: float, generated: bool) -> bool:
 def rounded(told: Any, generated: bool, digits: int = DIGITS) -> Any:
     """JSON with its fractions to so many digits, unless of generated patients: in full, a share is two counts.
 
-    A `p_value` stays as it is: it counts resamples, and rounded it would be 0.
+    A `p_value` stays as it is: no count follows from it, and rounded it would be 0.
     """
     if generated:
         return told

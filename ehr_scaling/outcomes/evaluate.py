@@ -96,7 +96,7 @@ def _scored(cell: Cell, workdir: Path) -> _State:
     state = _State({}, [], [])
     for question in _asked(workdir):
         path = question.folder / f"{cell.id}.json"
-        for pattern in (f"{cell.id}.*", "baseline.*"):
+        for pattern in (f"{cell.id}.*", "baseline*"):
             storage.fetch(question.folder, pattern)
         score = artifacts.read_json(path) if path.exists() and path.with_suffix(".parquet").exists() else {}
         if score.get("fingerprint") == _fingerprint(cell, question):
@@ -218,9 +218,10 @@ def baseline(workdir: Path, task: Task) -> dict[str, Any]:
     fingerprint = artifacts.fingerprint(
         {"samples": record["fingerprint"], "version": scoring.VERSION, "features": FEATURES_VERSION}
     )
-    there = path.exists() and (folder / "baseline.parquet").exists()
-    if there and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
-        return score
+    if path.exists() and (score := artifacts.read_json(path)).get("fingerprint") == fingerprint:
+        files = (probabilities.file_of(folder, name, score["name"]) for name in (score["name"], *score["others"]))
+        if all(file.exists() for file in files):
+            return score
     from ehr_scaling.outcomes.judging import baselines, summaries  # scikit-learn takes a second: where it is needed
 
     options, samples = record["inputs"], questions.load(folder)

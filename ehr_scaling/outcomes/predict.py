@@ -20,6 +20,7 @@ from ehr_scaling.outcomes.judging import calibration, decision, estimators, metr
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training.setup import restored_params
 
+COPIES, NEW_TOKENS = 20, 512  # of a question that the study has not asked
 FILE, TRAJECTORIES, METRICS = "predictions.parquet", "trajectories", "metrics.json"
 
 
@@ -107,8 +108,8 @@ def predict(
     *,
     patients: Path | None = None,
     cell: str | None = None,
-    copies: int = 20,
-    new_tokens: int = 512,
+    copies: int | None = None,
+    new_tokens: int | None = None,
     seed: int = 0,
     keep_futures: bool = False,
 ) -> dict[str, Any]:
@@ -120,7 +121,8 @@ def predict(
       split: of MEDS (train, tuning, held_out) or ours (train, validation, test).
       patients: the folder in which timelines of other patients lie, in the model's vocabulary; None: those of `model`.
       cell: id of the trained model; None: of the finished ones that with the least validation loss.
-      copies, new_tokens: simulated futures of each stay, and tokens of the longest.
+      copies, new_tokens: simulated futures of each stay, and tokens of the longest; None: of other patients as the
+        study's own were asked the same, else COPIES and NEW_TOKENS.
       keep_futures: also write them, as MEDS trajectories, into `out`/trajectories.
     Returns: a summary: cell, size, began_with (the weights that it started from, or ""), stays, left_out {reason:
       labels}, bounded (share of copies that ran out of tokens),
@@ -133,7 +135,7 @@ def predict(
     if split not in ours:
         raise UserError(f"--split={split} is none: take one of {', '.join(timelines.SPLITS.values())}")
     for flag, value in (("copies", copies), ("new_tokens", new_tokens)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"--{flag}={value}: take 1 or more")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is no folder: name one for {FILE}")
@@ -154,6 +156,9 @@ def predict(
         raise tasks.Unanswerable(
             f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
         )
+    at_home = None if patients is None else transport.home(model, chosen.id, task)
+    as_there = at_home.options if isinstance(at_home, transport.Home) else {}
+    copies, new_tokens = copies or as_there.get("copies", COPIES), new_tokens or as_there.get("new_tokens", NEW_TOKENS)
     known = train_values.of_scales(model, vocabulary, task_tokens.scales(vocabulary, task.values))
     simulated = together.of_stays(
         asked_of,
@@ -166,6 +171,7 @@ def predict(
         copies=copies,
         new_tokens=new_tokens,
         seed=seed,
+        room=as_there.get("room", 0),
     )
     trained = restored_params(chosen, Layout(model).run(chosen.id))
     every = np.arange(len(patient_stays.times))
@@ -192,9 +198,12 @@ def predict(
     judged: dict[str, Any] = {}
     if patients is not None:
         judged = _judged(patient_stays, probability, seed, inspection.of_generated(patients))
-        if judged["metrics"] is not None:
-            about = {"copies": copies, "draws": judged["metrics"]["draws"], "seed": seed}
-            judged["transport"] = transport.penalty(model, chosen.id, task, patient_stays, probability, **about)
+    if isinstance(at_home, transport.Home) and judged["metrics"] is not None:
+        asked = {"context": chosen.context, "copies": copies, "new_tokens": new_tokens}
+        drawn_by = {"draws": judged["metrics"]["draws"], "seed": seed}
+        judged["transport"] = transport.penalty(at_home, patient_stays, probability, asked=asked, **drawn_by)
+    elif isinstance(at_home, str):
+        judged["transport"] = {"missing": at_home}
     return {
         "cell": chosen.id,
         "size": chosen.size,

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import study
-from ehr_scaling.data import disclosure, known, others, timelines
+from ehr_scaling.data import disclosure, inspection, known, others, timelines
 from ehr_scaling.data.codes import maps
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, predict, transport
 from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
-from ehr_scaling.outcomes.judging import subgroups
+from ehr_scaling.outcomes.judging import calibration, subgroups
 from ehr_scaling.training import loop
 from tests import small
 from tests.data import made_up
@@ -112,43 +112,62 @@ def test_what_the_move_costs(trained, asked, tmp_path, monkeypatch):
     task, of = predict.of_cohort(TASK), cohort.stays(out, "test", predict.of_cohort(TASK))
     (cell,) = manifest.read(trained / "grid")
     risks = pq.read_table(out / predict.FILE)["predicted_boolean_probability"].to_numpy()
+    how = {"context": cell.context, **FAST}
 
-    def cost(workdir, risks=risks, **changes):
-        about = {"copies": FAST["copies"], "draws": 200, "seed": 0, **changes}
-        return transport.penalty(workdir, cell.id, task, of, risks, **about)
-
-    def at_home(name, task=task, **changes):
+    def prepared(name, task=task, **changes):
         """A copy of the study whose own test patients are to be asked, in some way."""
         shutil.copytree(trained, tmp_path / name)
-        options = {"context": cell.context, "max_samples": None, "draws": 50, **FAST, **changes}
-        questions.prepare(tmp_path / name, task, **options)
+        questions.prepare(tmp_path / name, task, **how, **{"max_samples": None, "draws": 50, **changes})
         return tmp_path / name
 
-    home = at_home("home")
-    assert transport.told(cost(home)).startswith("no penalty of transport: the study's own patients were not asked")
+    home = prepared("home")
+    nobody = transport.home(home, cell.id, task)
+    assert nobody.startswith("the study's own patients were not asked: launch.evaluate --workdir=")
+    assert done["transport"] == {"missing": transport.home(trained, cell.id, task)}
+    assert "what the move costs is not known: the study's own patients were not" in predict.told(done, True)
     evaluate.job([cell], home, small.silent)
+    at_home = transport.home(home, cell.id, task)
+    cost = lambda risks, asked=how: transport.penalty(at_home, of, risks, asked=asked, draws=200, seed=0)  # noqa: E731
     # The same patients twice: the same AUROC, and the chance of both in the interval
-    same = cost(home)
+    same = cost(risks)
     assert same["home"]["auroc"] == pytest.approx(done["metrics"]["auroc"], abs=1e-3)
     assert same["auroc"]["value"] == pytest.approx(0, abs=1e-3) and not same["auroc"]["told"]
     width = done["metrics"]["high"] - done["metrics"]["low"]
     assert 1.1 * width < same["auroc"]["high"] - same["auroc"]["low"] < 1.8 * width
-    assert transport.told(same).endswith("which holds 0: these patients show none")
+    assert transport.told(same).endswith(f"; none is shown, one of {same['auroc']['could_hide']:.3f} not excluded")
     # Elsewhere the risks rank all the wrong way round, and are too low
-    worse = cost(home, np.where(of.labels, 0.001, 0.002))
+    worse = cost(np.where(of.labels, 0.001, 0.002))
     assert worse["auroc"]["value"] == pytest.approx(-same["home"]["auroc"], abs=1e-3) and worse["auroc"]["told"]
     assert worse["calibration_in_the_large"]["told"] and worse["calibration_in_the_large"]["value"] > 1
+    # They are asked as the study's own were
+    again = predict.predict(home, task, out, others.SPLIT, patients=out)
+    np.testing.assert_allclose(rows(out / predict.FILE)["predicted_boolean_probability"], risks, rtol=1e-4)
+    assert again["transport"]["auroc"]["value"] == pytest.approx(0, abs=1e-3)
     # What is no matter of the patients is not compared
     monkeypatch.setattr(subgroups, "gaps", lambda *args, **how: pytest.fail("compared"))
-    assert "asked with 3 copies by scope" in (told := cost(home, copies=20)["missing"])
-    assert f"\"('{TASK}',)\" --config.outcome.copies=20" in told
-    counted = at_home("counted", method="monte_carlo")
-    sooner = at_home("sooner", dataclasses.replace(task, horizon=2.0, at_horizon="negative"))
+    assert cost(risks, {**how, "new_tokens": 512})["missing"].endswith("asked with 24 new_tokens: ask these so too")
+    counted = prepared("counted", method="monte_carlo")
+    sooner = prepared("sooner", dataclasses.replace(task, horizon=2.0, at_horizon="negative"))
     for workdir in (counted, sooner):
         for path in (home / "outcomes" / TASK).glob(f"{cell.id}.*"):
             shutil.copy(path, workdir / "outcomes" / TASK)
-    assert "asked with 3 copies by monte_carlo" in cost(counted)["missing"]
-    assert "another outcome" in cost(sooner)["missing"]
+    assert "asked by monte_carlo, and these by scope" in transport.home(counted, cell.id, task)
+    assert "another question by the name" in transport.home(sooner, cell.id, task)
+    assert "labels say who" in transport.home(
+        home, cell.id, dataclasses.replace(task, anchor=(), hours=None, labels="x")
+    )
+    # Of real patients few are not told of, and no number in full
+    monkeypatch.setattr(inspection, "of_generated", lambda workdir: False)
+    monkeypatch.setattr(subgroups, "gaps", lambda *args, **how: {"auroc": {"value": 0.123456}})
+    assert cost(risks)["auroc"] == {"value": 0.123456}
+    real = transport.home(home, cell.id, task)
+    told = transport.penalty(real, of, risks, asked=how, draws=2, seed=0)
+    assert told["auroc"] == {"value": 0.1235} and told["home"]["auroc"] == round(at_home.score["auroc"], 4)
+    monkeypatch.setattr(calibration, "SMALLEST", 10_000)
+    assert "too few of the study's own patients" in transport.home(home, cell.id, task)
+    # What is damaged at home keeps nobody from being asked elsewhere
+    (home / "outcomes" / TASK / f"{cell.id}.parquet").write_bytes(b"no table")
+    assert "is damaged" in transport.home(home, cell.id, task)
 
 
 def test_few_real_patients_are_not_told(asked):
@@ -174,7 +193,7 @@ def test_few_real_patients_are_not_told(asked):
     moved = {**done, "transport": {"home": {"auroc": 0.765432, "low": None, "high": None}, "auroc": gap}}
     assert predict.as_told(moved, False)["transport"]["auroc"]["value"] == 0.1235
     assert predict.as_told(moved, False)["transport"]["home"]["auroc"] == 0.7654
-    assert "AUROC +0.123 (no interval) against 0.765" in predict.told(moved, True)
+    assert "changes the AUROC by +0.123 (no interval), from 0.765" in predict.told(moved, True)
     assert predict.as_told(done, True) == done
 
 

@@ -18,7 +18,8 @@ class Counted(NamedTuple):
     """The AUROC of the share of futures with the outcome, of the stays of which a future came to an end."""
 
     auroc: float
-    stays: float  # share of all
+    stays: float  # share of all, NaN where it would tell of a few
+    rest: float  # how many are not among them
 
 
 def net_benefits(part: Any, without: Collection[str]) -> dict[str, tuple[Less, ...]]:
@@ -37,18 +38,18 @@ def net_benefits(part: Any, without: Collection[str]) -> dict[str, tuple[Less, .
 
 def counted(record: Mapping[str, Any]) -> Counted | None:
     area, some, every = (number(record.get(name)) for name in ("monte_carlo_auroc", "monte_carlo_stays", "n"))
-    return Counted(area, some / every) if known(area) and known(some) and every > 0 else None
+    return Counted(area, some / every, every - some) if known(area) and known(some) and every > 0 else None
 
 
 def fitting(record: Mapping[str, Any]) -> str:
     """What was chosen for a baseline, and from what; "" where its score does not say."""
     columns, trees, most = (number(record.get(name)) for name in ("columns", "trees", "most_trees"))
     parts = [f"{columns:,.0f} columns"] if known(columns) else []
-    for name, choices in (("strength", "strengths"), ("penalty", "penalties")):
+    for name, choices, said in (("strength", "strengths", "inverse penalty C"), ("penalty", "penalties", "penalty")):
         tried = [value for value in _list(record.get(choices)) if known(number(value))]
         if tried and known(chosen := number(record.get(name))):
             ends = f"from {significant(min(tried))} to {significant(max(tried))}"
-            parts.append(f"{name} {significant(chosen)}, of {len(tried)} tried {ends} by folds of train patients")
+            parts.append(f"{said} {significant(chosen)}, of {len(tried)} tried {ends} by folds of train patients")
     if known(trees) and known(most):
         parts.append(f"{trees:,.0f} trees of at most {most:,.0f}")
     settings = [one for one in _list(record.get("tried")) if isinstance(one, dict)]

@@ -149,7 +149,7 @@ def _with_curve(
     if said is not None:
         rows = _with_predictions(rows, said, folder, options)
         together = _beside(said, folder) if outcome.baseline else said
-        outcome = replace(outcome, rows=rows, seeds=of_cells(rows, together, groups, options))
+        outcome = replace(outcome, rows=rows, seeds=of_cells(rows, together, groups, options, generated))
         outcome = replace(outcome, spearman_task_loss=spearman(loss, _column(rows, "task_loss"), options)[0])
     deviations, base, how = _patients(outcome, said, absent, folder, options, generated)
     outcome = replace(outcome, patients=how, seed_noise=_seed_noise(auroc, groups))

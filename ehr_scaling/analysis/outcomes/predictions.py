@@ -1,5 +1,6 @@
 """What the models of a task said of the same test patients, and what their AUROC owes to who these patients are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,25 @@ class Predictions:
         """[m]"""
         return self.placements[:, self.labels].mean(1)
 
-    def rocs(self, least: int = 0) -> list[Floats]:
+    def rocs(self, thresholds: Sequence[Sequence[float]] | None = None) -> list[Floats]:
         """Of each model [2, k]: false and true positive rate, from (0, 0) to (1, 1), as the threshold falls.
 
         Stays of one prediction are passed together, by a straight line, so that the area is the AUROC; k is bounded.
-        Args: least, stays with the outcome, and stays without, between two points: a step of one stay tells a place
-          among the ranks. The area is then about the AUROC.
+        Args: thresholds, of each model: its curve has points at these alone, and at both ends, and a smaller area.
         """
-        return [self._roc(p, least) for p in self.probability]
+        if thresholds is None:
+            return [self._roc(p) for p in self.probability]
+        return [self._at(p, np.sort(chosen)[::-1]) for p, chosen in zip(self.probability, thresholds, strict=True)]
 
-    def _roc(self, p: Floats, least: int) -> Floats:
+    def _at(self, p: Floats, thresholds: Floats) -> Floats:
+        shares = [[(p[kind] >= t).mean() for t in thresholds] for kind in (~self.labels, self.labels)]
+        return np.concatenate([np.zeros((2, 1)), np.reshape(shares, (2, -1)), np.ones((2, 1))], axis=1)
+
+    def _roc(self, p: Floats) -> Floats:
         order = np.argsort(-p, kind="stable")
         last = np.flatnonzero(np.diff(p[order], append=-np.inf))
-        passed = np.stack([np.cumsum(rows[order], dtype=np.int64)[last] for rows in (~self.labels, self.labels)])
+        passed = np.stack([np.cumsum(rows[order])[last] for rows in (~self.labels, self.labels)])
         passed = np.concatenate([np.zeros((2, 1), passed.dtype), passed], axis=1)
-        passed = _apart(passed, least)
         step = np.diff(passed, axis=1)
         bends = step[0, 1:] * step[1, :-1] != step[0, :-1] * step[1, 1:]
         curve = passed[:, np.concatenate([[True], bends, [True]])] / passed[:, -1:]
@@ -126,17 +131,6 @@ class Predictions:
             bound = np.where(left > 0, special.ndtr((2 * left) ** -0.5), 1.0)
         bound = np.where((blurred > 0.5) & (seen < 1), np.maximum(bound, seen), 1.0)
         return np.where(seen > 0.5, bound, seen)
-
-
-def _apart(passed: NDArray[np.int64], least: int) -> NDArray[np.int64]:
-    """Points of a curve of counts [2, k], the first and the last among them, each `least` of both from the next."""
-    if not least:
-        return passed
-    kept, last = [0], passed.shape[1] - 1
-    for k in range(1, last):
-        if (passed[:, k] - passed[:, kept[-1]]).min() >= least <= (passed[:, last] - passed[:, k]).min():
-            kept.append(k)
-    return passed[:, [*kept, last]]
 
 
 def read(paths: list[Path]) -> tuple[Predictions | None, str]:

@@ -27,6 +27,7 @@ CLASSES = ("top1", "top5", "log_loss", "macro_auroc")
 SHARES = ("open", "bounded", "median_error")  # of copies, and the standard error of a probability
 SAME_FOR_ALL = ("prevalence", "mean")  # baselines that tell no patients apart
 LEAST_PATIENTS = 11  # in a cell that may be told: the rule of US health agencies
+_LEAST_POINTS = 5  # of a ROC curve whose points are few
 NO_FILES = ("baseline", "task", "artifact")  # names in the folder of a task that are no cells
 
 
@@ -96,8 +97,8 @@ class Valued:
 def of_task(folder: Path, rows: list[dict[str, Any]], generated: bool = True) -> list[Score]:
     """The scores that are compared of a yes-or-no task, with ROC curves where predictions are stored.
 
-    rows: the models in ascending order of loss, with cell, size, N, C and loss. generated: of real patients curves have
-    no step of a few stays.
+    rows: the models in ascending order of loss, with cell, size, N, C and loss. generated: of real patients curves
+    bend at thresholds alone that are told of them, and of few of these there is none.
     Raises: UserError naming the file when a curve has another area than its score says, or is about other stays.
     """
     chosen: list[Score] = []
@@ -105,7 +106,7 @@ def of_task(folder: Path, rows: list[dict[str, Any]], generated: bool = True) ->
         best, least = rows[0], min(rows, key=lambda r: (r["N"], r["C"], r["loss"]))
         chosen += [_of_model(folder, best, LEAST_LOSS), *_recalibrated(folder, best), *_on_validation(folder, best)]
         chosen += [_of_model(folder, least, SMALLEST_MODEL)] if least is not best else []
-    return _with_curves([*chosen, *_baselines(folder)], folder, 0 if generated else LEAST_PATIENTS)
+    return _with_curves([*chosen, *_baselines(folder)], folder, generated)
 
 
 def of_cell(folder: Path, cell: str, size: str) -> list[Score]:
@@ -152,9 +153,15 @@ def as_told(scores: list[Score], generated: bool) -> list[Score]:
         count = disclosure.told(round(n), generated)
         return np.nan if count is None else float(count)
 
+    def told_counted(score: Score) -> Counted | None:
+        if score.counted is None or generated or (score.counted.rest == 0 or score.counted.rest >= LEAST_PATIENTS):
+            return score.counted
+        return score.counted._replace(stays=np.nan)
+
     return [
         replace(
             score,
+            counted=told_counted(score),
             groups=tuple(g._replace(counts={name: told(n) for name, n in g.counts.items()}) for g in score.groups),
             bins=tuple(b._replace(n=told(b.n)) for b in score.bins),
         )
@@ -305,7 +312,7 @@ def too_small(counts: Mapping[str, Any], *, binary: bool = True) -> str:
     return f"suppressed: a count under {LEAST_PATIENTS}" if min(cells) < LEAST_PATIENTS else ""
 
 
-def _with_curves(scores: list[Score], folder: Path, least: int) -> list[Score]:
+def _with_curves(scores: list[Score], folder: Path, generated: bool) -> list[Score]:
     first = next((s for s in scores if s.role == BASELINE), None)
     stored = {p.stem: p for p in sorted((folder / "baselines").glob("*.parquet"))}
     paths = []
@@ -322,15 +329,24 @@ def _with_curves(scores: list[Score], folder: Path, least: int) -> list[Score]:
     if said is None:
         return scores
     scores = list(scores)
-    for k, area, roc in zip(there, said.auroc, said.rocs(least), strict=True):
+    told = None if generated else [_thresholds(scores[k]) for k in there]
+    for k, area, roc in zip(there, said.auroc, said.rocs(told), strict=True):
         score = scores[k]
         if "auroc" in score.measures and abs(score.measures["auroc"].value - area) > predictions.AGREES:
             raise UserError(
                 f"{paths[k]} has AUROC {area:.4f}, the score of {score.name} in {folder} "
                 f"{score.measures['auroc'].value:.4f}: delete both and run launch.evaluate again"
             )
-        scores[k] = replace(score, roc=roc)
+        scores[k] = replace(score, roc=roc if generated or roc.shape[1] >= _LEAST_POINTS else None)
     return scores
+
+
+def _thresholds(score: Score) -> list[float]:
+    """Those that are told of a score: between two of them are no few patients."""
+    if score.decision is None:
+        return []
+    rows = [row.threshold for row in score.decision.rows if known(row.threshold)]
+    return sorted({*rows, *(point.threshold for point in score.decision.points)})
 
 
 def sampled(scores: list[Score]) -> str:

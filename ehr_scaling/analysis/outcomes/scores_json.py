@@ -24,7 +24,7 @@ def compared(scores: list[Score]) -> list[dict[str, Any]]:
                 name: [{"threshold": one.threshold, **one.difference.interval()} for one in points]
                 for name, points in s.net_benefits.items()
             },
-            "counted": s.counted._asdict() if s.counted else None,
+            "counted": {"auroc": s.counted.auroc, "stays": s.counted.stays} if s.counted else None,
             "fitting": s.fitting or None,
         }
         for s in scores

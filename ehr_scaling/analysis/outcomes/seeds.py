@@ -10,8 +10,10 @@ from ehr_scaling.analysis.draws import interval
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes.predictions import Predictions, resampling
 from ehr_scaling.analysis.tables.run_table import SPAN
+from ehr_scaling.data import disclosure
 
 Interval = tuple[float, float]
+_MOST = 0.9  # quantile
 
 
 class Seeds(NamedTuple):
@@ -19,7 +21,8 @@ class Seeds(NamedTuple):
 
     mean, deviation: of their AUROC. average: AUROC of the mean of their probabilities. lead, average_lead: less that of
     the baseline on the same stays, NaN without one. apart, apart_most: standard deviation of the risk of one stay over
-    the models, its mean over the stays, and what a tenth of the stays exceed. Intervals hold who the patients are,
+    the models, its mean over the stays, and what a tenth of the stays exceed (NaN where those are a few real patients);
+    noise of drawn futures is in it. Intervals hold who the patients are,
     those of the mean also what seeds differ by, over all cells of about the same C: two of one cell alone tell it badly
     (Student's t).
     """
@@ -42,7 +45,11 @@ class Seeds(NamedTuple):
 
 
 def of_cells(
-    rows: Sequence[dict[str, Any]], said: Predictions, groups: Sequence[NDArray[np.int64]], options: Options
+    rows: Sequence[dict[str, Any]],
+    said: Predictions,
+    groups: Sequence[NDArray[np.int64]],
+    options: Options,
+    generated: bool = True,
 ) -> list[Seeds]:
     """Of each cell with two seeds or more, the dearest first and of these the largest.
 
@@ -61,6 +68,7 @@ def of_cells(
     C = np.log([rows[group[0]]["C"] for group in several])
     squares = np.array([auroc[group].var(ddof=1) * (len(group) - 1) for group in several])
     freedom = np.array([len(group) - 1 for group in several])
+    told = disclosure.quantile(len(np.unique(said.patients)), _MOST, generated)
     cells = []
     for j, group in enumerate(several):
         k, alike = len(said.probability) + j, np.abs(C - C[j]) < np.log(SPAN)
@@ -84,7 +92,7 @@ def of_cells(
                 average_lead=float(auroc[k] - base),
                 average_lead_interval=interval(drawn[:, k] - base_drawn, options.level),
                 apart=float(apart.mean()),
-                apart_most=float(np.quantile(apart, 0.9)),
+                apart_most=float(np.quantile(apart, _MOST)) if told else np.nan,
             )
         )
     return sorted(cells, key=lambda cell: (-cell.C, -cell.N))

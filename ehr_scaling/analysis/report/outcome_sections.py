@@ -44,13 +44,13 @@ def outcomes(r: Results, figures: Mapping[str, str]) -> Raw:
     shown = [score for task in r.outcomes for score in task.compared] + [s for task in r.valued for s in task.scores]
     return render(
         "outcomes.html",
-        tasks=[_task(task, {**figures, f"auroc_{first}": ""}) for task in r.outcomes],
+        tasks=[_task(r, task, {**figures, f"auroc_{first}": ""}) for task in r.outcomes],
         valued=[{"task": task, "kind": KINDS.get(task.kind, task.kind), "table": valued(task)} for task in r.valued],
         there={name for score in shown for name in (*score.measures, *score.shares)},
     )
 
 
-def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any]:
+def _task(r: Results, task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any]:
     best = of_role(task.compared, LEAST_LOSS)
     return {
         "task": task,
@@ -75,6 +75,7 @@ def _task(task: downstream.Outcome, figures: Mapping[str, str]) -> dict[str, Any
         "models": _models(task),
         "at_most": any(known(row.get("auroc_at_most")) for row in task.rows),
         "sampled": scores.sampled(task.compared),
+        "thinned": r.table.generated is False,
         "roc": any(s.roc is not None for s in task.compared),
         "bins": any(s.bins for s in task.compared),
         "least": scores.LEAST_PATIENTS,
@@ -118,7 +119,7 @@ def _seeds(task: downstream.Outcome) -> Table | None:
         [count(cell.N), str(cell.models), Noted(decimal(cell.mean), span(cell.interval)), decimal(cell.deviation),
          lead(cell.lead, cell.lead_interval), Noted(decimal(cell.average), span(cell.average_interval)),
          lead(cell.average_lead, cell.average_lead_interval),
-         Noted(decimal(cell.apart), f"a tenth above {decimal(cell.apart_most)}")]
+         Noted(decimal(cell.apart), f"a tenth above {decimal(cell.apart_most)}" if known(cell.apart_most) else "")]
         for cell in top
     ]  # fmt: skip
     base = str((task.baseline or {}).get("name", "baseline"))

@@ -1,5 +1,6 @@
 """Whether one model answers the same questions better than another."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,9 +9,12 @@ from scipy.special import ndtr, ndtri
 
 from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging import decision
+from ehr_scaling.outcomes.judging import calibration, decision
 from ehr_scaling.outcomes.judging.delong import delong
 from ehr_scaling.outcomes.judging.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
+
+KINDS = (True, False)  # with the outcome, and without
+_FEW = calibration.SMALLEST - 1  # patients
 
 
 class Answers(NamedTuple):
@@ -105,8 +109,10 @@ def net_benefit(
     """Net benefit of acting on the second's risks less that of acting on the first's, on the same stays and resamples.
 
     At a threshold p_t it is, over all stays, the mean of (flagged by the second − flagged by the first) · (1 where the
-    outcome came, else −p_t/(1 − p_t)); see `decision.evaluate`, also for what an interval is widened by where no stay
-    of a kind is flagged by one of them alone.
+    outcome came, else −p_t/(1 − p_t)); see `decision.evaluate`.
+
+    Resamples say little of the few whom one of both flags alone, and would tell how few: an interval is at least as
+    wide as with ten patients of each such kind, flagged by the one or the other, with the outcome or without.
 
     Args: as `compare`.
     Returns: of each threshold: threshold, value, low, high.
@@ -126,18 +132,18 @@ def net_benefit(
         return {str(k): column for k, column in enumerate((drawn @ gained / drawn.sum(axis=1)[:, None]).T)}
 
     point, drawn = bootstrap(of, patients, weighs, 1 if missing else draws, seed)
-    each = {kind: weighs[labels == kind].sum() / len(np.unique(patients[labels == kind])) for kind in (True, False)}
-    unseen = {kind: float(decision.UNSEEN * weight / total) for kind, weight in each.items()}
+    _, owners = np.unique(patients, return_inverse=True)
     differences = []
     for k, threshold in enumerate(thresholds):
-        about = summary(point[str(k)], None if missing else drawn[str(k)])
-        there = {(kind, sign): bool((more[labels == kind, k] == sign).any()) for kind in each for sign in (1, -1)}
-        # What is gained by one more with the outcome, or by one without it that is not flagged; and what is lost
-        up, down = (
-            max(unseen[True] * (not there[True, sign]), odds[k] * unseen[False] * (not there[False, -sign]))
-            for sign in (1, -1)
-        )
-        differences.append({"threshold": float(threshold), **decision.reaching(about, -down, up)})
+        about, variance = summary(point[str(k)], None if missing else drawn[str(k)]), 0.0
+        for kind, sign in itertools.product(KINDS, (1, -1)):
+            alone = (labels == kind) & (more[:, k] == sign)
+            each = np.bincount(owners[alone], weighs[alone])
+            each = each[each > 0] if alone.any() else weighs[labels == kind].mean(keepdims=True)
+            squares = max((each**2).sum(), _FEW * each.mean() ** 2)
+            variance += squares * (1.0 if kind else odds[k]) ** 2
+        half = float(ndtri(0.975) * np.sqrt(variance) / total)
+        differences.append({"threshold": float(threshold), **decision.reaching(about, -half, half)})
     return differences
 
 

@@ -39,6 +39,10 @@ def test_each_cell_of_several_seeds_and_no_other():
     assert own.average == pytest.approx(together.auroc[0])
     assert own.average > own.mean  # noise of each alone is averaged out
     apart = np.std(said.probability[3:6], axis=0, ddof=1)
+    few = Predictions(said.labels[:60], said.patients[:60], said.probability[:, :60])
+    for generated, hidden in ((True, False), (False, True)):
+        (one, _) = of_cells(rows((10, 1), (10, 1), (20, 1), (30, 2), (30, 2), (30, 2)), few, groups, OPTIONS, generated)
+        assert np.isnan(one.apart_most) == hidden
     assert own.apart == pytest.approx(apart.mean()) and (apart > own.apart_most).mean() == pytest.approx(0.1)
 
 

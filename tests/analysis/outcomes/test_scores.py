@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from test_downstream import FEW, study
 
-from ehr_scaling.analysis.outcomes import downstream, scores
+from ehr_scaling.analysis.outcomes import beside, downstream, scores
 from ehr_scaling.analysis.outcomes.predictions import Predictions
 from ehr_scaling.analysis.report import outcome_plots, outcome_sections, plots, report
 from ehr_scaling.errors import UserError
@@ -45,15 +45,37 @@ def test_a_roc_curve_of_many_stays_has_few_points_and_the_same_area():
     assert np.trapezoid(curve[1], curve[0]) == pytest.approx(said.auroc[0], abs=1e-3)
 
 
-def test_a_roc_curve_of_real_patients_has_no_step_of_a_few_stays():
+def test_a_roc_curve_of_real_patients_has_points_at_told_thresholds_alone(tmp_path):
     rng = np.random.default_rng(1)
-    labels = rng.random(2_000) < 0.1
-    said = Predictions(labels, np.arange(2_000), expit(labels + rng.standard_normal((1, 2_000))))
-    (curve,), (whole,) = said.rocs(11), said.rocs()
-    steps = np.diff(curve * np.array([[(~labels).sum()], [labels.sum()]]), axis=1)
-    assert 8 < curve.shape[1] < whole.shape[1] and steps.min() >= 11 - 1e-9
-    assert curve[:, 0].tolist() == [0, 0] and curve[:, -1].tolist() == [1, 1]
-    assert np.trapezoid(curve[1], curve[0]) == pytest.approx(said.auroc[0], abs=0.01)
+    labels = np.arange(1_000) < 40
+    p = expit(3 * labels + rng.standard_normal((1, 1_000)))
+    (curve,), (whole,) = (
+        Predictions(labels, np.arange(1_000), p).rocs([[0.9, 0.2, 0.5]]),
+        Predictions(labels, np.arange(1_000), p).rocs(),
+    )
+    at = [[(p[0, kind] >= t).mean() for t in (0.9, 0.5, 0.2)] for kind in (~labels, labels)]
+    np.testing.assert_allclose(curve, np.c_[[0, 0], at, [1, 1]])
+    assert 0.8 < np.trapezoid(curve[1], curve[0]) < np.trapezoid(whole[1], whole[0])
+    # Of a study: at the thresholds of the score's decision, and of few of those no curve
+    table = study(tmp_path)
+    task = tmp_path / "died"
+    best = f"{table.cell[table.loss.argmin()]}.json"
+    whole = {"value": 0.2, "low": 0.1, "high": 0.3}
+    net = {"net_benefit": whole, "treat_all": whole, "difference": whole, "word": "helps"}
+    row = {"by": "budget", "asked": 0.1, "threshold": 0.35, "alerts": whole}
+    rows = [{"cell": best[:-5], "size": "x", "N": 1.0, "C": 1.0, "loss": 1.0}]
+    for thresholds, points in (((0.1, 0.3, 0.6), 6), ((0.1,), 0)):
+        curve = [{"threshold": t, **net} for t in thresholds]
+        rewrite(task / best, decision={"prevalence": whole, "curve": curve, "table": [row]})
+        score = scores.of_task(tmp_path / "died", rows, generated=False)[0]
+        assert (0 if score.roc is None else score.roc.shape[1]) == points
+        assert scores.of_task(tmp_path / "died", rows)[0].roc.shape[1] > 6
+
+
+def test_how_many_no_future_says_anything_of_is_not_told_where_they_are_few():
+    few, many = (scores.Score("m", scores.LEAST_LOSS, counted=beside.Counted(0.7, 0.99, n)) for n in (4.0, 20.0))
+    assert np.isnan(scores.as_told([few], False)[0].counted.stays) and scores.as_told([few], True) == [few]
+    assert scores.as_told([many], False)[0].counted.stays == 0.99
 
 
 def test_one_prediction_for_all_is_the_diagonal():
@@ -221,8 +243,8 @@ def test_the_report_shows_all_of_it(tmp_path):
     for words in (
         "Brier score", "0.1250 0.0625 to 0.2500", "p = 0.002", "25.0", "weighted back to the cohort",
         "AUROC −0.062 (−0.250 to +0.125, p = 0.002)", "A made-up class.", "MAE (days)",
-        "The baselines were fitted on 400 of 3,000 stays of the train split. What they read: counts of every token.",
-        "Logistic regression: 1,234 columns; strength 0.01, of 2 tried from 0.001 to 0.01 by folds of train patients.",
+        "The baselines were fitted on 400 of 3,000 stays of the train split. What regressions and trees read: counts",
+        "Logistic regression: 1,234 columns; inverse penalty C 0.01, of 2 tried from 0.001 to 0.01 by folds of train",
         "Trees: 77 columns; 120 trees of at most 400; depth 3, of 2 settings tried on train patients held out.",
         "AUROC of 0.713, of the 90 % of the stays",
     ):  # fmt: skip

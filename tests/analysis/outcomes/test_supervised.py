@@ -186,7 +186,8 @@ def test_the_page_has_a_table_and_a_figure(task):
     base = {"name": "logistic regression", "auroc": 0.8, "low": 0.7, "high": 0.9, "n": STAYS, "positives": 100}
     outcome = downstream.Outcome("died", "", [], base, np.nan, (np.nan, np.nan))
     outcome = replace(outcome, supervised=found)
-    results = SimpleNamespace(outcomes=[outcome], valued=[])
+    runs = SimpleNamespace(generated=True)
+    results = SimpleNamespace(table=runs, outcomes=[outcome], valued=[])
     page = str(outcome_sections.outcomes(results, {"labels_died": "<svg>figure</svg>"}))
     assert "<svg>figure</svg>" in page and "With labels: heads on trained models" in page
     table = page[page.index("With labels") :]
@@ -204,8 +205,9 @@ def test_the_page_has_a_table_and_a_figure(task):
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["50", "900"]
     # Without fewer labels the table says it all, and without heads there is none
     alone = replace(outcome, supervised=replace(found, points=[p for p in found.points if p.every]))
-    assert "Lowest to highest" not in str(outcome_sections.outcomes(SimpleNamespace(outcomes=[alone], valued=[]), {}))
-    bare = SimpleNamespace(outcomes=[replace(outcome, supervised=None)], valued=[])
+    whole = SimpleNamespace(table=runs, outcomes=[alone], valued=[])
+    assert "Lowest to highest" not in str(outcome_sections.outcomes(whole, {}))
+    bare = SimpleNamespace(table=runs, outcomes=[replace(outcome, supervised=None)], valued=[])
     assert "With labels" not in str(outcome_sections.outcomes(bare, {}))
 
 

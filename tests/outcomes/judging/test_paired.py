@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from ehr_scaling.errors import UserError
@@ -132,31 +133,35 @@ def test_net_benefits_differ_by_what_each_has_alone():
         assert again["low"] == pytest.approx(-there["high"])
 
 
-def test_a_stay_that_none_of_the_two_flags_alone_may_be_among_others():
-    labels, n = np.arange(300) < 60, 300
-    subjects = np.arange(n)
+def test_few_that_one_of_both_flags_alone_are_taken_for_ten():
+    labels, n, subjects = np.arange(300) < 60, 300, np.arange(300)
     # The second flags six stays more, and three less, all without the outcome
     one, other = np.where(labels, 0.9, 0.0), np.where(labels, 0.9, 0.0)
     other[100:106], one[200:203] = 0.9, 0.9
     first, second = (Answers(subjects, subjects, labels, p) for p in (one, other))
-    (at,) = net_benefit(first, second, [0.75], draws=100)
-    assert at["value"] == pytest.approx(-3 / 300 * 3)
-    unseen = -np.log(0.025) / n  # of those with the outcome, of whom 3.7 patients more may be on either side
-    assert at["low"] <= at["value"] - unseen and at["high"] >= at["value"] + unseen
-    (rare,) = net_benefit(first, second, [0.01], draws=100)
-    assert (rare["low"], rare["high"]) == pytest.approx((rare["value"] - unseen, rare["value"] + unseen))
-    # Of risks that never differ nothing is known to differ, and not known to be the same
-    (same,) = net_benefit(first, first, [0.75], draws=100)
-    assert (same["value"], same["low"], same["high"]) == (0, pytest.approx(-3 * unseen), pytest.approx(3 * unseen))
+    for threshold in (0.75, 0.01):
+        odds = threshold / (1 - threshold)
+        half = ndtri(0.975) * np.sqrt(2 * 10 * (1 + odds**2)) / n  # of both, with the outcome and without
+        (at,) = net_benefit(first, second, [threshold], draws=100)
+        assert at["value"] == pytest.approx(-3 / 300 * odds)
+        assert (at["low"], at["high"]) == pytest.approx((at["value"] - half, at["value"] + half))
+        # Of risks that never differ nothing is known to differ, and not known to be the same
+        (same,) = net_benefit(first, first, [threshold], draws=100)
+        assert (same["value"], same["low"], same["high"]) == pytest.approx((0, -half, half))
+    # How few they are is not to be seen: with two more flagged it is as wide
+    other[106:108] = 0.9
+    (wider,) = net_benefit(first, second._replace(probabilities=other), [0.75], draws=100)
+    assert wider["high"] - wider["low"] == pytest.approx(2 * ndtri(0.975) * np.sqrt(2 * 10 * 10) / n)
 
 
 def test_intervals_of_a_difference_in_net_benefit_hold_the_truth():
     truth = np.mean([net_benefit(*answers(20_000, seed), [0.3], draws=1)[0]["value"] for seed in range(900, 910)])
-    held = 0
-    for seed in range(150):
-        (part,) = net_benefit(*answers(400, seed), [0.3], draws=150, seed=seed)
-        held += part["low"] <= truth <= part["high"]
-    assert 0.89 <= held / 150 <= 0.99
+    for n, low, high in ((4000, 0.89, 0.99), (400, 0.93, 1.0)):  # of few stays, few whom one alone flags
+        held = 0
+        for seed in range(150):
+            (part,) = net_benefit(*answers(n, seed), [0.3], draws=150, seed=seed)
+            held += part["low"] <= truth <= part["high"]
+        assert low <= held / 150 <= high
 
 
 def test_too_few_have_no_interval():
