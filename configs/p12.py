@@ -4,7 +4,7 @@
 
 trains this on each of the five published splits, and asks about every stay of the held-out patients. 1e13 FLOPs a
 model, 1.5e14 in all: half an hour to an hour of two CPU cores, as long again for linear probes (--methods=probe), and
-an hour and more a split to fine-tune.
+a quarter of an hour of two cores a model to fine-tune for one epoch.
 
 What led to these settings: the reference study (studies/challenge_2012), whose runs of 151 k parameters are at the best
 size for 1e13 to 3e13 FLOPs on split 1. Its test patients are among those of this benchmark's first split, so that the

@@ -12,7 +12,7 @@
     found.report("report")                  # the page, the figures, every number
     laws.compare("a.csv", "b.csv")          # which of two recipes is better, and what that is worth
 
-It needs numpy, scipy, matplotlib, jinja2 and pyarrow; no accelerator, and nothing that trains.
+It needs numpy, scipy, matplotlib, jinja2 and pyarrow; no accelerator, and imports nothing that trains.
 """
 
 import sys
