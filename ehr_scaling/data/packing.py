@@ -163,9 +163,10 @@ def _total(parts: list[dict[str, Any]], width: int) -> dict[str, Any]:
 _COUNTS = ("sequences", "segments", "real_tokens", "context_real", "bytes")
 
 
-def pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> None:
+def pack(folder: str, out: str, split: str, i: int, first: int, settings: dict[str, Any]) -> None:
     """One unit: file i of a split, all its phases. Args: first, patients of the split in the files before."""
-    shards.once(_record(out, split, i), lambda: _pack(folder, out, split, i, first, settings))
+    record = _record(Path(out), split, i)
+    shards.once(record, lambda: _pack(Path(folder), Path(out), split, i, first, settings))
 
 
 def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> dict[str, Any]:

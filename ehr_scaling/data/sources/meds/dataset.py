@@ -148,15 +148,21 @@ def extract(
         return [folder.record(stage, name) for name in names]
 
     numbers = range(len(units))
-    run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
+    run(
+        shuffle.patients,
+        [(folder.path, i, units[i]) for i in numbers],
+        records("patients", numbers),
+        runner,
+        "patients",
+    )
     shards, width, about_splits = assignment.assign(folder, units, own_splits, seed, splits)
-    items = [(folder, i, units[i], how, width) for i in numbers]
+    items = [(folder.path, i, units[i], how, width) for i in numbers]
     spread = run(shuffle.spread, items, records(shuffle.spread_stage(width), numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
     if width > 1:
         bands = range(-(-len(shards) // width))
-        run(shuffle.narrow, [(folder, band, width) for band in bands], records("narrow", bands), runner, "bands")
-    gathers = [(folder, out, how, width, i, *shard) for i, shard in enumerate(shards)]
+        run(shuffle.narrow, [(folder.path, band, width) for band in bands], records("narrow", bands), runner, "bands")
+    gathers = [(folder.path, out, how, width, i, *shard) for i, shard in enumerate(shards)]
     names = [f"{split}-{k}" for split, k, _ in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))

@@ -44,7 +44,7 @@ Part = tuple[str, int, int, int]  # a file, its number, and the range of its row
 
 
 class Folder(NamedTuple):
-    """Where the units of work leave what they found, below the events folder. A tuple, to travel between processes."""
+    """Where the units of work leave what they found, below the events folder."""
 
     path: Path
 
@@ -68,8 +68,9 @@ class Folder(NamedTuple):
         return self.path / "narrowed" / f"{band:06d}-{number:04d}.arrow"
 
 
-def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
-    """Write who is in some parts of the data set: int64 (P,), sorted."""
+def patients(path: str, unit: int, parts: list[Part]) -> None:
+    """Write who is in some parts of the data set: int64 (P,), sorted. Args: path, of the `Folder`."""
+    folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
         some = [ids for path, _, first, last in parts for ids in meds_reading.subjects(Path(path), range(first, last))]
@@ -81,9 +82,10 @@ def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
     once(folder.record("patients", unit), make)
 
 
-def spread(folder: Folder, unit: int, parts: list[Part], how: Reading, width: int) -> None:
+def spread(path: str, unit: int, parts: list[Part], how: Reading, width: int) -> None:
     """Write the events of some parts of the data set, sorted by shard, or by bands of `width` shards. See the module's
     text."""
+    folder = Folder(Path(path))
     once(folder.record(spread_stage(width), unit), lambda: _spread(folder, unit, parts, Reading(*how), width))
 
 
@@ -138,8 +140,9 @@ def _watched(batches: Iterator[Rows], mended: Counter[str]) -> Iterator[Rows]:
         mended["patients whose rows are not together"] += int((many > 1).sum())
 
 
-def narrow(folder: Folder, band: int, width: int) -> None:
+def narrow(path: str, band: int, width: int) -> None:
     """Write the events of one band of `width` shards, from all files of `spread`, sorted by shard."""
+    folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
         tables = (pa.Table.from_batches([batch]) for batch in _batches(_spread_files(folder), band))
@@ -223,19 +226,20 @@ def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
 
 
 def gather(
-    folder: Folder, out: Path, how: Reading, width: int, shard: int, split: str, k: int, pieces: list[int] | None
+    path: str, out: str, how: Reading, width: int, shard: int, split: str, k: int, pieces: list[int] | None
 ) -> None:
     """Write shard `k` of `split`, which has the number `shard` among all, and is of some pieces, or of all (None).
 
     width: of a band in shards, if `narrow` has been there; else 1.
     """
+    folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
         if width == 1:
             paths = _spread_files(folder, pieces)
         else:
             paths = sorted((folder.path / "narrowed").glob(f"{shard // width:06d}-*.arrow"))
-        return _gather(paths, out, Reading(*how), shard, split, k)
+        return _gather(paths, Path(out), Reading(*how), shard, split, k)
 
     once(folder.record("gather", f"{split}-{k}"), make)
 
