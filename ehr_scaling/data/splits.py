@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ class Listed:
 
     def of(self, subject_ids: np.ndarray) -> np.ndarray:
         """int8, of the shape of subject_ids: an index into SPLITS, -1 for a patient that is not named."""
+        if not len(self.ids):
+            return np.full(subject_ids.shape, -1, np.int8)
         at = np.minimum(np.searchsorted(self.ids, subject_ids), len(self.ids) - 1)
         return np.where(self.ids[at] == subject_ids, self.split[at], -1).astype(np.int8)
 
@@ -70,7 +72,7 @@ def written(splits: Splits, folder: Path) -> Any:
     for what, column in (("ids", splits.ids), ("of", splits.split)):
         with writing(folder / f"split-{what}.npy") as partial:
             np.save(partial, column)
-    return {"name": splits.name, "folder": str(folder)}
+    return {"name": splits.name, "patients": len(splits.ids), "folder": str(folder)}
 
 
 def as_written(told: Any) -> Splits:
@@ -81,7 +83,8 @@ def as_written(told: Any) -> Splits:
         train, tuning, held_out = told
         return train, tuning, held_out
     paths = (Path(told["folder"]) / f"split-{what}.npy" for what in ("ids", "of"))
-    return Listed(told["name"], *(np.load(path, mmap_mode="r") for path in paths))
+    mapped: Literal["r"] | None = "r" if told["patients"] else None  # of nothing there is no map
+    return Listed(told["name"], *(np.load(path, mmap_mode=mapped) for path in paths))
 
 
 def fractions(values: Sequence[float]) -> tuple[float, float, float]:
