@@ -192,7 +192,7 @@ def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dic
                 "segments": len(windows.starts),
                 "real_tokens": int(windows.lengths.sum()),
                 "context_real": len(windows.starts) * vocabulary.context_tokens,
-                "bytes": _write(out / name, rows, first, settings["block"]),
+                "bytes": write_rows(out / name, rows, first, settings["block"]),
             }
         )
     real = int(np.count_nonzero(np.cumsum(seen)))
@@ -380,7 +380,7 @@ def lay_out(
     return Rows(tokens, owners[order], np.concatenate([lengths, width - used[short]])[order])
 
 
-def _write(path: Path, rows: Rows, first: int, block: int) -> int:
+def write_rows(path: Path, rows: Rows, first: int, block: int) -> int:
     """Write blocks of rows. Args: first, ordinal of patient 0 in the split. Returns the bytes of the file."""
     n, width = rows.tokens.shape
     tokens = rows.tokens.astype(rows.tokens.dtype.newbyteorder("<"), copy=False)

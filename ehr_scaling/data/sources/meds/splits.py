@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import disclosure, events
 from ehr_scaling.data.sources.meds import reading as meds_reading
-from ehr_scaling.data.sources.meds.rows import distinct, first_of_run
+from ehr_scaling.data.sources.meds.rows import first_of_run
 from ehr_scaling.data.splits import Listed, Splits, as_written, written
 from ehr_scaling.errors import UserError
 
@@ -122,14 +122,17 @@ def _listed(path: Path) -> Listed:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise UserError(f"{path}: column split is {kind}, MEDS wants string")
-    names = table["split"].cast(pa.string()).combine_chunks()
-    index = pc.index_in(names, pa.array(events.SPLITS, pa.string())).to_numpy(zero_copy_only=False)
-    if (unknown := np.isnan(index.astype(float))).any():
+    names = table["split"].cast(pa.string())
+    index = pc.fill_null(pc.index_in(names, pa.array(events.SPLITS, pa.string())), -1).to_numpy().astype(np.int8)
+    if (unknown := index < 0).any():
         raise UserError(f"{path}, row {np.argmax(unknown) + 1}: split is none of MEDS', {', '.join(events.SPLITS)}")
     if not pa.types.is_integer(table["subject_id"].type) or table["subject_id"].null_count:
         raise UserError(f"{path}: column subject_id is {table['subject_id'].type} or has nulls, MEDS wants int64")
-    ids = table["subject_id"].to_numpy().astype(np.int64)
-    if len(distinct(ids)) < len(ids):
-        raise UserError(f"{path} lists a patient twice: write it again")
-    order = np.argsort(ids)
-    return Listed(FILE.as_posix(), ids[order], index[order].astype(np.int8))
+    ids = table["subject_id"].to_numpy().astype(np.int64, copy=False)
+    del table, names  # a hundred million patients take a gigabyte a column
+    if not (ids[1:] > ids[:-1]).all():
+        order = np.argsort(ids)
+        ids, index = ids[order], index[order]
+        if (ids[1:] == ids[:-1]).any():
+            raise UserError(f"{path} lists a patient twice: write it again")
+    return Listed(FILE.as_posix(), ids, index)
