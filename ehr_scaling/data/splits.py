@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +72,7 @@ def written(splits: Splits, folder: Path) -> Any:
     for what, column in (("ids", splits.ids), ("of", splits.split)):
         with writing(folder / f"split-{what}.npy") as partial:
             np.save(partial, column)
-    return {"name": splits.name, "patients": len(splits.ids), "folder": str(folder)}
+    return {"name": splits.name, "folder": str(folder)}
 
 
 def as_written(told: Any) -> Splits:
@@ -83,8 +83,7 @@ def as_written(told: Any) -> Splits:
         train, tuning, held_out = told
         return train, tuning, held_out
     paths = (Path(told["folder"]) / f"split-{what}.npy" for what in ("ids", "of"))
-    mapped: Literal["r"] | None = "r" if told["patients"] else None  # of nothing there is no map
-    return Listed(told["name"], *(np.load(path, mmap_mode=mapped) for path in paths))
+    return Listed(told["name"], *(np.load(path, mmap_mode="r") for path in paths))
 
 
 def fractions(values: Sequence[float]) -> tuple[float, float, float]:

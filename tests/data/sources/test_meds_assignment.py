@@ -102,7 +102,7 @@ def assigned(tmp_path, name, units, how, patch, ranges, within):
     return assignment.assign(folder, units, own, 3, wanted)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     how=st.sampled_from(HOW), rows=pairs, per_piece=st.integers(1, 30), ranges=st.integers(1, 60), within=st.booleans()
 )
@@ -142,10 +142,14 @@ def test_every_patient_is_in_one_shard_of_its_split(tmp_path_factory, how, rows,
     sizes = Counter(truth[p] for p in there if truth[p] >= 0)
     numbers = {name: [k for split, k, _ in found.shards if split == name] for name in events.SPLITS}
     assert all(ks == list(range(len(ks))) for ks in numbers.values())
+    in_all = tuple(range(len(units)))
     if found.shards and found.shards[0][2] is None:
-        assert {i: len(numbers[name]) for i, name in enumerate(events.SPLITS) if numbers[name]} == {
-            i: -(-n // 4) for i, n in sizes.items()
-        }
+        wanted = {(i, in_all): n for i, n in sizes.items()}
+    else:  # patients of those pieces alone
+        groups = {tuple(pieces) for _, _, pieces in found.shards}
+        wanted = Counter((truth[p], g) for p in there if truth[p] >= 0 for g in groups if pieces_with[p] <= {*g})
+    many = Counter((events.SPLITS.index(split), tuple(pieces or in_all)) for split, _, pieces in found.shards)
+    assert many == {key: -(-n // 4) for key, n in wanted.items()}
     if how == "file":
         assert found.met["split_file"]["not named"] == sum(truth[p] < 0 for p in there)
 
