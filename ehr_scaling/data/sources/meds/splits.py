@@ -51,7 +51,7 @@ class Places(NamedTuple):
 
         Args: ids, int64 (n,); files, int (n,), numbers of those that the rows are from.
         """
-        starts = first_of_run(ids) | first_of_run(files)
+        starts = first_of_run(ids)  # the split of a patient is that of any of its files
         some = ids[starts]
         rule = Rule(*self.rule)
         split = rule.of(some, files[starts])
