@@ -104,13 +104,19 @@ def assigned(tmp_path, name, units, how, patch, ranges, within):
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    how=st.sampled_from(HOW), rows=pairs, per_piece=st.integers(1, 30), ranges=st.integers(1, 60), within=st.booleans()
+    how=st.sampled_from(HOW),
+    rows=pairs,
+    per_piece=st.integers(1, 30),
+    ranges=st.integers(1, 60),
+    within=st.booleans(),
+    apart=st.booleans(),
 )
-def test_every_patient_is_in_one_shard_of_its_split(tmp_path_factory, how, rows, per_piece, ranges, within):
+def test_every_patient_is_in_one_shard_of_its_split(tmp_path_factory, how, rows, per_piece, ranges, within, apart):
     """Whoever is in which files, however they are cut and counted; and there are as many shards as there must be."""
     tmp_path = tmp_path_factory.mktemp("meds")
     # Some of each, so that neither train nor tuning is empty, and none in two splits
     rows = [*rows, *((p, p % 2) for p in range(12))]
+    rows = [(p, p % 6) for p, _ in [*rows, *rows[:20]]] if apart else rows
     units = pieces_of(tmp_path / "files", rows, how, per_piece)
     with pytest.MonkeyPatch.context() as patch:
         if how == "file" and not {0, 1} <= {said(how, p) for p, _ in rows}:
