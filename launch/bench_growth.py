@@ -85,23 +85,27 @@ def _data_set(raw: Path, shards: int, apart: bool) -> None:
 
 
 def _reading(folder: Path) -> Iterator[Row]:
-    """Shuffled training batches from more and more files of the same size: the numbers of files in turns."""
-    batches = 200
-    many: dict[int, list[float]] = {files: [] for files in FILES}
+    """Shuffled training batches from more and more files of the same size: the numbers of files in many short turns,
+    so that what else the machine does falls on all of them."""
+    batches, turns = 30, 20
     streams = {}
     for files in FILES:
         _packed(folder / str(files), files)
-        streams[files] = iter(loader.train_batches(folder / str(files), sequences=_BATCH, seed=0))
-        for _ in range(files * _ROWS // _BATCH):  # a pass, in which every file is opened
-            next(streams[files])
-    for _ in range(REPEATS.value):
-        for files, stream in streams.items():
+        for words, kept in (("", loader._OPEN), (", 256 of them kept open", 256)):
+            with mock.patch.object(loader, "_OPEN", kept):
+                stream = iter(loader.train_batches(folder / str(files), sequences=_BATCH, seed=0))
+            for _ in range(files * _ROWS // _BATCH):  # a pass, in which every file is opened
+                next(stream)
+            streams[f"loader, {files:,} files{words}"] = stream
+    rates: dict[str, list[float]] = {name: [] for name in streams}
+    for _ in range(turns * REPEATS.value):
+        for name, stream in streams.items():
             start = time.perf_counter()
             for _ in range(batches):
                 next(stream)
-            many[files].append(batches * _BATCH * (_WIDTH - 1) / (time.perf_counter() - start) / 1e6)
-    for files, rates in many.items():
-        yield row(f"loader, {files:,} files", statistics.median(rates), "Mtok/s")
+            rates[name].append(batches * _BATCH * (_WIDTH - 1) / (time.perf_counter() - start) / 1e6)
+    for name, many in rates.items():
+        yield row(f"  compare: {name}" if "kept" in name else name, statistics.median(many), "Mtok/s")
 
 
 def _packed(folder: Path, files: int) -> None:

@@ -102,7 +102,7 @@ def assigned(tmp_path, name, units, how, patch, ranges, within):
     return assignment.assign(folder, units, own, 3, wanted)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     how=st.sampled_from(HOW),
     rows=pairs,
