@@ -13,6 +13,7 @@ import psutil
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 
+from . import bench_growth
 from .bench_flags import DEMO, FRACTION, KEEP
 from .rows import Row, row, seconds
 
@@ -57,6 +58,7 @@ def rows(repeats: int) -> Iterator[Row]:
             yield from _demo(Path(DEMO.value), Path(folder) / "demo", repeats)
         yield from _generated(Path(folder))
         yield from _reading(Path(folder) / "generated")
+        yield from bench_growth.rows(Path(folder) / "growth")
 
 
 def _demo(raw: Path, work: Path, repeats: int) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """The `events/` artifact: a MEDS 0.4 data set, whatever the source was."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 SHARD = 2_048  # patients a file: some 1.3 M events of MIMIC-IV, and few enough records for one ArrayRecord file
 _SHARDS_SEED = 0x5A  # so that the shard is not drawn by the number that drew the split
 CODES = "metadata/codes.parquet"
+SUBJECTS = "metadata/subject_splits.parquet"
+_SUBJECTS = pa.schema([("subject_id", pa.int64()), ("split", pa.string())])
 PARTS = ".parts"  # for records of units, and what `finish` gathers
 
 
@@ -77,6 +79,18 @@ def assign_shards(subject_ids: np.ndarray, split: np.ndarray, seed: int) -> np.n
     return shard
 
 
+def shards_by_hash(subject_ids: np.ndarray, seed: int, shards: np.ndarray) -> np.ndarray:
+    """Shard of each patient by a hash of its id alone: no other patient needs to be known.
+
+    Of n patients in s shards each has n/s, give or take the square root of that: of 2,048 a shard, 45.
+    Args: subject_ids, int64 (P,); shards, how many there are of each patient's split: int64 (P,), 1 or more, or one
+      number for all.
+    Returns: int64 (P,), from 0 and below `shards`.
+    """
+    draw = uniform(subject_ids, seed + _SHARDS_SEED)
+    return np.minimum((draw * shards).astype(np.int64), np.asarray(shards) - 1)  # a draw may be rounded to 1
+
+
 def write_shard(out: Path, split: str, k: int, table: pa.Table) -> dict[str, Any]:
     """Write shard `k` of `split` into the events folder `out`, whole or not at all.
 
@@ -107,11 +121,13 @@ def finish(
     splits: Splits | None = None,
     descriptions: Mapping[str, str] | None = None,
     parents: Mapping[str, list[str]] | None = None,
+    apart: bool = False,
 ) -> dict[str, Any]:
     """Write the metadata of a MEDS 0.4 data set whose shards are all written.
 
     Args: metadata, entries of MEDS' dataset.json, such as dataset_name, dataset_version, license; splits, by which
-      patients were assigned; descriptions and parents, of codes that the source knows more about.
+      patients were assigned; descriptions and parents, of codes that the source knows more about; apart, whether the
+      source has seen to it that no patient is in two splits: else all ids are held at once, to look.
     Returns: counts, `{"events", "patients": {split: n}, "codes", "shards": {split: events of each file}}`.
     Raises: UserError when there is no event at all, no patient in the train split (where not all are to be held out),
       or a shard is gone.
@@ -119,32 +135,26 @@ def finish(
     rows: dict[str, list[int]] = {split: [] for split in SPLITS}
     patients = dict.fromkeys(SPLITS, 0)
     codes: set[str] = set()
-    subjects: list[pa.Array] = []
-    names: list[pa.Array] = []
-    for split in SPLITS:
-        paths = shards(out, split)
-        known = {path.name.split("-")[1] for path in (out / PARTS).glob(f"{split}-*-codes.parquet")}
-        if lost := known - {path.stem for path in paths}:
-            raise UserError(f"{out / 'data' / split / min(lost)}.parquet is gone: delete {out} and run again")
-        for many, spelt_here, patient_ids in looked_at(partial(_written, out, split), paths):
-            rows[split].append(many)
-            codes |= set(spelt_here.to_pylist())
-            patients[split] += len(patient_ids)
-            subjects.append(patient_ids)
-            names.append(pa.repeat(pa.scalar(split, pa.string()), len(patient_ids)))
-    total = sum(map(sum, rows.values()))
-    if isinstance(splits, AllHeldOut):
-        if not total:
-            raise UserError("the source holds no event of any patient: check its files")
-    elif not patients["train"]:
-        raise UserError(
-            f"no patient in the train split ({sum(patients.values())} patients, {total} events in all): "
-            "check the source's files and --config.data.splits"
-        )
-    ids, split_of = pa.concat_arrays(subjects), pa.concat_arrays(names)
-    if len(pc.unique(ids)) < len(ids):
-        raise UserError("the source holds a patient in two splits: mend it")
+    ids: list[np.ndarray] = []
+
+    def of_shards() -> Iterator[pa.Table]:
+        for split in SPLITS:
+            paths = shards(out, split)
+            known = {path.name.split("-")[1] for path in (out / PARTS).glob(f"{split}-*-codes.parquet")}
+            if lost := known - {path.stem for path in paths}:
+                raise UserError(f"{out / 'data' / split / min(lost)}.parquet is gone: delete {out} and run again")
+            for many, spelt_here, patient_ids in looked_at(partial(_written, out, split), paths):
+                rows[split].append(many)
+                codes.update(spelt_here.to_pylist())
+                patients[split] += len(patient_ids)
+                if not apart:
+                    ids.append(patient_ids.to_numpy())
+                names = pa.repeat(pa.scalar(split, pa.string()), len(patient_ids))
+                yield pa.table({"subject_id": patient_ids, "split": names})
+        _check_patients(patients, sum(map(sum, rows.values())), ids, splits)
+
     (out / "metadata").mkdir(exist_ok=True)
+    parquet.write_parts(out / SUBJECTS, _SUBJECTS, of_shards())
     spelt = sorted(codes)
     told, above = descriptions or {}, parents or {}
     table = {
@@ -153,12 +163,26 @@ def finish(
         "parent_codes": pa.array([above.get(code) for code in spelt], pa.list_(pa.string())),
     }
     parquet.write(out / CODES, pa.table(table))
-    parquet.write(out / "metadata" / "subject_splits.parquet", pa.table({"subject_id": ids, "split": split_of}))
     write_json(
         out / "metadata" / "dataset.json",
         {"etl_name": "ehr_scaling", "etl_version": __version__, "meds_version": "0.4.1", **metadata},
     )
-    return {"events": total, "patients": patients, "codes": len(codes), "shards": rows}
+    return {"events": sum(map(sum, rows.values())), "patients": patients, "codes": len(codes), "shards": rows}
+
+
+def _check_patients(patients: dict[str, int], total: int, ids: list[np.ndarray], splits: Splits | None) -> None:
+    """Raises: UserError for no event, nobody to train, or a patient in two splits, as far as ids are given."""
+    if isinstance(splits, AllHeldOut):
+        if not total:
+            raise UserError("the source holds no event of any patient: check its files")
+    elif not patients["train"]:
+        raise UserError(
+            f"no patient in the train split ({sum(patients.values())} patients, {total} events in all): "
+            "check the source's files and --config.data.splits"
+        )
+    every = np.sort(np.concatenate([np.zeros(0, np.int64), *ids]))
+    if (every[1:] == every[:-1]).any():
+        raise UserError("the source holds a patient in two splits: mend it")
 
 
 def _written(out: Path, split: str, path: Path) -> tuple[int, pa.ChunkedArray, pa.Array]:

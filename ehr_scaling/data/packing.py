@@ -163,9 +163,10 @@ def _total(parts: list[dict[str, Any]], width: int) -> dict[str, Any]:
 _COUNTS = ("sequences", "segments", "real_tokens", "context_real", "bytes")
 
 
-def pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> None:
+def pack(folder: str, out: str, split: str, i: int, first: int, settings: dict[str, Any]) -> None:
     """One unit: file i of a split, all its phases. Args: first, patients of the split in the files before."""
-    shards.once(_record(out, split, i), lambda: _pack(folder, out, split, i, first, settings))
+    record = _record(Path(out), split, i)
+    shards.once(record, lambda: _pack(Path(folder), Path(out), split, i, first, settings))
 
 
 def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def _pack(folder: Path, out: Path, split: str, i: int, first: int, settings: dic
                 "segments": len(windows.starts),
                 "real_tokens": int(windows.lengths.sum()),
                 "context_real": len(windows.starts) * vocabulary.context_tokens,
-                "bytes": _write(out / name, rows, first, settings["block"]),
+                "bytes": write_rows(out / name, rows, first, settings["block"]),
             }
         )
     real = int(np.count_nonzero(np.cumsum(seen)))
@@ -379,7 +380,7 @@ def lay_out(
     return Rows(tokens, owners[order], np.concatenate([lengths, width - used[short]])[order])
 
 
-def _write(path: Path, rows: Rows, first: int, block: int) -> int:
+def write_rows(path: Path, rows: Rows, first: int, block: int) -> int:
     """Write blocks of rows. Args: first, ordinal of patient 0 in the split. Returns the bytes of the file."""
     n, width = rows.tokens.shape
     tokens = rows.tokens.astype(rows.tokens.dtype.newbyteorder("<"), copy=False)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from ehr_scaling.artifacts import writing
 from ehr_scaling.errors import UserError
 
 SPLITS = ("train", "tuning", "held_out")
@@ -35,6 +36,8 @@ class Listed:
 
     def of(self, subject_ids: np.ndarray) -> np.ndarray:
         """int8, of the shape of subject_ids: an index into SPLITS, -1 for a patient that is not named."""
+        if not len(self.ids):
+            return np.full(subject_ids.shape, -1, np.int8)
         at = np.minimum(np.searchsorted(self.ids, subject_ids), len(self.ids) - 1)
         return np.where(self.ids[at] == subject_ids, self.split[at], -1).astype(np.int8)
 
@@ -58,6 +61,31 @@ ALL_HELD_OUT = AllHeldOut("all held out", np.zeros(0, np.int64), np.zeros(0, np.
 Splits = tuple[float, float, float] | Listed  # fractions, to draw by a hash of the id, or what a file says
 
 
+def written(splits: Splits, folder: Path) -> Any:
+    """What stands for it in the arguments of a unit of work, as plain data: a table of patients is written into
+    `folder`, which is there or made, and read where it is needed; `as_written` gives it back."""
+    if isinstance(splits, AllHeldOut):
+        return splits.name
+    if not isinstance(splits, Listed):
+        return list(splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    for what, column in (("ids", splits.ids), ("of", splits.split)):
+        with writing(folder / f"split-{what}.npy") as partial:
+            np.save(partial, column)
+    return {"name": splits.name, "folder": str(folder)}
+
+
+def as_written(told: Any) -> Splits:
+    """The splits of which `written` made this. A table is mapped: processes of a machine share what they look at."""
+    if told == ALL_HELD_OUT.name:
+        return ALL_HELD_OUT
+    if not isinstance(told, dict):
+        train, tuning, held_out = told
+        return train, tuning, held_out
+    paths = (Path(told["folder"]) / f"split-{what}.npy" for what in ("ids", "of"))
+    return Listed(told["name"], *(np.load(path, mmap_mode="r") for path in paths))
+
+
 def fractions(values: Sequence[float]) -> tuple[float, float, float]:
     """The fractions of train, tuning and held_out. Raises UserError where they are none, or nobody is to train."""
     try:
@@ -73,7 +101,15 @@ def fractions(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def told(splits: Splits, subject_ids: np.ndarray) -> dict[str, dict[str, int]]:
-    """How the patients of a source, int64 and all different, meet a split file; nothing where there is
+    """How the patients of a source, int64 and all different, meet a split file; see `told_of_counts`."""
+    if not isinstance(splits, Listed):
+        return {}
+    split = splits.of(subject_ids)
+    return told_of_counts(splits, len(split), np.bincount(split[split >= 0], minlength=len(SPLITS)).tolist())
+
+
+def told_of_counts(splits: Splits, patients: int, of_splits: Sequence[int]) -> dict[str, dict[str, int]]:
+    """How a source of so many patients, of whom so many are in each split, meets a split file; nothing where there is
     none.
 
     Returns: for the summary of a source, {"split_file": {"not named": patients that are left out, "not there": patients
@@ -82,16 +118,15 @@ def told(splits: Splits, subject_ids: np.ndarray) -> dict[str, dict[str, int]]:
     """
     if not isinstance(splits, Listed) or isinstance(splits, AllHeldOut):
         return {}
-    split = splits.of(subject_ids)
     for i, name in enumerate(_NEEDED):
-        if not (split == i).any():
+        if not of_splits[i]:
             theirs = int((splits.split == i).sum())
             raise UserError(
                 f"{splits.name} has {theirs:,} patients in the split {name}, none of them in the data: is it the "
                 "file of these records?"
             )
-    named = int((split >= 0).sum())
-    return {"split_file": {"not named": len(split) - named, "not there": len(splits.ids) - named}}
+    named = sum(of_splits)
+    return {"split_file": {"not named": patients - named, "not there": len(splits.ids) - named}}
 
 
 def read(spec: str) -> Listed:

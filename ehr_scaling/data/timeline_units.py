@@ -3,7 +3,7 @@ fitted, and tokenize; and how what they leave is added up."""
 
 import collections
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,36 +82,35 @@ def _few(files: list[Path], kind: str, runner: Runner) -> list[Path]:
     return files
 
 
-def _add_up(kind: str, files: list[Path], out: Path) -> None:
+def _add_up(kind: str, files: list[str], out: str) -> None:
+    _counted(Path(out), lambda: _sum_of(kind, map(Path, files)))
+
+
+def _count(shard: str, out: str, settings: dict[str, Any], code_maps: str | None) -> None:
+    path = Path(shard)
+    _counted(Path(out), lambda: counting.count(path, settings, _maps(code_maps), _parents(path.parents[2])))
+
+
+def _count_bins(shard: str, out: str, settings: dict[str, Any], code_maps: str | None) -> None:
+    path, parts = Path(shard), Path(out).parent
+    _counted(Path(out), lambda: rare.count_bins(path, load(parts), _maps(code_maps), _parents(path.parents[2])))
+
+
+def _counted(out: Path, count: Callable[[], Any]) -> None:
     def make() -> dict[str, Any]:
-        _sum_of(kind, files).save(out)
+        count().save(out)
         return {}
 
     once(out.with_suffix(".json"), make)
 
 
-def _count(path: Path, out: Path, settings: dict[str, Any], code_maps: str | None) -> None:
-    def make() -> dict[str, Any]:
-        counting.count(path, settings, _maps(code_maps), _parents(path.parents[2])).save(out)
-        return {}
-
-    once(out.with_suffix(".json"), make)
-
-
-def _count_bins(path: Path, out: Path, settings: dict[str, Any], code_maps: str | None) -> None:
-    def make() -> dict[str, Any]:
-        rare.count_bins(path, load(out.parent), _maps(code_maps), _parents(path.parents[2])).save(out)
-        return {}
-
-    once(out.with_suffix(".json"), make)
-
-
-def tokenize(path: Path, parts: Path, name: str, code_maps: str | None) -> None:
-    """The shard of events in `path` to one ArrayRecord file in `parts`, by the vocabulary there.
+def tokenize(shard: str, folder: str, name: str, code_maps: str | None) -> None:
+    """A shard of events to one ArrayRecord file in the folder of parts, by the vocabulary there.
 
     Its record, a JSON of bytes, patients, events, days, fallbacks, empty and silent ({family: events}), and its `Sums`
     hold what is to be added up.
     """
+    path, parts = Path(shard), Path(folder)
 
     def make() -> dict[str, Any]:
         vocabulary = load(parts)

@@ -284,7 +284,7 @@ def test_same_seed_same_bytes_whoever_packs(work, tmp_path):
 
 def test_goes_on_where_it_was_killed(work, tmp_path, monkeypatch):
     pack(work, tmp_path / "whole")
-    write, left = packing._write, 2
+    write, left = packing.write_rows, 2
 
     def dies(*args):
         nonlocal left
@@ -294,11 +294,11 @@ def test_goes_on_where_it_was_killed(work, tmp_path, monkeypatch):
         return write(*args)
 
     with monkeypatch.context() as m:
-        m.setattr(packing, "_write", dies)
+        m.setattr(packing, "write_rows", dies)
         with pytest.raises(KeyboardInterrupt):
             pack(work, tmp_path / "p")
     calls = []
-    monkeypatch.setattr(packing, "_write", lambda *args: calls.append(0) or write(*args))
+    monkeypatch.setattr(packing, "write_rows", lambda *args: calls.append(0) or write(*args))
     packing.build(work / "timelines", tmp_path / "p", context=32, block=8, seed=0)
     assert files(tmp_path / "p") == files(tmp_path / "whole")
     assert len(calls) == sum(len(timelines.files(work, split)) for split in timelines.SPLITS) - 2
@@ -447,7 +447,7 @@ def test_blocks_are_as_documented_and_small(width, tmp_path):
     part = cohort([room] * 20 + [room // 3] * 40)
     settings = settings_of(width - 1)
     _, rows = packing.assemble(vocabulary, part, 0, settings, np.random.default_rng(0))
-    size = packing._write(tmp_path / "x", rows, 100, 8)
+    size = packing.write_rows(tmp_path / "x", rows, 100, 8)
     records = ArrayRecordReader(str(tmp_path / "x")).read_all()
     assert len(records) == -(-len(rows.tokens) // 8)
     done = 0

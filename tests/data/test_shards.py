@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from ehr_scaling.data import shards
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.errors import UserError
 
 RUNNERS = [Runner(), Runner(2), Runner(beam=("--runner=DirectRunner",))]
 
 
-def square(folder: Path, x: int) -> None:
+def square(path: str, x: int) -> None:
+    folder = Path(path)
+
     def make() -> dict:
         with (folder / f"{x}.log").open("a") as f:
             f.write("made\n")
@@ -48,6 +51,78 @@ def test_a_users_mistake_is_one_line_and_costs_no_finished_work(tmp_path, runner
     if runner.workers == 1:
         assert json.loads((tmp_path / "2.json").read_text())["y"] == 4
     assert not (tmp_path / "-1.json").exists()
+
+
+def echo(record: str, *arguments) -> None:
+    once(Path(record), lambda: {"got": arguments, "kinds": [type(a).__name__ for a in arguments]})
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=["here", "pool", "beam"])
+def test_arguments_are_plain_data_whoever_runs_them(tmp_path, runner):
+    """As the file of units keeps them, which goes when they are done."""
+    given = (("a", 1), {"é": 0.1}, None, Path("x") / "y")
+    records = [tmp_path / "r" / f"{k}.json" for k in range(3)]
+    found = run(echo, [(record, k, *given) for k, record in enumerate(records)], records, runner, "echo")
+    assert [r["got"] for r in found] == [[k, ["a", 1], {"é": 0.1}, None, "x/y"] for k in range(3)]
+    assert found[0]["kinds"] == ["int", "list", "dict", "NoneType", "str"]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["0.json", "1.json", "2.json"]
+
+
+class NotPlain:
+    pass
+
+
+def test_what_is_no_plain_data_is_no_argument(tmp_path):
+    with pytest.raises(TypeError, match="NotPlain"):
+        run(echo, [(tmp_path / "0.json", NotPlain())], [tmp_path / "0.json"], Runner(), "echo")
+    assert not list(tmp_path.iterdir())
+
+
+def described(monkeypatch, folder: Path, units: int) -> bytes:
+    """The pipeline as it goes to a runner."""
+    beam = pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -e '.[dev]'")
+    said = []
+
+    def taken(self, *args):
+        said.append(self.to_runner_api().SerializeToString())
+        raise OSError("taken")
+
+    monkeypatch.setattr(beam.Pipeline, "run", taken)
+    records = [folder / f"{k}.json" for k in range(units)]
+    with pytest.raises(UserError, match="taken"):
+        run(echo, [(record, "an argument" * 9) for record in records], records, RUNNERS[2], "echo")
+    return said[0]
+
+
+def test_a_pipeline_carries_a_number_a_unit_and_no_list(tmp_path, monkeypatch):
+    few, many = (described(monkeypatch, tmp_path, units) for units in (10, 2_000))
+    assert len(many) - len(few) < 12 * 1_990
+    assert b"an argument" not in many and b"1999.json" not in many
+
+
+def test_an_attempt_that_comes_after_the_end_makes_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -e '.[dev]'")
+    attempts, attempt = [], shards._attempt
+    monkeypatch.setattr(shards, "_beam", lambda function, units, places, *_: attempts.append((function, units, places)))
+    records = [tmp_path / "r" / "0.json", tmp_path / "r" / "1.json"]
+    with pytest.raises(UserError, match="missing"):
+        run(echo, [(record,) for record in records], records, RUNNERS[2], "echo")
+    ((function, units, places),) = attempts
+    attempt(function, str(units), places[1])
+    assert not list((tmp_path / "r").iterdir())
+
+
+def test_workers_that_do_not_share_the_folder_are_told(tmp_path, monkeypatch):
+    """They find no list, so that they do nothing."""
+    beam = pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -e '.[dev]'")
+
+    class Ended:
+        def wait_until_finish(self):
+            pass
+
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self, *_: Ended())
+    with pytest.raises(UserError, match=r"^--runner: 2 of 2 units left nothing in .*: all workers must share that fol"):
+        call(tmp_path, [1, 2], RUNNERS[2])
 
 
 def test_processes_share_the_work(tmp_path):

@@ -1,5 +1,7 @@
 """Split files: who is in which split, who is left out, and what is refused before any work."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,6 +125,19 @@ def test_patients_that_are_not_named_have_no_split(tmp_path):
 def test_fractions_that_are_none(wrong):
     with pytest.raises(UserError, match=r"--config.data.splits=.* are no fractions: give three that sum to 1"):
         splits.fractions(wrong)
+
+
+def test_units_of_work_are_told_of_a_split_file_by_its_folder(tmp_path):
+    """A table of patients travels with none of them."""
+    listed = splits.read(put(tmp_path / "a.csv", ROWS))
+    nobody = splits.Listed("nobody", np.zeros(0, np.int64), np.zeros(0, np.int8))
+    for given in (listed, nobody, splits.ALL_HELD_OUT, (0.7, 0.2, 0.1)):
+        told = json.loads(json.dumps(splits.written(given, tmp_path / "parts")))
+        back = splits.as_written(told)
+        ids = np.arange(10)
+        assert type(back) is type(given) and len(str(told)) < len(str(tmp_path)) * 2 + 80
+        assert events.assign_splits(ids, 3, back).tolist() == events.assign_splits(ids, 3, given).tolist()
+    assert [path.suffix for path in (tmp_path / "parts").iterdir()] == [".npy"] * 2
 
 
 def test_the_pipeline_takes_a_split_file(tmp_path, capsys):

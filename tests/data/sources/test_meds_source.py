@@ -97,7 +97,6 @@ def test_no_event_is_lost_or_added(tmp_path_factory, rows, files, group, unit):
     in_files = [r for k in range(files) for i, r in enumerate(rows) if i % files == k]
     wanted = sorted(in_files, key=lambda r: (r[0], r[1] is not None, r[1] or 0))  # stable
     assert sorted(got, key=lambda r: r[0]) == wanted  # stable too: a patient is in one shard only
-    assert all(len(t["subject_id"].unique()) <= 4 for t in found["train"])
     assert summary["events"] == len(rows)
     assert summary["splits"].startswith("by a hash")
     assert summary["dropped"] == {}
@@ -132,6 +131,7 @@ GOOD = table([(1, 0, "A", 1.0)])
         (table([(1, 0, None, 1.0)]), None, r"no patient in the train split \(0 patients, 0 events"),
         (GOOD.slice(0, 0), None, r"no patient in the train split \(0 patients, 0 events"),
         (GOOD, {1: "test"}, r"subject_splits\.parquet, row 1: split is none of MEDS', train, tuning, held_out"),
+        (GOOD, {}, r"subject_splits\.parquet: column split is null, MEDS wants string"),
         (GOOD, {2: "train"}, r"subject_splits\.parquet lists no split for under 10 patients"),
         (GOOD, {1: "tuning"}, r"no patient in the train split"),
     ],
@@ -312,7 +312,7 @@ def test_of_many_patients_each_in_one_file_the_shards_are_of_one_file(tmp_path, 
     assert patients(within[1]) == patients(whole[1]) and within[0]["patients"] == whole[0]["patients"]
     files_together = 2 if unit == 240 else 1
     pieces = [{int(i) // (100 * files_together) for i in t["subject_id"].to_pylist()} for t in within[1].values()]
-    assert all(len(t["subject_id"].unique()) <= 16 for t in within[1].values())
+    assert all(len(t["subject_id"].unique()) <= 32 for t in within[1].values())
     if apart:
         assert {len(some) for some in pieces} == {1} and len(opened) - many == len(pieces) * (1 if unit == 240 else 2)
     else:
@@ -351,7 +351,7 @@ def test_shards_gathered_by_bands_are_the_same(tmp_path, monkeypatch, named):
     opened.clear()
     monkeypatch.setattr(assignment, "_MANY", 1)
     narrowed, real = [], shuffle.narrow
-    monkeypatch.setattr(shuffle, "narrow", lambda *args: (narrowed.append(args[1:]), real(*args)))
+    monkeypatch.setattr(shuffle, "narrow", lambda *args: (narrowed.append((args[1], args[-1])), real(*args)))
     banded, _ = extract(root, tmp_path / "banded", splits=splits)
     assert banded == whole and bytes_of(tmp_path / "banded") == every
     width = round(shards**0.5)

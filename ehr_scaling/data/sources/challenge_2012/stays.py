@@ -40,7 +40,7 @@ from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.challenge_2012 import reading
 from ehr_scaling.data.sources.challenge_2012.parameters import DESCRIPTORS, MANY, MEASURED, MISSING, SHARE
 from ehr_scaling.data.sources.challenge_2012.reading import Rows
-from ehr_scaling.data.splits import Splits, told
+from ehr_scaling.data.splits import Splits, as_written, told, written
 from ehr_scaling.errors import UserError
 
 SETS = ("a", "b", "c")
@@ -82,7 +82,8 @@ def extract(
     met = told(splits, np.concatenate([outcome.ids for outcome in outcomes]))
     # A set at a time, to keep memory at a third; a record lies in one set only.
     records = [out / events.PARTS / f"set-{s}.json" for s in SETS]
-    counts = run(_set, [(raw, out, s, seed, splits) for s in SETS], records, runner or Runner(), "sets")
+    told_splits = written(splits, out / events.PARTS)
+    counts = run(_set, [(raw, out, s, seed, told_splits) for s in SETS], records, runner or Runner(), "sets")
     facts = {name: sum(c[name] for c in counts) for name in ("stays", "deaths", "observations", "unended")}
     dropped = sum((Counter(c["dropped"]) for c in counts), Counter[str]())
     metadata = {
@@ -112,9 +113,10 @@ def _no_record_twice(outcomes: list[reading.Outcomes]) -> None:
                 raise UserError(f"{first.path} and {other.path.name} hold the same {both} records: download them again")
 
 
-def _set(raw: Path, out: Path, s: str, seed: int, splits: Splits) -> None:
+def _set(raw: str, folder: str, s: str, seed: int, told_splits: Any) -> None:
     """Write the shards of one of the three sets."""
-    once(out / events.PARTS / f"set-{s}.json", lambda: _write_set(raw, out, s, seed, splits))
+    out = Path(folder)
+    once(out / events.PARTS / f"set-{s}.json", lambda: _write_set(Path(raw), out, s, seed, as_written(told_splits)))
 
 
 def _write_set(raw: Path, out: Path, s: str, seed: int, splits: Splits) -> dict[str, Any]:

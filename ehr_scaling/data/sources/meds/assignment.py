@@ -1,96 +1,156 @@
-"""Which split and which shard each patient of a MEDS data set is in."""
+"""Which shard each patient of a MEDS data set is in: by a hash of its id and how many shards there are.
 
-from collections.abc import Iterator
+To know how many, patients are counted, a range of the hash at a time, so that nobody ever holds a table of all of them:
+`patients` leaves who is in a piece of the data set, `count` takes from all pieces those of its range, and tells the
+distinct ones of each split from those who are in several pieces.
+"""
+
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data import events
+from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources.meds import reading as meds_reading
-from ehr_scaling.data.sources.meds import rows as meds_rows
-from ehr_scaling.data.sources.meds import shuffle
 from ehr_scaling.data.sources.meds import splits as meds_splits
-from ehr_scaling.data.splits import Listed, Splits
-from ehr_scaling.data.splits import told as met
+from ehr_scaling.data.sources.meds.rows import distinct, first_of_run
+from ehr_scaling.data.sources.meds.shuffle import Folder, Part
+from ehr_scaling.data.sources.meds.splits import Own, Places, Rule
+from ehr_scaling.data.splits import Splits
+from ehr_scaling.data.splits import told_of_counts as met
 
 _MANY = 1_024  # shards beyond which not every piece is opened for every shard, see assign
+_RANGE = 4_000_000  # patients that are counted at once, in some 200 MB
+_RANGE_SEED = 0xC0  # so that a range is not drawn by the number that drew a split or a shard
+
+
+class Assigned(NamedTuple):
+    """What `assign` found."""
+
+    shards: list[tuple[str, int, list[int] | None]]  # of each its split, its number in that, its pieces; None: all
+    places: list[Places]  # of the patients of each piece
+    width: int  # shards that are gathered as one band, or 1, see `shuffle`
+    met: dict[str, Any]  # how the patients meet a split file, if there is one
+
+
+def patients(path: str, unit: int, parts: list[Part], rule: Rule) -> None:
+    """Write who is in some parts of the data set: int64 (P,) and the split of each. Args: path, of `Folder`."""
+    folder = Folder(Path(path))
+
+    def make() -> dict[str, Any]:
+        found: dict[int, list[np.ndarray]] = {}  # of each file
+        for file, number, first, last in parts:
+            found.setdefault(number, []).extend(meds_reading.subjects(Path(file), range(first, last)))
+        ids, split = np.zeros(0, np.int64), np.zeros(0, np.int8)
+        if found:
+            by_file = {number: distinct(np.concatenate([ids, *some])) for number, some in found.items()}
+            ids = np.concatenate(list(by_file.values()))
+            split = Rule(*rule).of(ids, np.repeat(list(by_file), list(map(len, by_file.values()))))
+            order = np.lexsort((split, ids))
+            ids, split = ids[order], split[order]
+            kept = first_of_run(ids) | first_of_run(split)  # one in two splits stays twice, to be found
+            ids, split = ids[kept], split[kept]
+        for what, column in (("ids", ids), ("split", split)):
+            with writing(folder.patients(unit, what)) as partial:
+                np.save(partial, column)
+        return {"patients": len(ids)}
+
+    once(folder.record("patients", unit), make)
+
+
+def count(path: str, number: int, ranges: int) -> None:
+    """Count the patients whose hash is in one of so many ranges: the record has how many there are, of each split, in
+    none, in two, and in several groups of pieces; an array, int64 (groups, splits), those of each group."""
+    folder = Folder(Path(path))
+
+    def make() -> dict[str, Any]:
+        groups = np.load(folder.groups)
+        columns: list[tuple[np.ndarray, ...]] = []
+        for unit, group in enumerate(groups.tolist()):
+            ids = np.load(folder.patients(unit, "ids"))
+            here = np.minimum(events.uniform(ids, _RANGE_SEED) * ranges, ranges - 1).astype(np.int64) == number
+            columns.append((ids[here], np.full(here.sum(), group), np.load(folder.patients(unit, "split"))[here]))
+        ids, group, split = (np.concatenate(column) for column in zip(*columns, strict=True))
+        order = np.lexsort((split, group, ids))
+        ids, group, split = ids[order], group[order], split[order]
+        first = first_of_run(ids)
+        patient = np.cumsum(first) - 1
+        in_two = distinct(patient[~first & first_of_run(split)])
+        several = distinct(patient[~first & first_of_run(group)])
+        in_group = (first | first_of_run(group)) & (split >= 0)
+        splits, shape = len(events.SPLITS), (int(groups.max()) + 1, len(events.SPLITS))
+        of_groups = np.bincount(group[in_group] * splits + split[in_group], minlength=shape[0] * splits)
+        with writing(folder.counted(number)) as partial:
+            np.save(partial, of_groups.reshape(shape))
+        return {
+            "patients": int(first.sum()),
+            "splits": np.bincount(split[first & (split >= 0)], minlength=splits).tolist(),
+            "unnamed": int((split[first] < 0).sum()),
+            "in_two": len(in_two),
+            "several": len(several),
+        }
+
+    once(folder.record("counted", number), make)
 
 
 def assign(
-    folder: shuffle.Folder, units: list[list[shuffle.Part]], own_splits: meds_splits.Splits, seed: int, splits: Splits
-) -> tuple[list[tuple[str, int, list[int] | None]], int, dict[str, Any]]:
-    """Write which shard each patient is in, by its number among all, -1 for one that a split file does not name.
+    folder: Folder, units: list[list[Part]], own: Own, seed: int, wanted: Splits, runner: Runner | None = None
+) -> Assigned:
+    """Count the patients of a data set, and say how many shards of events.SHARD each split gets.
 
     Of a data set of millions, each in one file, patients of one file (or of the few that a piece of work holds) share
     their shards: else every shard would be gathered from every piece. Where they are in several files, it is gathered
     by bands; with fewer shards that would take longer than to open the pieces.
-    Args: folder, where `shuffle.patients` left those of each piece; units, the pieces, with the parts of files in
-      each; own_splits, those of the data set; splits, those that the user wants.
-    Returns: of each shard its split, its number in that, and the pieces that it is of, or None for all; the shards
-      that are gathered as one band, or 1, see `shuffle`; how the patients meet a split file, if there is one.
+    Args: units, the pieces, with the parts of files in each; own, the splits of the data set; wanted, those that the
+      user wants.
     Raises: UserError for a patient without a split, or in two.
     """
-    ids_of_unit = [np.load(folder.patients(i)) for i in range(len(units))]
-    ids = meds_rows.distinct(np.concatenate([np.zeros(0, np.int64), *ids_of_unit]))
-    if isinstance(splits, Listed):
-        split, shard = events.assign(ids, seed, splits)
+    rule = meds_splits.rule(own, wanted, seed, folder.path)
+    groups = _of_the_same_files(units)
+    with writing(folder.groups) as partial:
+        np.save(partial, np.array(groups, np.int64))
+    runner = runner or Runner()
+
+    def records(stage: str, many: int) -> list[Path]:
+        return [folder.record(stage, i) for i in range(many)]
+
+    items = [(folder.path, i, unit, rule) for i, unit in enumerate(units)]
+    there = run(patients, items, records("patients", len(units)), runner, "patients")
+    ranges = max(1, -(-sum(record["patients"] for record in there) // _RANGE))
+    jobs = [(folder.path, i, ranges) for i in range(ranges if units else 0)]
+    counted = run(count, jobs, records("counted", len(jobs)), runner, "count patients")
+    total = {key: sum(record[key] for record in counted) for key in ("patients", "unnamed", "in_two", "several")}
+    meds_splits.check(own, wanted, total["unnamed"], total["in_two"])
+    of_splits = np.array([record["splits"] for record in counted], np.int64).reshape(-1, len(events.SPLITS)).sum(0)
+    many_shards = total["patients"] > _MANY * events.SHARD
+    if within := many_shards and not total["several"]:
+        of_groups = np.sum([np.load(folder.counted(i)) for i in range(ranges)], axis=0)
     else:
-        split, shard = meds_splits.assigned(own_splits, ids, _by_file(units), seed, splits)
-    pieces: dict[tuple[int, int], list[int]] = {}
-    if len(ids) > _MANY * events.SHARD:
-        groups = _of_the_same_files(units)
-        there = [meds_rows.distinct(np.concatenate([ids_of_unit[i] for i in group])) for group in groups]
-        if sum(map(len, there)) == len(ids):
-            shard, pieces = _within_files(ids, split, groups, there, seed)
-    named = np.flatnonzero(split >= 0)
-    most = int(shard.max(initial=0)) + 1
-    pairs, inverse = np.unique(split[named].astype(np.int64) * most + shard[named], return_inverse=True)
-    number = np.full(len(ids), -1)
-    number[named] = inverse
-    for what, column in (("ids", ids), ("shard", number.astype(np.int32))):
-        with writing(folder.assigned(what)) as partial:
-            np.save(partial, column)
-    places = [(int(pair) // most, int(pair) % most) for pair in pairs]
-    width = round(len(places) ** 0.5) if len(ids) > _MANY * events.SHARD and not pieces else 1
-    return [(events.SPLITS[i], k, pieces.get((i, k))) for i, k in places], width, met(splits, ids)
+        of_groups = of_splits[None]
+    shards = -(-of_groups // events.SHARD)  # (groups, splits); of all pieces together, one group
+    begin = np.cumsum(shards, axis=0) - shards  # the number of a group's first one in its split
+    first = begin + np.cumsum(shards.sum(0)) - shards.sum(0)  # and among all
+    of_group: list[list[int]] = [[] for _ in shards]
+    for unit, group in enumerate(groups if within else []):
+        of_group[group].append(unit)
+    every: list[tuple[str, int, list[int] | None]] = []
+    for i, split in enumerate(events.SPLITS):
+        for group, many in enumerate(shards[:, i].tolist()):
+            every += [(split, int(begin[group, i]) + k, of_group[group] or None) for k in range(many)]
+    places = [Places(rule, first[group].tolist(), shards[group].tolist()) for group in (groups if within else [0])]
+    width = round(len(every) ** 0.5) if many_shards and not within else 1
+    of_pieces = places if within else places * len(units)
+    return Assigned(every, of_pieces, width, met(wanted, total["patients"], of_splits.tolist()))
 
 
-def _of_the_same_files(units: list[list[shuffle.Part]]) -> list[list[int]]:
-    """Numbers of pieces, those together that hold parts of one file."""
-    groups: list[list[int]] = []
+def _of_the_same_files(units: list[list[Part]]) -> list[int]:
+    """The group of each piece: those are in one that hold parts of one file."""
+    groups: list[int] = []
     last = -1
-    for i, unit in enumerate(units):
+    for unit in units:
         files = [number for _, number, _, _ in unit]
-        if files[0] == last:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+        groups.append((groups[-1] if groups else -1) + (files[0] != last))
         last = files[-1]
     return groups
-
-
-def _within_files(
-    ids: np.ndarray, split: np.ndarray, groups: list[list[int]], there: list[np.ndarray], seed: int
-) -> tuple[np.ndarray, dict[tuple[int, int], list[int]]]:
-    """Shards of the patients of one group of pieces after those of another: int64 (P,), and the pieces of each (split,
-    shard)."""
-    shard = np.zeros(len(ids), np.int64)
-    pieces: dict[tuple[int, int], list[int]] = {}
-    begun = [0] * len(events.SPLITS)
-    for group, some in zip(groups, there, strict=True):
-        at = np.searchsorted(ids, some)
-        here = events.assign_shards(some, split[at], seed)
-        for i, begin in enumerate(begun):
-            if (in_split := split[at] == i).any():
-                shard[at[in_split]] = begin + here[in_split]
-                begun[i] += int(here[in_split].max()) + 1
-                pieces |= dict.fromkeys(((i, k) for k in range(begin, begun[i])), group)
-    return shard, pieces
-
-
-def _by_file(units: list[list[shuffle.Part]]) -> Iterator[tuple[int, np.ndarray]]:
-    for path, number, first, last in (part for unit in units for part in unit):
-        for ids in meds_reading.subjects(Path(path), range(first, last)):
-            yield number, ids

@@ -35,7 +35,7 @@ from ehr_scaling.data.splits import AllHeldOut, Listed, Splits
 from ehr_scaling.errors import UserError
 
 ABOUT_FILE = Path("metadata", "dataset.json")
-VERSION = 4  # of what is made of the files; a change of it refuses events that were made before
+VERSION = 5  # of what is made of the files; a change of it refuses events that were made before
 FILES = None  # a MEDS data set is brought by the user
 _UNIT = 4_000_000  # rows of a piece of work; a file may be several, or one of many in a piece
 _LOOKED_AT = 8  # files in which `_codes` looks for codes that metadata/codes.parquet may lack
@@ -147,16 +147,16 @@ def extract(
     def records(stage: str, names: Iterable[Any]) -> list[Path]:
         return [folder.record(stage, name) for name in names]
 
+    shards, places, width, about_splits = assignment.assign(folder, units, own_splits, seed, splits, runner)
     numbers = range(len(units))
-    run(shuffle.patients, [(folder, i, units[i]) for i in numbers], records("patients", numbers), runner, "patients")
-    shards, width, about_splits = assignment.assign(folder, units, own_splits, seed, splits)
-    items = [(folder, i, units[i], how, width) for i in numbers]
+    items = [(folder.path, i, units[i], how, places[i], width) for i in numbers]
     spread = run(shuffle.spread, items, records(shuffle.spread_stage(width), numbers), runner, "files")
     _check_families([record["families"] for record in spread], how.dialect, may_lose)
     if width > 1:
         bands = range(-(-len(shards) // width))
-        run(shuffle.narrow, [(folder, band, width) for band in bands], records("narrow", bands), runner, "bands")
-    gathers = [(folder, out, how, width, i, *shard) for i, shard in enumerate(shards)]
+        narrowing = [(folder.path, band, places[0], width) for band in bands]  # those of all pieces are the same
+        run(shuffle.narrow, narrowing, records("narrow", bands), runner, "bands")
+    gathers = [(folder.path, out, how, width, i, *shard) for i, shard in enumerate(shards)]
     names = [f"{split}-{k}" for split, k, _ in shards]
     gathered = run(shuffle.gather, gathers, records("gather", names), runner, "shards")
     dropped, mended = (_sum(r[kind] for r in [*spread, *gathered]) for kind in ("dropped", "mended"))
@@ -167,7 +167,7 @@ def extract(
     }
     pairs = code_metadata.spelt(folder, len(units))
     descriptions, parents = code_metadata.descriptions_and_parents(pairs, told, how.dialect)
-    summary = events.finish(out, metadata, splits=splits, descriptions=descriptions, parents=parents)
+    summary = events.finish(out, metadata, splits=splits, descriptions=descriptions, parents=parents, apart=True)
     for name in ("spread", "narrowed"):  # each as large as the data set, and all of it is in shards
         shutil.rmtree(folder.path / name, ignore_errors=True)
     return {

@@ -27,6 +27,7 @@ from ehr_scaling.data.sources.meds import dialects, knowing, spelling
 from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds.reading import Reading
 from ehr_scaling.data.sources.meds.rows import Dropped, Rows, distinct, first_of_run
+from ehr_scaling.data.sources.meds.splits import Places
 
 _HELD = 2_000_000  # events of a piece in memory: 60 MB, and some times that while they are sorted and packed
 _SCHEMA = pa.schema(
@@ -44,16 +45,22 @@ Part = tuple[str, int, int, int]  # a file, its number, and the range of its row
 
 
 class Folder(NamedTuple):
-    """Where the units of work leave what they found, below the events folder. A tuple, to travel between processes."""
+    """Where the units of work leave what they found, below the events folder."""
 
     path: Path
 
-    def patients(self, unit: int) -> Path:
-        return self.path / f"patients-{unit}.npy"
+    def patients(self, unit: int, what: str) -> Path:
+        """Who is in a piece: "ids", int64 (P,), sorted, and of each the "split", int8 (P,), or -1."""
+        return self.path / f"patients-{unit}-{what}.npy"
 
-    def assigned(self, what: str) -> Path:
-        """Of all patients "ids", int64 (P,), sorted, and of each the "shard", int32 (P,), or -1."""
-        return self.path / f"assigned-{what}.npy"
+    @property
+    def groups(self) -> Path:
+        """Of each piece the number of the group that it is of, int64: those with parts of one file are in one."""
+        return self.path / "groups.npy"
+
+    def counted(self, number: int) -> Path:
+        """Of a range of the hash the patients of each group and split, int64 (groups, splits)."""
+        return self.path / f"counted-{number}.npy"
 
     def record(self, stage: str, unit: int | str) -> Path:
         return self.path / f"{stage}-{unit}.json"
@@ -68,23 +75,11 @@ class Folder(NamedTuple):
         return self.path / "narrowed" / f"{band:06d}-{number:04d}.arrow"
 
 
-def patients(folder: Folder, unit: int, parts: list[Part]) -> None:
-    """Write who is in some parts of the data set: int64 (P,), sorted."""
-
-    def make() -> dict[str, Any]:
-        some = [ids for path, _, first, last in parts for ids in meds_reading.subjects(Path(path), range(first, last))]
-        patient_ids = distinct(np.concatenate([np.zeros(0, np.int64), *some]))
-        with writing(folder.patients(unit)) as partial:
-            np.save(partial, patient_ids)
-        return {"patients": len(patient_ids)}
-
-    once(folder.record("patients", unit), make)
-
-
-def spread(folder: Folder, unit: int, parts: list[Part], how: Reading, width: int) -> None:
+def spread(path: str, unit: int, parts: list[Part], how: Reading, places: Places, width: int) -> None:
     """Write the events of some parts of the data set, sorted by shard, or by bands of `width` shards. See the module's
-    text."""
-    once(folder.record(spread_stage(width), unit), lambda: _spread(folder, unit, parts, Reading(*how), width))
+    text. Args: path, of the `Folder`, here and in what follows."""
+    folder = Folder(Path(path))
+    once(folder.record(spread_stage(width), unit), lambda: _spread(folder, unit, parts, Reading(*how), places, width))
 
 
 def spread_stage(width: int) -> str:
@@ -92,7 +87,7 @@ def spread_stage(width: int) -> str:
     return "spread" if width == 1 else "spread-by-band"
 
 
-def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, width: int) -> dict[str, Any]:
+def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, places: Places, width: int) -> dict[str, Any]:
     dropped, mended = Dropped.empty(), Counter[str]()
 
     def tables() -> Iterator[pa.Table]:
@@ -101,7 +96,7 @@ def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, width: i
                 if len(rows.subjects):
                     yield _table(rows, file)
 
-    _write_sorted(folder, partial(folder.spread, unit), tables(), width)
+    _write_sorted(partial(folder.spread, unit), tables(), places, width)
     pairs = sorted(dropped.spelt)
     table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
     parquet.write(folder.spelt(unit), table)
@@ -138,12 +133,13 @@ def _watched(batches: Iterator[Rows], mended: Counter[str]) -> Iterator[Rows]:
         mended["patients whose rows are not together"] += int((many > 1).sum())
 
 
-def narrow(folder: Folder, band: int, width: int) -> None:
+def narrow(path: str, band: int, places: Places, width: int) -> None:
     """Write the events of one band of `width` shards, from all files of `spread`, sorted by shard."""
+    folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
         tables = (pa.Table.from_batches([batch]) for batch in _batches(_spread_files(folder), band))
-        return {"files": _write_sorted(folder, partial(folder.narrowed, band), tables, 1)}
+        return {"files": _write_sorted(partial(folder.narrowed, band), tables, places, 1)}
 
     once(folder.record("narrow", band), make)
 
@@ -160,11 +156,10 @@ def _table(rows: Rows, file: int) -> pa.Table:
     return pa.table(columns, schema=_SCHEMA)
 
 
-def _write_sorted(folder: Folder, path_of: Callable[[int], Path], tables: Iterable[pa.Table], width: int) -> int:
+def _write_sorted(path_of: Callable[[int], Path], tables: Iterable[pa.Table], places: Places, width: int) -> int:
     """Write tables of _SCHEMA to the files path_of(0), path_of(1), …, each sorted by bands of `width` shards; gives how
     many."""
-    # Mapped: processes of a machine share what they look at, and that is little
-    ids, shard_of = (np.load(folder.assigned(what), mmap_mode="r") for what in ("ids", "shard"))
+    places = Places(*places)
     path_of(0).parent.mkdir(exist_ok=True)
     held: list[pa.Table] = []
     files = count = 0
@@ -172,7 +167,7 @@ def _write_sorted(folder: Folder, path_of: Callable[[int], Path], tables: Iterab
     def write() -> None:
         nonlocal held, files, count
         table = pa.concat_tables(held).unify_dictionaries().combine_chunks()
-        band = shard_of[np.searchsorted(ids, table["subject_id"].to_numpy())] // width  # -1 stays -1
+        band = places.of(table["subject_id"].to_numpy(), table["file"].to_numpy()) // width  # -1 stays -1
         _write(path_of(files), table, band)
         held, files, count = [], files + 1, 0
 
@@ -223,19 +218,20 @@ def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
 
 
 def gather(
-    folder: Folder, out: Path, how: Reading, width: int, shard: int, split: str, k: int, pieces: list[int] | None
+    path: str, out: str, how: Reading, width: int, shard: int, split: str, k: int, pieces: list[int] | None
 ) -> None:
     """Write shard `k` of `split`, which has the number `shard` among all, and is of some pieces, or of all (None).
 
     width: of a band in shards, if `narrow` has been there; else 1.
     """
+    folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
         if width == 1:
             paths = _spread_files(folder, pieces)
         else:
             paths = sorted((folder.path / "narrowed").glob(f"{shard // width:06d}-*.arrow"))
-        return _gather(paths, out, Reading(*how), shard, split, k)
+        return _gather(paths, Path(out), Reading(*how), shard, split, k)
 
     once(folder.record("gather", f"{split}-{k}"), make)
 

@@ -54,8 +54,9 @@ class Rows(NamedTuple):
         return self.order >> 10
 
 
-def gather(out: Path, plan: Plan, shard: int) -> None:
+def gather(folder: str, plan: Plan, shard: int) -> None:
     """Unit: write one shard. Record: {"events", "patients", "dropped", "sofa"}."""
+    out = Path(folder)
     split, k = Index.load(out / SCRATCH / "index.npz").shards[shard]
     record = out / events.PARTS / f"{events.SPLITS[split]}-{k}.json"
     shards.once(record, lambda: _gather(out, Plan(*plan), shard))

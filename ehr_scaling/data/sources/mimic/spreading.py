@@ -79,9 +79,9 @@ def columns(table: str, places: list[Place], times: str) -> dict[str, str]:
     return {name: mimic_tables.kind(table, name) for name in sorted(names)}
 
 
-def spread(out: Path, plan: Plan, table: str) -> None:
+def spread(out: str, plan: Plan, table: str) -> None:
     """Unit: spread one table over the shards. Record: {"rows", "dropped", "mended", "several_units"}."""
-    scratch = out / SCRATCH
+    scratch = Path(out) / SCRATCH
     once(scratch / f"{name_of(table)}.json", lambda: _spread(scratch, Plan(*plan), table))
 
 

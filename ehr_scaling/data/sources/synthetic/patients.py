@@ -26,7 +26,7 @@ from ehr_scaling.data import events
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources.synthetic import course, record
 from ehr_scaling.data.sources.synthetic import tables as hospital
-from ehr_scaling.data.splits import Splits, told
+from ehr_scaling.data.splits import Splits, as_written, told, written
 from ehr_scaling.errors import UserError
 
 VERSION = 2  # of the patients that a seed gives: raise it with every change to them
@@ -65,7 +65,8 @@ def extract(
     met = told(splits, FIRST_ID + np.arange(patients))
     blocks = range(-(-patients // BLOCK))
     records = [out / events.PARTS / f"block-{k}.json" for k in blocks]
-    run(_write, [(out, seed, splits, patients, k) for k in blocks], records, runner or Runner(), "generate")
+    told_splits = written(splits, out / events.PARTS)
+    run(_write, [(out, seed, told_splits, patients, k) for k in blocks], records, runner or Runner(), "generate")
     metadata = {
         "dataset_name": "ehr_scaling generated patients",
         "dataset_version": str(VERSION),
@@ -82,14 +83,15 @@ def _check(raw: Path | None, patients: int) -> None:
         raise UserError(f"--config.data.patients={patients} is too few to split: take 10 or more, 20000 for a study")
 
 
-def _write(out: Path, seed: int, splits: Splits, patients: int, k: int) -> None:
+def _write(folder: str, seed: int, told_splits: Any, patients: int, k: int) -> None:
     """Block k is shard k of every split: its patients are a random sample, as any others are."""
+    out = Path(folder)
 
     def make() -> dict[str, Any]:
         first = k * BLOCK
         codes = pa.array(hospital.CODES, pa.string())
         patient, minute, code, value = block(seed, k)
-        split = events.assign_splits(FIRST_ID + first + np.arange(BLOCK), seed, splits)
+        split = events.assign_splits(FIRST_ID + first + np.arange(BLOCK), seed, as_written(told_splits))
         for i, name in enumerate(events.SPLITS):
             rows = np.flatnonzero((split[patient] == i) & (patient < patients - first))
             time = pa.array(minute[rows] * 60_000_000, pa.int64(), mask=minute[rows] == record.STATIC)
