@@ -11,6 +11,7 @@ import pytest
 
 from ehr_scaling.errors import UserError, of_system, unreadable
 from launch import common
+from tests import forked
 
 SMALL = ("--config.data.patients=20", "--config.data.context=64")
 # A command, and flags by which it is to make something in a folder that is {file}, a file
@@ -75,7 +76,7 @@ def test_benchmarks_tell_a_mistake_in_one_line(tmp_path):
         ("data", f"--json={tmp_path}/nowhere/rows.json"): f"--json={tmp_path}/nowhere/rows.json: the folder ",
     }
     running = {
-        given: subprocess.Popen(
+        given: forked.Popen(
             [sys.executable, "-m", "launch.bench", *given],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

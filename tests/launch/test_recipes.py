@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from ehr_scaling.configs import recipes
-from tests import buckets
+from tests import buckets, forked
 
 SMALL = """
 from ehr_scaling.configs import recipes
@@ -25,7 +24,7 @@ launch.recipes.run(launch.recipes.main)
 
 
 def launch(*flags):
-    return subprocess.run([sys.executable, *flags], capture_output=True, text=True, check=False)
+    return forked.run([sys.executable, *flags], capture_output=True, text=True, check=False)
 
 
 def test_without_a_folder_it_shows_the_ladder():
@@ -62,7 +61,7 @@ def test_rungs_of_other_machines_are_brought_from_the_bucket(tmp_path):
         path = Path(url.removeprefix("file://")) / "mixing" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code],
         env=os.environ | {"EHR_SCALING_MIRRORS": str(tmp_path / "mirrors")},
         capture_output=True,

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -23,7 +22,7 @@ from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint, loop, setup, tracking
 from ehr_scaling.training.step import eval_losses
-from tests import small
+from tests import forked, small
 
 EXACT = ("curve", "validation_loss", "validation_loss_se", "real_tokens", "train_loss", "skipped")
 
@@ -164,7 +163,7 @@ loop.job([of_json(json.loads(Path(sys.argv[1]).read_text()))], Path(sys.argv[2])
 """
 
     def start(folder):
-        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(folder)])
+        return forked.Popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(folder)])
 
     assert start(whole).wait() == 0
     process = start(workdir)
