@@ -10,7 +10,7 @@ import pytest
 from tests import forked
 
 PROGRAMS = {
-    "where": "import os, sys; print(__name__, sys.argv, sys.path[:2], os.getcwd(), os.environ['OURS'], len(os.environ))",
+    "where": "import os, sys; print(__name__, sys.argv, sys.path[:2], os.getcwd(), os.environ['OURS'], len(os.environ))",  # noqa: E501
     "modules": "import sys; print([m for m in sys.modules if m.startswith(('ehr_scaling', 'launch', 'tests'))])",
     "files": "import os; print(os.listdir('/proc/self/fd'), len(os.listdir('/proc/self/task')))",
     "signals": "import signal as s; print([s.getsignal(n) for n in (s.SIGINT, s.SIGTERM, s.SIGPIPE, s.SIGCHLD)])",
