@@ -151,6 +151,7 @@ def _serve(channel: socket.socket) -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a forked process would write to all pages, which are copied then
+    gc.set_threshold(50_000, 20, 50)  # as in conftest.py
     warnings.filterwarnings("ignore", r"os.fork\(\) was called", RuntimeWarning)  # of JAX: no threads are started yet
     running: dict[int, tuple[int, socket.socket]] = {}
     while True:
@@ -178,9 +179,13 @@ def _become(told: socket.socket, files: list[int]) -> None:
     """Do the job that `told` gives, and exit."""
     with told.makefile("rb") as lines:
         job = json.loads(lines.readline())
-    for own, fd in enumerate(files):
+    for own, (fd, name) in enumerate(zip(files, ("stdin", "stdout", "stderr"), strict=True)):
         os.dup2(fd, own)
         os.close(fd)
+        old, mode = getattr(sys, name), "w" if own else "r"  # which goes by what the file was, such as seekable
+        new = open(own, mode, 1 if own == 2 else -1, encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
     if job["session"]:
         os.setsid()
     signal.signal(signal.SIGINT, _INTERRUPT)

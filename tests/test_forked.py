@@ -14,7 +14,9 @@ PROGRAMS = {
     "modules": "import sys; print([m for m in sys.modules if m.startswith(('ehr_scaling', 'launch', 'tests'))])",
     "files": "import os; print(os.listdir('/proc/self/fd'), len(os.listdir('/proc/self/task')))",
     "signals": "import signal as s; print([s.getsignal(n) for n in (s.SIGINT, s.SIGTERM, s.SIGPIPE, s.SIGCHLD)])",
-    "streams": "import sys; print(sys.stdin.read(), sys.stdout.encoding); print('told', file=sys.stderr)",
+    "streams": "import sys; sys.stdout.reconfigure(errors='replace'); sys.stderr.reconfigure(errors='replace')\n"
+    "print(sys.stdin.read(), sys.stdout.encoding, sys.stdout.errors)\n"
+    "print('told', sys.stderr.line_buffering, file=sys.stderr)",
     "status": "import sys; sys.exit(3)",
     "words": "raise SystemExit('why not')",
     "interrupt": "raise KeyboardInterrupt",
