@@ -23,6 +23,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 _quick = "--xla_backend_optimization_level=0"
 if metadata.version("jax").startswith("0.10."):  # an unknown flag ends the program, and later ones may lack it
     _quick += " --xla_cpu_use_fusion_emitters=false"
+# What is imported is compiled once, not in each of the hundreds of processes that import it, nor at each start
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Every core has a test, or a process of one: threads of a library (trees are fitted by some) only wait for each other
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")

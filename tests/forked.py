@@ -17,6 +17,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -182,8 +183,11 @@ def _become(told: socket.socket, files: list[int]) -> None:
     for own, (fd, name) in enumerate(zip(files, ("stdin", "stdout", "stderr"), strict=True)):
         os.dup2(fd, own)
         os.close(fd)
-        old, mode = getattr(sys, name), "w" if own else "r"  # which goes by what the file was, such as seekable
-        new = open(own, mode, 1 if own == 2 else -1, encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115
+        # Opened anew, since the old one goes by what the file was, such as seekable
+        old, writes = getattr(sys, name), name != "stdin"
+        file = open(own, "wb" if writes else "rb", 0 if writes and old.write_through else -1, closefd=False)  # noqa: SIM115
+        how = {"line_buffering": old.line_buffering, "write_through": old.write_through}
+        new = io.TextIOWrapper(file, old.encoding, old.errors, **how)
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     if job["session"]:
@@ -197,7 +201,7 @@ def _become(told: socket.socket, files: list[int]) -> None:
     os.chdir(job["cwd"])
     option, what, *flags = job["argv"]
     sys.path[:] = [str(Path.cwd()) if option == "-m" else "", *_paths(), *sys.path]
-    sys.argv = [option, *flags]
+    sys.argv, sys.orig_argv = [option, *flags], [sys.executable, *job["argv"]]
     sys.modules["__main__"] = main = types.ModuleType("__main__")
     status = 1
     try:

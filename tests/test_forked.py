@@ -25,6 +25,8 @@ PROGRAMS = {
     "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()",
     "spawned": "import multiprocessing as m; p = m.get_context('spawn').Process(target=print, args=('here',))\n"
     "p.start(); p.join(); print(p.exitcode)",
+    "again": "import os, sys; print(sys.orig_argv[1:], flush=True)\n"
+    "if 'AGAIN' not in os.environ: os.environ['AGAIN'] = '1'; os.execv(sys.executable, sys.orig_argv)",
     "flags": "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=3'; import jax; "
     "print(len(jax.devices()))",
 }

@@ -14,7 +14,7 @@ from tests import small
 import launch.recipes
 
 def config(which):
-    c = small.config(**{"grid.budgets": (4e8, 8e8, 1.6e9), "grid.sizes": ("1.7k", "3.5k"), "grid.seeds": (0, 1)})
+    c = small.config(**{"grid.budgets": (4e8, 8e8, 1.6e9), "grid.sizes": ("1.7k",), "grid.seeds": (0, 1)})
     c.update_from_flattened_dict(recipes.settings(which.partition("/")[2]))
     return c
 
@@ -43,7 +43,7 @@ def test_rungs_are_trained_compared_and_gone_on_with(tmp_path):
     assert [p.stat().st_ino for p in parts[0]] == [p.stat().st_ino for p in parts[1]]  # not made twice
     record = json.loads((tmp_path / "recipes.json").read_text())
     assert [(r["name"], r["against"]) for r in record["rungs"]] == [("published", ""), ("mixing", "published")]
-    assert record["rungs"][1]["units"]["event"]["paired"]["cells"] == 6
+    assert record["rungs"][1]["units"]["event"]["paired"]["cells"] == 3
     told = next(line for line in both.stdout.splitlines() if line.startswith("mixing  "))
     again = launch(*flags, "--rungs=mixing", f"--beside={tmp_path / 'recipes.json'}")  # the other is there
     assert (tmp_path / "recipes.png").stat().st_size > 5000
