@@ -61,9 +61,10 @@ class Popen(subprocess.Popen):
     def _execute_child(self, *given: Any) -> None:
         # In the order in which CPython 3.11 to 3.13 gives them
         args, executable, preexec_fn, _, pass_fds, cwd, env, _, _, shell = given[:10]
-        pipes, session, group = given[10:16], given[21], given[22]
+        pipes, rights, session, group = given[10:16], given[17:21], given[21], given[22]
         environment = dict(os.environ if env is None else env)
-        other = executable or preexec_fn or pass_fds or shell or group != -1
+        other = executable or preexec_fn or pass_fds or shell or group != -1 or rights != (None, None, None, -1)
+        other = other or not hasattr(os, "pidfd_open")  # Linux alone has it
         if other or not _is_python(args) or _early(environment) != _early(_ENVIRONMENT):
             super()._execute_child(*given)
             return
