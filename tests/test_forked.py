@@ -11,7 +11,8 @@ from tests import forked
 
 PROGRAMS = {
     "where": "import os, sys; print(__name__, sys.argv, sys.path[:2], os.getcwd(), os.environ['OURS'], len(os.environ))",  # noqa: E501
-    "modules": "import sys; print([m for m in sys.modules if m.startswith(('ehr_scaling', 'launch', 'tests'))])",
+    "modules": "import sys; print([m for m in sys.modules if m.startswith(('ehr_scaling', 'launch', 'tests'))])\n"
+    "print(globals().get('__file__'))",
     "files": "import os; print(os.listdir('/proc/self/fd'), len(os.listdir('/proc/self/task')))",
     "signals": "import signal as s; print([s.getsignal(n) for n in (s.SIGINT, s.SIGTERM, s.SIGPIPE, s.SIGCHLD)])",
     "streams": "import sys; sys.stdout.reconfigure(errors='replace'); sys.stderr.reconfigure(errors='replace')\n"
@@ -51,6 +52,7 @@ def test_a_module_is_run_from_where_it_is_asked_for(tmp_path):
     done = [run(command, cwd=tmp_path, capture_output=True, text=True) for run in (forked.run, subprocess.run)]
     assert done[0].stdout == done[1].stdout != "" and done[0].returncode == done[1].returncode == 1
     assert done[0].stderr.splitlines()[-3:] == done[1].stderr.splitlines()[-3:]
+    assert "forked.py" not in done[0].stderr
 
 
 def test_what_is_read_early_is_read(monkeypatch):
