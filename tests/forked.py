@@ -216,7 +216,8 @@ def _become(told: socket.socket, files: list[int]) -> None:
         if e.code is not None and e.code != status:
             print(e.code, file=sys.stderr)
     except BaseException as e:
-        sys.excepthook(type(e), e, e.__traceback__.tb_next)
+        e.__traceback__ = e.__traceback__.tb_next  # without this file
+        sys.excepthook(type(e), e, e.__traceback__)
         status = -signal.SIGINT if isinstance(e, KeyboardInterrupt) else 1
     threading._shutdown()
     atexit._run_exitfuncs()
