@@ -1,5 +1,6 @@
 """Fixtures that more than one package's tests use."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -22,6 +23,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 _quick = "--xla_backend_optimization_level=0"
 if metadata.version("jax").startswith("0.10."):  # an unknown flag ends the program, and later ones may lack it
     _quick += " --xla_cpu_use_fusion_emitters=false"
+# What is imported is compiled once, not in each of the hundreds of processes that import it, nor at each start
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Every core has a test, or a process of one: threads of a library (trees are fitted by some) only wait for each other
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -45,6 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files come first, so that at the end no worker waits for one; otherwise the order stays."""
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: garbage is looked for among the rest, and not at every 700th object that
+    JAX makes while it traces, which is a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

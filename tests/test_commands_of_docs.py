@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from pyarrow import csv
 
 from ehr_scaling.outcomes.asking.tasks import Task
 from launch.console import COMMANDS
-from tests import meds_dev_files
+from tests import forked, meds_dev_files
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -167,7 +166,7 @@ def split(line):
 
 
 def execute(folder, *arguments):
-    return subprocess.run(
+    return forked.run(
         arguments, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
 

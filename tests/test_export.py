@@ -23,7 +23,7 @@ from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import small
+from tests import forked, small
 
 VOCAB, PADDED, CONTEXT = 40, 48, 32
 THREE_LAYERS = next(name for name, shape in SHAPES.items() if shape.layers == 3)
@@ -482,7 +482,7 @@ def test_again_changes_nothing_and_a_completed_card_stays(trained, tmp_path):
 
 
 def launch(*flags):
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-m", "launch.export", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 

@@ -23,7 +23,7 @@ from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import checkpoint, loop
-from tests import blank, buckets, nightly, small
+from tests import blank, buckets, forked, nightly, small
 
 
 @pytest.fixture(params=["file", "s3", "gs"])
@@ -380,7 +380,7 @@ study.train(config, workdir)
 
 def sweep(url, folder):
     environment = os.environ | {"EHR_SCALING_MIRRORS": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
+    return forked.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.nightly  # the leases by which they share are tested above
@@ -432,7 +432,7 @@ def test_a_whole_study_in_a_bucket(bucket, tmp_path):
     def command(name, number, *more):
         environment = os.environ | {"EHR_SCALING_MIRRORS": str(tmp_path / f"m{number}")}
         call = [sys.executable, "-c", small.FEW_TREES, f"launch.{name}", *more]
-        return subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        return forked.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
     done = command("study", 1, *flags)
     assert done.returncode == 0, done.stderr

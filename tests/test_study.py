@@ -23,6 +23,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import setup
+from tests import forked
 
 STAGES = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
 SMALL = (
@@ -46,9 +47,9 @@ SMALL = (
 )
 
 
-def launch(script, *flags, **more):
+def launch(script, *flags, start=forked.run, **more):
     """Run `python -m launch.<script>` to its end."""
-    return subprocess.run(
+    return start(
         [sys.executable, "-m", f"launch.{script}", *flags], capture_output=True, text=True, check=False, **more
     )
 
@@ -73,7 +74,9 @@ def emitter_of_users():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study") / "w"
-    done = launch("study", f"--workdir={workdir}", *SMALL[:-1])  # with as many workers as a user gets
+    done = launch(
+        "study", f"--workdir={workdir}", *SMALL[:-1], start=subprocess.run
+    )  # with as many workers as a user gets
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 

@@ -47,6 +47,7 @@ class Browser:
         os.close(theirs)
         os.close(own)
         self.stream, self.number, self.session = os.fdopen(self.answers, "rb"), 0, ""
+        self.parts = [b""]  # of what is read and not taken yet; only the last may hold an end
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.ask("Page.enable")
@@ -62,11 +63,13 @@ class Browser:
         self.profile.cleanup()
 
     def _read(self) -> dict[str, Any]:
-        text = bytearray()
-        while (byte := self.stream.read(1)) != b"\0":
-            if not byte:
+        while b"\0" not in (last := self.parts[-1]):
+            if not (more := self.stream.read1(1 << 20)):
                 raise EOFError("Chromium has ended")
-            text += byte
+            self.parts.append(more)
+        end, _, begin = last.partition(b"\0")
+        text = b"".join((*self.parts[:-1], end))
+        self.parts = [begin]
         return json.loads(text)
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:

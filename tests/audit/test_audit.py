@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +13,7 @@ from ehr_scaling.audit import audit, words
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import choosing
-from tests import small
+from tests import forked, small
 
 SETTINGS = audit.Settings(patients=200, prompt=8, draws=200)
 
@@ -135,12 +134,12 @@ def test_the_command(forgetful, tmp_path):
     shutil.copytree(forgetful[0] / "audit", out)
     flags = ("--patients=200", "--prompt=8", "--draws=200")
     command = [sys.executable, "-m", "launch.audit", f"--workdir={forgetful[0]}", f"--out={out}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = forked.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("auditing models of ") and lines[-1] == f"0 audited, 2 there before: {out}"
     assert lines[1].split()[0] == "size" and {line.split()[0] for line in lines[2:4]} == {"3.5k"}
     assert lines[1:5] == words.table([record for _, record, _ in forgetful[1]]).splitlines()
-    wrong = subprocess.run([*command, "--seed=-1"], capture_output=True, text=True, check=False)
+    wrong = forked.run([*command, "--seed=-1"], capture_output=True, text=True, check=False)
     assert wrong.returncode and "Traceback" not in wrong.stderr and "--seed=-1" in wrong.stdout + wrong.stderr
 
 

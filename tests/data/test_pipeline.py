@@ -16,6 +16,7 @@ from ehr_scaling import artifacts
 from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, shards, timeline_units
 from ehr_scaling.errors import UserError
+from tests import forked
 
 FLAGS = (
     "--source=synthetic",
@@ -112,7 +113,7 @@ def test_flags_of_a_pipeline_that_cannot_be_are_told(tmp_path):
         ("--runner=DirectRunner", "--beam='a"): "--beam='a: no closing quotation: quote it as a shell would",
     }
     command = [sys.executable, "-m", "launch.prepare", f"--workdir={tmp_path / 'w'}"]
-    running = [subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True) for flags in told]
+    running = [forked.Popen([*command, *flags], stderr=subprocess.PIPE, text=True) for flags in told]
     for process, line in zip(running, told.values(), strict=True):
         assert process.communicate(timeout=60)[1] == f"error: {line}\n"
 
@@ -162,9 +163,9 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(undisturbed, tmp_path)
 
 def test_two_commands_on_one_folder(undisturbed, tmp_path):
     command = [sys.executable, "-m", "launch.prepare", *FLAGS, f"--workdir={tmp_path / 'work'}"]
-    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+    processes = [forked.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
     time.sleep(0.3)
-    processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    processes.append(forked.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     assert [process.wait() for process in processes] == [0, 0]
     assert digest(tmp_path / "work") == digest(undisturbed)
 

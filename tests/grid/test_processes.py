@@ -13,6 +13,7 @@ import pytest
 from jobs import units
 
 from ehr_scaling import companions
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -55,8 +56,9 @@ def start(tmp_path, fails=""):
         f"--coordinator=localhost:{port}",
         "--processes=2",
     ]
+    popen = forked.Popen if fails else subprocess.Popen  # who is killed is an interpreter that was started
     return [
-        subprocess.Popen(
+        popen(
             [*common, f"--process={i}"],
             cwd=ROOT,
             env=environment,

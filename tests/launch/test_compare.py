@@ -3,14 +3,15 @@
 import csv
 import json
 import re
-import subprocess
 import sys
 
 import numpy as np
 
+from tests import forked
+
 
 def launch(*flags):
-    return subprocess.run([sys.executable, "-m", "launch.compare", *flags], capture_output=True, text=True, check=False)
+    return forked.run([sys.executable, "-m", "launch.compare", *flags], capture_output=True, text=True, check=False)
 
 
 def write(path, multiple, seed, **columns):

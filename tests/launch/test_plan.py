@@ -1,7 +1,6 @@
 """launch.plan as a user runs it, on what laws.json holds of plain and of recorded runs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plain import plain
 from ehr_scaling.analysis.plan import plan_basis
+from tests import forked
 
 RECORDED = {"patients": 800, "unique_tokens": 2e6, "batch": 2048, "lr": 0.004}
 
 
 def launch(report, *flags):
     command = [sys.executable, "-m", "launch.plan", f"--report={report}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return forked.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

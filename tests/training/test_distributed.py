@@ -11,13 +11,14 @@ from dataclasses import replace
 import pytest
 
 from ehr_scaling.training import loop, sharding
-from tests import nightly, small
+from tests import forked, nightly, small
 
 # Trains one run after the other; of those that are to stop, one process is asked to go after a few dispatches
 WORKER = """
 import json, signal, sys
 from pathlib import Path
 import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jobs, address, count, index = json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
@@ -62,10 +63,10 @@ def trained(tmp_path, jobs, *, processes, devices):
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    environment = {**os.environ, "XLA_FLAGS": flags}
     command = [sys.executable, "-c", WORKER, str(path), address, str(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    all_of_them = [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(processes)]
+    all_of_them = [forked.Popen([*command, str(i)], env=environment, **pipes) for i in range(processes)]
     ends = [process.communicate(timeout=600) for process in all_of_them]
     assert not any(process.returncode for process in all_of_them), ends[0][1][-2000:] + ends[-1][1][-2000:]
     return [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]

@@ -23,7 +23,7 @@ from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint, loop, setup, tracking
 from ehr_scaling.training.step import eval_losses
-from tests import small
+from tests import forked, small
 
 EXACT = ("curve", "validation_loss", "validation_loss_se", "real_tokens", "train_loss", "skipped")
 
@@ -163,10 +163,10 @@ from ehr_scaling.training import loop
 loop.job([of_json(json.loads(Path(sys.argv[1]).read_text()))], Path(sys.argv[2]), lambda tokens, before=False: None)
 """
 
-    def start(folder):
-        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(folder)])
+    def start(folder, popen=forked.Popen):
+        return popen([sys.executable, "-c", program, str(tmp_path / "cell.json"), str(folder)])
 
-    assert start(whole).wait() == 0
+    assert start(whole, subprocess.Popen).wait() == 0  # with another seed of hashes than the others
     process = start(workdir)
     deadline = time.monotonic() + 120
     while len(tracking.read(Layout(workdir).run(cell.id))) < 8 and time.monotonic() < deadline:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.training import sharding
+from tests import forked
 
 # Every way to share 8 devices out between the three axes
 MESHES = [(d, f, 8 // d // f) for d in (8, 4, 2, 1) for f in (8, 4, 2, 1) if d * f <= 8]
@@ -91,7 +91,7 @@ print(json.dumps(found))
 def on_devices(devices, script, *arguments):
     environment = {**os.environ, "XLA_FLAGS": FLAGS.format(os.environ["XLA_FLAGS"], devices)}
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

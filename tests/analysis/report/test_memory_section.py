@@ -1,7 +1,6 @@
 """What the report and a plan say of memory, from audits to the page."""
 
 import re
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import memory_section, report
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.artifacts import read_json, write_json
+from tests import forked
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,6 @@ def test_a_plan_has_a_line_of_it(made, tmp_path):
     for kept, lines in ((laws, 1), ({**laws, "memory": None}, 0)):
         write_json(tmp_path / "laws.json", kept)
         command = [sys.executable, "-m", "launch.plan", f"--report={tmp_path}", f"--flops={flops}", *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = forked.run(command, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr and "  loss " in done.stdout, done
         assert done.stdout.count("  memory  with 900 patients and ") == lines

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -14,6 +13,7 @@ from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import folder, plots, report
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
+from tests import forked
 
 FEW = Options(draws=60)
 
@@ -205,7 +205,7 @@ def test_poor_tables_get_a_reasoned_report_not_a_traceback(tmp_path, losses):
 
 def run(*flags):
     root = Path(__file__).resolve().parents[3]
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", "launch.analyze", *flags], cwd=root, capture_output=True, text=True, env=dict(os.environ)
     )
 

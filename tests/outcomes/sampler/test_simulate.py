@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import jax
@@ -18,7 +17,7 @@ from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode, simulate, slots
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Futures, Stops
-from tests import nightly
+from tests import forked, nightly
 
 VOCAB, PADDED, WIDTH = 37, 40, 24
 CONTEXT = 32  # room for 8 tokens, so that longer futures slide
@@ -244,7 +243,7 @@ together = t.run((model, cut), prompts, 3, devices=jax.local_devices()[:3])  # o
 np.testing.assert_array_equal(one.tokens, together.tokens)
 np.testing.assert_allclose(one.positive, together.positive, rtol=1e-4)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = forked.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -1,0 +1,97 @@
+"""What tests/forked.py forks is as if it had been started."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests import forked
+
+PROGRAMS = {
+    "where": "import os, sys; print(__name__, sys.argv, sys.path[:2], os.getcwd(), os.environ['OURS'], len(os.environ))",  # noqa: E501
+    "modules": "import sys; print([m for m in sys.modules if m.startswith(('ehr_scaling', 'launch', 'tests'))])\n"
+    "print(globals().get('__file__'))",
+    "files": "import os; print(os.listdir('/proc/self/fd'), len(os.listdir('/proc/self/task')))",
+    "signals": "import signal as s; print([s.getsignal(n) for n in (s.SIGINT, s.SIGTERM, s.SIGPIPE, s.SIGCHLD)])",
+    "streams": "import sys; sys.stdout.reconfigure(errors='replace'); sys.stderr.reconfigure(errors='replace')\n"
+    "print(sys.stdin.read(), sys.stdout.encoding, sys.stdout.errors)\n"
+    "print('told', sys.stderr.line_buffering, file=sys.stderr)",
+    "status": "import sys; sys.exit(3)",
+    "words": "raise SystemExit('why not')",
+    "interrupt": "raise KeyboardInterrupt",
+    "killed": "import os; os.kill(os.getpid(), 9)",
+    "exit": "import atexit, threading, time; atexit.register(print, 'bye')\n"
+    "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()",
+    "spawned": "import multiprocessing as m; p = m.get_context('spawn').Process(target=print, args=('here',))\n"
+    "p.start(); p.join(); print(p.exitcode)",
+    "again": "import os, sys; print(sys.orig_argv[1:], flush=True)\n"
+    "if 'AGAIN' not in os.environ: os.environ['AGAIN'] = '1'; os.execv(sys.executable, sys.orig_argv)",
+    "flags": "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=3'; import jax; "
+    "print(len(jax.devices()))",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_does_what_a_started_one_does(tmp_path, name):
+    environment = {"OURS": "1", "PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), **forked._early(os.environ)}
+    command = [sys.executable, "-c", PROGRAMS[name], "--flag", "x y"]
+    done = [
+        run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        for run in (forked.run, subprocess.run)
+    ]
+    assert done[0].returncode == done[1].returncode
+    assert done[0].stdout == done[1].stdout and done[0].stderr.splitlines()[-1:] == done[1].stderr.splitlines()[-1:]
+
+
+def test_a_module_is_run_from_where_it_is_asked_for(tmp_path):
+    """And a mistake has no trace of the server."""
+    (tmp_path / "ours.py").write_text("import sys\nprint(__name__, __spec__.name, sys.argv, sys.path[0])\n1 / 0\n")
+    command = [sys.executable, "-m", "ours", "--flag"]
+    done = [run(command, cwd=tmp_path, capture_output=True, text=True) for run in (forked.run, subprocess.run)]
+    assert done[0].stdout == done[1].stdout != "" and done[0].returncode == done[1].returncode == 1
+    assert done[0].stderr.splitlines()[-3:] == done[1].stderr.splitlines()[-3:]
+    assert "forked.py" not in done[0].stderr
+
+
+def test_what_is_read_early_is_read(monkeypatch):
+    code = "import jax; print(jax.config.jax_enable_x64)"
+    said = lambda **more: forked.run([sys.executable, "-c", code], capture_output=True, text=True, **more).stdout  # noqa: E731
+    assert said() == "False\n" and said(env={**os.environ, "JAX_ENABLE_X64": "1"}) == "True\n"
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    assert said() == "True\n"
+
+
+def test_a_group_of_its_own_is_interrupted_alone_and_waited_for():
+    code = "import os, time; print(os.getpgid(0) == os.getpid(), flush=True); time.sleep(60)"
+    process = forked.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "True\n" and process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == process.poll() == -signal.SIGINT
+    with process:
+        pass
+
+
+def test_several_run_at_once(tmp_path):
+    """The first ends when the second has come."""
+    code = (
+        f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'come')!r}).exists(): time.sleep(0.01)\nprint(1)"
+    )
+    first = forked.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        forked.run([sys.executable, "-c", code], timeout=0.1)  # is killed
+    (tmp_path / "come").touch()
+    assert first.communicate()[0] == b"1\n"
+    with pytest.raises(subprocess.CalledProcessError):
+        forked.run([sys.executable, "-c", "import sys; sys.exit(2)"], check=True)
+
+
+def test_other_programs_are_started():
+    assert forked.run(["sh", "-c", "echo $0 $1", "a"], capture_output=True, text=True).stdout == "a\n"
+    assert forked.run("echo shell", shell=True, capture_output=True, text=True).stdout == "shell\n"
+    code = "import sys; print('numpy' in sys.modules)"
+    done = forked.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n"
