@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ehr_scaling import artifacts, companions, configs, endings, hardware, preemption, settings, storage
+from ehr_scaling import artifacts, companions, configs, endings, hardware, leading, preemption, settings, storage
 from ehr_scaling.configs import base
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
@@ -204,6 +204,8 @@ def begin(config: ConfigDict, workdir: Path, *, makes: bool = False) -> None:
 
 def _end_at_once(message: str, status: int) -> NoReturn:
     """Print one line, and do not wait for what a device is in the middle of: all that is kept has been saved."""
+    if leading.on():  # of several processes none has anything to save but process 0, which has
+        companions.fail(endings.line(message), status)
     print(endings.line(message), file=sys.stderr, flush=True)
     # Without JAX there is no device; of several processes the others may still be saving
     if "jax" not in sys.modules or sys.modules["jax"].distributed.is_initialized():
