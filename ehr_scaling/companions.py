@@ -15,6 +15,9 @@ import sys
 import threading
 import time
 
+from ehr_scaling import preemption
+from ehr_scaling.errors import Preempted
+
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h: may be tried again
 HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard of
 GRACE = 2.0  # seconds for a process that ends by itself, as where all have met the same error
@@ -137,6 +140,8 @@ def _hear(number: int, peer: socket.socket) -> None:
             _asked.set()
             if number != 0 and not _left.is_set():  # this is process 0: as if the signal had come here
                 os.kill(os.getpid(), signal.SIGTERM)
+            elif number == 0 and not _left.wait(GRACE / 2):  # in the middle of what nobody can break off
+                end(f"error: {preemption.SAVED}", Preempted.status)
     if said.startswith(_BYE):
         return
     if not _gone.is_set():

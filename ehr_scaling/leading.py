@@ -23,7 +23,7 @@ from ehr_scaling.errors import Preempted
 Step = Callable[[dict[str, Any]], None]
 _KEY = "ehr_scaling/step"  # of the store, before a step's number
 _END = "end"  # for a step's name: there is no other
-_WAIT = 500  # milliseconds of one wait for a step, between which signals are heard
+_WAIT = 200  # milliseconds of one wait for a step, between which signals are heard
 _LOOK = 1e-4, 5e-3  # seconds between two looks at what a device is doing, at first and at most
 _LEAST = 1 << 10  # words of a broadcast; from there powers of two, so that few sizes are compiled
 

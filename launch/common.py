@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -113,6 +114,7 @@ def join_processes() -> None:
         jax.distributed.initialize(*process_flags, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
         raise UserError(f"the processes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put a handler of its own over it
     companions.watch()
 
 
