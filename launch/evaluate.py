@@ -48,6 +48,8 @@ def main() -> None:
         return
     if EXECUTOR.value == "slurm":
         slurm_flags.check()
+        if flags.FLAGS.distributed or flags.FLAGS.coordinator:
+            raise UserError("--executor=slurm starts the processes of --slurm_nodes itself: leave --distributed out")
     common.begin(config, workdir)
     print(f"scoring the models of {workdir}", flush=True)
     common.join_processes()

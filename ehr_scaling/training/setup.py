@@ -165,7 +165,7 @@ def _to_hold(cell: Cell, model: Transformer, most: int, memory: float, processes
 
     They share out its heads, and all processes have some of them, or equally many have the same.
     """
-    if _bytes(cell, model, 1) <= memory / 2:
+    if memory == math.inf or _bytes(cell, model, 1) <= memory / 2:
         return 1
     numbers = [n for n in range(1, most + 1) if cell.heads % n == 0 and (n >= processes or processes % n == 0)]
     return min(numbers, key=lambda n: _bytes(cell, model, n))
@@ -173,8 +173,6 @@ def _to_hold(cell: Cell, model: Transformer, most: int, memory: float, processes
 
 def _bytes(cell: Cell, model: Transformer, tensor: int) -> int:
     """What parameters take of each of so many devices, as they are and in the dtype of the activations."""
-    if tensor == 1:
-        return 2 * 4 * (cell.N_body + cell.N_embedding + cell.N_head)
     shapes = _shapes(program_of(cell, model)).params
     where = sharding.of_state(AbstractMesh((1, 1, tensor), sharding.AXES), shapes)
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(where), strict=True)

@@ -232,12 +232,13 @@ def _whole(arrays: Any, mesh: Mesh) -> Any:
 
 
 def on_host(mesh: Mesh | None, arrays: Any) -> Any:
-    """Arrays as numpy has them, when devices have made them: all of each, in every process of a mesh.
+    """Arrays as numpy has them: of those of a mesh of several processes all of each, in every process.
 
-    Raises: Preempted as `leading.check` does.
+    Raises: Preempted as `leading.check` does, of such a mesh.
     """
-    arrays = arrays if mesh is None else _whole(arrays, mesh)
-    leading.wait(arrays)
+    if mesh is not None:
+        arrays = _whole(arrays, mesh)
+        leading.wait(arrays)
     return jax.tree.map(np.asarray, arrays)
 
 

@@ -1,6 +1,5 @@
 """Processes that hold a model together score it as one device does; each of them can end it for all."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,13 +8,14 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, companions, study
-from ehr_scaling.outcomes import evaluate
-from tests import small
+from ehr_scaling.grid.executors import slurm
+from ehr_scaling.outcomes import evaluate, following
+from ehr_scaling.training import setup, sharding
+from tests import nightly, small
 from tests.outcomes.test_together import same
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -27,12 +27,12 @@ kind_of_admission:
   kind: class
   classes: [ADMISSION_TYPE]
 """
-# The command where no device holds any model, and even small arrays are cut
+# The command where a device has so much memory, and even small arrays are cut
 SCORE = """
-import runpy
+import runpy, sys
 from ehr_scaling.training import setup, sharding
-sharding.WHOLE_BELOW = 0
-setup._memory = lambda: 0.0
+sharding.WHOLE_BELOW, memory = 0, float(sys.argv.pop(1))
+setup._memory = lambda: memory
 runpy.run_module("launch.evaluate", run_name="__main__", alter_sys=True)
 """
 # Process 0 lets the other add up numbers for a while, which goes by all devices
@@ -89,7 +89,7 @@ def start(code, *flags, processes=2):
 
 def ends(processes):
     """Of each its status, and what it printed to stdout and to stderr."""
-    said = [process.communicate(timeout=60) for process in processes]
+    said = [process.communicate(timeout=200) for process in processes]
     return [(process.returncode, *both) for process, both in zip(processes, said, strict=True)]
 
 
@@ -114,22 +114,70 @@ def scored(tmp_path_factory):
     (cell,) = study.plan(config, [{"budget": 1.2e9, "size": "25k", "seed": 0}], workdir)
     study.train(config, workdir)
     assert study.ask(config, workdir)[1]
-    shutil.copytree(workdir, workdir / "copy")
-    return workdir / "copy", cell, evaluate.job([cell], workdir, small.silent)[0], workdir
+    unscored = tmp_path_factory.mktemp("unscored")
+    shutil.copytree(workdir, unscored, dirs_exist_ok=True)
+    return workdir, unscored, cell, evaluate.job([cell], workdir, small.silent)[0]
 
 
-def test_two_processes_that_hold_a_model_together_score_it_as_one_device_does(scored):
-    """Two tokens summed up, futures drawn, and the next token: the same predictions, which process 0 writes."""
-    workdir, cell, expected, alone = scored
-    first, second = ends(start(SCORE, f"--workdir={workdir}"))
-    assert (first[0], second[0]) == (0, 0), first[2][-2000:] + second[2][-2000:]
+def check(scored, workdir):
+    """That predictions and scores in a work directory are those of one device."""
+    alone, _, cell, expected = scored
     assert set(expected) == {"icu_admission", "length_of_stay", "kind_of_admission"}
     for name, score in expected.items():
         folder, other = workdir / "outcomes" / name, alone / "outcomes" / name
         assert same(artifacts.read_json(folder / f"{cell.id}.json"), score)
         one, two = (pq.read_table(f / f"{cell.id}.parquet") for f in (folder, other))
         assert one.select(one.column_names[:3]) == two.select(two.column_names[:3])
-    print(first[1:], second[1:])
+    assert not list((workdir / "outcomes").glob(".*"))
+
+
+# Processes, memory of a device, and what is said of it. Two cut the model between them; four do so twice over; where
+# each device holds the model, they share the stays
+WAYS = {
+    "cut": (2, 0.0, None),
+    "twice": (4, 0.0, "25k: its 2 heads can be shared between 2 of the 4 devices"),
+    "held": (2, 1e9, "25k: one process holds this model, so that --distributed is not needed"),
+}
+
+
+@pytest.mark.parametrize("way", nightly.but("cut", of=WAYS))
+def test_processes_that_hold_a_model_together_score_it_as_one_device_does(scored, tmp_path, way):
+    """Two tokens summed up, futures drawn, and the next token: the same predictions, which process 0 alone writes."""
+    processes, memory, said = WAYS[way]
+    shutil.copytree(scored[1], tmp_path / "w")
+    (status, told, error), *others = ends(start(SCORE, str(memory), f"--workdir={tmp_path / 'w'}", processes=processes))
+    assert status == 0, error[-2000:]
+    check(scored, tmp_path / "w")
+    assert "icu_admission: " in told and (said is None) == ("heads" not in error and "not needed" not in error)
+    assert said is None or error.count(said) == 1
+    assert [(status, "icu_admission" in told + error) for status, told, error in others] == [(0, False)] * len(others)
+
+
+def cut():
+    sharding.WHOLE_BELOW, setup._memory = 0, lambda: 0.0
+
+
+def job_of_cut(unit, workdir, report):
+    cut()
+    return evaluate.job(unit, workdir, report)
+
+
+def steps_of_cut(workdir):
+    cut()
+    return following.steps(workdir)
+
+
+@pytest.mark.nightly
+def test_nodes_of_a_task_of_slurm_score_a_model_together(scored, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
+    shutil.copytree(scored[1], tmp_path / "w")
+    how = {"title": "x", "time": "5", "parallel": 1, "done": evaluate.finished, "kind": "score", "steps": steps_of_cut}
+    (queued,) = slurm.submit(job_of_cut, [[scored[2]]], tmp_path / "w", cluster="local", nodes=2, **how)
+    queued.wait()
+    said = [path.read_text() for path in (tmp_path / "w" / "slurm").glob("*_log.err")]
+    assert queued.exception() is None and len(said) == 2, said
+    check(scored, tmp_path / "w")
 
 
 def begun(tmp_path, processes):
@@ -139,7 +187,7 @@ def begun(tmp_path, processes):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("asked", nightly.but(1, of=(0, 1)))
 def test_sigterm_to_one_ends_all(tmp_path, asked):
     """At once, also where the one that is asked follows, and what is shared would wait for it."""
     processes = start(ADD, f"--to={tmp_path}")
@@ -149,7 +197,7 @@ def test_sigterm_to_one_ends_all(tmp_path, asked):
         assert status == 75 and "error: interrupted by SIGTERM: saved" in error and "Fatal" not in error, error
 
 
-@pytest.mark.parametrize("end", ["error", "killed 0", "killed 1", "done"])
+@pytest.mark.parametrize("end", nightly.but("killed 0", of=("error", "killed 0", "killed 1", "done")))
 def test_how_one_ends_the_others_end(tmp_path, end):
     processes = start(ADD, f"--to={tmp_path}", f"--end={end}")
     begun(tmp_path, processes)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, study
+from ehr_scaling import artifacts, storage, study
 from ehr_scaling.data import inspection, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
@@ -24,9 +24,11 @@ from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
+from ehr_scaling.storage import leases
+from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import small
+from tests import buckets, small
 
 OWN = tasks.load()
 KIND = Task(
@@ -255,7 +257,7 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "simulate", partial(counted, 1))
     with pytest.raises(KeyboardInterrupt):
         evaluate.job([cell], other, small.silent)
-    (scratch,) = (other / "outcomes").glob(".*")
+    (scratch,) = (other / "outcomes").glob(".*/*")
     assert sizes == [32] and [path.name for path in scratch.glob("*.npz")] == ["0.npz"]
 
     reported = []
@@ -302,6 +304,83 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     assert not evaluate.help_out([cell], other, small.silent)  # all is judged
 
 
+@pytest.fixture
+def machines(trained, tmp_path, monkeypatch):
+    """The mirrors of three machines of one bucket, with a model and a task that it is to be asked."""
+    url, mirrors = buckets.url("file", tmp_path), []
+    for number in range(3):
+        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / f"machine{number}"))
+        mirrors.append(storage.local(url))
+        for name in ("events", "timelines", "packed", "runs", "grid"):
+            (mirrors[-1] / name).symlink_to(trained[0] / name)
+        questions.prepare(mirrors[-1], TOGETHER[0], **OPTIONS)
+    monkeypatch.setattr(together, "AT_ONCE", 20)
+    for name in ("POLL", "POLL_BUCKET"):
+        monkeypatch.setattr(claims, name, 0.02)
+    return [*mirrors, Bucket(url)]
+
+
+def in_bucket(bucket):
+    """Names of what it has of parts, and leases of them."""
+    return {key.rsplit("/", 1)[-1] for key in bucket.list("") if "/." in f"/{key}" and "outcomes/." in key}
+
+
+def test_machines_of_a_bucket_share_a_model_by_parts(trained, tmp_path, machines, monkeypatch):
+    """Nothing is drawn twice, a machine has the parts of the others, and none are left where all is judged."""
+    workdir, cell, _ = trained
+    one, two, _, bucket = machines
+    monkeypatch.setattr(simulate, "simulate", drawn)
+    expected = evaluate.job([cell], alone(workdir, tmp_path, TOGETHER[0]), small.silent)[0]
+    assert not evaluate.help_out([cell], two, small.silent)  # nobody is at it
+    by, seen = [], []
+
+    def beside(*args, **options):
+        by.append(len(args[2].ids))
+        if len(by) == 1:  # the other machine draws the two parts that are left, and finds none any more
+            helped = [evaluate.help_out([cell], two, small.silent) for _ in range(2)]
+            seen.append((helped, in_bucket(bucket)))
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", beside)
+    found = evaluate.job([cell], one, small.silent)[0]
+    assert all(same(score, expected[name]) for name, score in found.items())
+    assert by == [20, 20, 10]
+    ((helped, there),) = seen
+    assert helped == [True, False] and {"0.part", "20.part", "40.part", "20.npz", "40.npz"} <= there
+    assert in_bucket(bucket) == set() and not list((one / "outcomes").glob(".*"))
+    assert evaluate.job([cell], two, small.silent)[0] == found and not list((two / "outcomes").glob(".*"))
+    assert not evaluate.help_out([cell], two, small.silent)
+
+
+def test_parts_of_a_machine_that_died_are_used_and_what_it_held_is_taken_over(trained, tmp_path, machines, monkeypatch):
+    """It had drawn the first part, and was at the second: another one draws the last, waits, and draws the second."""
+    workdir, cell, _ = trained
+    one, two, _, bucket = machines
+    monkeypatch.setattr(simulate, "simulate", drawn)
+    expected = evaluate.job([cell], alone(workdir, tmp_path, TOGETHER[0]), small.silent)[0]
+    monkeypatch.setattr(leases, "TTL", 1.0)
+    sizes, times = [], []
+
+    def timed(*args, **options):
+        sizes.append(len(args[2].ids))
+        times.append(time.monotonic())
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", timed)
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(leases.Lease, "release", lambda self: self._stop.set())  # it does not come to more
+        evaluate.job([cell], one, small.silent)
+    assert {"0.npz", "20.part"} <= in_bucket(bucket) and "20.npz" not in in_bucket(bucket)
+    reported = []
+    found = evaluate.job([cell], two, lambda tokens, before=False: reported.append((tokens, before)))[0]
+    assert all(same(score, expected[name]) for name, score in found.items())
+    assert sizes == [20, 20, 10, 20] and times[3] - times[2] > 0.9
+    assert reported == [(n * 3 * 24, before) for n, before in ((20, True), (10, False), (20, False))]
+    assert in_bucket(bucket) == set()
+
+
 def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monkeypatch):
     """It holds a part that it never brings: the one who waits draws it too, and only then."""
     workdir, cell, _ = trained
@@ -312,7 +391,7 @@ def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monke
     monkeypatch.setattr(together, "PATIENCE", 1.0)
     monkeypatch.setattr(claims, "POLL", 0.01)
     scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     (scratch / "20.part").touch()
     times = []
 
@@ -340,7 +419,7 @@ def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_i
         shutil.rmtree(scratch)
         return drawn(*args, **options)
 
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     (scratch / "0.part").touch()
     monkeypatch.setattr(simulate, "simulate", gone)
     assert not evaluate.help_out([cell], other, small.silent) and not scratch.exists()
@@ -366,7 +445,7 @@ def test_a_damaged_part_is_named(trained, tmp_path):
     workdir, cell, _ = trained
     other = alone(workdir, tmp_path, TOGETHER[0])
     scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     (scratch / "0.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match=r"0\.npz is damaged \(\w+\): delete it and run again"):
         evaluate.job([cell], other, small.silent)

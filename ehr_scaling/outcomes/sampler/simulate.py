@@ -287,7 +287,9 @@ def _dispatch(
     args, by_draw, stops, clock = sharding.everywhere(shared, (args, by_draw, stops, clock))
     uniform_MxCxW = _uniform(setting.room, *by_draw)
     args = (args[0], uniform_MxCxW, *args[1:])
-    tokens, state = sharding.on_host(shared, _sharded(setting, mesh, groups, slots, params, args, stops, clock))
+    drawn = _sharded(setting, mesh, groups, slots, params, args, stops, clock)
+    leading.wait(drawn)
+    tokens, state = sharding.on_host(shared, drawn)
     return tokens[:m], State(*(field[:m] for field in state))
 
 
