@@ -127,7 +127,7 @@ def _mesh_to_ask(cell: Cell, model: Transformer) -> Mesh:
     if not leading.on():
         return sharding.mesh(1, 1, alone)
     devices, processes = jax.devices(), jax.process_count()
-    tensor = 1 if alone == 1 else _to_hold(cell, model, len(devices), memory, processes)
+    tensor = _to_hold(cell, model, len(devices), memory, processes)
     data = len(devices) if tensor == 1 else max(1, processes // tensor)
     if leading.leads():
         _tell(cell, tensor, len(devices), _bytes(cell, model, alone) <= memory / 2)
@@ -146,7 +146,10 @@ def _tell(cell: Cell, tensor: int, devices: int, held_by_one: bool) -> None:
             "scores models of its own"
         )
     elif tensor < devices:
-        _say(f"{cell.size}: its {cell.heads} heads can be shared between {tensor} of the {devices} devices")
+        _say(
+            f"{cell.size}: its {cell.heads} heads can be shared between {tensor} of the {devices} devices: take as many "
+            "processes as divide them to use more"
+        )
 
 
 @cache

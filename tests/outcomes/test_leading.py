@@ -150,7 +150,7 @@ def test_processes_that_hold_a_model_together_score_it_as_one_device_does(scored
     check(scored, tmp_path / "w")
     assert "icu_admission: " in told and (said is None) == ("heads" not in error and "not needed" not in error)
     assert said is None or error.count(said) == 1
-    assert [(status, "icu_admission" in told + error) for status, told, error in others] == [(0, False)] * len(others)
+    assert [(status, "icu_admission: " in told + error) for status, told, error in others] == [(0, False)] * len(others)
 
 
 def cut():
