@@ -75,7 +75,8 @@ def ask() -> bool:
 
 
 def dismiss() -> None:
-    """By process 0, which leads and was asked to end: tell the others so, which are to end too."""
+    """By process 0, which leads, was asked to end and does so: tell the others, which are to end too."""
+    _left.set()
     for peer in list(_peers.values()):
         with contextlib.suppress(OSError):
             peer.sendall(_ASKED)

@@ -142,13 +142,13 @@ def _tell(cell: Cell, tensor: int, devices: int, held_by_one: bool) -> None:
     """Say, once of each size, where processes that ask a model as one are more than it takes, or than it can use."""
     if held_by_one:
         _say(
-            f"{cell.size}: one process holds this model, so that --distributed is not needed: without it each process "
-            "scores models of its own"
+            f"{cell.size}: one process holds this model: several that score it as one (--distributed, --slurm_nodes) "
+            "are not needed, each by itself would score models of its own"
         )
     elif tensor < devices:
         _say(
-            f"{cell.size}: its {cell.heads} heads can be shared between {tensor} of the {devices} devices: take as many "
-            "processes as divide them to use more"
+            f"{cell.size}: its {cell.heads} heads can be shared between {tensor} of the {devices} devices: another "
+            "number of processes may use more"
         )
 
 

@@ -1,4 +1,4 @@
-"""Processes that hold a model together score it as one device does; each of them can end it for all."""
+"""The command by several processes that hold a model together: it scores as one device does, and each can end it."""
 
 import os
 import shutil
@@ -136,11 +136,12 @@ def check(scored, workdir):
 WAYS = {
     "cut": (2, 0.0, None),
     "twice": (4, 0.0, "25k: its 2 heads can be shared between 2 of the 4 devices"),
-    "held": (2, 1e9, "25k: one process holds this model, so that --distributed is not needed"),
+    "held": (2, 1e9, "25k: one process holds this model: several that score it as one"),
 }
 
 
-@pytest.mark.parametrize("way", nightly.but("cut", of=WAYS))
+@pytest.mark.nightly  # tests/outcomes/test_together.py has the first way, without the command
+@pytest.mark.parametrize("way", WAYS)
 def test_processes_that_hold_a_model_together_score_it_as_one_device_does(scored, tmp_path, way):
     """Two tokens summed up, futures drawn, and the next token: the same predictions, which process 0 alone writes."""
     processes, memory, said = WAYS[way]
@@ -148,7 +149,7 @@ def test_processes_that_hold_a_model_together_score_it_as_one_device_does(scored
     (status, told, error), *others = ends(start(SCORE, str(memory), f"--workdir={tmp_path / 'w'}", processes=processes))
     assert status == 0, error[-2000:]
     check(scored, tmp_path / "w")
-    assert "icu_admission: " in told and (said is None) == ("heads" not in error and "not needed" not in error)
+    assert "icu_admission: " in told and (said is None) == ("heads" not in error and "are not needed" not in error)
     assert said is None or error.count(said) == 1
     assert [(status, "icu_admission: " in told + error) for status, told, error in others] == [(0, False)] * len(others)
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -51,7 +53,7 @@ def trained(tmp_path_factory):
     """A work directory with a finished cell, tasks that share their prompts and one that does not; cell and scores."""
     workdir = tmp_path_factory.mktemp("study")
     packed = study.prepare(small.config(**{"data.patients": 400}), workdir)
-    cell = small.cell(packed)
+    cell = small.cell(packed, size="25k")  # of two heads
     loop.job([cell], workdir, small.silent)
     (workdir / "grid").mkdir()
     manifest.write(workdir / "grid" / manifest.MANIFEST, [cell])
@@ -217,6 +219,58 @@ def test_what_two_tokens_decide(trained, tmp_path):
     assert cost.tokens == of_days + len(union.first)
 
 
+# One of two processes, of which neither holds the model; even small arrays are cut
+PROCESS = """
+import sys
+from pathlib import Path
+import jax
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+from ehr_scaling import leading
+from ehr_scaling.grid import manifest
+from ehr_scaling.outcomes import evaluate, following
+from ehr_scaling.training import setup, sharding
+from tests import small
+sharding.WHOLE_BELOW, setup._memory = 0, lambda: 0.0
+restored = setup.restored_params
+def cut(*args):
+    model, params = restored(*args)
+    print([x.shape for x in (params["embedding"], params["embedding"].addressable_shards[0].data)])
+    return model, params
+evaluate.restored_params = following.restored_params = cut
+workdir = Path(sys.argv[1])
+score = lambda: evaluate.job(manifest.read(workdir / "grid"), workdir, small.silent)
+leading.run(score, lambda: following.steps(workdir))
+"""
+
+
+def test_two_processes_that_hold_a_model_together_score_it_as_one_device_does(trained, tmp_path):
+    """Two tokens summed up, futures drawn, and the next token; process 0 alone writes."""
+    workdir, cell, scores = trained
+    one, two = (alone(workdir, tmp_path / name, TOGETHER[0], method="exact") for name in ("one", "two"))
+    expected = evaluate.job([cell], one, small.silent)[0]
+    places = dict.fromkeys(expected, one)
+    for task in (TOGETHER[2], KIND):
+        questions.prepare(two, task, **OPTIONS)
+        expected[task.name], places[task.name] = scores[task.name], workdir
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    command = [sys.executable, "-c", PROCESS, str(two), address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(2)]
+    for process, (said, error) in [(process, process.communicate(timeout=200)) for process in processes]:
+        assert process.returncode == 0, error[-2000:]
+        assert said.splitlines()[-1] == f"[({cell.padded_vocab}, 32), ({cell.padded_vocab // 2}, 32)]"
+    for name, place in places.items():
+        folders = [there / "outcomes" / name for there in (two, place)]
+        assert same(artifacts.read_json(folders[0] / f"{cell.id}.json"), expected[name])
+        ours, theirs = (pq.read_table(folder / f"{cell.id}.parquet") for folder in folders)
+        assert ours.select(ours.column_names[:-1]) == theirs.select(ours.column_names[:-1])
+        np.testing.assert_allclose(ours.columns[-1].to_numpy(), theirs.columns[-1].to_numpy(), rtol=1e-4, atol=1e-7)
+    assert not list((two / "outcomes").glob(".*"))
+
+
 def drawn(model, params, asked, report=small.silent):
     """Futures that tell which sample and outcome they are of, without a model."""
     ids, stops, copies, new_tokens = asked.ids, asked.stops, asked.copies, asked.new_tokens
@@ -379,6 +433,30 @@ def test_parts_of_a_machine_that_died_are_used_and_what_it_held_is_taken_over(tr
     assert sizes == [20, 20, 10, 20] and times[3] - times[2] > 0.9
     assert reported == [(n * 3 * 24, before) for n, before in ((20, True), (10, False), (20, False))]
     assert in_bucket(bucket) == set()
+
+
+@pytest.mark.parametrize("why", ["lost", "judged"])
+def test_a_part_that_another_has_drawn_meanwhile_is_not_handed_over(trained, machines, monkeypatch, why):
+    """Of who slept too long, and whose lease another took; and where all was judged without waiting for it."""
+    _, cell, _ = trained
+    one, two, _, bucket = machines
+    theirs, ours = (evaluate._scratch(cell, there, prepared.asked_in(there)) for there in (one, two))
+    drew = []
+
+    def meanwhile(*args, **options):
+        drew.append(len(args[2].ids))
+        if why == "lost":
+            storage.lease(ours / "40").lost = True
+        else:
+            storage.forget(theirs)
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", meanwhile)
+    artifacts.work_directory(theirs)
+    (theirs / "40.part").write_text("to be drawn")
+    storage.store(theirs)
+    assert evaluate.help_out([cell], two, small.silent) and drew == [10]
+    assert not any(key.endswith("40.npz") for key in bucket.list(""))
 
 
 def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monkeypatch):
