@@ -40,6 +40,7 @@ ADD = """
 import sys, time
 from pathlib import Path
 import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from absl import flags
 from ehr_scaling import companions, leading
 from ehr_scaling.errors import UserError
@@ -52,7 +53,7 @@ companions.GRACE = 1.0
 def add(values):
     mesh = sharding.mesh(jax.device_count(), 1, 1)
     whole = jax.make_array_from_callback(
-        (jax.device_count(), 3), jax.NamedSharding(mesh, jax.P("data")), lambda index: values["x"][None])
+        (jax.device_count(), 3), NamedSharding(mesh, PartitionSpec("data")), lambda index: values["x"][None])
     return sharding.on_host(mesh, whole).sum() + values["more"]
 def lead():
     print(flags.FLAGS.process, flush=True)
