@@ -50,10 +50,14 @@ common.define_process_flags()
 END = flags.DEFINE_string("end", "", "")
 TO = flags.DEFINE_string("to", "", "")
 companions.GRACE = 1.0
+@jax.jit
+def endless(x):
+    return jax.lax.while_loop(lambda x: x[0, 0] < 1e9, lambda x: x, x)
 def add(values):
     mesh = sharding.mesh(jax.device_count(), 1, 1)
     whole = jax.make_array_from_callback(
         (jax.device_count(), 3), NamedSharding(mesh, PartitionSpec("data")), lambda index: values["x"][None])
+    whole = endless(whole) if values["more"] == -1 else whole
     return sharding.on_host(mesh, whole).sum() + values["more"]
 def lead():
     print(flags.FLAGS.process, flush=True)
@@ -62,6 +66,9 @@ def lead():
         leading.call("add", x=x, more=step)
         assert add({"x": (x % 100).astype(np.float32), "more": step}) == jax.device_count() * (2**40 % 100 + 3) + step
         (Path(TO.value) / "begun").touch()
+        if END.value == "endless":
+            leading.call("add", x=x, more=-1)
+            add({"x": np.zeros(3, np.float32), "more": -1})
         if END.value == "error":
             raise UserError("mend this")
         if END.value == "done" and step == 2:
@@ -90,7 +97,11 @@ def start(code, *flags, processes=2):
 
 def ends(processes):
     """Of each its status, and what it printed to stdout and to stderr."""
-    said = [process.communicate(timeout=200) for process in processes]
+    try:
+        said = [process.communicate(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [(process.returncode, *both) for process, both in zip(processes, said, strict=True)]
 
 
@@ -191,9 +202,10 @@ def begun(tmp_path, processes):
 
 @pytest.mark.parametrize("asked", nightly.but(1, of=(0, 1)))
 def test_sigterm_to_one_ends_all(tmp_path, asked):
-    """At once, also where the one that is asked follows, and what is shared would wait for it."""
-    processes = start(ADD, f"--to={tmp_path}")
+    """At once, also where the one that is asked follows, and in the middle of what devices take for ever."""
+    processes = start(ADD, f"--to={tmp_path}", "--end=endless")
     begun(tmp_path, processes)
+    time.sleep(0.5)  # until they are in that middle
     processes[asked].terminate()
     for status, _, error in ends(processes):
         assert status == 75 and "error: interrupted by SIGTERM: saved" in error and "Fatal" not in error, error
