@@ -92,12 +92,14 @@ def define_config_flags() -> None:
 
 
 def define_process_flags() -> None:
-    """`--distributed`, or `--coordinator`, `--processes` and `--process`: several processes that train as one."""
+    """`--distributed`, or `--coordinator`, `--processes` and `--process`: several processes that work as one."""
     about = "One of several processes, of a TPU pod, Slurm or MPI, which JAX knows how to find."
     flags.DEFINE_bool("distributed", False, about)
     flags.DEFINE_string("coordinator", None, "host:port of process 0, for processes that are started by hand.")
     flags.DEFINE_integer("processes", None, "How many there are, with --coordinator.", lower_bound=1)
     flags.DEFINE_integer("process", None, "Number of this one, from 0, with --coordinator.", lower_bound=0)
+    for name in ("distributed", "coordinator", "processes", "process"):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def join_processes() -> None:

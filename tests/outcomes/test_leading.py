@@ -57,7 +57,9 @@ def add(values):
     mesh = sharding.mesh(jax.device_count(), 1, 1)
     whole = jax.make_array_from_callback(
         (jax.device_count(), 3), NamedSharding(mesh, PartitionSpec("data")), lambda index: values["x"][None])
-    whole = endless(whole) if values["more"] == -1 else whole
+    if values["more"] == -1:
+        whole = endless(whole)
+        (Path(TO.value) / f"at it {flags.FLAGS.process}").touch()
     return sharding.on_host(mesh, whole).sum() + values["more"]
 def lead():
     print(flags.FLAGS.process, flush=True)
@@ -193,9 +195,9 @@ def test_nodes_of_a_task_of_slurm_score_a_model_together(scored, tmp_path, monke
     check(scored, tmp_path / "w")
 
 
-def begun(tmp_path, processes):
+def begun(mark, processes):
     until = time.monotonic() + 60
-    while not (tmp_path / "begun").exists():
+    while not mark.exists():
         assert time.monotonic() < until and all(process.poll() is None for process in processes)
         time.sleep(0.02)
 
@@ -204,8 +206,8 @@ def begun(tmp_path, processes):
 def test_sigterm_to_one_ends_all(tmp_path, asked):
     """At once, also where the one that is asked follows, and in the middle of what devices take for ever."""
     processes = start(ADD, f"--to={tmp_path}", "--end=endless")
-    begun(tmp_path, processes)
-    time.sleep(0.5)  # until they are in that middle
+    for process in range(2):
+        begun(tmp_path / f"at it {process}", processes)
     processes[asked].terminate()
     for status, _, error in ends(processes):
         assert status == 75 and "error: interrupted by SIGTERM: saved" in error and "Fatal" not in error, error
@@ -214,7 +216,7 @@ def test_sigterm_to_one_ends_all(tmp_path, asked):
 @pytest.mark.parametrize("end", nightly.but("killed 0", of=("error", "killed 0", "killed 1", "done")))
 def test_how_one_ends_the_others_end(tmp_path, end):
     processes = start(ADD, f"--to={tmp_path}", f"--end={end}")
-    begun(tmp_path, processes)
+    begun(tmp_path / "begun", processes)
     if end.startswith("killed"):
         processes[int(end[-1])].kill()
     (first, _, said), (second, _, others) = ends(processes)
