@@ -1,26 +1,31 @@
-"""Processes that train as one hear at once when one of them ends before the others, and end too, with a sentence.
+"""Processes that train, or score, as one hear at once when one of them ends before the others, and end too, with a
+sentence.
 
 JAX notices by heartbeats, after most of a minute, and aborts with pages of its own. Here each process keeps a
 connection to process 0: the kernel closes it when a process dies in whatever way, and keepalive finds out where a
-machine did.
+machine did. Where process 0 leads the others (`leading`), SIGTERM goes the same way.
 """
 
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
 import time
 
+from ehr_scaling import preemption
+from ehr_scaling.errors import Preempted
+
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h: may be tried again
 HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard of
 GRACE = 2.0  # seconds for a process that ends by itself, as where all have met the same error
 _PATIENCE = 10.0  # seconds for a connection to be made, and to say whose it is
-_BYE, _GONE = b"bye\n", b"gone %d\n"
+_BYE, _GONE, _ASKED = b"bye\n", b"gone %d\n", b"asked\n"
 
 _peers: dict[int, socket.socket] = {}  # by their numbers
-_left, _gone = threading.Event(), threading.Event()
+_left, _gone, _asked = threading.Event(), threading.Event(), threading.Event()
 _facts = {"gone": -1, "processes": 1}
 
 
@@ -61,6 +66,27 @@ def leave() -> None:
             peer.sendall(_BYE)
 
 
+def ask() -> bool:
+    """Tell process 0, which leads, that this one was asked to end; gives whether it can be told."""
+    with contextlib.suppress(OSError, KeyError):
+        _peers[0].sendall(_ASKED)
+        return True
+    return False
+
+
+def dismiss() -> None:
+    """By process 0, which leads, was asked to end and does so: tell the others, which are to end too."""
+    _left.set()
+    for peer in list(_peers.values()):
+        with contextlib.suppress(OSError):
+            peer.sendall(_ASKED)
+
+
+def dismissed() -> bool:
+    """Whether process 0 has said so."""
+    return _asked.is_set()
+
+
 def told(patience: float = 1.0) -> str | None:
     """What to say where another process has ended, since an error may be no more than a consequence of that; None where
     none has within so many seconds, or this one is alone."""
@@ -68,7 +94,7 @@ def told(patience: float = 1.0) -> str | None:
         return None
     return (
         f"process {_facts['gone']} of {_facts['processes']} has ended before the others: see what it said; started "
-        "again together, all go on from the last checkpoint"
+        "again together, all go on from what was saved last"
     )
 
 
@@ -106,9 +132,18 @@ def _listen(number: int, peer: socket.socket) -> None:
 def _hear(number: int, peer: socket.socket) -> None:
     said = b""
     with contextlib.suppress(OSError):
-        while not said.endswith(b"\n") and (more := peer.recv(64)):
-            said += more
-    if said == _BYE:
+        while True:
+            while b"\n" not in said and (more := peer.recv(64)):
+                said += more
+            if not said.startswith(_ASKED):
+                break
+            said = said.removeprefix(_ASKED)
+            _asked.set()
+            if number != 0 and not _left.is_set():  # this is process 0: as if the signal had come here
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif number == 0 and not _left.wait(GRACE / 2):  # in the middle of what nobody can break off
+                end(f"error: {preemption.SAVED}", Preempted.status)
+    if said.startswith(_BYE):
         return
     if not _gone.is_set():
         _facts["gone"] = int(said.split()[1]) if said.startswith(b"gone") else number

@@ -69,6 +69,10 @@ class Layout:
         """What was asked, answered and scored of a task."""
         return self.outcomes / name
 
+    def parts(self, cell: str) -> Path:
+        """Futures of a cell that are being drawn, in a folder for each simulation; gone when they are judged."""
+        return self.outcomes / f".{cell}"
+
     @property
     def audit(self) -> Path:
         """What models remember of their patients, <cell>.json each."""

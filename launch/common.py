@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ehr_scaling import artifacts, companions, configs, endings, hardware, preemption, settings, storage
+from ehr_scaling import artifacts, companions, configs, endings, hardware, leading, preemption, settings, storage
 from ehr_scaling.configs import base
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
@@ -91,12 +92,14 @@ def define_config_flags() -> None:
 
 
 def define_process_flags() -> None:
-    """`--distributed`, or `--coordinator`, `--processes` and `--process`: several processes that train as one."""
+    """`--distributed`, or `--coordinator`, `--processes` and `--process`: several processes that work as one."""
     about = "One of several processes, of a TPU pod, Slurm or MPI, which JAX knows how to find."
     flags.DEFINE_bool("distributed", False, about)
     flags.DEFINE_string("coordinator", None, "host:port of process 0, for processes that are started by hand.")
     flags.DEFINE_integer("processes", None, "How many there are, with --coordinator.", lower_bound=1)
     flags.DEFINE_integer("process", None, "Number of this one, from 0, with --coordinator.", lower_bound=0)
+    for name in ("distributed", "coordinator", "processes", "process"):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def join_processes() -> None:
@@ -113,6 +116,7 @@ def join_processes() -> None:
         jax.distributed.initialize(*process_flags, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
         raise UserError(f"the processes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put a handler of its own over it
     companions.watch()
 
 
@@ -204,6 +208,8 @@ def begin(config: ConfigDict, workdir: Path, *, makes: bool = False) -> None:
 
 def _end_at_once(message: str, status: int) -> NoReturn:
     """Print one line, and do not wait for what a device is in the middle of: all that is kept has been saved."""
+    if leading.on():  # of several processes none has anything to save but process 0, which has
+        companions.fail(endings.line(message), status)
     print(endings.line(message), file=sys.stderr, flush=True)
     # Without JAX there is no device; of several processes the others may still be saving
     if "jax" not in sys.modules or sys.modules["jax"].distributed.is_initialized():

@@ -6,16 +6,19 @@
   python -m launch.evaluate --workdir=W --show=4                                 report/futures.html, to look at
   python -m launch.evaluate --workdir=W --trajectories=DIR                       futures as MEDS, a file a copy
   python -m launch.evaluate --workdir=W --executor=slurm --slurm_time=1:00:00    a task a model, in Slurm's queue
+  python -m launch.evaluate --workdir=W --distributed                            one of several processes, as one
 
 --tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. The same
-command on several machines that share W shares the models, and the last ones by parts. A file of your own tasks has the
-form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from label files in the
-MEDS schema.
+command on several machines that share W shares the models, and the last ones by parts. A model that no machine holds is
+scored by all processes of --distributed (or --coordinator) together, or by those of --slurm_nodes. A file of your own
+tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from label
+files in the MEDS schema.
 """
 
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
@@ -25,6 +28,7 @@ from . import common, slurm_flags
 from .steps import Steps
 
 common.define_config_flags()
+common.define_process_flags()
 flags.adopt_module_key_flags(slurm_flags)
 EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Who scores.")
 TASKS = flags.DEFINE_bool("tasks", False, "List the tasks that can be asked, and nothing else.")
@@ -44,13 +48,22 @@ def main() -> None:
         return
     if EXECUTOR.value == "slurm":
         slurm_flags.check()
-        if slurm_flags.NODES.value > 1:
-            raise UserError("--slurm_nodes: a model is scored on one node; several nodes share the models: give 1")
+        if flags.FLAGS.distributed or flags.FLAGS.coordinator:
+            raise UserError("--executor=slurm starts the processes of --slurm_nodes itself: leave --distributed out")
     common.begin(config, workdir)
     print(f"scoring the models of {workdir}", flush=True)
+    common.join_processes()
+    from ehr_scaling import leading
+    from ehr_scaling.outcomes import following
+
+    leading.run(lambda: score(config, workdir), lambda: following.steps(workdir))
+
+
+def score(config: ConfigDict, workdir: Path) -> None:
+    """By process 0 of those that score as one."""
     # Not above: what lists tasks and flags needs no JAX.
     from ehr_scaling import study
-    from ehr_scaling.outcomes import evaluate
+    from ehr_scaling.outcomes import evaluate, following
     from ehr_scaling.outcomes.pages import show
 
     trajectories = Path(TRAJECTORIES.value) if TRAJECTORIES.value else None
@@ -61,6 +74,7 @@ def main() -> None:
         each = [[cell] for cell in study.to_score(workdir)] if any_asked else []
         costs = evaluate.costs(workdir, each)
         about = {"title": "simulating futures", "done": evaluate.finished, "costs": costs, "kind": "score"}
+        about["steps"] = following.steps
         queued = slurm_flags.submit(evaluate.job, each, workdir, **about)
         if queued:
             print("when they have ended, the same command without --executor tells the scores")

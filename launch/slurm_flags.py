@@ -13,7 +13,7 @@ TIME = flags.DEFINE_string(
 )
 PARALLEL = flags.DEFINE_integer("slurm_parallel", 256, "Tasks at once, at most.")
 SAVE = flags.DEFINE_integer("slurm_save_seconds", 90, "Seconds before its limit at which a task saves.", lower_bound=1)
-NODES = flags.DEFINE_integer("slurm_nodes", 1, "Nodes of a task, a process on each, which train as one.", lower_bound=1)
+NODES = flags.DEFINE_integer("slurm_nodes", 1, "Nodes of a task, a process on each, which work as one.", lower_bound=1)
 GPUS = flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a task, on each of its nodes.", lower_bound=0)
 CPUS = flags.DEFINE_integer("slurm_cpus", 1, "Cores of a task, on each of its nodes.", lower_bound=1)
 MEMORY = flags.DEFINE_float("slurm_memory_gb", None, "Memory of a task, on each of its nodes.")

@@ -74,7 +74,9 @@ def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
     Both draw the same futures, whoever draws which part, but for rounding.
     """
     for cell in unit:
-        for scratch in filter(together.wants_help, Layout(workdir).outcomes.glob(f".{cell.id}-*")):
+        parts = Layout(workdir).parts(cell.id)
+        storage.fetch(parts, f"*/*{together.OPEN_PART}", gone=True)
+        for scratch in filter(together.wants_help, parts.glob("*")):
             for group in groups(_scored(cell, workdir).unanswered):
                 if _scratch(cell, workdir, group) == scratch:
                     trained = restored_params(cell, Layout(workdir).run(cell.id))
@@ -129,14 +131,19 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             # All are judged before one is written: else an interruption between two would need the futures anew.
             for question, score in list(scoring.of_model(cell, workdir, *trained, group, scratch, report)):
                 keep(question, score)
-            shutil.rmtree(scratch, ignore_errors=True)
+            _forget(scratch)
     for question, score in unjudged:  # after that, since recalibrations read what was just predicted
         preemption.check()
         keep(question, scoring.judged_again(cell, question, score))
-    # Of groups that were interrupted, and then asked in another composition
-    for left in Layout(workdir).outcomes.glob(f".{cell.id}-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    # Of groups that were interrupted, and then asked in another composition; a name with a dash is an earlier version's
+    for left in (Layout(workdir).parts(cell.id), *Layout(workdir).outcomes.glob(f".{cell.id}-*")):
+        _forget(left)
     return scores
+
+
+def _forget(scratch: Path) -> None:
+    storage.forget(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _hand_over(score: Path) -> None:
@@ -160,7 +167,7 @@ def _name(question: Question) -> str:
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
     """Where the futures of a group are kept until they are judged: of another group they are others."""
     fingerprint = artifacts.fingerprint([question.record["fingerprint"] for question in group])
-    return Layout(workdir).outcomes / f".{cell.id}-{fingerprint}"
+    return Layout(workdir).parts(cell.id) / fingerprint
 
 
 def _fingerprint(cell: Cell, question: Question) -> str:

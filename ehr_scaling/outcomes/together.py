@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts, preemption
+from ehr_scaling import artifacts, preemption, storage
 from ehr_scaling.data import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
@@ -55,14 +55,18 @@ class Simulation(NamedTuple):
         """Futures of all stays, in parts that are kept in the folder `scratch`: what is there is not drawn again.
 
         The folder must be that of this simulation and model alone. Whoever finds it may draw parts of it too, see
-        `draw_parts`; those are waited for, but not for ever: what a helper has not brought in PATIENCE, or twice the
-        time that a part took here, is drawn here too. report: an `executors.Report`.
+        `draw_parts`, where it is in a bucket on other machines; parts are in the bucket then. Those are waited for, but
+        not for ever: what a helper has not brought in PATIENCE, or twice the time that a part took here, is drawn here
+        too. report: an `executors.Report`.
         Raises: UserError where a part is damaged; Preempted after SIGTERM, where that was put off.
         """
         artifacts.work_directory(scratch)
+        storage.fetch(scratch)
         parts = [scratch / f"{begin}.npz" for begin in range(0, len(self.asked.ids), AT_ONCE)]
         for part in parts:
-            part.with_suffix(OPEN_PART).touch()
+            if not (mark := part.with_suffix(OPEN_PART)).exists():
+                mark.write_text("to be drawn\n", encoding="utf-8")
+        storage.store(scratch)
         drawn = {part: _loaded(part) for part in parts if part.exists()}  # by earlier processes
         for futures in drawn.values():
             report(futures.tokens.size, before=True)
@@ -72,6 +76,7 @@ class Simulation(NamedTuple):
             new = self.draw_parts(model, params, scratch, report)
             if new:
                 slowest = max(slowest, (time.monotonic() - begun) / len(new))
+            storage.fetch(scratch, "*.npz")
             new |= {part: _loaded(part) for part in parts if part not in drawn | new and part.exists()}  # by helpers
             drawn |= new
             if len(drawn) == len(parts):
@@ -85,7 +90,7 @@ class Simulation(NamedTuple):
                 part = next(part for part in parts if part not in drawn)
                 drawn[part] = self._draw(model, params, part, report)
             else:
-                time.sleep(claims.POLL)  # a helper draws the rest, or has died
+                claims.pause(scratch)  # a helper draws the rest, or has died
 
     def draw_parts(
         self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]
@@ -108,6 +113,10 @@ class Simulation(NamedTuple):
         futures = self.run(model, params, every[begin : begin + AT_ONCE], report)
         with artifacts.writing(path) as partial:
             np.savez(partial, **futures._asdict())
+        # Of a lease that was lost another machine draws the part; without the mark all was judged meanwhile
+        lost = (lease := storage.lease(path.with_suffix(""))) is not None and lease.lost
+        if not lost and storage.handed_over(path.with_suffix(OPEN_PART)):
+            storage.store(path)
         return futures
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
@@ -126,11 +135,16 @@ def wants_help(scratch: Path) -> bool:
 
 def _free_parts(scratch: Path) -> Generator[Path]:
     """The files of parts that nobody has drawn or is drawing, each ours while it is out."""
+    drawn = storage.names(scratch)
     for mark in sorted(scratch.glob(f"*{OPEN_PART}"), key=lambda mark: int(mark.stem)):
         path = mark.with_suffix(".npz")
-        with contextlib.suppress(FileNotFoundError), claims.locked(mark) as handle:  # the folder goes at the end
+        if path.name in drawn:
+            continue
+        with contextlib.suppress(FileNotFoundError), claims.held(mark) as handle:  # the folder goes at the end
+            if handle is None or path.name in (drawn := storage.names(scratch)):
+                continue
             # What was locked may have gone with it before it was
-            if handle is not None and not path.exists() and os.path.samestat(os.fstat(handle), mark.stat()):
+            if os.path.samestat(os.fstat(handle), mark.stat()) and storage.handed_over(mark):
                 yield path
 
 

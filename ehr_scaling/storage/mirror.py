@@ -56,6 +56,8 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
     that was there, and is not any more, goes here too where `path` is its own, or with `gone`: for what others take
     away, since an object that was just written may not be listed yet.
 
+    What lies in a folder below `path` whose name begins with a dot is scratch: it comes to who asks for that folder.
+
     Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
     Raises: UserError where the bucket does not answer.
     """
@@ -73,7 +75,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
         if not overwrite and _changed(root, key):
             continue
         below = "" if root / key == path else (root / key).relative_to(path).as_posix()
-        if (not below or fnmatch(below, pattern)) and not _same(root, key, about):
+        if (not below or fnmatch(below, pattern)) and not _scratch(below) and not _same(root, key, about):
             wanted.append((key, about["version"], about["size"]))
     # Records last, so that a reader beside us finds no folder that only looks whole
     for part in _by_record(wanted, lambda entry: entry[0]):
@@ -94,7 +96,7 @@ def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def store(path: Path) -> None:
     """Hand the file or folder `path` over: what the bucket has not, and then the records of it.
 
-    Names that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer.
+    Names below it that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer.
     """
     if (mirror := _mirror(path)) is None:
         return
@@ -109,10 +111,14 @@ def store(path: Path) -> None:
     entries = []
     for file in files:
         key = _key(root, file)
-        if not any(part.startswith(".") for part in Path(key).parts) and not _same(root, key, there.get(key)):
+        if not _scratch(file.relative_to(path).as_posix()) and not _same(root, key, there.get(key)):
             entries.append((key,))
     for part in _by_record(entries, lambda entry: entry[0]):
         _all(partial(_hand_over, bucket, root), part)
+
+
+def _scratch(below: str) -> bool:
+    return any(part.startswith(".") for part in Path(below).parts)
 
 
 def handed_over(path: Path) -> bool:
@@ -121,11 +127,12 @@ def handed_over(path: Path) -> bool:
 
 
 def forget(path: Path) -> None:
-    """Take what lies at and below `path` out of the bucket, records first. Here it stays."""
+    """Take what lies at and below `path` out of the bucket, records first, and leases of it. Here it stays."""
     if (mirror := _mirror(path)) is None:
         return
     bucket, root = mirror
-    entries = [(key,) for key in bucket.list(_key(root, path))]
+    of_path = _key(root, path)
+    entries = [(key,) for place in (of_path, f"{LEASES}/{of_path}") for key in bucket.list(place)]
     for part in reversed(_by_record(entries, lambda entry: entry[0])):
         _all(bucket.remove, part)
 

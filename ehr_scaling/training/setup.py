@@ -1,6 +1,7 @@
 """How cells are trained on the machine at hand: kernels, mesh, sizes of pieces, and states in their places."""
 
 import math
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from ehr_scaling import storage
+from ehr_scaling import leading, storage
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.grid.rules import sequences_at_a_time
@@ -102,27 +103,89 @@ def _check_kernel(kernel: str, dtype: Any, head: int, context: int) -> None:
 
 def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
     """The model of a finished run and its parameters (no member axis), on one device, or on several of this process
-    where one does not hold it.
+    where one does not hold it; on those of all processes, where this one leads the others (`leading`).
 
     Raises: UserError where the run is not finished.
     """
     storage.fetch(folder)
     if checkpoint.result(folder) is None:
         raise RunFailed(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
+    leading.call("restore", cell=cell.to_json())
     model = model_of(cell)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
-    one = states(program_of(cell, model), sharding.mesh(1, 1, _to_hold(cell)), 1).member
-    return model, checkpoint.restore_last(folder, one).params
+    one = states(program_of(cell, model), _mesh_to_ask(cell, model), 1).member
+    params = checkpoint.restore_last(folder, one).params
+    leading.holds(params)
+    return model, params
 
 
-def _to_hold(cell: Cell) -> int:
-    """Devices of this process that a model is cut over to be asked: one, where its parameters take half of its memory
-    at most, as they are and in the dtype of the activations, or it does not tell how much it has (a CPU); else as many
-    as its heads can be shared between."""
-    devices = jax.local_devices()
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    need = 2 * 4 * (cell.N_body + cell.N_embedding + cell.N_head)  # bytes
-    return 1 if need <= memory / 2 else math.gcd(cell.heads, len(devices))
+def _mesh_to_ask(cell: Cell, model: Transformer) -> Mesh:
+    """The devices that a model is on to be asked: one; as many as hold it together; or, where processes ask it as one,
+    devices of all of them, which share what is asked where each holds the model."""
+    local, memory = jax.local_devices(), _memory()
+    alone = _to_hold(cell, model, len(local), memory)
+    if not leading.on():
+        return sharding.mesh(1, 1, alone)
+    devices, processes = jax.devices(), jax.process_count()
+    tensor = _to_hold(cell, model, len(devices), memory, processes)
+    data = len(devices) if tensor == 1 else max(1, processes // tensor)
+    if leading.leads():
+        _tell(cell, tensor, len(devices), _bytes(cell, model, alone) <= memory / 2)
+    # The first of each process, then the second: none is left out
+    numbers = [sum(other.process_index == d.process_index for other in devices[:i]) for i, d in enumerate(devices)]
+    in_turn = sorted(range(len(devices)), key=lambda i: (numbers[i], devices[i].process_index))
+    chosen = [devices[i] for i in sorted(in_turn[: data * tensor])]
+    return Mesh(sharding.arranged(chosen, data, 1, tensor), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _tell(cell: Cell, tensor: int, devices: int, held_by_one: bool) -> None:
+    """Say, once of each size, where processes that ask a model as one are more than it takes, or than it can use."""
+    if held_by_one:
+        _say(
+            f"{cell.size}: one process holds this model: several that score it as one (--distributed, --slurm_nodes) "
+            "are not needed, each by itself would score models of its own"
+        )
+    elif tensor < devices:
+        _say(
+            f"{cell.size}: its {cell.heads} heads can be shared between {tensor} of the {devices} devices: another "
+            "number of processes may use more"
+        )
+
+
+@cache
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _memory() -> float:
+    """Bytes of a device here; inf where it does not tell (a CPU)."""
+    return float((jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf))
+
+
+def _to_hold(cell: Cell, model: Transformer, most: int, memory: float, processes: int = 1) -> int:
+    """Devices that a model is cut over to be asked: one, where its parameters take half of its memory at most, as they
+    are and in the dtype of the activations; else as many of `most` as leave the least on each.
+
+    They share out its heads, and all processes have some of them, or equally many have the same.
+    """
+    if memory == math.inf or _bytes(cell, model, 1) <= memory / 2:
+        return 1
+    numbers = [n for n in range(1, most + 1) if cell.heads % n == 0 and (n >= processes or processes % n == 0)]
+    return min(numbers, key=lambda n: _bytes(cell, model, n))
+
+
+def _bytes(cell: Cell, model: Transformer, tensor: int) -> int:
+    """What parameters take of each of so many devices, as they are and in the dtype of the activations."""
+    shapes = _shapes(program_of(cell, model)).params
+    where = sharding.of_state(AbstractMesh((1, 1, tensor), sharding.AXES), shapes)
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(where), strict=True)
+    return 2 * 4 * sum(math.prod(where.shard_shape(x.shape)) for x, where in leaves)
+
+
+@cache
+def _shapes(program: Program) -> State:
+    """Shapes and dtypes of the state of one member, which has its axis."""
+    return jax.eval_shape(partial(init, program), np.zeros(1, np.int32))
 
 
 class States(NamedTuple):

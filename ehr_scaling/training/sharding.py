@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ehr_scaling import leading
 from ehr_scaling.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -203,6 +204,42 @@ def devices_of(params: Any) -> int:
     """How many devices along tensor hold a model together, by where its parameters are."""
     where = getattr(jax.tree.leaves(params)[0], "sharding", None)
     return where.mesh.shape.get("tensor", 1) if isinstance(where, NamedSharding) else 1
+
+
+def shared_by_processes(params: Any) -> Mesh | None:
+    """The mesh of a model that is on devices of several processes, which ask it together; else None."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    return where.mesh if isinstance(where, NamedSharding) and not where.is_fully_addressable else None  # type: ignore[return-value]
+
+
+def everywhere(mesh: Mesh | None, arrays: Any) -> Any:
+    """Host arrays that all processes have alike, on every device of a mesh; as they are, without one."""
+    if mesh is None:
+        return arrays
+    where = replicated(mesh)
+
+    def put(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+        return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+
+    return jax.tree.map(put, arrays)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _whole(arrays: Any, mesh: Mesh) -> Any:
+    return jax.lax.with_sharding_constraint(arrays, replicated(mesh))
+
+
+def on_host(mesh: Mesh | None, arrays: Any) -> Any:
+    """Arrays as numpy has them: of those of a mesh of several processes all of each, in every process.
+
+    Raises: Preempted as `leading.check` does, of such a mesh.
+    """
+    if mesh is not None:
+        arrays = _whole(arrays, mesh)
+        leading.wait(arrays)
+    return jax.tree.map(np.asarray, arrays)
 
 
 def of_batch(mesh: Mesh, axis: int) -> NamedSharding:

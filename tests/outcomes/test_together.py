@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, study
+from ehr_scaling import artifacts, storage, study
 from ehr_scaling.data import inspection, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
@@ -24,9 +26,11 @@ from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
+from ehr_scaling.storage import leases
+from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import small
+from tests import buckets, nightly, small
 
 OWN = tasks.load()
 KIND = Task(
@@ -49,7 +53,7 @@ def trained(tmp_path_factory):
     """A work directory with a finished cell, tasks that share their prompts and one that does not; cell and scores."""
     workdir = tmp_path_factory.mktemp("study")
     packed = study.prepare(small.config(**{"data.patients": 400}), workdir)
-    cell = small.cell(packed)
+    cell = small.cell(packed, size="25k")  # of two heads
     loop.job([cell], workdir, small.silent)
     (workdir / "grid").mkdir()
     manifest.write(workdir / "grid" / manifest.MANIFEST, [cell])
@@ -215,6 +219,63 @@ def test_what_two_tokens_decide(trained, tmp_path):
     assert cost.tokens == of_days + len(union.first)
 
 
+# One of two processes, of which neither holds the model; even small arrays are cut
+PROCESS = """
+import sys
+from pathlib import Path
+import jax
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+from ehr_scaling import leading
+from ehr_scaling.grid import manifest
+from ehr_scaling.outcomes import evaluate, following
+from ehr_scaling.training import setup, sharding
+from tests import small
+sharding.WHOLE_BELOW, setup._memory = 0, lambda: 0.0
+restored = setup.restored_params
+def cut(*args):
+    model, params = restored(*args)
+    print([x.shape for x in (params["embedding"], params["embedding"].addressable_shards[0].data)])
+    return model, params
+evaluate.restored_params = following.restored_params = cut
+workdir = Path(sys.argv[1])
+score = lambda: evaluate.job(manifest.read(workdir / "grid"), workdir, small.silent)
+leading.run(score, lambda: following.steps(workdir))
+"""
+
+
+def test_two_processes_that_hold_a_model_together_score_it_as_one_device_does(trained, tmp_path):
+    """Two tokens summed up, futures drawn, and the next token; process 0 alone writes."""
+    workdir, cell, scores = trained
+    one, two = (alone(workdir, tmp_path / name, TOGETHER[0], method="exact") for name in ("one", "two"))
+    expected = evaluate.job([cell], one, small.silent)[0]
+    places = dict.fromkeys(expected, one)
+    for task in (TOGETHER[2], KIND):
+        questions.prepare(two, task, **OPTIONS)
+        expected[task.name], places[task.name] = scores[task.name], workdir
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    command = [sys.executable, "-c", PROCESS, str(two), address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(2)]
+    try:
+        told = [process.communicate(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (said, error) in zip(processes, told, strict=True):
+        assert process.returncode == 0, error[-2000:]
+        assert said.splitlines()[-1] == f"[({cell.padded_vocab}, 32), ({cell.padded_vocab // 2}, 32)]"
+    for name, place in places.items():
+        folders = [there / "outcomes" / name for there in (two, place)]
+        assert same(artifacts.read_json(folders[0] / f"{cell.id}.json"), expected[name])
+        ours, theirs = (pq.read_table(folder / f"{cell.id}.parquet") for folder in folders)
+        assert ours.select(ours.column_names[:-1]) == theirs.select(ours.column_names[:-1])
+        np.testing.assert_allclose(ours.columns[-1].to_numpy(), theirs.columns[-1].to_numpy(), rtol=1e-4, atol=1e-7)
+    assert not list((two / "outcomes").glob(".*"))
+
+
 def drawn(model, params, asked, report=small.silent):
     """Futures that tell which sample and outcome they are of, without a model."""
     ids, stops, copies, new_tokens = asked.ids, asked.stops, asked.copies, asked.new_tokens
@@ -255,7 +316,7 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "simulate", partial(counted, 1))
     with pytest.raises(KeyboardInterrupt):
         evaluate.job([cell], other, small.silent)
-    (scratch,) = (other / "outcomes").glob(".*")
+    (scratch,) = (other / "outcomes").glob(".*/*")
     assert sizes == [32] and [path.name for path in scratch.glob("*.npz")] == ["0.npz"]
 
     reported = []
@@ -302,6 +363,108 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     assert not evaluate.help_out([cell], other, small.silent)  # all is judged
 
 
+@pytest.fixture
+def machines(request, trained, tmp_path, monkeypatch):
+    """The mirrors of two machines of one bucket, with a model and a task that it is to be asked; and the bucket."""
+    url, mirrors = buckets.url(getattr(request, "param", "file"), tmp_path), []
+    for number in range(2):
+        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / f"machine{number}"))
+        mirrors.append(storage.local(url))
+        for name in ("events", "timelines", "packed", "runs", "grid"):
+            (mirrors[-1] / name).symlink_to(trained[0] / name)
+        questions.prepare(mirrors[-1], TOGETHER[0], **OPTIONS)
+    monkeypatch.setattr(together, "AT_ONCE", 20)
+    for name in ("POLL", "POLL_BUCKET"):
+        monkeypatch.setattr(claims, name, 0.02)
+    return [*mirrors, Bucket(url)]
+
+
+def in_bucket(bucket):
+    """Names of what it has of parts, and of leases of them."""
+    return {key.rsplit("/", 1)[-1] for key in bucket.list("") if "outcomes/." in key}
+
+
+@pytest.mark.parametrize("machines", nightly.but("file", of=("file", "s3", "gs")), indirect=True)
+def test_machines_of_a_bucket_share_a_model_by_parts(trained, tmp_path, machines, monkeypatch):
+    """Nothing is drawn twice, a machine has the parts of the others, and none are left where all is judged."""
+    workdir, cell, _ = trained
+    one, two, bucket = machines
+    monkeypatch.setattr(simulate, "simulate", drawn)
+    expected = evaluate.job([cell], alone(workdir, tmp_path, TOGETHER[0]), small.silent)[0]
+    assert not evaluate.help_out([cell], two, small.silent)  # nobody is at it
+    by, seen = [], []
+
+    def beside(*args, **options):
+        by.append(len(args[2].ids))
+        if len(by) == 1:  # the other machine draws the two parts that are left, and finds none any more
+            helped = [evaluate.help_out([cell], two, small.silent) for _ in range(2)]
+            seen.append((helped, in_bucket(bucket)))
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", beside)
+    found = evaluate.job([cell], one, small.silent)[0]
+    assert all(same(score, expected[name]) for name, score in found.items())
+    assert by == [20, 20, 10]
+    ((helped, there),) = seen
+    assert helped == [True, False] and {"0.part", "20.part", "40.part", "20.npz", "40.npz"} <= there
+    assert in_bucket(bucket) == set() and not list((one / "outcomes").glob(".*"))
+    assert evaluate.job([cell], two, small.silent)[0] == found and not list((two / "outcomes").glob(".*"))
+    assert not evaluate.help_out([cell], two, small.silent)
+
+
+def test_parts_of_a_machine_that_died_are_used_and_what_it_held_is_taken_over(trained, tmp_path, machines, monkeypatch):
+    """It had drawn the first part, and was at the second: another one draws the last, waits, and draws the second."""
+    workdir, cell, _ = trained
+    one, two, bucket = machines
+    monkeypatch.setattr(simulate, "simulate", drawn)
+    expected = evaluate.job([cell], alone(workdir, tmp_path, TOGETHER[0]), small.silent)[0]
+    monkeypatch.setattr(leases, "TTL", 1.0)
+    sizes, times = [], []
+
+    def timed(*args, **options):
+        sizes.append(len(args[2].ids))
+        times.append(time.monotonic())
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", timed)
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(leases.Lease, "release", lambda self: self._stop.set())  # it does not come to more
+        evaluate.job([cell], one, small.silent)
+    assert {"0.npz", "20.part"} <= in_bucket(bucket) and "20.npz" not in in_bucket(bucket)
+    reported = []
+    found = evaluate.job([cell], two, lambda tokens, before=False: reported.append((tokens, before)))[0]
+    assert all(same(score, expected[name]) for name, score in found.items())
+    assert sizes == [20, 20, 10, 20] and times[3] - times[2] > 0.9
+    assert reported == [(n * 3 * 24, before) for n, before in ((20, True), (10, False), (20, False))]
+    assert in_bucket(bucket) == set()
+
+
+@pytest.mark.parametrize("why", ["lost", "judged"])
+def test_a_part_that_another_has_drawn_meanwhile_is_not_handed_over(trained, machines, monkeypatch, why):
+    """Of who slept too long, and whose lease another took; and where all was judged without waiting for it."""
+    _, cell, _ = trained
+    one, two, bucket = machines
+    theirs, ours = (evaluate._scratch(cell, there, prepared.asked_in(there)) for there in (one, two))
+    drew = []
+
+    def meanwhile(*args, **options):
+        drew.append(len(args[2].ids))
+        if why == "lost":
+            storage.lease(ours / "40").lost = True
+        else:
+            storage.forget(theirs)
+        return drawn(*args, **options)
+
+    monkeypatch.setattr(simulate, "simulate", meanwhile)
+    artifacts.work_directory(theirs)
+    (theirs / "40.part").write_text("to be drawn")
+    storage.store(theirs)
+    assert evaluate.help_out([cell], two, small.silent) and drew == [10]
+    assert not any(key.endswith("40.npz") for key in bucket.list(""))
+
+
 def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monkeypatch):
     """It holds a part that it never brings: the one who waits draws it too, and only then."""
     workdir, cell, _ = trained
@@ -312,7 +475,7 @@ def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monke
     monkeypatch.setattr(together, "PATIENCE", 1.0)
     monkeypatch.setattr(claims, "POLL", 0.01)
     scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     (scratch / "20.part").touch()
     times = []
 
@@ -340,7 +503,7 @@ def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_i
         shutil.rmtree(scratch)
         return drawn(*args, **options)
 
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     (scratch / "0.part").touch()
     monkeypatch.setattr(simulate, "simulate", gone)
     assert not evaluate.help_out([cell], other, small.silent) and not scratch.exists()
@@ -366,7 +529,7 @@ def test_a_damaged_part_is_named(trained, tmp_path):
     workdir, cell, _ = trained
     other = alone(workdir, tmp_path, TOGETHER[0])
     scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     (scratch / "0.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match=r"0\.npz is damaged \(\w+\): delete it and run again"):
         evaluate.job([cell], other, small.silent)

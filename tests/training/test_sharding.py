@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.training import sharding
-from tests import forked
+from ehr_scaling.models import sizes
+from ehr_scaling.training import setup, sharding
+from tests import forked, small
 
 # Every way to share 8 devices out between the three axes
 MESHES = [(d, f, 8 // d // f) for d in (8, 4, 2, 1) for f in (8, 4, 2, 1) if d * f <= 8]
@@ -156,3 +158,24 @@ def test_a_mesh_that_cannot_be_is_refused(setting, devices, match):
 def test_data_takes_the_devices_that_are_left():
     assert sharding.sizes({"data": 0, "fsdp": 2, "tensor": 2}, 8) == (2, 2, 2)
     assert sharding.sizes({"data": 0, "fsdp": 1, "tensor": 1}, 1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "devices", "processes", "tensor"),
+    [
+        ("85m", 8, 1, 4),  # of 12 heads; 6 would divide them, but not the inner width
+        ("85m", 6, 1, 4),
+        ("85m", 16, 8, 4),  # each group twice over
+        ("85m", 16, 16, 4),
+        ("127m", 16, 16, 16),
+        ("127m", 3, 3, 1),  # 2 would leave one process out
+        ("85m", 3, 3, 3),
+    ],
+)
+def test_devices_that_hold_a_model_together(prepared, size, devices, processes, tensor):
+    shape = sizes.get(size)
+    cell = replace(small.cell(prepared[1]), size=size, heads=shape.heads)
+    model = setup.model_of(cell)
+    assert setup._to_hold(cell, model, devices, 1e6, processes) == tensor
+    assert setup._to_hold(cell, model, devices, 2 * setup._bytes(cell, model, 1), processes) == 1
+    assert setup._bytes(cell, model, 1) > 8 * 6 * shape.layers * shape.width**2

@@ -70,24 +70,36 @@ def locked(path: Path) -> Iterator[int | None]:
 
 
 @contextlib.contextmanager
+def held(path: Path) -> Iterator[int | None]:
+    """As `locked`, between machines too: of a work directory in a bucket the lock is between processes here, and there
+    is a lease between machines."""
+    lease = storage.lease(path.with_suffix(""))
+    with locked(path) as handle:
+        ours = handle is not None and (lease is None or lease.take())
+        try:
+            yield handle if ours else None
+        finally:
+            if ours and lease is not None:
+                lease.release()
+
+
+def pause(path: Path) -> None:
+    """Between two looks at what others hold in a work directory, at any `path` in it."""
+    time.sleep(POLL_BUCKET if storage.in_bucket(path) else POLL)
+
+
+@contextlib.contextmanager
 def claim(workdir: Path, unit: Unit) -> Iterator[bool]:
     """Hold `unit` until the block ends, unless another holds it; gives whether it is ours."""
     path = file_of(workdir, unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
-    # Of a work directory in a bucket the lock is between processes here, the lease between machines
-    lease = storage.lease(path.with_suffix(""))
-    with locked(path) as handle:
-        ours = handle is not None and (lease is None or lease.take())
-        if ours and handle is not None:
+    with held(path) as handle:
+        if handle is not None:
             about = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
             os.ftruncate(handle, 0)
             os.pwrite(handle, about.encode(), 0)
-        try:
-            yield ours
-        finally:
-            if ours and lease is not None:
-                lease.release()
+        yield handle is not None
 
 
 def holder(workdir: Path, unit: Unit) -> dict[str, Any] | None:
@@ -168,7 +180,7 @@ def in_turn(
             if patience is not None and time.monotonic() - idle_since > patience:
                 return
             yield None
-            time.sleep(POLL_BUCKET if storage.in_bucket(workdir) else POLL)
+            pause(workdir)
 
 
 def _by_rank(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import hardware, preemption, storage
+from ehr_scaling import hardware, leading, preemption, storage
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims, processes
@@ -49,19 +49,21 @@ def run(
     worker processes. Every process claims what nobody holds, here or in another sweep on the same `workdir`; what
     others hold is waited for, and taken over when they let go of it.
 
-    Under `jax.distributed` all processes call this with `workers=1`, and do the same units together.
+    Under `jax.distributed` all processes call this with `workers=1`, and do the same units together. Where one leads
+    the others (`leading`) it alone calls this, and its job calls them.
 
     Args:
       costs: of the units, for their order and the time that is left; None: those of training them.
       done: gives the results of a unit that is finished; such units go to no worker. Without it the job is asked.
       saves: whether the job polls `preemption.requested` and saves; else SIGTERM breaks it off where it is.
       patience: seconds to wait for units that others hold; None: until they are finished.
-      help: does parts of units that others hold, when nothing is left to claim; not under `jax.distributed`.
+      help: does parts of units that others hold, when nothing is left to claim; not of units done together.
       before: looks once, here, at what the jobs of the units that are left will read, and raises where it is damaged.
     Raises: UserError of the first unit in which something fails that others need too, after those have been stopped,
       and when patience is over; RunFailed where all units have failed; Preempted after SIGTERM, when all have saved.
       Checkpoints remain.
     """
+    workers = 1 if leading.leads() else workers
     _check_sharing(workdir)
     failures: dict[int, str] = {}  # by unit
     results: list[Any] = [None] * len(units)
@@ -91,7 +93,7 @@ def run(
                 _here(work, results, failures, bar)
             elif many := sum(result is None for result in results) - len(failures):
                 processes.run(work, results, failures, workers if help else min(workers, many), bar)
-            if preemption.requested_anywhere() if workers == 1 else preemption.requested():
+            if preemption.requested_anywhere() if _processes() > 1 else preemption.requested():
                 raise Preempted(preemption.SAVED)
         look()
         if missing := [unit[0].id for i, unit in enumerate(units) if results[i] is None and i not in failures]:
@@ -145,9 +147,10 @@ def _here(work: Work, results: list[Any], failures: dict[int, str], bar: Progres
 
 
 def _processes() -> int:
+    """That do the same units together."""
     import jax
 
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    return 1 if leading.leads() else jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def _together(turns: Iterator[int | None]) -> Iterator[int | None]:

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import companions, endings, preemption, storage
+from ehr_scaling import companions, endings, leading, preemption, storage
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, needs
 from ehr_scaling.grid.cell import Unit
@@ -20,6 +20,7 @@ from ehr_scaling.grid.executors.job import Check, Done, Job
 from ehr_scaling.grid.executors.local import run
 from ehr_scaling.layout import Layout
 
+Steps = Callable[[Path], Mapping[str, leading.Step]]
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
 REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three times the time limit
 # As sbatch's --time takes it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S
@@ -32,6 +33,8 @@ _SCONTROL = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/slurm/bin", "
 class Task:
     """One unit, as submitit pickles it for a node: functions by name, and the cells."""
 
+    steps: Steps | None = None  # of tasks that an earlier version queued
+
     def __init__(
         self,
         job: Job,
@@ -41,9 +44,10 @@ class Task:
         done: Done | None,
         before: Check | None = None,
         cost: Cost | None = None,
+        steps: Steps | None = None,
     ):
         self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
-        self.before, self.cost = before, cost
+        self.before, self.cost, self.steps = before, cost, steps
         self.scontrol = _scontrol()  # where it is submitted; a node may have it elsewhere, or not on its PATH
 
     def __call__(self) -> None:
@@ -51,17 +55,10 @@ class Task:
         try:
             together = _join_nodes()
             with preemption.deferred(signal.SIGTERM, signal.SIGUSR2):
-                run(
-                    self.job,
-                    [self.unit],
-                    self.workdir,
-                    workers=1,
-                    title=self.title,
-                    costs=self.cost and [self.cost],
-                    done=self.done,
-                    patience=PATIENCE,
-                    before=self.before,
-                )
+                if (steps := self.steps) is not None:
+                    leading.run(self._do, lambda: steps(self.workdir))
+                else:
+                    self._do()
             companions.leave()
         except Preempted:
             companions.leave()
@@ -74,6 +71,19 @@ class Task:
         except Exception as e:
             endings.tell(e, status=1)
             raise  # submitit keeps the traceback
+
+    def _do(self) -> None:
+        run(
+            self.job,
+            [self.unit],
+            self.workdir,
+            workers=1,
+            title=self.title,
+            costs=self.cost and [self.cost],
+            done=self.done,
+            patience=PATIENCE,
+            before=self.before,
+        )
 
     def checkpoint(self) -> Any:
         """What submitit is to run when the job starts again: the same, for it goes on from its own checkpoints."""
@@ -159,6 +169,7 @@ def submit(
     done: Done | None = None,
     before: Check | None = None,
     costs: Sequence[Cost] | None = None,
+    steps: Steps | None = None,
     kind: str = "sweep",
     nodes: int = 1,
     cpus: int = 1,
@@ -175,6 +186,7 @@ def submit(
       time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
       parallel: tasks that may run at once.
       done, before, costs: as `executors.run` takes them.
+      steps: of a job by which one of several nodes leads the others, see `leading.run`; None: all do it together.
       kind: of work, whose tasks are queued once for a work directory.
       nodes: of a task, with a process on each; together they are one of `jax.distributed`.
       cpus, gpus, memory_gb: of a task, on each of its nodes.
@@ -226,7 +238,7 @@ def submit(
     )
     try:
         with executor.batch():
-            return [executor.submit(Task(job, unit, workdir, title, done, before, cost)) for unit, cost in todo]
+            return [executor.submit(Task(job, unit, workdir, title, done, before, cost, steps)) for unit, cost in todo]
     except submitit.core.utils.FailedJobError as e:
         raise UserError(f"Slurm refused the job: {_said(e)}") from None
 

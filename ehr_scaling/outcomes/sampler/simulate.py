@@ -10,7 +10,6 @@ groups of S slots, P positions of a prompt, W of the room behind it, V vocabular
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from ehr_scaling import preemption
+from ehr_scaling import leading
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
@@ -30,8 +29,6 @@ from ehr_scaling.outcomes.sampler.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.sampler.slots import RUNNING as RUNNING
 from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over, padded
 from ehr_scaling.training import sharding
-
-_LOOK = 0.005  # seconds between two looks at what a device is doing
 
 
 def clock(vocabulary: Vocabulary) -> Clock:
@@ -99,6 +96,22 @@ class Asked(NamedTuple):
         of_samples = ("prompts", "ids", "gaps", "horizons")
         return self._replace(**{name: getattr(self, name)[rows] for name in of_samples})
 
+    def flat(self) -> dict[str, Any]:
+        """Its fields, and those of `stops` and `clock`, as `leading.call` takes them."""
+        inner = {f"{name}.{key}": x for name in _INNER for key, x in getattr(self, name)._asdict().items()}
+        return {name: x for name, x in self._asdict().items() if name not in _INNER} | inner
+
+    @classmethod
+    def of_flat(cls, values: dict[str, Any]) -> "Asked":
+        """Of what `flat` gives."""
+        for name, kind in _INNER.items():
+            inner = {key: values.pop(f"{name}.{key}") for key in kind._fields}  # type: ignore[attr-defined]
+            values[name] = kind(**inner)
+        return cls(**values)
+
+
+_INNER: dict[str, type] = {"stops": Stops, "clock": Clock}
+
 
 def simulate(
     model: Transformer,
@@ -114,10 +127,12 @@ def simulate(
     A future depends on its prompt, the seed, the sample's id and the copy's number, and on nothing else: not on what
     else is simulated beside it, in what order, or on how many devices (but for rounding, which turns a draw in 1e6).
     Devices share the prompts out, or work at each together where they hold the model together (`sharding.devices_of`).
+    Of a model on devices of several processes all of them draw, see `leading`.
 
     Args:
       rows: copies under way at a time on each device; None: as many as suit it.
-      devices: which to use; None: all of this process. Of those that hold the model together, the first so many.
+      devices: which to use; None: all of this process, or those that several have the model on. Of those that hold it
+        together, the first so many.
       report: called with tokens drawn or, of copies that ended, not needed any more: in all n·C·G.
     Raises: ValueError when prompts leave no room in the context; Preempted after SIGTERM, where that was put off.
     """
@@ -127,10 +142,12 @@ def simulate(
     room = min(new_tokens, request.context - width)
     if room < 1:
         raise ValueError(f"prompts of {width} tokens leave no room in a context of {request.context}")
+    if (shared := sharding.shared_by_processes(params)) is not None:
+        leading.call("simulate", params, rows=rows, **request.flat())
     outcomes = len(stops.at_horizon)
     gaps, horizons = request.gaps.astype(np.float32), request.horizons.astype(np.float32)
-    mesh = _mesh(devices or jax.local_devices(), sharding.devices_of(params))
-    params = jax.device_put(params, sharding.of_params(mesh, params))
+    mesh = shared or _mesh(devices or jax.local_devices(), sharding.devices_of(params))
+    params = params if shared else jax.device_put(params, sharding.of_params(mesh, params))
     if rows is None:
         # On a CPU 256 rows of the quickstart's models were no faster than 64; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024
@@ -184,12 +201,15 @@ def next_token(model: Transformer, params: Any, prompts: np.ndarray, tokens: np.
     Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for.
     Raises: Preempted after SIGTERM, where that was put off.
     """
+    if (mesh := sharding.shared_by_processes(params)) is not None:
+        leading.call("next_token", params, prompts=prompts, tokens=tokens, batch=batch)
     probabilities = np.empty((len(prompts), len(tokens)), np.float32)
     for begin in range(0, len(prompts), batch):
-        preemption.check()
+        leading.check()
         some = prompts[begin : begin + batch].astype(np.int32)
         filled = np.pad(some, ((0, batch - len(some)), (0, 0)), constant_values=PAD)
-        probabilities[begin : begin + batch] = np.asarray(_next(model, params, filled, tokens))[: len(some)]
+        new = _next(model, params, *sharding.everywhere(mesh, (filled, tokens)))
+        probabilities[begin : begin + batch] = sharding.on_host(mesh, new)[: len(some)]
     return probabilities
 
 
@@ -210,9 +230,14 @@ def _slid(prompts: np.ndarray, tokens: np.ndarray, drawn: np.ndarray, context_to
     return out
 
 
-def _mesh(devices: Sequence[jax.Device], tensor: int) -> Mesh:
+def _shares(mesh: Mesh) -> int:
+    """Devices, or groups of them that hold the model together, that each take a share of the prompts."""
     # Not several groups of a few: their loops have different numbers of turns, and would wait for each other in each
-    data = len(devices) if tensor == 1 else 1
+    return mesh.shape["data"] if mesh.shape["tensor"] == 1 else 1
+
+
+def _mesh(devices: Sequence[jax.Device], tensor: int) -> Mesh:
+    data = len(devices) if tensor == 1 else 1  # see `_shares`
     arranged = sharding.arranged(devices[: data * tensor], data, 1, tensor)
     return Mesh(arranged, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -224,7 +249,7 @@ def _prompts_at_once(model: Transformer, width: int, groups: int, mesh: Mesh, pr
     """
     of_one = 2 * model.shape.layers * model.shape.width * width * jnp.dtype(model.dtype).itemsize
     fitting = max(1, (1 << 29 if jax.default_backend() == "cpu" else 1 << 33) // of_one)
-    shares = mesh.shape["data"]
+    shares = _shares(mesh)
     of_device = min(max(groups, min(16 * groups, fitting)), math.ceil(prompts / shares))
     return shares * 2 ** math.ceil(math.log2(of_device))
 
@@ -254,14 +279,18 @@ def _dispatch(
     fill = lambda x: np.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))  # noqa: E731
     halves = np.stack([ids >> np.uint64(32), ids & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
     slots = min(copy.shape[1], rows)
-    groups = max(1, min(rows // slots, part // mesh.shape["data"]))
-    uniform_MxCxW = _uniform(setting.room, np.uint32(seed), fill(halves), fill(copy), over.drawn)
-    args = (fill(prompts), uniform_MxCxW, fill(gaps), fill(horizons), over)
-    tokens, state = _sharded(setting, mesh, groups, slots, params, args, stops, clock)
-    while not tokens.is_ready():  # a wait inside of JAX hears no signal
-        preemption.check()
-        time.sleep(_LOOK)
-    return np.asarray(tokens)[:m], State(*(np.asarray(field)[:m] for field in state))
+    groups = max(1, min(rows // slots, part // _shares(mesh)))
+    leading.check()
+    shared = mesh if sharding.shared_by_processes(params) is not None else None
+    args = fill(prompts), fill(gaps), fill(horizons), over
+    by_draw = np.uint32(seed), fill(halves), fill(copy), over.drawn
+    args, by_draw, stops, clock = sharding.everywhere(shared, (args, by_draw, stops, clock))
+    uniform_MxCxW = _uniform(setting.room, *by_draw)
+    args = (args[0], uniform_MxCxW, *args[1:])
+    drawn = _sharded(setting, mesh, groups, slots, params, args, stops, clock)
+    leading.wait(drawn)
+    tokens, state = sharding.on_host(shared, drawn)
+    return tokens[:m], State(*(field[:m] for field in state))
 
 
 @partial(jax.jit, static_argnames=("setting", "mesh", "groups", "slots"))
@@ -270,7 +299,8 @@ def _sharded(
 ) -> tuple[jax.Array, State]:
     """Each device simulates its share of the prompts, in a loop of its own; what devices that hold a model together
     exchange is left to XLA."""
-    over, everywhere = PartitionSpec("data"), PartitionSpec()
+    everywhere = PartitionSpec()
+    over = PartitionSpec("data") if mesh.shape["tensor"] == 1 else everywhere  # else all groups do the same
     apart = {"data"} if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
     return jax.shard_map(
         partial(draw_futures, setting, groups, slots),

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ehr_scaling import preemption
+from ehr_scaling import leading
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
 from ehr_scaling.outcomes.sampler.simulate import Asked
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Stops, padded
+from ehr_scaling.training import sharding
 
 _ROWS = 512  # prompts × intervals at a time
 
@@ -48,19 +49,22 @@ def decide(model: Transformer, params: Any, request: Asked) -> Decided:
     Exact for the model, but for what follows a first token that is neither an interval nor decides: see `undecided`.
     Raises: Preempted after SIGTERM, where that was put off.
     """
+    if (mesh := sharding.shared_by_processes(params)) is not None:
+        leading.call("decide", params, **request.flat())
     stops, clock = padded(model, request.stops, request.clock)
     intervals = np.flatnonzero(clock.hours)
     batch = max(1, min(_ROWS // len(intervals), len(request.ids)))
     parts = []
     for begin in range(0, len(request.ids), batch):
-        preemption.check()
+        leading.check()
         some = slice(begin, begin + batch)
         prompts, gaps = request.prompts[some].astype(np.int32), request.gaps[some].astype(np.float32)
         horizons, missing = request.horizons[some].astype(np.float32), batch - len(prompts)
         prompts = np.pad(prompts, ((0, missing), (0, 0)), constant_values=PAD)
         gaps, horizons = np.pad(gaps, (0, missing)), np.pad(horizons, ((0, missing), (0, 0)))
-        of_batch = _decide(model, params, prompts, gaps, horizons, stops, clock, intervals)
-        parts.append(np.asarray(of_batch, np.float64)[:, : batch - missing])
+        given = sharding.everywhere(mesh, (prompts, gaps, horizons, stops, clock, intervals))
+        of_batch = sharding.on_host(mesh, _decide(model, params, *given))
+        parts.append(of_batch.astype(np.float64)[:, : batch - missing])
     return Decided(*np.concatenate(parts, axis=1))
 
 
