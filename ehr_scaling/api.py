@@ -63,7 +63,7 @@ def train(workdir: str | Path, config: str | ModuleType = "quickstart", settings
 
 
 def run_study(workdir: str | Path, config: str | ModuleType = "quickstart", settings: Settings | None = None) -> Path:
-    """A whole study: `train`, then futures and scores, then the laws, as `python -m launch.study` does.
+    """A whole study: `train`, then futures and scores, then the laws, as `ehr-scaling study` does.
 
     Returns: the path of report.html, which has laws.json and figures/ beside it; `analysis.fit(f"{workdir}/runs")`
       gives its laws in Python.

@@ -97,8 +97,9 @@ def _pool(function: Callable[..., Any], items: Sequence[tuple], workers: int, ba
                 bar.update()
         except BrokenProcessPool:
             raise UserError(
-                "a process that prepared data was killed or could not start, perhaps for lack of memory: run again to "
-                "go on, with --config.workers=1"
+                "a process that prepared data was killed or could not start: call it in a script under "
+                'if __name__ == "__main__": (a notebook need not); or it lacked memory: run again to go on, with '
+                "--config.workers=1"
             ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
