@@ -36,7 +36,9 @@ DOCUMENTS = [
     *sorted(path for folder in ("launch", "configs") for path in (ROOT / folder).glob("*.py")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
-PROGRAM = re.compile(r"(?:\S*/)?(?:python|pip|pytest|make|ehr-scaling|docker|kubectl|xpk|gcloud|zensical) |EHR_\w+=|--\w")
+PROGRAM = re.compile(
+    r"(?:\S*/)?(?:python|pip|pytest|make|ehr-scaling|docker|kubectl|xpk|gcloud|zensical) |EHR_\w+=|--\w"
+)
 INLINE = re.compile(r"`((?:(?:\S*/)?(?:python -m|pip|make|ehr-scaling|docker|xpk|gcloud) |EHR_\w+=)[^`]+)`")
 
 # Not run here, and why

@@ -52,6 +52,13 @@ def test_it_knows_the_extras_that_users_want():
     assert set(check.EXTRAS) == set(extras) - FOR_DEVELOPERS
 
 
+def test_an_accelerator_that_jax_does_not_find_is_told():
+    assert check.idle(("cloud", "slurm"), "cpu") == check.idle(("cuda", "tpu"), "gpu") == []
+    (told,) = check.idle(("cloud", "cuda"), "cpu")
+    assert told.startswith("warning: the extra cuda is installed, but JAX found no GPU: does nvidia-smi list one")
+    assert check.ACCELERATORS.keys() == {"cuda", "tpu"} <= check.EXTRAS.keys()
+
+
 def test_its_first_line_waits_for_no_jax():
     code = "import sys, launch.check; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
