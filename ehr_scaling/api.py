@@ -71,9 +71,11 @@ def run_study(workdir: str | Path, config: str | ModuleType = "quickstart", sett
     """
     from ehr_scaling import storage, study
     from ehr_scaling.layout import Layout
+    from ehr_scaling.progress import Steps
 
     there = storage.local(str(workdir))
-    study.run(*_config(config, settings), there)
+    with Steps() as steps:
+        study.run(*_config(config, settings), there, steps.say)
     return Layout(there).report / "report.html"
 
 

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 import ehr_scaling
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
+from ehr_scaling.progress import Steps
 
 from . import common
-from .steps import Steps
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pyarrow", "numpy", "scipy")
 # A module that each extra brings, for those that a user may want

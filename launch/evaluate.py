@@ -20,9 +20,9 @@ from absl import flags
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
+from ehr_scaling.progress import Steps
 
 from . import common, slurm_flags
-from .steps import Steps
 
 common.define_config_flags()
 flags.adopt_module_key_flags(slurm_flags)

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from ehr_scaling.artifacts import read_json, write_json, write_text
 from ehr_scaling.errors import Preempted, UserError, first_line, needs
+from ehr_scaling.progress import Bar
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -67,7 +66,7 @@ def run(
     if runner.beam and todo:
         _beam(function, todo, runner.beam)
     else:
-        with tqdm(total=len(items), initial=len(items) - len(todo), desc=title, unit="part", disable=None) as bar:
+        with Bar(title, len(items), "part", done=len(items) - len(todo)) as bar:
             workers = min(runner.workers, len(todo))
             if workers <= 1:
                 for item, _ in todo:
@@ -86,7 +85,7 @@ def looked_at(look: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
             yield from pool.map(look, paths[i : i + 8 * _LOOKS])
 
 
-def _pool(function: Callable[..., Any], items: Sequence[tuple], workers: int, bar: tqdm) -> None:
+def _pool(function: Callable[..., Any], items: Sequence[tuple], workers: int, bar: Bar) -> None:
     # Spawned, not forked: the threads of Arrow and JAX do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_one_core) as pool:

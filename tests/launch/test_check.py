@@ -11,8 +11,8 @@ import pytest
 import ehr_scaling
 from ehr_scaling import hardware, study
 from ehr_scaling.errors import UserError
+from ehr_scaling.progress import Steps
 from launch import check
-from launch.steps import Steps
 
 ROOT = Path(__file__).parents[2]
 LINUX_ALONE = ("sched_getaffinity", "sched_setaffinity")
