@@ -63,7 +63,7 @@ def train(workdir: str | Path, config: str | ModuleType = "quickstart", settings
 
 
 def run_study(workdir: str | Path, config: str | ModuleType = "quickstart", settings: Settings | None = None) -> Path:
-    """A whole study: `train`, then futures and scores, then the laws, as `python -m launch.study` does.
+    """A whole study: `train`, then futures and scores, then the laws, as `ehr-scaling study` does.
 
     Returns: the path of report.html, which has laws.json and figures/ beside it; `analysis.fit(f"{workdir}/runs")`
       gives its laws in Python.
@@ -71,9 +71,11 @@ def run_study(workdir: str | Path, config: str | ModuleType = "quickstart", sett
     """
     from ehr_scaling import storage, study
     from ehr_scaling.layout import Layout
+    from ehr_scaling.progress import Steps
 
     there = storage.local(str(workdir))
-    study.run(*_config(config, settings), there)
+    with Steps() as steps:
+        study.run(*_config(config, settings), there, steps.say)
     return Layout(there).report / "report.html"
 
 

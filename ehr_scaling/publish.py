@@ -205,7 +205,10 @@ def figure(laws: Any, path: str) -> Any:
         ends = [side if isinstance(side, list) else [side] for side in (_figure(laws, over), _figure(laws, under))]
         return max((a / b for a, b in zip(*ends, strict=True) if None not in (a, b)), default=None)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise UserError(f"claims: no number of laws.json stands at {path!r}: docs/laws.md has all of them") from None
+        raise UserError(
+            f"claims: no number of laws.json stands at {path!r}: look into report/laws.json, and put dots between "
+            "names, [k] or [name=value] for an entry of a list"
+        ) from None
 
 
 def _figure(laws: Any, path: str) -> Any:

@@ -16,4 +16,4 @@ def _told(kind: type[BaseException], error: BaseException, trace: TracebackType 
 sys.excepthook = _told
 
 if sys.platform == "win32":  # which has no fcntl, and no builds of array_record
-    sys.exit("error: ehr_scaling runs on Linux and macOS: on Windows install it in WSL, wsl --install")
+    sys.exit("error: ehr_scaling runs on Linux (and should on macOS, untested): on Windows install it in WSL")

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ehr_scaling.errors import NO_MEMORY
+from ehr_scaling.progress import Steps
 
 from .common import run
-from .steps import Steps
 
 if TYPE_CHECKING:
     from ehr_scaling.analysis.options import Options

@@ -30,6 +30,7 @@ from ehr_scaling.errors import NO_MEMORY
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 
+from . import log
 from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with trained models.", required=True)
@@ -46,6 +47,7 @@ OUT = flags.DEFINE_string("out", None, "Another folder for the audits [default: 
 def main() -> None:
     print(f"auditing models of {WORKDIR.value}", flush=True)
     workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     manifest.read(Layout(workdir).grid)  # a folder without models is told before what takes seconds to import
     from ehr_scaling.audit import audit, words
     from ehr_scaling.grid.executors.claims import Cost

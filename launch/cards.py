@@ -17,6 +17,7 @@ from absl import flags
 
 from ehr_scaling import storage
 
+from . import log
 from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study with a report.", required=True)
@@ -27,10 +28,11 @@ ANSWERS = flags.DEFINE_string("answers", None, "YAML file of answers to open fie
 
 def main() -> None:
     print(f"cards of {WORKDIR.value}: every file is checked first", flush=True)
+    workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     from ehr_scaling.cards import write
     from ehr_scaling.layout import Layout
 
-    workdir = storage.local(WORKDIR.value)
     out = Path(OUT.value).absolute() if OUT.value else Layout(workdir).cards
     answers = Path(ANSWERS.value) if ANSWERS.value else None
     done = write.write(workdir, out, CELL.value, answers)

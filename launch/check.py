@@ -8,6 +8,7 @@ Nothing of the study is kept. Ends with status 0 where all of it works.
 import math
 import shutil
 import tempfile
+from collections.abc import Collection
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,9 @@ from ml_collections import ConfigDict
 import ehr_scaling
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
+from ehr_scaling.progress import Steps
 
 from . import common
-from .steps import Steps
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pyarrow", "numpy", "scipy")
 # A module that each extra brings, for those that a user may want
@@ -55,6 +56,25 @@ def small() -> ConfigDict:
     return c
 
 
+# Of the extras for accelerators: what each is for, and what may be wrong where there is none
+ACCELERATORS = {
+    "cuda": ("GPU", "does nvidia-smi list one, with a driver from 580 on, as CUDA 13 needs, and is neither "
+             "CUDA_VISIBLE_DEVICES empty nor JAX_PLATFORMS=cpu?"),
+    "tpu": ("TPU", "is this a TPU VM, has no other process taken it, and is JAX_PLATFORMS not cpu?"),
+}  # fmt: skip
+
+
+def idle(extras: Collection[str], platform: str) -> list[str]:
+    """Warnings of accelerators that an extra is installed for, and that JAX has not found."""
+    if platform != "cpu":
+        return []
+    return [
+        f"warning: the extra {extra} is installed, but JAX found no {device}: {why}"
+        for extra, (device, why) in ACCELERATORS.items()
+        if extra in extras
+    ]
+
+
 def about(context: int) -> None:
     """Print versions, devices, the kernel of attention, memory, disk and extras."""
     print(", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES), flush=True)
@@ -73,6 +93,8 @@ def about(context: int) -> None:
     }
     told = ", ".join(f"{kernel} in {dtype}" for dtype, kernel in kernels.items())
     print(f"devices: {len(devices)} × {', '.join(kinds)}; attention: {told}")
+    for warning in idle(there, platform):
+        print(warning, flush=True)
     memory, disk = psutil.virtual_memory().available, {"here": Path.cwd(), "temporary": Path(tempfile.gettempdir())}
     free = [f"{shutil.disk_usage(folder).free / 1e9:.0f} GB of disk ({name})" for name, folder in disk.items()]
     print(f"{len(hardware.cores())} processors; free: {memory / 1e9:.0f} GB of memory, {', '.join(free)}", flush=True)

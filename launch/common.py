@@ -19,6 +19,7 @@ from ehr_scaling.configs import base
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
 from . import log
+from .console import own_names
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
@@ -115,7 +116,11 @@ def join_processes() -> None:
     try:
         jax.distributed.initialize(*process_flags, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
-        raise UserError(f"the processes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
+        raise UserError(
+            f"the processes cannot be joined ({first_line(e)}): with --distributed a TPU pod, Slurm or MPI starts "
+            "them; else all give the same --coordinator, host:port of process 0 that each can reach, and --processes, "
+            "and each its own --process, from 0"
+        ) from None
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put a handler of its own over it
     companions.watch()
 
@@ -256,6 +261,8 @@ def _configs_found(argv: list[str]) -> list[str]:
 
 def parse(argv: list[str]) -> list[str]:
     """absl's flags from a command line: what is left of it. A mistake ends in one line and status 2, --help in 0."""
+    program = sys.modules["__main__"]  # whose docstring is what --help begins with
+    program.__doc__ = own_names(program.__doc__ or "") or None
     try:
         return flags.FLAGS(_configs_found(argv))
     except SystemExit:  # --help and its kin, which absl ends with 1

@@ -22,9 +22,9 @@ from pathlib import Path
 from absl import flags
 
 from ehr_scaling.errors import NO_MEMORY
+from ehr_scaling.progress import Steps
 
 from .common import run
-from .steps import Steps
 
 UNITS = ("auto", "token", "event", "day", "patient")
 RUNS = flags.DEFINE_multi_string(

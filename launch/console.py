@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -13,10 +14,18 @@ COMMANDS = (
 )
 
 
+def own_names(text: str) -> str:
+    """A command's help as it can be typed here: `python -m launch.study` is `ehr-scaling study` where the package is
+    installed, which has no module of the plain name `launch`."""
+    if __package__ == "launch":
+        return text
+    return re.sub(rf"(?:python -m )?\blaunch\.(?=(?:{'|'.join(COMMANDS)})\b)", "ehr-scaling ", text)
+
+
 def _about(command: str) -> str:
     """The first sentence of a command's own help, which need not be imported for it."""
     source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return own_names((ast.get_docstring(ast.parse(source)) or "").partition("\n")[0])
 
 
 def help_text() -> str:

@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
+from ehr_scaling.progress import Steps
 
 from . import common, slurm_flags
-from .steps import Steps
 
 common.define_config_flags()
 common.define_process_flags()

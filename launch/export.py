@@ -17,6 +17,7 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 
+from . import log
 from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with a trained model.", required=True)
@@ -38,17 +39,21 @@ def main() -> None:
 
 def _runs(to: str) -> None:
     print(f"exporting the runs of {WORKDIR.value} to {to}", flush=True)
+    workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     from ehr_scaling import publish
 
-    print(f"{publish.export_runs(storage.local(WORKDIR.value), to)} finished runs: {to}")
+    print(f"{publish.export_runs(workdir, to)} finished runs: {to}")
 
 
 def _model(out: str) -> None:
     print(f"exporting a model of {WORKDIR.value} to {out}", flush=True)
+    workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     from ehr_scaling import release
     from ehr_scaling.models.export import CODE
 
-    done = release.release(storage.local(WORKDIR.value), Path(out).absolute(), CELL.value)
+    done = release.release(workdir, Path(out).absolute(), CELL.value)
     why = "of the least validation loss among the finished ones, " if CELL.value is None else ""
     loss = f"{done['validation_loss']:.4f} ± {done['validation_loss_se']:.4f} nats a token"
     print(f"cell {done['cell']} ({done['size']}), {why}{loss}")

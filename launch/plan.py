@@ -24,9 +24,9 @@ from absl import flags
 
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
+from ehr_scaling.progress import Steps
 
 from .common import run
-from .steps import Steps
 
 if TYPE_CHECKING:
     from ehr_scaling.analysis.plan.record import Plan, Planner

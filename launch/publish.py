@@ -15,6 +15,7 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.layout import Layout
 
+from . import log
 from .common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the study.", required=True)
@@ -24,10 +25,12 @@ OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 
 def main() -> None:
     print(f"publishing the study {WORKDIR.value}", flush=True)
+    workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     from ehr_scaling import publish
     from ehr_scaling.errors import UserError
 
-    claims, workdir = Path(CLAIMS.value), storage.local(WORKDIR.value)
+    claims = Path(CLAIMS.value)
     if not claims.is_file():
         raise UserError(f"--claims={claims} is no file")
     storage.fetch(Layout(workdir).grid)

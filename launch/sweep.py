@@ -59,7 +59,8 @@ def show_status(workdir: Path) -> None:
 
     watching = WATCH.value and sys.stdout.isatty()
     while True:
-        text, finished = status.text(workdir, width=shutil.get_terminal_size((160, 40)).columns, colour=watching)
+        width, height = shutil.get_terminal_size((160, 40))
+        text, finished = status.text(workdir, width=width, height=height if watching else None, colour=watching)
         print(f"\033[H\033[J{text}" if watching else text, flush=True)
         if finished or not watching:
             return

@@ -3,7 +3,8 @@
   make check-versions                            Python 3.11, 3.12 and 3.13, which uv finds or downloads
   make check-versions PYTHONS=/usr/bin/python3.12
 
-In each environment: every module is imported, every command starts, and `ehr-scaling check` runs a study.
+In each environment: every module is imported, every command starts, and `ehr-scaling check` runs a study. Then the
+extras of users are installed into it, in the same versions of the two kinds, and imported.
 """
 
 import subprocess
@@ -24,6 +25,9 @@ for name in names:
     importlib.import_module(name)
 print(len(names), "modules")
 """
+# But for those of accelerators, which are gigabytes, and Beam, which `make test` has
+EXTRAS = {"cloud": ("gcsfs", "s3fs"), "slurm": ("submitit",), "tensorboard": ("tensorboardX",), "wandb": ("wandb",)}
+IMPORT_EXTRAS = f"import {', '.join(module for modules in EXTRAS.values() for module in modules)}"
 COMMANDS = "from ehr_scaling.launch.console import COMMANDS; print(*COMMANDS)"
 
 
@@ -56,9 +60,14 @@ def main(pythons: list[str]) -> None:
                 for command in commands:
                     run(place / "bin/ehr-scaling", command, "--help", elsewhere=work)
                 said = run(place / "bin/ehr-scaling", "check", elsewhere=work).splitlines()
+                extras = [part for extra in EXTRAS for part in ("--extra", extra)]
+                run(*into, "--resolution", resolution, *extras, "-r", ROOT / "pyproject.toml", elsewhere=work)
+                run(uv, "pip", "check", "--quiet", "--python", place, elsewhere=work)
+                run(place / "bin/python", "-c", f"{IMPORT_EXTRAS}; {IMPORT}", elsewhere=work)
                 seconds = time.monotonic() - began
                 print(
-                    f"{python} {resolution}: {modules}, {len(commands)} commands, {said[-1]}; {seconds:.0f} s",
+                    f"{python} {resolution}: {modules}, {len(commands)} commands, {said[-1]}, {len(EXTRAS)} extras; "
+                    f"{seconds:.0f} s",
                     flush=True,
                 )
                 print(f"  {said[1]}", flush=True)

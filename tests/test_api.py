@@ -158,3 +158,10 @@ def test_a_task_may_be_changed(trained, simulated):
     workdir, model = trained
     later = dataclasses.replace(ehr.tasks()[TASK], hours=72)
     assert 0 < len(ehr.simulate(model, workdir, later, **FAST).labels) < len(simulated.labels)
+
+
+def test_a_whole_study_says_its_steps(tmp_path, monkeypatch, capsys):
+    """Half a minute of silence looks like one that hangs."""
+    monkeypatch.setattr("ehr_scaling.study.run", lambda config, points, workdir, say: say("fitting the laws"))
+    assert ehr.run_study(tmp_path, CONFIG, SETTINGS) == tmp_path / "report" / "report.html"
+    assert capsys.readouterr().out == "[   0 s] fitting the laws\n"

@@ -32,10 +32,13 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *(path for path in sorted(ROOT.glob("*.md")) if path.stem != "CHANGELOG"),
     *sorted(path for folder in ("docs", "studies", "meds_dev") for path in (ROOT / folder).rglob("*.md")),
-    *sorted((ROOT / "launch").glob("*.py")),
+    *sorted(path for folder in ("launch", "configs") for path in (ROOT / folder).glob("*.py")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
-PROGRAM = re.compile(r"(?:\S*/)?(?:python|pip|pytest|make|ehr-scaling|kubectl|xpk|gcloud|zensical) |EHR_\w+=|--\w")
-INLINE = re.compile(r"`((?:(?:\S*/)?(?:python -m|pip|make|ehr-scaling|xpk|gcloud) |EHR_\w+=)[^`]+)`")
+PROGRAM = re.compile(
+    r"(?:\S*/)?(?:python|pip|pytest|make|ehr-scaling|docker|kubectl|xpk|gcloud|zensical) |EHR_\w+=|--\w"
+)
+INLINE = re.compile(r"`((?:(?:\S*/)?(?:python -m|pip|make|ehr-scaling|docker|xpk|gcloud) |EHR_\w+=)[^`]+)`")
 
 # Not run here, and why
 MARKED = {
@@ -44,6 +47,8 @@ MARKED = {
     r"launch\.fetch_maps|--code_maps=DIR": "a download: code maps are not shipped",
     r"^pip wheel|^\S*pip install|^make setup": "a download; see the extras below, and test_package.py",
     r"gs://BUCKET": "credentials of a bucket; tests/test_storage.py runs studies on an emulator",
+    r"^docker ": "no daemon; test_package.py has what an image is built of",
+    r"^ehr-scaling \w+$": "says no more than what a command is for",
     r"--executor=slurm": "a cluster",
     r"--coordinator=host0|xpk|gcloud|kubectl|--distributed": "several machines",
     r"FlinkRunner|SparkRunner|DaskRunner|DataflowRunner": "a cluster; tests/data/test_pipeline.py has Dask on one",
@@ -99,10 +104,13 @@ PLACES = {
 
 
 def shown(path):
-    """The command lines of a document: of its blocks, of docstrings, and what stands between backticks."""
+    """The command lines of a document: of its blocks, of docstrings, of a notebook's text, and between backticks."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     fence, block, prose = "", [], []
     for line in text.splitlines():
         if line.startswith("```"):
@@ -129,7 +137,9 @@ def whole(command):
 
 def test_commands_are_found():
     assert len(SHOWN) > 80
-    assert {path.name for path in SHOWN.values()} >= {"README.md", "clusters.md", "predict.py", "CONTRIBUTING.md"}
+    shown_in = {path.name for path in SHOWN.values()}
+    assert shown_in >= {"README.md", "clusters.md", "predict.py", "CONTRIBUTING.md", "p12.py", "timelines.ipynb"}
+    assert any(command.startswith("docker run ") for command in SHOWN)
     modules = {match for command in RUN for match in re.findall(r"launch\.(\w+)", command)}
     assert modules == set(COMMANDS) - {"fetch_maps"}
 

@@ -79,4 +79,5 @@ def test_what_a_test_skips_without_is_installed_by_some_job_that_runs_it():
             assert name in BASE | has["dev"] or (name in set().union(*has.values()) and file.startswith(tuple(ran)))
     assert seen > {"torch", "transformers", "mlcroissant", "wandb"}
     jobs = (ROOT / ".github/workflows/ci.yml").read_text()
-    assert {"test", "test-extras", "docs"} <= set(re.findall(r"- run: make ([\w-]+)", jobs))
+    assert {"test", "test-extras", "docs", "check"} <= set(re.findall(r"- run: make ([\w-]+)", jobs))
+    assert "docker build -t ehr-scaling ." in jobs and "docker run --rm ehr-scaling check" in jobs

@@ -262,5 +262,7 @@ def test_the_folder_is_what_meds_dev_reads():
         "unsupervised": {"train"},
         "supervised": {"predict"},
     }
-    assert (FOLDER / "requirements.txt").read_text().split() == [f"ehr_scaling=={ehr_scaling.__version__}"]
+    lines = (FOLDER / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [f"ehr_scaling=={ehr_scaling.__version__}"]
+    assert "PIP_FIND_LINKS" in lines[0] and "PIP_FIND_LINKS" in (FOLDER / "README.md").read_text()
     assert {"README.md", "refs.bib"} <= {path.name for path in FOLDER.iterdir()}

@@ -1,7 +1,9 @@
 """The wheel as somebody has it who has no checkout: its commands, its configs, and no other names beside its own."""
 
+import ast
 import importlib
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 import ehr_scaling
+import launch.console
 from ehr_scaling.launch import common, console
 
 ROOT = Path(__file__).parents[1]
@@ -92,13 +95,33 @@ def test_the_first_word_is_a_command(site, tmp_path):
     assert done.returncode == 0
     for command in console.COMMANDS:
         assert f"\n  {command} " in done.stdout
+    assert "launch." not in done.stdout and "`ehr-scaling bench data|" in done.stdout
     assert ehr_scaling_(site, tmp_path, "--version").stdout == f"{ehr_scaling.__version__}\n"
     done = ehr_scaling_(site, tmp_path, "swep")
     assert (done.returncode, done.stderr) == (2, "error: ehr-scaling has no command 'swep': did you mean sweep?\n")
     done = ehr_scaling_(site, tmp_path, "fetch-maps", "--help")
     assert (done.returncode, done.stderr) == (0, "") and "--kinds" in done.stdout
+    assert "\n  ehr-scaling fetch_maps --dest=maps\n" in done.stdout
     done = ehr_scaling_(site, tmp_path, "plan", "--flops=1")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+
+
+def test_help_shows_what_can_be_typed_without_a_checkout():
+    """Where nothing is called `launch`: all but the name is as in a checkout."""
+    for command in console.COMMANDS:
+        text = ast.get_docstring(ast.parse((ROOT / "launch" / f"{command}.py").read_text(encoding="utf-8")))
+        told = console.own_names(text)
+        assert "launch." not in told and "python -m" not in told
+        assert told.count("ehr-scaling ") >= max(1, text.count("python -m launch."))
+    assert "python -m launch." not in pydoc.plain(pydoc.render_doc(ehr_scaling.api))
+    assert launch.console.own_names("python -m launch.study") == "python -m launch.study"
+
+
+def test_no_message_leads_to_a_page_that_the_wheel_lacks():
+    for path in [*(ROOT / "ehr_scaling").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "docs/" in text else ():
+            assert not isinstance(node, ast.Raise) or "docs/" not in ast.unparse(node), path
 
 
 def test_benchmarks_start_what_the_wheel_has(site, tmp_path):

@@ -49,7 +49,7 @@ def test_a_block_runs(name, study, tmp_path, monkeypatch):
     for shown, run in smaller.items():
         block = block.replace(shown, run)
     tokens = np.ones((2, 8), np.int32)
-    names = {"CONFIG": CONFIG, "SETTINGS": SETTINGS, "tokens": tokens, "segments": tokens}
+    names = {"__name__": "__main__", "CONFIG": CONFIG, "SETTINGS": SETTINGS, "tokens": tokens, "segments": tokens}
     exec(compile(block, name, "exec"), names)
     assert {"found", "asked", "logits"} & set(names)
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, packing, static_context, timelines
@@ -16,6 +15,7 @@ from ehr_scaling.data.presets.rule import normalise
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
+from ehr_scaling.progress import each
 
 YEAR_PLACE = "YEAR"
 LEFT_OUT = "Left out by the source"
@@ -96,7 +96,7 @@ def gather(workdir: Path, split: str) -> Facts:
     counts, patients = np.zeros(size, np.int64), np.zeros(size, np.int64)
     lengths: list[np.ndarray] = []
     context: dict[str, np.ndarray] = {}
-    for part in tqdm(timelines.batches(workdir, split), desc=f"read {split}", unit="file", disable=None, leave=False):
+    for part in each(timelines.batches(workdir, split), f"read {split}", "file"):
         sizes = np.diff(part.offsets)
         lengths.append(sizes)
         counts += np.bincount(part.tokens, minlength=size)

@@ -19,10 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from ehr_scaling.artifacts import read_json, write_json, write_text, writing
 from ehr_scaling.errors import Preempted, UserError, first_line, needs
+from ehr_scaling.progress import Bar
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -74,7 +73,7 @@ def run(
         if runner.beam and todo:
             _beam(function, units, places, todo, runner.beam)
         else:
-            with tqdm(total=len(items), initial=len(items) - len(todo), desc=title, unit="part", disable=None) as bar:
+            with Bar(title, len(items), "part", done=len(items) - len(todo)) as bar:
                 workers = min(runner.workers, len(todo))
                 if workers <= 1:
                     for place in places:
@@ -129,7 +128,7 @@ def looked_at(look: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
             yield from pool.map(look, paths[i : i + 8 * _LOOKS])
 
 
-def _pool(function: Callable[..., Any], units: Path, places: Sequence[int], workers: int, bar: tqdm) -> None:
+def _pool(function: Callable[..., Any], units: Path, places: Sequence[int], workers: int, bar: Bar) -> None:
     # Spawned, not forked: the threads of Arrow and JAX do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_one_core) as pool:
@@ -140,8 +139,9 @@ def _pool(function: Callable[..., Any], units: Path, places: Sequence[int], work
                 bar.update()
         except BrokenProcessPool:
             raise UserError(
-                "a process that prepared data was killed or could not start, perhaps for lack of memory: run again to "
-                "go on, with --config.workers=1"
+                "a process that prepared data was killed or could not start: call it in a script under "
+                'if __name__ == "__main__": (a notebook need not); or it lacked memory: run again to go on, with '
+                "--config.workers=1"
             ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)

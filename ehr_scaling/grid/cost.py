@@ -255,7 +255,7 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
         f"Speed: {speed.basis}."
     )
     lines.append(
-        f"memory: of the arrays on one device, predicted within a factor of {MEMORY_OFF:g}; "
+        f"memory: of the arrays on one device ({machine.kind}), predicted within a factor of {MEMORY_OFF:g}; "
         "Python and JAX add about 0.5 GB."
     )
     return "\n".join(lines)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 STATES = ("running", "queued", "broken off", "waiting", "failed", "finished")
 _FACTS = ("step", "steps", "loss", "tokens_per_second", "eta", "seen", "host", "pid", "reason", "damage")
-_MOST_ROWS = 40  # of units; a terminal shows no more
+_MOST_ROWS = 40  # of units
+_LEAST_ROWS = 3  # of them, however low a terminal is
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
@@ -185,11 +186,12 @@ def _length(cell: Cell) -> str:
     return f"{passes:.2g} passes over {'all' if cell.fraction == 1 else f'{cell.fraction:g} of the'} patients"
 
 
-def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str, bool]:
+def text(workdir: Path, *, width: int = 160, height: int | None = None, colour: bool = False) -> tuple[str, bool]:
     """What a person looks at while a sweep runs: losses by length and size, then the units that are not finished,
     running ones first, then how much is left; and whether all are finished.
 
-    Args: width, characters of a line; colour, with the signs that a terminal takes for it.
+    Args: width, characters of a line; height, lines of the terminal, if all is to be seen at once: of the units as many
+      are told as leave room for the rest, and at least 3; colour, with the signs that a terminal takes for it.
     Raises: UserError where there is no manifest.
     """
     from rich.console import Console
@@ -207,23 +209,28 @@ def text(workdir: Path, *, width: int = 160, colour: bool = False) -> tuple[str,
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False)
     if any(row["losses"] for row in statuses):
         console.print(_table_of_losses(*by_length_and_size(every, statuses)))
-    unfinished = [row for row in rows if row[1]["state"] != "finished"]
-    if unfinished:
-        console.print(_table_of_units(unfinished[:_MOST_ROWS]))
-    if len(unfinished) > _MOST_ROWS:
-        console.print(f"and {len(unfinished) - _MOST_ROWS:,} units more")
     counts = {state: sum(row["state"] == state for row in statuses) for state in STATES}
     running = [(unit, row) for unit, row in rows if row["state"] == "running" and row["tokens_per_second"]]
     # Each at its own rate, and the units that wait at the rates of these
     speed = sum(row["tokens_per_second"] * unit[0].flops / unit[0].tokens for unit, row in running)
     left = sum(row["flops_left"] for row in statuses if row["state"] != "failed")
     eta = f", about {duration(left / speed)} left" if speed and left else ""
-    console.print(f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}")
+    last = [f"{', '.join(f'{n} {state}' for state, n in counts.items() if n)} of {len(rows)} units{eta}"]
     for kind, name in (("failed", "reason"), ("damaged", "damage")):
-        for told in (row[name] for _, row in rows if row[name]):
-            console.print(f"{kind}: {told}", markup=False, soft_wrap=True)
+        last += [f"{kind}: {row[name]}" for _, row in rows if row[name]]
     if any(row["reason"] for row in statuses):
-        console.print("what failed is left out until launch.sweep --retry_failed", soft_wrap=True)
+        last.append("what failed is left out until launch.sweep --retry_failed")
+    unfinished = [row for row in rows if row[1]["state"] != "finished"]
+    shown = _MOST_ROWS
+    if height is not None:  # the head of the table, what is left out, and the line behind all that the cursor is on
+        others = console.file.getvalue().count("\n") + sum(-(-len(line) // width) for line in last) + 3  # type: ignore
+        shown = max(_LEAST_ROWS, min(shown, height - others))
+    if unfinished:
+        console.print(_table_of_units(unfinished[:shown]))
+    if len(unfinished) > shown:
+        console.print(f"and {len(unfinished) - shown:,} units more")
+    for line in last:
+        console.print(line, markup=False, soft_wrap=True)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines), counts["finished"] + counts["failed"] == len(rows)
 

@@ -1,7 +1,7 @@
 # Copyright the ehr_scaling authors. Apache-2.0, as transformers is.
 """A Llama whose layers read, ahead of attention, the three positions before each: for `transformers`, on its own.
 
-It lies beside the weights that `python -m launch.export` writes, and needs torch and transformers alone:
+It lies beside the weights that `ehr-scaling export` writes, and needs torch and transformers alone:
 `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`. Rows may be padded on the left. There is no
 cache of past positions, so that each new token reads its row anew.
 """

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ehr_scaling import artifacts
 from ehr_scaling.data import disclosure, inspection, others, timelines
@@ -18,6 +17,7 @@ from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
 from ehr_scaling.outcomes.judging import calibration, decision, estimators, metrics
 from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.progress import Bar
 from ehr_scaling.training.setup import restored_params
 
 COPIES, NEW_TOKENS = 20, 512  # of a question that the study has not asked
@@ -177,14 +177,10 @@ def predict(
     every = np.arange(len(patient_stays.times))
     probability, bounded, kept = np.empty(len(every)), 0.0, []
     total = len(every) * copies * new_tokens
-    with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
-
-        def advance(tokens: int) -> None:
-            bar.update(tokens)
-
+    with Bar("simulating futures", total, "token", scaled=True) as bar:
         for begin in range(0, len(every), together.AT_ONCE):
             rows = every[begin : begin + together.AT_ONCE]
-            futures = together.as_asked(drawn := simulated.run(*trained, rows, advance), task, vocabulary)
+            futures = together.as_asked(drawn := simulated.run(*trained, rows, bar.update), task, vocabulary)
             probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
             if keep_futures:

@@ -131,6 +131,18 @@ def test_processes_share_the_work(tmp_path):
     assert {r["pid"] for r in call(tmp_path / "x", [1], Runner(2))} == {os.getpid()}  # one unit is worth no process
 
 
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    """Its processes import it again, and would start processes in turn."""
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\nfrom ehr_scaling.data.shards import Runner, run\n"
+        "from ehr_scaling.errors import UserError\n"
+        "try:\n    run(abs, [(1,), (2,)], [Path('1'), Path('2')], Runner(2), 'numbers')\n"
+        "except UserError as e:\n    print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert 'if __name__ == "__main__":' in done.stdout and "--config.workers=1" in done.stdout
+
+
 def test_small_inputs_get_no_processes():
     assert Runner(8).for_bytes(10_000) == Runner(1)
     assert Runner(8).for_bytes(200 << 20) == Runner(4)

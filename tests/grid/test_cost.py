@@ -107,6 +107,7 @@ def test_what_does_not_fit_is_said_before_it_runs():
     told = cost.table([cell("101k", **{"model.dtype": "bfloat16"})], workdir=None, workers=1, machine=known)
     assert "assumed, 3% of the peak of NVIDIA H100 80GB HBM3, 989 TFLOP/s in bfloat16" in told
     assert "MORE MEMORY" not in told
+    assert told.splitlines()[-1].startswith("memory: of the arrays on one device (NVIDIA H100 80GB HBM3), predicted")
 
 
 def test_small_models_get_a_gpu_each_and_large_ones_all(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest, status
 from ehr_scaling.grid.cell import units
 from ehr_scaling.grid.executors import claims, slurm
+from ehr_scaling.layout import FAILED
 from tests import blank
 
 STEPS, TOKENS = 100, 6400
@@ -170,6 +171,22 @@ def test_more_units_than_a_screen_holds_are_told_by_their_number(tmp_path):
     plan(tmp_path, *(cell(f"u{k}") for k in range(45)))
     lines = status.text(tmp_path)[0].splitlines()
     assert len(lines) == 43 and lines[-2] == "and 5 units more"
+
+
+def test_a_low_terminal_shows_all_but_some_units(tmp_path):
+    """Beside the table of losses and why something failed, which may take several lines of a narrow one."""
+    done, failed, *_ = grid = [cell(f"u{k}") for k in range(45)]
+    plan(tmp_path, *grid)
+    saved(tmp_path, done, STEPS, finished=True)
+    (tmp_path / "runs" / failed.id).mkdir()
+    artifacts.write_json(tmp_path / "runs" / failed.id / FAILED, {"reason": "loss is not finite, " * 12})
+    for height in (24, 60):
+        lines = status.text(tmp_path, width=100, height=height)[0].splitlines()
+        takes = sum(-(-len(line) // 100) for line in lines)
+        units = sum(line.startswith("u") and "25k" in line for line in lines)
+        assert takes == min(height - 1, 40 + takes - units) and f"and {44 - units} units more" in lines
+        assert "43 waiting, 1 failed, 1 finished of 45 units" in lines and lines[-1].startswith("what failed")
+    assert sum("waiting" in line for line in status.text(tmp_path, height=5)[0].splitlines()) == 3 + 1
 
 
 def test_without_a_plan_it_says_what_to_do(tmp_path):

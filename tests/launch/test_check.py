@@ -11,8 +11,8 @@ import pytest
 import ehr_scaling
 from ehr_scaling import hardware, study
 from ehr_scaling.errors import UserError
+from ehr_scaling.progress import Steps
 from launch import check
-from launch.steps import Steps
 
 ROOT = Path(__file__).parents[2]
 LINUX_ALONE = ("sched_getaffinity", "sched_setaffinity")
@@ -50,6 +50,13 @@ def test_a_model_that_learns_nothing_is_no_working_one(tmp_path, monkeypatch):
 def test_it_knows_the_extras_that_users_want():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(check.EXTRAS) == set(extras) - FOR_DEVELOPERS
+
+
+def test_an_accelerator_that_jax_does_not_find_is_told():
+    assert check.idle(("cloud", "slurm"), "cpu") == check.idle(("cuda", "tpu"), "gpu") == []
+    (told,) = check.idle(("cloud", "cuda"), "cpu")
+    assert told.startswith("warning: the extra cuda is installed, but JAX found no GPU: does nvidia-smi list one")
+    assert check.ACCELERATORS.keys() == {"cuda", "tpu"} <= check.EXTRAS.keys()
 
 
 def test_its_first_line_waits_for_no_jax():

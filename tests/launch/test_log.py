@@ -2,13 +2,18 @@
 
 import logging
 import re
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from launch import log
+from launch.console import COMMANDS
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[\d+\] ")
+KEEPS = re.compile(r"^ +(log\.keep|common\.begin)\(", re.MULTILINE)
 
 
 @pytest.fixture
@@ -81,6 +86,21 @@ def test_a_log_that_cannot_be_written_stops_nothing(kept, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert printed.out == "the work goes on\n" * 3
     assert printed.err.count("warning: no log is kept") == 1 and "No space left" in printed.err
+
+
+def test_every_command_on_a_work_directory_keeps_one():
+    """But for one that may show a patient."""
+    on_one = re.compile(r'"workdir"|define_config_flags\(\)')
+    commands = {path.stem: path.read_text() for path in Path(log.__file__).parent.glob("*.py") if path.stem in COMMANDS}
+    silent = {name for name, text in commands.items() if on_one.search(text) and not KEEPS.search(text)}
+    assert len(commands) == len(COMMANDS) and silent == {"inspect"}
+
+
+def test_a_command_on_a_study_leaves_its_line_and_its_mistake(tmp_path):
+    command = [sys.executable, "-m", "launch.publish", f"--workdir={tmp_path}", "--claims=none", f"--out={tmp_path}/o"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [STAMP.sub("", line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert lines == [shlex.join(["$", *command[2:]]).replace("'$'", "$"), done.stderr.strip()] and done.returncode == 1
 
 
 def test_no_folder_no_log(tmp_path):

@@ -1,10 +1,8 @@
 """What a command says while it works."""
 
 import json
-import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -15,30 +13,7 @@ from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import next_runs, plan_words
 from ehr_scaling.outcomes import evaluate
-from launch.steps import Steps
 from tests import small
-
-
-def test_a_step_that_lasts_is_said_again(capsys, monkeypatch):
-    monkeypatch.setattr(Steps, "EVERY", 0.4)
-    with Steps() as steps:
-        time.sleep(1.2)
-        assert capsys.readouterr().out == ""  # before the first step other stages have the terminal
-        steps.say("fitting")
-        time.sleep(1.2)
-        steps.say("")
-        time.sleep(0.9)  # what has a progress bar
-        steps.say("drawing")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "[   0 s] fitting" and lines[-1] == "[   2 s] drawing"
-    assert 2 < len(lines) < 6 and all(re.fullmatch(r"\[   [01] s\] still fitting", line) for line in lines[1:-1])
-
-
-def test_an_error_ends_the_thread():
-    with pytest.raises(KeyError), Steps() as steps:
-        steps.say("reading")
-        raise KeyError
-    assert not steps._thread.is_alive()
 
 
 def test_the_report_of_a_study_says_its_steps(monkeypatch):

@@ -15,13 +15,13 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from tqdm import tqdm
 
 from ehr_scaling import artifacts
 from ehr_scaling.artifacts import write_text
 from ehr_scaling.data.deadline import Deadline
 from ehr_scaling.data.sources import credentials
 from ehr_scaling.errors import UserError
+from ehr_scaling.progress import Bar, each
 
 MANIFEST = "SHA256SUMS.txt"
 BASE_URL = "https://physionet.org"
@@ -94,7 +94,7 @@ def download(
     first = _size(server, f"{url}/{todo[0]}")
     sizes = [first, *_each(lambda name: _size(server, f"{url}/{name}"), todo[1:], workers, server.stop)]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"{project} {version}", disable=None) as bar:
+    with Bar(f"{project} {version}", total, "B", scaled=True) as bar:
         _each(lambda n: _fetch(server, f"{url}/{n}", dest / n, sums[n], bar), todo, workers, server.stop)
     return dest
 
@@ -136,7 +136,7 @@ def parse_manifest(text: str, where: object) -> dict[str, str]:
 
 
 def _check(folder: Path, sums: dict[str, str]) -> None:
-    for name in tqdm(sums, desc="checksums", unit="file", disable=None, leave=False):
+    for name in each(sums, "checksums", "file"):
         if artifacts.sha256(folder / name) != sums[name]:
             raise UserError(f"{folder / name} does not match {MANIFEST}: delete it and fetch it again")
 
@@ -320,7 +320,7 @@ def _deadline(url: str) -> Deadline:
     return Deadline(_PATIENCE, f"{url} comes at less than {rate}: run again later to go on from there, or {_FLAGS}")
 
 
-def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: tqdm) -> None:
+def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: Bar) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     resumed = partial.is_file()
@@ -337,7 +337,7 @@ def _fetch(server: _Server, url: str, path: Path, sha256: str, bar: tqdm) -> Non
         resumed = False  # what an earlier run left may be to blame: once more from the first byte
 
 
-def _fill(server: _Server, url: str, partial: Path, bar: tqdm) -> None:
+def _fill(server: _Server, url: str, partial: Path, bar: Bar) -> None:
     """Append to `partial` until it is as long as the server says; go on where a connection breaks."""
     best, barren = -1, 0
     while True:

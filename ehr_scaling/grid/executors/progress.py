@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.claims import Cost
+from ehr_scaling.progress import EVERY
 
-EVERY = 15.0  # seconds between two lines where there is no terminal
-SHOWN = 2.0  # and between two states of the bar
+SHOWN = 2.0  # seconds between two states of the bar
 # FLOPs whose time a token takes beside its own, so that small models are slower a FLOP: of 148 runs of 1.7 k to 332 k
 # parameters on a CPU. Where it is more, as on a GPU, what is left is told as less than it is, but less so than without.
 A_TOKEN = 2.4e5

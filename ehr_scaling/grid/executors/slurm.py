@@ -106,7 +106,9 @@ def _join_nodes() -> bool:
     try:
         jax.distributed.initialize(*where, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
-        raise UserError(f"the nodes cannot be joined ({first_line(e)}): see docs/clusters.md") from None
+        raise UserError(
+            f"the nodes cannot be joined ({first_line(e)}): all must reach {where[0]}, so let TCP through between them"
+        ) from None
     companions.watch()
     return True
 

@@ -96,7 +96,7 @@ def load(path: Path) -> Sheet:
     """
     value = strict_yaml.read(path, "a YAML file of questions")
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no sheet: give anchor (or labels), codes and horizons, see docs/outcomes.md")
+        raise UserError(f"{path} holds no sheet: give anchor (or labels), codes and horizons")
     fields = {str(key): part for key, part in value.items()}
     if unknown := [key for key in fields if key not in (*_WHO, *_MINE)]:
         near = difflib.get_close_matches(spelt(unknown[0]), [*_WHO, *_MINE], 1)

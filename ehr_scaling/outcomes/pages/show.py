@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data import inspection
@@ -17,6 +16,7 @@ from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.together import Simulation
+from ehr_scaling.progress import Bar
 from ehr_scaling.training.setup import restored_params
 
 PAGE = "futures.html"
@@ -118,10 +118,6 @@ def write_trajectories(workdir: Path, out: Path, *, cell: str | None = None) -> 
     model, params = restored_params(chosen, Layout(workdir).run(chosen.id))
     split, every = group[0].options["split"], np.arange(len(request.ids))
     total = len(every) * request.copies * request.new_tokens
-    with tqdm(total=total, desc="simulating futures", unit="token", unit_scale=True, disable=None) as bar:
-
-        def advance(tokens: int) -> None:
-            bar.update(tokens)
-
-        futures = simulation.run(model, params, every, advance)
+    with Bar("simulating futures", total, "token", scaled=True) as bar:
+        futures = simulation.run(model, params, every, bar.update)
     return simulation.write_trajectories(out, split, futures)
