@@ -38,6 +38,8 @@ def test_commands_have_the_flags_that_documents_show(document):
         defined = set(DEFINED.findall(script)) | {"help"}
         if "define_config_flags" in script or "define_process_flags" in script:
             defined |= {*DEFINED.findall(common), "config"}
+        if "slurm_flags" in script:
+            defined |= set(DEFINED.findall((ROOT / "launch" / "slurm_flags.py").read_text()))
         used = set(re.findall(r"(?<!\S)--(\w+)", rest))
         assert used <= defined, (name, used - defined)
 
