@@ -121,7 +121,7 @@ def tasks() -> "dict[str, Task]":
 
 
 def load_model(folder: str | Path, cell: str | None = None) -> "Model":
-    """A trained model: of a work directory, or of a folder that `launch.export` wrote.
+    """A trained model: of a work directory, or of a folder that `ehr-scaling export` wrote.
 
     Args: cell, id of the run in a work directory; None: of the finished ones that with the least validation loss.
     Returns: .transformer and .params, for `transformer.apply({"params": params}, tokens, segments)`, see
