@@ -129,6 +129,13 @@ def _listen(number: int, peer: socket.socket) -> None:
     threading.Thread(target=_hear, args=(number, peer), daemon=True).start()
 
 
+def _until_closed(peer: socket.socket) -> None:
+    peer.settimeout(HEARTBEAT)
+    with contextlib.suppress(OSError):
+        while peer.recv(64):
+            pass
+
+
 def _hear(number: int, peer: socket.socket) -> None:
     said = b""
     with contextlib.suppress(OSError):
@@ -142,6 +149,10 @@ def _hear(number: int, peer: socket.socket) -> None:
             if number != 0 and not _left.is_set():  # this is process 0: as if the signal had come here
                 os.kill(os.getpid(), signal.SIGTERM)
             elif number == 0 and not _left.wait(GRACE / 2):  # in the middle of what nobody can break off
+                if (
+                    "SLURM_JOB_ID" in os.environ
+                ):  # who ends first may end the step, before process 0 has queued it again
+                    _until_closed(peer)
                 end(f"error: {preemption.SAVED}", Preempted.status)
     if said.startswith(_BYE):
         return

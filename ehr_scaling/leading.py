@@ -13,12 +13,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ehr_scaling import companions, preemption
-from ehr_scaling.errors import Preempted
+from ehr_scaling.errors import Preempted, UserError
+
+if TYPE_CHECKING:  # what only starts a command needs none of it
+    import numpy as np
 
 Step = Callable[[dict[str, Any]], None]
 _KEY = "ehr_scaling/step"  # of the store, before a step's number
@@ -93,6 +94,8 @@ def call(step: str, params: Any = None, **values: Any) -> None:
     """
     if not leads():
         return
+    import numpy as np
+
     preemption.check()
     if params is not None:
         import jax
@@ -154,11 +157,12 @@ def _header(number: int) -> dict[str, Any]:
             if "DEADLINE_EXCEEDED" not in str(e):  # the store is process 0's: it has gone, and says how in a moment
                 time.sleep(companions.GRACE)
                 check()
-                raise
+                raise UserError("process 0, which leads, has ended before this one: see what it said") from None
 
 
-def _broadcast(shapes: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+def _broadcast(shapes: Mapping[str, Any], arrays: "Mapping[str, np.ndarray] | None") -> "dict[str, np.ndarray]":
     """Arrays of process 0, of these dtypes and shapes, in every process; None elsewhere."""
+    import numpy as np
     from jax.experimental import multihost_utils
 
     sizes = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in shapes.values()]

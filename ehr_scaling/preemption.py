@@ -14,7 +14,7 @@ from typing import Any
 from ehr_scaling.errors import Preempted
 
 SAVED = "interrupted by SIGTERM: saved; run the same command again to go on"
-_asked, _interrupted = threading.Event(), threading.Event()
+_asked, _interrupted, _raised = threading.Event(), threading.Event(), threading.Event()
 
 
 def requested() -> bool:
@@ -55,7 +55,9 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    raise Preempted(SAVED)
+    if not _raised.is_set():  # a second signal would break off what the first one has left to tidy
+        _raised.set()
+        raise Preempted(SAVED)
 
 
 def deferred(*signals: int) -> contextlib.AbstractContextManager[None]:
@@ -84,6 +86,8 @@ def _handled(handler: Callable[[int, FrameType | None], None], signals: tuple[in
     try:
         yield
     finally:
+        if handler is _raise:
+            _raised.clear()
         if signal.SIGINT in before:
             _interrupted.clear()
         for number, old in before.items():

@@ -170,6 +170,9 @@ def _beam(
         pipeline = beam.Pipeline(options=PipelineOptions([more for flag in flags for more in _MORE.get(flag, (flag,))]))
     except (ValueError, ImportError, AttributeError) as e:
         raise UserError(f"--runner: {first_line(e)}: see --beam, and the runner's own package") from None
+    for folder in {record.parent for _, record in todo}:
+        for left in (*folder.glob("*.error"), *folder.glob("*.broken")):  # of an earlier command
+            left.unlink(missing_ok=True)
     try:
         with pipeline:
             # Numbers alone: a runner may have a meaning of its own for other elements (Dask calls what begins a tuple).

@@ -166,7 +166,8 @@ def _name(question: Question) -> str:
 
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
     """Where the futures of a group are kept until they are judged: of another group they are others."""
-    fingerprint = artifacts.fingerprint([question.record["fingerprint"] for question in group])
+    made_by = [scoring.ANSWERS, together.AT_ONCE]  # parts of another version are others
+    fingerprint = artifacts.fingerprint(made_by + [question.record["fingerprint"] for question in group])
     return Layout(workdir).parts(cell.id) / fingerprint
 
 

@@ -115,8 +115,14 @@ class Simulation(NamedTuple):
             np.savez(partial, **futures._asdict())
         # Of a lease that was lost another machine draws the part; without the mark all was judged meanwhile
         lost = (lease := storage.lease(path.with_suffix(""))) is not None and lease.lost
-        if not lost and storage.handed_over(path.with_suffix(OPEN_PART)):
-            storage.store(path)
+        if not lost and storage.handed_over(mark := path.with_suffix(OPEN_PART)):
+            try:
+                storage.store(path)
+            except UserError:
+                if lease is None or not lease.lost:
+                    raise
+            if not storage.handed_over(mark):  # judged while it was stored
+                storage.forget(path)
         return futures
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
@@ -135,12 +141,14 @@ def wants_help(scratch: Path) -> bool:
 
 def _free_parts(scratch: Path) -> Generator[Path]:
     """The files of parts that nobody has drawn or is drawing, each ours while it is out."""
-    drawn = storage.names(scratch)
-    for mark in sorted(scratch.glob(f"*{OPEN_PART}"), key=lambda mark: int(mark.stem)):
+    drawn, marks = storage.names(scratch), []
+    with contextlib.suppress(FileNotFoundError):  # the folder goes at the end
+        marks = sorted(scratch.glob(f"*{OPEN_PART}"), key=lambda mark: int(mark.stem))
+    for mark in marks:
         path = mark.with_suffix(".npz")
         if path.name in drawn:
             continue
-        with contextlib.suppress(FileNotFoundError), claims.held(mark) as handle:  # the folder goes at the end
+        with contextlib.suppress(FileNotFoundError), claims.held(mark) as handle:
             if handle is None or path.name in (drawn := storage.names(scratch)):
                 continue
             # What was locked may have gone with it before it was

@@ -139,7 +139,9 @@ def forget(path: Path) -> None:
 
 def names(path: Path) -> set[str]:
     """Of what lies directly in `path`, here and in its bucket."""
-    here = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    here: set[str] = set()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it may go while this looks
+        here = {entry.name for entry in path.iterdir()}
     if (mirror := _mirror(path)) is None:
         return here
     bucket, root = mirror

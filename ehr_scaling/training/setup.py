@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from ehr_scaling import leading, storage
@@ -114,7 +115,10 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
     model = model_of(cell)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
     one = states(program_of(cell, model), _mesh_to_ask(cell, model), 1).member
-    params = checkpoint.restore_last(folder, one).params
+    try:
+        params = checkpoint.restore_last(folder, one).params
+    except UserError as e:  # of this model alone: others can be asked
+        raise RunFailed(str(e)) from None
     leading.holds(params)
     return model, params
 
@@ -125,8 +129,10 @@ def _mesh_to_ask(cell: Cell, model: Transformer) -> Mesh:
     local, memory = jax.local_devices(), _memory()
     alone = _to_hold(cell, model, len(local), memory)
     if not leading.on():
-        return sharding.mesh(1, 1, alone)
+        return _mesh(local, 1, alone)
     devices, processes = jax.devices(), jax.process_count()
+    # All processes have to choose the same, whatever each has
+    memory = float(multihost_utils.process_allgather(np.asarray(memory, np.float32)).min())
     tensor = _to_hold(cell, model, len(devices), memory, processes)
     data = len(devices) if tensor == 1 else max(1, processes // tensor)
     if leading.leads():
@@ -134,8 +140,12 @@ def _mesh_to_ask(cell: Cell, model: Transformer) -> Mesh:
     # The first of each process, then the second: none is left out
     numbers = [sum(other.process_index == d.process_index for other in devices[:i]) for i, d in enumerate(devices)]
     in_turn = sorted(range(len(devices)), key=lambda i: (numbers[i], devices[i].process_index))
-    chosen = [devices[i] for i in sorted(in_turn[: data * tensor])]
-    return Mesh(sharding.arranged(chosen, data, 1, tensor), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    return _mesh([devices[i] for i in sorted(in_turn[: data * tensor])], data, tensor)
+
+
+def _mesh(devices: list[jax.Device], data: int, tensor: int) -> Mesh:
+    arranged = sharding.to_ask(devices, data, tensor)
+    return Mesh(arranged, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def _tell(cell: Cell, tensor: int, devices: int, held_by_one: bool) -> None:

@@ -87,6 +87,15 @@ def arranged(devices: Sequence[Any], data: int, fsdp: int, tensor: int) -> np.nd
     return np.concatenate([_in_slice(part, per_slice, fsdp, tensor) for _, part in sorted(slices.items())])
 
 
+def to_ask(devices: Sequence[Any], data: int, tensor: int) -> np.ndarray:
+    """The first devices (data, 1, tensor) of some that ask a model: in the order of their torus where they are
+    all there are, and else in that in which they are given, since a part of a torus need not be one."""
+    slices = {getattr(device, "slice_index", 0) or 0 for device in devices if device.platform == "tpu"}
+    if data * tensor == jax.device_count() and data % max(1, len(slices)) == 0:
+        return arranged(devices, data, 1, tensor)
+    return np.array(devices[: data * tensor], dtype=object).reshape(data, 1, tensor)
+
+
 def _in_slice(devices: list[Any], data: int, fsdp: int, tensor: int) -> np.ndarray:
     # Split: an axis may take a part of a torus' axis, for else few shapes fit
     plain = mesh_utils.create_device_mesh((data, fsdp, tensor), devices, allow_split_physical_axes=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ehr_scaling import artifacts
 from ehr_scaling.data import shards
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.errors import UserError
@@ -169,3 +170,15 @@ def test_a_killed_run_goes_on(tmp_path):
     for x in range(6):
         once(tmp_path / f"{x}.json", lambda x=x: {"y": x})
     assert all(p.stat().st_mtime_ns == at for p, at in done.items())
+
+
+def test_a_mistake_of_an_earlier_command_is_not_told_again(tmp_path):
+    pytest.importorskip("apache_beam")
+    record = tmp_path / "0.json"
+    (tmp_path / "1.json.error").write_text("of units that are mended")
+    assert shards.run(_made, [(str(record),)], [record], shards.Runner(1, ("--runner=DirectRunner",)), "x")
+    assert not (tmp_path / "1.json.error").exists()
+
+
+def _made(record):
+    artifacts.write_json(Path(record), {"done": True})

@@ -495,8 +495,8 @@ def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monke
 def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_it(trained, tmp_path, monkeypatch):
     workdir, cell, _ = trained
     other = alone(workdir, tmp_path, TOGETHER[0])
-    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
     monkeypatch.setattr(together, "AT_ONCE", 30)
+    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
     monkeypatch.setattr(claims, "POLL", 0.01)
 
     def gone(*args, **options):
@@ -611,3 +611,15 @@ def test_a_folder_that_is_not_complete_is_named(trained, tmp_path):
     (tmp_path / "alone" / "outcomes" / "icu_admission").mkdir(parents=True)
     with pytest.raises(UserError, match="icu_admission is not complete: delete it and run again"):
         alone(workdir, tmp_path, TOGETHER[0])
+
+
+def test_parts_of_another_version_are_not_gone_on_with(trained, tmp_path, monkeypatch):
+    workdir, cell, _ = trained
+    other = alone(workdir, tmp_path, TOGETHER[0])
+    group = prepared.asked_in(other)
+    names = {evaluate._scratch(cell, other, group)}
+    for module, name in ((together, "AT_ONCE"), (scoring, "ANSWERS")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, 7)
+            names.add(evaluate._scratch(cell, other, group))
+    assert len(names) == 3

@@ -11,7 +11,6 @@ import pytest
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.training import setup, sharding
-from tests import blank
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,22 @@ def test_devices_here_stay_in_their_order():
     assert sharding.mesh(1, 1, 1).axis_names == sharding.AXES
 
 
-@pytest.mark.parametrize(
-    ("memory", "heads", "devices"),
-    [({"bytes_limit": 1_600}, 12, 1), ({"bytes_limit": 1_599}, 12, 4), ({"bytes_limit": 1_599}, 6, 2), (None, 12, 1)],
-)
-def test_a_model_is_cut_to_be_asked_where_a_device_does_not_hold_it(monkeypatch, memory, heads, devices):
-    """100 parameters are 800 bytes, in float32 and as they are read."""
-    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: memory)] * 8)
-    cell = blank.cell("a", N_body=60, N_embedding=30, N_head=10, heads=heads)
-    assert setup._to_hold(cell) == devices
+@pytest.mark.parametrize("name", PODS)
+def test_any_number_of_devices_may_ask_a_model(name, monkeypatch):
+    """A part of a torus need not be one, and what holds a model together may lie in several slices."""
+    devices = PODS[name]
+    monkeypatch.setattr(jax, "device_count", lambda: len(devices))
+    every = [(1, n) for n in range(1, len(devices) + 1)]
+    every += [(len(devices) // n, n) for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+    for data, tensor in every:
+        found = sharding.to_ask(devices, data, tensor)
+        assert found.shape == (data, 1, tensor) and len({d.id for d in found.ravel()}) == data * tensor
+    local = sum(d.process_index == 0 for d in devices)
+    whole = sharding.to_ask(devices, len(devices) // local, local)
+    assert all(len({d.process_index for d in group}) == 1 for group in whole.reshape(-1, local))
+
+
+def test_a_device_tells_its_memory_or_holds_all(monkeypatch):
+    for told, memory in ((None, math.inf), ({"bytes_limit": 1_600}, 1_600)):
+        monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: told)])  # noqa: B023
+        assert setup._memory() == memory

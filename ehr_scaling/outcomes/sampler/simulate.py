@@ -238,7 +238,7 @@ def _shares(mesh: Mesh) -> int:
 
 def _mesh(devices: Sequence[jax.Device], tensor: int) -> Mesh:
     data = len(devices) if tensor == 1 else 1  # see `_shares`
-    arranged = sharding.arranged(devices[: data * tensor], data, 1, tensor)
+    arranged = sharding.to_ask(devices, data, tensor)
     return Mesh(arranged, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
 

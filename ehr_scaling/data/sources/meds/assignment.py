@@ -23,6 +23,7 @@ from ehr_scaling.data.splits import told_of_counts as met
 
 _MANY = 1_024  # shards beyond which not every piece is opened for every shard, see assign
 _RANGE = 4_000_000  # patients that are counted at once, in some 200 MB
+_BUCKETS = 4_096  # ranges at most
 _RANGE_SEED = 0xC0  # so that a range is not drawn by the number that drew a split or a shard
 
 
@@ -36,7 +37,8 @@ class Assigned(NamedTuple):
 
 
 def patients(path: str, unit: int, parts: list[Part], rule: Rule) -> None:
-    """Write who is in some parts of the data set: int64 (P,) and the split of each. Args: path, of `Folder`."""
+    """Write who is in some parts of the data set, by their hash: int64 (P,), the split of each, and where each of
+    _BUCKETS ranges of the hash begins, int64 (_BUCKETS + 1,). Args: path, of `Folder`."""
     folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
@@ -52,7 +54,10 @@ def patients(path: str, unit: int, parts: list[Part], rule: Rule) -> None:
             ids, split = ids[order], split[order]
             kept = first_of_run(ids) | first_of_run(split)  # one in two splits stays twice, to be found
             ids, split = ids[kept], split[kept]
-        for what, column in (("ids", ids), ("split", split)):
+        bucket = _bucket(ids)
+        order = np.argsort(bucket, kind="stable")
+        begins = np.searchsorted(bucket[order], np.arange(_BUCKETS + 1))
+        for what, column in (("ids", ids[order]), ("split", split[order]), ("begins", begins)):
             with writing(folder.patients(unit, what)) as partial:
                 np.save(partial, column)
         return {"patients": len(ids)}
@@ -60,18 +65,30 @@ def patients(path: str, unit: int, parts: list[Part], rule: Rule) -> None:
     once(folder.record("patients", unit), make)
 
 
+def _bucket(ids: np.ndarray) -> np.ndarray:
+    return np.minimum(events.uniform(ids, _RANGE_SEED) * _BUCKETS, _BUCKETS - 1).astype(np.int64)
+
+
 def count(path: str, number: int, ranges: int) -> None:
-    """Count the patients whose hash is in one of so many ranges: the record has how many there are, of each split, in
-    none, in two, and in several groups of pieces; an array, int64 (groups, splits), those of each group."""
+    """Count the patients whose hash is in one of so many ranges, _BUCKETS at most.
+
+    The record has how many there are, of each split, in none, in two, and in several groups of pieces; an array, int64
+    (groups, splits), those of each group.
+    """
     folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
         groups = np.load(folder.groups)
         columns: list[tuple[np.ndarray, ...]] = []
+        ends = [k * _BUCKETS // ranges for k in (number, number + 1)]
         for unit, group in enumerate(groups.tolist()):
-            ids = np.load(folder.patients(unit, "ids"))
-            here = np.minimum(events.uniform(ids, _RANGE_SEED) * ranges, ranges - 1).astype(np.int64) == number
-            columns.append((ids[here], np.full(here.sum(), group), np.load(folder.patients(unit, "split"))[here]))
+            # Mapped: of all ranges together everything is read once
+            begins, ids, split = (
+                np.load(folder.patients(unit, what), mmap_mode="r") for what in ("begins", "ids", "split")
+            )
+            here = slice(int(begins[ends[0]]), int(begins[ends[1]]))
+            some = np.array(ids[here])
+            columns.append((some, np.full(len(some), group), np.array(split[here])))
         ids, group, split = (np.concatenate(column) for column in zip(*columns, strict=True))
         order = np.lexsort((split, group, ids))
         ids, group, split = ids[order], group[order], split[order]
@@ -118,7 +135,7 @@ def assign(
 
     items = [(folder.path, i, unit, rule) for i, unit in enumerate(units)]
     there = run(patients, items, records("patients", len(units)), runner, "patients")
-    ranges = max(1, -(-sum(record["patients"] for record in there) // _RANGE))
+    ranges = min(_BUCKETS, max(1, -(-sum(record["patients"] for record in there) // _RANGE)))
     jobs = [(folder.path, i, ranges) for i in range(ranges if units else 0)]
     counted = run(count, jobs, records("counted", len(jobs)), runner, "count patients")
     total = {key: sum(record[key] for record in counted) for key in ("patients", "unnamed", "in_two", "several")}

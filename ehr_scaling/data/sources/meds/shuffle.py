@@ -50,7 +50,8 @@ class Folder(NamedTuple):
     path: Path
 
     def patients(self, unit: int, what: str) -> Path:
-        """Who is in a piece: "ids", int64 (P,), sorted, and of each the "split", int8 (P,), or -1."""
+        """Who is in a piece: "ids", int64 (P,), by ranges of their hash, of each the "split", int8 (P,), or -1, and
+        where each range "begins", see `assignment.patients`."""
         return self.path / f"patients-{unit}-{what}.npy"
 
     @property
