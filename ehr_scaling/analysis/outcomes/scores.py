@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes import beside, decisions, predictions, sheets
@@ -60,9 +61,10 @@ class Score:
     measures: by name, of PROBABILITIES, NUMBERS or CLASSES. differences: auroc, auprc, brier less those of the first
     baseline, on the same resamples of patients. shares: by name, of SHARES. weighted: whether all but the AUROC is
     weighted back from stays sampled by outcome to the cohort. roc: [2, k] false and true positive rate, from 0 to 1.
-    recalibration: how risks were moved, line or isotonic; "" where they were not. net_benefits: by baseline, that of
-    acting on a model's risks (recalibrated, where they are) less that of acting on the baseline's. counted: the AUROC
-    of shares of futures, where those are not what the model's is of. fitting: of a baseline, what was chosen from what.
+    recalibration: how risks were moved, line or isotonic; "" where they were not. line: intercept and slope of that.
+    net_benefits: by baseline, that of acting on a model's risks (recalibrated, where they are) less that of acting on
+    the baseline's. counted: the AUROC of shares of futures, where those are not what the model's is of. fitting: of a
+    baseline, what was chosen from what.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Score:
     roc: Floats | None = None
     decision: Decision | None = None
     recalibration: str = ""
+    line: tuple[float, float] | None = None
     net_benefits: dict[str, tuple[Less, ...]] = field(default_factory=dict)
     counted: Counted | None = None
     fitting: str = ""
@@ -213,7 +216,9 @@ def _recalibrated(folder: Path, row: dict[str, Any]) -> list[Score]:
     method = str(moved.get("method") or "line") if isinstance(moved, dict) else ""
     name = "the same, recalibrated" + ("" if method == "line" else f" ({method})")
     score = _read(moved, name, RECALIBRATED, str(row["cell"]))
-    return [replace(score, recalibration=method)] if score.measures else []
+    ends = tuple(number(moved.get(key)) for key in ("intercept", "slope")) if isinstance(moved, dict) else ()
+    line = (ends[0], ends[1]) if len(ends) == 2 and all(map(known, ends)) and ends[1] > 0 else None
+    return [replace(score, recalibration=method, line=line)] if score.measures else []
 
 
 def _on_validation(folder: Path, row: dict[str, Any]) -> list[Score]:
@@ -329,7 +334,7 @@ def _with_curves(scores: list[Score], folder: Path, generated: bool) -> list[Sco
     if said is None:
         return scores
     scores = list(scores)
-    told = None if generated else [_thresholds(scores[k]) for k in there]
+    told = None if generated else [_thresholds(scores[k], scores) for k in there]
     for k, area, roc in zip(there, said.auroc, said.rocs(told), strict=True):
         score = scores[k]
         if "auroc" in score.measures and abs(score.measures["auroc"].value - area) > predictions.AGREES:
@@ -341,12 +346,22 @@ def _with_curves(scores: list[Score], folder: Path, generated: bool) -> list[Sco
     return scores
 
 
-def _thresholds(score: Score) -> list[float]:
-    """Those that are told of a score: between two of them are no few patients."""
-    if score.decision is None:
-        return []
-    rows = [row.threshold for row in score.decision.rows if known(row.threshold)]
-    return sorted({*rows, *(point.threshold for point in score.decision.points)})
+def _thresholds(score: Score, scores: list[Score]) -> list[float]:
+    """Those that are told of a score, and of its recalibration, which cuts the same ranks: between two of them are no
+    few patients."""
+    told = _told(score.decision)
+    for moved in of_role(scores, RECALIBRATED):
+        if moved.cell == score.cell and moved.line is not None:
+            intercept, slope = moved.line
+            told |= {float(special.expit((special.logit(t) - intercept) / slope)) for t in _told(moved.decision)}
+    return sorted(told)
+
+
+def _told(decision: Decision | None) -> set[float]:
+    if decision is None:
+        return set()
+    rows = (row.threshold for row in decision.rows if known(row.threshold))
+    return {t for t in (*rows, *(point.threshold for point in decision.points)) if 0 < t < 1}
 
 
 def sampled(scores: list[Score]) -> str:

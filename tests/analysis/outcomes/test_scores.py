@@ -3,11 +3,12 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, logit
 from test_downstream import FEW, study
 
 from ehr_scaling.analysis.outcomes import beside, downstream, scores
@@ -70,6 +71,16 @@ def test_a_roc_curve_of_real_patients_has_points_at_told_thresholds_alone(tmp_pa
         score = scores.of_task(tmp_path / "died", rows, generated=False)[0]
         assert (0 if score.roc is None else score.roc.shape[1]) == points
         assert scores.of_task(tmp_path / "died", rows)[0].roc.shape[1] > 6
+    # Of a recalibration, which cuts the same ranks: at a risk of .5 that it moves to .3 there is a point
+    curve = [{"threshold": 0.3, **net}, {"threshold": 0.2, **net}]
+    part = {"prevalence": whole, "curve": curve, "table": []}
+    line = {"method": "line", "intercept": float(logit(0.3)), "slope": 1.0, "brier": whole, "decision": part}
+    rewrite(task / best, recalibrated=line)
+    model = scores.of_task(tmp_path / "died", rows, generated=False)[0]
+    table_of = parquet.read_table(task / f"{best[:-5]}.parquet")
+    risk, outcome = (table_of[name].to_numpy() for name in ("predicted_boolean_probability", "boolean_value"))
+    at = [(risk[outcome == kind] >= 0.5).mean() for kind in (False, True)]
+    assert model.roc.shape[1] == 6 and any(np.allclose(point, at) for point in model.roc.T)
 
 
 def test_how_many_no_future_says_anything_of_is_not_told_where_they_are_few():
