@@ -153,7 +153,7 @@ def test_who_has_nothing_to_claim_helps(tmp_path):
 @pytest.mark.parametrize("workers", [2, 3])
 def test_a_unit_that_wants_help_gets_it(tmp_path, workers):
     results = executors.run(await_help, units(2), tmp_path, workers=workers, title="test", help=help_out)
-    assert [pid != os.getpid() for pid in results[0]] == [True] and results[0] != results[1][:1]
+    assert [pid != os.getpid() for pid in results[0]] == [True]
 
 
 def test_what_fails_in_help_is_told_with_its_cell(tmp_path, monkeypatch):
