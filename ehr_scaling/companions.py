@@ -149,9 +149,8 @@ def _hear(number: int, peer: socket.socket) -> None:
             if number != 0 and not _left.is_set():  # this is process 0: as if the signal had come here
                 os.kill(os.getpid(), signal.SIGTERM)
             elif number == 0 and not _left.wait(GRACE / 2):  # in the middle of what nobody can break off
-                if (
-                    "SLURM_JOB_ID" in os.environ
-                ):  # who ends first may end the step, before process 0 has queued it again
+                # Who ends first may end Slurm's step, before process 0 has queued it again
+                if "SLURM_JOB_ID" in os.environ:
                     _until_closed(peer)
                 end(f"error: {preemption.SAVED}", Preempted.status)
     if said.startswith(_BYE):

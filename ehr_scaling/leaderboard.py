@@ -234,9 +234,12 @@ def table(benchmark: Benchmark, every: Sequence[Row]) -> str:
     lines = [line("", "splits", "AUROC", "AUPRC", "parameters", "seconds")]
     for system in dict.fromkeys(row.system for row in every):
         some = [row for row in every if row.system == system]
-        size, seconds = some[0].parameters, [row.seconds for row in some if row.seconds is not None]
+        sizes, seconds = (
+            {row.parameters for row in some} - {None},
+            [row.seconds for row in some if row.seconds is not None],
+        )
         areas = (said([row.auroc for row in some]), said([row.auprc for row in some]))
-        cost = ("" if size is None else f"{size:,}", f"{np.mean(seconds):.0f}" if seconds else "")
+        cost = (f"{sizes.pop():,}" if len(sizes) == 1 else "", f"{np.mean(seconds):.0f}" if seconds else "")
         lines.append(line(system, str(len(some)), *areas, *cost))
     lines.append(f"of others ({benchmark.source}):")
     lines += [line(system, "", f"{auroc:.1f}", f"{auprc:.1f}", "", "") for system, auroc, auprc in benchmark.published]

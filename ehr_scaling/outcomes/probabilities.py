@@ -24,11 +24,8 @@ from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired,
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict
 ATTRIBUTES = ("sex", "age", "race", "unit")
-RECORD, WHOLE, FILLED = (
-    "record",
-    "read whole",
-    "fills the prompt",
-)  # of the stays by what a model reads of their records
+# An attribute, and its groups, by what a model reads of the records of the stays
+RECORD, WHOLE, FILLED = "record", "read whole", "fills the prompt"
 _GROUP_DRAWS = 200  # bootstrap draws of a subgroup
 
 
@@ -101,16 +98,20 @@ def file_of(folder: Path, baseline: str, main: str) -> Path:
 def _net_benefits(
     question: Question, samples: Samples, said: paired.Answers, decided: dict[str, Any]
 ) -> dict[str, list[dict[str, float | None]]]:
-    """`paired.net_benefit` of a model less each baseline's, at the thresholds that are told of both."""
+    """`paired.net_benefit` of a model less that of each baseline, at the thresholds that are told of both.
+
+    Not of one that says the same of everybody: decision curves are against treating all and none.
+    """
     main = artifacts.read_json(question.folder / BASELINE)
     differences = {}
     for name, score in {main["name"]: main, **main["others"]}.items():
         told = ({point["threshold"] for point in of["curve"]} for of in (decided, score["decision"]))
         thresholds = sorted(set.intersection(*told))
-        if not thresholds:
+        beside = answers(file_of(question.folder, name, main["name"]))
+        if not thresholds or np.ptp(beside.probabilities) == 0:
             continue
         differences[name] = paired.net_benefit(
-            answers(file_of(question.folder, name, main["name"])),
+            beside,
             said,
             thresholds,
             weights=weights_of(samples),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from ehr_scaling import leading, storage
 from ehr_scaling.errors import RunFailed, UserError
@@ -129,7 +129,7 @@ def _mesh_to_ask(cell: Cell, model: Transformer) -> Mesh:
     local, memory = jax.local_devices(), _memory()
     alone = _to_hold(cell, model, len(local), memory)
     if not leading.on():
-        return _mesh(local, 1, alone)
+        return sharding.mesh_to_ask(local, 1, alone)
     devices, processes = jax.devices(), jax.process_count()
     # All processes have to choose the same, whatever each has
     memory = float(multihost_utils.process_allgather(np.asarray(memory, np.float32)).min())
@@ -140,12 +140,7 @@ def _mesh_to_ask(cell: Cell, model: Transformer) -> Mesh:
     # The first of each process, then the second: none is left out
     numbers = [sum(other.process_index == d.process_index for other in devices[:i]) for i, d in enumerate(devices)]
     in_turn = sorted(range(len(devices)), key=lambda i: (numbers[i], devices[i].process_index))
-    return _mesh([devices[i] for i in sorted(in_turn[: data * tensor])], data, tensor)
-
-
-def _mesh(devices: list[jax.Device], data: int, tensor: int) -> Mesh:
-    arranged = sharding.to_ask(devices, data, tensor)
-    return Mesh(arranged, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    return sharding.mesh_to_ask([devices[i] for i in sorted(in_turn[: data * tensor])], data, tensor)
 
 
 def _tell(cell: Cell, tensor: int, devices: int, held_by_one: bool) -> None:

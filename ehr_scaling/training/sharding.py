@@ -96,6 +96,11 @@ def to_ask(devices: Sequence[Any], data: int, tensor: int) -> np.ndarray:
     return np.array(devices[: data * tensor], dtype=object).reshape(data, 1, tensor)
 
 
+def mesh_to_ask(devices: Sequence[jax.Device], data: int, tensor: int) -> Mesh:
+    """The mesh of `to_ask`."""
+    return Mesh(to_ask(devices, data, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
 def _in_slice(devices: list[Any], data: int, fsdp: int, tensor: int) -> np.ndarray:
     # Split: an axis may take a part of a torus' axis, for else few shapes fit
     plain = mesh_utils.create_device_mesh((data, fsdp, tensor), devices, allow_split_physical_axes=True)

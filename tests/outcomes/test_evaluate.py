@@ -201,7 +201,9 @@ def test_a_baseline_that_comes_later_or_anew_is_compared_without_simulating_agai
         k: v for k, v in before.items() if k != "fingerprint"
     }
     baseline = artifacts.read_json(folder / "baseline.json")
-    for name, beside in {baseline["name"]: baseline, **baseline["others"]}.items():
+    others = {name: score for name, score in baseline["others"].items() if name != "prevalence"}
+    assert set(after["net_benefit_against"]) == {baseline["name"], *others} and "prevalence" in baseline["others"]
+    for name, beside in {baseline["name"]: baseline, **others}.items():
         told = {of["threshold"]: of["net_benefit"]["value"] for of in beside["decision"]["curve"]}
         ours = {of["threshold"]: of["net_benefit"]["value"] for of in after["decision"]["curve"]}
         less = {part["threshold"]: part["value"] for part in after["net_benefit_against"][name]}

@@ -1,6 +1,6 @@
 """What a score says beside its own measures: of acting on the baselines' risks, of counting futures, of the fitting."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ehr_scaling.analysis.outcomes.measures import Measure, measure, number
@@ -22,8 +22,8 @@ class Counted(NamedTuple):
     rest: float  # how many are not among them
 
 
-def net_benefits(part: Any, without: Collection[str]) -> dict[str, tuple[Less, ...]]:
-    """By baseline. Args: without, those that tell nobody apart: decision curves are against treating all or none."""
+def net_benefits(part: Any) -> dict[str, tuple[Less, ...]]:
+    """By baseline."""
     differences = {}
     for name, points in part.items() if isinstance(part, dict) else ():
         read = [
@@ -31,7 +31,7 @@ def net_benefits(part: Any, without: Collection[str]) -> dict[str, tuple[Less, .
             for point in (points if isinstance(points, list) else [])
             if (about := measure(point)) is not None and 0 < (threshold := number(point.get("threshold"))) < 1
         ]
-        if read and name not in without:
+        if read:
             differences[str(name)] = tuple(read)
     return differences
 

@@ -266,7 +266,7 @@ def _read(record: Any, name: str, role: str, cell: str = "") -> Score:
         groups=tuple(_groups(groups)) if isinstance(groups, dict) else (),
         weighted=record.get("weighted") is True,
         decision=decisions.read(record.get("decision")),
-        net_benefits=beside.net_benefits(record.get("net_benefit_against"), SAME_FOR_ALL),
+        net_benefits=beside.net_benefits(record.get("net_benefit_against")),
         counted=beside.counted(record),
         fitting=beside.fitting(record),
     )

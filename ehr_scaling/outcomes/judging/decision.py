@@ -23,7 +23,7 @@ SUPPRESSED = f"suppressed: it would tell of a group under {SMALLEST} patients"
 TIED = "more stays than that share the highest risk"
 # A count that is 0 stays 0 in every resample, and is not for that known to be. With a mean of this many it would still
 # be 0 one time in forty (Poisson).
-UNSEEN = -np.log(0.025)
+_UNSEEN = -np.log(0.025)
 _SHARES = ("alerts", "sensitivity", "specificity", "ppv", "npv")
 _OF_CURVE = ("net_benefit", "treat_all", "less_all")
 Summary = dict[str, float | None]  # value, low, high
@@ -214,7 +214,7 @@ class _Asked(NamedTuple):
         if not others.any() or not others.all():
             return 0.0
         each = self.weights[of_kind].sum() / len(np.unique(self.patients[of_kind]))
-        return float(UNSEEN * each / self.weights.sum())
+        return float(_UNSEEN * each / self.weights.sum())
 
     def wilson(self, share: float, rows: np.ndarray) -> tuple[float, float]:
         """Of a share of some stays, as if each of their patients had one."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from ehr_scaling import leading
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
@@ -238,8 +238,7 @@ def _shares(mesh: Mesh) -> int:
 
 def _mesh(devices: Sequence[jax.Device], tensor: int) -> Mesh:
     data = len(devices) if tensor == 1 else 1  # see `_shares`
-    arranged = sharding.to_ask(devices, data, tensor)
-    return Mesh(arranged, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    return sharding.mesh_to_ask(devices, data, tensor)
 
 
 def _prompts_at_once(model: Transformer, width: int, groups: int, mesh: Mesh, prompts: int) -> int:

@@ -47,7 +47,7 @@ def write(folder, part=None):
     table = study(folder)
     path = folder / "died" / f"{table.cell[table.loss.argmin()]}.json"
     less = [{"threshold": t, "value": 0.0125, "low": -0.0025, "high": 0.0375} for t in (0.1, 0.11, 0.2)]
-    beside = {"prevalence": less, "logistic regression": less, "trees": less[1:]}
+    beside = {"logistic regression": less, "trees": less[1:]}
     rewrite(path, net_benefit_against=beside, **scored(part or judged()))
     rewrite(folder / "died" / "baseline.json", decision=judged(seed=3))
     return table, path
