@@ -42,7 +42,9 @@ def evaluate(
             between_batches()
         segments = batch["segments"][:, 1:].ravel()
         here = {name: np.concatenate([np.split(x, shares.of)[k] for k in shares.own]) for name, x in batch.items()}
-        values = eval_losses(model, params, sharding.place(setup.mesh, here, axis=0))
+        placed = sharding.place(setup.mesh, here, axis=0)
+        assert all(len(x) == rows for x in placed.values()), "all processes together hold the whole batch"
+        values = eval_losses(model, params, placed)
         if jax.process_count() > 1:
             values = multihost_utils.process_allgather(values, tiled=True)
         weights = np.asarray(jax.device_get(values), np.float64).reshape(members, -1)

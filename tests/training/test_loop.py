@@ -21,7 +21,8 @@ from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
-from ehr_scaling.training import checkpoint, loop, setup, tracking
+from ehr_scaling.training import checkpoint, loop, setup, sharding, tracking
+from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.step import eval_losses
 from tests import forked, small
 
@@ -224,7 +225,7 @@ def goes_on_as(looking, workdir):
 @pytest.mark.parametrize("number", [2, 5], ids=["in a look", "in the last one"])
 def test_sigterm_is_heard_between_batches_of_an_evaluation(looking, prepared, tmp_path, monkeypatch, number):
     cell, _, metrics = looking
-    workdir, evaluate, begun, batches = at(prepared, tmp_path / "w"), loop.evaluate, [], []
+    workdir, begun, batches = at(prepared, tmp_path / "w"), [], []
 
     def asked_to_end_in_one(*args):
         begun.append(args)
@@ -243,7 +244,7 @@ def test_sigterm_is_heard_between_batches_of_an_evaluation(looking, prepared, tm
 
 def test_what_a_long_evaluation_is_of_is_saved_and_of_a_short_one_nothing(looking, prepared, tmp_path, monkeypatch):
     cell, _, metrics = looking
-    workdir, evaluate, save, saves = at(prepared, tmp_path / "w"), loop.evaluate, checkpoint.Saver.save, []
+    workdir, save, saves = at(prepared, tmp_path / "w"), checkpoint.Saver.save, []
 
     def counted(saver, step, *args):
         saves.append(step)
@@ -503,6 +504,16 @@ def test_whatever_is_damaged_of_a_finished_run_is_named_at_scoring(undisturbed, 
         with pytest.raises(UserError, match=rf"{run}.*: delete {run} to train the cell again"):
             setup.restored_params(cell, run)
         shutil.rmtree(run)
+
+
+def test_an_evaluation_of_a_part_of_its_batches_is_none(undisturbed, monkeypatch):
+    """As it would be where the processes of a mesh read other shares than their devices hold."""
+    cell, workdir, _ = undisturbed
+    parts = setup.setup([cell])
+    params = jax.tree.map(lambda x: x[None], setup.restored_params(cell, Layout(workdir).run(cell.id))[1])
+    monkeypatch.setattr(sharding, "shares", lambda mesh: sharding.Shares((0,), 2))
+    with pytest.raises(AssertionError, match="the whole batch"):
+        evaluate(cell, params, workdir / "packed" / "t64", "validation", 32, parts)
 
 
 def test_the_standard_error_is_over_patients(undisturbed):
