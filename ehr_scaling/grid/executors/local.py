@@ -112,14 +112,8 @@ def run(
 
 
 def _check_sharing(workdir: Path) -> None:
-    """Raises UserError for processes that train as one in a bucket; warns of locks that other machines may not see."""
-    if storage.in_bucket(workdir):
-        if _processes() > 1:
-            raise UserError(
-                "--distributed with a --workdir in a bucket: processes that train as one write their checkpoints "
-                "together, and need a file system that they share"
-            )
-    elif kind := storage.doubtful_locks(workdir):
+    """Warns of locks that other machines may not see."""
+    if not storage.in_bucket(workdir) and (kind := storage.doubtful_locks(workdir)):
         print(
             f"warning: {workdir} is on a file system in user space ({kind}), whose locks other machines may not see: "
             "start one sweep there, or give the bucket itself, as --workdir=gs://…",
