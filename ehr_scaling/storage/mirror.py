@@ -49,6 +49,11 @@ def local(workdir: str, flag: str = "--workdir") -> Path:
     return mirror.absolute()
 
 
+def given(workdir: Path) -> str:
+    """A work directory as commands take it, on any machine: of a mirror the bucket that it is of."""
+    return _url(workdir) or str(workdir)
+
+
 def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool = False) -> None:
     """Bring what the bucket has of the file or folder `path` and is not here, or is another version here.
 

@@ -46,7 +46,8 @@ class Task:
         cost: Cost | None = None,
         steps: Steps | None = None,
     ):
-        self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
+        self.job, self.unit, self.title, self.done = job, unit, title, done
+        self.workdir = storage.given(workdir)  # on a node a bucket may have its mirror elsewhere
         self.before, self.cost, self.steps = before, cost, steps
         self.scontrol = _scontrol()  # where it is submitted; a node may have it elsewhere, or not on its PATH
 
@@ -56,7 +57,7 @@ class Task:
             together = _join_nodes()
             with preemption.deferred(signal.SIGTERM, signal.SIGUSR2):
                 if (steps := self.steps) is not None:
-                    leading.run(self._do, lambda: steps(self.workdir))
+                    leading.run(self._do, lambda: steps(storage.local(str(self.workdir))))
                 else:
                     self._do()
             companions.leave()
@@ -76,7 +77,7 @@ class Task:
         run(
             self.job,
             [self.unit],
-            self.workdir,
+            storage.local(str(self.workdir)),
             workers=1,
             title=self.title,
             costs=self.cost and [self.cost],
@@ -182,7 +183,8 @@ def submit(
     options: dict[str, str | None] | None = None,
     cluster: str = "slurm",
 ) -> list[Any]:
-    """Put every unit that is not finished into the queue, as one job array; logs go to `workdir`/slurm.
+    """Put every unit that is not finished into the queue, as one job array; logs go to `workdir`/slurm, in a
+    bucket to its mirror here, which the nodes have to see.
 
     Args:
       time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
@@ -206,8 +208,6 @@ def submit(
         import submitit
     except ImportError:
         raise needs("--executor=slurm needs submitit", "slurm") from None
-    if storage.in_bucket(workdir):
-        raise UserError("--executor=slurm with a --workdir in a bucket: take a folder that the nodes share")
     todo = []
     for i, unit in enumerate(units):
         try:
