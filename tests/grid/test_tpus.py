@@ -1,5 +1,5 @@
-"""Chips of a host are found without JAX, and workers get one each, where what they train fits: with folders, drivers and
-environments as a TPU VM has them, since no test has a TPU."""
+"""Chips of a host are found without JAX, and workers get one each where what they train fits. No test has a TPU: its
+host's folders and variables stand for it."""
 
 import os
 import re
@@ -153,7 +153,7 @@ def test_small_models_get_a_chip_each_and_large_ones_all(host, monkeypatch):
 def test_a_chip_serves_one_process(host):
     host(*["0x0063"] * 4, files=vfio(4))
     assert executors.workers_for(4) == 4 and executors.workers_for(1) == 1
-    with pytest.raises(UserError, match="--config.workers=5: a TPU chip serves one process, and this host has 4"):
+    with pytest.raises(UserError, match=r"--config\.workers=5: a TPU chip serves one process, and this host has 4"):
         executors.workers_for(5)
     host()
     assert executors.workers_for(5) == 5
@@ -199,7 +199,8 @@ def test_workers_are_started_with_their_chips(host, monkeypatch, tmp_path):
     host(*["0x0063"] * 2, files=vfio(2))
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=")
     monkeypatch.delenv("TPU_VISIBLE_CHIPS", raising=False)
-    told = sum(executors.run(say_environment, units(6), tmp_path, workers=2, title="test"), [])
+    results = executors.run(say_environment, units(6), tmp_path, workers=2, title="test")
+    told = [said for unit in results for said in unit]
     assert {said["TPU_VISIBLE_CHIPS"] for said in told} <= {"0", "1"}
     assert all(int(said["TPU_PROCESS_PORT"]) == tpus.PORT + int(said["TPU_VISIBLE_CHIPS"]) for said in told)
     assert {said["XLA_FLAGS"] for said in told} == {"--xla_dump_to="}  # not those of a CPU
