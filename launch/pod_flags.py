@@ -72,20 +72,26 @@ def _in_bucket() -> bool:
 
 def _place(kind: str, memory: float, devices: int) -> tuple[str, str, int]:
     """Where a unit of the grid of --workdir is trained, and why, as `cost.place` has it for hosts of so many devices,
-    and --config.workers; ("", why that cannot be told, 0) where the grid is not to be had here."""
+    and --config.workers; ("", why that cannot be told, 0) where there are no prepared data here to plan it of.
+
+    Raises: UserError where there are, and the grid cannot be planned: the hosts would say the same.
+    """
     if not _in_bucket() and not Path(flags.FLAGS.workdir).is_dir():
         return "", f"{flags.FLAGS.workdir} is not on this machine", 0
     _say(f"looking at the grid of {flags.FLAGS.workdir}")
     config, points, workdir = common.read_flags()
     # Not above: what needs no grid needs no JAX.
     from ehr_scaling import study
+    from ehr_scaling.data import pipeline
     from ehr_scaling.grid import cost
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            cells = study.plan(config, points, workdir)
+        for fraction in {float(point.get("fraction", 1.0)) for point in points}:
+            pipeline.packed_record(config.data, workdir, fraction)
     except UserError as e:
         return "", str(e), 0
+    with contextlib.redirect_stdout(sys.stderr):
+        cells = study.plan(config, points, workdir)
     one = cost.Machine("tpu" if kind.startswith("TPU") else "gpu", kind, 1, memory)
     return *cost.place(cells, one, devices), config.workers
 

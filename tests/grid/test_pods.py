@@ -170,6 +170,12 @@ def test_a_grid_that_is_not_here_is_trained_by_all_hosts(prepared, tmp_path):
     assert "--distributed" in command and line.endswith("--pod_accelerator does not say of which chips they are")
 
 
+def test_a_grid_that_the_hosts_would_refuse_is_refused(prepared):
+    flags = [*POD, *prepared, "--pod_accelerator=v5litepod-16"]
+    told(*flags)
+    refused("sweep", [*flags, "--config.training.clip=7.0"], "grid was made from other inputs")
+
+
 def test_machines_of_a_cluster_work_for_themselves_where_cells_fit_one(prepared):
     tpu = [*ON_GKE, *prepared, "--gke_accelerator=tpu-v5-lite-podslice", "--gke_topology=4x4"]
     manifest, line = told(*tpu)
