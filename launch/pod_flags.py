@@ -70,14 +70,14 @@ def _in_bucket() -> bool:
     return "://" in (flags.FLAGS.workdir or "")
 
 
-def _place(kind: str, memory: float, devices: int) -> tuple[str, str, int]:
-    """Where a unit of the grid of --workdir is trained, and why, as `cost.place` has it for hosts of so many devices,
-    and --config.workers; ("", why that cannot be told, 0) where there are no prepared data here to plan it of.
+def _place(kind: str, memory: float, devices: int) -> tuple[str, str]:
+    """Where a unit of the grid of --workdir is trained, and why, as `cost.place` has it for hosts of so many devices;
+    ("", why that cannot be told) where there are no prepared data here to plan it of.
 
     Raises: UserError where there are, and the grid cannot be planned: the hosts would say the same.
     """
     if not _in_bucket() and not Path(flags.FLAGS.workdir).is_dir():
-        return "", f"{flags.FLAGS.workdir} is not on this machine", 0
+        return "", f"{flags.FLAGS.workdir} is not on this machine"
     _say(f"looking at the grid of {flags.FLAGS.workdir}")
     config, points, workdir = common.read_flags()
     # Not above: what needs no grid needs no JAX.
@@ -89,16 +89,11 @@ def _place(kind: str, memory: float, devices: int) -> tuple[str, str, int]:
         for fraction in {float(point.get("fraction", 1.0)) for point in points}:
             pipeline.packed_record(config.data, workdir, fraction)
     except UserError as e:
-        return "", str(e), 0
+        return "", str(e)
     with contextlib.redirect_stdout(sys.stderr):
         cells = study.plan(config, points, workdir)
     one = cost.Machine("tpu" if kind.startswith("TPU") else "gpu", kind, 1, memory)
-    return *cost.place(cells, one, devices), config.workers
-
-
-def _workers(where: str, devices: int, setting: int) -> int:
-    """Processes of a host that works for itself, where --config.workers leaves them open."""
-    return 0 if setting else {"device": devices, "host": 1}.get(where, 0)
+    return cost.place(cells, one, devices)
 
 
 def _tpu_pod() -> str:
@@ -106,7 +101,7 @@ def _tpu_pod() -> str:
 
     if flags.FLAGS.workdir is None:
         raise UserError("--executor=tpu-pod needs --workdir: a folder that all hosts see, as by NFS")
-    chips, workers, together = POD_CHIPS.value, 0, flags.FLAGS.distributed
+    chips, together = POD_CHIPS.value, flags.FLAGS.distributed
     if together and chips is not None:
         raise UserError(f"--pod_chips={chips} lets each host work for itself, --distributed makes all one: give one")
     if chips is None and (together or not POD_ACCELERATOR.value):
@@ -122,12 +117,12 @@ def _tpu_pod() -> str:
     elif together:
         _say("a unit on all hosts together: --distributed")
     elif POD_ACCELERATOR.value:
-        chips, workers = _by_grid(pods.slice_of(POD_ACCELERATOR.value))
+        chips = _by_grid(pods.slice_of(POD_ACCELERATOR.value))
         if chips is None:
             _check_shared()
     else:
         _say(f"a unit on all hosts together: {UNTOLD} --pod_accelerator does not say of which chips they are")
-    return pods.tpu_pod(sys.argv[1:], chips=chips, workers=workers, **where)
+    return pods.tpu_pod(sys.argv[1:], chips=chips, **where)
 
 
 def _check_shared() -> None:
@@ -139,23 +134,23 @@ def _check_shared() -> None:
         )
 
 
-def _by_grid(slice_: "pods.Slice") -> tuple[int | None, int]:
-    """Chips of a host that works for itself, and its processes; None: all hosts are one program."""
+def _by_grid(slice_: "pods.Slice") -> int | None:
+    """Chips of a host that works for itself; None: all hosts are one program."""
     chip, hosts, chips = slice_
-    where, why, setting = _place(chip.kind, chip.memory, chips)
+    where, why = _place(chip.kind, chip.memory, chips)
     if where == "device":
         _say(f"a unit a chip, on {hosts} × {chips}: {why}")
     elif where == "host" or hosts == 1:
         _say(f"a unit a host, on its {chips} chips: {why}")
     elif where == "all":
         _say(f"a unit on all hosts together (--distributed): {why}")
-        return None, 0
+        return None
     else:
         _say(
             f"a unit on all hosts together (--distributed): {UNTOLD} {why}; --pod_chips={chips} makes it a unit a host"
         )
-        return None, 0
-    return chips, _workers(where, chips, setting)
+        return None
+    return chips
 
 
 def _gke() -> str:
@@ -177,37 +172,39 @@ def _gke() -> str:
         "slices": GKE_SLICES.value,
         "spot": GKE_SPOT.value,
     }
-    hosts, parallel, workers = _gke_machines(about["accelerator"])
-    return pods.gke(sys.argv[1:], hosts=hosts, parallel=parallel, workers=workers, **about)
+    hosts, parallel = _gke_machines(about["accelerator"])
+    return pods.gke(sys.argv[1:], hosts=hosts, parallel=parallel, **about)
 
 
-def _gke_machines(accelerator: str) -> tuple[int, int, int]:
-    """Machines that train as one, those that each work for themselves, and the processes of one of these; by hand, or
-    by the grid. Says which, and of machines that train as one for nothing how they need not."""
+def _gke_machines(accelerator: str) -> tuple[int, int]:
+    """Machines that train as one, and those that each work for themselves; by hand, or by the grid.
+
+    Says which, and of machines that train as one for nothing how they need not.
+    """
     from ehr_scaling.grid.executors import pods
 
     hosts, parallel, chips = GKE_HOSTS.value, GKE_PARALLEL.value, max(1, GKE_CHIPS.value)
     memory, chip = pods.gke_memory(accelerator), pods.chip_of_gke(accelerator)
     in_slice = pods.machines(GKE_TOPOLOGY.value, chips) if accelerator.startswith("tpu") else 1
     if parallel is not None or hosts == 1 or GKE_SLICES.value > 1:
-        return hosts or 1, parallel or 1, 0
-    where, why, setting = "", f"the memory of {accelerator} is not known here", 0
+        return hosts or 1, parallel or 1
+    where, why = "", f"the memory of {accelerator} is not known here"
     if memory is not None:
-        where, why, setting = _place(chip.kind if chip else accelerator, memory, chips)
+        where, why = _place(chip.kind if chip else accelerator, memory, chips)
     fits = where in ("device", "host")
     on = "a device" if where == "device" else f"a machine of {chips} devices"
     if hosts is not None:
         if fits:
             alone = f"--gke_parallel={hosts} instead of --gke_hosts={hosts} makes it a unit {on}"
             _say(f"{hosts} machines train each unit together, which fits {on}: {why}; {alone}")
-        return hosts, 1, 0
+        return hosts, 1
     if in_slice == 1:
         if where == "all":
             _say(f"a unit may not fit this machine, --gke_hosts makes several one: {why}")
-        return 1, 1, 0
+        return 1, 1
     if fits:
         _say(f"a unit {on}, {in_slice} machines that work for themselves: {why}")
-        return 1, in_slice, _workers(where, chips, setting)
+        return 1, in_slice
     untold = "" if where else f"{UNTOLD} "
     _say(f"{in_slice} machines train each unit together (--gke_hosts={in_slice}): {untold}{why}")
-    return in_slice, 1, 0
+    return in_slice, 1

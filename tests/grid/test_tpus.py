@@ -232,3 +232,14 @@ def test_a_sweep_leaves_the_chips_to_its_workers(tmp_path):
     done = forked.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     assert "in 4 processes" in done.stdout, done.stderr
     assert "free 4 " in done.stderr
+
+
+@pytest.mark.parametrize("many", [4, 5])
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_host_finds_what_its_printed_command_was_chosen_by(host, monkeypatch, many, cut):
+    """It is told of its chips, and not of how many processes: that stays its own to say."""
+    host(*["0x006f"] * 8, files=vfio(8))
+    monkeypatch.setenv("TPU_VISIBLE_CHIPS", tpus.alone_on(["0", "1", "2", "3"])["TPU_VISIBLE_CHIPS"])
+    grid = [cell(seed=seed, **{"training.mesh.fsdp": cut}) for seed in range(many)]
+    where, _ = cost.place(grid, cost.Machine.of_chip(V6E), 4)
+    assert (where, cost.workers(0, grid)) == (("device", 4) if cut == 1 else ("host", 1))

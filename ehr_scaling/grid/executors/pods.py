@@ -76,14 +76,13 @@ def tpu_pod(
     project: str | None,
     folder: str,
     chips: int | None = None,
-    workers: int = 0,
 ) -> str:
     """The command that trains on all hosts of a TPU VM at once. The work directory must be one they share.
 
     Args:
       name, of the TPU VM; folder, of this repository on its hosts.
-      chips: of a host, where each works for itself, on units of its own; None: all hosts are one program.
-      workers: processes of each such host, 1 or one a chip; 0: as it finds that its units fit.
+      chips: of a host, where each works for itself, on units of its own, in a process a chip where they fit
+        (`cost.workers`); None: all hosts are one program.
     Raises: UserError for a number of chips that no host has.
     """
     if chips is None:
@@ -91,15 +90,11 @@ def tpu_pod(
     else:
         environment = _alone_on(chips, "--pod_chips")
         told = " ".join(f"{name}={value}" for name, value in environment.items())
-        line = f"{told} {shlex.join(command(argv, *_workers(workers)))}"
+        line = f"{told} {shlex.join(command(argv))}"
     inside = f"cd {shlex.quote(folder)} && {line}"
     parts = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, f"--zone={zone}"]
     parts += [f"--project={project}"] if project else []
     return shlex.join([*parts, "--worker=all", f"--command={inside}"])
-
-
-def _workers(workers: int) -> list[str]:
-    return [f"--config.workers={workers}"] if workers else []
 
 
 # Of one machine of a slice of several, for a process that is to take it for all there is
@@ -142,7 +137,6 @@ def gke(
     hosts: int,
     chips: int,
     parallel: int = 1,
-    workers: int = 0,
     slices: int = 1,
     spot: bool = False,
 ) -> str:
@@ -158,7 +152,6 @@ def gke(
       slices: of TPUs, of so many hosts each, that are one program together.
       spot: on machines that may be taken away.
       parallel: machines that each work for themselves and share the units, with one host.
-      workers: processes of each of those, 1 or one a device; 0: as it finds that its units fit.
     """
     tpu = accelerator.startswith("tpu")
     if tpu and topology is None:
@@ -172,7 +165,7 @@ def gke(
             f"--gke_hosts={hosts} --gke_chips={chips} --gke_parallel={parallel}: give 1 or more of each, and more "
             "than 1 of hosts (which are one program) or of parallel (which are not)"
         )
-    line = shlex.join(command(argv, *_workers(workers)))
+    line = shlex.join(command(argv))
     if hosts > 1 and tpu:
         line += " --distributed"
     elif hosts > 1:
