@@ -93,7 +93,10 @@ def _place(kind: str, memory: float, devices: int) -> tuple[str, str]:
     with contextlib.redirect_stdout(sys.stderr):
         cells = study.plan(config, points, workdir)
     one = cost.Machine("tpu" if kind.startswith("TPU") else "gpu", kind, 1, memory)
-    return cost.place(cells, one, devices)
+    where, why = cost.place(cells, one, devices)
+    if where == "device" and config.workers:  # each host's own choice otherwise, by the same rule
+        return "device" if config.workers > 1 else "host", f"--config.workers={config.workers}"
+    return where, why
 
 
 def _tpu_pod() -> str:

@@ -154,6 +154,8 @@ def test_what_is_asked_for_by_hand_is_done(prepared, tmp_path):
     command, line = told(*flags, "--pod_chips=8")
     assert "TPU_CHIPS_PER_PROCESS_BOUNDS=2,4,1" in command
     assert line.endswith("--pod_chips")
+    _, line = told(*flags, "--config.workers=1")
+    assert line == "a unit a host, on its 4 chips: --config.workers=1"
     command, line = told(*flags, "--distributed")
     assert command.count("--distributed") == 1 and line == "a unit on all hosts together: --distributed"
 
