@@ -164,7 +164,7 @@ def get_config() -> ConfigDict:
     c.tracking.wandb = ""  # a project of Weights & Biases (extra: wandb)
     c.tracking.profile = False  # a trace of a few steps of each run, in runs/<cell>/profile
 
-    c.workers = 0  # processes; 0: one a core; one a GPU where the models fit on one; else this one alone
+    c.workers = 0  # processes; 0: one a core; one a GPU or TPU chip where the models fit it; else this one alone
     return c
 
 

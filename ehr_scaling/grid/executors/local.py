@@ -10,7 +10,7 @@ from typing import Any
 from ehr_scaling import hardware, leading, preemption, storage
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Unit
-from ehr_scaling.grid.executors import claims, processes
+from ehr_scaling.grid.executors import claims, processes, tpus
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
 from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere
 from ehr_scaling.grid.executors.processes import use_compile_cache
@@ -20,7 +20,17 @@ _MOST_TOLD = 5  # units that failed, with their reasons
 
 
 def workers_for(setting: int) -> int:
-    """Worker processes to use: `setting`, or for 0 one a core on a CPU and one (this process) on accelerators."""
+    """Worker processes to use: `setting`, or for 0 one a core on a CPU and one (this process) on accelerators.
+
+    Raises: UserError where there are fewer TPU chips, of which each serves one process.
+    """
+    if setting > 1 and not processes.gpus() and (chips := tpus.here()[1]):
+        if setting > len(chips):
+            raise UserError(
+                f"--config.workers={setting}: a TPU chip serves one process, and this host has {len(chips)}; for more "
+                "on a chip train several cells as one program, --config.training.together"
+            )
+        return 1 if tpus.taken() else setting
     if setting > 0:
         return setting
     import jax
