@@ -29,7 +29,12 @@ POD_CHIPS = flags.DEFINE_integer(
 )
 GKE_NAME = flags.DEFINE_string("gke_name", "sweep", "gke: name of the job.")
 GKE_IMAGE = flags.DEFINE_string("gke_image", None, "gke: image that holds this repository with its packages.")
-GKE_VOLUME = flags.DEFINE_string("gke_volume", None, "gke: PersistentVolumeClaim that is mounted at --workdir.")
+GKE_VOLUME = flags.DEFINE_string(
+    "gke_volume", None, "gke: PersistentVolumeClaim that is mounted at --workdir; none where that is in a bucket."
+)
+GKE_SERVICE_ACCOUNT = flags.DEFINE_string(
+    "gke_service_account", None, "gke: of Kubernetes, which may read and write the bucket [default: the namespace's]."
+)
 GKE_ACCELERATOR = flags.DEFINE_string("gke_accelerator", None, "gke: such as tpu-v5-lite-podslice, nvidia-h100-80gb.")
 GKE_TOPOLOGY = flags.DEFINE_string("gke_topology", None, "gke: of TPUs, such as 4x4.")
 GKE_HOSTS = flags.DEFINE_integer(
@@ -103,12 +108,10 @@ def _tpu_pod() -> str:
     from ehr_scaling.grid.executors import pods
 
     if flags.FLAGS.workdir is None:
-        raise UserError("--executor=tpu-pod needs --workdir: a folder that all hosts see, as by NFS")
+        raise UserError("--executor=tpu-pod needs --workdir: a bucket, or a folder that all hosts see, as by NFS")
     chips, together = POD_CHIPS.value, flags.FLAGS.distributed
     if together and chips is not None:
         raise UserError(f"--pod_chips={chips} lets each host work for itself, --distributed makes all one: give one")
-    if chips is None and (together or not POD_ACCELERATOR.value):
-        _check_shared()
     where: dict[str, Any] = {
         "name": _needed("tpu-pod", POD_NAME),
         "zone": _needed("tpu-pod", POD_ZONE),
@@ -121,20 +124,9 @@ def _tpu_pod() -> str:
         _say("a unit on all hosts together: --distributed")
     elif POD_ACCELERATOR.value:
         chips = _by_grid(pods.slice_of(POD_ACCELERATOR.value))
-        if chips is None:
-            _check_shared()
     else:
         _say(f"a unit on all hosts together: {UNTOLD} --pod_accelerator does not say of which chips they are")
     return pods.tpu_pod(sys.argv[1:], chips=chips, **where)
-
-
-def _check_shared() -> None:
-    """Raises UserError where all hosts are to be one program, and the work directory is in a bucket."""
-    if _in_bucket():
-        raise UserError(
-            "--executor=tpu-pod makes all hosts one program here, which needs a --workdir on a file system that they "
-            "share: give that, or --pod_chips, with which each host works for itself"
-        )
 
 
 def _by_grid(slice_: "pods.Slice") -> int | None:
@@ -161,14 +153,17 @@ def _gke() -> str:
 
     workdir = flags.FLAGS.workdir
     if workdir is None:
-        raise UserError("--executor=gke needs --workdir: the folder in the container where --gke_volume is mounted")
-    if _in_bucket():
-        raise UserError("--executor=gke mounts --gke_volume at --workdir: give that folder, not a bucket")
+        raise UserError(
+            "--executor=gke needs --workdir: a bucket, or the folder in the container where --gke_volume is mounted"
+        )
+    if _in_bucket() and GKE_VOLUME.value:
+        raise UserError("--gke_volume is mounted at --workdir: give that folder, or the bucket without --gke_volume")
     about: dict[str, Any] = {
         "name": GKE_NAME.value,
         "image": _needed("gke", GKE_IMAGE),
-        "workdir": Path(workdir),
-        "volume": _needed("gke", GKE_VOLUME),
+        "workdir": workdir,
+        "volume": None if _in_bucket() else _needed("gke", GKE_VOLUME),
+        "service_account": GKE_SERVICE_ACCOUNT.value,
         "accelerator": _needed("gke", GKE_ACCELERATOR),
         "topology": GKE_TOPOLOGY.value,
         "chips": GKE_CHIPS.value,

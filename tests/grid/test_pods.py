@@ -5,20 +5,19 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import small
 
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import pods
-from tests import forked
+from tests import buckets, forked
 
 ARGV = ["--config=configs/mimic_iv.py", "--workdir=/mnt/my study", "--config.grid.seeds=(1,2)", "--executor=gke"]
 ARGV += ["--pod_name", "v5e", "--gke_hosts=4", "--slurm_setup=module load cuda"]
 KEPT = ARGV[:3]
 PLACE = ["--executor=tpu-pod", "--workdir=/w", "--pod_name=a", "--pod_zone=b", "--pod_folder=/c"]
-GKE = {"name": "sweep", "image": "registry/image", "workdir": Path("/mnt/my study"), "volume": "claim"}
+GKE = {"name": "sweep", "image": "registry/image", "workdir": "/mnt/my study", "volume": "claim"}
 
 
 def test_flags_that_say_where_are_left_out():
@@ -203,6 +202,20 @@ def test_machines_that_train_as_one_for_nothing_are_said(prepared):
     assert line.startswith("a unit may not fit this machine, --gke_hosts makes several one: ")
 
 
+def test_a_work_directory_in_a_bucket_needs_no_volume(tmp_path):
+    bucket = f"--workdir={buckets.url('file', tmp_path)}"
+    command, _ = told(*POD, bucket)
+    assert "--distributed" in command and bucket in command
+    gke = ["--executor=gke", "--gke_image=i", "--gke_accelerator=tpu-v5-lite-podslice", "--gke_topology=4x4", bucket]
+    manifest, _ = told(*gke, "--gke_chips=4", "--gke_service_account=trainer")
+    (job,) = json.loads(manifest)["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "trainer"
+    assert "volumes" not in pod and "volumeMounts" not in pod["containers"][0]
+    assert bucket in pod["containers"][0]["command"][2]
+    refused("sweep", [*gke, "--gke_volume=v"], "--gke_volume is mounted at --workdir: give that folder, or the bucket")
+
+
 def test_machines_that_share_the_units_are_one_job():
     card = {"accelerator": "nvidia-h100-80gb", "topology": None, "chips": 1}
     told = json.loads(pods.gke(ARGV, **GKE, **card, hosts=1, parallel=8))
@@ -276,7 +289,6 @@ def test_tpus_need_their_topology():
         (["--executor=tpu-pod", "--workdir=gs://b/w", "--pod_chips=4", "--pod_name=a"], "needs --pod_zone"),
         (["--executor=tpu-pod", "--workdir=/w", "--pod_chips=4", "--distributed"], "makes all one: give one"),
         ([*PLACE, "--pod_accelerator=v9-8"], "--pod_accelerator=v9-8 is not known: give a type as gcloud has it"),
-        (["--executor=tpu-pod", "--workdir=gs://b/w"], "a --workdir on a file system that they share: give that, or"),
         (["--executor=gke", "--workdir=/w", "--gke_image=i"], "--executor=gke needs --gke_volume"),
         (["--executor=gke"], "needs --workdir"),
         (["--executor=slurm"], "--executor=slurm needs --slurm_time"),

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shlex
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ehr_scaling.errors import UserError
@@ -130,8 +129,8 @@ def gke(
     *,
     name: str,
     image: str,
-    workdir: Path,
-    volume: str,
+    workdir: str,
+    volume: str | None,
     accelerator: str,
     topology: str | None,
     hosts: int,
@@ -139,6 +138,7 @@ def gke(
     parallel: int = 1,
     slices: int = 1,
     spot: bool = False,
+    service_account: str | None = None,
 ) -> str:
     """A Kubernetes manifest: a Job on one host, a JobSet on several.
 
@@ -146,7 +146,8 @@ def gke(
 
     Args:
       image: with this package and its extra for the accelerator.
-      volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`.
+      volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`; None where that is in a
+        bucket, which pods reach as service_account, Kubernetes' name of one, else as that of their nodes.
       accelerator: GKE's name of it, such as tpu-v5-lite-podslice or nvidia-h100-80gb; topology, of TPUs, such as 4x4.
       hosts, chips: machines that are one program, and devices of each.
       slices: of TPUs, of so many hosts each, that are one program together.
@@ -182,8 +183,18 @@ def gke(
         "image": image,
         "command": ["sh", "-c", f"exec {line}"],
         "resources": {"limits": {kind: chips}},
-        "volumeMounts": [{"name": "workdir", "mountPath": str(workdir)}],
     }
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE,
+        "nodeSelector": selector,
+        "containers": [container],
+    }
+    if volume is not None:
+        container["volumeMounts"] = [{"name": "workdir", "mountPath": workdir}]
+        pod["volumes"] = [{"name": "workdir", "persistentVolumeClaim": {"claimName": volume}}]
+    if service_account is not None:
+        pod["serviceAccountName"] = service_account
     if tpu and hosts == 1 and machines(topology, chips) > 1:
         alone = _alone_on(chips, "--gke_chips") | _ONE_MACHINE
         container["env"] = [{"name": name, "value": value} for name, value in alone.items()]
@@ -201,15 +212,7 @@ def gke(
         "completionMode": "Indexed",
         "parallelism": hosts,
         "completions": hosts,
-        "template": {
-            "spec": {
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": GRACE,
-                "nodeSelector": selector,
-                "containers": [container],
-                "volumes": [{"name": "workdir", "persistentVolumeClaim": {"claimName": volume}}],
-            }
-        },
+        "template": {"spec": pod},
     }
     if hosts == 1:
         if (
