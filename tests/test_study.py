@@ -23,7 +23,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import setup
-from tests import forked
+from tests import forked, small
 
 STAGES = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
 SMALL = (
@@ -74,9 +74,8 @@ def emitter_of_users():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study") / "w"
-    done = launch(
-        "study", f"--workdir={workdir}", *SMALL[:-1], start=subprocess.run
-    )  # with as many workers as a user gets
+    command = [sys.executable, "-c", small.FEW_TREES, "launch.study", f"--workdir={workdir}", *SMALL[:-1]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # with as many workers as a user gets
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 
