@@ -19,9 +19,9 @@ def test_a_step_that_lasts_is_said_again(capsys, monkeypatch):
         time.sleep(0.5)
         assert capsys.readouterr().out == ""  # before the first step other stages have the terminal
         steps.say("fitting")
-        time.sleep(0.7)
+        time.sleep(0.6)
         steps.say("")
-        time.sleep(0.5)  # what has a progress bar
+        time.sleep(0.4)  # what has a progress bar
         steps.say("drawing")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[   0 s] fitting" and lines[-1] == "[   1 s] drawing"
