@@ -1,5 +1,6 @@
 """What a command prints, kept in its work directory with the time of each line."""
 
+import contextlib
 import logging
 import os
 import shlex
@@ -24,8 +25,12 @@ def keep(workdir: Path) -> None:
 
     Lines of worker processes are in it as far as this process prints them. Several commands may write to one log: each
     line has the number of its process. It stays on this machine where the work directory is in a bucket.
+
+    Raises: NotADirectoryError where a part of the path is a file: called first, nobody waits for imports to hear of it.
     """
     if not workdir.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            workdir.stat()
         return
     path = Layout(workdir).log
     try:

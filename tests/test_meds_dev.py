@@ -132,20 +132,18 @@ def test_the_commands_as_meds_dev_runs_them(records, pretrained, predicted):
 def test_a_task_is_read_from_its_file(records, pretrained, tmp_path):
     """Where the folder lies in MEDS-DEV, beside tasks and data sets."""
     model = meds_dev_files.lay_out(tmp_path / "MEDS DEV")
-    lactate = meds_dev_files.abnormal("lactate", "value_min", 3)
-    meds_dev_files.write(tmp_path / "MEDS DEV" / "tasks" / "lactate.yaml", lactate)
+    name, lactate = "abnormal_lab/lactate", meds_dev_files.abnormal("lactate", "value_min", 3)
+    meds_dev_files.write(tmp_path / "MEDS DEV" / "tasks" / f"{name}.yaml", lactate)
     codes = meds_dev_files.predicates()["predicates"] | {"lactate": {"code": "LAB//50813//mmol/L"}}
     meds_dev_files.write(tmp_path / "MEDS DEV" / "datasets" / "MIMIC-IV" / "predicates.yaml", {"predicates": codes})
-    for name in (TASK, "lactate"):
-        labels = tmp_path / "MIMIC-IV" / "labels" / name
-        shutil.copytree(records / "labels" / TASK, labels)
-        out = tmp_path / "out" / name
-        told = run(
-            MODEL["commands"]["supervised"]["predict"], out, tmp_path, model,
-            dataset_dir=records / "meds", labels_dir=labels, split="held_out", model_initialization_dir=pretrained,
-        )  # fmt: skip
-        asked = pq.read_table(labels / "held_out")
-        assert len(pq.read_table(out / predict.FILE)) == len(asked) and f"{name.replace('/', '-')}: " in told
+    labels, out = tmp_path / "MIMIC-IV" / "labels" / name, tmp_path / "out"
+    shutil.copytree(records / "labels" / TASK, labels)
+    told = run(
+        MODEL["commands"]["supervised"]["predict"], out, tmp_path, model,
+        dataset_dir=records / "meds", labels_dir=labels, split="held_out", model_initialization_dir=pretrained,
+    )  # fmt: skip
+    asked = pq.read_table(labels / "held_out")
+    assert len(pq.read_table(out / predict.FILE)) == len(asked) and "abnormal_lab-lactate: " in told
     assert "LAB//50813//MMOL/L above 3: " in told and "share of the train split's values in it" in told
 
 

@@ -254,18 +254,19 @@ def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
 
 
 def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch):
-    monkeypatch.setattr(leases, "TTL", 1.5)
+    monkeypatch.setattr(leases, "TTL", 1.0)
     store = Bucket(bucket)
     first, second = (storage.Lease(store, "runs/.claims/c") for _ in range(2))
     assert first.holder() is None and first.take() and not second.take()
     assert second.holder().pid == os.getpid()
-    time.sleep(1.8)  # longer than it lasts
+    time.sleep(1.2)  # longer than it lasts
     assert not second.take()  # it has been renewed
     first._stop.set()  # as where its process was killed
+    monkeypatch.setattr(leases, "TTL", 0.2)
     until = time.monotonic() + 20
     while not second.take():
         assert time.monotonic() < until
-        time.sleep(0.1)
+        time.sleep(0.05)
     assert len(store.list("runs/.claims/c")) == 1
     second.release()
     assert second.holder() is None and first.take()
@@ -290,7 +291,7 @@ def test_of_many_who_want_a_lease_one_gets_it(bucket):
 
 
 def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
-    monkeypatch.setattr(leases, "TTL", 0.6)
+    monkeypatch.setattr(leases, "TTL", 0.3)
     url = buckets.url("file", tmp_path)
     one, store = machine(url, 1), Bucket(url)
     sleeper, other = storage.Lease(store, "c"), storage.Lease(store, "c")
@@ -299,7 +300,7 @@ def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
     until = time.monotonic() + 20
     while not other.take():
         assert time.monotonic() < until
-        time.sleep(0.1)
+        time.sleep(0.02)
     storage.Lease._renew(sleeper, threading.Event(), sleeper._mine())  # it wakes
     assert sleeper.lost
     write(one / "events" / "x", "1")

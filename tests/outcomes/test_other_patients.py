@@ -33,7 +33,7 @@ FAST = {"copies": 3, "new_tokens": 24}
 def trained(tmp_path_factory):
     """A work directory with a finished cell."""
     workdir = tmp_path_factory.mktemp("study") / "w"
-    changes = {"data.patients": 1500, "data.splits": (0.5, 0.1, 0.4)}
+    changes = {"data.patients": 900, "data.splits": (0.5, 0.1, 0.4)}
     packed = study.prepare(small.config(**changes), workdir)
     cell = small.cell(packed, changes)
     loop.job([cell], workdir, small.silent)

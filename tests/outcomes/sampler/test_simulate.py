@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -98,10 +99,13 @@ def futures(made, prompts):
     return run(made, prompts, 6)
 
 
+@partial(jax.jit, static_argnums=0)
+def forward(model, params, x):
+    return model.apply({"params": params}, x, (x != PAD).astype(jnp.int32))[0]
+
+
 def one_by_one(made, prompt, gap, stream, copy, what):
     """A future by reading everything anew for each token, in plain Python: what the engine must come to."""
-    model, params = made
-    forward = jax.jit(lambda x: model.apply({"params": params}, x, (x != PAD).astype(jnp.int32))[0])
     known = [int(t) for t in prompt if t != PAD]
     static, rest, drawn = known[:2], known[2:], []
     key = jax.random.key(OPTIONS["seed"])
@@ -114,7 +118,7 @@ def one_by_one(made, prompt, gap, stream, copy, what):
         if here == CONTEXT - WIDTH:  # the oldest make way, and the rest is read anew
             window, here = static + (rest + drawn)[-(WIDTH - 2) :], 0
         filled = np.array([[PAD] * (CONTEXT - len(window)) + window], np.int32)
-        logits = np.array(forward(filled))[0, -1]
+        logits = np.array(forward(*made, filled))[0, -1]
         if not drawn and gap >= times.shortest:
             logits[:VOCAB][times.ends <= gap] = -1e9
         p = np.exp(logits - logits.max())
