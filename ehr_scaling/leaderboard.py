@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ehr_scaling import __version__, artifacts, study
 from ehr_scaling.configs import p12
 from ehr_scaling.data import parquet
-from ehr_scaling.data.events import DEATH
+from ehr_scaling.data.events.events import DEATH
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.data import events, presets
+from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.counting import Counts
+from ehr_scaling.data.events import events
 from ehr_scaling.data.presets import NO_PARENTS, Parents, Rules
 from ehr_scaling.data.presets.rule import REPEATS
 from ehr_scaling.data.tokenizer import is_event, slot_family

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import events, presets
+from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps
-from ehr_scaling.data.columns import STATIC, Columns, read_columns
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.columns import STATIC, Columns, read_columns
 from ehr_scaling.data.presets import NO_PARENTS, Parents
 from ehr_scaling.data.presets.rule import Rule
 from ehr_scaling.data.quantiles import ordered_bits

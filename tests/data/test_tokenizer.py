@@ -8,8 +8,9 @@ import pytest
 from made_up import DAY, MINUTE
 from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import columns, presets, tokenizer
-from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data import presets, tokenizer
+from ehr_scaling.data.events import columns
+from ehr_scaling.data.events.columns import STATIC
 from ehr_scaling.data.vocabulary import INTERVALS
 from ehr_scaling.errors import UserError
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from made_up import DAY
 from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import columns, counting, events, fitting, presets, rare, static_context, tokenizer
+from ehr_scaling.data import counting, fitting, presets, rare, static_context, tokenizer
+from ehr_scaling.data.events import columns, events
 from ehr_scaling.data.rare import BinCounts, _merge_bins
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError

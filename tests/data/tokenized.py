@@ -2,8 +2,9 @@
 
 import made_up
 
-from ehr_scaling.data import counting, events, fitting, tokenizer
+from ehr_scaling.data import counting, fitting, tokenizer
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.events import events
 from ehr_scaling.data.tokenizer import Timelines
 
 MAPS = maps.load(None)

@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from ehr_scaling.data import counting, events, fitting, rare, static_context, tokenizer
+from ehr_scaling.data import counting, fitting, rare, static_context, tokenizer
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.mimic import release as mimic_iv
 
 DEMO = "physionet/files/mimic-iv-demo/2.2"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ehr_scaling.artifacts import read_json
-from ehr_scaling.data.events import DEATH
+from ehr_scaling.data.events.events import DEATH
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.asking import aces, code_tokens, label_files, task_tokens

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data.events import DEATH
+from ehr_scaling.data.events.events import DEATH
 from ehr_scaling.data.vocabulary import END, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking import strict_yaml, task_tokens

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import events, presets
+from ehr_scaling.data import presets
 from ehr_scaling.data.codes import maps
-from ehr_scaling.data.columns import STATIC, read_columns
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.columns import STATIC, read_columns
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.asking.bounds import Values

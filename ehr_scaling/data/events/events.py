@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_json
 from ehr_scaling.data import parquet
+from ehr_scaling.data.events.splits import SPLITS, AllHeldOut, Listed, Splits
 from ehr_scaling.data.shards import looked_at
-from ehr_scaling.data.splits import SPLITS, AllHeldOut, Listed, Splits
 from ehr_scaling.errors import UserError
 
 SCHEMA = pa.schema(

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling.configs import base
-from ehr_scaling.data import events, pipeline, splits
+from ehr_scaling.data import pipeline
+from ehr_scaling.data.events import events, splits
 from ehr_scaling.data.sources.synthetic import patients
 from ehr_scaling.errors import UserError
 
