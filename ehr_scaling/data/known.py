@@ -11,7 +11,7 @@ from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.events.columns import STATIC, read_columns
 from ehr_scaling.data.presets import NO_PARENTS, Parents
-from ehr_scaling.data.tokenizer import CodeTable, code_table, is_event, slot_family
+from ehr_scaling.data.tokenization.tokenizer import CodeTable, code_table, is_event, slot_family
 from ehr_scaling.data.vocabulary import Vocabulary, family
 
 FALLEN_BACK, UNKNOWN = "fallen_back", "unknown"

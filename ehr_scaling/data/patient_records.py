@@ -7,7 +7,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data.tokenization.tokenizer import Timelines
 
 CONTEXT = ("context_tokens", "context_times", "context_slots")
 

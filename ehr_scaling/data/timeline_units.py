@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.artifacts import writing
-from ehr_scaling.data import counting, fitting, rare, tokenizer
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.events import events
 from ehr_scaling.data.patient_records import Writer
 from ehr_scaling.data.shards import Runner, once, run
+from ehr_scaling.data.tokenization import counting, fitting, rare, tokenizer
 from ehr_scaling.data.vocabulary import Vocabulary, load
 
 _AT_ONCE = 64  # shards whose counts one process adds up

@@ -1,11 +1,11 @@
 import dataclasses
 import re
 
-import made_up
 import pytest
 
 from ehr_scaling.data import card, disclosure, timelines, vocabulary
 from ehr_scaling.errors import UserError
+from tests.data import made_up
 
 EVENTS = {
     "inputs": {"source": "made-up", "raw": "5ca1ab1e5ca1ab1e", "ed": "/home/somebody/ed", "splits": [0.8, 0.1, 0.1]},

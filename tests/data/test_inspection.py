@@ -3,7 +3,6 @@ import dataclasses
 import itertools
 import shutil
 
-import made_up
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from ehr_scaling.data.events import events
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 from launch import tables, views
+from tests.data import made_up
 
 
 def make(workdir, splits, **options):

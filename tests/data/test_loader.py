@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import made_up
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from ehr_scaling.data import loader, packing, timelines
 from ehr_scaling.errors import UserError
+from tests.data import made_up
 
 T, K = 32, 4
 

@@ -1,12 +1,12 @@
-import made_up
 import numpy as np
 import pytest
-from made_up import DAY, MINUTE
 
 from ehr_scaling import artifacts
 from ehr_scaling.data import inspection, one_patient, static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
+from tests.data import made_up
+from tests.data.made_up import DAY, MINUTE
 
 
 def make(workdir, splits):

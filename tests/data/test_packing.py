@@ -3,7 +3,6 @@ import itertools
 import json
 import shutil
 
-import made_up
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
@@ -13,9 +12,10 @@ from hypothesis import strategies as st
 from ehr_scaling.data import loader, packing, static_context, timelines
 from ehr_scaling.data.events import events
 from ehr_scaling.data.shards import Runner
-from ehr_scaling.data.tokenizer import STATIC, Timelines
+from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, YEAR, Vocabulary
 from ehr_scaling.errors import UserError
+from tests.data import made_up
 
 V = Vocabulary((*SPECIAL, *AGES, "SEX//UNKNOWN", "SEX//F", *(f"T{i}" for i in range(900))), (), ("SEX",), {}, (), {})
 FIRST = V.index["T0"]

@@ -3,19 +3,19 @@ import shutil
 import subprocess
 import sys
 
-import made_up
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import DAY, MINUTE
 
 from ehr_scaling import artifacts
 from ehr_scaling.data import static_context, timelines
-from ehr_scaling.data.tokenizer import STATIC, Timelines
+from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
+from tests.data import made_up
+from tests.data.made_up import DAY, MINUTE
 
 
 @pytest.fixture(scope="module")

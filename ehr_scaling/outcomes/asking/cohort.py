@@ -8,7 +8,7 @@ import numpy as np
 
 from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.events.events import DEATH
-from ehr_scaling.data.tokenizer import STATIC, Timelines
+from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import DAY, HOUR, YEAR, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking import label_files as given

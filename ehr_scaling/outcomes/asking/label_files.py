@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ehr_scaling.data import disclosure, inspection, timelines
 from ehr_scaling.data.events.events import DEATH
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.outcomes.asking import task_tokens

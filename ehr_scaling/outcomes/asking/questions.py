@@ -8,7 +8,7 @@ import numpy as np
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection, static_context, timelines
-from ehr_scaling.data.tokenizer import STATIC
+from ehr_scaling.data.tokenization.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout

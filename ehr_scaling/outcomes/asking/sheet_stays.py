@@ -11,7 +11,7 @@ import numpy as np
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure, inspection, timelines
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout

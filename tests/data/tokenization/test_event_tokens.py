@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import presets, tokenizer
+from ehr_scaling.data import presets
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.codes.maps import CodeMaps
-from ehr_scaling.data.counting import CodeCount, Counts
-from ehr_scaling.data.event_tokens import Grouping
 from ehr_scaling.data.events.columns import Columns
-from ehr_scaling.data.fitting import fit
+from ehr_scaling.data.tokenization import tokenizer
+from ehr_scaling.data.tokenization.counting import CodeCount, Counts
+from ehr_scaling.data.tokenization.event_tokens import Grouping
+from ehr_scaling.data.tokenization.fitting import fit
 from ehr_scaling.data.vocabulary import AGES, DAY, END, SPECIAL, Vocabulary
 
 MINUTE = DAY // 1440

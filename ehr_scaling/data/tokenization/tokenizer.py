@@ -12,7 +12,7 @@ from ehr_scaling.data.events import events
 from ehr_scaling.data.events.columns import STATIC, Columns, read_columns
 from ehr_scaling.data.presets import NO_PARENTS, Parents
 from ehr_scaling.data.presets.rule import Rule
-from ehr_scaling.data.quantiles import ordered_bits
+from ehr_scaling.data.tokenization.quantiles import ordered_bits
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, UNKNOWN, Vocabulary, family
 from ehr_scaling.errors import UserError
 

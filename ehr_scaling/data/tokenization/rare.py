@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ehr_scaling.data.codes.maps import CodeMaps
-from ehr_scaling.data.counting import distinct, read_arrays, write_arrays
 from ehr_scaling.data.events import events
 from ehr_scaling.data.events.columns import STATIC, Columns, read_columns
 from ehr_scaling.data.presets import NO_PARENTS, Parents
-from ehr_scaling.data.tokenizer import CodeTable, code_table, tokenize_part
+from ehr_scaling.data.tokenization.counting import distinct, read_arrays, write_arrays
+from ehr_scaling.data.tokenization.tokenizer import CodeTable, code_table, tokenize_part
 from ehr_scaling.data.vocabulary import UNK, UNKNOWN, Vocabulary, family
 from ehr_scaling.errors import UserError
 

@@ -4,19 +4,20 @@ import collections
 import dataclasses
 import itertools
 
-import made_up
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import DAY
-from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import counting, fitting, presets, rare, static_context, tokenizer
+from ehr_scaling.data import presets, static_context
 from ehr_scaling.data.events import columns, events
-from ehr_scaling.data.rare import BinCounts, _merge_bins
+from ehr_scaling.data.tokenization import counting, fitting, rare, tokenizer
+from ehr_scaling.data.tokenization.rare import BinCounts, _merge_bins
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
+from tests.data import made_up
+from tests.data.made_up import DAY
+from tests.data.tokenization.tokenized import MAPS, fit, names, one, tokenize
 
 
 def collapsed(folder, parents=None, **options):

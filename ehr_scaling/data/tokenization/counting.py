@@ -14,7 +14,7 @@ from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps
 from ehr_scaling.data.events.columns import STATIC, Columns, read_columns
 from ehr_scaling.data.presets import NO_PARENTS, Parents, Rules
-from ehr_scaling.data.quantiles import ValueCounts
+from ehr_scaling.data.tokenization.quantiles import ValueCounts
 from ehr_scaling.errors import UserError
 
 

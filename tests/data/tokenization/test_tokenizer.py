@@ -1,18 +1,19 @@
 import math
 
-import made_up
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_up import DAY, MINUTE
-from tokenized import MAPS, fit, names, one, tokenize
 
-from ehr_scaling.data import presets, tokenizer
+from ehr_scaling.data import presets
 from ehr_scaling.data.events import columns
 from ehr_scaling.data.events.columns import STATIC
+from ehr_scaling.data.tokenization import tokenizer
 from ehr_scaling.data.vocabulary import INTERVALS
 from ehr_scaling.errors import UserError
+from tests.data import made_up
+from tests.data.made_up import DAY, MINUTE
+from tests.data.tokenization.tokenized import MAPS, fit, names, one, tokenize
 
 HOUR = 60 * MINUTE
 

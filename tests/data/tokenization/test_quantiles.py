@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import quantiles
-from ehr_scaling.data.quantiles import ValueCounts, ordered_bits
+from ehr_scaling.data.tokenization import quantiles
+from ehr_scaling.data.tokenization.quantiles import ValueCounts, ordered_bits
 
 values = st.one_of(st.sampled_from([-0.0, 0.0, 1.0, -1.5, 7.0]), st.floats(width=32, allow_nan=False))
 rows = st.lists(st.tuples(st.integers(0, 4), values), min_size=1, max_size=120)

@@ -1,11 +1,10 @@
 """Made-up events tokenized: what tests of the tokenizer share."""
 
-import made_up
-
-from ehr_scaling.data import counting, fitting, tokenizer
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.events import events
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data.tokenization import counting, fitting, tokenizer
+from ehr_scaling.data.tokenization.tokenizer import Timelines
+from tests.data import made_up
 
 MAPS = maps.load(None)
 

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import presets, tokenizer
+from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps, load
+from ehr_scaling.data.tokenization import tokenizer
 
 MAPS = CodeMaps(
     icd9cm={"4280": ("I509",), "25000": ("E119", "E1165"), "E8120": ("V4352XA", "V8350XA"), "8120": ("S42201A",) * 2},

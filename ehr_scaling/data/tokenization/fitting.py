@@ -9,11 +9,11 @@ import numpy as np
 
 from ehr_scaling.data import presets
 from ehr_scaling.data.codes.maps import CodeMaps
-from ehr_scaling.data.counting import Counts
 from ehr_scaling.data.events import events
 from ehr_scaling.data.presets import NO_PARENTS, Parents, Rules
 from ehr_scaling.data.presets.rule import REPEATS
-from ehr_scaling.data.tokenizer import is_event, slot_family
+from ehr_scaling.data.tokenization.counting import Counts
+from ehr_scaling.data.tokenization.tokenizer import is_event, slot_family
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, PAD, UNK, UNKNOWN, Vocabulary, family, quantile_names
 from ehr_scaling.errors import UserError
 
