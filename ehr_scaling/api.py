@@ -82,7 +82,7 @@ def run_study(workdir: str | Path, config: str | ModuleType = "quickstart", sett
 def vocabulary(workdir: str | Path) -> "Vocabulary":
     """The tokens of a work directory's timelines: .tokens, the name of each id; .index, the id of each name; and all
     else that was fitted on the train split. Raises: UserError where there are none, or they are damaged."""
-    from ehr_scaling.data import timelines
+    from ehr_scaling.data.timelines import timelines
 
     return timelines.vocabulary(Path(workdir))
 
@@ -94,7 +94,7 @@ def timelines(workdir: str | Path, split: str = "validation") -> Iterator[dict[s
     and context_slots (m,): static facts, and since when they were known; subject_id: int.
     Raises: UserError for a split that is none, and files that are missing or damaged.
     """
-    from ehr_scaling.data import timelines
+    from ehr_scaling.data.timelines import timelines
 
     return timelines.read(Path(workdir), split)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts, saved, storage
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import NO_MEMORY, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout

@@ -66,7 +66,8 @@ def _split(workdir: Path) -> tables.View:
 
 
 def _patient(workdir: Path, ordinal: int) -> tables.View:
-    from ehr_scaling.data import inspection, one_patient, timelines
+    from ehr_scaling.data import inspection, one_patient
+    from ehr_scaling.data.timelines import timelines
 
     from . import views
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection, packing, timelines
+from ehr_scaling.data import inspection, packing
 from ehr_scaling.data.sources import synthetic
+from ehr_scaling.data.timelines import timelines
 from launch import tables, views
 from launch.tables import Bar, Right, Share, Table, View
 

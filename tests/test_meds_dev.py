@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import ehr_scaling
-from ehr_scaling.data import disclosure, timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import predict
 from ehr_scaling.outcomes.asking import label_files, meds_dev

@@ -12,7 +12,7 @@ import pytest
 
 from ehr_scaling import artifacts, release, study, warm_start
 from ehr_scaling.configs import base
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import units

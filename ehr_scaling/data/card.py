@@ -29,7 +29,7 @@ _FIELDS = (
 
 _READING = """\
 ```python
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 
 vocabulary = timelines.vocabulary("timelines")  # this folder, or the work directory it lies in
 for patient in timelines.read("timelines", "train"):

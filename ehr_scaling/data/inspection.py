@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, packing, static_context, timelines
+from ehr_scaling.data import disclosure, packing
 from ehr_scaling.data.presets.rule import normalise
+from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout

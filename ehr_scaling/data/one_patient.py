@@ -4,8 +4,8 @@ import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling.data import static_context, timelines
 from ehr_scaling.data.inspection import YEAR_PLACE, context_names
+from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.tokenization.event_tokens import Grouping
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError

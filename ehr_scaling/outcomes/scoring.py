@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling import preemption
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import probabilities, together

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims

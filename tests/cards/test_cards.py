@@ -29,7 +29,7 @@ from ehr_scaling.cards import (
     tripod_answers,
     write,
 )  # fmt: skip
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking.bounds import Bound
 from ehr_scaling.outcomes.asking.tasks import Task

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import loader, packing, timelines
+from ehr_scaling.data import loader, packing
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from tests.data import made_up
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection, one_patient, static_context, timelines
+from ehr_scaling.data import inspection, one_patient
+from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
 from tests.data import made_up

@@ -9,9 +9,10 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import loader, packing, static_context, timelines
+from ehr_scaling.data import loader, packing
 from ehr_scaling.data.events import events
 from ehr_scaling.data.shards import Runner
+from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, YEAR, Vocabulary
 from ehr_scaling.errors import UserError

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, preemption, study
-from ehr_scaling.data import parquet, timelines
+from ehr_scaling.data import parquet
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes import evaluate, probabilities, scoring

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, timelines
+from ehr_scaling.data import pipeline
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
 from ehr_scaling.outcomes.judging import baselines
 

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from ehr_scaling.data import static_context
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.mimic import release as mimic_iv
+from ehr_scaling.data.timelines import static_context
 from ehr_scaling.data.tokenization import counting, fitting, rare, tokenizer
 
 DEMO = "physionet/files/mimic-iv-demo/2.2"

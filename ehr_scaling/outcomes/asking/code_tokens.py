@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import parquet, presets, timelines
+from ehr_scaling.data import parquet, presets
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.events import events
 from ehr_scaling.data.presets import Rules
 from ehr_scaling.data.sources.meds import dialects
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout

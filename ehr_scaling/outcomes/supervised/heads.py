@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import presets, static_context
+from ehr_scaling.data import presets
 from ehr_scaling.data.events import columns, events
+from ehr_scaling.data.timelines import static_context
 from ehr_scaling.data.tokenization import counting, fitting, rare, tokenizer
 from ehr_scaling.data.tokenization.rare import BinCounts, _merge_bins
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary

@@ -165,7 +165,8 @@ def test_thresholds_in_a_file(tmp_path):
 def test_values_of_the_train_split(tmp_path, monkeypatch):
     """Read from a study's events, and from no others."""
     from ehr_scaling.configs import base
-    from ehr_scaling.data import pipeline, timelines
+    from ehr_scaling.data import pipeline
+    from ehr_scaling.data.timelines import timelines
     from ehr_scaling.layout import Layout
     from tests.data import made_up
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.tasks import Unanswerable

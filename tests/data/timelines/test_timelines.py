@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import static_context, timelines
+from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
@@ -139,7 +139,7 @@ def test_a_vocabulary_of_other_data_is_refused(work, tmp_path):
 def test_reading_needs_no_tensorflow(work):
     code = (
         "import sys, tensorflow_datasets as tfds\n"
-        "from ehr_scaling.data import static_context, timelines\n"
+        "from ehr_scaling.data.timelines import static_context, timelines\n"
         f"next(timelines.read({str(work[0])!r}, 'train'))\n"
         f"tfds.builder_from_directory({str(work[0] / 'timelines')!r}).as_data_source('train')[0]\n"
         "assert not {'tensorflow', 'torch', 'jax'} & set(sys.modules)"

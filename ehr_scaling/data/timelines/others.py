@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehr_scaling import artifacts, hardware
-from ehr_scaling.data import disclosure, known, parquet, sources, timelines
+from ehr_scaling.data import disclosure, parquet, sources
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.events import events as meds
 from ehr_scaling.data.events.splits import ALL_HELD_OUT
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.challenge_2012 import FILES as CHALLENGE
+from ehr_scaling.data.timelines import known, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 

@@ -12,8 +12,8 @@ import numpy as np
 from ehr_scaling.artifacts import writing
 from ehr_scaling.data.codes import maps
 from ehr_scaling.data.events import events
-from ehr_scaling.data.patient_records import Writer
 from ehr_scaling.data.shards import Runner, once, run
+from ehr_scaling.data.timelines.patient_records import Writer
 from ehr_scaling.data.tokenization import counting, fitting, rare, tokenizer
 from ehr_scaling.data.vocabulary import Vocabulary, load
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.data.timelines import CONTEXT
+from ehr_scaling.data.timelines.timelines import CONTEXT
 from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGE_LAST, AGE_WIDTH, AGES, DAY, PAPER_AGES, UNK, UNKNOWN, YEAR, Vocabulary
 

@@ -12,11 +12,12 @@ from tensorflow_datasets.core import dataset_info, naming
 
 from ehr_scaling import artifacts, layout
 from ehr_scaling.artifacts import RECORD, read_json
-from ehr_scaling.data import array_records, timeline_units
+from ehr_scaling.data import array_records
 from ehr_scaling.data.events import events, splits
-from ehr_scaling.data.patient_records import CONTEXT, decode
 from ehr_scaling.data.shards import Runner, run
-from ehr_scaling.data.timeline_units import Sums
+from ehr_scaling.data.timelines import timeline_units
+from ehr_scaling.data.timelines.patient_records import CONTEXT, decode
+from ehr_scaling.data.timelines.timeline_units import Sums
 from ehr_scaling.data.tokenization import tokenizer
 from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import FILE as VOCABULARY
