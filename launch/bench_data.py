@@ -130,7 +130,7 @@ def _reading(work: Path) -> Iterator[Row]:
     """Batches from the packed shards, endless and shuffled, beside slices of one array in memory."""
     import numpy as np
 
-    from ehr_scaling.data import loader
+    from ehr_scaling.data.packing import loader
 
     width, sequences, batches = 1025, 64, 300
     stream = iter(loader.train_batches(work / "packed" / "t1024", sequences=sequences, seed=0))

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import loader, packing
 from ehr_scaling.data.events import events
-from ehr_scaling.data.packed import FILE
+from ehr_scaling.data.packing import loader, packing
+from ehr_scaling.data.packing.packed import FILE
 from ehr_scaling.data.sources.meds import assignment
 from ehr_scaling.data.sources.meds import dataset as meds
 

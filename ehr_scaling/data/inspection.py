@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, packing
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.packing import packing
 from ehr_scaling.data.presets.rule import normalise
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import AGE_STYLES, END, Vocabulary, family

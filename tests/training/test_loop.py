@@ -16,7 +16,7 @@ import pytest
 
 from ehr_scaling import artifacts, preemption
 from ehr_scaling.configs.published import SETTINGS
-from ehr_scaling.data import loader
+from ehr_scaling.data.packing import loader
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import loader, packing
+from ehr_scaling.data.packing import loader, packing
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from tests.data import made_up
@@ -351,7 +351,7 @@ def test_data_that_is_mostly_damaged_is_not_trained_on(copy):
 HUNG = """
 import sys, time
 from pathlib import Path
-from ehr_scaling.data import loader
+from ehr_scaling.data.packing import loader
 from ehr_scaling.errors import UserError
 data = loader.train_batches(Path(sys.argv[1]), sequences=4, seed=0, timeout=0.5)
 started = time.monotonic()

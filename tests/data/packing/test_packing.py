@@ -9,8 +9,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import loader, packing
 from ehr_scaling.data.events import events
+from ehr_scaling.data.packing import loader, packing
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines

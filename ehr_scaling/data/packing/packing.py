@@ -10,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from ehr_scaling.artifacts import write_json, writing
 from ehr_scaling.data import shards
 from ehr_scaling.data.events import events
-from ehr_scaling.data.packed import FILE, run_dtype
+from ehr_scaling.data.packing.packed import FILE, run_dtype
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.timelines.timelines import SPLITS
 from ehr_scaling.data.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ from absl import logging
 from ehr_scaling.artifacts import read_json
 from ehr_scaling.data import array_records
 from ehr_scaling.data.deadline import Deadline
-from ehr_scaling.data.packed import FILE, run_dtype
+from ehr_scaling.data.packing.packed import FILE, run_dtype
 from ehr_scaling.errors import UserError, first_line, of_system
 
 Batch = dict[str, np.ndarray]
