@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from ehr_scaling.data.one_patient import Patient
+    from ehr_scaling.data.inspection.one_patient import Patient
     from ehr_scaling.data.vocabulary import Vocabulary
     from ehr_scaling.outcomes.asking.tasks import Task
     from ehr_scaling.trained import Model, Simulated
@@ -107,7 +107,7 @@ def patient(workdir: str | Path, split: str, ordinal: int) -> "Patient":
       and .events, lists of tokens.
     Raises: UserError where the split has no such patient.
     """
-    from ehr_scaling.data import one_patient
+    from ehr_scaling.data.inspection import one_patient
 
     return one_patient.read(Path(workdir), split, ordinal)
 

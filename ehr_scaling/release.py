@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling import artifacts, provenance, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError

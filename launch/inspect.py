@@ -58,7 +58,7 @@ def main() -> None:
 
 # What reads timelines is imported below: --help would wait for it
 def _split(workdir: Path) -> tables.View:
-    from ehr_scaling.data import inspection
+    from ehr_scaling.data.inspection import inspection
 
     from . import views
 
@@ -66,7 +66,7 @@ def _split(workdir: Path) -> tables.View:
 
 
 def _patient(workdir: Path, ordinal: int) -> tables.View:
-    from ehr_scaling.data import inspection, one_patient
+    from ehr_scaling.data.inspection import inspection, one_patient
     from ehr_scaling.data.timelines import timelines
 
     from . import views

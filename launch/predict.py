@@ -81,7 +81,8 @@ def main() -> None:
     _check_flags()
     common.use_all_cores(f"predicting with a model of {MODEL.value}")
     from ehr_scaling import artifacts
-    from ehr_scaling.data import disclosure, inspection
+    from ehr_scaling.data import disclosure
+    from ehr_scaling.data.inspection import inspection
     from ehr_scaling.data.timelines import others
     from ehr_scaling.outcomes import choosing, predict
     from ehr_scaling.outcomes.asking import meds_dev

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ehr_scaling.data import disclosure, inspection
-from ehr_scaling.data.inspection import Facts
-from ehr_scaling.data.one_patient import Patient
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.inspection.inspection import Facts
+from ehr_scaling.data.inspection.one_patient import Patient
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import DAY, HOUR, MINUTE, Vocabulary
 

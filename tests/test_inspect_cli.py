@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.packing import packing
 from ehr_scaling.data.sources import synthetic
 from ehr_scaling.data.timelines import timelines

@@ -17,7 +17,8 @@ from ehr_scaling import artifacts, storage
 from ehr_scaling.audit import asking, sharing, statistics, whom, windows
 from ehr_scaling.audit.statistics import SUPPRESSED, Counts, Occurrences
 from ehr_scaling.audit.whom import Side, Whom
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout

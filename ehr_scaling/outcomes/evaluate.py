@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import probabilities

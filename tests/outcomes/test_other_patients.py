@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import study
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import known, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, storage, study
-from ehr_scaling.data import inspection
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
 from ehr_scaling.data.events.events import DEATH
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import DAY, HOUR, YEAR, Vocabulary

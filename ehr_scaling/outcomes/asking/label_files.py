@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
 from ehr_scaling.data.events.events import DEATH
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY

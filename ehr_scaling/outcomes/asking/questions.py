@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.tokenization.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family

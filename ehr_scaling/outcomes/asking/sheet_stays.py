@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY

@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from ehr_scaling.data import card, disclosure, vocabulary
+from ehr_scaling.data import disclosure, vocabulary
+from ehr_scaling.data.inspection import card
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from tests.data import made_up

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ehr_scaling import __version__
 from ehr_scaling.artifacts import write_text
 from ehr_scaling.data import disclosure, vocabulary
-from ehr_scaling.data.inspection import LEFT_OUT, options, source_counts, source_facts, words
+from ehr_scaling.data.inspection.inspection import LEFT_OUT, options, source_counts, source_facts, words
 from ehr_scaling.data.vocabulary import Vocabulary
 
 FILE = "README.md"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection, one_patient
+from ehr_scaling.data.inspection import inspection, one_patient
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError

@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling.data.inspection import YEAR_PLACE, context_names
+from ehr_scaling.data.inspection.inspection import YEAR_PLACE, context_names
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.tokenization.event_tokens import Grouping
 from ehr_scaling.data.vocabulary import Vocabulary

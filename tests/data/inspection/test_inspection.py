@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import disclosure, inspection, one_patient
+from ehr_scaling.data import disclosure
 from ehr_scaling.data.events import events
+from ehr_scaling.data.inspection import inspection, one_patient
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
