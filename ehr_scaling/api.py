@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ehr_scaling.data.inspection.one_patient import Patient
     from ehr_scaling.data.vocabulary import Vocabulary
-    from ehr_scaling.outcomes.asking.tasks import Task
+    from ehr_scaling.outcomes.asking.tasks.tasks import Task
     from ehr_scaling.trained import Model, Simulated
 
 # Imports stand in the functions: `help` and tab completion need neither JAX nor a second.
@@ -115,7 +115,7 @@ def patient(workdir: str | Path, split: str, ordinal: int) -> "Patient":
 def tasks() -> "dict[str, Task]":
     """What can be asked of futures, by name: `dataclasses.replace(ehr.tasks()["in_hospital_death_24h"], hours=48)`
     is the same question, asked 48 hours after the admission."""
-    from ehr_scaling.outcomes.asking import tasks
+    from ehr_scaling.outcomes.asking.tasks import tasks
 
     return tasks.load()
 

@@ -18,7 +18,8 @@ from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import FAILED, RESULTS, Layout
-from ehr_scaling.outcomes.asking import prepared, questions, tasks
+from ehr_scaling.outcomes.asking import prepared, questions
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.training import checkpoint, loop
 
 Points = list[dict[str, Any]]

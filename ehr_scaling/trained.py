@@ -18,9 +18,10 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing, together
-from ehr_scaling.outcomes.asking import cohort, tasks
+from ehr_scaling.outcomes.asking import cohort
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks import tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Estimate
 from ehr_scaling.outcomes.pages import incidence

@@ -11,8 +11,8 @@
 --tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. The same
 command on several machines that share W shares the models, and the last ones by parts. A model that no machine holds is
 scored by all processes of --distributed (or --coordinator) together, or by those of --slurm_nodes. A file of your own
-tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from label
-files in the MEDS schema.
+tasks has the form of ehr_scaling/outcomes/asking/tasks/tasks.yaml; with `labels:` it takes who is asked, and when, from
+label files in the MEDS schema.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ CELL = flags.DEFINE_string("cell", None, "The model for --show and --trajectorie
 
 def main() -> None:
     config, _, workdir = common.read_flags(goes_on=True)
-    from ehr_scaling.outcomes.asking import tasks
+    from ehr_scaling.outcomes.asking.tasks import tasks
 
     if TASKS.value:
         custom_tasks = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}

@@ -85,7 +85,7 @@ def main() -> None:
     from ehr_scaling.data.inspection import inspection
     from ehr_scaling.data.timelines import others
     from ehr_scaling.outcomes import choosing, predict
-    from ehr_scaling.outcomes.asking import meds_dev
+    from ehr_scaling.outcomes.asking.meds_dev import meds_dev
 
     model, out = Path(MODEL.value).absolute(), Path(OUT.value)
     if LABELS.value is None:

@@ -24,7 +24,7 @@ import pytest
 import yaml
 from pyarrow import csv
 
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from launch.console import COMMANDS
 from tests import forked, meds_dev_files
 

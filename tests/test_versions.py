@@ -16,7 +16,8 @@ from ehr_scaling.data.packing import loader, packing
 from ehr_scaling.data.sources.synthetic import patients
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import VERSION
-from ehr_scaling.outcomes.asking import questions, tasks
+from ehr_scaling.outcomes.asking import questions
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.training import loop
 from tests import small
 

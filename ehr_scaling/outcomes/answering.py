@@ -29,7 +29,7 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together
 from ehr_scaling.outcomes.asking import sheet_stays
 from ehr_scaling.outcomes.asking.sheet_stays import Known
-from ehr_scaling.outcomes.asking.sheets import Resolved, Sheet, resolve
+from ehr_scaling.outcomes.asking.tasks.sheets import Resolved, Sheet, resolve
 from ehr_scaling.outcomes.judging import counting, sheet_scores
 from ehr_scaling.outcomes.judging.counting import Counts
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE, RUNNING

@@ -27,7 +27,7 @@ from ehr_scaling.outcomes.asking.prepared import (
     tuning_there,
     union_of,
 )
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = probabilities.BASELINE

@@ -13,9 +13,10 @@ from ehr_scaling.data.timelines import others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together, transport
-from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks, train_values
-from ehr_scaling.outcomes.asking.meds_dev import BY_NAME
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking import cohort, label_files, stays
+from ehr_scaling.outcomes.asking.meds_dev.meds_dev import BY_NAME
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks, train_values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
 from ehr_scaling.outcomes.judging import calibration, decision, estimators, metrics
 from ehr_scaling.outcomes.sampler import simulate

@@ -17,11 +17,12 @@ from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes.asking import questions, stays, task_tokens
-from ehr_scaling.outcomes.asking.bounds import Values
+from ehr_scaling.outcomes.asking import questions, stays
 from ehr_scaling.outcomes.asking.prepared import Question, Union
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks import task_tokens
+from ehr_scaling.outcomes.asking.tasks.bounds import Values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value

@@ -21,7 +21,8 @@ from ehr_scaling.data.timelines import known, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, predict, transport
-from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, questions, stays
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.judging import calibration, subgroups
 from ehr_scaling.training import loop
 from tests import small

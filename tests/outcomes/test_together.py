@@ -21,8 +21,9 @@ from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, scoring, together
-from ehr_scaling.outcomes.asking import prepared, questions, tasks
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking import prepared, questions
+from ehr_scaling.outcomes.asking.tasks import tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show

@@ -18,9 +18,9 @@ from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.asking import cohort, questions, stays
-from ehr_scaling.outcomes.asking.sheets import FILE, Code, Resolved, Sheet, resolve
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
+from ehr_scaling.outcomes.asking.tasks.sheets import FILE, Code, Resolved, Sheet, resolve
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
 
 VERSION = 1  # of who is asked what: raise it with every change to that

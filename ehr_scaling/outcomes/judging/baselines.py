@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.outcomes.asking.stays import Stays, by_part
-from ehr_scaling.outcomes.asking.tasks import Unanswerable
+from ehr_scaling.outcomes.asking.tasks.tasks import Unanswerable
 
 BLOCKS = ("counts", "counts since the anchor", "last values", "context", "recency")  # of V columns each
 FEATURES = (

@@ -17,7 +17,7 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing
 from ehr_scaling.outcomes.asking import prepared
 from ehr_scaling.outcomes.asking.prepared import Question
-from ehr_scaling.outcomes.asking.tasks import Unanswerable
+from ehr_scaling.outcomes.asking.tasks.tasks import Unanswerable
 from ehr_scaling.outcomes.supervised import cost, heads, records
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.outcomes.supervised.records import Request

@@ -281,8 +281,8 @@ def test_dropout_and_class_weights_change_what_is_learnt(started):
 
 
 def test_a_task_of_a_number_is_refused_in_one_line():
-    from ehr_scaling.outcomes.asking import tasks
     from ehr_scaling.outcomes.asking.prepared import Question
+    from ehr_scaling.outcomes.asking.tasks import tasks
 
     every = tasks.load()
     for kind, told in (("days", "a number of days"), ("class", "a class")):

@@ -24,9 +24,9 @@ import numpy as np
 from ehr_scaling.data.events.events import DEATH
 from ehr_scaling.data.vocabulary import END, Vocabulary
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import strict_yaml, task_tokens
-from ehr_scaling.outcomes.asking.strict_yaml import spelt
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable, means
+from ehr_scaling.outcomes.asking.tasks import strict_yaml, task_tokens
+from ehr_scaling.outcomes.asking.tasks.strict_yaml import spelt
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable, means
 
 FILE = "sheet.json"  # what makes a folder of outcomes/ that of a sheet
 MOST = 2_000  # codes of a sheet

@@ -12,9 +12,9 @@ from typing import Any
 
 from ehr_scaling.data.vocabulary import END
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import strict_yaml
-from ehr_scaling.outcomes.asking.bounds import Bound
-from ehr_scaling.outcomes.asking.strict_yaml import spelt
+from ehr_scaling.outcomes.asking.tasks import strict_yaml
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
+from ehr_scaling.outcomes.asking.tasks.strict_yaml import spelt
 
 OWN = Path(__file__).with_name("tasks.yaml")
 QUANTILES = "Q"  # a name that stands for every token of a value: Q1, Q2, …

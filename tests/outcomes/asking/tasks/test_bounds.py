@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary
-from ehr_scaling.outcomes.asking import bounds, label_files, task_tokens, tasks, train_values
-from ehr_scaling.outcomes.asking.bounds import Bound, Values
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
+from ehr_scaling.outcomes.asking import label_files
+from ehr_scaling.outcomes.asking.tasks import bounds, task_tokens, tasks, train_values
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound, Values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
 
 SIDES = ("above", "at_least", "below", "at_most")

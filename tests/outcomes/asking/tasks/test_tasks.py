@@ -8,8 +8,9 @@ import pytest
 
 from ehr_scaling.data.vocabulary import END
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import cohort, stays, task_tokens, tasks
-from ehr_scaling.outcomes.asking.tasks import Task, means
+from ehr_scaling.outcomes.asking import cohort, stays
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, means
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE
 from tests.outcomes import records
 from tests.outcomes.records import FOLDER, NOON, patient

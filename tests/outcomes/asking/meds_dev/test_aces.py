@@ -10,9 +10,9 @@ from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.vocabulary import SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking import aces, code_tokens, meds_dev
-from ehr_scaling.outcomes.asking.aces import Plain
-from ehr_scaling.outcomes.asking.bounds import Bound
+from ehr_scaling.outcomes.asking.meds_dev import aces, code_tokens, meds_dev
+from ehr_scaling.outcomes.asking.meds_dev.aces import Plain
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
 from tests import meds_dev_files
 from tests.meds_dev_files import ABNORMAL, MORTALITY, NOTHING, READMISSION, SOME, TASKS, window, write
 

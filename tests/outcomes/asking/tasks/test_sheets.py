@@ -4,16 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-import records
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data.vocabulary import DAY, HOUR
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import cohort, sheet_stays, sheets, tasks
+from ehr_scaling.outcomes.asking import cohort, sheet_stays
+from ehr_scaling.outcomes.asking.tasks import sheets, tasks
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE
 from tests import buckets
+from tests.outcomes import records
 
 TEXT = """
 name: trial

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling.data.vocabulary import END, Vocabulary
-from ehr_scaling.outcomes.asking import bounds as bounds_of
 from ehr_scaling.outcomes.asking import stays
-from ehr_scaling.outcomes.asking.bounds import Bound, Values
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import QUANTILES, Task, Unanswerable, meaning, means
+from ehr_scaling.outcomes.asking.tasks import bounds as bounds_of
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound, Values
+from ehr_scaling.outcomes.asking.tasks.tasks import QUANTILES, Task, Unanswerable, meaning, means
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, Stops
 
 KIND_OF = {"positive": POSITIVE, "negative": NEGATIVE, "open": OPEN}

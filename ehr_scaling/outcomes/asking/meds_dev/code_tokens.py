@@ -15,7 +15,7 @@ from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking.aces import Plain
+from ehr_scaling.outcomes.asking.meds_dev.aces import Plain
 
 _MAPPED = ("DIAGNOSIS", "PROCEDURE", "MEDICATION")  # families whose tokens depend on maps of codes
 

@@ -12,7 +12,7 @@ from ehr_scaling.data.events import events
 from ehr_scaling.data.events.columns import STATIC, read_columns
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking.bounds import Values
+from ehr_scaling.outcomes.asking.tasks.bounds import Values
 
 
 def of_scales(workdir: Path, vocabulary: Vocabulary, names: Collection[str]) -> dict[str, Values] | None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import strict_yaml
-from ehr_scaling.outcomes.asking.strict_yaml import spelt
+from ehr_scaling.outcomes.asking.tasks import strict_yaml
+from ehr_scaling.outcomes.asking.tasks.strict_yaml import spelt
 
 ANY_EVENT = "_ANY_EVENT"
 UNNAMED = "???"  # what a task file leaves to the data set's

@@ -8,11 +8,13 @@ from ehr_scaling.artifacts import read_json
 from ehr_scaling.data.events.events import DEATH
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking import aces, code_tokens, label_files, task_tokens
-from ehr_scaling.outcomes.asking.aces import Plain
-from ehr_scaling.outcomes.asking.bounds import Bound
-from ehr_scaling.outcomes.asking.code_tokens import Study
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
+from ehr_scaling.outcomes.asking import label_files
+from ehr_scaling.outcomes.asking.meds_dev import aces, code_tokens
+from ehr_scaling.outcomes.asking.meds_dev.aces import Plain
+from ehr_scaling.outcomes.asking.meds_dev.code_tokens import Study
+from ehr_scaling.outcomes.asking.tasks import task_tokens
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable
 
 # Tasks whose outcome is that of a task of ours: who is asked, and when, is said by the labels. Those of abnormal values
 # need their file, for their thresholds.
