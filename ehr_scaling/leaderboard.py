@@ -24,8 +24,8 @@ from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, probabilities
-from ehr_scaling.outcomes.judging import metrics, paired
-from ehr_scaling.outcomes.judging.paired import Answers
+from ehr_scaling.outcomes.judging.metrics import metrics, paired
+from ehr_scaling.outcomes.judging.metrics.paired import Answers
 from ehr_scaling.outcomes.supervised import heads, records, supervise
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training import checkpoint

@@ -23,7 +23,7 @@ from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.outcomes.judging.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST
 from ehr_scaling.training.setup import restored_params
 
 VERSION = 3  # of what an audit measures: raise it with every change to that, and models are audited again

@@ -18,7 +18,8 @@ from ehr_scaling.outcomes.asking.meds_dev.meds_dev import BY_NAME
 from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks, train_values
 from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
-from ehr_scaling.outcomes.judging import calibration, decision, estimators, metrics
+from ehr_scaling.outcomes.judging import estimators
+from ehr_scaling.outcomes.judging.metrics import calibration, decision, metrics
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.progress import Bar
 from ehr_scaling.training.setup import restored_params

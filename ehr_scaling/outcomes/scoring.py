@@ -20,8 +20,9 @@ from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import Question, union_of
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import estimators, metrics, values
+from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Estimate
+from ehr_scaling.outcomes.judging.metrics import metrics, values
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
 

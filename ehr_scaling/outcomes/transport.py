@@ -17,8 +17,8 @@ from ehr_scaling.outcomes.asking.prepared import Question
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.asking.tasks.tasks import Task
-from ehr_scaling.outcomes.judging import calibration, metrics, subgroups
-from ehr_scaling.outcomes.judging.paired import Answers
+from ehr_scaling.outcomes.judging.metrics import calibration, metrics, subgroups
+from ehr_scaling.outcomes.judging.metrics.paired import Answers
 
 
 class Home(NamedTuple):

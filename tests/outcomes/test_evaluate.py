@@ -20,7 +20,7 @@ from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays
 from ehr_scaling.outcomes.asking.prepared import asked_in
 from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import calibration, metrics, subgroups
+from ehr_scaling.outcomes.judging.metrics import calibration, metrics, subgroups
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.training import loop
 from tests import small

@@ -23,7 +23,7 @@ from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, predict, transport
 from ehr_scaling.outcomes.asking import cohort, questions, stays
 from ehr_scaling.outcomes.asking.tasks import tasks
-from ehr_scaling.outcomes.judging import calibration, subgroups
+from ehr_scaling.outcomes.judging.metrics import calibration, subgroups
 from ehr_scaling.training import loop
 from tests import small
 from tests.data import made_up

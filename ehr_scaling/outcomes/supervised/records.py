@@ -21,7 +21,7 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import probabilities, scoring
 from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import Question
-from ehr_scaling.outcomes.judging import paired
+from ehr_scaling.outcomes.judging.metrics import paired
 from ehr_scaling.outcomes.supervised import heads, labels, probe
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training.setup import restored_params

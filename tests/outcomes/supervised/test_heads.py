@@ -11,7 +11,7 @@ from scipy.special import expit
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import PAD, Transformer
-from ehr_scaling.outcomes.judging import metrics
+from ehr_scaling.outcomes.judging.metrics import metrics
 from ehr_scaling.outcomes.supervised import batches, finetune, heads, labels, probe, states
 from ehr_scaling.outcomes.supervised.finetune import Labelled, Recipe
 from tests.nightly import but

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ehr_scaling.outcomes.judging.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST
 
 
 def may_be_told(labels: np.ndarray, patients: np.ndarray, rows: Iterable[int], before: Iterable[int] = ()) -> set[int]:

@@ -9,9 +9,9 @@ from scipy.special import ndtr, ndtri
 
 from ehr_scaling.data import disclosure
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging import calibration, decision
-from ehr_scaling.outcomes.judging.delong import delong
-from ehr_scaling.outcomes.judging.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
+from ehr_scaling.outcomes.judging.metrics import calibration, decision
+from ehr_scaling.outcomes.judging.metrics.delong import delong
+from ehr_scaling.outcomes.judging.metrics.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
 
 KINDS = (True, False)  # with the outcome, and without
 _FEW = calibration.SMALLEST - 1  # patients

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging import calibration
-from ehr_scaling.outcomes.judging.delong import delong, interval
+from ehr_scaling.outcomes.judging.metrics import calibration
+from ehr_scaling.outcomes.judging.metrics.delong import delong, interval
 
 _AT_ONCE = 1_000_000  # weights
 

@@ -13,8 +13,8 @@ from sklearn.metrics import (
 )
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging.metrics import auroc, bootstrap_weights
-from ehr_scaling.outcomes.judging.values import evaluate_classes, evaluate_values
+from ehr_scaling.outcomes.judging.metrics.metrics import auroc, bootstrap_weights
+from ehr_scaling.outcomes.judging.metrics.values import evaluate_classes, evaluate_values
 
 MEASURES = {
     "mae": mean_absolute_error,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ehr_scaling.outcomes.judging.delong import delong, interval
+from ehr_scaling.outcomes.judging.metrics.delong import delong, interval
 
 
 def made(n, models, seed=0, distinct=12):

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
 from ehr_scaling.outcomes import probabilities
-from ehr_scaling.outcomes.judging import calibration, paired
-from ehr_scaling.outcomes.judging.metrics import evaluate
+from ehr_scaling.outcomes.judging.metrics import calibration, paired
+from ehr_scaling.outcomes.judging.metrics.metrics import evaluate
 
 
 def made(n=400, seed=0, slope=1.0, intercept=0.0):

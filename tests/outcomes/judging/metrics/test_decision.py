@@ -10,8 +10,8 @@ from scipy.stats import beta
 from sklearn.metrics import confusion_matrix
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging import calibration, decision, metrics
-from ehr_scaling.outcomes.judging.decision import HARMS, HELPS, OPEN, SAME, SUPPRESSED, evaluate
+from ehr_scaling.outcomes.judging.metrics import calibration, decision, metrics
+from ehr_scaling.outcomes.judging.metrics.decision import HARMS, HELPS, OPEN, SAME, SUPPRESSED, evaluate
 
 A, B = 1.2, 6.0  # of the Beta that true risks are drawn from
 

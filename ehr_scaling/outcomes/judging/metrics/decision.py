@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling.outcomes.judging import calibration
-from ehr_scaling.outcomes.judging.calibration import SMALLEST
-from ehr_scaling.outcomes.judging.cuts import may_be_told
-from ehr_scaling.outcomes.judging.metrics import Statistics, bootstrap, one_class, ones_for, summary, too_few
+from ehr_scaling.outcomes.judging.metrics import calibration
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics.cuts import may_be_told
+from ehr_scaling.outcomes.judging.metrics.metrics import Statistics, bootstrap, one_class, ones_for, summary, too_few
 
 # Threshold probabilities of a decision curve: where outcomes are rare, low ones are asked for
 THRESHOLDS = (

@@ -6,8 +6,8 @@ from scipy.special import ndtri
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging import decision
-from ehr_scaling.outcomes.judging.paired import Answers, compare, net_benefit
+from ehr_scaling.outcomes.judging.metrics import decision
+from ehr_scaling.outcomes.judging.metrics.paired import Answers, compare, net_benefit
 
 
 def answers(n=400, seed=0, better=0.0):

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging.delong import influence, interval
-from ehr_scaling.outcomes.judging.metrics import Statistics, bootstrap, ones_for, summary
+from ehr_scaling.outcomes.judging.metrics.delong import influence, interval
+from ehr_scaling.outcomes.judging.metrics.metrics import Statistics, bootstrap, ones_for, summary
 
 _LEAST = float(np.finfo(np.float64).eps)  # a probability of 0 in the log-loss, as scikit-learn takes it
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling.outcomes.judging import calibration
-from ehr_scaling.outcomes.judging.calibration import SMALLEST
-from ehr_scaling.outcomes.judging.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
+from ehr_scaling.outcomes.judging.metrics import calibration
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics.metrics import bootstrap, one_class, ones_for, ranking, summary, too_few
 
 SUPPRESSED = f"suppressed: a count under {SMALLEST} patients"
 COMPLEMENTARY = "suppressed: it would tell another group's by subtraction"

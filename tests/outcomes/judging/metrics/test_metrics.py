@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.judging.metrics import auroc, average_precision, bootstrap_weights, evaluate
+from ehr_scaling.outcomes.judging.metrics.metrics import auroc, average_precision, bootstrap_weights, evaluate
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_large_samples_are_resampled_in_parts(monkeypatch):
     labels = rng.random(200) < 0.3
     scores, patients = rng.normal(0, 1, 200) + labels, rng.integers(0, 90, 200)
     whole = evaluate(labels, scores, patients, draws=100)
-    monkeypatch.setattr("ehr_scaling.outcomes.judging.metrics._AT_ONCE", 1500)
+    monkeypatch.setattr("ehr_scaling.outcomes.judging.metrics.metrics._AT_ONCE", 1500)
     assert evaluate(labels, scores, patients, draws=100) == whole
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.outcomes.judging.calibration import SMALLEST
-from ehr_scaling.outcomes.judging.metrics import auroc, bootstrap_weights, evaluate
-from ehr_scaling.outcomes.judging.subgroups import COMPLEMENTARY, SUPPRESSED, by_group, gaps
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics.metrics import auroc, bootstrap_weights, evaluate
+from ehr_scaling.outcomes.judging.metrics.subgroups import COMPLEMENTARY, SUPPRESSED, by_group, gaps
 
 
 def cohort(**sizes):
