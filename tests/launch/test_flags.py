@@ -59,7 +59,7 @@ def imports(file):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
             names = [node.module, *(f"{node.module}.{name}" for name in names)] if node.module else names
-        here = file.parent if isinstance(node, ast.ImportFrom) and node.level else ROOT
+        here = file.parents[node.level - 1] if isinstance(node, ast.ImportFrom) and node.level else ROOT
         for place in (here.joinpath(*name.split(".")) for name in names):
             found |= {p.resolve() for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()}
     return found
@@ -167,7 +167,7 @@ def test_a_tuple_of_the_config_is_a_list_in_a_flag(monkeypatch):
 
 def said_of_commands():
     """(module, its flags) of each command line in a string that is no docstring, with W for what is filled in."""
-    for file in sorted({*(ROOT / "ehr_scaling").rglob("*.py"), *(ROOT / "launch").glob("*.py")}):
+    for file in sorted({*(ROOT / "ehr_scaling").rglob("*.py"), *(ROOT / "launch").rglob("*.py")}):
         passed = set()
         for node in ast.walk(ast.parse(file.read_text())):  # what holds others before these
             if isinstance(node, ast.Expr):

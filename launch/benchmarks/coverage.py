@@ -28,7 +28,7 @@ from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import RunTable, from_columns, from_rows
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED
 
-from .bench_flags import REPLICATES
+from .flags import REPLICATES
 from .rows import Row, row, seconds
 
 OPTIONS = Options(draws=400)

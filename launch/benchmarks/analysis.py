@@ -22,7 +22,7 @@ from ehr_scaling.analysis.tables.run_table import RunTable, drop_highest_loss, f
 from ehr_scaling.analysis.words import UNIDENTIFIED
 
 from . import simulated_studies
-from .bench_flags import TABLES
+from .flags import TABLES
 from .rows import Row, row, seconds
 
 OPTIONS = Options()

@@ -23,7 +23,8 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.models import sizes
 from ehr_scaling.training import tracking
 
-from .bench_flags import CONTEXTS, GRID, MIXED, REPEATS, SECONDS, SIZES, TORCH
+from . import COMMANDS
+from .flags import CONTEXTS, GRID, MIXED, REPEATS, SECONDS, SIZES, TORCH
 from .rows import Row, row
 
 VOCAB, PADDED, BATCH_TOKENS = 4091, 4096, 8192
@@ -84,7 +85,7 @@ def rows() -> Iterator[Row]:
         yield from _grid()
 
 
-OURS = [sys.executable, "-m", f"{__package__}.bench_training"]
+OURS = [sys.executable, "-m", f"{__package__}.training"]
 
 
 def torch_version() -> str:
@@ -244,7 +245,7 @@ def serve(spec: dict[str, Any]) -> None:
 
 
 def _launch(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"{__package__}.{script}", *arguments]
+    return [sys.executable, "-m", f"{COMMANDS}.{script}", *arguments]
 
 
 def _steps(run: Path) -> list[int]:

@@ -2,10 +2,10 @@
 
 On a CPU in float32, on an NVIDIA GPU (`"device": "cuda"`) with bfloat16 activations by autocast.
 
-  python launch/torch_peer.py '{"width": 64, "layers": 2, "heads": 4, "ff": 176, "context": 256, …}'
+  python launch/benchmarks/torch_peer.py '{"width": 64, "layers": 2, "heads": 4, "ff": 176, "context": 256, …}'
 
 Compiles, says {"ready": seconds}; then answers every line on stdin, a number of seconds, by {"tokens_per_second": …,
-"loss": …} of about so long a run. `bench_training.Peer` speaks with it.
+"loss": …} of about so long a run. `training.Peer` speaks with it.
 """
 
 import json

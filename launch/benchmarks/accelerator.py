@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from ehr_scaling import flops, hardware
 from ehr_scaling.models import sizes
 
-from . import bench_training
-from .bench_flags import LARGE, LONG, REPEATS, TARGETS
-from .bench_training import OURS, PADDED, TORCH_MASKS, VOCAB, Peer
+from . import training
+from .flags import LARGE, LONG, REPEATS, TARGETS
 from .rows import Row, row
+from .training import OURS, PADDED, TORCH_MASKS, VOCAB, Peer
 
 BATCH = 131_072  # tokens a step
 # Tokens at a time, of which what a layer leaves for the backward pass fits into 16 GB, of each side
@@ -23,7 +23,7 @@ def rows() -> Iterator[Row]:
     if device.platform == "cpu":
         yield row("left out, for there is no accelerator", float("nan"), "")
         return
-    context, version = LONG.value, bench_training.torch_version()
+    context, version = LONG.value, training.torch_version()
     masks = TORCH_MASKS if version and device.platform in ("gpu", "cuda") else {}
     for size in LARGE.value:
         shape, piece = sizes.get(size), PIECE.get(size, 16_384)
@@ -32,7 +32,7 @@ def rows() -> Iterator[Row]:
         spec |= {"dtype": "bfloat16", "microbatch": piece // context}
         theirs = {"device": "cuda", "processes": 1, "threads": 1, "pieces": BATCH // piece}
         peers = {"ours": Peer(OURS, spec, False)}
-        peers |= {mask: Peer(bench_training.torch_command(), {**spec, **theirs, "mask": mask}, False) for mask in masks}
+        peers |= {mask: Peer(training.torch_command(), {**spec, **theirs, "mask": mask}, False) for mask in masks}
         compiled, failed = {}, []
         for name, peer in peers.items():
             try:
@@ -47,8 +47,7 @@ def rows() -> Iterator[Row]:
                 peer.close()
             continue
         turns = [
-            {name: peer.rate(bench_training.SECONDS.value) for name, peer in peers.items()}
-            for _ in range(REPEATS.value)
+            {name: peer.rate(training.SECONDS.value) for name, peer in peers.items()} for _ in range(REPEATS.value)
         ]
         for peer in peers.values():
             peer.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .bench_flags import REPEATS
+from .flags import REPEATS
 from .rows import Row, row, seconds
 
 VOCAB = 1446  # of the demo of MIMIC-IV in the vocabulary of ETHOS
@@ -99,9 +99,10 @@ def _toy(rows: int) -> float:
 def _a_device_a_core() -> float:
     """In a process of its own, as workers of a study and launch.predict run: before JAX has started."""
     code = (
-        "import sys; from absl import flags; from ehr_scaling.launch import bench_outcomes, common; "
+        "import sys; from absl import flags; from ehr_scaling.launch import common; "
+        "from ehr_scaling.launch.benchmarks import outcomes; "
         "flags.FLAGS(sys.argv); common.use_all_cores(); import jax; "
-        "print(bench_outcomes._toy(256 // jax.local_device_count()))"
+        "print(outcomes._toy(256 // jax.local_device_count()))"
     )
     command = [sys.executable, "-c", code, f"--repeats={REPEATS.value}"]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .bench_flags import REPEATS
+from .flags import REPEATS
 
 Row = dict[str, Any]
 

@@ -21,7 +21,7 @@ from ehr_scaling.data.packing.packed import FILE
 from ehr_scaling.data.sources.meds import assignment
 from ehr_scaling.data.sources.meds import dataset as meds
 
-from .bench_flags import REPEATS
+from .flags import REPEATS
 from .rows import Row, row
 
 SHARDS = tuple(32 << i for i in range(5))

@@ -13,8 +13,8 @@ import psutil
 from ehr_scaling import artifacts
 from ehr_scaling.errors import UserError
 
-from . import bench_growth
-from .bench_flags import DEMO, FRACTION, KEEP
+from . import COMMANDS, growth
+from .flags import DEMO, FRACTION, KEEP
 from .rows import Row, row, seconds
 
 # Seconds and MB from generated raw files to packed shards, by fraction of MIMIC-IV 3.1
@@ -24,7 +24,7 @@ TARGETS = {0.1: (100.0, 3_000.0), 1.0: (900.0, 8_000.0)}
 def measured(*flags_given: str) -> tuple[float, float]:
     """Wall seconds, and peak MB of resident memory of the process and all its children, of one launch.prepare."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", f"{__package__}.prepare", *flags_given]
+    command = [sys.executable, "-m", f"{COMMANDS}.prepare", *flags_given]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         peak = 0
@@ -58,7 +58,7 @@ def rows(repeats: int) -> Iterator[Row]:
             yield from _demo(Path(DEMO.value), Path(folder) / "demo", repeats)
         yield from _generated(Path(folder))
         yield from _reading(Path(folder) / "generated")
-        yield from bench_growth.rows(Path(folder) / "growth")
+        yield from growth.rows(Path(folder) / "growth")
 
 
 def _demo(raw: Path, work: Path, repeats: int) -> Iterator[Row]:
