@@ -21,7 +21,7 @@ from absl import flags
 
 from ehr_scaling.errors import UserError
 
-from . import common
+from .common import common
 
 if TYPE_CHECKING:
     from ehr_scaling.grid.cell import Cell

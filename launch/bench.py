@@ -18,9 +18,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measu
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
 
-from . import common
 from .benchmarks import flags as bench_flags
 from .benchmarks.rows import Row, row, seconds
+from .common import common
 
 flags.adopt_module_key_flags(bench_flags)
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")

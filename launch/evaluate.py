@@ -25,7 +25,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.progress import Steps
 
-from . import common, slurm_flags
+from .common import common, slurm_flags
 
 common.define_config_flags()
 common.define_process_flags()

@@ -21,7 +21,7 @@ from absl import flags
 
 from ehr_scaling.errors import NO_MEMORY
 
-from . import common
+from .common import common
 
 MODEL = flags.DEFINE_string("model", None, "Folder of a study, with a trained model.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "Parquet file, or folder of such, in the MEDS label schema.")

@@ -18,7 +18,7 @@ from absl import flags
 
 from ehr_scaling.errors import UserError
 
-from . import common, slurm_flags
+from .common import common, slurm_flags
 
 common.define_config_flags()
 common.define_process_flags()

@@ -16,8 +16,8 @@ from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.packing import packing
 from ehr_scaling.data.sources import synthetic
 from ehr_scaling.data.timelines import timelines
-from launch import tables, views
-from launch.tables import Bar, Right, Share, Table, View
+from launch.inspection import tables, views
+from launch.inspection.tables import Bar, Right, Share, Table, View
 
 
 def launch(*flags, **more):

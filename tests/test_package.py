@@ -15,7 +15,8 @@ import yaml
 
 import ehr_scaling
 import launch.console
-from ehr_scaling.launch import common, console
+from ehr_scaling.launch import console
+from ehr_scaling.launch.common import common
 
 ROOT = Path(__file__).parents[1]
 

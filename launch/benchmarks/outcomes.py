@@ -99,7 +99,7 @@ def _toy(rows: int) -> float:
 def _a_device_a_core() -> float:
     """In a process of its own, as workers of a study and launch.predict run: before JAX has started."""
     code = (
-        "import sys; from absl import flags; from ehr_scaling.launch import common; "
+        "import sys; from absl import flags; from ehr_scaling.launch.common import common; "
         "from ehr_scaling.launch.benchmarks import outcomes; "
         "flags.FLAGS(sys.argv); common.use_all_cores(); import jax; "
         "print(outcomes._toy(256 // jax.local_device_count()))"

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from absl import flags
 from ehr_scaling import companions
-from launch import common
+from launch.common import common
 common.define_process_flags()
 companions.GRACE = 0.4
 def main():

@@ -14,7 +14,7 @@ import pytest
 import launch
 from ehr_scaling.data.sources.meds import dataset
 from ehr_scaling.errors import NO_MEMORY, UserError
-from launch import common
+from launch.common import common
 from launch.predict import NAMES
 
 ROOT = Path(launch.__file__).parents[1]

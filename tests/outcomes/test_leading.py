@@ -45,7 +45,7 @@ from absl import flags
 from ehr_scaling import companions, leading
 from ehr_scaling.errors import UserError
 from ehr_scaling.training import sharding
-from launch import common
+from launch.common import common
 common.define_process_flags()
 END = flags.DEFINE_string("end", "", "")
 TO = flags.DEFINE_string("to", "", "")

@@ -15,7 +15,7 @@ from ehr_scaling.data.inspection import inspection, one_patient
 from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import family
 from ehr_scaling.errors import UserError
-from launch import tables, views
+from launch.inspection import tables, views
 from tests.data import made_up
 
 

@@ -18,8 +18,8 @@ from ehr_scaling import artifacts, companions, configs, endings, hardware, leadi
 from ehr_scaling.configs import base
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
 
+from ..console import own_names
 from . import log
-from .console import own_names
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
