@@ -53,8 +53,8 @@ def main() -> None:
     common.begin(config, workdir)
     print(f"scoring the models of {workdir}", flush=True)
     common.join_processes()
-    from ehr_scaling import leading
     from ehr_scaling.outcomes import following
+    from ehr_scaling.processes import leading
 
     leading.run(lambda: score(config, workdir), lambda: following.steps(workdir))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import artifacts, preemption, storage
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data import disclosure
 from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
@@ -28,6 +28,7 @@ from ehr_scaling.outcomes.asking.prepared import (
     union_of,
 )
 from ehr_scaling.outcomes.asking.tasks.tasks import Task
+from ehr_scaling.processes import preemption
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = probabilities.BASELINE

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling import preemption
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
@@ -25,6 +24,7 @@ from ehr_scaling.outcomes.judging.estimators import Estimate
 from ehr_scaling.outcomes.judging.metrics import metrics, values
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
+from ehr_scaling.processes import preemption
 
 VERSION = 8  # of how scores are made from samples: raise it, and every model is scored again
 ANSWERS = 3  # the first VERSION that writes these predictions: scores since then are made anew of what is stored

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts, preemption, storage
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
@@ -28,6 +28,7 @@ from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
+from ehr_scaling.processes import preemption
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 PATIENCE = 120.0  # seconds without anything new from helpers, at least, after which one is taken to hang

@@ -14,9 +14,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ehr_scaling import artifacts, companions, configs, endings, hardware, leading, preemption, settings, storage
+from ehr_scaling import artifacts, configs, hardware, settings, storage
 from ehr_scaling.configs import base
 from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
+from ehr_scaling.processes import companions, endings, leading, preemption
 
 from ..console import own_names
 from . import log

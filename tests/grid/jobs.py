@@ -5,9 +5,9 @@ import signal
 import time
 from dataclasses import dataclass
 
-from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.processes import preemption
 from tests import blank
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, preemption, study
+from ehr_scaling import artifacts, study
 from ehr_scaling.data import parquet
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import Preempted, UserError
@@ -22,6 +22,7 @@ from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging.metrics import calibration, metrics, subgroups
 from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.processes import preemption
 from ehr_scaling.training import loop
 from tests import small
 

@@ -227,7 +227,7 @@ import sys
 from pathlib import Path
 import jax
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-from ehr_scaling import leading
+from ehr_scaling.processes import leading
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, following
 from ehr_scaling.training import setup, sharding

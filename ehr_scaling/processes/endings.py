@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from ehr_scaling import companions
 from ehr_scaling.errors import UserError, of_system
+from ehr_scaling.processes import companions
 
 BROKEN = 70  # exit status of our own mistakes (EX_SOFTWARE of sysexits.h), which a scheduler may try again
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ehr_scaling import companions, preemption
 from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.processes import companions, preemption
 
 if TYPE_CHECKING:  # what only starts a command needs none of it
     import numpy as np

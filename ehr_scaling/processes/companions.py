@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 
-from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted
+from ehr_scaling.processes import preemption
 
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h: may be tried again
 HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard of
