@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ehr_scaling.data.inspection.one_patient import Patient
     from ehr_scaling.data.vocabulary import Vocabulary
+    from ehr_scaling.finished_models.trained import Model, Simulated
     from ehr_scaling.outcomes.asking.tasks.tasks import Task
-    from ehr_scaling.trained import Model, Simulated
 
 # Imports stand in the functions: `help` and tab completion need neither JAX nor a second.
 
@@ -52,7 +52,8 @@ def train(workdir: str | Path, config: str | ModuleType = "quickstart", settings
 
     Returns: the one with the least validation loss, as `load_model` does. Args and Raises: as of `prepare`.
     """
-    from ehr_scaling import storage, study, trained
+    from ehr_scaling import storage, study
+    from ehr_scaling.finished_models import trained
 
     chosen, points = _config(config, settings)
     there = storage.local(str(workdir))
@@ -129,7 +130,7 @@ def load_model(folder: str | Path, cell: str | None = None) -> "Model":
       tokens; .name, its size.
     Raises: UserError where there is no such model, or it is damaged.
     """
-    from ehr_scaling import trained
+    from ehr_scaling.finished_models import trained
 
     return trained.load(Path(folder), cell)
 
@@ -157,7 +158,7 @@ def simulate(
       names of the tokens of one future; .futures, all arrays.
     Raises: UserError for another vocabulary, and where nobody can be asked.
     """
-    from ehr_scaling import trained
+    from ehr_scaling.finished_models import trained
 
     chosen = None if patients is None else list(patients)
     return trained.simulate(

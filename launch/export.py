@@ -50,7 +50,7 @@ def _model(out: str) -> None:
     print(f"exporting a model of {WORKDIR.value} to {out}", flush=True)
     workdir = storage.local(WORKDIR.value)
     log.keep(workdir)
-    from ehr_scaling import release
+    from ehr_scaling.finished_models import release
     from ehr_scaling.models.export import CODE
 
     done = release.release(workdir, Path(out).absolute(), CELL.value)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import artifacts, release, storage
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.finished_models import release
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import export

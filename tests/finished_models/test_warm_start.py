@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from ehr_scaling import artifacts, release, study, warm_start
+from ehr_scaling import artifacts, study
 from ehr_scaling.configs import base
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling.finished_models import release, warm_start
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import saved
 from ehr_scaling.data import disclosure
 from ehr_scaling.data.inspection import inspection
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
+from ehr_scaling.finished_models import saved
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing, together

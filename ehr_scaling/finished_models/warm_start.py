@@ -14,14 +14,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, saved, storage
+from ehr_scaling import artifacts, storage
 from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import NO_MEMORY, UserError
+from ehr_scaling.finished_models import saved
+from ehr_scaling.finished_models.saved import Saved
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import export, sizes
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.saved import Saved
 from ehr_scaling.training import initial
 
 VERSION = 1  # of what is taken from a model: raise it with every change to that
