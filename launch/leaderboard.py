@@ -17,8 +17,8 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "p12", ["p12"], "Which.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the studies of the splits.")

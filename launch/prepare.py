@@ -17,7 +17,7 @@ from absl import flags
 from ehr_scaling import layout, settings, storage
 from ehr_scaling.errors import UserError
 
-from . import common
+from .common import common
 
 common.define_config_flags()
 UNTIL = flags.DEFINE_enum("until", "packed", layout.STAGES, "The last stage to make.")

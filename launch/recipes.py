@@ -21,8 +21,8 @@ from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY, UserError
 from ehr_scaling.layout import RESULTS, Layout
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 DATA = flags.DEFINE_enum("data", "synthetic", ["synthetic", "challenge-2012"], "The patients.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the studies of the rungs; without it they are only shown.")

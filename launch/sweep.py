@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from . import common, pod_flags, slurm_flags
+from .common import common, pod_flags, slurm_flags
 
 common.define_config_flags()
 common.define_process_flags()

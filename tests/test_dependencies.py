@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Files that are run where an extra is installed, by themselves: nothing of the package imports them
-OF_AN_EXTRA = {"ehr_scaling/models/modeling_ehr_scaling.py", "launch/torch_peer.py"}
+OF_AN_EXTRA = {"ehr_scaling/models/modeling_ehr_scaling.py", "launch/benchmarks/torch_peer.py"}
 
 
 def normal(name):

@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 import ehr_scaling
-from ehr_scaling.data import disclosure, timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import predict
-from ehr_scaling.outcomes.asking import label_files, meds_dev
-from ehr_scaling.outcomes.asking.bounds import Bound
+from ehr_scaling.outcomes.asking import label_files
+from ehr_scaling.outcomes.asking.meds_dev import meds_dev
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.sampler import simulate
 from tests import meds_dev_files

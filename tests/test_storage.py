@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, storage, study
-from ehr_scaling.data import inspection
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.pages import fan

@@ -302,7 +302,7 @@ def test_a_rate_that_no_run_survives_is_one_line(study, tmp_path):
 def test_a_full_disk_is_one_line(error):
     program = f"""
 import sys
-from launch import common
+from launch.common import common
 sys.argv = ["x"]
 def main():
     raise {error}

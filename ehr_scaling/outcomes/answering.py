@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import parquet, timelines
+from ehr_scaling.data import parquet
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
@@ -28,7 +29,7 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together
 from ehr_scaling.outcomes.asking import sheet_stays
 from ehr_scaling.outcomes.asking.sheet_stays import Known
-from ehr_scaling.outcomes.asking.sheets import Resolved, Sheet, resolve
+from ehr_scaling.outcomes.asking.tasks.sheets import Resolved, Sheet, resolve
 from ehr_scaling.outcomes.judging import counting, sheet_scores
 from ehr_scaling.outcomes.judging.counting import Counts
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE, RUNNING

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling import artifacts, storage
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
@@ -26,7 +27,8 @@ from ehr_scaling.outcomes.asking.prepared import (
     tuning_there,
     union_of,
 )
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
+from ehr_scaling.processes import preemption
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = probabilities.BASELINE

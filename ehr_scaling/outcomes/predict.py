@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import disclosure, inspection, others, timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together, transport
-from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks, train_values
-from ehr_scaling.outcomes.asking.meds_dev import BY_NAME
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking import cohort, label_files, stays
+from ehr_scaling.outcomes.asking.meds_dev.meds_dev import BY_NAME
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks, train_values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
-from ehr_scaling.outcomes.judging import calibration, decision, estimators, metrics
+from ehr_scaling.outcomes.judging import estimators
+from ehr_scaling.outcomes.judging.metrics import calibration, decision, metrics
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.progress import Bar
 from ehr_scaling.training.setup import restored_params

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_scaling import preemption
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import probabilities, together
@@ -20,10 +19,12 @@ from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import Question, union_of
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import estimators, metrics, values
+from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Estimate
+from ehr_scaling.outcomes.judging.metrics import metrics, values
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
+from ehr_scaling.processes import preemption
 
 VERSION = 8  # of how scores are made from samples: raise it, and every model is scored again
 ANSWERS = 3  # the first VERSION that writes these predictions: scores since then are made anew of what is stored

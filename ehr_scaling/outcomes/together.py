@@ -11,22 +11,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import timelines
+from ehr_scaling import artifacts, storage
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes.asking import questions, stays, task_tokens
-from ehr_scaling.outcomes.asking.bounds import Values
+from ehr_scaling.outcomes.asking import questions, stays
 from ehr_scaling.outcomes.asking.prepared import Question, Union
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks import task_tokens
+from ehr_scaling.outcomes.asking.tasks.bounds import Values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
+from ehr_scaling.processes import preemption
 
 AT_ONCE = 1_024  # stays whose futures are drawn between two saves
 PATIENCE = 120.0  # seconds without anything new from helpers, at least, after which one is taken to hang

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import loader
-from ehr_scaling.data import packed as packed_data
+from ehr_scaling import artifacts, storage
+from ehr_scaling.data.packing import loader
+from ehr_scaling.data.packing import packed as packed_data
 from ehr_scaling.errors import Diverged, Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell, Unit, ensembles, lost
 from ehr_scaling.layout import FAILED, RESULTS, Layout
+from ehr_scaling.processes import preemption
 from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.run import PARTS, Run, begin

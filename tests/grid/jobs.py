@@ -5,9 +5,10 @@ import signal
 import time
 from dataclasses import dataclass
 
-from ehr_scaling import preemption, storage
+from ehr_scaling import storage
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.processes import preemption
 from tests import blank
 
 

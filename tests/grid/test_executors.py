@@ -176,7 +176,7 @@ def sweep(tmp_path, workers, saves=True):
 import sys
 from pathlib import Path
 from ehr_scaling.grid import executors
-from launch import common
+from launch.common import common
 import jobs as t
 sys.argv = ["x"]
 def main():

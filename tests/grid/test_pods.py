@@ -102,7 +102,7 @@ def prepared(tmp_path_factory):
 
 TIGHT = """
 import runpy, sys
-from ehr_scaling import warm_start
+from ehr_scaling.finished_models import warm_start
 from ehr_scaling.grid.executors import tpus
 memory = float(sys.argv.pop(1))
 tpus.CHIPS = tuple(chip._replace(memory=memory) for chip in tpus.CHIPS)

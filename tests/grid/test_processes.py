@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from jobs import units
 
-from ehr_scaling import companions
+from ehr_scaling.processes import companions
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +20,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from absl import flags
-from ehr_scaling import companions
-from launch import common
+from ehr_scaling.processes import companions
+from launch.common import common
 common.define_process_flags()
 companions.GRACE = 0.4
 def main():

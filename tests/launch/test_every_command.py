@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import launch
 from ehr_scaling.errors import UserError, of_system, unreadable
-from launch import common
+from launch.common import common
 from tests import forked
 
 SMALL = ("--config.data.patients=20", "--config.data.context=64")
@@ -41,7 +42,7 @@ COMMANDS = {
 
 def test_every_command_is_here():
     """So that a new one is not forgotten; but for one that makes nothing."""
-    scripts = Path(common.__file__).parent.glob("*.py")
+    scripts = Path(launch.__file__).parent.glob("*.py")
     running = {p.stem for p in scripts if re.search(r"^    (common\.)?run\(main", p.read_text(), re.M)}
     assert running == {*COMMANDS, "check"}
 
@@ -84,7 +85,7 @@ def test_benchmarks_tell_a_mistake_in_one_line(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(launch.__file__).parents[1])},
         )
         for given in said
     }
@@ -140,7 +141,7 @@ def test_fields_of_the_config_are_told(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(common.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(launch.__file__).parents[1])},
         )
         for command in (*expected, *listed, *spaced)
     }

@@ -11,8 +11,10 @@ from ehr_scaling import artifacts, study
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import answering, together
-from ehr_scaling.outcomes.asking import prepared, questions, sheet_stays, sheets, tasks
-from ehr_scaling.outcomes.judging import counting, metrics, sheet_scores
+from ehr_scaling.outcomes.asking import prepared, questions, sheet_stays
+from ehr_scaling.outcomes.asking.tasks import sheets, tasks
+from ehr_scaling.outcomes.judging import counting, sheet_scores
+from ehr_scaling.outcomes.judging.metrics import metrics
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params

@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, storage, study
-from ehr_scaling.data import inspection, timelines
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, scoring, together
-from ehr_scaling.outcomes.asking import prepared, questions, tasks
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking import prepared, questions
+from ehr_scaling.outcomes.asking.tasks import tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show
@@ -225,7 +227,7 @@ import sys
 from pathlib import Path
 import jax
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-from ehr_scaling import leading
+from ehr_scaling.processes import leading
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, following
 from ehr_scaling.training import setup, sharding

@@ -28,7 +28,8 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jobs, address, count, index = json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
-from ehr_scaling import preemption, storage
+from ehr_scaling import storage
+from ehr_scaling.processes import preemption
 from ehr_scaling.errors import Preempted
 from ehr_scaling.grid.cell import of_json
 from ehr_scaling.training import checkpoint, loop, sharding

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import hardware, leading, preemption, storage
+from ehr_scaling import hardware, storage
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims, processes, tpus
@@ -15,6 +15,7 @@ from ehr_scaling.grid.executors.claims import NOBODY, Cost
 from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.grid.executors.progress import Progress
+from ehr_scaling.processes import leading, preemption
 
 _MOST_TOLD = 5  # units that failed, with their reasons
 

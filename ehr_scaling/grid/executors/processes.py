@@ -15,13 +15,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
-from ehr_scaling import hardware, preemption
+from ehr_scaling import hardware
 from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import tpus
 from ehr_scaling.grid.executors.claims import NOBODY
 from ehr_scaling.grid.executors.job import Report, Work, held_elsewhere
 from ehr_scaling.grid.executors.progress import Progress
+from ehr_scaling.processes import preemption
 
 GRACE = 5.0  # seconds for workers to end by themselves once one has failed or Ctrl-C was pressed
 

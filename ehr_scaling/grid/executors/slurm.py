@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import companions, endings, leading, preemption, storage
+from ehr_scaling import storage
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, needs
 from ehr_scaling.grid.cell import Unit
@@ -19,6 +19,7 @@ from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
 from ehr_scaling.grid.executors.local import run
 from ehr_scaling.layout import Layout
+from ehr_scaling.processes import companions, endings, leading, preemption
 
 Steps = Callable[[Path], Mapping[str, leading.Step]]
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from ehr_scaling import leading
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
@@ -28,6 +27,7 @@ from ehr_scaling.outcomes.sampler.slots import OPEN as OPEN
 from ehr_scaling.outcomes.sampler.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.sampler.slots import RUNNING as RUNNING
 from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over, padded
+from ehr_scaling.processes import leading
 from ehr_scaling.training import sharding
 
 

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ehr_scaling import leading
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode
 from ehr_scaling.outcomes.sampler.simulate import Asked
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Stops, padded
+from ehr_scaling.processes import leading
 from ehr_scaling.training import sharding
 
 _ROWS = 512  # prompts × intervals at a time

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode, simulate, slots
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Futures, Stops
+from ehr_scaling.processes import preemption
 from tests import forked, nightly
 
 VOCAB, PADDED, WIDTH = 37, 40, 24
