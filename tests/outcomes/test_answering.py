@@ -10,7 +10,7 @@ import pytest
 from ehr_scaling import artifacts, study
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.outcomes import answering, together
+from ehr_scaling.outcomes import answering, parts, together
 from ehr_scaling.outcomes.asking import prepared, questions, sheet_stays, sheets, tasks
 from ehr_scaling.outcomes.judging import counting, metrics, sheet_scores
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
@@ -58,7 +58,7 @@ def test_a_question_is_decided_as_the_task_that_asks_the_same(trained, tmp_path)
     """Same stays, same labels, and of each the same copies in which it comes and does not: to the last one."""
     workdir, cell, sheet, answers = trained
     asked, known = answering._prepared(workdir, sheet.name), sheet_stays.load(workdir / "outcomes" / sheet.name)
-    counts, _ = answering._drawn(cell, workdir, asked, known, tmp_path / "scratch", small.silent)
+    counts = answering._drawn(cell, workdir, asked, known, tmp_path / "scratch", small.silent)
     group = prepared.asked_in(workdir)
     union = prepared.union_of(group)
     trained_model = restored_params(cell, workdir / "runs" / cell.id)
@@ -122,7 +122,7 @@ def test_answers_are_made_once_and_interruptions_gone_on_with(trained, monkeypat
     kept = [(folder / f"{cell.id}{ending}").read_bytes() for ending in answering.ENDINGS[:2]]
     (folder / f"{cell.id}.csv").unlink()
     assert answering.finished([cell], workdir, name=sheet.name) is None
-    monkeypatch.setattr(together, "AT_ONCE", 16)
+    monkeypatch.setattr(parts, "AT_ONCE", 16)
     real, drawn = together.Simulation.run, []
 
     def interrupted(self, model, params, rows, report):

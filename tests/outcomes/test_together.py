@@ -19,7 +19,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import claims, slurm
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import evaluate, scoring, together
+from ehr_scaling.outcomes import evaluate, parts, scoring, together
 from ehr_scaling.outcomes.asking import prepared, questions, tasks
 from ehr_scaling.outcomes.asking.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions
@@ -304,7 +304,7 @@ def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
     questions.prepare(whole, TOGETHER[1], **OPTIONS)
     expected = evaluate.job([cell], whole, small.silent)[0]
 
-    monkeypatch.setattr(together, "AT_ONCE", 32)
+    monkeypatch.setattr(parts, "AT_ONCE", 32)
     sizes = []
 
     def counted(stop, *args, **options):
@@ -344,7 +344,7 @@ def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tm
     assert not evaluate.help_out([cell], other, small.silent)  # nobody is at it
     assert evaluate.finished([cell], other) is None
 
-    monkeypatch.setattr(together, "AT_ONCE", 20)
+    monkeypatch.setattr(parts, "AT_ONCE", 20)
     sizes, helps, reported = [], [], []
 
     def beside(*args, **options):
@@ -373,7 +373,7 @@ def machines(request, trained, tmp_path, monkeypatch):
         for name in ("events", "timelines", "packed", "runs", "grid"):
             (mirrors[-1] / name).symlink_to(trained[0] / name)
         questions.prepare(mirrors[-1], TOGETHER[0], **OPTIONS)
-    monkeypatch.setattr(together, "AT_ONCE", 20)
+    monkeypatch.setattr(parts, "AT_ONCE", 20)
     for name in ("POLL", "POLL_BUCKET"):
         monkeypatch.setattr(claims, name, 0.02)
     return [*mirrors, Bucket(url)]
@@ -471,8 +471,8 @@ def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monke
     whole, other = (alone(workdir, tmp_path / name, TOGETHER[0]) for name in ("whole", "other"))
     monkeypatch.setattr(simulate, "simulate", drawn)
     expected = evaluate.job([cell], whole, small.silent)[0]
-    monkeypatch.setattr(together, "AT_ONCE", 20)
-    monkeypatch.setattr(together, "PATIENCE", 1.0)
+    monkeypatch.setattr(parts, "AT_ONCE", 20)
+    monkeypatch.setattr(parts, "PATIENCE", 1.0)
     monkeypatch.setattr(claims, "POLL", 0.01)
     scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
     scratch.mkdir(parents=True)
@@ -495,7 +495,7 @@ def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monke
 def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_it(trained, tmp_path, monkeypatch):
     workdir, cell, _ = trained
     other = alone(workdir, tmp_path, TOGETHER[0])
-    monkeypatch.setattr(together, "AT_ONCE", 30)
+    monkeypatch.setattr(parts, "AT_ONCE", 30)
     scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
     monkeypatch.setattr(claims, "POLL", 0.01)
 
@@ -507,7 +507,7 @@ def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_i
     (scratch / "0.part").touch()
     monkeypatch.setattr(simulate, "simulate", gone)
     assert not evaluate.help_out([cell], other, small.silent) and not scratch.exists()
-    with pytest.raises(UserError, match="has gone, in which parts of futures are kept"):
+    with pytest.raises(UserError, match="has gone, in which parts of what a model says are kept"):
         evaluate.job([cell], other, small.silent)
 
 
@@ -618,7 +618,7 @@ def test_parts_of_another_version_are_not_gone_on_with(trained, tmp_path, monkey
     other = alone(workdir, tmp_path, TOGETHER[0])
     group = prepared.asked_in(other)
     names = {evaluate._scratch(cell, other, group)}
-    for module, name in ((together, "AT_ONCE"), (scoring, "ANSWERS")):
+    for module, name in ((parts, "AT_ONCE"), (scoring, "ANSWERS")):
         with monkeypatch.context() as patched:
             patched.setattr(module, name, 7)
             names.add(evaluate._scratch(cell, other, group))
