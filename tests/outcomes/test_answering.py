@@ -58,7 +58,7 @@ def test_a_question_is_decided_as_the_task_that_asks_the_same(trained, tmp_path)
     """Same stays, same labels, and of each the same copies in which it comes and does not: to the last one."""
     workdir, cell, sheet, answers = trained
     asked, known = answering._prepared(workdir, sheet.name), sheet_stays.load(workdir / "outcomes" / sheet.name)
-    counts = answering._drawn(cell, workdir, asked, known, tmp_path / "scratch", small.silent)
+    drawn = answering._drawn(cell, workdir, asked, known, tmp_path / "scratch", small.silent)
     group = prepared.asked_in(workdir)
     union = prepared.union_of(group)
     trained_model = restored_params(cell, workdir / "runs" / cell.id)
@@ -68,13 +68,13 @@ def test_a_question_is_decided_as_the_task_that_asks_the_same(trained, tmp_path)
     order = np.lexsort((theirs.times, theirs.subject_ids)), np.lexsort((ours.times, ours.subject_ids))
     for name in ("subject_ids", "times"):
         np.testing.assert_array_equal(getattr(theirs, name)[order[0]], getattr(ours, name)[order[1]])
-    for counted, kind in zip(counts, (POSITIVE, NEGATIVE), strict=True):
+    for counted, kind in zip((drawn.positive, drawn.negative), (POSITIVE, NEGATIVE), strict=True):
         ended = (futures.ended[..., 0] == kind).sum(axis=1)
         np.testing.assert_array_equal(counted[order[1], 0, 1], ended[order[0]])
         assert 0 < ended.mean() < 3
     np.testing.assert_array_equal(known.labels(30.0, 0.0)[order[1], 0] == POSITIVE, theirs.labels[order[0]])
     row = _row(answers, "readmission", 30.0)["all"]
-    said = counting.shares(counts.positive[:, 0, 1], counts.negative[:, 0, 1])
+    said = counting.shares(drawn.positive[:, 0, 1], drawn.negative[:, 0, 1])
     labels = known.labels(30.0, 0.0)[:, 0] == POSITIVE
     assert row["auroc"] == pytest.approx(metrics.auroc(labels, said.probability), abs=6e-5)
     assert (row["stays"], row["with_outcome"]) == (len(labels), labels.sum())
