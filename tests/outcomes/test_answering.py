@@ -7,16 +7,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, study
+from ehr_scaling import artifacts, storage, study
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import answering, parts, together
 from ehr_scaling.outcomes.asking import prepared, questions, sheet_stays, sheets, tasks
 from ehr_scaling.outcomes.judging import counting, metrics, sheet_scores
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
+from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import small
+from tests import buckets, small
 
 TEXT = """
 description: What comes after a discharge.
@@ -141,6 +142,34 @@ def test_answers_are_made_once_and_interruptions_gone_on_with(trained, monkeypat
     assert {**again, "seconds": 0} == {**answers, "seconds": 0}
     assert [(folder / f"{cell.id}{ending}").read_bytes() for ending in answering.ENDINGS[:2]] == kept
     assert not list(folder.glob(".*"))
+
+
+def test_a_machine_of_a_bucket_goes_on_with_the_parts_of_another(trained, tmp_path, monkeypatch):
+    workdir, cell, sheet, answers = trained
+    url, mirrors = buckets.url("file", tmp_path), []
+    for number in range(2):
+        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / f"machine{number}"))
+        mirrors.append(storage.local(url))
+        for name in ("events", "timelines", "packed", "runs", "grid"):
+            (mirrors[-1] / name).symlink_to(workdir / name)
+        sheet_stays.prepare(mirrors[-1], sheet, **OPTIONS)
+    monkeypatch.setattr(parts, "AT_ONCE", 16)
+    real, done = together.Simulation.run, []
+
+    def ended(self, *args):
+        done.append(args[2][0])
+        if len(done) == 3:
+            raise Preempted("now")
+        return real(self, *args)
+
+    monkeypatch.setattr(together.Simulation, "run", ended)
+    with pytest.raises(Preempted):
+        answering.job([cell], mirrors[0], small.silent, name=sheet.name)
+    (again,) = answering.job([cell], mirrors[1], small.silent, name=sheet.name)
+    assert done[:4] == [0, 16, 32, 32] and {**again, "seconds": 0} == {**answers, "seconds": 0}
+    assert not any(
+        "/.part" in key or key.endswith(".npz") for key in Bucket(url).list(f"outcomes/{sheet.name}/.{cell.id}")
+    )
 
 
 def test_a_sheet_is_no_task_and_other_questions_are_another_sheet(trained):
