@@ -208,7 +208,7 @@ def test_parts_are_put_together(records, pretrained, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "restored_params", lambda *cell: (None, None))
     task, tables = predict.outcome(records / "labels" / TASK), []
     for at_once in (7, 1_000):
-        monkeypatch.setattr("ehr_scaling.outcomes.together.AT_ONCE", at_once)
+        monkeypatch.setattr("ehr_scaling.outcomes.parts.AT_ONCE", at_once)
         done = predict.predict(pretrained / "study", task, tmp_path / str(at_once), "tuning", copies=2, new_tokens=8)
         tables.append(pq.read_table(tmp_path / str(at_once) / predict.FILE))
         assert done["stays"] == len(tables[-1]) > 14 and done["bounded"] == pytest.approx(1.0)

@@ -17,7 +17,7 @@ from ehr_scaling.outcomes import evaluate, following
 from ehr_scaling.processes import companions
 from ehr_scaling.training import setup, sharding
 from tests import nightly, small
-from tests.outcomes.test_together import same
+from tests.outcomes.scored import same
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 KIND = """
