@@ -262,10 +262,7 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
     time.sleep(1.8)  # longer than it lasts
     assert not second.take()  # it has been renewed
     first._stop.set()  # as where its process was killed
-    until = time.monotonic() + 20
-    while not second.take():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    take_over(second)
     assert len(store.list("runs/.claims/c")) == 1
     second.release()
     assert second.holder() is None and first.take()
@@ -294,20 +291,80 @@ def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
     url = buckets.url("file", tmp_path)
     one, store = machine(url, 1), Bucket(url)
     sleeper, other = storage.Lease(store, "c"), storage.Lease(store, "c")
-    monkeypatch.setattr(sleeper, "_renew", lambda *_: None)
+    monkeypatch.setattr(sleeper, "_keep", lambda *_: None)
+    write(one / "runs" / "a" / "10" / "files.json", "{}")
+    storage.store(one / "runs")
     assert sleeper.take()
-    until = time.monotonic() + 20
-    while not other.take():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    storage.Lease._renew(sleeper, threading.Event(), sleeper._mine())  # it wakes
-    assert sleeper.lost
-    write(one / "events" / "x", "1")
-    with pytest.raises(UserError, match="another has taken its work over"):
-        storage.store(one / "events")
+    take_over(other)
+    there = store.list("runs")
+    write(one / "runs" / "a" / "20" / "files.json", "{}")
+    for do in (storage.store, storage.forget):  # it wakes, and its thread that renews had no turn yet
+        sleeper.lost = False
+        with pytest.raises(UserError, match="another has taken its work over"):
+            do(one / "runs" / "a")
+        assert sleeper.lost
+    assert store.list("runs") == there
     sleeper.release()
     other.release()
+    storage.store(one / "runs")
+    assert len(store.list("runs")) == 2
+
+
+def take_over(lease):
+    until = time.monotonic() + 20
+    while not lease.take():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_who_sleeps_while_it_stores_goes_no_further(tmp_path, machine, monkeypatch):
+    """Between two of many objects; the clock that counts the sleep may be that of the day alone."""
+    url = buckets.url("file", tmp_path)
+    one, store = machine(url, 1), Bucket(url)
+    sleeper, put = storage.Lease(store, "c"), Bucket.put
+    monkeypatch.setattr(sleeper, "_keep", lambda *_: None)
+    assert sleeper.take()
+    slept, now = [0.0], leases._now
+
+    def put_and_sleep(self, key, file):
+        store.create("c/2", sleeper._content(held=True))
+        slept[0] = leases.TTL
+        return put(self, key, file)
+
+    monkeypatch.setattr(leases, "_now", lambda: (now()[0], now()[1] + slept[0]))
+    monkeypatch.setattr(Bucket, "put", put_and_sleep)
+    for name in ("x", "artifact.json"):
+        write(one / "events" / name, "1")
+    with pytest.raises(UserError, match="another has taken its work over"):
+        storage.store(one / "events")
+    assert set(store.list("events")) == {"events/x"}
+    sleeper.release()
+
+
+def test_whose_the_work_is_has_to_be_known_to_store(tmp_path, machine, monkeypatch):
+    """A holder asks where it has not renewed for long, and only then; without an answer it stores nothing."""
+    url = buckets.url("file", tmp_path)
+    one = machine(url, 1)
+    lease = storage.Lease(Bucket(url), "c")
+    monkeypatch.setattr(lease, "_keep", lambda *_: None)
+    assert lease.take()
+    write(one / "events" / "x", "1")
+    asked = []
+
+    def silent(self, key, content, patience=0.0):
+        asked.append(key)
+        raise UserError("cannot be reached")
+
+    monkeypatch.setattr(Bucket, "write", silent)
     storage.store(one / "events")
+    assert asked == []
+    monkeypatch.setattr(leases, "TTL", 1e-6)
+    write(one / "events" / "y", "1")
+    with pytest.raises(UserError, match="cannot be reached"):
+        storage.store(one / "events")
+    assert asked == ["c/1"] and set(Bucket(url).list("events")) == {"events/x"}
+    monkeypatch.undo()
+    lease.release()
 
 
 def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):

@@ -96,15 +96,12 @@ def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def store(path: Path) -> None:
     """Hand the file or folder `path` over: what the bucket has not, and then the records of it.
 
-    Names below it that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer.
+    Names below it that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer,
+      and where another machine has taken over what this process holds.
     """
     if (mirror := _mirror(path)) is None:
         return
-    if leases.any_lost():
-        raise UserError(
-            f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
-            "done since is left out; run the same command again to go on with something else"
-        )
+    _may_write(path)
     bucket, root = mirror
     files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
     there = bucket.list(_key(root, path))
@@ -127,14 +124,17 @@ def handed_over(path: Path) -> bool:
 
 
 def forget(path: Path) -> None:
-    """Take what lies at and below `path` out of the bucket, records first, and leases of it. Here it stays."""
+    """Take what lies at and below `path` out of the bucket, records first, and leases of it. Here it stays.
+
+    Raises: as `store`, but where there is nothing to take.
+    """
     if (mirror := _mirror(path)) is None:
         return
     bucket, root = mirror
     of_path = _key(root, path)
     entries = [(key,) for place in (of_path, f"{LEASES}/{of_path}") for key in bucket.list(place)]
     for part in reversed(_by_record(entries, lambda entry: entry[0])):
-        _all(bucket.remove, part)
+        _all(partial(_remove, bucket, root), part)
 
 
 def names(path: Path) -> set[str]:
@@ -285,7 +285,22 @@ def _bring(bucket: Bucket, root: Path, key: str, version: str, size: int) -> Non
 
 
 def _hand_over(bucket: Bucket, root: Path, key: str) -> None:
+    _may_write(root / key, leases.TTL / 2)
     _remember(root, key, bucket.put(key, root / key))
+
+
+def _remove(bucket: Bucket, root: Path, key: str) -> None:
+    _may_write(root / key, leases.TTL / 2)
+    bucket.remove(key)
+
+
+def _may_write(path: Path, patience: float = 0.0) -> None:
+    """Asked object by object, since a machine may sleep between two. Raises UserError where its work is another's."""
+    if leases.any_lost(patience):
+        raise UserError(
+            f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
+            "done since is left out; run the same command again to go on with something else"
+        )
 
 
 def _all(do: Callable[..., Any], entries: Iterable[tuple[Any, ...]]) -> None:
