@@ -1,5 +1,6 @@
 """A work directory in a bucket: what one machine hands over another finds, whole; one at a time works on a thing."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec.asyn
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
-from ehr_scaling.storage import leases
+from ehr_scaling.storage import leases, mirror
 from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import checkpoint, loop
 from tests import blank, buckets, forked, nightly, small
@@ -419,6 +421,80 @@ def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be reached \(no answer in 0.05 s\)"):
         store.list("")
     assert len(tried) == storage_bucket.TRIES
+
+
+HANGS = """
+import sys, threading
+from ehr_scaling import endings
+from ehr_scaling.errors import UserError
+from ehr_scaling.storage import bucket
+bucket.TIMEOUT, bucket.time.sleep = 0.05, lambda seconds: None
+store = bucket.Bucket(sys.argv[1])
+store._fs.find = lambda *args, **options: threading.Event().wait()
+try:
+    store.list("")
+except UserError as e:
+    endings.fail(e)
+"""
+
+
+def test_a_process_that_gave_a_request_up_ends(tmp_path):
+    """Nothing waits for the threads in which it hangs."""
+    call = [sys.executable, "-c", HANGS, f"file://{tmp_path}"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1 and "(no answer in 0.05 s)" in done.stderr
+
+
+def test_requests_that_hang_delay_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 0.01)
+    monkeypatch.setattr(storage_bucket.time, "sleep", lambda seconds: None)
+    store, file, over = Bucket(f"file://{tmp_path}"), tmp_path / "file", threading.Event()
+    file.write_text("x")
+    monkeypatch.setattr(store._fs, "put_file", lambda *args: over.wait(60))
+    with ThreadPoolExecutor(storage_bucket.AT_ONCE) as pool:
+        for put in [pool.submit(store.put, str(k), file) for k in range(storage_bucket.AT_ONCE)]:
+            with pytest.raises(UserError, match="no answer"):
+                put.result()
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 10.0)
+    assert set(store.list("")) == {"file"}
+    over.set()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_leases_have_connections_of_their_own(scheme, tmp_path, machine):
+    root = machine(buckets.url(scheme, tmp_path), 1)
+    lease, other = (storage.lease(root / "runs" / ".claims" / name) for name in "ab")
+    transfers = mirror._mirror(root)[0]
+    assert lease._bucket._fs is other._bucket._fs is not transfers._fs
+    assert lease._bucket._fs.async_impl  # so that requests can be cancelled
+
+
+class Slow(fsspec.asyn.AsyncFileSystem):
+    """A store whose first answer takes long."""
+
+    protocol = "slow"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.tried, self.holds = 0, {}
+
+    async def _pipe_file(self, path, value, mode="overwrite", **options):
+        self.tried += 1
+        await asyncio.sleep(1.0 if self.tried == 1 else 0.0)
+        self.holds[path] = value
+
+
+def test_a_try_that_was_given_up_writes_nothing_later(monkeypatch):
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 0.2)
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    store = Bucket("slow://bucket/study")
+    store.write("a", b"old")
+    store.write("a", b"new")
+    path = store._path("a")
+    assert store._fs.tried == 3 and store._fs.holds == {path: b"new"}
+    store._fs.holds.clear()
+    time.sleep(1.2)  # when the first try would have written
+    assert store._fs.holds == {}
 
 
 PROGRAM = """

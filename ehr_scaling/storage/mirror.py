@@ -175,7 +175,8 @@ def lease(path: Path) -> leases.Lease | None:
     """
     if (mirror := _mirror(path)) is None:
         return None
-    return leases.Lease(mirror[0], f"{LEASES}/{_key(mirror[1], path)}")
+    bucket = _bucket(mirror[0].url, apart=True)  # it is renewed in time whatever is being transferred
+    return leases.Lease(bucket, f"{LEASES}/{_key(mirror[1], path)}")
 
 
 @contextlib.contextmanager
@@ -213,8 +214,8 @@ def _url(folder: Path) -> str | None:
 
 
 @cache
-def _bucket(url: str) -> Bucket:
-    return Bucket(url)
+def _bucket(url: str, *, apart: bool = False) -> Bucket:
+    return Bucket(url, apart=apart)
 
 
 def _key(root: Path, path: Path) -> str:
