@@ -24,7 +24,7 @@ from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases, mirror
 from ehr_scaling.storage.bucket import Bucket
-from ehr_scaling.training import checkpoint, loop
+from ehr_scaling.training import checkpoint, loop, tracking
 from tests import blank, buckets, forked, nightly, small
 
 
@@ -242,6 +242,39 @@ def test_what_is_written_after_the_last_save_goes_too(tmp_path, machine):
     assert "runs/a/metrics.jsonl" not in Bucket(url).list("")
     saver.close()
     assert "runs/a/metrics.jsonl" in Bucket(url).list("")
+
+
+def test_a_checkpoint_that_was_never_handed_over_leaves_no_hole_in_the_log(tmp_path, machine, monkeypatch):
+    """Killed after Orbax had written it; the bucket's log, which is taken up, ends before it."""
+    url = buckets.url("file", tmp_path)
+    folder = Layout(machine(url, 1)).run("a")
+
+    def log(*steps):
+        with tracking.open_run(folder, {}, {"tensorboard": False, "wandb": ""}, steps[0] - 10) as tracker:
+            for step in steps:
+                tracker.log({"step": step})
+
+    saver = checkpoint.Saver(folder)
+    log(10)
+    saver.save(10, {"w": np.zeros(3)}, {"finished": False})
+
+    def end(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(storage, "store", end)
+        log(20)
+        saver.save(20, {"w": np.ones(3)}, {"finished": False})
+    saver._manager.close()
+    assert checkpoint.Saver(folder).steps() == [10, 20]
+    storage.fetch(folder, overwrite=True)
+    saver = checkpoint.Saver(folder)
+    assert saver.steps() == [10]
+    log(20, 30)
+    assert [row["step"] for row in tracking.read(folder)] == [10, 20, 30]
+    saver.save(20, {"w": np.ones(3)}, {"finished": False})
+    saver.close()
+    assert {"runs/a/10/files.json", "runs/a/20/files.json"} <= set(Bucket(url).list("runs"))
 
 
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -54,7 +55,8 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
 
     A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
     that was there, and is not any more, goes here too where `path` is its own, or with `gone`: for what others take
-    away, since an object that was just written may not be listed yet.
+    away, since an object that was just written may not be listed yet. With `overwrite` a checkpoint that the bucket
+    lacks goes here: the log that comes ends before it, and it is made again, as it would be on another machine.
 
     What lies in a folder below `path` whose name begins with a dot is scratch: it comes to who asks for that folder.
 
@@ -77,18 +79,42 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
         below = "" if root / key == path else (root / key).relative_to(path).as_posix()
         if (not below or fnmatch(below, pattern)) and not _scratch(below) and not _same(root, key, about):
             wanted.append((key, about["version"], about["size"]))
+    for step in _checkpoints(root, path):
+        if f"{_key(root, step)}/{CHECKPOINT}" not in listed and overwrite:
+            _drop(root, step)
     # Records last, so that a reader beside us finds no folder that only looks whole
     for part in _by_record(wanted, lambda entry: entry[0]):
         _all(partial(_bring, bucket, root), part)
 
 
+_STEP = re.compile(r"(?:.*/)?runs/[^/]+/\d+")  # key of a checkpoint's folder
+
+
+def _checkpoints(root: Path, path: Path) -> Iterator[Path]:
+    """The folders of checkpoints that are here, at or below `path`, whole or not."""
+    if "runs" not in _key(root, path).split("/"):
+        return
+    for place, folders, _ in os.walk(path):
+        if _STEP.fullmatch(_key(root, Path(place))):
+            folders.clear()  # it is not looked into
+            yield Path(place)
+
+
+def _drop(root: Path, folder: Path) -> None:
+    """Take a folder of the mirror away, at once for whoever looks at it."""
+    going = folder.with_name(f".{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):  # another process of this machine may do the same
+        folder.rename(going)
+    for place in (going, _note(root, _key(root, folder))):
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Without the checkpoints that lack their record: whoever handed them over died on the way, or is not through."""
-    of_step = re.compile(r"(?:.*/)?runs/[^/]+/\d+(?=/)")
     kept = {}
     for key, about in listed.items():
-        step = of_step.match(key)
-        if step is None or f"{step[0]}/{CHECKPOINT}" in listed:
+        step = _STEP.match(key)
+        if step is None or key[step.end() :][:1] != "/" or f"{step[0]}/{CHECKPOINT}" in listed:
             kept[key] = about
     return kept
 
