@@ -345,6 +345,24 @@ def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
     assert len(store.list("runs")) == 2
 
 
+def test_a_renewal_on_its_way_does_not_take_a_release_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "TTL", 0.3)
+    store = Bucket(f"file://{tmp_path}")
+    lease, begun, write = storage.Lease(store, "c"), threading.Event(), Bucket.write
+
+    def slowly(self, key, content, patience=0.0):
+        if json.loads(content)["held"]:
+            begun.set()
+            time.sleep(0.3)
+        write(self, key, content)
+
+    monkeypatch.setattr(Bucket, "write", slowly)
+    assert lease.take() and begun.wait(20)
+    lease.release()
+    time.sleep(0.4)
+    assert lease.holder() is None and storage.Lease(store, "c").take()
+
+
 def take_over(lease):
     until = time.monotonic() + 20
     while not lease.take():

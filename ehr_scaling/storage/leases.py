@@ -68,8 +68,9 @@ class Lease:
     def release(self) -> None:
         self._stop.set()
         _holding.discard(self)
-        if not self.lost:
-            self._bucket.write(self._mine(), self._content(held=False))
+        with self._renewing:  # a renewal on its way would be written after it
+            if not self.lost:
+                self._bucket.write(self._mine(), self._content(held=False))
 
     def holder(self) -> Held | None:
         """Who holds it, as far as its last object tells."""
