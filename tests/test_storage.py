@@ -19,7 +19,7 @@ import pytest
 from ehr_scaling import artifacts, storage, study
 from ehr_scaling.data import inspection
 from ehr_scaling.errors import UserError
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases, mirror
@@ -275,6 +275,29 @@ def test_a_checkpoint_that_was_never_handed_over_leaves_no_hole_in_the_log(tmp_p
     saver.save(20, {"w": np.ones(3)}, {"finished": False})
     saver.close()
     assert {"runs/a/10/files.json", "runs/a/20/files.json"} <= set(Bucket(url).list("runs"))
+
+
+def test_the_metrics_of_a_checkpoint_go_when_it_has_gone(tmp_path, machine):
+    """A finished run has no recovery checkpoint any more, on whichever machine one looks."""
+    url = buckets.url("file", tmp_path)
+    one, two = (machine(url, k) / "runs" for k in (1, 2))
+    for name in ("a", "b"):
+        for file in ("metrics/metrics", "state/big", "files.json"):
+            write(one / name / "10" / file, "1")
+    storage.store(one)
+    storage.fetch(two, RESULTS)
+    storage.fetch(two / "b")
+    write(two / "a" / "30" / "metrics" / "metrics", "written here, and not handed over yet")
+    assert not checkpoint.over(two / "a", ())
+    for name in ("a", "b"):
+        for file in ("metrics/metrics", "state/big", "files.json"):
+            write(one / name / "20" / file, "1")
+        storage.store(one / name)
+        storage.forget(one / name / "10")
+    for folder in (two, two / "a"):
+        storage.fetch(folder, RESULTS)
+        assert {p.name for p in (two / "a").iterdir()} == {"20", "30"}
+    assert set(files(two / "b" / "10")) == {"metrics/metrics", "state/big", "files.json"}  # whole, so not by this
 
 
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):

@@ -56,7 +56,8 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
     A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
     that was there, and is not any more, goes here too where `path` is its own, or with `gone`: for what others take
     away, since an object that was just written may not be listed yet. With `overwrite` a checkpoint that the bucket
-    lacks goes here: the log that comes ends before it, and it is made again, as it would be on another machine.
+    lacks goes here: the log that comes ends before it, and it is made again, as it would be on another machine. One of
+    which `pattern` has brought a part alone goes in any case.
 
     What lies in a folder below `path` whose name begins with a dot is scratch: it comes to who asks for that folder.
 
@@ -80,7 +81,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
         if (not below or fnmatch(below, pattern)) and not _scratch(below) and not _same(root, key, about):
             wanted.append((key, about["version"], about["size"]))
     for step in _checkpoints(root, path):
-        if f"{_key(root, step)}/{CHECKPOINT}" not in listed and overwrite:
+        if f"{_key(root, step)}/{CHECKPOINT}" not in listed and (overwrite or _part(root, step, path, pattern)):
             _drop(root, step)
     # Records last, so that a reader beside us finds no folder that only looks whole
     for part in _by_record(wanted, lambda entry: entry[0]):
@@ -98,6 +99,17 @@ def _checkpoints(root: Path, path: Path) -> Iterator[Path]:
         if _STEP.fullmatch(_key(root, Path(place))):
             folders.clear()  # it is not looked into
             yield Path(place)
+
+
+def _part(root: Path, step: Path, path: Path, pattern: str) -> bool:
+    """Whether all that is here of a checkpoint is what `fetch(path, pattern)` brought of it, and not its record."""
+    files = [file for file in step.rglob("*") if file.is_file()]
+    return bool(files) and all(
+        fnmatch(file.relative_to(path).as_posix(), pattern)
+        and file != step / CHECKPOINT
+        and not _changed(root, _key(root, file))
+        for file in files
+    )
 
 
 def _drop(root: Path, folder: Path) -> None:
