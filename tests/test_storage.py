@@ -98,6 +98,27 @@ def test_an_artifact_that_is_not_whole_in_the_bucket_is_made(tmp_path, machine):
         artifacts.build(three / "events", {"a": 2}, make)
 
 
+def test_what_a_dead_machine_left_of_an_artifact_is_none_of_the_one_that_is_made(tmp_path, machine):
+    """It was handing over what it made of other inputs; a third had brought that already."""
+    url = buckets.url("file", tmp_path)
+    one, two, three = (machine(url, k) for k in (1, 2, 3))
+
+    def make(name):
+        return lambda folder: write(folder / name, name) or {}
+
+    artifacts.build(one / "events", {"a": 1}, make("data/x"))
+    storage.forget(one / "events" / artifacts.RECORD)
+    storage.fetch(three / "events")
+    assert set(files(three / "events")) == {"data/x"}
+    artifacts.build(two / "events", {"a": 2}, make("data/y"))
+    for root in (three, machine(url, 4)):
+        artifacts.verify(root / "events", alone=True)
+        assert set(files(root / "events")) == {"data/y", artifacts.RECORD}
+    write(three / "events" / "mine", "")
+    with pytest.raises(UserError, match="mine is none of the files of"):
+        artifacts.verify(three / "events", alone=True)
+
+
 def test_whose_records_they_are_is_known_on_a_machine_that_has_nothing_yet(tmp_path, machine):
     """As `launch.evaluate --show` asks, before anything else is brought."""
     url = buckets.url("file", tmp_path)

@@ -69,7 +69,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
     bucket, root = mirror
     wanted = []
     listed = bucket.list(_key(root, path))
-    for file in [path] if path.is_file() else path.glob(pattern) if gone else ():
+    for file in [path] if path.is_file() else path.glob("**/*" if pattern == "*" else pattern) if gone else ():
         key = _key(root, file)
         if key not in listed and (note := _note(root, key)).is_file() and (file == path or not _changed(root, key)):
             file.unlink(missing_ok=True)  # another process of this machine may do the same
@@ -131,10 +131,12 @@ def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def store(path: Path) -> None:
+def store(path: Path, *, alone: bool = False) -> None:
     """Hand the file or folder `path` over: what the bucket has not, and then the records of it.
 
-    Names below it that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer,
+    Names below it that begin with a dot are scratch, and stay here.
+    Args: alone, whether whatever else the bucket has there goes before the records are written: of one who died.
+    Raises: UserError where the bucket does not answer,
       and where another machine has taken over what this process holds.
     """
     if (mirror := _mirror(path)) is None:
@@ -148,6 +150,9 @@ def store(path: Path) -> None:
         key = _key(root, file)
         if not _scratch(file.relative_to(path).as_posix()) and not _same(root, key, there.get(key)):
             entries.append((key,))
+    if alone:
+        others = there.keys() - {_key(root, file) for file in files}
+        _all(partial(_remove, bucket, root), [(key,) for key in sorted(others)])
     for part in _by_record(entries, lambda entry: entry[0]):
         _all(partial(_hand_over, bucket, root), part)
 
