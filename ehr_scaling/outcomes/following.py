@@ -1,8 +1,10 @@
 """What processes do that score models with process 0, which leads them: the steps that take the devices of all."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from ehr_scaling.errors import RunFailed
 from ehr_scaling.grid.cell import of_json
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.layout import Layout
@@ -20,7 +22,8 @@ def steps(workdir: Path) -> dict[str, Step]:
     def restore(values: dict[str, Any]) -> None:
         model.clear()  # before the next one takes its memory
         cell = of_json(values["cell"])
-        model.extend(restored_params(cell, Layout(workdir).run(cell.id)))
+        with contextlib.suppress(RunFailed):  # process 0 leaves it out too, says why, and goes on with the next one
+            model.extend(restored_params(cell, Layout(workdir).run(cell.id)))
 
     def draw(values: dict[str, Any]) -> None:
         rows = values.pop("rows")

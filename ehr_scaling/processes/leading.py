@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ehr_scaling.errors import Preempted, UserError
+from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.processes import companions, preemption
 
 if TYPE_CHECKING:  # what only starts a command needs none of it
@@ -23,13 +23,15 @@ if TYPE_CHECKING:  # what only starts a command needs none of it
 
 Step = Callable[[dict[str, Any]], None]
 _KEY = "ehr_scaling/step"  # of the store, before a step's number
+_AGREED = "ehr_scaling/agreed"  # of the store, before the number of a part that all come through, and a process's
 _END = "end"  # for a step's name: there is no other
-_WAIT = 200  # milliseconds of one wait for a step, between which signals are heard
+_WAIT = 200  # milliseconds of one wait for the store, between which signals are heard
+_PATIENCE = 120.0  # seconds for the others to come to an error too, who may wait for this process where it met one
 _LOOK = 1e-4, 5e-3  # seconds between two looks at what a device is doing, at first and at most
 _LEAST = 1 << 10  # words of a broadcast; from there powers of two, so that few sizes are compiled
 
 _LEADS, _FOLLOWS = "leads", "follows"
-_here: dict[str, Any] = {"role": None, "calls": 0, "asked": False, "model": None}
+_here: dict[str, Any] = {"role": None, "calls": 0, "agreed": 0, "asked": False, "model": None}
 
 
 def on() -> bool:
@@ -39,6 +41,10 @@ def on() -> bool:
 
 def leads() -> bool:
     return bool(_here["role"] == _LEADS)
+
+
+def follows() -> bool:
+    return bool(_here["role"] == _FOLLOWS)
 
 
 def holds(params: Any) -> None:
@@ -108,10 +114,41 @@ def call(step: str, params: Any = None, **values: Any) -> None:
     _broadcast(shapes, arrays)
 
 
+@contextmanager
+def agreed() -> Iterator[None]:
+    """A part of a step that all processes come through, or none: RunFailed in all of them where one meets a UserError.
+
+    So all go on with what comes next, whoever saw what is wrong. They tell each other by the store, for a collective
+    would meet another one, where some of them wait inside of the part for who has left it.
+    Raises: RunFailed, which names the process where this one has met nothing. UserError, which ends them all, where
+      this one has met something and others do not come to the end of the part.
+    """
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as e:
+        error = e
+    said: list[str | None] = [str(error) if error is not None else None]
+    if on():
+        import jax
+
+        _here["agreed"] += 1
+        key, until = f"{_AGREED}/{_here['agreed']}", time.monotonic() + _PATIENCE
+        _store().key_value_set(f"{key}/{jax.process_index()}", json.dumps(said[0]))
+        for process in range(jax.process_count()):
+            while (line := _told(f"{key}/{process}")) is None:
+                if error is not None and time.monotonic() > until:
+                    raise UserError(str(error))
+            if (line := json.loads(line)) is not None:
+                said.append(f"process {process}: {line}")
+    if failed := next(filter(None, said), None):
+        raise RunFailed(failed) from None
+
+
 def check() -> None:
     """Raises Preempted where this process was asked to end (SIGTERM). One that follows passes it on to process 0, and
     ends when that says so, for what is shared would wait for it."""
-    if _here["role"] != _FOLLOWS:
+    if not follows():
         preemption.check()
         return
     if companions.dismissed():
@@ -147,17 +184,24 @@ def _tell(header: Mapping[str, Any]) -> None:
 
 def _header(number: int) -> dict[str, Any]:
     """What process 0 tells of its step of that number, from 1, when it does."""
+    while (told := _told(f"{_KEY}/{number}")) is None:
+        pass
+    return dict(json.loads(told))
+
+
+def _told(key: str) -> str | None:
+    """What the store has under a key, as soon as it has it; None after a while. Raises: as `check`."""
     import jax
 
-    while True:
-        check()
-        try:
-            return dict(json.loads(_store().blocking_key_value_get(f"{_KEY}/{number}", _WAIT)))
-        except jax.errors.JaxRuntimeError as e:
-            if "DEADLINE_EXCEEDED" not in str(e):  # the store is process 0's: it has gone, and says how in a moment
-                time.sleep(companions.GRACE)
-                check()
-                raise UserError("process 0, which leads, has ended before this one: see what it said") from None
+    check()
+    try:
+        return str(_store().blocking_key_value_get(key, _WAIT))
+    except jax.errors.JaxRuntimeError as e:
+        if "DEADLINE_EXCEEDED" not in str(e):  # the store is process 0's: it has gone, and says how in a moment
+            time.sleep(companions.GRACE)
+            check()
+            raise UserError("process 0, which leads, has ended before this one: see what it said") from None
+    return None
 
 
 def _broadcast(shapes: Mapping[str, Any], arrays: "Mapping[str, np.ndarray] | None") -> "dict[str, np.ndarray]":

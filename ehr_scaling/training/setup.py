@@ -107,19 +107,26 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
     """The model of a finished run and its parameters (no member axis), on one device, or on several of this process
     where one does not hold it; on those of all processes, where this one leads the others (`leading`).
 
-    Raises: UserError where the run is not finished.
+    Raises: RunFailed where the run is not finished, or damaged: others can be asked. In all processes that ask it as
+      one, whichever of them saw it.
     """
-    storage.fetch(folder)
-    if checkpoint.result(folder) is None:
-        raise RunFailed(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
+
+    def there() -> None:
+        storage.fetch(folder)
+        if checkpoint.result(folder) is None:
+            raise RunFailed(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
+
+    if not leading.follows():
+        there()
     leading.call("restore", cell=cell.to_json())
+    with leading.agreed():
+        if leading.follows():
+            there()
     model = model_of(cell)
     # Shapes are all that a restore needs: nothing is initialised or compiled for them.
     one = states(program_of(cell, model), _mesh_to_ask(cell, model), 1).member
-    try:
+    with leading.agreed():
         params = checkpoint.restore_last(folder, one).params
-    except UserError as e:  # of this model alone: others can be asked
-        raise RunFailed(str(e)) from None
     leading.holds(params)
     return model, params
 

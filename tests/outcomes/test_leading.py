@@ -7,14 +7,19 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import jax
 import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
+from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import slurm
+from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, following
-from ehr_scaling.processes import companions
+from ehr_scaling.processes import companions, leading
 from ehr_scaling.training import setup, sharding
 from tests import nightly, small
 from tests.outcomes.scored import same
@@ -28,12 +33,14 @@ kind_of_admission:
   kind: class
   classes: [ADMISSION_TYPE]
 """
-# The command where a device has so much memory, and even small arrays are cut
+# The command where a device has so much memory, and even small arrays are cut; process 1 sees nothing of one model
 SCORE = """
 import runpy, sys
-from ehr_scaling.training import setup, sharding
-sharding.WHOLE_BELOW, memory = 0, float(sys.argv.pop(1))
+from ehr_scaling.training import checkpoint, setup, sharding
+sharding.WHOLE_BELOW, memory, unseen, seen = 0, float(sys.argv.pop(1)), sys.argv.pop(1), checkpoint.result
 setup._memory = lambda: memory
+if "--process=1" in sys.argv:
+    checkpoint.result = lambda folder: None if folder.name == unseen else seen(folder)
 runpy.run_module("launch.evaluate", run_name="__main__", alter_sys=True)
 """
 # Process 0 lets the other add up numbers for a while, which goes by all devices
@@ -162,12 +169,52 @@ def test_processes_that_hold_a_model_together_score_it_as_one_device_does(scored
     """Two tokens summed up, futures drawn, and the next token: the same predictions, which process 0 alone writes."""
     processes, memory, said = WAYS[way]
     shutil.copytree(scored[1], tmp_path / "w")
-    (status, told, error), *others = ends(start(SCORE, str(memory), f"--workdir={tmp_path / 'w'}", processes=processes))
+    started = start(SCORE, str(memory), "", f"--workdir={tmp_path / 'w'}", processes=processes)
+    (status, told, error), *others = ends(started)
     assert status == 0, error[-2000:]
     check(scored, tmp_path / "w")
     assert "icu_admission: " in told and (said is None) == ("heads" not in error and "are not needed" not in error)
     assert said is None or error.count(said) == 1
     assert [(status, "icu_admission: " in told + error) for status, told, error in others] == [(0, False)] * len(others)
+
+
+def test_a_model_that_cannot_be_restored_is_named_and_the_next_one_scored(scored, tmp_path):
+    """Two are tried before the whole one: of one a file is damaged, of the other one process sees no finished run."""
+    (workdir, cell), whole = (tmp_path / "w", scored[2]), scored[1]
+    shutil.copytree(whole, workdir)
+    damaged, unseen = (replace(cell, id=name) for name in ("damaged", "unseen"))
+    for other in (damaged, unseen):
+        shutil.copytree(Layout(whole).run(cell.id), Layout(workdir).run(other.id))
+    file = max((f for f in Layout(workdir).run("damaged").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    manifest.write(Layout(workdir).grid / manifest.MANIFEST, [damaged, unseen, cell])
+    (status, _, error), other = ends(start(SCORE, "0.0", "unseen", f"--workdir={workdir}"))
+    assert (status, other[0]) == (0, 0), error[-2000:] + other[2][-2000:]
+    assert f"left out: {file} is damaged" in error
+    assert f"left out: process 1: {Layout(workdir).run('unseen')} holds no finished run" in error
+    check(scored, workdir)
+    assert "Traceback" not in error + other[2]
+
+
+def test_what_one_process_meets_and_the_others_wait_in_ends_all(monkeypatch):
+    """Not in silence, nor as a failure of one model, after which the others would not follow."""
+
+    class Store(dict):
+        key_value_set = dict.__setitem__
+
+        def blocking_key_value_get(self, key, milliseconds):
+            if key not in self:
+                raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+            return self[key]
+
+    store = Store()
+    monkeypatch.setattr(leading, "_store", lambda: store)
+    monkeypatch.setattr(leading, "_here", {**leading._here, "role": "leads"})
+    monkeypatch.setattr(leading, "_PATIENCE", 0.01)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="not to be read") as told, leading.agreed():
+        raise RunFailed("not to be read")
+    assert type(told.value) is UserError
 
 
 def cut():
