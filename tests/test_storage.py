@@ -33,6 +33,13 @@ def bucket(request, tmp_path):
     return buckets.url(request.param, tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_held():
+    """What one test held, as one that died would, is not renewed in the next."""
+    yield
+    leases._holding.clear()
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """The folder in which a machine of that number works for a bucket."""
