@@ -137,7 +137,7 @@ def get_config() -> ConfigDict:
     c.outcome = ConfigDict()
     c.outcome.tasks = (
         "in_hospital_death_24h",
-    )  # of ehr_scaling/outcomes/asking/tasks.yaml, which says what each one asks
+    )  # of ehr_scaling/outcomes/asking/tasks/tasks.yaml, which says what each one asks
     c.outcome.file = config_dict.placeholder(str)  # a YAML file with tasks of your own, of the same form
     # Of the probability: or monte_carlo (counting), reach (a simulation for each task), or exact (what two tokens
     # decide, without simulation: for outcomes that come as the next event)
@@ -164,7 +164,7 @@ def get_config() -> ConfigDict:
     c.tracking.wandb = ""  # a project of Weights & Biases (extra: wandb)
     c.tracking.profile = False  # a trace of a few steps of each run, in runs/<cell>/profile
 
-    c.workers = 0  # processes; 0: one a core; one a GPU where the models fit on one; else this one alone
+    c.workers = 0  # processes; 0: one a core; one a GPU or TPU chip where the models fit it; else this one alone
     return c
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from ehr_scaling.data.one_patient import Patient
+    from ehr_scaling.data.inspection.one_patient import Patient
     from ehr_scaling.data.vocabulary import Vocabulary
-    from ehr_scaling.outcomes.asking.tasks import Task
-    from ehr_scaling.trained import Model, Simulated
+    from ehr_scaling.finished_models.trained import Model, Simulated
+    from ehr_scaling.outcomes.asking.tasks.tasks import Task
 
 # Imports stand in the functions: `help` and tab completion need neither JAX nor a second.
 
@@ -52,7 +52,8 @@ def train(workdir: str | Path, config: str | ModuleType = "quickstart", settings
 
     Returns: the one with the least validation loss, as `load_model` does. Args and Raises: as of `prepare`.
     """
-    from ehr_scaling import storage, study, trained
+    from ehr_scaling import storage, study
+    from ehr_scaling.finished_models import trained
 
     chosen, points = _config(config, settings)
     there = storage.local(str(workdir))
@@ -82,7 +83,7 @@ def run_study(workdir: str | Path, config: str | ModuleType = "quickstart", sett
 def vocabulary(workdir: str | Path) -> "Vocabulary":
     """The tokens of a work directory's timelines: .tokens, the name of each id; .index, the id of each name; and all
     else that was fitted on the train split. Raises: UserError where there are none, or they are damaged."""
-    from ehr_scaling.data import timelines
+    from ehr_scaling.data.timelines import timelines
 
     return timelines.vocabulary(Path(workdir))
 
@@ -94,7 +95,7 @@ def timelines(workdir: str | Path, split: str = "validation") -> Iterator[dict[s
     and context_slots (m,): static facts, and since when they were known; subject_id: int.
     Raises: UserError for a split that is none, and files that are missing or damaged.
     """
-    from ehr_scaling.data import timelines
+    from ehr_scaling.data.timelines import timelines
 
     return timelines.read(Path(workdir), split)
 
@@ -107,7 +108,7 @@ def patient(workdir: str | Path, split: str, ordinal: int) -> "Patient":
       and .events, lists of tokens.
     Raises: UserError where the split has no such patient.
     """
-    from ehr_scaling.data import one_patient
+    from ehr_scaling.data.inspection import one_patient
 
     return one_patient.read(Path(workdir), split, ordinal)
 
@@ -115,7 +116,7 @@ def patient(workdir: str | Path, split: str, ordinal: int) -> "Patient":
 def tasks() -> "dict[str, Task]":
     """What can be asked of futures, by name: `dataclasses.replace(ehr.tasks()["in_hospital_death_24h"], hours=48)`
     is the same question, asked 48 hours after the admission."""
-    from ehr_scaling.outcomes.asking import tasks
+    from ehr_scaling.outcomes.asking.tasks import tasks
 
     return tasks.load()
 
@@ -129,7 +130,7 @@ def load_model(folder: str | Path, cell: str | None = None) -> "Model":
       tokens; .name, its size.
     Raises: UserError where there is no such model, or it is damaged.
     """
-    from ehr_scaling import trained
+    from ehr_scaling.finished_models import trained
 
     return trained.load(Path(folder), cell)
 
@@ -157,7 +158,7 @@ def simulate(
       names of the tokens of one future; .futures, all arrays.
     Raises: UserError for another vocabulary, and where nobody can be asked.
     """
-    from ehr_scaling import trained
+    from ehr_scaling.finished_models import trained
 
     chosen = None if patients is None else list(patients)
     return trained.simulate(

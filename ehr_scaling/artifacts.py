@@ -268,7 +268,7 @@ def build(
         _empty(partial, "**/.*")  # a killed unit's files too, which lie where its result would be
         shutil.rmtree(path, ignore_errors=True)  # what came of an artifact that is not whole in its bucket
         partial.replace(path)
-        storage.store(path)
+        storage.store(path, alone=True)
     return record(path)
 
 
@@ -321,7 +321,7 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, alone: bool = Fa
     Returns: the record.
     Raises: UserError that names the first file which is missing, was changed, or is not of the artifact.
     """
-    storage.fetch(folder)
+    storage.fetch(folder, gone=alone)
     known = record(folder)
     files: Sums = known["files"]
     if names is not None:

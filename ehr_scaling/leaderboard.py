@@ -18,14 +18,14 @@ from ml_collections import ConfigDict
 from ehr_scaling import __version__, artifacts, study
 from ehr_scaling.configs import p12
 from ehr_scaling.data import parquet
-from ehr_scaling.data.events import DEATH
+from ehr_scaling.data.events.events import DEATH
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, probabilities
-from ehr_scaling.outcomes.judging import metrics, paired
-from ehr_scaling.outcomes.judging.paired import Answers
+from ehr_scaling.outcomes.judging.metrics import metrics, paired
+from ehr_scaling.outcomes.judging.metrics.paired import Answers
 from ehr_scaling.outcomes.supervised import heads, records, supervise
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training import checkpoint

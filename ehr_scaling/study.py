@@ -11,14 +11,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ehr_scaling import artifacts, provenance, settings, storage, warm_start
+from ehr_scaling import artifacts, provenance, settings, storage
 from ehr_scaling.analysis.options import Options, silent
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling.finished_models import warm_start
 from ehr_scaling.grid import cost, executors, manifest
 from ehr_scaling.grid.cell import Cell, units
 from ehr_scaling.layout import FAILED, RESULTS, Layout
-from ehr_scaling.outcomes.asking import prepared, questions, tasks
+from ehr_scaling.outcomes.asking import prepared, questions
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.training import checkpoint, loop
 
 Points = list[dict[str, Any]]

@@ -32,7 +32,7 @@ from absl import flags
 from ehr_scaling.errors import NO_MEMORY
 from ehr_scaling.progress import Steps
 
-from .common import run
+from .common.common import run
 
 if TYPE_CHECKING:
     from ehr_scaling.analysis.options import Options

@@ -21,7 +21,7 @@ from absl import flags
 
 from ehr_scaling.errors import UserError
 
-from . import common
+from .common import common
 
 if TYPE_CHECKING:
     from ehr_scaling.grid.cell import Cell
@@ -34,7 +34,7 @@ CELL = flags.DEFINE_list("cell", [], "Ids of models, or best: that of least loss
 def main() -> None:
     config, _, workdir = common.read_flags(goes_on=True)
     print(f"asking models of {workdir}", flush=True)
-    from ehr_scaling.outcomes.asking import sheets
+    from ehr_scaling.outcomes.asking.tasks import sheets
 
     sheet = sheets.load(Path(QUESTIONS.value))
     common.begin(config, workdir)

@@ -30,8 +30,8 @@ from ehr_scaling.errors import NO_MEMORY
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with trained models.", required=True)
 CELL = flags.DEFINE_list("cell", [], "Ids of models in W/grid [default: all that are finished].")

@@ -18,8 +18,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # what is measu
 from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
 
-from . import bench_flags, common
-from .rows import Row, row, seconds
+from .benchmarks import flags as bench_flags
+from .benchmarks.rows import Row, row, seconds
+from .common import common
 
 flags.adopt_module_key_flags(bench_flags)
 JSON = flags.DEFINE_string("json", None, "File for the rows, as JSON.")
@@ -29,7 +30,7 @@ def data() -> Iterator[Row]:
     """Generated patients to events; then from MIMIC-IV's files to packed shards, and batches from them."""
     from ehr_scaling.data.sources import synthetic
 
-    from . import bench_data
+    from .benchmarks import data as part
 
     patients = 20_000
 
@@ -38,42 +39,42 @@ def data() -> Iterator[Row]:
             synthetic.extract(None, Path(folder), seed=0, patients=patients)
 
     yield row("generate patients, write events", patients / seconds(generate), "patients/s", patients / 30)
-    yield from bench_data.rows(bench_flags.REPEATS.value)
+    yield from part.rows(bench_flags.REPEATS.value)
 
 
 def training() -> Iterator[Row]:
     """The engine beside PyTorch, models together, an interruption, and where a grid's wall time goes."""
-    from . import bench_training
+    from .benchmarks import training as part
 
-    yield from bench_training.rows()
+    yield from part.rows()
 
 
 def accelerator() -> Iterator[Row]:
     """The engine on a GPU or TPU: MFU, and beside PyTorch on the same one."""
-    from . import bench_accelerator
+    from .benchmarks import accelerator as part
 
-    yield from bench_accelerator.rows()
+    yield from part.rows()
 
 
 def outcomes() -> Iterator[Row]:
     """Tokens drawn a second, what a shared prompt is worth, and the variance of the estimators."""
-    from . import bench_outcomes
+    from .benchmarks import outcomes as part
 
-    yield from bench_outcomes.rows()
+    yield from part.rows()
 
 
 def analysis() -> Iterator[Row]:
     """Joint laws against published fits of public run tables, their speed, and what they forecast."""
-    from . import bench_analysis
+    from .benchmarks import analysis as part
 
-    yield from bench_analysis.rows()
+    yield from part.rows()
 
 
 def coverage() -> Iterator[Row]:
     """How often 95 % intervals hold a known truth, on simulated runs."""
-    from . import bench_coverage
+    from .benchmarks import coverage as part
 
-    yield from bench_coverage.rows()
+    yield from part.rows()
 
 
 def machine() -> str:

@@ -17,8 +17,8 @@ from absl import flags
 
 from ehr_scaling import storage
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study with a report.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the model in W/grid [default: the least validation loss].")

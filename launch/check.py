@@ -21,7 +21,7 @@ from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
 from ehr_scaling.progress import Steps
 
-from . import common
+from .common import common
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pyarrow", "numpy", "scipy")
 # A module that each extra brings, for those that a user may want

@@ -24,7 +24,7 @@ from absl import flags
 from ehr_scaling.errors import NO_MEMORY
 from ehr_scaling.progress import Steps
 
-from .common import run
+from .common.common import run
 
 UNITS = ("auto", "token", "event", "day", "patient")
 RUNS = flags.DEFINE_multi_string(

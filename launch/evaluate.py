@@ -11,8 +11,8 @@
 --tasks lists what can be asked. Models that are scored already are skipped; what was interrupted goes on. The same
 command on several machines that share W shares the models, and the last ones by parts. A model that no machine holds is
 scored by all processes of --distributed (or --coordinator) together, or by those of --slurm_nodes. A file of your own
-tasks has the form of ehr_scaling/outcomes/asking/tasks.yaml; with `labels:` it takes who is asked, and when, from label
-files in the MEDS schema.
+tasks has the form of ehr_scaling/outcomes/asking/tasks/tasks.yaml; with `labels:` it takes who is asked, and when, from
+label files in the MEDS schema.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.progress import Steps
 
-from . import common, slurm_flags
+from .common import common, slurm_flags
 
 common.define_config_flags()
 common.define_process_flags()
@@ -39,7 +39,7 @@ CELL = flags.DEFINE_string("cell", None, "The model for --show and --trajectorie
 
 def main() -> None:
     config, _, workdir = common.read_flags(goes_on=True)
-    from ehr_scaling.outcomes.asking import tasks
+    from ehr_scaling.outcomes.asking.tasks import tasks
 
     if TASKS.value:
         custom_tasks = tasks.load(Path(config.outcome.file)) if config.outcome.file else {}
@@ -53,8 +53,8 @@ def main() -> None:
     common.begin(config, workdir)
     print(f"scoring the models of {workdir}", flush=True)
     common.join_processes()
-    from ehr_scaling import leading
     from ehr_scaling.outcomes import following
+    from ehr_scaling.processes import leading
 
     leading.run(lambda: score(config, workdir), lambda: following.steps(workdir))
 

@@ -17,8 +17,8 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with a trained model.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the model in W/grid [default: the least validation loss].")
@@ -50,7 +50,7 @@ def _model(out: str) -> None:
     print(f"exporting a model of {WORKDIR.value} to {out}", flush=True)
     workdir = storage.local(WORKDIR.value)
     log.keep(workdir)
-    from ehr_scaling import release
+    from ehr_scaling.finished_models import release
     from ehr_scaling.models.export import CODE
 
     done = release.release(workdir, Path(out).absolute(), CELL.value)

@@ -13,7 +13,7 @@ from absl import flags
 
 from ehr_scaling.data.codes import download
 
-from . import common
+from .common import common
 
 DEST = flags.DEFINE_string("dest", None, "Folder for the maps.", required=True)
 KINDS = flags.DEFINE_list("kinds", list(download.PUBLIC), "Which of them.")

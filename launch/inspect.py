@@ -26,8 +26,8 @@ from ehr_scaling import artifacts, layout, storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
-from . import tables
-from .common import run
+from .common.common import run
+from .inspection import tables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that holds timelines/.", required=True)
 HTML = flags.DEFINE_string("html", None, "File for a page, instead of the terminal.")
@@ -58,17 +58,18 @@ def main() -> None:
 
 # What reads timelines is imported below: --help would wait for it
 def _split(workdir: Path) -> tables.View:
-    from ehr_scaling.data import inspection
+    from ehr_scaling.data.inspection import inspection
 
-    from . import views
+    from .inspection import views
 
     return views.split(inspection.gather(workdir, SPLIT.value), TOP.value, FAMILY.value)
 
 
 def _patient(workdir: Path, ordinal: int) -> tables.View:
-    from ehr_scaling.data import inspection, one_patient, timelines
+    from ehr_scaling.data.inspection import inspection, one_patient
+    from ehr_scaling.data.timelines import timelines
 
-    from . import views
+    from .inspection import views
 
     if FAMILY.value:
         raise UserError("--family and --patient do not go together: give one of them")

@@ -17,8 +17,8 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "p12", ["p12"], "Which.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the studies of the splits.")
@@ -36,7 +36,9 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what training costs, and tr
 
 def main() -> None:
     print(f"benchmark {BENCHMARK.value}", flush=True)
-    from ehr_scaling import leaderboard, study
+    if WORKDIR.value:
+        log.keep(storage.local(WORKDIR.value))
+    from ehr_scaling import leaderboard, study  # this and what it imports take seconds
     from ehr_scaling.grid import cost
 
     benchmark = leaderboard.BENCHMARKS[BENCHMARK.value]
@@ -62,7 +64,6 @@ def main() -> None:
         print(cost.table(cells, workdir=top / splits[0], workers=cost.workers(config.workers, cells)))
         print(f"once for each of {len(splits)} splits; heads that learn from labels cost about as much again")
         return
-    log.keep(top)
     rows = []
     for split in splits:
         print(f"\n{split}", flush=True)

@@ -26,7 +26,7 @@ from ehr_scaling import hardware
 from ehr_scaling.errors import UserError
 from ehr_scaling.progress import Steps
 
-from .common import run
+from .common.common import run
 
 if TYPE_CHECKING:
     from ehr_scaling.analysis.plan.record import Plan, Planner

@@ -21,7 +21,7 @@ from absl import flags
 
 from ehr_scaling.errors import NO_MEMORY
 
-from . import common
+from .common import common
 
 MODEL = flags.DEFINE_string("model", None, "Folder of a study, with a trained model.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "Parquet file, or folder of such, in the MEDS label schema.")
@@ -81,9 +81,11 @@ def main() -> None:
     _check_flags()
     common.use_all_cores(f"predicting with a model of {MODEL.value}")
     from ehr_scaling import artifacts
-    from ehr_scaling.data import disclosure, inspection, others
+    from ehr_scaling.data import disclosure
+    from ehr_scaling.data.inspection import inspection
+    from ehr_scaling.data.timelines import others
     from ehr_scaling.outcomes import choosing, predict
-    from ehr_scaling.outcomes.asking import meds_dev
+    from ehr_scaling.outcomes.asking.meds_dev import meds_dev
 
     model, out = Path(MODEL.value).absolute(), Path(OUT.value)
     if LABELS.value is None:

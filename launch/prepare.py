@@ -14,10 +14,10 @@ import shlex
 
 from absl import flags
 
-from ehr_scaling import layout, settings
+from ehr_scaling import layout, settings, storage
 from ehr_scaling.errors import UserError
 
-from . import common
+from .common import common
 
 common.define_config_flags()
 UNTIL = flags.DEFINE_enum("until", "packed", layout.STAGES, "The last stage to make.")
@@ -47,7 +47,8 @@ def main() -> None:
     fractions = tuple(config.grid.fractions)
     with settings.kept(config, workdir):
         pipeline.prepare(config.data, workdir, workers=config.workers, until=UNTIL.value, fractions=fractions)
-    print(f"made: {workdir}; look at it with python -m ehr_scaling.launch.inspect --workdir={workdir}")
+    place = storage.given(workdir)
+    print(f"made: {place}; look at it with python -m ehr_scaling.launch.inspect --workdir={place}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from absl import flags
 from ehr_scaling import storage
 from ehr_scaling.layout import Layout
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the study.", required=True)
 CLAIMS = flags.DEFINE_string("claims", None, "The claims file, YAML.", required=True)

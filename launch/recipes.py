@@ -21,8 +21,8 @@ from ehr_scaling import storage
 from ehr_scaling.errors import NO_MEMORY, UserError
 from ehr_scaling.layout import RESULTS, Layout
 
-from . import log
-from .common import run
+from .common import log
+from .common.common import run
 
 DATA = flags.DEFINE_enum("data", "synthetic", ["synthetic", "challenge-2012"], "The patients.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the studies of the rungs; without it they are only shown.")
@@ -80,14 +80,14 @@ def main() -> None:
     names = RUNGS.value or list(recipes.CHANGES)
     if unknown := [name for name in names if name not in recipes.CHANGES]:
         raise UserError(f"--rungs: {unknown[0]!r} is none: take some of {', '.join(recipes.CHANGES)}")
+    workdir = storage.local(WORKDIR.value)
+    log.keep(workdir)
     from ehr_scaling import study  # this and what it imports take seconds
     from ehr_scaling.analysis.compare import ladder
     from ehr_scaling.analysis.options import Options
     from ehr_scaling.analysis.report import plots, recipe_plots
     from ehr_scaling.artifacts import read_json, write_json
 
-    workdir = storage.local(WORKDIR.value)
-    log.keep(workdir)
     folders = {name: workdir / name.replace(" ", "-") for name in recipes.CHANGES}
     for name in names:
         config = recipes.get_config(f"{DATA.value}/{name}")

@@ -16,7 +16,7 @@ from absl import flags
 from ehr_scaling.layout import Layout
 from ehr_scaling.progress import Steps
 
-from . import common
+from .common import common
 
 common.define_config_flags()
 RETRY = flags.DEFINE_bool("retry_failed", False, "Train runs again that diverged; else they are left out.")

@@ -19,7 +19,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 
-from . import common, log
+from .common import common, log
 
 METHODS = ("probe", "finetune")
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a study, with trained models.", required=True)

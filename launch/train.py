@@ -17,7 +17,7 @@ from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 
-from . import common, log
+from .common import common, log
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.", required=True)
 CELL = flags.DEFINE_string("cell", None, "Id of the cell.", required=True)

@@ -31,10 +31,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["XLA_FLAGS"] = f"{_quick} {os.environ.get('XLA_FLAGS', '')}"
 
-# Files of a minute or more, longest first
+# Files of twenty seconds or more, longest first
 LONGEST = (
-    "test_study.py", "test_distributed.py", "test_meds_dev.py", "test_sharding.py", "test_simulate.py",
-    "test_loop.py", "test_mup.py", "test_ethos.py",
+    "test_study.py", "test_distributed.py", "test_simulate.py", "test_loop.py", "test_executors.py", "test_storage.py",
+    "test_together.py", "test_pipeline.py", "test_supervise.py",
 )  # fmt: skip
 
 

@@ -148,7 +148,7 @@ def _server() -> socket.socket:
 
 def _serve(channel: socket.socket) -> None:
     """Fork a process for each job that comes through `channel`, and tell how it ended, until `channel` is closed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as launch/common.py does
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as launch/common/common.py does
     for name in _LIBRARIES.split():
         importlib.import_module(name)
     gc.collect()

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import ehr_scaling as ehr
-from ehr_scaling import release
 from ehr_scaling.configs import base
 from ehr_scaling.errors import UserError
+from ehr_scaling.finished_models import release
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate

@@ -24,7 +24,7 @@ import pytest
 import yaml
 from pyarrow import csv
 
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from launch.console import COMMANDS
 from tests import forked, meds_dev_files
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *(path for path in sorted(ROOT.glob("*.md")) if path.stem != "CHANGELOG"),
     *sorted(path for folder in ("docs", "studies", "meds_dev") for path in (ROOT / folder).rglob("*.md")),
-    *sorted(path for folder in ("launch", "configs") for path in (ROOT / folder).glob("*.py")),
+    *sorted(path for folder in ("launch", "configs") for path in (ROOT / folder).rglob("*.py")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 PROGRAM = re.compile(

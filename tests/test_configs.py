@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ehr_scaling import configs, publish, settings
 from ehr_scaling.configs import base, challenge_2012_forecast, challenge_2012_reference, published, recipes, records
-from ehr_scaling.data import tokenizer
+from ehr_scaling.data.tokenization import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
 

@@ -7,12 +7,10 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Files that are run where an extra is installed, by themselves: nothing of the package imports them
-OF_AN_EXTRA = {"ehr_scaling/models/modeling_ehr_scaling.py", "launch/torch_peer.py"}
+OF_AN_EXTRA = {"ehr_scaling/models/modeling_ehr_scaling.py", "launch/benchmarks/torch_peer.py"}
 
 
 def normal(name):
@@ -26,7 +24,6 @@ def distributions(requirements):
 
 BASE = distributions(PROJECT["dependencies"])
 EXTRAS = {distribution for extra in PROJECT["optional-dependencies"].values() for distribution in distributions(extra)}
-INSTALLED = metadata.packages_distributions()
 
 
 def imports(tree, lazy=False):
@@ -50,17 +47,11 @@ def third_party():
                     yield top, lazy, str(path.relative_to(ROOT))
 
 
-IMPORTS = sorted(set(third_party()))
-
-
-def test_they_are_found():
-    assert {"yaml", "sklearn", "torch", "wandb"} <= {top for top, _, _ in IMPORTS}
-
-
-@pytest.mark.parametrize("top", sorted({top for top, _, _ in IMPORTS}))
-def test_what_is_imported_is_declared(top):
-    names = {normal(name) for name in INSTALLED.get(top, [top])}  # what is not installed here is called as its module
-    for _, lazy, file in (found for found in IMPORTS if found[0] == top):
+def test_what_is_imported_is_declared():
+    installed, imported = metadata.packages_distributions(), set(third_party())
+    assert {"yaml", "sklearn", "torch", "wandb"} <= {top for top, _, _ in imported}
+    for top, lazy, file in sorted(imported):
+        names = {normal(name) for name in installed.get(top, [top])}  # what is not installed is called as its module
         assert names & (BASE | EXTRAS if lazy or file in OF_AN_EXTRA else BASE), f"{file} imports {top}: {names}"
 
 

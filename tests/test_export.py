@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ehr_scaling import artifacts, release, study
-from ehr_scaling.data import timelines, vocabulary
+from ehr_scaling import artifacts, study
+from ehr_scaling.data import vocabulary
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
+from ehr_scaling.finished_models import release
 from ehr_scaling.grid import manifest
 from ehr_scaling.models import export
 from ehr_scaling.models.sizes import SHAPES

@@ -55,6 +55,19 @@ def test_the_way_of_the_data():
     assert above["study"] >= {"data", "grid", "training", "outcomes", "analysis"}
 
 
+def test_no_command_is_needed_by_another_nor_by_what_they_share():
+    launch = PACKAGE.parent / "launch"
+    commands = {path.stem for path in launch.glob("*.py")} - {"__init__", "console"}
+    seen = 0
+    for path in sorted(launch.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and path.parents[node.level - 1] == launch:
+                names = {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+                assert not names & commands, path
+                seen += 1
+    assert seen >= len(commands)
+
+
 def test_one_module_knows_where_artifacts_lie():
     """The analysis reads folders of runs that may lie anywhere, and knows no work directory."""
     named = re.compile(r"""/ f?["'](raw|events|timelines|packed|grid|runs|outcomes|report|slurm)["'/]""")

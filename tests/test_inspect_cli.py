@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import inspection, packing, timelines
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.packing import packing
 from ehr_scaling.data.sources import synthetic
-from launch import tables, views
-from launch.tables import Bar, Right, Share, Table, View
+from ehr_scaling.data.timelines import timelines
+from launch.inspection import tables, views
+from launch.inspection.tables import Bar, Right, Share, Table, View
 
 
 def launch(*flags, **more):

@@ -11,7 +11,7 @@ from ehr_scaling.configs import base
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
 from ehr_scaling.leaderboard import P12, Row
-from ehr_scaling.outcomes.asking import tasks
+from ehr_scaling.outcomes.asking.tasks import tasks
 from tests import small
 
 ROWS = [

@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 import ehr_scaling
-from ehr_scaling.data import disclosure, timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes import predict
-from ehr_scaling.outcomes.asking import label_files, meds_dev
-from ehr_scaling.outcomes.asking.bounds import Bound
+from ehr_scaling.outcomes.asking import label_files
+from ehr_scaling.outcomes.asking.meds_dev import meds_dev
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.sampler import simulate
 from tests import meds_dev_files
@@ -132,20 +134,18 @@ def test_the_commands_as_meds_dev_runs_them(records, pretrained, predicted):
 def test_a_task_is_read_from_its_file(records, pretrained, tmp_path):
     """Where the folder lies in MEDS-DEV, beside tasks and data sets."""
     model = meds_dev_files.lay_out(tmp_path / "MEDS DEV")
-    lactate = meds_dev_files.abnormal("lactate", "value_min", 3)
-    meds_dev_files.write(tmp_path / "MEDS DEV" / "tasks" / "lactate.yaml", lactate)
+    name, lactate = "abnormal_lab/lactate", meds_dev_files.abnormal("lactate", "value_min", 3)
+    meds_dev_files.write(tmp_path / "MEDS DEV" / "tasks" / f"{name}.yaml", lactate)
     codes = meds_dev_files.predicates()["predicates"] | {"lactate": {"code": "LAB//50813//mmol/L"}}
     meds_dev_files.write(tmp_path / "MEDS DEV" / "datasets" / "MIMIC-IV" / "predicates.yaml", {"predicates": codes})
-    for name in (TASK, "lactate"):
-        labels = tmp_path / "MIMIC-IV" / "labels" / name
-        shutil.copytree(records / "labels" / TASK, labels)
-        out = tmp_path / "out" / name
-        told = run(
-            MODEL["commands"]["supervised"]["predict"], out, tmp_path, model,
-            dataset_dir=records / "meds", labels_dir=labels, split="held_out", model_initialization_dir=pretrained,
-        )  # fmt: skip
-        asked = pq.read_table(labels / "held_out")
-        assert len(pq.read_table(out / predict.FILE)) == len(asked) and f"{name.replace('/', '-')}: " in told
+    labels, out = tmp_path / "MIMIC-IV" / "labels" / name, tmp_path / "out"
+    shutil.copytree(records / "labels" / TASK, labels)
+    told = run(
+        MODEL["commands"]["supervised"]["predict"], out, tmp_path, model,
+        dataset_dir=records / "meds", labels_dir=labels, split="held_out", model_initialization_dir=pretrained,
+    )  # fmt: skip
+    asked = pq.read_table(labels / "held_out")
+    assert len(pq.read_table(out / predict.FILE)) == len(asked) and "abnormal_lab-lactate: " in told
     assert "LAB//50813//MMOL/L above 3: " in told and "share of the train split's values in it" in told
 
 
@@ -208,7 +208,7 @@ def test_parts_are_put_together(records, pretrained, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "restored_params", lambda *cell: (None, None))
     task, tables = predict.outcome(records / "labels" / TASK), []
     for at_once in (7, 1_000):
-        monkeypatch.setattr("ehr_scaling.outcomes.together.AT_ONCE", at_once)
+        monkeypatch.setattr("ehr_scaling.outcomes.parts.AT_ONCE", at_once)
         done = predict.predict(pretrained / "study", task, tmp_path / str(at_once), "tuning", copies=2, new_tokens=8)
         tables.append(pq.read_table(tmp_path / str(at_once) / predict.FILE))
         assert done["stays"] == len(tables[-1]) > 14 and done["bounded"] == pytest.approx(1.0)

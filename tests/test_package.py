@@ -15,7 +15,8 @@ import yaml
 
 import ehr_scaling
 import launch.console
-from ehr_scaling.launch import common, console
+from ehr_scaling.launch import console
+from ehr_scaling.launch.common import common
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,7 +119,7 @@ def test_help_shows_what_can_be_typed_without_a_checkout():
 
 
 def test_no_message_leads_to_a_page_that_the_wheel_lacks():
-    for path in [*(ROOT / "ehr_scaling").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+    for path in [*(ROOT / "ehr_scaling").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)) if "docs/" in text else ():
             assert not isinstance(node, ast.Raise) or "docs/" not in ast.unparse(node), path
@@ -127,9 +128,9 @@ def test_no_message_leads_to_a_page_that_the_wheel_lacks():
 def test_benchmarks_start_what_the_wheel_has(site, tmp_path):
     """Without duckdb, whose row says that it is left out."""
     (tmp_path / "duckdb.py").write_text("raise ImportError")
-    code = "import sys; from absl import flags; from ehr_scaling.launch import bench_data, bench_training as t\n"
+    code = "import sys; from absl import flags; from ehr_scaling.launch.benchmarks import data, training as t\n"
     code += "flags.FLAGS([sys.argv[0], '--fraction=0.0002', '--keep=kept'])\n"
-    code += "for row in bench_data._generated(bench_data.Path('made')): print(row['name'])\n"
+    code += "for row in data._generated(data.Path('made')): print(row['name'])\n"
     code += "print(t.OURS[2], t._launch('sweep')[2])"
     (tmp_path / "made").mkdir()  # and both folders are relative ones
     done = subprocess.run(
@@ -143,7 +144,7 @@ def test_benchmarks_start_what_the_wheel_has(site, tmp_path):
     assert done.returncode == 0, done.stderr
     *_, duckdb, spawned = done.stdout.splitlines()
     assert duckdb == "  compare: left out, for duckdb is not installed: see the extra bench"
-    assert spawned == "ehr_scaling.launch.bench_training ehr_scaling.launch.sweep"
+    assert spawned == "ehr_scaling.launch.benchmarks.training ehr_scaling.launch.sweep"
 
 
 def test_every_module_that_runs_is_a_command():

@@ -14,17 +14,17 @@ from ehr_scaling.progress import Bar, Steps, each
 
 
 def test_a_step_that_lasts_is_said_again(capsys, monkeypatch):
-    monkeypatch.setattr(Steps, "GAPS", (0.4,))
+    monkeypatch.setattr(Steps, "GAPS", (0.2,))
     with Steps() as steps:
-        time.sleep(1.2)
+        time.sleep(0.5)
         assert capsys.readouterr().out == ""  # before the first step other stages have the terminal
         steps.say("fitting")
-        time.sleep(1.2)
+        time.sleep(0.6)
         steps.say("")
-        time.sleep(0.9)  # what has a progress bar
+        time.sleep(0.4)  # what has a progress bar
         steps.say("drawing")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "[   0 s] fitting" and lines[-1] == "[   2 s] drawing"
+    assert lines[0] == "[   0 s] fitting" and lines[-1] == "[   1 s] drawing"
     assert 2 < len(lines) < 8 and all(re.fullmatch(r"\[   [01] s\] still fitting", line) for line in lines[1:-1])
 
 

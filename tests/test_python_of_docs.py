@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ehr_scaling as ehr
-from ehr_scaling import release
+from ehr_scaling.finished_models import release
 from tests.test_api import CONFIG, SETTINGS
 
 ROOT = Path(__file__).parents[1]

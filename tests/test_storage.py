@@ -1,5 +1,6 @@
 """A work directory in a bucket: what one machine hands over another finds, whole; one at a time works on a thing."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,26 +10,34 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec.asyn
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, storage, study
-from ehr_scaling.data import inspection
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
-from ehr_scaling.layout import Layout
+from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
-from ehr_scaling.storage import leases
+from ehr_scaling.storage import leases, mirror
 from ehr_scaling.storage.bucket import Bucket
-from ehr_scaling.training import checkpoint, loop
+from ehr_scaling.training import checkpoint, loop, tracking
 from tests import blank, buckets, forked, nightly, small
 
 
 @pytest.fixture(params=["file", "s3", "gs"])
 def bucket(request, tmp_path):
     return buckets.url(request.param, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held():
+    """What one test held, as one that died would, is not renewed in the next."""
+    yield
+    leases._holding.clear()
 
 
 @pytest.fixture
@@ -94,6 +103,27 @@ def test_an_artifact_that_is_not_whole_in_the_bucket_is_made(tmp_path, machine):
     assert set(files(three / "events")) == {"x", artifacts.RECORD}
     with pytest.raises(UserError, match="was made from other inputs"):
         artifacts.build(three / "events", {"a": 2}, make)
+
+
+def test_what_a_dead_machine_left_of_an_artifact_is_none_of_the_one_that_is_made(tmp_path, machine):
+    """It was handing over what it made of other inputs; a third had brought that already."""
+    url = buckets.url("file", tmp_path)
+    one, two, three = (machine(url, k) for k in (1, 2, 3))
+
+    def make(name):
+        return lambda folder: write(folder / name, name) or {}
+
+    artifacts.build(one / "events", {"a": 1}, make("data/x"))
+    storage.forget(one / "events" / artifacts.RECORD)
+    storage.fetch(three / "events")
+    assert set(files(three / "events")) == {"data/x"}
+    artifacts.build(two / "events", {"a": 2}, make("data/y"))
+    for root in (three, machine(url, 4)):
+        artifacts.verify(root / "events", alone=True)
+        assert set(files(root / "events")) == {"data/y", artifacts.RECORD}
+    write(three / "events" / "mine", "")
+    with pytest.raises(UserError, match="mine is none of the files of"):
+        artifacts.verify(three / "events", alone=True)
 
 
 def test_whose_records_they_are_is_known_on_a_machine_that_has_nothing_yet(tmp_path, machine):
@@ -242,6 +272,62 @@ def test_what_is_written_after_the_last_save_goes_too(tmp_path, machine):
     assert "runs/a/metrics.jsonl" in Bucket(url).list("")
 
 
+def test_a_checkpoint_that_was_never_handed_over_leaves_no_hole_in_the_log(tmp_path, machine, monkeypatch):
+    """Killed after Orbax had written it; the bucket's log, which is taken up, ends before it."""
+    url = buckets.url("file", tmp_path)
+    folder = Layout(machine(url, 1)).run("a")
+
+    def log(*steps):
+        with tracking.open_run(folder, {}, {"tensorboard": False, "wandb": ""}, steps[0] - 10) as tracker:
+            for step in steps:
+                tracker.log({"step": step})
+
+    saver = checkpoint.Saver(folder)
+    log(10)
+    saver.save(10, {"w": np.zeros(3)}, {"finished": False})
+
+    def end(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(storage, "store", end)
+        log(20)
+        saver.save(20, {"w": np.ones(3)}, {"finished": False})
+    saver._manager.close()
+    assert checkpoint.Saver(folder).steps() == [10, 20]
+    storage.fetch(folder, overwrite=True)
+    saver = checkpoint.Saver(folder)
+    assert saver.steps() == [10]
+    log(20, 30)
+    assert [row["step"] for row in tracking.read(folder)] == [10, 20, 30]
+    saver.save(20, {"w": np.ones(3)}, {"finished": False})
+    saver.close()
+    assert {"runs/a/10/files.json", "runs/a/20/files.json"} <= set(Bucket(url).list("runs"))
+
+
+def test_the_metrics_of_a_checkpoint_go_when_it_has_gone(tmp_path, machine):
+    """A finished run has no recovery checkpoint any more, on whichever machine one looks."""
+    url = buckets.url("file", tmp_path)
+    one, two = (machine(url, k) / "runs" for k in (1, 2))
+    for name in ("a", "b"):
+        for file in ("metrics/metrics", "state/big", "files.json"):
+            write(one / name / "10" / file, "1")
+    storage.store(one)
+    storage.fetch(two, RESULTS)
+    storage.fetch(two / "b")
+    write(two / "a" / "30" / "metrics" / "metrics", "written here, and not handed over yet")
+    assert not checkpoint.over(two / "a", ())
+    for name in ("a", "b"):
+        for file in ("metrics/metrics", "state/big", "files.json"):
+            write(one / name / "20" / file, "1")
+        storage.store(one / name)
+        storage.forget(one / name / "10")
+    for folder in (two, two / "a"):
+        storage.fetch(folder, RESULTS)
+        assert {p.name for p in (two / "a").iterdir()} == {"20", "30"}
+    assert set(files(two / "b" / "10")) == {"metrics/metrics", "state/big", "files.json"}  # whole, so not by this
+
+
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
     url = buckets.url("file", tmp_path)
     one, two = machine(url, 1), machine(url, 2)
@@ -254,18 +340,16 @@ def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
 
 
 def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch):
-    monkeypatch.setattr(leases, "TTL", 1.5)
+    monkeypatch.setattr(leases, "TTL", 1.0)
     store = Bucket(bucket)
     first, second = (storage.Lease(store, "runs/.claims/c") for _ in range(2))
     assert first.holder() is None and first.take() and not second.take()
     assert second.holder().pid == os.getpid()
-    time.sleep(1.8)  # longer than it lasts
+    time.sleep(1.2)  # longer than it lasts
     assert not second.take()  # it has been renewed
     first._stop.set()  # as where its process was killed
-    until = time.monotonic() + 20
-    while not second.take():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    monkeypatch.setattr(leases, "TTL", 0.2)
+    take_over(second)
     assert len(store.list("runs/.claims/c")) == 1
     second.release()
     assert second.holder() is None and first.take()
@@ -290,24 +374,102 @@ def test_of_many_who_want_a_lease_one_gets_it(bucket):
 
 
 def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
-    monkeypatch.setattr(leases, "TTL", 0.6)
+    monkeypatch.setattr(leases, "TTL", 0.3)
     url = buckets.url("file", tmp_path)
     one, store = machine(url, 1), Bucket(url)
     sleeper, other = storage.Lease(store, "c"), storage.Lease(store, "c")
-    monkeypatch.setattr(sleeper, "_renew", lambda *_: None)
+    monkeypatch.setattr(sleeper, "_keep", lambda *_: None)
+    write(one / "runs" / "a" / "10" / "files.json", "{}")
+    storage.store(one / "runs")
     assert sleeper.take()
-    until = time.monotonic() + 20
-    while not other.take():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    storage.Lease._renew(sleeper, threading.Event(), sleeper._mine())  # it wakes
-    assert sleeper.lost
-    write(one / "events" / "x", "1")
-    with pytest.raises(UserError, match="another has taken its work over"):
-        storage.store(one / "events")
+    take_over(other)
+    there = store.list("runs")
+    write(one / "runs" / "a" / "20" / "files.json", "{}")
+    for do in (storage.store, storage.forget):  # it wakes, and its thread that renews had no turn yet
+        sleeper.lost = False
+        with pytest.raises(UserError, match="another has taken its work over"):
+            do(one / "runs" / "a")
+        assert sleeper.lost
+    assert store.list("runs") == there
     sleeper.release()
     other.release()
+    storage.store(one / "runs")
+    assert len(store.list("runs")) == 2
+
+
+def test_a_renewal_on_its_way_does_not_take_a_release_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "TTL", 0.3)
+    store = Bucket(f"file://{tmp_path}")
+    lease, begun, write = storage.Lease(store, "c"), threading.Event(), Bucket.write
+
+    def slowly(self, key, content, patience=0.0):
+        if json.loads(content)["held"]:
+            begun.set()
+            time.sleep(0.3)
+        write(self, key, content)
+
+    monkeypatch.setattr(Bucket, "write", slowly)
+    assert lease.take() and begun.wait(20)
+    lease.release()
+    time.sleep(0.4)
+    assert lease.holder() is None and storage.Lease(store, "c").take()
+
+
+def take_over(lease):
+    until = time.monotonic() + 20
+    while not lease.take():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_who_sleeps_while_it_stores_goes_no_further(tmp_path, machine, monkeypatch):
+    """Between two of many objects; the clock that counts the sleep may be that of the day alone."""
+    url = buckets.url("file", tmp_path)
+    one, store = machine(url, 1), Bucket(url)
+    sleeper, put = storage.Lease(store, "c"), Bucket.put
+    monkeypatch.setattr(sleeper, "_keep", lambda *_: None)
+    assert sleeper.take()
+    slept, now = [0.0], leases._now
+
+    def put_and_sleep(self, key, file):
+        store.create("c/2", sleeper._content(held=True))
+        slept[0] = leases.TTL
+        return put(self, key, file)
+
+    monkeypatch.setattr(leases, "_now", lambda: (now()[0], now()[1] + slept[0]))
+    monkeypatch.setattr(Bucket, "put", put_and_sleep)
+    for name in ("x", "artifact.json"):
+        write(one / "events" / name, "1")
+    with pytest.raises(UserError, match="another has taken its work over"):
+        storage.store(one / "events")
+    assert set(store.list("events")) == {"events/x"}
+    sleeper.release()
+
+
+def test_whose_the_work_is_has_to_be_known_to_store(tmp_path, machine, monkeypatch):
+    """A holder asks where it has not renewed for long, and only then; without an answer it stores nothing."""
+    url = buckets.url("file", tmp_path)
+    one = machine(url, 1)
+    lease = storage.Lease(Bucket(url), "c")
+    monkeypatch.setattr(lease, "_keep", lambda *_: None)
+    assert lease.take()
+    write(one / "events" / "x", "1")
+    asked = []
+
+    def silent(self, key, content, patience=0.0):
+        asked.append(key)
+        raise UserError("cannot be reached")
+
+    monkeypatch.setattr(Bucket, "write", silent)
     storage.store(one / "events")
+    assert asked == []
+    monkeypatch.setattr(leases, "TTL", 1e-6)
+    write(one / "events" / "y", "1")
+    with pytest.raises(UserError, match="cannot be reached"):
+        storage.store(one / "events")
+    assert asked == ["c/1"] and set(Bucket(url).list("events")) == {"events/x"}
+    monkeypatch.undo()
+    lease.release()
 
 
 def test_what_no_bucket_is_is_told_in_one_line(tmp_path, monkeypatch):
@@ -362,6 +524,80 @@ def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be reached \(no answer in 0.05 s\)"):
         store.list("")
     assert len(tried) == storage_bucket.TRIES
+
+
+HANGS = """
+import sys, threading
+from ehr_scaling.processes import endings
+from ehr_scaling.errors import UserError
+from ehr_scaling.storage import bucket
+bucket.TIMEOUT, bucket.time.sleep = 0.05, lambda seconds: None
+store = bucket.Bucket(sys.argv[1])
+store._fs.find = lambda *args, **options: threading.Event().wait()
+try:
+    store.list("")
+except UserError as e:
+    endings.fail(e)
+"""
+
+
+def test_a_process_that_gave_a_request_up_ends(tmp_path):
+    """Nothing waits for the threads in which it hangs."""
+    call = [sys.executable, "-c", HANGS, f"file://{tmp_path}"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1 and "(no answer in 0.05 s)" in done.stderr
+
+
+def test_requests_that_hang_delay_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 0.01)
+    monkeypatch.setattr(storage_bucket.time, "sleep", lambda seconds: None)
+    store, file, over = Bucket(f"file://{tmp_path}"), tmp_path / "file", threading.Event()
+    file.write_text("x")
+    monkeypatch.setattr(store._fs, "put_file", lambda *args: over.wait(60))
+    with ThreadPoolExecutor(storage_bucket.AT_ONCE) as pool:
+        for put in [pool.submit(store.put, str(k), file) for k in range(storage_bucket.AT_ONCE)]:
+            with pytest.raises(UserError, match="no answer"):
+                put.result()
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 10.0)
+    assert set(store.list("")) == {"file"}
+    over.set()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_leases_have_connections_of_their_own(scheme, tmp_path, machine):
+    root = machine(buckets.url(scheme, tmp_path), 1)
+    lease, other = (storage.lease(root / "runs" / ".claims" / name) for name in "ab")
+    transfers = mirror._mirror(root)[0]
+    assert lease._bucket._fs is other._bucket._fs is not transfers._fs
+    assert lease._bucket._fs.async_impl  # so that requests can be cancelled
+
+
+class Slow(fsspec.asyn.AsyncFileSystem):
+    """A store whose first answer takes long."""
+
+    protocol = "slow"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.tried, self.holds = 0, {}
+
+    async def _pipe_file(self, path, value, mode="overwrite", **options):
+        self.tried += 1
+        await asyncio.sleep(1.0 if self.tried == 1 else 0.0)
+        self.holds[path] = value
+
+
+def test_a_try_that_was_given_up_writes_nothing_later(monkeypatch):
+    monkeypatch.setattr(storage_bucket, "TIMEOUT", 0.2)
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    store = Bucket("slow://bucket/study")
+    store.write("a", b"old")
+    store.write("a", b"new")
+    path = store._path("a")
+    assert store._fs.tried == 3 and store._fs.holds == {path: b"new"}
+    store._fs.holds.clear()
+    time.sleep(1.2)  # when the first try would have written
+    assert store._fs.holds == {}
 
 
 PROGRAM = """

@@ -23,7 +23,7 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import setup
-from tests import forked
+from tests import forked, small
 
 STAGES = ("events", "timelines", "packed", "grid", "runs", "outcomes", "report")
 SMALL = (
@@ -36,7 +36,7 @@ SMALL = (
     "--config.training.batch.exponent=0.0",
     "--config.validation.sequences=64",
     "--config.validation.batch=32",
-    "--config.grid.budgets=(1.5e9,3e9)",
+    "--config.grid.budgets=(1.2e9,2.4e9)",
     "--config.grid.sizes=('1.7k','3.5k')",
     "--config.grid.seeds=(0,1)",
     "--config.outcome.new_tokens=24",
@@ -74,9 +74,8 @@ def emitter_of_users():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study") / "w"
-    done = launch(
-        "study", f"--workdir={workdir}", *SMALL[:-1], start=subprocess.run
-    )  # with as many workers as a user gets
+    command = [sys.executable, "-c", small.FEW_TREES, "launch.study", f"--workdir={workdir}", *SMALL[:-1]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # with as many workers as a user gets
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 
@@ -140,7 +139,7 @@ def test_what_is_published_gives_the_same_laws(study, tmp_path):
     workdir, _ = study
     claims = tmp_path / "claims.yaml"
     claims.write_text(
-        "study: small\nruns:\n- {budgets: [1.5e+9, 3.0e+9], sizes: [1.7k, 3.5k], seeds: [0, 1]}\n"
+        "study: small\nruns:\n- {budgets: [1.2e+9, 2.4e+9], sizes: [1.7k, 3.5k], seeds: [0, 1]}\n"
         "claims:\n- {claim: none is bracketed, figure: isoflop.budgets.verdict.count(bracketed), is: 0}\n"
     )
     done = launch("publish", f"--workdir={workdir}", f"--claims={claims}", f"--out={tmp_path / 'out'}")
@@ -303,7 +302,7 @@ def test_a_rate_that_no_run_survives_is_one_line(study, tmp_path):
 def test_a_full_disk_is_one_line(error):
     program = f"""
 import sys
-from launch import common
+from launch.common import common
 sys.argv = ["x"]
 def main():
     raise {error}

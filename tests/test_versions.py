@@ -11,10 +11,13 @@ import pytest
 
 from ehr_scaling import study
 from ehr_scaling.configs.published import SETTINGS
-from ehr_scaling.data import loader, packing, parquet, timelines
+from ehr_scaling.data import parquet
+from ehr_scaling.data.packing import loader, packing
 from ehr_scaling.data.sources.synthetic import patients
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import VERSION
-from ehr_scaling.outcomes.asking import questions, tasks
+from ehr_scaling.outcomes.asking import questions
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.training import loop
 from tests import small
 

@@ -17,11 +17,13 @@ from ehr_scaling import artifacts, storage
 from ehr_scaling.audit import asking, sharing, statistics, whom, windows
 from ehr_scaling.audit.statistics import SUPPRESSED, Counts, Occurrences
 from ehr_scaling.audit.whom import Side, Whom
-from ehr_scaling.data import disclosure, inspection, timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.outcomes.judging.calibration import SMALLEST
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST
 from ehr_scaling.training.setup import restored_params
 
 VERSION = 3  # of what an audit measures: raise it with every change to that, and models are audited again

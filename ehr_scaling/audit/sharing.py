@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 
 _SEED = 0xA0D17  # of the hash; which one changes nothing but which of 2^64 values collide
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: no power of it is 0

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.data import disclosure
-from ehr_scaling.outcomes.judging import metrics
-from ehr_scaling.outcomes.judging.calibration import SMALLEST, wilson
-from ehr_scaling.outcomes.judging.delong import delong, interval
+from ehr_scaling.outcomes.judging.metrics import metrics
+from ehr_scaling.outcomes.judging.metrics.calibration import SMALLEST, wilson
+from ehr_scaling.outcomes.judging.metrics.delong import delong, interval
 
 FALSE_POSITIVES = 0.01  # rate at which a loss attack is judged (Carlini et al. 2022, arXiv 2112.03570)
 SUPPRESSED = f"suppressed: a count under {SMALLEST} patients"

@@ -8,7 +8,7 @@ import numpy as np
 from ehr_scaling import artifacts, storage
 from ehr_scaling.audit import windows
 from ehr_scaling.audit.windows import Exposure, Windows
-from ehr_scaling.data.packed import FILE
+from ehr_scaling.data.packing.packed import FILE
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import loader
-from ehr_scaling.data.packed import FILE
+from ehr_scaling.data.packing import loader
+from ehr_scaling.data.packing.packed import FILE
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout

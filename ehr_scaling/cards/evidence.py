@@ -12,8 +12,9 @@ from ehr_scaling.analysis.outcomes.decisions import Row
 from ehr_scaling.analysis.outcomes.scores import Score
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
 from ehr_scaling.audit.audit import VERSION
-from ehr_scaling.data import disclosure, inspection, vocabulary
-from ehr_scaling.data.packed import FILE
+from ehr_scaling.data import disclosure, vocabulary
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.packing.packed import FILE
 from ehr_scaling.data.vocabulary import Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell

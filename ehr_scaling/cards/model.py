@@ -11,9 +11,9 @@ from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, si
 from ehr_scaling.analysis.words import Verdict
 from ehr_scaling.cards.evidence import Asked, Evidence
 from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, NAMES, OWNER, TRAINER, USER, Field, interval, unanswered
-from ehr_scaling.data import card, inspection
+from ehr_scaling.data.inspection import card, inspection
+from ehr_scaling.finished_models.release import NOT_OF_GENERATED, NOT_OF_REAL
 from ehr_scaling.outcomes.asking.prepared import ISOTONIC, LINE
-from ehr_scaling.release import NOT_OF_GENERATED, NOT_OF_REAL
 
 MODEL = "model."
 GRID, RUN, LAWS, REPORT = "grid/manifest.jsonl", "runs/", "report/laws.json", "report/report.html"

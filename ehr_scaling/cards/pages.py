@@ -13,7 +13,7 @@ from ehr_scaling.cards.evidence import Evidence
 from ehr_scaling.cards.fields import OPEN, Field
 from ehr_scaling.cards.metrics import Metric, Result
 from ehr_scaling.cards.tripod import CHECKLIST, ITEMS
-from ehr_scaling.data import card
+from ehr_scaling.data.inspection import card
 
 PAGES = (("model.html", "Model card"), ("tripod.html", "TRIPOD+AI"), ("data.html", "Data card"))
 _GROUPS = {

@@ -23,7 +23,8 @@ from ehr_scaling.cards.model import (
     told_groups,
 )
 from ehr_scaling.cards.tripod import Answer
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 
 VOCABULARY = "timelines/vocabulary.json"
 

@@ -8,9 +8,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ehr_scaling import artifacts, hardware, storage
-from ehr_scaling.data import card, disclosure, packing, sources, splits, timelines, tokenizer, vocabulary
+from ehr_scaling.data import disclosure, sources, vocabulary
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.events import splits
+from ehr_scaling.data.inspection import card
+from ehr_scaling.data.packing import packing
 from ehr_scaling.data.shards import Runner
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.data.tokenization import tokenizer
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import STAGES, Layout
 

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from ehr_scaling import hardware
 from ehr_scaling.grid import executors, status
 from ehr_scaling.grid.cell import Cell, ensembles, units
-from ehr_scaling.grid.executors import processes
+from ehr_scaling.grid.executors import processes, tpus
 from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import attention, loss
@@ -42,6 +42,8 @@ class Machine:
 
     @classmethod
     def here(cls, workers: int) -> "Machine":
+        if workers > 1 and (chip := tpus.here()[0]):  # whose chips this process must not take
+            return cls.of_chip(chip)
         if workers > 1:  # which have the memory of GPUs, of which this process would take most
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         device = jax.devices()[0]
@@ -51,22 +53,67 @@ class Machine:
             memory = float((device.memory_stats() or {}).get("bytes_limit", math.inf))
         return cls(device.platform, device.device_kind, max(1, jax.device_count() // workers), memory)
 
+    @classmethod
+    def of_chip(cls, chip: tpus.Chip) -> "Machine":
+        return cls("tpu", chip.kind, 1, chip.memory)
+
+
+def _one_of_several() -> tuple[Machine | None, int]:
+    """A GPU or TPU chip as a process would have it by itself, and how many there are: found without JAX, which would
+    take them, or their memory, for this process."""
+    if cards := processes.gpus():
+        return Machine("gpu", "", 1, processes.gpu_memory()), len(cards)
+    chip, chips = tpus.here()
+    return (None, 0) if chip is None or tpus.taken() else (Machine.of_chip(chip), len(chips))
+
 
 def workers(setting: int, cells: list[Cell]) -> int:
     """Processes that are to train or score `cells`, for --config.workers: as `executors.workers_for` has it, but on
-    several GPUs one on each, where all that is trained at once fits on one: small models do not need them all. Not
-    where there are fewer units than GPUs, nor under `jax.distributed`.
-
-    Found without JAX, which would take the GPUs' memory for this process.
+    several GPUs or TPU chips one on each, where all that is trained at once fits on one: small models do not need them
+    all. Not where there are fewer units than devices, nor under `jax.distributed`.
     """
-    cards = processes.gpus() if setting == 0 and not jax.distributed.is_initialized() else []
-    if len(cards) < 2 or len(units(cells)) < len(cards):
+    one, many = _one_of_several() if setting == 0 and not jax.distributed.is_initialized() else (None, 0)
+    if one is None or many < 2 or len(units(cells)) < many:
         return executors.workers_for(setting)
-    one = Machine("gpu", "", 1, processes.gpu_memory())
-    alone = all(math.prod(n for n in cell.engine.mesh.values() if n) == 1 for cell in cells)
-    ensembles_ = [members for unit in units(cells) for members in ensembles(unit)]
-    fit = all(MEMORY_OFF * sum(memory(members, one).values()) < one.memory for members in ensembles_)
-    return len(cards) if alone and fit else 1
+    return many if misfit(cells, one) is None else 1
+
+
+def misfit(cells: list[Cell], machine: Machine) -> str | None:
+    """Why not all that is trained at once of `cells` has room on `machine`, with the factor by which the prediction may
+    be off; None where it has."""
+    for cell in cells:
+        taken = math.prod(n for n in cell.engine.mesh.values() if n)
+        if machine.devices % taken:
+            return f"{cell.size} is cut over {taken} devices (--config.training.mesh)"
+    needs, size = _most(cells, machine)
+    if MEMORY_OFF * needs < machine.memory:
+        return None
+    return f"{_of_room(size, needs, machine)}, which may be off by a factor of {MEMORY_OFF:g}"
+
+
+def _of_room(size: str, needs: float, machine: Machine) -> str:
+    return f"{size} takes {_size(needs)} of the {_size(machine.memory)} of {machine.kind or 'a device'} by prediction"
+
+
+def _most(cells: list[Cell], machine: Machine) -> tuple[float, str]:
+    """Bytes of one device for what takes most of all that is trained at once of `cells`, and its size's name."""
+    each = [members for unit in units(cells) for members in ensembles(unit)]
+    return max((sum(memory(members, machine).values()), members[0].size) for members in each)
+
+
+def place(cells: list[Cell], one: Machine, devices: int) -> tuple[str, str]:
+    """What trains a unit of `cells`, and why, on hosts of so many devices, of which each is as `one`: "device", one of
+    them, where it fits and the units are enough for those of a host; else "host", one of them; "all" together, where it
+    does not fit."""
+    host = replace(one, devices=devices)
+    few = len(units(cells)) < devices
+    too_large = misfit(cells, one)
+    if too_large is None and not few:
+        needs, size = _most(cells, one)
+        return "device", f"of the largest cells, {_of_room(size, needs, one)}"
+    if (why := misfit(cells, host)) is None:
+        return "host", too_large or f"{len(units(cells))} units are fewer than its devices"
+    return "all", why
 
 
 def mesh(cell: Cell, devices: int) -> dict[str, int]:

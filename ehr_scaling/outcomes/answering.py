@@ -8,10 +8,9 @@ Shapes: n stays, Q codes, H horizons.
 """
 
 import csv
-import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import parquet, timelines
+from ehr_scaling.data import parquet
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import choosing, together
+from ehr_scaling.outcomes import choosing, parts, together
 from ehr_scaling.outcomes.asking import sheet_stays
 from ehr_scaling.outcomes.asking.sheet_stays import Known
-from ehr_scaling.outcomes.asking.sheets import Resolved, Sheet, resolve
+from ehr_scaling.outcomes.asking.tasks.sheets import Resolved, Sheet, resolve
 from ehr_scaling.outcomes.judging import counting, sheet_scores
 from ehr_scaling.outcomes.judging.counting import Counts
+from ehr_scaling.outcomes.parts import Work
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE, RUNNING
 from ehr_scaling.training.setup import restored_params
 
@@ -61,6 +62,15 @@ class _Prepared(NamedTuple):
     record: dict[str, Any]
     sheet: Sheet
     resolved: Resolved
+
+
+class _Drawn(NamedTuple):
+    """What is kept of futures of n stays."""
+
+    positive: np.ndarray  # as in Counts, (n, Q, H)
+    negative: np.ndarray
+    tokens: np.ndarray  # int64 (n,), of all copies
+    bounded: np.ndarray  # int64 (n,), copies that ran out of tokens
 
 
 def _prepared(workdir: Path, name: str) -> _Prepared:
@@ -114,20 +124,27 @@ def _fingerprint(cell: Cell, of_sheet: str) -> str:
     return artifacts.fingerprint({"sheet": of_sheet, "cell": cell.id, "version": VERSION})
 
 
+def _parts(cell: Cell, asked: _Prepared) -> str:
+    """Of what a part is made from, and how many stays it has."""
+    return artifacts.fingerprint([_fingerprint(cell, asked.record["fingerprint"]), parts.AT_ONCE])
+
+
 def _answers(cell: Cell, workdir: Path, report: Callable[..., None], name: str) -> dict[str, Any]:
     asked = _prepared(workdir, name)
     if (score := _there(asked.folder, cell, asked.record["fingerprint"])) is not None:
         return score
     _check(cell, workdir, asked)
     started, known = time.monotonic(), sheet_stays.load(asked.folder)
-    scratch = asked.folder / f".{cell.id}"
-    counts, facts = _drawn(cell, workdir, asked, known, scratch, report)
+    kept = asked.folder / f".{cell.id}"
+    drawn = _drawn(cell, workdir, asked, known, kept / _parts(cell, asked), report)
+    counts, copies = Counts(drawn.positive, drawn.negative), asked.record["inputs"]["copies"]
     score = {
         "cell": cell.id,
         "sheet": name,
-        "copies": asked.record["inputs"]["copies"],
+        "copies": copies,
         "new_tokens": asked.record["inputs"]["new_tokens"],
-        **facts,
+        "generated_tokens": int(drawn.tokens.sum()),
+        "bounded": int(drawn.bounded.sum()) / (len(drawn.bounded) * copies),
         "seconds": time.monotonic() - started,
         "scores": _written(asked, known, counts, asked.folder / cell.id, _generated(asked.folder)),
         "fingerprint": _fingerprint(cell, asked.record["fingerprint"]),
@@ -135,7 +152,7 @@ def _answers(cell: Cell, workdir: Path, report: Callable[..., None], name: str) 
     artifacts.write_sealed(asked.folder / f"{cell.id}.json", score)
     for ending in ENDINGS:
         storage.store(asked.folder / f"{cell.id}{ending}")
-    shutil.rmtree(scratch, ignore_errors=True)
+    parts.forget(kept)
     return score
 
 
@@ -156,54 +173,28 @@ def _check(cell: Cell, workdir: Path, asked: _Prepared) -> None:
 
 def _drawn(
     cell: Cell, workdir: Path, asked: _Prepared, known: Known, scratch: Path, report: Callable[..., None]
-) -> tuple[Counts, dict[str, Any]]:
-    """Counts of all stays, part by part; and of the futures, how many tokens they had and how many were cut off.
-
-    Parts are kept in the folder `scratch` until all are there; it is of this sheet and cell alone.
-    """
+) -> _Drawn:
+    """Of all stays, in parts that are kept in the folder `scratch`: it is of this sheet and cell alone."""
     options, sheet, resolved = asked.record["inputs"], asked.sheet, asked.resolved
-    vocabulary = timelines.vocabulary(workdir)
     simulation = together.of_stays(
         workdir,
         options["split"],
         known.stays,
         sheet.who,
-        vocabulary,
+        timelines.vocabulary(workdir),
         **{name: options[name] for name in ("context", "copies", "new_tokens", "seed", "room")},
     )
     hours = np.array([24 * days - sheet.who.silence for days in sheet.horizons], np.float32)
-    artifacts.work_directory(scratch)
-    trained, parts, tokens, bounded = None, [], 0, 0
-    every = np.arange(len(known.stays.times))
-    for begin in range(0, len(every), together.AT_ONCE):
-        rows, path = every[begin : begin + together.AT_ONCE], scratch / f"{begin}.npz"
-        if path.exists():
-            part = _loaded(path)
-            report(len(rows) * options["copies"] * options["new_tokens"], before=True)
-        else:
-            trained = trained or restored_params(cell, Layout(workdir).run(cell.id))
-            futures = simulation.run(*trained, rows, report)
-            request = simulation.asked
-            drawn = counting.count(
-                futures.tokens, request.gaps[rows], request.clock, resolved.sets, resolved.ends, hours
-            )
-            cut = int((futures.ended[..., 0] == RUNNING).sum())
-            totals = {"tokens": futures.lengths.sum(dtype=np.int64), "bounded": np.int64(cut)}
-            part = {name: np.asarray(value) for name, value in (drawn._asdict() | totals).items()}
-            with artifacts.writing(path) as partial:
-                np.savez(partial, allow_pickle=False, **part)
-        parts.append(Counts(part["positive"], part["negative"]))
-        tokens, bounded = tokens + int(part["tokens"]), bounded + int(part["bounded"])
-    counts = Counts(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-    return counts, {"generated_tokens": tokens, "bounded": bounded / (len(every) * options["copies"])}
+    trained = cache(lambda: restored_params(cell, Layout(workdir).run(cell.id)))  # not where all is there
 
+    def drawn(rows: np.ndarray, report: Callable[..., None]) -> _Drawn:
+        futures, request = simulation.run(*trained(), rows, report), simulation.asked
+        counts = counting.count(futures.tokens, request.gaps[rows], request.clock, resolved.sets, resolved.ends, hours)
+        bounded = (futures.ended[..., 0] == RUNNING).sum(axis=1)
+        return _Drawn(counts.positive, counts.negative, futures.lengths.sum(axis=1, dtype=np.int64), bounded)
 
-def _loaded(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in (*Counts._fields, "tokens", "bounded")}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path} is damaged ({type(e).__name__}): delete it and run again") from None
+    each = options["copies"] * options["new_tokens"]
+    return parts.compute_all(Work(len(known.stays.times), _Drawn, drawn, each), scratch, report)
 
 
 def _written(asked: _Prepared, known: Known, counts: Counts, stem: Path, generated: bool) -> list[dict[str, Any]]:

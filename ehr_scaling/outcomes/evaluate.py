@@ -3,19 +3,19 @@
 What is there is not made again; how one is scored is said by `scoring`.
 """
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling import artifacts, storage
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.grid.executors import Cost
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import choosing, probabilities, scoring, together
+from ehr_scaling.outcomes import choosing, parts, probabilities, scoring
 from ehr_scaling.outcomes.asking import cohort, questions, stays
 from ehr_scaling.outcomes.asking.prepared import (
     Question,
@@ -26,7 +26,8 @@ from ehr_scaling.outcomes.asking.prepared import (
     tuning_there,
     union_of,
 )
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
+from ehr_scaling.processes import preemption
 from ehr_scaling.training.setup import restored_params
 
 BASELINE = probabilities.BASELINE
@@ -53,7 +54,7 @@ def job(unit: Unit, workdir: Path, report: Callable[..., None]) -> list[dict[str
 
     Writes `outcomes/<task>/<cell>.parquet`, predictions (see `predictions`), and `<cell>.json`, its score; a score that
     is there, from the same samples, is not made again. Tasks that share their prompts are answered by the same futures.
-    An interrupted simulation goes on with the stay it had come to.
+    What was interrupted goes on with the part of the stays that it had come to.
 
     Returns: of each cell, the score of each task, as in its JSON.
     Raises: UserError when a cell is not finished, or was trained on other timelines or a shorter context. Preempted
@@ -69,19 +70,19 @@ def finished(unit: Unit, workdir: Path) -> list[dict[str, dict[str, Any]]] | Non
 
 
 def help_out(unit: Unit, workdir: Path, report: Callable[..., None]) -> bool:
-    """Draw parts of the futures of cells that another process is scoring, where it waits for some; an `executors.Help`.
+    """Compute parts of what cells say that another process is scoring, where it waits for some; an `executors.Help`.
 
-    Both draw the same futures, whoever draws which part, but for rounding.
+    Whoever computes which part, it is the same, but for rounding.
     """
     for cell in unit:
-        parts = Layout(workdir).parts(cell.id)
-        storage.fetch(parts, f"*/*{together.OPEN_PART}", gone=True)
-        for scratch in filter(together.wants_help, parts.glob("*")):
+        folder = Layout(workdir).parts(cell.id)
+        storage.fetch(folder, f"*/*{parts.OPEN}", gone=True)
+        for scratch in filter(parts.wants_help, folder.glob("*")):
             for group in groups(_scored(cell, workdir).unanswered):
                 if _scratch(cell, workdir, group) == scratch:
                     trained = restored_params(cell, Layout(workdir).run(cell.id))
-                    simulation = together.of_group(workdir, group, union_of(group))
-                    return bool(simulation.draw_parts(*trained, scratch, report))
+                    work = scoring.work(workdir, *trained, group, union_of(group))
+                    return bool(parts.compute_free(work, scratch, report))
     return False
 
 
@@ -131,19 +132,14 @@ def _score_cell(cell: Cell, workdir: Path, report: Callable[[int], None]) -> dic
             # All are judged before one is written: else an interruption between two would need the futures anew.
             for question, score in list(scoring.of_model(cell, workdir, *trained, group, scratch, report)):
                 keep(question, score)
-            _forget(scratch)
+            parts.forget(scratch)
     for question, score in unjudged:  # after that, since recalibrations read what was just predicted
         preemption.check()
         keep(question, scoring.judged_again(cell, question, score))
     # Of groups that were interrupted, and then asked in another composition; a name with a dash is an earlier version's
     for left in (Layout(workdir).parts(cell.id), *Layout(workdir).outcomes.glob(f".{cell.id}-*")):
-        _forget(left)
+        parts.forget(left)
     return scores
-
-
-def _forget(scratch: Path) -> None:
-    storage.forget(scratch)
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _hand_over(score: Path) -> None:
@@ -165,8 +161,8 @@ def _name(question: Question) -> str:
 
 
 def _scratch(cell: Cell, workdir: Path, group: list[Question]) -> Path:
-    """Where the futures of a group are kept until they are judged: of another group they are others."""
-    made_by = [scoring.ANSWERS, together.AT_ONCE]  # parts of another version are others
+    """Where parts of what a cell says of a group are kept until they are judged: of another group they are others."""
+    made_by = [scoring.ANSWERS, parts.AT_ONCE]  # parts of another version are others
     fingerprint = artifacts.fingerprint(made_by + [question.record["fingerprint"] for question in group])
     return Layout(workdir).parts(cell.id) / fingerprint
 

@@ -8,9 +8,9 @@ from ehr_scaling.errors import RunFailed
 from ehr_scaling.grid.cell import of_json
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.layout import Layout
-from ehr_scaling.leading import Step
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Asked
+from ehr_scaling.processes.leading import Step
 from ehr_scaling.training.setup import restored_params
 
 

@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import disclosure, inspection, others, timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes import choosing, together, transport
-from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks, train_values
-from ehr_scaling.outcomes.asking.meds_dev import BY_NAME
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes import choosing, parts, together, transport
+from ehr_scaling.outcomes.asking import cohort, label_files, stays
+from ehr_scaling.outcomes.asking.meds_dev.meds_dev import BY_NAME
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks, train_values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions, trajectories
-from ehr_scaling.outcomes.judging import calibration, decision, estimators, metrics
+from ehr_scaling.outcomes.judging import estimators
+from ehr_scaling.outcomes.judging.metrics import calibration, decision, metrics
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.progress import Bar
 from ehr_scaling.training.setup import restored_params
@@ -56,9 +60,9 @@ def outcome(
         )
     known = tasks.load()
     if name is None:
-        parts = path.resolve().parts
-        candidates = [alias for alias in BY_NAME if parts[-len(Path(alias).parts) :] == Path(alias).parts]
-        candidates += [parts[-1]] if parts[-1] in known else []
+        folders = path.resolve().parts
+        candidates = [alias for alias in BY_NAME if folders[-len(Path(alias).parts) :] == Path(alias).parts]
+        candidates += [folders[-1]] if folders[-1] in known else []
         if not candidates:
             raise UserError(
                 f"--labels={path} does not end with the name of a task ({', '.join(BY_NAME)}): name one with --task, "
@@ -178,8 +182,8 @@ def predict(
     probability, bounded, kept = np.empty(len(every)), 0.0, []
     total = len(every) * copies * new_tokens
     with Bar("simulating futures", total, "token", scaled=True) as bar:
-        for begin in range(0, len(every), together.AT_ONCE):
-            rows = every[begin : begin + together.AT_ONCE]
+        for begin in range(0, len(every), parts.AT_ONCE):
+            rows = every[begin : begin + parts.AT_ONCE]
             futures = together.as_asked(drawn := simulated.run(*trained, rows, bar.update), task, vocabulary)
             probability[rows] = estimators.scope(futures, 0).probability
             bounded += estimators.undetermined(futures, 0).bounded * len(rows) / len(every)
@@ -254,8 +258,8 @@ def told(done: dict[str, Any], generated: bool) -> str:
         low, high = value["low"], value["high"]
         return f"{name} {value['value']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
-    parts = [line("AUROC", {**scores, "value": scores["auroc"]}), line("AUPRC", scores["auprc"])]
-    parts.append(line("Brier score", scores["brier"]))
+    said = [line("AUROC", {**scores, "value": scores["auroc"]}), line("AUPRC", scores["auprc"])]
+    said.append(line("Brier score", scores["brier"]))
     missing = f"; no intervals: {scores['interval_missing']}" if "interval_missing" in scores else ""
     some, every = (disclosure.words(scores[name], generated) for name in ("positives", "n"))
-    return f"{', '.join(parts)}; {some} of {every} with the outcome{missing}\n{transport.told(done['transport'])}"
+    return f"{', '.join(said)}; {some} of {every} with the outcome{missing}\n{transport.told(done['transport'])}"

@@ -19,7 +19,7 @@ from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import ISOTONIC, Question, recalibration_of, tuning_of
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import calibration, decision, metrics, paired, subgroups
+from ehr_scaling.outcomes.judging.metrics import calibration, decision, metrics, paired, subgroups
 
 BASELINE = "baseline.json"
 OTHERS = "baselines"  # folder of what the baselines beside that one predict

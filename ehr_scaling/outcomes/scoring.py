@@ -5,25 +5,28 @@ written here, `outcomes/<task>/<cell>.parquet`; scores are what `evaluate` keeps
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import preemption
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes import probabilities, together
+from ehr_scaling.outcomes import parts, probabilities, together
 from ehr_scaling.outcomes.asking import questions
-from ehr_scaling.outcomes.asking.prepared import Question, union_of
+from ehr_scaling.outcomes.asking.prepared import Question, Union, union_of
 from ehr_scaling.outcomes.asking.questions import Samples
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import estimators, metrics, values
+from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Estimate
+from ehr_scaling.outcomes.judging.metrics import metrics, values
+from ehr_scaling.outcomes.parts import Work
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Futures
+from ehr_scaling.outcomes.sampler.two_tokens import Decided
+from ehr_scaling.processes import preemption
 
 VERSION = 8  # of how scores are made from samples: raise it, and every model is scored again
 ANSWERS = 3  # the first VERSION that writes these predictions: scores since then are made anew of what is stored
@@ -50,14 +53,68 @@ def of_model(
 ) -> Iterator[tuple[Question, dict[str, Any]]]:
     """The score of a trained model on each task of a group, whose predictions are written: one after the other.
 
-    Args: group, tasks that are answered by the same futures, as `prepared.groups` has them; scratch, where futures are
-      kept that are drawn, so that an interrupted simulation goes on; report, called with the stays or tokens done.
+    Args: group, tasks that are answered by the same futures, as `prepared.groups` has them; scratch, where parts are
+      kept of what is computed for that, so that who is interrupted goes on; report, called with the stays or tokens
+      done.
     Raises: UserError where predictions that a score is compared with, or recalibrated by, are damaged. Preempted after
       SIGTERM, where that was put off.
     """
-    answer = _answer_exact if group[0].exact else _answer_futures
-    answer = _answer_classes if group[0].task.kind == "class" else answer
-    return answer(cell, workdir, model, params, group, scratch, report)
+    started, union = time.monotonic(), union_of(group)
+    said = parts.compute_all(work(workdir, model, params, group, union), scratch, report)
+    seconds = time.monotonic() - started
+    tokens = timelines.vocabulary(workdir).tokens
+    for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
+        preemption.check()
+        if isinstance(of_task := said.take(rows), NextTokens):
+            score = _of_next_tokens(cell, question, samples, of_task, _named(union), tokens)
+        else:
+            score = (_of_futures if isinstance(of_task, Futures) else _of_sums)(cell, question, samples, of_task, k)
+        yield question, {**score, "seconds": seconds}
+
+
+class NextTokens(NamedTuple):
+    """Of n stays: float32 (n, K), the probabilities of the next token, of the K that any task of a group names."""
+
+    probabilities: np.ndarray
+
+    def take(self, rows: Any) -> "NextTokens":
+        """Of some stays."""
+        return NextTokens(self.probabilities[rows])
+
+
+def work(workdir: Path, model: Transformer, params: Any, group: list[Question], union: Union) -> Work[Any]:
+    """What a model has to compute of the stays of a group: `NextTokens` of tasks that ask for a class, `Decided` of
+    those that two tokens decide, and else `Futures`, which alone are drawn.
+
+    Raises: UserError as `together.of_group`.
+    """
+    stays = len(union.first)
+    if group[0].task.kind == "class":
+        prompts = np.concatenate([samples.prompts for samples in union.samples])[union.first]
+        # Of a large vocabulary a task names a few tokens: the others' probabilities would fill the memory.
+        named = np.flatnonzero(_named(union))
+
+        def next_tokens(rows: np.ndarray, report: Callable[..., None]) -> NextTokens:
+            of_rows = simulate.next_token(model, params, prompts[rows], named)
+            report(len(rows))
+            return NextTokens(of_rows)
+
+        return Work(stays, NextTokens, next_tokens)
+    simulation = together.of_group(workdir, group, union)
+    if not group[0].exact:
+        return simulation.work(model, params)
+
+    def decided(rows: np.ndarray, report: Callable[..., None]) -> Decided:
+        of_rows = two_tokens.decide(model, params, simulation.asked.take(rows))
+        report(len(rows))
+        return of_rows
+
+    return Work(stays, Decided, decided)
+
+
+def _named(union: Union) -> np.ndarray:
+    """bool (V,): tokens that any of the tasks names."""
+    return np.any([samples.meanings >= 0 for samples in union.samples], axis=0)
 
 
 def of_baseline(
@@ -81,101 +138,53 @@ def of_baseline(
     return values.evaluate_classes(sampled.labels, predicted, sampled.patients, **seeds)
 
 
-def _answer_classes(
-    cell: Cell,
-    workdir: Path,
-    model: Transformer,
-    params: Any,
-    group: list[Question],
-    scratch: Path,
-    report: Callable[..., None],
-) -> Iterator[tuple[Question, dict[str, Any]]]:
-    """Of tasks that ask for the next token: nothing is drawn."""
-    vocabulary, started = timelines.vocabulary(workdir), time.monotonic()
-    union = union_of(group)
-    # Of a large vocabulary a task names a few tokens: the others' probabilities would fill the memory.
-    named_by_any = np.flatnonzero(np.any([samples.meanings >= 0 for samples in union.samples], axis=0))
-    prompts = np.concatenate([samples.prompts for samples in union.samples])[union.first]
-    every = simulate.next_token(model, params, prompts, named_by_any)
-    report(len(union.first))
-    for question, samples, rows in zip(group, union.samples, union.rows, strict=True):
-        preemption.check()
-        p, named = estimators.class_probabilities(every[rows], samples.meanings[named_by_any])
-        names = [vocabulary.tokens[i] for i in np.flatnonzero(samples.meanings >= 0)]
-        predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
-        seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
-        score = values.evaluate_classes(samples.stays.labels, p, samples.stays.patients, **seeds)
-        if question.task.ordered:
-            steps = np.arange(p.shape[1]) + 1.0
-            truth = steps[samples.stays.labels]
-            mean = estimators.expectation(p, steps).value
-            score["expectation"] = values.evaluate_values(truth, mean, samples.stays.patients, **seeds)
-        yield question, {**score, "names_a_class": float(named.mean()), "seconds": time.monotonic() - started}
+def _of_next_tokens(
+    cell: Cell, question: Question, samples: Samples, said: NextTokens, named: np.ndarray, tokens: Sequence[str]
+) -> dict[str, Any]:
+    """Of a task that asks for a class: nothing is drawn. Args: named, bool (V,), the tokens that `said` is of."""
+    p, total = estimators.class_probabilities(said.probabilities, samples.meanings[named])
+    names = [tokens[i] for i in np.flatnonzero(samples.meanings >= 0).tolist()]
+    predictions.write_classes(question.folder / f"{cell.id}.parquet", samples.stays, names, p)
+    seeds = {"draws": question.options["draws"], "seed": question.options["seed"]}
+    score = values.evaluate_classes(samples.stays.labels, p, samples.stays.patients, **seeds)
+    if question.task.ordered:
+        steps = np.arange(p.shape[1]) + 1.0
+        truth = steps[samples.stays.labels]
+        mean = estimators.expectation(p, steps).value
+        score["expectation"] = values.evaluate_values(truth, mean, samples.stays.patients, **seeds)
+    return {**score, "names_a_class": float(total.mean())}
 
 
-def _answer_futures(
-    cell: Cell,
-    workdir: Path,
-    model: Transformer,
-    params: Any,
-    group: list[Question],
-    scratch: Path,
-    report: Callable[..., None],
-) -> Iterator[tuple[Question, dict[str, Any]]]:
-    """Of tasks that are answered by simulated futures, the same for all of them."""
-    started, union = time.monotonic(), union_of(group)
-    futures = together.of_group(workdir, group, union).run_in_parts(model, params, scratch, report)
-    seconds = time.monotonic() - started
-    for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
-        preemption.check()
-        task_futures = futures.take(rows)
-        lost = estimators.undetermined(task_futures, k)
-        facts = {
-            "copies": question.options["copies"],
-            "undetermined": lost.open + lost.bounded,
-            "open": lost.open,
-            "bounded": lost.bounded,
-            "stays_undetermined": lost.samples,
-            "generated_tokens": int(task_futures.lengths.sum()),
-            "seconds": seconds,
-        }
-        if question.task.kind == "days":
-            score = _judge_days(cell, question, samples, task_futures, k)
-        else:
-            method = question.options["method"]
-            score = _judge(cell, question, samples, getattr(estimators, method)(task_futures, k))
-            score |= _counted(samples, task_futures, k) if method == "scope" else {}
-        yield question, {**score, **facts}
+def _of_futures(cell: Cell, question: Question, samples: Samples, futures: Futures, k: int) -> dict[str, Any]:
+    """Of a task that is the outcome k of simulated futures."""
+    lost = estimators.undetermined(futures, k)
+    facts = {
+        "copies": question.options["copies"],
+        "undetermined": lost.open + lost.bounded,
+        "open": lost.open,
+        "bounded": lost.bounded,
+        "stays_undetermined": lost.samples,
+        "generated_tokens": int(futures.lengths.sum()),
+    }
+    if question.task.kind == "days":
+        return {**_judge_days(cell, question, samples, futures, k), **facts}
+    method = question.options["method"]
+    score = _judge(cell, question, samples, getattr(estimators, method)(futures, k))
+    return {**score, **(_counted(samples, futures, k) if method == "scope" else {}), **facts}
 
 
-def _answer_exact(
-    cell: Cell,
-    workdir: Path,
-    model: Transformer,
-    params: Any,
-    group: list[Question],
-    scratch: Path,
-    report: Callable[..., None],
-) -> Iterator[tuple[Question, dict[str, Any]]]:
-    """Of tasks that two tokens decide: nothing is drawn."""
-    started, union = time.monotonic(), union_of(group)
-    decided = two_tokens.decide(model, params, together.of_group(workdir, group, union).asked)
-    report(len(union.first))
-    seconds = time.monotonic() - started
-    for k, (question, samples, rows) in enumerate(zip(group, union.samples, union.rows, strict=True)):
-        preemption.check()
-        of_task = decided.take(rows)
-        estimate = estimators.exact(of_task, k)
-        # Of probability, what shares of copies are of futures
-        open_share, bounded = float(of_task.open[:, k].mean()), float(of_task.undecided[:, k].mean())
-        facts = {
-            "undetermined": open_share + bounded,
-            "open": open_share,
-            "bounded": bounded,
-            "stays_undetermined": float(np.isnan(estimate.probability).mean()),
-            "seconds": seconds,
-        }
-        yield question, {**_judge(cell, question, samples, estimate), **facts}
+def _of_sums(cell: Cell, question: Question, samples: Samples, decided: Decided, k: int) -> dict[str, Any]:
+    """Of a task that two tokens decide: nothing is drawn."""
+    estimate = estimators.exact(decided, k)
+    # Of probability, what shares of copies are of futures
+    open_share, bounded = float(decided.open[:, k].mean()), float(decided.undecided[:, k].mean())
+    facts = {
+        "undetermined": open_share + bounded,
+        "open": open_share,
+        "bounded": bounded,
+        "stays_undetermined": float(np.isnan(estimate.probability).mean()),
+    }
+    return {**_judge(cell, question, samples, estimate), **facts}
 
 
 def _counted(samples: Samples, futures: Futures, k: int) -> dict[str, Any]:

@@ -1,36 +1,27 @@
 """Tasks that share their prompts, answered by the same futures: the stays of all of them, each once, and the run."""
 
-import contextlib
 import dataclasses
-import os
-import time
-import zipfile
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import Vocabulary
-from ehr_scaling.errors import UserError
-from ehr_scaling.grid.executors import claims
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes.asking import questions, stays, task_tokens
-from ehr_scaling.outcomes.asking.bounds import Values
+from ehr_scaling.outcomes.asking import questions, stays
 from ehr_scaling.outcomes.asking.prepared import Question, Union
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks import task_tokens
+from ehr_scaling.outcomes.asking.tasks.bounds import Values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import trajectories
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value
+from ehr_scaling.outcomes.parts import Work
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
-
-AT_ONCE = 1_024  # stays whose futures are drawn between two saves
-PATIENCE = 120.0  # seconds without anything new from helpers, at least, after which one is taken to hang
-OPEN_PART = ".part"  # beside where a part will be: what is locked by who draws it
 
 
 class Simulation(NamedTuple):
@@ -51,79 +42,14 @@ class Simulation(NamedTuple):
         """Futures of some of the stays, int (m,) rows."""
         return simulate.simulate(model, params, self.asked.take(rows), report=report)
 
-    def run_in_parts(self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]) -> Futures:
-        """Futures of all stays, in parts that are kept in the folder `scratch`: what is there is not drawn again.
-
-        The folder must be that of this simulation and model alone. Whoever finds it may draw parts of it too, see
-        `draw_parts`, where it is in a bucket on other machines; parts are in the bucket then. Those are waited for, but
-        not for ever: what a helper has not brought in PATIENCE, or twice the time that a part took here, is drawn here
-        too. report: an `executors.Report`.
-        Raises: UserError where a part is damaged; Preempted after SIGTERM, where that was put off.
-        """
-        artifacts.work_directory(scratch)
-        storage.fetch(scratch)
-        parts = [scratch / f"{begin}.npz" for begin in range(0, len(self.asked.ids), AT_ONCE)]
-        for part in parts:
-            if not (mark := part.with_suffix(OPEN_PART)).exists():
-                mark.write_text("to be drawn\n", encoding="utf-8")
-        storage.store(scratch)
-        drawn = {part: _loaded(part) for part in parts if part.exists()}  # by earlier processes
-        for futures in drawn.values():
-            report(futures.tokens.size, before=True)
-        slowest, heard = 0.0, time.monotonic()  # seconds of a part; when one was last drawn
-        while True:
-            begun = time.monotonic()
-            new = self.draw_parts(model, params, scratch, report)
-            if new:
-                slowest = max(slowest, (time.monotonic() - begun) / len(new))
-            storage.fetch(scratch, "*.npz")
-            new |= {part: _loaded(part) for part in parts if part not in drawn | new and part.exists()}  # by helpers
-            drawn |= new
-            if len(drawn) == len(parts):
-                return simulate.concatenate([drawn[part] for part in parts])
-            preemption.check()
-            if not scratch.exists():
-                raise UserError(f"{scratch} has gone, in which parts of futures are kept: run the same command again")
-            if new:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > max(PATIENCE, 2 * slowest):  # hung: what it may yet draw will be the same
-                part = next(part for part in parts if part not in drawn)
-                drawn[part] = self._draw(model, params, part, report)
-            else:
-                claims.pause(scratch)  # a helper draws the rest, or has died
-
-    def draw_parts(
-        self, model: Transformer, params: Any, scratch: Path, report: Callable[..., None]
-    ) -> dict[Path, Futures]:
-        """Draw the parts of a simulation under way that nobody has drawn or is drawing; gives them by their files."""
-        drawn = {}
-        with contextlib.closing(_free_parts(scratch)) as parts:
-            for path in parts:
-                try:
-                    drawn[path] = self._draw(model, params, path, report)
-                except UserError:
-                    if scratch.exists():
-                        raise
-                    break  # all was judged while this was drawn once more
-        return drawn
-
-    def _draw(self, model: Transformer, params: Any, path: Path, report: Callable[..., None]) -> Futures:
-        """Draw and keep one part."""
-        begin, every = int(path.stem), np.arange(len(self.asked.ids))
-        futures = self.run(model, params, every[begin : begin + AT_ONCE], report)
-        with artifacts.writing(path) as partial:
-            np.savez(partial, **futures._asdict())
-        # Of a lease that was lost another machine draws the part; without the mark all was judged meanwhile
-        lost = (lease := storage.lease(path.with_suffix(""))) is not None and lease.lost
-        if not lost and storage.handed_over(mark := path.with_suffix(OPEN_PART)):
-            try:
-                storage.store(path)
-            except UserError:
-                if lease is None or not lease.lost:
-                    raise
-            if not storage.handed_over(mark):  # judged while it was stored
-                storage.forget(path)
-        return futures
+    def work(self, model: Transformer, params: Any) -> Work[Futures]:
+        """Futures of all stays, as `parts` computes them."""
+        return Work(
+            len(self.asked.ids),
+            Futures,
+            lambda rows, report: self.run(model, params, rows, report),
+            self.asked.copies * self.asked.new_tokens,
+        )
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
         """The futures of all stays as MEDS, see `trajectories.write`, which tells what is returned."""
@@ -131,37 +57,6 @@ class Simulation(NamedTuple):
         return trajectories.write(
             out, split, self.stays, futures, self.vocabulary, request.clock, request.gaps, self.silence
         )
-
-
-def wants_help(scratch: Path) -> bool:
-    """Whether a simulation is under way in the folder `scratch` of which a part is neither drawn nor being drawn."""
-    with contextlib.closing(_free_parts(scratch)) as parts:
-        return next(parts, None) is not None
-
-
-def _free_parts(scratch: Path) -> Generator[Path]:
-    """The files of parts that nobody has drawn or is drawing, each ours while it is out."""
-    drawn, marks = storage.names(scratch), []
-    with contextlib.suppress(FileNotFoundError):  # the folder goes at the end
-        marks = sorted(scratch.glob(f"*{OPEN_PART}"), key=lambda mark: int(mark.stem))
-    for mark in marks:
-        path = mark.with_suffix(".npz")
-        if path.name in drawn:
-            continue
-        with contextlib.suppress(FileNotFoundError), claims.held(mark) as handle:
-            if handle is None or path.name in (drawn := storage.names(scratch)):
-                continue
-            # What was locked may have gone with it before it was
-            if os.path.samestat(os.fstat(handle), mark.stat()) and storage.handed_over(mark):
-                yield path
-
-
-def _loaded(path: Path) -> Futures:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Futures(*(file[name] for name in Futures._fields))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path} is damaged ({type(e).__name__}): delete it and run again") from None
 
 
 def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import probabilities
-from ehr_scaling.outcomes.asking import questions, tasks
+from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import Question
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task
-from ehr_scaling.outcomes.judging import calibration, metrics, subgroups
-from ehr_scaling.outcomes.judging.paired import Answers
+from ehr_scaling.outcomes.asking.tasks import tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
+from ehr_scaling.outcomes.judging.metrics import calibration, metrics, subgroups
+from ehr_scaling.outcomes.judging.metrics.paired import Answers
 
 
 class Home(NamedTuple):

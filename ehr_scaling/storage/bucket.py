@@ -4,10 +4,11 @@ All stores have had these four for years. They come from fsspec (gcsfs, s3fs: th
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,17 +24,17 @@ AT_ONCE = 16  # requests of one fetch or store
 class Bucket:
     """A folder of a bucket, by keys below it. Each request has a limit, and is made again where it fails."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, apart: bool = False) -> None:
+        """Args: apart, whether it has connections of its own, which no transfer of others keeps busy."""
         self.url = url
         scheme = url.partition("://")[0]
         try:
             import fsspec
 
             options = {"use_listings_cache": False} if scheme != "file" else {"auto_mkdir": True}
-            self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+            self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=apart, **options)
         except ImportError:
             raise needs(f"{scheme}:// needs {SCHEMES[scheme]}", "cloud") from None
-        self._pool = ThreadPoolExecutor(2 * AT_ONCE)
 
     def check(self, flag: str) -> None:
         """Raises UserError, which names `flag`, where there is no such bucket, or it cannot be reached."""
@@ -41,11 +42,11 @@ class Bucket:
         if not folder:
             raise UserError(f"{flag}={self.url}: give a folder in the bucket too, as {self.url}/study")
 
-        def there() -> bool:
+        def there(**limit: float) -> bool:
             self._fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):
-                return bool(self._fs.ls(self._root, detail=False)) or True
-            return bool(self.url.startswith("file:") or self._fs.exists(bucket))
+                return bool(self._fs.ls(self._root, detail=False, **limit)) or True
+            return bool(self.url.startswith("file:") or self._fs.exists(bucket, **limit))
 
         if not self._request(there, missing=False):
             raise UserError(f"{flag}={self.url}: there is no bucket {bucket}, or you may not see it: make it first")
@@ -54,11 +55,11 @@ class Bucket:
         """{key: {"size", "version"}} of all objects at or below a key."""
         start = self._path(prefix)
 
-        def find() -> dict[str, Any]:
+        def find(**limit: float) -> dict[str, Any]:
             self._fs.invalidate_cache()
-            if prefix and self._fs.isfile(start):
-                return {start: self._fs.info(start)}
-            return dict(self._fs.find(start, detail=True))
+            if prefix and self._fs.isfile(start, **limit):
+                return {start: self._fs.info(start, **limit)}
+            return dict(self._fs.find(start, detail=True, **limit))
 
         listing = self._request(find, missing={}, patience=patience)
         out = {}
@@ -69,18 +70,18 @@ class Bucket:
         return out
 
     def read(self, key: str, patience: float = 0.0) -> str | None:
-        content = self._request(lambda: self._fs.cat_file(self._path(key)), missing=None, patience=patience)
+        content = self._request(partial(self._fs.cat_file, self._path(key)), missing=None, patience=patience)
         return None if content is None else content.decode()
 
     def write(self, key: str, content: bytes, patience: float = 0.0) -> None:
-        self._request(lambda: self._fs.pipe_file(self._path(key), content), patience=patience)
+        self._request(partial(self._fs.pipe_file, self._path(key), content), patience=patience)
 
     def create(self, key: str, content: bytes) -> bool:
         """Put an object unless there is one of that key; gives whether the one there is this one."""
 
-        def put() -> None:
+        def put(**limit: float) -> None:
             if not self.url.startswith("file:"):
-                self._fs.pipe_file(self._path(key), content, mode="create")
+                self._fs.pipe_file(self._path(key), content, mode="create", **limit)
                 return
             with self._fs.open(self._path(key), "xb") as file:  # pipe_file looks first and writes then: two may win
                 file.write(content)
@@ -91,16 +92,16 @@ class Bucket:
         return self.read(key) == content.decode()
 
     def remove(self, key: str) -> None:
-        self._request(lambda: self._fs.rm_file(self._path(key)), missing=None)
+        self._request(partial(self._fs.rm_file, self._path(key)), missing=None)
 
     def get(self, key: str, to: Path, size: int) -> None:
         """Write an object of so many bytes to a file; one that has gone since it was listed makes none."""
-        self._request(lambda: self._fs.get_file(self._path(key), str(to)), missing=None, size=size)
+        self._request(partial(self._fs.get_file, self._path(key), str(to)), missing=None, size=size)
 
     def put(self, key: str, file: Path) -> str:
         """Put a file; gives the version that its object has now."""
         size = file.stat().st_size
-        self._request(lambda: self._fs.put_file(str(file), self._path(key)), size=size)
+        self._request(partial(self._fs.put_file, str(file), self._path(key)), size=size)
         for attempt in range(2 * TRIES):
             # Seen with an emulator of GCS that others wrote to: the listing did not have it yet
             if (about := self.list(key).get(key)) is not None:
@@ -111,23 +112,28 @@ class Bucket:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
 
-    def _request(self, do: Callable[[], T], missing: Any = ..., *, size: int = 0, patience: float = 0.0) -> T:
+    def _request(self, do: Callable[..., T], missing: Any = ..., *, size: int = 0, patience: float = 0.0) -> T:
         """What `do` gives. missing: what to give where the object is not there.
 
-        Args: size, bytes that are moved. patience, seconds after which there is no other try; 0: TRIES of TIMEOUT each.
+        A try that is given up is cancelled, else it might write after a later one; on a file system it cannot be.
+
+        Args: do, takes the limit of its calls where those can be cancelled. size, bytes that are moved. patience,
+          seconds after which there is no other try; 0: TRIES of TIMEOUT each.
         Raises: FileExistsError; UserError where all tries fail.
         """
         tries, limit = (1, patience) if patience else (TRIES, TIMEOUT + size / SLOWEST)
+        if self._fs.async_impl:
+            do = partial(do, timeout=limit)
         for attempt in range(1, tries + 1):
             try:
-                return self._pool.submit(do).result(limit)
+                return _in_thread(do).result(limit)
             except FileExistsError:
                 raise
             except FileNotFoundError:
                 if missing is not ...:
                     return missing
                 raise UserError(f"{self.url}: an object has gone while it was read: run again") from None
-            except FutureTimeout:
+            except TimeoutError:
                 said = f"no answer in {limit:g} s"
             except PermissionError as e:
                 raise UserError(
@@ -138,3 +144,18 @@ class Bucket:
             if attempt < tries:
                 time.sleep(min(2.0**attempt, 20.0) / 4)
         raise UserError(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")
+
+
+def _in_thread(do: Callable[[], T]) -> Future[T]:
+    """What a call will give, which is made in a thread of its own: one that hangs delays no other, and as a daemon it
+    does not keep the process from its end, as those of `concurrent.futures` would."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(do())
+        except BaseException as e:  # the caller's to judge
+            answer.set_exception(e)
+
+    threading.Thread(target=work, name="bucket", daemon=True).start()
+    return answer

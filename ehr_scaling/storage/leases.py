@@ -28,7 +28,8 @@ class Lease:
 
     It is made only where it is not there, so that of two who want it one gets it. Its holder writes it anew every
     third of TTL; who has watched it for TTL without a change makes the next. A holder that slept too long finds that
-    next one (`lost`), and must not store what it did: clocks of machines need not agree.
+    next one (`lost`), and must not store what it did: it looks before it stores (`any_lost`). Clocks of machines need
+    not agree.
     """
 
     def __init__(self, bucket: Bucket, name: str) -> None:
@@ -36,6 +37,8 @@ class Lease:
         self._seen: tuple[str, str, float] | None = None  # object, what it held, since when by our clock
         self._number = 0
         self._stop = threading.Event()  # of the holding now; another one has another
+        self._renewing = threading.Lock()
+        self._renewed = _now()  # when the last renewal that came through was begun
         self._since = time.time()
         self.lost = False
 
@@ -49,14 +52,14 @@ class Lease:
             if time.monotonic() - self._seen[2] < TTL:
                 return False
         self._number = int(last.rsplit("/", 1)[-1]) + 1 if last else 1
-        self._since, self.lost = time.time(), False
+        self._since, self._renewed, self.lost = time.time(), _now(), False
         if not self._bucket.create(self._mine(), self._content(held=True)) or self._last()[0] != self._mine():
             return False
         if last:
             self._bucket.remove(last)
         self._stop = threading.Event()
         _holding.add(self)
-        threading.Thread(target=self._renew, args=(self._stop, self._mine()), daemon=True).start()
+        threading.Thread(target=self._keep, args=(self._stop, self._mine()), daemon=True).start()
         return True
 
     def _mine(self) -> str:
@@ -65,8 +68,9 @@ class Lease:
     def release(self) -> None:
         self._stop.set()
         _holding.discard(self)
-        if not self.lost:
-            self._bucket.write(self._mine(), self._content(held=False))
+        with self._renewing:  # a renewal on its way would be written after it
+            if not self.lost:
+                self._bucket.write(self._mine(), self._content(held=False))
 
     def holder(self) -> Held | None:
         """Who holds it, as far as its last object tells."""
@@ -86,24 +90,52 @@ class Lease:
         about = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "held": held}
         return json.dumps({**about, "renewed": uuid.uuid4().hex}).encode()
 
-    def _renew(self, stop: threading.Event, mine: str) -> None:
+    def _keep(self, stop: threading.Event, mine: str) -> None:
         while not stop.wait(TTL / 3):
             with contextlib.suppress(UserError):  # the next try may reach the bucket
-                last = self._last(patience=TTL / 6)[0]
-                if stop.is_set():
-                    return
-                if last != mine:
-                    self.lost = True
-                    return
-                self._bucket.write(mine, self._content(held=True), patience=TTL / 6)
+                self._renew(stop, mine, patience=TTL / 6)
+            if self.lost:
+                return
+
+    def _renew(self, stop: threading.Event, mine: str, patience: float = 0.0, age: float = 0.0) -> None:
+        """Write it anew, or find that it is `lost`; not where it was renewed within `age` seconds.
+
+        Raises: UserError where the bucket does not answer.
+        """
+        with self._renewing:
+            if stop.is_set() or self.lost or self._age() < age:
+                return
+            begun = _now()
+            if self._last(patience)[0] != mine:
+                self.lost = True
+                return
+            self._bucket.write(mine, self._content(held=True), patience)
+            self._renewed = begun
+
+    def _age(self) -> float:
+        """Seconds since it was renewed, by whichever clock says more: a machine that sleeps, or is moved to another
+        host, may stop one of them."""
+        return max(now - then for now, then in zip(_now(), self._renewed, strict=True))
 
 
 _holding: set[Lease] = set()  # by this process
 
 
-def any_lost() -> bool:
-    """Whether another machine has taken over what this process believes it holds."""
+def any_lost(patience: float = 0.0) -> bool:
+    """Whether another machine has taken over what this process believes it holds.
+
+    What was not renewed for half of TTL is renewed here and now: this machine may just have slept, and the thread that
+    renews not have had its turn. Args: patience, as of the requests of `Bucket`.
+    Raises: UserError where the bucket does not tell.
+    """
+    for lease in list(_holding):
+        lease._renew(lease._stop, lease._mine(), patience, TTL / 2)
     return any(lease.lost for lease in _holding)
+
+
+def _now() -> tuple[float, float]:
+    """Seconds by the machine's own clock, which goes on while it sleeps, and of the day's."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), time.time()
 
 
 def _read(content: str) -> dict[str, Any]:

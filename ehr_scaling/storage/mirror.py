@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -49,12 +50,19 @@ def local(workdir: str, flag: str = "--workdir") -> Path:
     return mirror.absolute()
 
 
+def given(workdir: Path) -> str:
+    """A work directory as commands take it, on any machine: of a mirror the bucket that it is of."""
+    return _url(workdir) or str(workdir)
+
+
 def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool = False) -> None:
     """Bring what the bucket has of the file or folder `path` and is not here, or is another version here.
 
     A file that has changed here since it came or went stays, unless `overwrite`: for whoever works on it alone. One
     that was there, and is not any more, goes here too where `path` is its own, or with `gone`: for what others take
-    away, since an object that was just written may not be listed yet.
+    away, since an object that was just written may not be listed yet. With `overwrite` a checkpoint that the bucket
+    lacks goes here: the log that comes ends before it, and it is made again, as it would be on another machine. One of
+    which `pattern` has brought a part alone goes in any case.
 
     What lies in a folder below `path` whose name begins with a dot is scratch: it comes to who asks for that folder.
 
@@ -66,7 +74,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
     bucket, root = mirror
     wanted = []
     listed = bucket.list(_key(root, path))
-    for file in [path] if path.is_file() else path.glob(pattern) if gone else ():
+    for file in [path] if path.is_file() else path.glob("**/*" if pattern == "*" else pattern) if gone else ():
         key = _key(root, file)
         if key not in listed and (note := _note(root, key)).is_file() and (file == path or not _changed(root, key)):
             file.unlink(missing_ok=True)  # another process of this machine may do the same
@@ -77,34 +85,68 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
         below = "" if root / key == path else (root / key).relative_to(path).as_posix()
         if (not below or fnmatch(below, pattern)) and not _scratch(below) and not _same(root, key, about):
             wanted.append((key, about["version"], about["size"]))
+    for step in _checkpoints(root, path):
+        if f"{_key(root, step)}/{CHECKPOINT}" not in listed and (overwrite or _part(root, step, path, pattern)):
+            _drop(root, step)
     # Records last, so that a reader beside us finds no folder that only looks whole
     for part in _by_record(wanted, lambda entry: entry[0]):
         _all(partial(_bring, bucket, root), part)
 
 
+_STEP = re.compile(r"(?:.*/)?runs/[^/]+/\d+")  # key of a checkpoint's folder
+
+
+def _checkpoints(root: Path, path: Path) -> Iterator[Path]:
+    """The folders of checkpoints that are here, at or below `path`, whole or not."""
+    if "runs" not in _key(root, path).split("/"):
+        return
+    for place, folders, _ in os.walk(path):
+        if _STEP.fullmatch(_key(root, Path(place))):
+            folders.clear()  # it is not looked into
+            yield Path(place)
+
+
+def _part(root: Path, step: Path, path: Path, pattern: str) -> bool:
+    """Whether all that is here of a checkpoint is what `fetch(path, pattern)` brought of it, and not its record."""
+    files = [file for file in step.rglob("*") if file.is_file()]
+    return bool(files) and all(
+        fnmatch(file.relative_to(path).as_posix(), pattern)
+        and file != step / CHECKPOINT
+        and not _changed(root, _key(root, file))
+        for file in files
+    )
+
+
+def _drop(root: Path, folder: Path) -> None:
+    """Take a folder of the mirror away, at once for whoever looks at it."""
+    going = folder.with_name(f".{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):  # another process of this machine may do the same
+        folder.rename(going)
+    for place in (going, _note(root, _key(root, folder))):
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def _whole(listed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Without the checkpoints that lack their record: whoever handed them over died on the way, or is not through."""
-    of_step = re.compile(r"(?:.*/)?runs/[^/]+/\d+(?=/)")
     kept = {}
     for key, about in listed.items():
-        step = of_step.match(key)
-        if step is None or f"{step[0]}/{CHECKPOINT}" in listed:
+        step = _STEP.match(key)
+        if step is None or key[step.end() :][:1] != "/" or f"{step[0]}/{CHECKPOINT}" in listed:
             kept[key] = about
     return kept
 
 
-def store(path: Path) -> None:
+def store(path: Path, *, alone: bool = False) -> None:
     """Hand the file or folder `path` over: what the bucket has not, and then the records of it.
 
-    Names below it that begin with a dot are scratch, and stay here. Raises: UserError where the bucket does not answer.
+    Names below it that begin with a dot are scratch, and stay here.
+    Args: alone, whether whatever else the bucket has there goes before the records are written: of one who died.
+    Raises: UserError where the bucket does not answer,
+      and where another machine has taken over what this process holds.
     """
     if (mirror := _mirror(path)) is None:
         return
-    if leases.any_lost():
-        raise UserError(
-            f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
-            "done since is left out; run the same command again to go on with something else"
-        )
+    _may_write(path)
     bucket, root = mirror
     files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
     there = bucket.list(_key(root, path))
@@ -113,6 +155,9 @@ def store(path: Path) -> None:
         key = _key(root, file)
         if not _scratch(file.relative_to(path).as_posix()) and not _same(root, key, there.get(key)):
             entries.append((key,))
+    if alone:
+        others = there.keys() - {_key(root, file) for file in files}
+        _all(partial(_remove, bucket, root), [(key,) for key in sorted(others)])
     for part in _by_record(entries, lambda entry: entry[0]):
         _all(partial(_hand_over, bucket, root), part)
 
@@ -127,14 +172,17 @@ def handed_over(path: Path) -> bool:
 
 
 def forget(path: Path) -> None:
-    """Take what lies at and below `path` out of the bucket, records first, and leases of it. Here it stays."""
+    """Take what lies at and below `path` out of the bucket, records first, and leases of it. Here it stays.
+
+    Raises: as `store`, but where there is nothing to take.
+    """
     if (mirror := _mirror(path)) is None:
         return
     bucket, root = mirror
     of_path = _key(root, path)
     entries = [(key,) for place in (of_path, f"{LEASES}/{of_path}") for key in bucket.list(place)]
     for part in reversed(_by_record(entries, lambda entry: entry[0])):
-        _all(bucket.remove, part)
+        _all(partial(_remove, bucket, root), part)
 
 
 def names(path: Path) -> set[str]:
@@ -175,7 +223,8 @@ def lease(path: Path) -> leases.Lease | None:
     """
     if (mirror := _mirror(path)) is None:
         return None
-    return leases.Lease(mirror[0], f"{LEASES}/{_key(mirror[1], path)}")
+    bucket = _bucket(mirror[0].url, apart=True)  # it is renewed in time whatever is being transferred
+    return leases.Lease(bucket, f"{LEASES}/{_key(mirror[1], path)}")
 
 
 @contextlib.contextmanager
@@ -213,8 +262,8 @@ def _url(folder: Path) -> str | None:
 
 
 @cache
-def _bucket(url: str) -> Bucket:
-    return Bucket(url)
+def _bucket(url: str, *, apart: bool = False) -> Bucket:
+    return Bucket(url, apart=apart)
 
 
 def _key(root: Path, path: Path) -> str:
@@ -285,7 +334,22 @@ def _bring(bucket: Bucket, root: Path, key: str, version: str, size: int) -> Non
 
 
 def _hand_over(bucket: Bucket, root: Path, key: str) -> None:
+    _may_write(root / key, leases.TTL / 2)
     _remember(root, key, bucket.put(key, root / key))
+
+
+def _remove(bucket: Bucket, root: Path, key: str) -> None:
+    _may_write(root / key, leases.TTL / 2)
+    bucket.remove(key)
+
+
+def _may_write(path: Path, patience: float = 0.0) -> None:
+    """Asked object by object, since a machine may sleep between two. Raises UserError where its work is another's."""
+    if leases.any_lost(patience):
+        raise UserError(
+            f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
+            "done since is left out; run the same command again to go on with something else"
+        )
 
 
 def _all(do: Callable[..., Any], entries: Iterable[tuple[Any, ...]]) -> None:

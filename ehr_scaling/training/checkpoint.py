@@ -4,6 +4,7 @@ A member's checkpoint is its own (no member axis), so that whoever reads a run n
 """
 
 import shutil
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,18 @@ class Saver:
 
     Metrics are an item of their own: `CheckpointManager.save(metrics=…)` writes nothing unless `best_fn` is set. The
     position in the data is the step, so that it needs no item.
+
+    Processes that train as one write a checkpoint together where they share the folder. In a bucket each has a mirror:
+    process 0 writes all of the state, which goes there leaf by leaf, and each restores its own part from its mirror.
     """
 
     def __init__(self, folder: Path, marks: Iterable[int] = ()) -> None:
         """Args: marks, steps whose checkpoints are kept for ever: of a trunk, where its branches begin."""
         self._marks = set(marks)
         policies = ocp.checkpoint_managers
+        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            create=True,
+            create=False,
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(_KEPT), policies.CustomSteps(sorted(self._marks))]
             ),
@@ -43,6 +48,12 @@ class Saver:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self.folder = folder
+        self._apart = _apart(folder)
+        if self._apart:  # to Orbax each process is alone
+            here = jax.process_index()
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+            )
         self._unsealed: list[int] = []  # steps whose files may still be being written
         self._saved = False
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metrics"))
@@ -51,11 +62,15 @@ class Saver:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, metrics: dict[str, Any]) -> None:
-        """Save state and metrics (JSON) as one checkpoint; whole or not at all.
+        """Save state and metrics (JSON) as one checkpoint; whole or not at all. All processes call this alike.
 
         Raises: UserError when the disk has no room for it. Asked beforehand, because a write that fails inside Orbax
           prints a page of traces from its threads.
         """
+        if self._apart:
+            state = jax.tree.map(_by_process_0, state)
+            if jax.process_index() != 0:
+                return
         need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
         if shutil.disk_usage(self.folder).free < need:
             raise UserError(f"{self.folder}: {NO_SPACE}")
@@ -117,8 +132,12 @@ class Saver:
         self._seal()
         for old in self.steps():
             if old != step and old not in self._marks:
-                self._manager.delete(old)
-        self._hand_over()
+                if self._apart and jax.process_index() != 0:  # of a mirror that may be that of process 0 too
+                    shutil.rmtree(self.folder / str(old), ignore_errors=True)
+                else:
+                    self._manager.delete(old)
+        if jax.process_index() == 0:
+            self._hand_over()
 
     def close(self) -> None:
         """Wait for what is being written, and hand over what was written since the last save, such as the logs."""
@@ -130,9 +149,57 @@ class Saver:
             self._manager.close()
 
 
+def _apart(folder: Path) -> bool:
+    """Whether each process that trains has a mirror of its own of the bucket that a folder is in."""
+    return jax.process_count() > 1 and storage.in_bucket(folder)
+
+
+def _by_process_0(leaf: jax.Array) -> np.ndarray | None:
+    """All of an array of all processes, in process 0; None in the others."""
+    if leaf.is_fully_replicated:
+        return np.asarray(leaf.addressable_data(0)) if jax.process_index() == 0 else None
+    whole = multihost_utils.process_allgather(leaf, tiled=True)
+    return whole if jax.process_index() == 0 else None
+
+
+def any_process(flag: bool) -> bool:
+    """Whether it is so in one of the processes that train as one, or more; all of them ask alike."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).any())
+
+
+def by_process_0(flags: list[bool]) -> list[bool]:
+    """What is so to process 0, in all processes, which ask alike: they may see a folder at different times."""
+    if jax.process_count() == 1:
+        return flags
+    return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.array(flags, np.int32))]
+
+
+def fetch(folder: Path) -> None:
+    """Bring what the bucket has of a run, with all that process 0 has handed over until here; of several processes all
+    call this alike."""
+    if _apart(folder):
+        multihost_utils.sync_global_devices(f"fetch {folder.name}")
+    storage.fetch(folder, overwrite=True)
+
+
 def newest_common(savers: list[Saver]) -> list[int]:
-    """Steps at which every one of the runs has a checkpoint, newest first."""
-    return sorted(set.intersection(*(set(saver.steps()) for saver in savers)), reverse=True)
+    """Steps at which every one of the runs has a checkpoint, newest first; all processes have the same there."""
+    steps = sorted(set.intersection(*(set(saver.steps()) for saver in savers)), reverse=True)
+    if jax.process_count() == 1:
+        return steps
+    # A mirror may hold what was never handed over, or what was made anew since; a shared folder may be seen late
+    contents = (b"".join(_content(saver.folder / str(step) / FILES) for saver in savers) for step in steps)
+    ours = dict(zip(steps, map(zlib.crc32, contents), strict=True))
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(ours))))
+    theirs = np.array(list(ours.items()), np.uint32).reshape(-1, 2) if jax.process_index() == 0 else None
+    rows = multihost_utils.broadcast_one_to_all(np.zeros((count, 2), np.uint32) if theirs is None else theirs)
+    same = np.array([ours.get(int(step)) == content for step, content in rows], np.int32)
+    everywhere = multihost_utils.process_allgather(same).all(axis=0)
+    return [int(step) for step, _ in rows[everywhere]]
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def check_config(saved: dict[str, Any], cell: Cell, folder: Path) -> None:
@@ -151,12 +218,13 @@ def passed_over(folder: Path, step: int, error: BaseException) -> None:
 
 
 def _verify(folder: Path, step: int) -> None:
-    """See that the files of a checkpoint are those that were saved; process 0 looks, and all of them learn of it.
+    """See that the files of a checkpoint are those that were saved; process 0 looks, or each at its mirror, and all of
+    them learn of it.
 
     Raises: UserError where they are not. One of an earlier version, without checksums, is named and taken as it is.
     """
     error: UserError | None = None
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 or _apart(folder):
         path = folder / str(step) / FILES
         try:
             if path.is_file():
@@ -165,11 +233,8 @@ def _verify(folder: Path, step: int) -> None:
                 logging.warning("%s has no checksums, as earlier versions saved it: taken as it is", path.parent)
         except UserError as e:
             error = e
-    if jax.process_count() > 1:
-        damaged = bool(multihost_utils.broadcast_one_to_all(np.int32(error is not None)))
-        error = error or (UserError(f"{folder / str(step)} is damaged: {_again(folder)}") if damaged else None)
-    if error is not None:
-        raise error
+    if any_process(error is not None):
+        raise error or UserError(f"{folder / str(step)} is damaged: {_again(folder)}")
 
 
 def _again(folder: Path) -> str:

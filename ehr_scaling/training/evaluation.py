@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ehr_scaling.data import loader
+from ehr_scaling.data.packing import loader
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.training import sharding

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ehr_scaling import artifacts, preemption, storage
-from ehr_scaling.data import loader
-from ehr_scaling.data import packed as packed_data
-from ehr_scaling.errors import Diverged, Preempted, RunFailed
+from ehr_scaling import artifacts, storage
+from ehr_scaling.data.packing import loader
+from ehr_scaling.data.packing import packed as packed_data
+from ehr_scaling.errors import Diverged, Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell, Unit, ensembles, lost
 from ehr_scaling.layout import FAILED, RESULTS, Layout
+from ehr_scaling.processes import preemption
 from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.clock import Clock, Due
 from ehr_scaling.training.evaluation import evaluate
@@ -40,16 +41,21 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     """
     folders = [Layout(workdir).run(cell.id) for cell in cells]
     for folder in folders:
-        storage.fetch(folder, overwrite=True)
+        checkpoint.fetch(folder)
     results = [checkpoint.result(folder) for folder in folders]
     finished = {cell.id: result for cell, result in zip(cells, results, strict=True) if result is not None}
-    if len(finished) < len(cells):
-        # Members that are over may be so without the others, which are tried again
-        left = [
-            (cell, folder)
-            for cell, folder in zip(cells, folders, strict=True)
-            if cell.id not in finished or not checkpoint.over(folder, cell.marks)
-        ]
+    all_are = len(finished) == len(cells)
+    # Members that are over may be so without the others, which are tried again
+    over = [
+        cell.id in finished and (all_are or checkpoint.over(folder, cell.marks))
+        for cell, folder in zip(cells, folders, strict=True)
+    ]
+    over = checkpoint.by_process_0(over)
+    for cell, folder, is_over in zip(cells, folders, over, strict=True):
+        if is_over and cell.id not in finished:
+            raise UserError(f"{folder}: process 0 sees a finished run here and this process does not: run again")
+    left = [(cell, folder) for cell, folder, is_over in zip(cells, folders, over, strict=True) if not is_over]
+    if left:
         parts = setup([cell for cell, _ in left])
         with ExitStack() as stack:
             stack.enter_context(jax.set_mesh(parts.mesh))
@@ -257,7 +263,13 @@ def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
     Raises: as `train`. RunFailed where some of them diverged, now or before, once the others are trained: why is kept
       in `runs/<cell>/failed.json`.
     """
-    left_out = failed(unit, workdir)
+    reasons = failed(unit, workdir)
+    diverged = checkpoint.by_process_0([cell.id in reasons for cell in unit])
+    left_out = {
+        cell.id: reasons.get(cell.id, f"cell {cell.id} diverged")
+        for cell, did in zip(unit, diverged, strict=True)
+        if did
+    }
     metrics_by_cell: dict[str, dict[str, Any]] = {}
     for cells in ensembles(unit):
         while members := [cell for cell in cells if cell.id not in left_out]:

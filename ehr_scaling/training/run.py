@@ -1,20 +1,22 @@
 """One run: what is known of its way so far, where it is kept, and from where it goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ehr_scaling import hardware, storage
-from ehr_scaling.errors import Diverged, RunFailed
+from ehr_scaling import hardware
+from ehr_scaling.errors import Diverged, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.training import checkpoint, initial
 from ehr_scaling.training.setup import Setup, States, states
 from ehr_scaling.training.step import State
 
+T = TypeVar("T")
 PARTS = ("start", "compile", "data", "checkpoint", "evaluate")  # of the wall time; the rest is the steps
 
 
@@ -130,7 +132,7 @@ def begin(setup: Setup, runs: list[Run], workdir: Path) -> tuple[State, dict[str
 
 def _from_trunk(start: int, factory: States, runs: list[Run], workdir: Path) -> tuple[State, dict[str, float]]:
     for run in runs:
-        storage.fetch(Layout(workdir).run(run.cell.trunk))
+        checkpoint.fetch(Layout(workdir).run(run.cell.trunk))
     trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
     try:
         if not all(start in saver.steps() for saver in trunks):
@@ -155,19 +157,32 @@ def _restored(
 
     own_checkpoints: of the runs themselves, whose config it has to be.
     """
-    try:
-        told = [source.saved(step) for source in sources]
-    except Exception as e:
-        checkpoint.passed_over(sources[0].folder, step, e)
+    told = _unless_damaged(sources, step, lambda source: source.saved(step))
+    if told is None:
         return None
     if own_checkpoints:  # before the state is read, which may have other parameters
         for run, saved in zip(runs, told, strict=True):
             checkpoint.check_config(saved, run.cell, run.folder)
-    try:
-        parts = [source.restore(step, factory.member) for source in sources]
-    except Exception as e:
-        checkpoint.passed_over(sources[0].folder, step, e)
+    parts = _unless_damaged(sources, step, lambda source: source.restore(step, factory.member))
+    if parts is None:
         return None
     for run, (_, saved) in zip(runs, parts, strict=True):
         run.take_over(saved)
     return factory.stack([state for state, _ in parts]), parts[0][1]["seconds"]
+
+
+def _unless_damaged(
+    sources: list[checkpoint.Saver], step: int, read: Callable[[checkpoint.Saver], T]
+) -> list[T] | None:
+    """What is read of each checkpoint of a step; None, and a warning, in all processes where one of them cannot."""
+    parts: list[T] = []
+    for source in sources:
+        error: Exception | None = None
+        try:
+            parts.append(read(source))
+        except Exception as e:  # Orbax', tensorstore's and JAX' errors share no base class
+            error = e
+        if checkpoint.any_process(error is not None):
+            checkpoint.passed_over(source.folder, step, error or UserError("another process cannot read it"))
+            return None
+    return parts

@@ -13,12 +13,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh
 
-from ehr_scaling import leading, storage
+from ehr_scaling import storage
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.grid.rules import sequences_at_a_time
 from ehr_scaling.models import attention, sizes
 from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.processes import leading
 from ehr_scaling.training import checkpoint, sharding
 from ehr_scaling.training.step import Program, State, init
 

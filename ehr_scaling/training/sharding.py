@@ -11,8 +11,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ehr_scaling import leading
 from ehr_scaling.errors import UserError
+from ehr_scaling.processes import leading
 
 AXES = ("data", "fsdp", "tensor")
 # Smaller arrays are on every device: gathering them costs more than the memory they take.

@@ -10,8 +10,9 @@ import pytest
 
 from ehr_scaling import artifacts, storage, study
 from ehr_scaling.audit import asking, sharing, statistics, whom, windows
-from ehr_scaling.data import loader, packing, timelines
-from ehr_scaling.data.packed import FILE
+from ehr_scaling.data.packing import loader, packing
+from ehr_scaling.data.packing.packed import FILE
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.training import loop

@@ -55,7 +55,7 @@ def forgetful(tmp_path_factory):
     """One pass over many patients, with two seeds; and what is found."""
     points = [{"passes": 1.0, "size": "3.5k", "seed": seed} for seed in (0, 1)]
     folder = tmp_path_factory.mktemp("many")
-    workdir = trained(folder, points, **{"data.patients": 1200, "data.splits": (0.5, 0.1, 0.4)})
+    workdir = trained(folder, points, **{"data.patients": 700, "data.splits": (0.5, 0.05, 0.45)})
     return workdir, audited(workdir)
 
 

@@ -29,10 +29,10 @@ from ehr_scaling.cards import (
     tripod_answers,
     write,
 )  # fmt: skip
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking.bounds import Bound
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from tests.cards import finished
 from tests.cards.schema import CHAI, against, problems, results_of, root_of, text_at, types_of
 

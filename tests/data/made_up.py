@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
 
 MINUTE = 60_000_000
 DAY = 1440 * MINUTE

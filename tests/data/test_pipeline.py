@@ -14,7 +14,8 @@ import pytest
 
 from ehr_scaling import artifacts
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, shards, timeline_units
+from ehr_scaling.data import pipeline, shards
+from ehr_scaling.data.timelines import timeline_units
 from ehr_scaling.errors import UserError
 from tests import forked
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from ehr_scaling import saved
+from ehr_scaling.finished_models import saved
 from ehr_scaling.models import export
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import Transformer

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_scaling.data import splits
+from ehr_scaling.data.events import splits
 from ehr_scaling.outcomes.asking import label_files
 from tests.fuzz.one_line import PATIENT, fuzz, result_or_line
 from tests.fuzz.strategies import damaged, encoded, parquets, with_cells

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import strict_yaml
-from ehr_scaling.outcomes.asking.tasks import Task, load
+from ehr_scaling.outcomes.asking.tasks import strict_yaml
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, load
 from tests.fuzz.one_line import fuzz, result_or_line
 from tests.fuzz.strategies import CELLS
 

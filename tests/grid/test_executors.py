@@ -176,7 +176,7 @@ def sweep(tmp_path, workers, saves=True):
 import sys
 from pathlib import Path
 from ehr_scaling.grid import executors
-from launch import common
+from launch.common import common
 import jobs as t
 sys.argv = ["x"]
 def main():
@@ -341,7 +341,7 @@ def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "_knows_cuda", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert processes.gpus() == ["2", "5"]
-    places = processes._places(4, list(range(8)), ["2", "5"])
+    places = processes._places(4, list(range(8)), ["2", "5"], [])
     assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in places] == ["2", "5", "2", "5"]
     assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for _, environment in places} == {"0.45"}
     assert [cores for cores, _ in places] == [{0, 4}, {1, 5}, {2, 6}, {3, 7}]
@@ -353,4 +353,4 @@ def test_each_worker_has_its_gpu_or_its_core(monkeypatch, tmp_path):
     assert processes.gpus() == ["0", "1", "2"]
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert processes.gpus() == []
-    assert processes._places(3, [4, 6], []) == [({4}, {}), ({6}, {}), ({4}, {})]
+    assert processes._places(3, [4, 6], [], []) == [({4}, {}), ({6}, {}), ({4}, {})]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from jobs import units
 
-from ehr_scaling import companions
+from ehr_scaling.processes import companions
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +20,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from absl import flags
-from ehr_scaling import companions
-from launch import common
+from ehr_scaling.processes import companions
+from launch.common import common
 common.define_process_flags()
 companions.GRACE = 0.4
 def main():
@@ -98,22 +98,21 @@ def test_of_the_death_of_one_the_other_says_a_sentence_at_once(tmp_path, victim)
     processes[victim].wait()
 
 
-@pytest.mark.parametrize(
-    ("fails", "status", "expected"),
-    [
-        ("user", 1, "error: mend this"),
-        ("disk", 1, "error: the disk is full: free some space"),
-        ("key", 130, "error: interrupted: finished work is kept"),
-        ("end", 3, ""),
-        ("bug", 70, "ZeroDivisionError: x"),
-    ],
-)
-def test_who_fails_alone_says_why_and_the_other_that_it_did(tmp_path, fails, status, expected):
-    processes = start(tmp_path, fails=f"1{fails}")
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [companions.STATUS, status], said
-    assert (said[1].strip().splitlines() or [""])[-1].startswith(expected)
-    assert "error: process 1 of 2 has ended before the others: see what it said" in said[0]
+def test_who_fails_alone_says_why_and_the_other_that_it_did(tmp_path):
+    """All pairs at once: most of their time they wait for each other."""
+    ends = {
+        "user": (1, "error: mend this"),
+        "disk": (1, "error: the disk is full: free some space"),
+        "key": (130, "error: interrupted: finished work is kept"),
+        "end": (3, ""),
+        "bug": (70, "ZeroDivisionError: x"),
+    }
+    pairs = {fails: start(tmp_path, fails=f"1{fails}") for fails in ends}
+    for fails, (status, expected) in ends.items():
+        said = [process.communicate(timeout=60)[1] for process in pairs[fails]]
+        assert [process.returncode for process in pairs[fails]] == [companions.STATUS, status], said
+        assert (said[1].strip().splitlines() or [""])[-1].startswith(expected)
+        assert "error: process 1 of 2 has ended before the others: see what it said" in said[0]
 
 
 def test_strangers_at_the_port_change_nothing(monkeypatch):

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, count_on_nodes, crash, finished, full, refuse, units
+from jobs import count, count_on_nodes, crash, finished, full, hand_over, refuse, units
 
+from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.executors import claims, slurm
+from tests import buckets
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = {"title": "test", "time": "5", "parallel": 2, "done": finished}
@@ -64,6 +66,18 @@ def test_by_submitit_alone(tmp_path):
     assert len(set(steps(tmp_path)["cell1"])) == 2  # another process went on where the first had saved
     assert "interrupted by SIGTERM: saved" in jobs[0].stderr()
     assert slurm.submit(count, todo, tmp_path, cluster="local", **SUBMIT) == []
+
+
+def test_a_node_opens_the_bucket_in_a_mirror_of_its_own(tmp_path, monkeypatch):
+    url = buckets.url("file", tmp_path)
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "submits"))
+    here = storage.local(url)
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "node"))
+    (job,) = slurm.submit(hand_over, units(1), here, cluster="local", **{**SUBMIT, "done": None})
+    until(job.done, [job])
+    storage.fetch(here / "made")
+    (made,) = (here / "made").iterdir()
+    assert made.read_text() == str(storage.local(url)) != str(here)
 
 
 def test_a_task_of_several_nodes_is_one_of_jax_saves_together_and_goes_on(tmp_path, monkeypatch):

@@ -200,7 +200,8 @@ def test_the_command_needs_no_jax(tmp_path):
 import sys
 sys.argv = ["sweep", "--workdir={tmp_path}", "--status"]
 sys.modules["jax"] = None
-from launch import common, sweep
+from launch.common import common
+from launch import sweep
 common.run(sweep.main)
 """
     started = time.monotonic()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import log
+import launch
+from launch.common import log
 from launch.console import COMMANDS
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[\d+\] ")
@@ -91,7 +92,9 @@ def test_a_log_that_cannot_be_written_stops_nothing(kept, monkeypatch, capsys):
 def test_every_command_on_a_work_directory_keeps_one():
     """But for one that may show a patient."""
     on_one = re.compile(r'"workdir"|define_config_flags\(\)')
-    commands = {path.stem: path.read_text() for path in Path(log.__file__).parent.glob("*.py") if path.stem in COMMANDS}
+    commands = {
+        path.stem: path.read_text() for path in Path(launch.__file__).parent.glob("*.py") if path.stem in COMMANDS
+    }
     silent = {name for name, text in commands.items() if on_one.search(text) and not KEEPS.search(text)}
     assert len(commands) == len(COMMANDS) and silent == {"inspect"}
 

@@ -15,7 +15,7 @@ from tests import small
 import launch.recipes
 
 def config(which):
-    c = small.config(**{"grid.budgets": (4e8, 8e8, 1.6e9), "grid.sizes": ("1.7k",), "grid.seeds": (0, 1)})
+    c = small.config(**{"grid.budgets": (2e8, 4e8, 8e8), "grid.sizes": ("1.7k",), "grid.seeds": (0, 1)})
     c.update_from_flattened_dict(recipes.settings(which.partition("/")[2]))
     return c
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import HOUR
 from tests.data import made_up
 

@@ -3,8 +3,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.outcomes.admissions import admissions
+from tests.outcomes.scored import trained
 
-__all__ = ["admissions"]
+__all__ = ["admissions", "trained"]
 
 
 @pytest.fixture(scope="module")

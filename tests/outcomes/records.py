@@ -8,8 +8,8 @@ from unittest import mock
 
 import numpy as np
 
-from ehr_scaling.data import timelines
-from ehr_scaling.data.tokenizer import STATIC, Timelines
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import AGES, END, HOUR, INTERVAL_BOUNDS, INTERVALS, SPECIAL, YEAR, Vocabulary
 
 NOON = 50 * 365 * 24 * HOUR

@@ -7,16 +7,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, study
+from ehr_scaling import artifacts, storage, study
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid import manifest
-from ehr_scaling.outcomes import answering, together
-from ehr_scaling.outcomes.asking import prepared, questions, sheet_stays, sheets, tasks
-from ehr_scaling.outcomes.judging import counting, metrics, sheet_scores
+from ehr_scaling.outcomes import answering, parts, together
+from ehr_scaling.outcomes.asking import prepared, questions, sheet_stays
+from ehr_scaling.outcomes.asking.tasks import sheets, tasks
+from ehr_scaling.outcomes.judging import counting, sheet_scores
+from ehr_scaling.outcomes.judging.metrics import metrics
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
+from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import small
+from tests import buckets, small
 
 TEXT = """
 description: What comes after a discharge.
@@ -58,7 +61,7 @@ def test_a_question_is_decided_as_the_task_that_asks_the_same(trained, tmp_path)
     """Same stays, same labels, and of each the same copies in which it comes and does not: to the last one."""
     workdir, cell, sheet, answers = trained
     asked, known = answering._prepared(workdir, sheet.name), sheet_stays.load(workdir / "outcomes" / sheet.name)
-    counts, _ = answering._drawn(cell, workdir, asked, known, tmp_path / "scratch", small.silent)
+    drawn = answering._drawn(cell, workdir, asked, known, tmp_path / "scratch", small.silent)
     group = prepared.asked_in(workdir)
     union = prepared.union_of(group)
     trained_model = restored_params(cell, workdir / "runs" / cell.id)
@@ -68,13 +71,13 @@ def test_a_question_is_decided_as_the_task_that_asks_the_same(trained, tmp_path)
     order = np.lexsort((theirs.times, theirs.subject_ids)), np.lexsort((ours.times, ours.subject_ids))
     for name in ("subject_ids", "times"):
         np.testing.assert_array_equal(getattr(theirs, name)[order[0]], getattr(ours, name)[order[1]])
-    for counted, kind in zip(counts, (POSITIVE, NEGATIVE), strict=True):
+    for counted, kind in zip((drawn.positive, drawn.negative), (POSITIVE, NEGATIVE), strict=True):
         ended = (futures.ended[..., 0] == kind).sum(axis=1)
         np.testing.assert_array_equal(counted[order[1], 0, 1], ended[order[0]])
         assert 0 < ended.mean() < 3
     np.testing.assert_array_equal(known.labels(30.0, 0.0)[order[1], 0] == POSITIVE, theirs.labels[order[0]])
     row = _row(answers, "readmission", 30.0)["all"]
-    said = counting.shares(counts.positive[:, 0, 1], counts.negative[:, 0, 1])
+    said = counting.shares(drawn.positive[:, 0, 1], drawn.negative[:, 0, 1])
     labels = known.labels(30.0, 0.0)[:, 0] == POSITIVE
     assert row["auroc"] == pytest.approx(metrics.auroc(labels, said.probability), abs=6e-5)
     assert (row["stays"], row["with_outcome"]) == (len(labels), labels.sum())
@@ -122,7 +125,7 @@ def test_answers_are_made_once_and_interruptions_gone_on_with(trained, monkeypat
     kept = [(folder / f"{cell.id}{ending}").read_bytes() for ending in answering.ENDINGS[:2]]
     (folder / f"{cell.id}.csv").unlink()
     assert answering.finished([cell], workdir, name=sheet.name) is None
-    monkeypatch.setattr(together, "AT_ONCE", 16)
+    monkeypatch.setattr(parts, "AT_ONCE", 16)
     real, drawn = together.Simulation.run, []
 
     def interrupted(self, model, params, rows, report):
@@ -141,6 +144,35 @@ def test_answers_are_made_once_and_interruptions_gone_on_with(trained, monkeypat
     assert {**again, "seconds": 0} == {**answers, "seconds": 0}
     assert [(folder / f"{cell.id}{ending}").read_bytes() for ending in answering.ENDINGS[:2]] == kept
     assert not list(folder.glob(".*"))
+
+
+def test_a_machine_of_a_bucket_goes_on_with_the_parts_of_another(trained, tmp_path, monkeypatch):
+    workdir, cell, sheet, answers = trained
+    url, mirrors = buckets.url("file", tmp_path), []
+    for number in range(2):
+        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / f"machine{number}"))
+        mirrors.append(storage.local(url))
+        for name in ("events", "timelines", "packed", "runs", "grid"):
+            (mirrors[-1] / name).symlink_to(workdir / name)
+        sheet_stays.prepare(mirrors[-1], sheet, **OPTIONS)
+    monkeypatch.setattr(parts, "AT_ONCE", 16)
+    real, done = together.Simulation.run, []
+
+    def ended(self, *args):
+        done.append(args[2][0])
+        if len(done) == 3:
+            raise Preempted("now")
+        return real(self, *args)
+
+    monkeypatch.setattr(together.Simulation, "run", ended)
+    with pytest.raises(Preempted):
+        answering.job([cell], mirrors[0], small.silent, name=sheet.name)
+    kept = f"outcomes/{sheet.name}/.{cell.id}"
+    names = {key.rsplit("/", 1)[-1] for key in Bucket(url).list(kept)}
+    assert {"0.npz", "16.npz", "32.part"} <= names and "32.npz" not in names
+    (again,) = answering.job([cell], mirrors[1], small.silent, name=sheet.name)
+    assert done[:4] == [0, 16, 32, 32] and {**again, "seconds": 0} == {**answers, "seconds": 0}
+    assert not Bucket(url).list(kept)
 
 
 def test_a_sheet_is_no_task_and_other_questions_are_another_sheet(trained):

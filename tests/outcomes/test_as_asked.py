@@ -10,7 +10,7 @@ from ehr_scaling.outcomes import together
 from ehr_scaling.outcomes.asking import label_files
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Futures
-from launch import known_truth
+from launch.benchmarks import known_truth
 
 # Of `known_truth.random_chain`: what ends a future, and tokens of 1, 2, 3 and 4 hours
 TOKENS = ("PAD", "DEATH", "HOME", "LOST", "A", "B", "C", "D")

@@ -10,16 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, preemption, study
-from ehr_scaling.data import parquet, timelines
+from ehr_scaling import artifacts, study
+from ehr_scaling.data import parquet
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes import evaluate, probabilities, scoring
-from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, prepared, questions, stays
 from ehr_scaling.outcomes.asking.prepared import asked_in
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import calibration, metrics, subgroups
+from ehr_scaling.outcomes.judging.metrics import calibration, metrics, subgroups
 from ehr_scaling.outcomes.sampler import simulate
+from ehr_scaling.processes import preemption
 from ehr_scaling.training import loop
 from tests import small
 

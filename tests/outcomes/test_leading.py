@@ -13,15 +13,16 @@ import jax
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, companions, leading, study
+from ehr_scaling import artifacts, study
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import slurm
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, following
+from ehr_scaling.processes import companions, leading
 from ehr_scaling.training import setup, sharding
 from tests import nightly, small
-from tests.outcomes.test_together import same
+from tests.outcomes.scored import same
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 KIND = """
@@ -49,10 +50,10 @@ from pathlib import Path
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from absl import flags
-from ehr_scaling import companions, leading
+from ehr_scaling.processes import companions, leading
 from ehr_scaling.errors import UserError
 from ehr_scaling.training import sharding
-from launch import common
+from launch.common import common
 common.define_process_flags()
 END = flags.DEFINE_string("end", "", "")
 TO = flags.DEFINE_string("to", "", "")

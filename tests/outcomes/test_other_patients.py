@@ -14,13 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import study
-from ehr_scaling.data import disclosure, inspection, known, others, timelines
+from ehr_scaling.data import disclosure
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import known, others, timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, predict, transport
-from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
-from ehr_scaling.outcomes.judging import calibration, subgroups
+from ehr_scaling.outcomes.asking import cohort, questions, stays
+from ehr_scaling.outcomes.asking.tasks import tasks
+from ehr_scaling.outcomes.judging.metrics import calibration, subgroups
 from ehr_scaling.training import loop
 from tests import small
 from tests.data import made_up
@@ -33,7 +36,7 @@ FAST = {"copies": 3, "new_tokens": 24}
 def trained(tmp_path_factory):
     """A work directory with a finished cell."""
     workdir = tmp_path_factory.mktemp("study") / "w"
-    changes = {"data.patients": 1500, "data.splits": (0.5, 0.1, 0.4)}
+    changes = {"data.patients": 900, "data.splits": (0.5, 0.1, 0.4)}
     packed = study.prepare(small.config(**changes), workdir)
     cell = small.cell(packed, changes)
     loop.job([cell], workdir, small.silent)

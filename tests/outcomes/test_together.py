@@ -1,86 +1,32 @@
-"""Several tasks in one pass: each is answered as if alone, by any method, and an interruption changes nothing."""
+"""Several tasks in one pass: each is answered as if alone, by any method, on one device or by several processes."""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling import artifacts, storage, study
-from ehr_scaling.data import inspection, timelines
+from ehr_scaling import artifacts
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
-from ehr_scaling.grid import manifest
-from ehr_scaling.grid.executors import claims, slurm
+from ehr_scaling.grid.executors import slurm
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, scoring, together
-from ehr_scaling.outcomes.asking import prepared, questions, tasks
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking import prepared, questions
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 from ehr_scaling.outcomes.exchange import predictions
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
-from ehr_scaling.storage import leases
-from ehr_scaling.storage.bucket import Bucket
-from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import buckets, nightly, small
-
-OWN = tasks.load()
-KIND = Task(
-    "kind_of_admission", "", anchor=("HOSPITAL_ADMISSION",), tokens=0, kind="class", classes=("ADMISSION_TYPE",)
-)
-TOGETHER = [OWN["icu_admission"], OWN["prolonged_stay"], OWN["length_of_stay"]]
-OPTIONS = {
-    "context": 64,
-    "copies": 3,
-    "new_tokens": 24,
-    "max_samples": 50,
-    "positive_share": 0.4,
-    "train_samples": 100,
-    "draws": 20,
-}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A work directory with a finished cell, tasks that share their prompts and one that does not; cell and scores."""
-    workdir = tmp_path_factory.mktemp("study")
-    packed = study.prepare(small.config(**{"data.patients": 400}), workdir)
-    cell = small.cell(packed, size="25k")  # of two heads
-    loop.job([cell], workdir, small.silent)
-    (workdir / "grid").mkdir()
-    manifest.write(workdir / "grid" / manifest.MANIFEST, [cell])
-    for task in (*TOGETHER, KIND):
-        questions.prepare(workdir, task, **OPTIONS)
-    return workdir, cell, evaluate.job([cell], workdir, small.silent)[0]
-
-
-def alone(workdir, tmp_path, task, **options):
-    """A work directory of the same model in which one task is prepared."""
-    other = tmp_path / "alone"
-    other.mkdir(parents=True, exist_ok=True)
-    for name in ("events", "timelines", "packed", "runs", "grid"):
-        (other / name).symlink_to(workdir / name)
-    questions.prepare(other, task, **{**OPTIONS, **options})
-    return other
-
-
-def same(one, other):
-    """Whether two scores are, but for rounding and for how long they took."""
-    if isinstance(one, dict):
-        return set(one) == set(other) and all(
-            same(one[k], other[k]) for k in one if k not in ("seconds", "generated_tokens", "fingerprint", "answers")
-        )
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == (pytest.approx(other, rel=1e-4, abs=1e-6) if isinstance(other, float) else other)
+from tests import small
+from tests.outcomes.scored import KIND, OPTIONS, OWN, TOGETHER, alone, check_predictions, drawn, same
 
 
 def test_tasks_share_their_futures(trained):
@@ -219,18 +165,24 @@ def test_what_two_tokens_decide(trained, tmp_path):
     assert cost.tokens == of_days + len(union.first)
 
 
-# One of two processes, of which neither holds the model; even small arrays are cut
+# One of two processes where a device has so much memory; even small arrays are cut. It says the shapes of an embedding,
+# whole and on a device, and what share a device has of what is computed of the stays
 PROCESS = """
 import sys
 from pathlib import Path
 import jax
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-from ehr_scaling import leading
+from ehr_scaling.processes import leading
 from ehr_scaling.grid import manifest
-from ehr_scaling.outcomes import evaluate, following
+from ehr_scaling.outcomes import evaluate, following, parts
 from ehr_scaling.training import setup, sharding
 from tests import small
-sharding.WHOLE_BELOW, setup._memory = 0, lambda: 0.0
+sharding.WHOLE_BELOW, setup._memory, parts.AT_ONCE = 0, lambda: float(sys.argv[4]), 30
+on_host, shares = sharding.on_host, set()
+def seen(mesh, arrays):
+    shares.update(len(x.addressable_shards[0].data) / len(x) for x in jax.tree.leaves(arrays))
+    return on_host(mesh, arrays)
+sharding.on_host = seen
 restored = setup.restored_params
 def cut(*args):
     model, params = restored(*args)
@@ -240,11 +192,14 @@ evaluate.restored_params = following.restored_params = cut
 workdir = Path(sys.argv[1])
 score = lambda: evaluate.job(manifest.read(workdir / "grid"), workdir, small.silent)
 leading.run(score, lambda: following.steps(workdir))
+print(shares)
 """
 
 
-def test_two_processes_that_hold_a_model_together_score_it_as_one_device_does(trained, tmp_path):
-    """Two tokens summed up, futures drawn, and the next token; process 0 alone writes."""
+@pytest.mark.parametrize("memory", [0.0, 1e9], ids=["cut", "held"])
+def test_two_processes_score_a_model_together_as_one_device_does(trained, tmp_path, memory):
+    """Two tokens summed up, futures drawn, and the next token, in parts; process 0 alone writes. Devices that each hold
+    the model have half of the stays, those that it is cut over all of them."""
     workdir, cell, scores = trained
     one, two = (alone(workdir, tmp_path / name, TOGETHER[0], method="exact") for name in ("one", "two"))
     expected = evaluate.job([cell], one, small.silent)[0]
@@ -258,7 +213,7 @@ def test_two_processes_that_hold_a_model_together_score_it_as_one_device_does(tr
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
     command = [sys.executable, "-c", PROCESS, str(two), address]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([*command, str(i)], env=environment, **pipes) for i in range(2)]
+    processes = [subprocess.Popen([*command, str(i), str(memory)], env=environment, **pipes) for i in range(2)]
     try:
         told = [process.communicate(timeout=200) for process in processes]
     finally:
@@ -266,249 +221,12 @@ def test_two_processes_that_hold_a_model_together_score_it_as_one_device_does(tr
             process.kill()
     for process, (said, error) in zip(processes, told, strict=True):
         assert process.returncode == 0, error[-2000:]
-        assert said.splitlines()[-1] == f"[({cell.padded_vocab}, 32), ({cell.padded_vocab // 2}, 32)]"
+        rows, share = (cell.padded_vocab, 0.5) if memory else (cell.padded_vocab // 2, 1.0)
+        assert said.splitlines()[-2:] == [f"[({cell.padded_vocab}, 32), ({rows}, 32)]", str({share})]
     for name, place in places.items():
-        folders = [there / "outcomes" / name for there in (two, place)]
-        assert same(artifacts.read_json(folders[0] / f"{cell.id}.json"), expected[name])
-        ours, theirs = (pq.read_table(folder / f"{cell.id}.parquet") for folder in folders)
-        assert ours.select(ours.column_names[:-1]) == theirs.select(ours.column_names[:-1])
-        np.testing.assert_allclose(ours.columns[-1].to_numpy(), theirs.columns[-1].to_numpy(), rtol=1e-4, atol=1e-7)
+        assert same(artifacts.read_json(two / "outcomes" / name / f"{cell.id}.json"), expected[name])
+        check_predictions(cell, name, two, place)
     assert not list((two / "outcomes").glob(".*"))
-
-
-def drawn(model, params, asked, report=small.silent):
-    """Futures that tell which sample and outcome they are of, without a model."""
-    ids, stops, copies, new_tokens = asked.ids, asked.stops, asked.copies, asked.new_tokens
-    report(len(ids) * copies * new_tokens)
-    outcome = np.arange(1, len(stops.at_horizon) + 1)
-    share = np.broadcast_to(
-        (ids[:, None] % np.uint64(1_009) / 1_009)[:, None] / outcome, (len(ids), copies, len(outcome))
-    )
-    share = share.astype(np.float32)
-    ended = np.where(share > 0.3, simulate.POSITIVE, simulate.NEGATIVE).astype(np.int8)
-    tokens = np.ones((len(ids), copies, new_tokens), np.int32)
-    return simulate.Futures(
-        *(tokens, tokens.sum(axis=2), ended, ended < 0, 24 * share, share, 1 - share, np.log1p(-share)),
-        np.zeros_like(share),
-    )
-
-
-def test_an_interrupted_simulation_goes_on(trained, tmp_path, monkeypatch):
-    """Killed after the first part, and after the last one before any score: the same numbers, nothing drawn twice.
-
-    A task that is asked in between changes the group, and parts of another group would be those of other stays.
-    """
-    workdir, cell, _ = trained
-    whole, other = (alone(workdir, tmp_path / name, TOGETHER[0]) for name in ("whole", "other"))
-    monkeypatch.setattr(simulate, "simulate", drawn)
-    questions.prepare(whole, TOGETHER[1], **OPTIONS)
-    expected = evaluate.job([cell], whole, small.silent)[0]
-
-    monkeypatch.setattr(together, "AT_ONCE", 32)
-    sizes = []
-
-    def counted(stop, *args, **options):
-        if len(sizes) == stop:
-            raise KeyboardInterrupt
-        sizes.append(len(args[2].ids))
-        return drawn(*args, **options)
-
-    monkeypatch.setattr(simulate, "simulate", partial(counted, 1))
-    with pytest.raises(KeyboardInterrupt):
-        evaluate.job([cell], other, small.silent)
-    (scratch,) = (other / "outcomes").glob(".*/*")
-    assert sizes == [32] and [path.name for path in scratch.glob("*.npz")] == ["0.npz"]
-
-    reported = []
-    monkeypatch.setattr(simulate, "simulate", partial(counted, None))
-    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
-        broken.setattr(scoring, "_judge", lambda *args: 1 / 0)
-        evaluate.job([cell], other, lambda tokens, before=False: reported.append((tokens, before)))
-    assert sizes == [32, 18] and reported == [(32 * 3 * 24, True), (18 * 3 * 24, False)]
-
-    questions.prepare(other, TOGETHER[1], **OPTIONS)
-    found = evaluate.job([cell], other, small.silent)[0]
-    assert set(found) == set(expected) and all(same(score, expected[name]) for name, score in found.items())
-    assert not list((other / "outcomes").glob(".*"))
-    monkeypatch.setattr(simulate, "simulate", partial(counted, len(sizes)))
-    questions.prepare(other, KIND, **OPTIONS)
-    assert set(evaluate.job([cell], other, small.silent)[0]) == {*expected, KIND.name}
-
-
-def test_another_process_draws_parts_of_a_model_that_is_being_scored(trained, tmp_path, monkeypatch):
-    """While the first part is drawn, and the last: the scores are those of one process, and nothing is drawn twice."""
-    workdir, cell, _ = trained
-    whole, other = (alone(workdir, tmp_path / name, TOGETHER[0]) for name in ("whole", "other"))
-    monkeypatch.setattr(simulate, "simulate", drawn)
-    expected = evaluate.job([cell], whole, small.silent)[0]
-    assert not evaluate.help_out([cell], other, small.silent)  # nobody is at it
-    assert evaluate.finished([cell], other) is None
-
-    monkeypatch.setattr(together, "AT_ONCE", 20)
-    sizes, helps, reported = [], [], []
-
-    def beside(*args, **options):
-        sizes.append(len(args[2].ids))
-        if len(sizes) != 2:  # while the helper draws, it is not called anew
-            helps.append(evaluate.help_out([cell], other, lambda tokens: None))
-        return drawn(*args, **options)
-
-    monkeypatch.setattr(simulate, "simulate", beside)
-    found = evaluate.job([cell], other, lambda tokens, before=False: reported.append((tokens, before)))[0]
-    assert all(same(score, expected[name]) for name, score in found.items())
-    assert evaluate.finished([cell], other) == [found]
-    # The helper took two parts of three, and found none while it drew the last of them
-    assert sizes == [20, 20, 10] and helps == [False, True]
-    assert reported == [(20 * 3 * 24, False)]  # the helper reports the others
-    assert not evaluate.help_out([cell], other, small.silent)  # all is judged
-
-
-@pytest.fixture
-def machines(request, trained, tmp_path, monkeypatch):
-    """The mirrors of two machines of one bucket, with a model and a task that it is to be asked; and the bucket."""
-    url, mirrors = buckets.url(getattr(request, "param", "file"), tmp_path), []
-    for number in range(2):
-        monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / f"machine{number}"))
-        mirrors.append(storage.local(url))
-        for name in ("events", "timelines", "packed", "runs", "grid"):
-            (mirrors[-1] / name).symlink_to(trained[0] / name)
-        questions.prepare(mirrors[-1], TOGETHER[0], **OPTIONS)
-    monkeypatch.setattr(together, "AT_ONCE", 20)
-    for name in ("POLL", "POLL_BUCKET"):
-        monkeypatch.setattr(claims, name, 0.02)
-    return [*mirrors, Bucket(url)]
-
-
-def in_bucket(bucket):
-    """Names of what it has of parts, and of leases of them."""
-    return {key.rsplit("/", 1)[-1] for key in bucket.list("") if "outcomes/." in key}
-
-
-@pytest.mark.parametrize("machines", nightly.but("file", of=("file", "s3", "gs")), indirect=True)
-def test_machines_of_a_bucket_share_a_model_by_parts(trained, tmp_path, machines, monkeypatch):
-    """Nothing is drawn twice, a machine has the parts of the others, and none are left where all is judged."""
-    workdir, cell, _ = trained
-    one, two, bucket = machines
-    monkeypatch.setattr(simulate, "simulate", drawn)
-    expected = evaluate.job([cell], alone(workdir, tmp_path, TOGETHER[0]), small.silent)[0]
-    assert not evaluate.help_out([cell], two, small.silent)  # nobody is at it
-    by, seen = [], []
-
-    def beside(*args, **options):
-        by.append(len(args[2].ids))
-        if len(by) == 1:  # the other machine draws the two parts that are left, and finds none any more
-            helped = [evaluate.help_out([cell], two, small.silent) for _ in range(2)]
-            seen.append((helped, in_bucket(bucket)))
-        return drawn(*args, **options)
-
-    monkeypatch.setattr(simulate, "simulate", beside)
-    found = evaluate.job([cell], one, small.silent)[0]
-    assert all(same(score, expected[name]) for name, score in found.items())
-    assert by == [20, 20, 10]
-    ((helped, there),) = seen
-    assert helped == [True, False] and {"0.part", "20.part", "40.part", "20.npz", "40.npz"} <= there
-    assert in_bucket(bucket) == set() and not list((one / "outcomes").glob(".*"))
-    assert evaluate.job([cell], two, small.silent)[0] == found and not list((two / "outcomes").glob(".*"))
-    assert not evaluate.help_out([cell], two, small.silent)
-
-
-def test_parts_of_a_machine_that_died_are_used_and_what_it_held_is_taken_over(trained, tmp_path, machines, monkeypatch):
-    """It had drawn the first part, and was at the second: another one draws the last, waits, and draws the second."""
-    workdir, cell, _ = trained
-    one, two, bucket = machines
-    monkeypatch.setattr(simulate, "simulate", drawn)
-    expected = evaluate.job([cell], alone(workdir, tmp_path, TOGETHER[0]), small.silent)[0]
-    monkeypatch.setattr(leases, "TTL", 1.0)
-    sizes, times = [], []
-
-    def timed(*args, **options):
-        sizes.append(len(args[2].ids))
-        times.append(time.monotonic())
-        if len(sizes) == 2:
-            raise KeyboardInterrupt
-        return drawn(*args, **options)
-
-    monkeypatch.setattr(simulate, "simulate", timed)
-    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
-        dying.setattr(leases.Lease, "release", lambda self: self._stop.set())  # it does not come to more
-        evaluate.job([cell], one, small.silent)
-    assert {"0.npz", "20.part"} <= in_bucket(bucket) and "20.npz" not in in_bucket(bucket)
-    reported = []
-    found = evaluate.job([cell], two, lambda tokens, before=False: reported.append((tokens, before)))[0]
-    assert all(same(score, expected[name]) for name, score in found.items())
-    assert sizes == [20, 20, 10, 20] and times[3] - times[2] > 0.9
-    assert reported == [(n * 3 * 24, before) for n, before in ((20, True), (10, False), (20, False))]
-    assert in_bucket(bucket) == set()
-
-
-@pytest.mark.parametrize("why", ["lost", "judged"])
-def test_a_part_that_another_has_drawn_meanwhile_is_not_handed_over(trained, machines, monkeypatch, why):
-    """Of who slept too long, and whose lease another took; and where all was judged without waiting for it."""
-    _, cell, _ = trained
-    one, two, bucket = machines
-    theirs, ours = (evaluate._scratch(cell, there, prepared.asked_in(there)) for there in (one, two))
-    drew = []
-
-    def meanwhile(*args, **options):
-        drew.append(len(args[2].ids))
-        if why == "lost":
-            storage.lease(ours / "40").lost = True
-        else:
-            storage.forget(theirs)
-        return drawn(*args, **options)
-
-    monkeypatch.setattr(simulate, "simulate", meanwhile)
-    artifacts.work_directory(theirs)
-    (theirs / "40.part").write_text("to be drawn")
-    storage.store(theirs)
-    assert evaluate.help_out([cell], two, small.silent) and drew == [10]
-    assert not any(key.endswith("40.npz") for key in bucket.list(""))
-
-
-def test_a_helper_that_hangs_is_not_waited_for_for_ever(trained, tmp_path, monkeypatch):
-    """It holds a part that it never brings: the one who waits draws it too, and only then."""
-    workdir, cell, _ = trained
-    whole, other = (alone(workdir, tmp_path / name, TOGETHER[0]) for name in ("whole", "other"))
-    monkeypatch.setattr(simulate, "simulate", drawn)
-    expected = evaluate.job([cell], whole, small.silent)[0]
-    monkeypatch.setattr(together, "AT_ONCE", 20)
-    monkeypatch.setattr(together, "PATIENCE", 1.0)
-    monkeypatch.setattr(claims, "POLL", 0.01)
-    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    scratch.mkdir(parents=True)
-    (scratch / "20.part").touch()
-    times = []
-
-    def timed(*args, **options):
-        times.append((time.monotonic(), args[2].ids[:1].tolist()))
-        return drawn(*args, **options)
-
-    monkeypatch.setattr(simulate, "simulate", timed)
-    with claims.locked(scratch / "20.part") as handle:
-        assert handle is not None
-        found = evaluate.job([cell], other, small.silent)[0]
-    assert all(same(score, expected[name]) for name, score in found.items())
-    assert len(times) == 3 and len({ids[0] for _, ids in times}) == 3
-    assert times[2][0] - times[1][0] > 1.0
-
-
-def test_a_folder_that_goes_is_no_error_of_the_helper_and_one_of_who_waits_for_it(trained, tmp_path, monkeypatch):
-    workdir, cell, _ = trained
-    other = alone(workdir, tmp_path, TOGETHER[0])
-    monkeypatch.setattr(together, "AT_ONCE", 30)
-    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    monkeypatch.setattr(claims, "POLL", 0.01)
-
-    def gone(*args, **options):
-        shutil.rmtree(scratch)
-        return drawn(*args, **options)
-
-    scratch.mkdir(parents=True)
-    (scratch / "0.part").touch()
-    monkeypatch.setattr(simulate, "simulate", gone)
-    assert not evaluate.help_out([cell], other, small.silent) and not scratch.exists()
-    with pytest.raises(UserError, match="has gone, in which parts of futures are kept"):
-        evaluate.job([cell], other, small.silent)
 
 
 @pytest.mark.nightly
@@ -523,17 +241,6 @@ def test_a_model_is_scored_in_the_queue(trained, tmp_path, monkeypatch):
     assert queued.exception() is None, queued.stderr()
     assert evaluate.finished([cell], other) is not None and "stays/s" in queued.stderr()
     assert slurm.submit(evaluate.job, [[cell]], other, cluster="local", **how) == []
-
-
-def test_a_damaged_part_is_named(trained, tmp_path):
-    workdir, cell, _ = trained
-    other = alone(workdir, tmp_path, TOGETHER[0])
-    scratch = evaluate._scratch(cell, other, prepared.asked_in(other))
-    scratch.mkdir(parents=True)
-    (scratch / "0.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(UserError, match=r"0\.npz is damaged \(\w+\): delete it and run again"):
-        evaluate.job([cell], other, small.silent)
-    assert not list((other / "outcomes").glob(f"*/*{cell.id}*"))
 
 
 def test_the_page_and_the_trajectories(trained, tmp_path, monkeypatch):
@@ -611,15 +318,3 @@ def test_a_folder_that_is_not_complete_is_named(trained, tmp_path):
     (tmp_path / "alone" / "outcomes" / "icu_admission").mkdir(parents=True)
     with pytest.raises(UserError, match="icu_admission is not complete: delete it and run again"):
         alone(workdir, tmp_path, TOGETHER[0])
-
-
-def test_parts_of_another_version_are_not_gone_on_with(trained, tmp_path, monkeypatch):
-    workdir, cell, _ = trained
-    other = alone(workdir, tmp_path, TOGETHER[0])
-    group = prepared.asked_in(other)
-    names = {evaluate._scratch(cell, other, group)}
-    for module, name in ((together, "AT_ONCE"), (scoring, "ANSWERS")):
-        with monkeypatch.context() as patched:
-            patched.setattr(module, name, 7)
-            names.add(evaluate._scratch(cell, other, group))
-    assert len(names) == 3

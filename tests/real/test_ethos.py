@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, timelines
+from ehr_scaling.data import pipeline
+from ehr_scaling.data.timelines import timelines
 from tests import nightly
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))

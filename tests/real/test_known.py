@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, timelines
-from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
+from ehr_scaling.data import pipeline
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.outcomes.asking import cohort
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks
 from ehr_scaling.outcomes.judging import baselines
 
 RAW, ED = "physionet/files/mimic-iv-demo/2.2", "physionet/files/mimic-iv-ed-demo/2.2"

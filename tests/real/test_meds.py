@@ -13,7 +13,8 @@ from ehr_scaling.data import pipeline
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.mimic import release as mimic_iv
-from ehr_scaling.outcomes.asking import cohort, tasks
+from ehr_scaling.outcomes.asking import cohort
+from ehr_scaling.outcomes.asking.tasks import tasks
 
 # Of each dialect, SELECTs of (subject_id, time, code, numeric_value, text_value, a, b, c); the last three are the
 # columns that some have.

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, timelines
-from ehr_scaling.outcomes.asking import cohort, task_tokens, tasks
+from ehr_scaling.data import pipeline
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.outcomes.asking import cohort
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks
 
 RAW, ED = "physionet/files/mimic-iv-demo/2.2", "physionet/files/mimic-iv-ed-demo/2.2"
 MAPS = ("gem2018_icd9cm_to_icd10cm.csv.gz", "gem2018_icd9proc_to_icd10pcs.csv.gz", "icd10cm-order-Jan-2021.csv.gz")

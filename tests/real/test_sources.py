@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from ehr_scaling.data import events, splits
+from ehr_scaling.data.events import events, splits
 from ehr_scaling.data.sources import challenge_2012, fetch, meds, physionet
 from ehr_scaling.data.sources.mimic import release as mimic_iv
 from ehr_scaling.errors import UserError

@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from ehr_scaling.data import counting, events, fitting, rare, static_context, tokenizer
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.mimic import release as mimic_iv
+from ehr_scaling.data.timelines import static_context
+from ehr_scaling.data.tokenization import counting, fitting, rare, tokenizer
 
 DEMO = "physionet/files/mimic-iv-demo/2.2"
 PUBLIC = ("gem2018_icd9cm_to_icd10cm.csv.gz", "gem2018_icd9proc_to_icd10pcs.csv.gz", "icd10cm-order-Jan-2021.csv.gz")

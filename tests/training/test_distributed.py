@@ -2,16 +2,22 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
+from ehr_scaling import storage
+from ehr_scaling.layout import Layout
 from ehr_scaling.training import loop, sharding
-from tests import forked, nightly, small
+from ehr_scaling.training.setup import restored_params
+from tests import buckets, forked, nightly, small
 
 # Trains one run after the other; of those that are to stop, one process is asked to go after a few dispatches
 WORKER = """
@@ -22,14 +28,19 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jobs, address, count, index = json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
-from ehr_scaling import preemption
+from ehr_scaling import storage
+from ehr_scaling.processes import preemption
 from ehr_scaling.errors import Preempted
 from ehr_scaling.grid.cell import of_json
-from ehr_scaling.training import loop, sharding
+from ehr_scaling.training import checkpoint, loop, sharding
+saved = checkpoint.Saver.saved
 assert jax.process_count() == int(count)
 for job in jobs:
     sharding.WHOLE_BELOW = job["whole_below"]
     dispatches = []
+    def broken(saver, step):
+        raise OSError("Stale file handle")
+    checkpoint.Saver.saved = broken if job["blind"] == int(index) else saved
     def report(tokens, before=False):
         if not before:
             dispatches.append(tokens)
@@ -37,7 +48,9 @@ for job in jobs:
                 signal.raise_signal(signal.SIGTERM)
     with preemption.deferred():
         try:
-            (metrics,) = loop.job([of_json(job["cell"])], Path(job["workdir"]), report)
+            workdir, unit = storage.local(job["workdir"]), [of_json(job["cell"])]
+            loop.verify([unit], workdir)
+            (metrics,) = loop.job(unit, workdir, report)
             assert job["asked"] is None
         except Preempted:
             assert job["asked"] is not None
@@ -46,27 +59,34 @@ for job in jobs:
 """
 
 
-def job(workdir, cell, asked=None, whole_below=1 << 20, **engine):
-    """What a worker trains; asked, the process that is asked to go, so that all of them save what they have.
+def job(workdir, cell, asked=None, whole_below=1 << 20, blind=None, **engine):
+    """What a worker trains; asked, the process that is asked to go, so that all of them save what they have; blind,
+    the one that cannot read its checkpoints.
 
     engine: settings that differ from the cell's.
     """
     cell = replace(cell, engine=replace(cell.engine, **engine))
-    return {"cell": cell.to_json(), "workdir": str(workdir), "asked": asked, "whole_below": whole_below}
+    about = {"cell": cell.to_json(), "workdir": str(workdir)}
+    return {**about, "asked": asked, "whole_below": whole_below, "blind": blind}
 
 
-def trained(tmp_path, jobs, *, processes, devices):
-    """The metrics of each run that is not to stop; processes, with so many devices each, train all of them together."""
+def trained(tmp_path, jobs, *, processes, devices, mirrors=None):
+    """The metrics of each run that is not to stop; processes, with so many devices each, train all of them together.
+
+    mirrors: of each process, where it works for a bucket; None: they share what they have.
+    """
     path = tmp_path / f"jobs-{time.monotonic_ns()}.json"
     path.write_text(json.dumps(jobs))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags}
+    environments = [{**os.environ, "XLA_FLAGS": flags} for _ in range(processes)]
+    for environment, mirror in zip(environments, mirrors or [], strict=False):
+        environment["EHR_SCALING_MIRRORS"] = str(mirror)
     command = [sys.executable, "-c", WORKER, str(path), address, str(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    all_of_them = [forked.Popen([*command, str(i)], env=environment, **pipes) for i in range(processes)]
+    all_of_them = [forked.Popen([*command, str(i)], env=env, **pipes) for i, env in enumerate(environments)]
     ends = [process.communicate(timeout=600) for process in all_of_them]
     assert not any(process.returncode for process in all_of_them), ends[0][1][-2000:] + ends[-1][1][-2000:]
     return [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]
@@ -95,6 +115,48 @@ def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
     assert [loss for _, loss in resumed["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-3)
     assert resumed["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
     assert resumed["real_tokens"] == metrics["real_tokens"]  # both hosts together read the rows that one reads
+
+
+@pytest.mark.nightly
+def test_what_one_process_cannot_read_all_of_them_pass_over(alone, prepared, tmp_path):
+    cell, metrics = alone
+    (tmp_path / "packed").symlink_to(prepared[0] / "packed")
+    jobs = [job(tmp_path, cell, asked=0), job(tmp_path, cell, blind=1)]
+    (again,) = trained(tmp_path, jobs, processes=2, devices=1)
+    assert [place["step"] for place in again["places"]] == [0]
+    assert again["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
+
+
+@pytest.mark.parametrize("of_each", nightly.but(True, of=[True, False]), ids=["a mirror each", "one mirror"])
+def test_processes_train_in_a_bucket_as_one(alone, prepared, tmp_path, monkeypatch, of_each):
+    """Of two hosts with a mirror each, and of two processes of one: stopped, and gone on with on another mesh, from
+    what the bucket has; it is then a run like any other."""
+    cell, metrics = alone
+    url = buckets.url("file", tmp_path)
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "plans"))
+    plans = storage.local(url)
+    shutil.copytree(prepared[0] / "packed", plans / "packed")
+    storage.store(plans / "packed")
+    mirrors = [tmp_path / "host0", tmp_path / ("host1" if of_each else "host0")]
+    mesh = {"data": 0, "fsdp": 2, "tensor": 1}
+    stops = job(url, cell, asked=1, whole_below=0, mesh=mesh, checkpoint_seconds=0.0)
+    trained(tmp_path, [stops], processes=2, devices=2, mirrors=mirrors)
+    stopped = Layout(plans).run(cell.id)
+    steps = sorted(int(name) for name in storage.names(stopped) if name.isdecimal())
+    # As if process 0 had been ended after it had saved the last one, and before it had handed it over
+    storage.forget(stopped / str(steps[-1]))
+    mesh = {"data": 0, "fsdp": 4, "tensor": 1}
+    goes_on = job(url, cell, whole_below=0, mesh=mesh)
+    (resumed,) = trained(tmp_path, [goes_on], processes=2, devices=2, mirrors=mirrors)
+    assert [place["step"] for place in resumed["places"]] == [0, steps[-2]]
+    assert [loss for _, loss in resumed["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-3)
+    assert resumed["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
+    # Another machine finds the result alone, and whole
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "reads"))
+    folder = Layout(storage.local(url)).run(cell.id)
+    assert {name for name in storage.names(folder) if name.isdecimal()} == {str(cell.steps)}
+    _, params = restored_params(cell, folder)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.nightly

@@ -14,13 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from ehr_scaling import artifacts, preemption
+from ehr_scaling import artifacts
 from ehr_scaling.configs.published import SETTINGS
-from ehr_scaling.data import loader
+from ehr_scaling.data.packing import loader
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
+from ehr_scaling.processes import preemption
 from ehr_scaling.training import checkpoint, loop, setup, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.step import eval_losses

@@ -32,9 +32,11 @@ class Coupled:
     def log_loss(self, theta: Floats) -> tuple[Floats, tuple[Floats, ...]]:
         E, A, B, alpha, beta, log_k = (theta[:, j, None] for j in range(6))
         k = np.exp(log_k)
-        sum_, share = log_sum(np.stack([A - alpha * self.x, B - beta * self.z], 1))
-        t = k * sum_
-        f, of = log_sum(np.stack([np.broadcast_to(E, t.shape), t], 1))
+        terms, both = np.empty((2, len(theta), 2, len(self.x)))
+        terms[:, 0], terms[:, 1] = A - alpha * self.x, B - beta * self.z
+        sum_, share = log_sum(terms)
+        both[:, 0], both[:, 1] = E, (t := k * sum_)
+        f, of = log_sum(both)
         return f, (of, share, t, k)
 
     def slopes(self, parts: tuple[Floats, ...]) -> Floats:
@@ -42,7 +44,10 @@ class Coupled:
         by_E, p = of[:, 0], of[:, 1]
         by_A, by_B = p * k * share[:, 0], p * k * share[:, 1]
         columns = (by_E, by_A, by_B, -by_A * self.x, -by_B * self.z, p * t)
-        return np.stack([columns[j] for j in self.free], 1)
+        J = np.empty((len(t), len(self.free), len(self.x)))
+        for i, j in enumerate(self.free):
+            J[:, i] = columns[j]
+        return J
 
     def bends(self, parts: tuple[Floats, ...], pull: Floats) -> Floats:
         """With t = k s and s = log(e^u + e^v), ∂²L / L is the share of E for log E, and p (∂t ∂tᵀ + ∂²t) for the

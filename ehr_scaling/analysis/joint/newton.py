@@ -194,7 +194,12 @@ def _batches(problems: int, rows: int) -> Iterator[NDArray[np.int64]]:
 
 def log_sum(t: Floats) -> tuple[Floats, Floats]:
     """log of the sum of e^t over the second axis of [b, terms, n], and the share of each term in it, [b, terms, n]."""
-    highest = t.max(1)
-    share = np.exp(t - highest[:, None])
-    total = share.sum(1)
+    if t.shape[1] == 2:  # the same in half the time
+        highest = np.maximum(t[:, 0], t[:, 1])
+        share = np.exp(t - highest[:, None])
+        total = share[:, 0] + share[:, 1]
+    else:
+        highest = t.max(1)
+        share = np.exp(t - highest[:, None])
+        total = share.sum(1)
     return highest + np.log(total), share / total[:, None]

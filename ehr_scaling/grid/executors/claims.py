@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ehr_scaling import preemption, storage
+from ehr_scaling import storage
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.layout import Layout
+from ehr_scaling.processes import preemption
 
 NOBODY = -1
 POLL = 0.5  # seconds between two looks at units that others hold

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ehr_scaling import preemption
 from ehr_scaling.errors import RunFailed
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
+from ehr_scaling.processes import preemption
 
 
 class Report(Protocol):

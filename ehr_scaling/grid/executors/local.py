@@ -7,20 +7,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import hardware, leading, preemption, storage
+from ehr_scaling import hardware, storage
 from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Unit
-from ehr_scaling.grid.executors import claims, processes
+from ehr_scaling.grid.executors import claims, processes, tpus
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
 from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.grid.executors.progress import Progress
+from ehr_scaling.processes import leading, preemption
 
 _MOST_TOLD = 5  # units that failed, with their reasons
 
 
 def workers_for(setting: int) -> int:
-    """Worker processes to use: `setting`, or for 0 one a core on a CPU and one (this process) on accelerators."""
+    """Worker processes to use: `setting`, or for 0 one a core on a CPU and one (this process) on accelerators.
+
+    Raises: UserError where there are fewer TPU chips, of which each serves one process.
+    """
+    if setting > 1 and not processes.gpus() and (chips := tpus.here()[1]):
+        if setting > len(chips):
+            raise UserError(
+                f"--config.workers={setting}: a TPU chip serves one process, and this host has {len(chips)}; for more "
+                "on a chip train several cells as one program, --config.training.together"
+            )
+        return 1 if tpus.taken() else setting
     if setting > 0:
         return setting
     import jax
@@ -112,14 +123,8 @@ def run(
 
 
 def _check_sharing(workdir: Path) -> None:
-    """Raises UserError for processes that train as one in a bucket; warns of locks that other machines may not see."""
-    if storage.in_bucket(workdir):
-        if _processes() > 1:
-            raise UserError(
-                "--distributed with a --workdir in a bucket: processes that train as one write their checkpoints "
-                "together, and need a file system that they share"
-            )
-    elif kind := storage.doubtful_locks(workdir):
+    """Warns of locks that other machines may not see."""
+    if not storage.in_bucket(workdir) and (kind := storage.doubtful_locks(workdir)):
         print(
             f"warning: {workdir} is on a file system in user space ({kind}), whose locks other machines may not see: "
             "start one sweep there, or give the bucket itself, as --workdir=gs://…",

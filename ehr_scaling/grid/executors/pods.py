@@ -1,11 +1,13 @@
 """Commands that train a grid on Cloud TPU pods and on Kubernetes, printed for their owner to run."""
 
 import json
+import math
 import re
 import shlex
-from pathlib import Path
+from typing import Any, NamedTuple
 
 from ehr_scaling.errors import UserError
+from ehr_scaling.grid.executors import tpus
 
 GRACE = 300  # seconds from SIGTERM until Kubernetes kills: time to save
 PORT = 8476
@@ -30,32 +32,96 @@ def command(argv: list[str], *more: str) -> list[str]:
     return ["python", "-m", "ehr_scaling.launch.sweep", *kept, *more]
 
 
-# The chips of one host as the TPU's runtime wants them to be laid out
-_BOUNDS = {1: "1,1,1", 4: "2,2,1", 8: "2,4,1"}
+_OF_A_SLICE = 4  # chips on each host, of a slice of several
+
+
+class Slice(NamedTuple):
+    """What an accelerator of Google Cloud is made of."""
+
+    chip: tpus.Chip
+    hosts: int
+    chips: int  # of each host
+
+
+def slice_of(accelerator: str) -> Slice:
+    """What gcloud's `--accelerator-type` stands for. Raises: UserError for one that is not known here."""
+    match = re.fullmatch(r"(v\d+\w*)-(\d+)", accelerator)
+    chip = next((chip for chip in tpus.CHIPS if match and match[1] == chip.cloud), None)
+    if match is None or chip is None:
+        known = ", ".join(f"{chip.cloud}-16" for chip in tpus.CHIPS)
+        raise UserError(
+            f"--pod_accelerator={accelerator} is not known: give a type as gcloud has it, such as {known}, or say by "
+            "hand what is to be: --pod_chips, or --distributed"
+        )
+    n, odd = divmod(int(match[2]), chip.counted)
+    chips = n if n <= chip.most else _OF_A_SLICE
+    if odd or chips not in tpus.BOUNDS or n % chips:
+        raise UserError(f"--pod_accelerator={accelerator}: there is no {chip.cloud} of {match[2]}")
+    return Slice(chip, n // chips, chips)
+
+
+def _alone_on(chips: int, flag: str) -> dict[str, str]:
+    """`tpus.alone_on` all chips of a host. Raises: UserError for a number that no host has."""
+    if chips not in tpus.BOUNDS:
+        raise UserError(f"{flag}={chips}: a host of a TPU has {', '.join(map(str, tpus.BOUNDS))} chips")
+    return tpus.alone_on([str(chip) for chip in range(chips)])
 
 
 def tpu_pod(
-    argv: list[str], *, name: str, zone: str, project: str | None, folder: str, chips: int | None = None
+    argv: list[str],
+    *,
+    name: str,
+    zone: str,
+    project: str | None,
+    folder: str,
+    chips: int | None = None,
 ) -> str:
     """The command that trains on all hosts of a TPU VM at once. The work directory must be one they share.
 
     Args:
       name, of the TPU VM; folder, of this repository on its hosts.
-      chips: of a host, where each works for itself, on units of its own; None: all hosts are one program.
+      chips: of a host, where each works for itself, on units of its own, in a process a chip where they fit
+        (`cost.workers`); None: all hosts are one program.
     Raises: UserError for a number of chips that no host has.
     """
     if chips is None:
-        line = shlex.join(command(argv, "--distributed"))
-    elif chips in _BOUNDS:
-        bounds = f"TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS={_BOUNDS[chips]}"
-        visible = ",".join(map(str, range(chips)))
-        line = f"{bounds} TPU_VISIBLE_CHIPS={visible} TPU_VISIBLE_DEVICES={visible} {shlex.join(command(argv))}"
+        line = shlex.join(command(argv, *([] if "--distributed" in argv else ["--distributed"])))
     else:
-        raise UserError(f"--pod_chips={chips}: a host of a TPU has {', '.join(map(str, _BOUNDS))} chips")
+        environment = _alone_on(chips, "--pod_chips")
+        told = " ".join(f"{name}={value}" for name, value in environment.items())
+        line = f"{told} {shlex.join(command(argv))}"
     inside = f"cd {shlex.quote(folder)} && {line}"
     parts = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, f"--zone={zone}"]
     parts += [f"--project={project}"] if project else []
     return shlex.join([*parts, "--worker=all", f"--command={inside}"])
+
+
+# Of one machine of a slice of several, for a process that is to take it for all there is
+_ONE_MACHINE = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+
+
+def machines(topology: str | None, chips: int) -> int:
+    """Machines of `chips` TPU chips each that make a slice of this topology."""
+    sides = (topology or "").split("x")
+    if not all(side.isdigit() for side in sides):  # none, or of a form that GKE will refuse
+        return 1
+    return max(1, math.prod(map(int, sides)) // max(1, chips))
+
+
+def chip_of_gke(accelerator: str) -> tpus.Chip | None:
+    """The chip of GKE's name of a TPU; None: not known here."""
+    return next((chip for chip in tpus.CHIPS if accelerator in chip.gke), None)
+
+
+def gke_memory(accelerator: str) -> float | None:
+    """Bytes of a device, by GKE's name of it; None: not known here."""
+    if (chip := chip_of_gke(accelerator)) is not None:
+        return chip.memory
+    said = re.search(r"-(\d+)gb$", accelerator)
+    return float(said[1]) * 1e9 if said else _GPUS.get(accelerator)
+
+
+_GPUS = {"nvidia-l4": 24e9, "nvidia-tesla-t4": 16e9, "nvidia-tesla-v100": 16e9, "nvidia-tesla-a100": 40e9}
 
 
 def gke(
@@ -63,8 +129,8 @@ def gke(
     *,
     name: str,
     image: str,
-    workdir: Path,
-    volume: str,
+    workdir: str,
+    volume: str | None,
     accelerator: str,
     topology: str | None,
     hosts: int,
@@ -72,6 +138,7 @@ def gke(
     parallel: int = 1,
     slices: int = 1,
     spot: bool = False,
+    service_account: str | None = None,
 ) -> str:
     """A Kubernetes manifest: a Job on one host, a JobSet on several.
 
@@ -79,7 +146,8 @@ def gke(
 
     Args:
       image: with this package and its extra for the accelerator.
-      volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`.
+      volume: a PersistentVolumeClaim (ReadWriteMany on several hosts), mounted at `workdir`; None where that is in a
+        bucket, which pods reach as service_account, Kubernetes' name of one, else as that of their nodes.
       accelerator: GKE's name of it, such as tpu-v5-lite-podslice or nvidia-h100-80gb; topology, of TPUs, such as 4x4.
       hosts, chips: machines that are one program, and devices of each.
       slices: of TPUs, of so many hosts each, that are one program together.
@@ -110,13 +178,26 @@ def gke(
         selector["cloud.google.com/gke-tpu-topology"] = topology
     if spot:
         selector["cloud.google.com/gke-spot"] = "true"
-    container = {
+    container: dict[str, Any] = {
         "name": "sweep",
         "image": image,
         "command": ["sh", "-c", f"exec {line}"],
         "resources": {"limits": {kind: chips}},
-        "volumeMounts": [{"name": "workdir", "mountPath": str(workdir)}],
     }
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE,
+        "nodeSelector": selector,
+        "containers": [container],
+    }
+    if volume is not None:
+        container["volumeMounts"] = [{"name": "workdir", "mountPath": workdir}]
+        pod["volumes"] = [{"name": "workdir", "persistentVolumeClaim": {"claimName": volume}}]
+    if service_account is not None:
+        pod["serviceAccountName"] = service_account
+    if tpu and hosts == 1 and machines(topology, chips) > 1:
+        alone = _alone_on(chips, "--gke_chips") | _ONE_MACHINE
+        container["env"] = [{"name": name, "value": value} for name, value in alone.items()]
     job = {
         "backoffLimit": 3,
         # A user's error (statuses 1 and 2) comes again however often it is tried; a host that was taken away and has
@@ -131,15 +212,7 @@ def gke(
         "completionMode": "Indexed",
         "parallelism": hosts,
         "completions": hosts,
-        "template": {
-            "spec": {
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": GRACE,
-                "nodeSelector": selector,
-                "containers": [container],
-                "volumes": [{"name": "workdir", "persistentVolumeClaim": {"claimName": volume}}],
-            }
-        },
+        "template": {"spec": pod},
     }
     if hosts == 1:
         if (

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, each with its core or GPU, that claim units until all are finished."""
+"""Worker processes on this machine, each with its core, GPU or TPU chip, that claim units until all are finished."""
 
 import contextlib
 import importlib.util
@@ -15,12 +15,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
-from ehr_scaling import hardware, preemption
+from ehr_scaling import hardware
 from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
 from ehr_scaling.grid.cell import Unit
+from ehr_scaling.grid.executors import tpus
 from ehr_scaling.grid.executors.claims import NOBODY
 from ehr_scaling.grid.executors.job import Report, Work, held_elsewhere
 from ehr_scaling.grid.executors.progress import Progress
+from ehr_scaling.processes import preemption
 
 GRACE = 5.0  # seconds for workers to end by themselves once one has failed or Ctrl-C was pressed
 
@@ -91,8 +93,11 @@ def _told_by_driver(what: str, cards: list[str] | None = None) -> list[str]:
     return told.stdout.split() if told.returncode == 0 else []
 
 
-def _places(workers: int, cores: list[int], gpus: list[str]) -> list[tuple[set[int], dict[str, str]]]:
-    """Cores and environment of each worker: a core each on a CPU, a GPU and its share of the cores on GPUs."""
+def _places(workers: int, cores: list[int], gpus: list[str], chips: list[str]) -> list[tuple[set[int], dict[str, str]]]:
+    """Cores and environment of each worker: a core each on a CPU, else a GPU, or a TPU chip that it alone has, and its
+    share of the cores."""
+    if chips:
+        return [(set(cores[w::workers]) or set(cores), tpus.alone_with(chips[w])) for w in range(workers)]
     if not gpus:
         return [({cores[w % len(cores)]}, {}) for w in range(workers)]
     share = 0.9 / -(-workers // len(gpus))  # of a GPU's memory: JAX takes .75 at once, and two workers more than all
@@ -116,7 +121,9 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
     environment_here = dict(os.environ)
     # glibc reads this before Python starts, so only a new process can have it: huge pages are 20 to 60 % on CPU.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    if not (cards := gpus()):
+    cards = gpus()
+    chips = [] if cards else tpus.here()[1]
+    if not cards and not chips:
         # A quarter off the time to compile, which is a fifth of a small grid's; its programs are as fast.
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     processes: dict[Connection, Any] = {}
@@ -127,7 +134,7 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        for w, (cores, environment) in enumerate(_places(workers, hardware.cores(), cards)):
+        for w, (cores, environment) in enumerate(_places(workers, hardware.cores(), cards, chips)):
             pipe, child = context.Pipe()
             process = context.Process(
                 target=_serve,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling import companions, endings, leading, preemption, storage
+from ehr_scaling import storage
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, needs
 from ehr_scaling.grid.cell import Unit
@@ -19,6 +19,7 @@ from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
 from ehr_scaling.grid.executors.local import run
 from ehr_scaling.layout import Layout
+from ehr_scaling.processes import companions, endings, leading, preemption
 
 Steps = Callable[[Path], Mapping[str, leading.Step]]
 PATIENCE = 120.0  # seconds for the lock of a node that went down to be let go of
@@ -46,7 +47,8 @@ class Task:
         cost: Cost | None = None,
         steps: Steps | None = None,
     ):
-        self.job, self.unit, self.workdir, self.title, self.done = job, unit, workdir, title, done
+        self.job, self.unit, self.title, self.done = job, unit, title, done
+        self.workdir = storage.given(workdir)  # on a node a bucket may have its mirror elsewhere
         self.before, self.cost, self.steps = before, cost, steps
         self.scontrol = _scontrol()  # where it is submitted; a node may have it elsewhere, or not on its PATH
 
@@ -56,7 +58,7 @@ class Task:
             together = _join_nodes()
             with preemption.deferred(signal.SIGTERM, signal.SIGUSR2):
                 if (steps := self.steps) is not None:
-                    leading.run(self._do, lambda: steps(self.workdir))
+                    leading.run(self._do, lambda: steps(storage.local(str(self.workdir))))
                 else:
                     self._do()
             companions.leave()
@@ -76,7 +78,7 @@ class Task:
         run(
             self.job,
             [self.unit],
-            self.workdir,
+            storage.local(str(self.workdir)),
             workers=1,
             title=self.title,
             costs=self.cost and [self.cost],
@@ -182,7 +184,8 @@ def submit(
     options: dict[str, str | None] | None = None,
     cluster: str = "slurm",
 ) -> list[Any]:
-    """Put every unit that is not finished into the queue, as one job array; logs go to `workdir`/slurm.
+    """Put every unit that is not finished into the queue, as one job array; logs go to `workdir`/slurm, in a
+    bucket to its mirror here, which the nodes have to see.
 
     Args:
       time: limit of a task; `save_seconds` before it is over, a task saves and queues itself again.
@@ -206,8 +209,6 @@ def submit(
         import submitit
     except ImportError:
         raise needs("--executor=slurm needs submitit", "slurm") from None
-    if storage.in_bucket(workdir):
-        raise UserError("--executor=slurm with a --workdir in a bucket: take a folder that the nodes share")
     todo = []
     for i, unit in enumerate(units):
         try:

@@ -6,16 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import disclosure, inspection, timelines
-from ehr_scaling.data.events import DEATH
-from ehr_scaling.data.tokenizer import STATIC, Timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.events.events import DEATH
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.data.tokenization.tokenizer import STATIC, Timelines
 from ehr_scaling.data.vocabulary import DAY, HOUR, YEAR, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking import label_files as given
-from ehr_scaling.outcomes.asking import task_tokens
 from ehr_scaling.outcomes.asking.stays import Group, Stays, after, parts
-from ehr_scaling.outcomes.asking.task_tokens import KIND_OF
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
+from ehr_scaling.outcomes.asking.tasks import task_tokens
+from ehr_scaling.outcomes.asking.tasks.task_tokens import KIND_OF
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE
 
 # Why a stay is not asked about; the first reason that holds is the one that is counted. 0 stands for: it is.

@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.data import disclosure, inspection, timelines
-from ehr_scaling.data.events import DEATH
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.events.events import DEATH
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError, first_line
-from ehr_scaling.outcomes.asking import task_tokens
-from ehr_scaling.outcomes.asking.bounds import Bound
 from ehr_scaling.outcomes.asking.stays import Group, Stays, after, parts
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks import task_tokens
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 
 SCHEMA = {
     "subject_id": pa.int64(),

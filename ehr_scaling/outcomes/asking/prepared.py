@@ -8,7 +8,7 @@ import numpy as np
 from ehr_scaling import artifacts, storage
 from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.questions import Samples
-from ehr_scaling.outcomes.asking.tasks import Task
+from ehr_scaling.outcomes.asking.tasks.tasks import Task
 
 RECALIBRATION = "recalibration.json"  # in the folder of the stays that a recalibration is fitted to: which one
 NONE, LINE, ISOTONIC = "none", "line", "isotonic"

@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection, static_context, timelines
-from ehr_scaling.data.tokenizer import STATIC
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import static_context, timelines
+from ehr_scaling.data.tokenization.tokenizer import STATIC
 from ehr_scaling.data.vocabulary import YEAR, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
-from ehr_scaling.outcomes.asking import cohort, sheets, stays, task_tokens, train_values
+from ehr_scaling.outcomes.asking import cohort, stays
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
+from ehr_scaling.outcomes.asking.tasks import sheets, task_tokens, train_values
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable
 
 VERSION = 2  # of who is asked what: raise it with every change to that
 SAMPLES = "samples.npz"

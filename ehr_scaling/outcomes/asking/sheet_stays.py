@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection, timelines
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
+from ehr_scaling.data.timelines import timelines
+from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import DAY
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes.asking import cohort, questions, stays
-from ehr_scaling.outcomes.asking.sheets import FILE, Code, Resolved, Sheet, resolve
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Task, Unanswerable
+from ehr_scaling.outcomes.asking.tasks.sheets import FILE, Code, Resolved, Sheet, resolve
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, Unanswerable
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
 
 VERSION = 1  # of who is asked what: raise it with every change to that

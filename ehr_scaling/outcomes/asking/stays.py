@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import disclosure, static_context, timelines
-from ehr_scaling.data.tokenizer import Timelines
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.timelines import static_context, timelines
+from ehr_scaling.data.tokenization.tokenizer import Timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import PAD

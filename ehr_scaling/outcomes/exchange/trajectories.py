@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import work_directory, writing
 from ehr_scaling.data import parquet
-from ehr_scaling.data.event_tokens import Event, Grouping
 from ehr_scaling.data.presets.paths import PRESSURE, PRESSURES
-from ehr_scaling.data.timelines import SPLITS
+from ehr_scaling.data.timelines.timelines import SPLITS
+from ehr_scaling.data.tokenization.event_tokens import Event, Grouping
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.outcomes.asking.stays import Stays

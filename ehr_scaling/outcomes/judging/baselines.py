@@ -17,10 +17,10 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ehr_scaling.data import static_context, timelines
+from ehr_scaling.data.timelines import static_context, timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.outcomes.asking.stays import Stays, by_part
-from ehr_scaling.outcomes.asking.tasks import Unanswerable
+from ehr_scaling.outcomes.asking.tasks.tasks import Unanswerable
 
 BLOCKS = ("counts", "counts since the anchor", "last values", "context", "recency")  # of V columns each
 FEATURES = (

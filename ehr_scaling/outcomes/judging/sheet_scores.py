@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ehr_scaling.data import disclosure
-from ehr_scaling.outcomes.judging import subgroups
-from ehr_scaling.outcomes.judging.delong import delong, interval
+from ehr_scaling.outcomes.judging.metrics import subgroups
+from ehr_scaling.outcomes.judging.metrics.delong import delong, interval
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE
 
 ALL, FIRST, AGAIN = "all", "first", "again"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError, first_line
 from ehr_scaling.layout import Layout

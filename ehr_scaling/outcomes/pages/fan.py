@@ -15,7 +15,7 @@ import numpy as np
 from ehr_scaling.analysis import wording
 from ehr_scaling.analysis.report import html
 from ehr_scaling.analysis.report.html import Raw
-from ehr_scaling.data.inspection import YEAR_PLACE, context_names
+from ehr_scaling.data.inspection.inspection import YEAR_PLACE, context_names
 from ehr_scaling.data.vocabulary import END, Vocabulary, family
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.transformer import PAD

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import inspection
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing, together

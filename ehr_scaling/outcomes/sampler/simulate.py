@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from ehr_scaling import leading
 from ehr_scaling.data.vocabulary import HOUR, Vocabulary
 from ehr_scaling.models.transformer import PAD, Transformer
-from ehr_scaling.outcomes.sampler import decode
+from ehr_scaling.outcomes.sampler import decode, placing
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE as NEGATIVE
 from ehr_scaling.outcomes.sampler.slots import OPEN as OPEN
 from ehr_scaling.outcomes.sampler.slots import POSITIVE as POSITIVE
 from ehr_scaling.outcomes.sampler.slots import RUNNING as RUNNING
 from ehr_scaling.outcomes.sampler.slots import Clock, Setting, State, Stops, draw_futures, is_over, padded
+from ehr_scaling.processes import leading
 from ehr_scaling.training import sharding
 
 
@@ -142,12 +142,11 @@ def simulate(
     room = min(new_tokens, request.context - width)
     if room < 1:
         raise ValueError(f"prompts of {width} tokens leave no room in a context of {request.context}")
-    if (shared := sharding.shared_by_processes(params)) is not None:
+    if sharding.shared_by_processes(params) is not None:
         leading.call("simulate", params, rows=rows, **request.flat())
     outcomes = len(stops.at_horizon)
     gaps, horizons = request.gaps.astype(np.float32), request.horizons.astype(np.float32)
-    mesh = shared or _mesh(devices or jax.local_devices(), sharding.devices_of(params))
-    params = params if shared else jax.device_put(params, sharding.of_params(mesh, params))
+    mesh, params = placing.placed(params, devices)
     if rows is None:
         # On a CPU 256 rows of the quickstart's models were no faster than 64; an accelerator hides its latency.
         rows = 64 if jax.default_backend() == "cpu" else 1024
@@ -195,27 +194,36 @@ def simulate(
     )
 
 
-def next_token(model: Transformer, params: Any, prompts: np.ndarray, tokens: np.ndarray, batch: int = 64) -> np.ndarray:
-    """Probabilities that some tokens follow each prompt, float32 (n, K).
+def next_token(
+    model: Transformer,
+    params: Any,
+    prompts: np.ndarray,
+    tokens: np.ndarray,
+    batch: int = 64,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> np.ndarray:
+    """Probabilities that some tokens follow each prompt, float32 (n, K). Devices share the prompts out, as in
+    `simulate`.
 
-    Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for.
+    Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for; batch, prompts at a time on each
+      device.
     Raises: Preempted after SIGTERM, where that was put off.
     """
-    if (mesh := sharding.shared_by_processes(params)) is not None:
+    if sharding.shared_by_processes(params) is not None:
         leading.call("next_token", params, prompts=prompts, tokens=tokens, batch=batch)
-    probabilities = np.empty((len(prompts), len(tokens)), np.float32)
-    for begin in range(0, len(prompts), batch):
-        leading.check()
-        some = prompts[begin : begin + batch].astype(np.int32)
-        filled = np.pad(some, ((0, batch - len(some)), (0, 0)), constant_values=PAD)
-        new = _next(model, params, *sharding.everywhere(mesh, (filled, tokens)))
-        probabilities[begin : begin + batch] = sharding.on_host(mesh, new)[: len(some)]
-    return probabilities
+    mesh, params = placing.placed(params, devices)
+    next_tokens = partial(_next, model, mesh)
+    return placing.by_batches(mesh, batch, next_tokens, params, (prompts.astype(np.int32),), tokens)
 
 
-@partial(jax.jit, static_argnames="model")
-def _next(model: Transformer, params: Any, prompts_BxP: jax.Array, tokens_K: jax.Array) -> jax.Array:
-    return jax.nn.softmax(decode.read(model, params, prompts_BxP)[0], axis=-1)[:, tokens_K]
+@partial(jax.jit, static_argnames=("model", "mesh"))
+def _next(model: Transformer, mesh: Mesh, params: Any, of_prompts: tuple[jax.Array], tokens_K: jax.Array) -> jax.Array:
+    def each(params: Any, of_prompts: tuple[jax.Array], tokens_K: jax.Array) -> jax.Array:
+        (prompts_BxP,) = of_prompts
+        return jax.nn.softmax(decode.read(model, params, prompts_BxP)[0], axis=-1)[:, tokens_K]
+
+    return placing.split(mesh, each, params, of_prompts, tokens_K)
 
 
 def _slid(prompts: np.ndarray, tokens: np.ndarray, drawn: np.ndarray, context_tokens: int) -> np.ndarray:
@@ -230,17 +238,6 @@ def _slid(prompts: np.ndarray, tokens: np.ndarray, drawn: np.ndarray, context_to
     return out
 
 
-def _shares(mesh: Mesh) -> int:
-    """Devices, or groups of them that hold the model together, that each take a share of the prompts."""
-    # Not several groups of a few: their loops have different numbers of turns, and would wait for each other in each
-    return mesh.shape["data"] if mesh.shape["tensor"] == 1 else 1
-
-
-def _mesh(devices: Sequence[jax.Device], tensor: int) -> Mesh:
-    data = len(devices) if tensor == 1 else 1  # see `_shares`
-    return sharding.mesh_to_ask(devices, data, tensor)
-
-
 def _prompts_at_once(model: Transformer, width: int, groups: int, mesh: Mesh, prompts: int) -> int:
     """Of one dispatch, on all devices: many, so that few slots wait for the last copies, and no more than fit.
 
@@ -248,7 +245,7 @@ def _prompts_at_once(model: Transformer, width: int, groups: int, mesh: Mesh, pr
     """
     of_one = 2 * model.shape.layers * model.shape.width * width * jnp.dtype(model.dtype).itemsize
     fitting = max(1, (1 << 29 if jax.default_backend() == "cpu" else 1 << 33) // of_one)
-    shares = _shares(mesh)
+    shares = placing.shares(mesh)
     of_device = min(max(groups, min(16 * groups, fitting)), math.ceil(prompts / shares))
     return shares * 2 ** math.ceil(math.log2(of_device))
 
@@ -278,7 +275,7 @@ def _dispatch(
     fill = lambda x: np.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))  # noqa: E731
     halves = np.stack([ids >> np.uint64(32), ids & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
     slots = min(copy.shape[1], rows)
-    groups = max(1, min(rows // slots, part // _shares(mesh)))
+    groups = max(1, min(rows // slots, part // placing.shares(mesh)))
     leading.check()
     shared = mesh if sharding.shared_by_processes(params) is not None else None
     args = fill(prompts), fill(gaps), fill(horizons), over
@@ -296,19 +293,8 @@ def _dispatch(
 def _sharded(
     setting: Setting, mesh: Mesh, groups: int, slots: int, params: Any, args: Any, *shared: Any
 ) -> tuple[jax.Array, State]:
-    """Each device simulates its share of the prompts, in a loop of its own; what devices that hold a model together
-    exchange is left to XLA."""
-    everywhere = PartitionSpec()
-    over = PartitionSpec("data") if mesh.shape["tensor"] == 1 else everywhere  # else all groups do the same
-    apart = {"data"} if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
-    return jax.shard_map(
-        partial(draw_futures, setting, groups, slots),
-        mesh=mesh,
-        in_specs=(everywhere, over, *(everywhere,) * len(shared)),
-        out_specs=over,
-        axis_names=apart,
-        check_vma=False,  # loops of devices end after different numbers of turns
-    )(params, args, *shared)
+    """Each device simulates its share of the prompts, in a loop of its own."""
+    return placing.split(mesh, partial(draw_futures, setting, groups, slots), params, args, *shared)
 
 
 @partial(jax.jit, static_argnames="room")

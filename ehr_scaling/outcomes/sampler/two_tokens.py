@@ -8,21 +8,23 @@ What takes more tokens is not seen, and told.
 Shapes: n samples, of which B are read at a time; K outcomes, I intervals, V vocabulary (padded).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from ehr_scaling import leading
-from ehr_scaling.models.transformer import PAD, Transformer
-from ehr_scaling.outcomes.sampler import decode
+from ehr_scaling.models.transformer import Transformer
+from ehr_scaling.outcomes.sampler import decode, placing
 from ehr_scaling.outcomes.sampler.simulate import Asked
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Stops, padded
+from ehr_scaling.processes import leading
 from ehr_scaling.training import sharding
 
-_ROWS = 512  # prompts × intervals at a time
+_ROWS = 512  # prompts × intervals at a time on each device
 
 
 class Decided(NamedTuple):
@@ -42,44 +44,47 @@ class Decided(NamedTuple):
         return np.maximum(1 - self.positive - self.negative - self.open, 0)
 
 
-def decide(model: Transformer, params: Any, request: Asked) -> Decided:
+def decide(model: Transformer, params: Any, request: Asked, *, devices: Sequence[jax.Device] | None = None) -> Decided:
     """The probabilities that `Futures` of two tokens estimate, in the same terms: gaps, clock, horizons and stops are
-    used as `simulate` uses them. Copies, their number and the seed mean nothing here.
+    used as `simulate` uses them, and devices share the prompts out likewise. Copies, their number and the seed mean
+    nothing here.
 
     Exact for the model, but for what follows a first token that is neither an interval nor decides: see `undecided`.
     Raises: Preempted after SIGTERM, where that was put off.
     """
-    if (mesh := sharding.shared_by_processes(params)) is not None:
+    if sharding.shared_by_processes(params) is not None:
         leading.call("decide", params, **request.flat())
+    mesh, params = placing.placed(params, devices)
     stops, clock = padded(model, request.stops, request.clock)
     intervals = np.flatnonzero(clock.hours)
-    batch = max(1, min(_ROWS // len(intervals), len(request.ids)))
-    parts = []
-    for begin in range(0, len(request.ids), batch):
-        leading.check()
-        some = slice(begin, begin + batch)
-        prompts, gaps = request.prompts[some].astype(np.int32), request.gaps[some].astype(np.float32)
-        horizons, missing = request.horizons[some].astype(np.float32), batch - len(prompts)
-        prompts = np.pad(prompts, ((0, missing), (0, 0)), constant_values=PAD)
-        gaps, horizons = np.pad(gaps, (0, missing)), np.pad(horizons, ((0, missing), (0, 0)))
-        given = sharding.everywhere(mesh, (prompts, gaps, horizons, stops, clock, intervals))
-        of_batch = sharding.on_host(mesh, _decide(model, params, *given))
-        parts.append(of_batch.astype(np.float64)[:, : batch - missing])
-    return Decided(*np.concatenate(parts, axis=1))
+    prompts, gaps = request.prompts.astype(np.int32), request.gaps.astype(np.float32)
+    decided = placing.by_batches(
+        mesh,
+        max(1, _ROWS // len(intervals)),
+        partial(_decide, model, mesh),
+        params,
+        (prompts, gaps, request.horizons.astype(np.float32)),
+        *(stops, clock, intervals),
+    )
+    return Decided(*(field.astype(np.float64) for field in decided))
 
 
-@partial(jax.jit, static_argnames="model")
-def _decide(
+@partial(jax.jit, static_argnames=("model", "mesh"))
+def _decide(model: Transformer, mesh: Mesh, params: Any, of_prompts: Any, *rest: Any) -> tuple[jax.Array, ...]:
+    """float32 (B, K): positive, negative, open."""
+    return placing.split(mesh, partial(_decided, model), params, of_prompts, *rest)
+
+
+def _decided(
     model: Transformer,
     params: Any,
-    prompts_BxP: jax.Array,
-    gaps_B: jax.Array,
-    horizons_BxK: jax.Array,
+    of_prompts: tuple[jax.Array, jax.Array, jax.Array],
     stops: Stops,
     clock: Clock,
     intervals_I: jax.Array,
-) -> jax.Array:
-    """float32 (3, B, K): positive, negative, open."""
+) -> tuple[jax.Array, ...]:
+    """As `_decide`, on one device."""
+    prompts_BxP, gaps_B, horizons_BxK = of_prompts
     logits_BxV, prefix = decode.read(model, params, prompts_BxP)
     told_B = gaps_B >= clock.shortest
     logits_BxV = jnp.where(told_B[:, None] & (clock.ends <= gaps_B[:, None]), decode.MASKED, logits_BxV)
@@ -114,4 +119,4 @@ def _decide(
     by_second, _ = decided(jax.nn.softmax(next_RxV, axis=-1), hours_R, jnp.repeat(horizons_BxK, count, axis=0))
     by_second = by_second.reshape(3, prompts, count, -1)
     weights_BxIxK = jnp.where(over_BxIxK, 0.0, first_BxV[:, intervals_I, None])
-    return by_first + jnp.einsum("bik,sbik->sbk", weights_BxIxK, by_second)
+    return tuple(by_first + jnp.einsum("bik,sbik->sbk", weights_BxIxK, by_second))

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes import choosing
-from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, questions, stays
 from ehr_scaling.outcomes.asking.prepared import Question
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Unanswerable
+from ehr_scaling.outcomes.asking.tasks import tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Unanswerable
 from ehr_scaling.outcomes.supervised import finetune, labels, probe, states
 from ehr_scaling.outcomes.supervised.finetune import Labelled, Recipe
 from ehr_scaling.training.setup import restored_params

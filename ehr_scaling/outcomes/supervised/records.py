@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid.cell import Cell, Unit
 from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import probabilities, scoring
 from ehr_scaling.outcomes.asking import questions
 from ehr_scaling.outcomes.asking.prepared import Question
-from ehr_scaling.outcomes.judging import paired
+from ehr_scaling.outcomes.judging.metrics import paired
 from ehr_scaling.outcomes.supervised import heads, labels, probe
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training.setup import restored_params

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling import artifacts, storage
-from ehr_scaling.data import disclosure, inspection
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import executors
 from ehr_scaling.grid.cell import Cell
@@ -16,7 +17,7 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import choosing
 from ehr_scaling.outcomes.asking import prepared
 from ehr_scaling.outcomes.asking.prepared import Question
-from ehr_scaling.outcomes.asking.tasks import Unanswerable
+from ehr_scaling.outcomes.asking.tasks.tasks import Unanswerable
 from ehr_scaling.outcomes.supervised import cost, heads, records
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.outcomes.supervised.records import Request

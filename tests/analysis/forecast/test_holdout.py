@@ -31,6 +31,11 @@ def forecast_of(rows, options=FEW):
     return seen[0], found
 
 
+@cache
+def of_rows():
+    return forecast_of(ROWS)[1]
+
+
 class Filed(Exception):
     """Ends an analysis where its forecast is filed: nothing that comes after can have entered it."""
 
@@ -77,7 +82,7 @@ def test_forecast_is_close_and_its_intervals_hold_the_noise_of_single_runs():
 
 
 def test_comparison_adds_up():
-    _, found = forecast_of(ROWS)
+    found = of_rows()
     h = found.holdout
     misses = [100 * (r["forecast"] / r["loss"] - 1) for r in h["rows"]]
     assert h["error_percent"] == pytest.approx(np.mean(np.abs(misses)))
@@ -149,7 +154,7 @@ def test_a_sealed_optimum_is_forecast_with_its_own_noise_and_the_drift_of_the_li
 
 
 def test_only_a_sealed_forecast_that_came_out_lets_others_be_called_supported():
-    held = forecast_of(ROWS)[1].holdout
+    held = of_rows().holdout
     assert holdout.judged(held).word == SUPPORTED and "came out as forecast" in holdout.judged(held).reason
     failed = forecast_of([{**r, "loss": 1.06 * r["loss"]} if r["C"] == TOP else r for r in ROWS])[1].holdout
     word, reason = holdout.judged(failed)

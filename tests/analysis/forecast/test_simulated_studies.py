@@ -5,7 +5,7 @@ import pytest
 
 from ehr_scaling.analysis.forecast import extrapolation
 from ehr_scaling.analysis.options import Options
-from launch import simulated_studies
+from launch.benchmarks import simulated_studies
 
 
 @pytest.mark.parametrize("family", simulated_studies.FAMILIES)

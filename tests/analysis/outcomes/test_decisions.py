@@ -13,7 +13,7 @@ from ehr_scaling.analysis.outcomes import decisions, scores, scores_json
 from ehr_scaling.analysis.outcomes.decisions import HARMS, HELPS, OPEN, SAME, Point
 from ehr_scaling.analysis.outcomes.measures import Measure
 from ehr_scaling.analysis.report import decision_plots, decision_sections, outcome_sections, report
-from ehr_scaling.outcomes.judging import decision
+from ehr_scaling.outcomes.judging.metrics import decision
 
 
 def judged(n=4000, seed=0, power=1.0):

@@ -18,7 +18,7 @@ from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking.stays import Stays
 from ehr_scaling.outcomes.exchange import predictions as predictions_of
-from ehr_scaling.outcomes.judging import metrics
+from ehr_scaling.outcomes.judging.metrics import metrics
 
 FEW = Options(draws=200)
 

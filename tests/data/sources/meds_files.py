@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.meds import dataset as meds
 
 SCHEMA = pa.schema(

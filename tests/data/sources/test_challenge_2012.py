@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_scaling.data import splits
+from ehr_scaling.data.events import splits
 from ehr_scaling.data.sources import challenge_2012, get
 from ehr_scaling.errors import UserError
 

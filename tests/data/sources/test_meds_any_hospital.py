@@ -5,8 +5,9 @@ import pytest
 from meds_files import extract, put, table
 
 from ehr_scaling.configs import base
-from ehr_scaling.data import pipeline, timelines
+from ehr_scaling.data import pipeline
 from ehr_scaling.data.sources.meds import dialects as d
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
 
 

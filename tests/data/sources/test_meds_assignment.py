@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meds_files import extract, put, table
 
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import ALL_HELD_OUT, Listed
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.meds import assignment, shuffle
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import splits as meds_splits
-from ehr_scaling.data.splits import ALL_HELD_OUT, Listed
 from ehr_scaling.errors import UserError
 
 ids = st.integers(-(2**63), 2**63 - 1)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_scaling.data import events
 from ehr_scaling.data.codes import doses
+from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.meds import dataset as meds
 from ehr_scaling.data.sources.meds import dialects as d
 from ehr_scaling.errors import UserError

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from mimic_iv_tables import ED, TABLES, extract, extracted, put, release, rows
 
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources.mimic import gathering as mimic_gather
 from ehr_scaling.data.sources.mimic import parsing, presets

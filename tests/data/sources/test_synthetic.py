@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import rankdata
 
-from ehr_scaling.data import events, sources
+from ehr_scaling.data import sources
+from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.synthetic import patients as synthetic
 from ehr_scaling.data.sources.synthetic import tables as hospital
 from ehr_scaling.errors import UserError

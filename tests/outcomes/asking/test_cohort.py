@@ -9,11 +9,12 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import DAY, END, HOUR, YEAR
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import cohort, stays, task_tokens, tasks
-from ehr_scaling.outcomes.asking.tasks import Task, means
+from ehr_scaling.outcomes.asking import cohort, stays
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks
+from ehr_scaling.outcomes.asking.tasks.tasks import Task, means
 from ehr_scaling.outcomes.judging import baselines
 from tests.outcomes import records
 from tests.outcomes.admissions import PATIENTS

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import cohort, label_files, stays, task_tokens, tasks
-from ehr_scaling.outcomes.asking.bounds import Bound
+from ehr_scaling.outcomes.asking import cohort, label_files, stays
+from ehr_scaling.outcomes.asking.tasks import task_tokens, tasks
+from ehr_scaling.outcomes.asking.tasks.bounds import Bound
 from tests.outcomes import records
 from tests.outcomes.records import FOLDER, NOON, patient
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.errors import UserError
-from ehr_scaling.outcomes.asking import cohort, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, stays
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.judging import baselines
 
 TASK = tasks.load()["in_hospital_death_24h"]

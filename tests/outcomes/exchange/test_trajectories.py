@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import tokenizer
 from ehr_scaling.data.codes import maps
+from ehr_scaling.data.tokenization import tokenizer
 from ehr_scaling.data.vocabulary import AGES, DAY, END, HOUR, INTERVAL_BOUNDS, SPECIAL, UNK, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.models.sizes import Shape

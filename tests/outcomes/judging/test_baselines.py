@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
-from ehr_scaling.data import timelines
+from ehr_scaling.data.timelines import timelines
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.outcomes.asking.stays import Stays
-from ehr_scaling.outcomes.asking.tasks import Unanswerable
+from ehr_scaling.outcomes.asking.tasks.tasks import Unanswerable
 from ehr_scaling.outcomes.judging import baselines
 from tests.data import made_up
 

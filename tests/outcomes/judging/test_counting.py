@@ -9,7 +9,7 @@ from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.judging import counting, estimators
 from ehr_scaling.outcomes.sampler import simulate
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Clock, Stops
-from launch import known_truth
+from launch.benchmarks import known_truth
 
 VOCAB, WIDTH, SAMPLES, COPIES, DRAWS = 37, 24, 5, 6, 30
 HOURS = {10: (1.0, 2.0), 11: (5.0, 10.0), 12: (20.0, np.inf)}  # id of an interval: mean hours, end

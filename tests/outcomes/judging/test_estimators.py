@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ehr_scaling.outcomes.judging import estimators, metrics
+from ehr_scaling.outcomes.judging import estimators
+from ehr_scaling.outcomes.judging.metrics import metrics
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Futures
-from launch import known_truth
+from launch.benchmarks import known_truth
 
 METHODS = {"monte_carlo": estimators.monte_carlo, "scope": estimators.scope, "reach": estimators.reach}
 CHAINS = {

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ehr_scaling.outcomes.judging import metrics, sheet_scores, subgroups
-from ehr_scaling.outcomes.judging.delong import delong
+from ehr_scaling.outcomes.judging import sheet_scores
+from ehr_scaling.outcomes.judging.metrics import metrics, subgroups
+from ehr_scaling.outcomes.judging.metrics.delong import delong
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE
 
 SHORT = 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
 from ehr_scaling.data.vocabulary import HOUR
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.asking.stays import Stays

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_scaling.data import tokenizer
+from ehr_scaling.data.tokenization import tokenizer
 from ehr_scaling.data.vocabulary import AGES, END, SPECIAL, Vocabulary
 from ehr_scaling.errors import UserError
 from ehr_scaling.outcomes.judging import estimators

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import PAD, Transformer
 from ehr_scaling.outcomes.sampler import decode, simulate, slots
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Futures, Stops
+from ehr_scaling.processes import preemption
 from tests import forked, nightly
 
 VOCAB, PADDED, WIDTH = 37, 40, 24
@@ -98,10 +99,13 @@ def futures(made, prompts):
     return run(made, prompts, 6)
 
 
+@partial(jax.jit, static_argnums=0)
+def forward(model, params, x):
+    return model.apply({"params": params}, x, (x != PAD).astype(jnp.int32))[0]
+
+
 def one_by_one(made, prompt, gap, stream, copy, what):
     """A future by reading everything anew for each token, in plain Python: what the engine must come to."""
-    model, params = made
-    forward = jax.jit(lambda x: model.apply({"params": params}, x, (x != PAD).astype(jnp.int32))[0])
     known = [int(t) for t in prompt if t != PAD]
     static, rest, drawn = known[:2], known[2:], []
     key = jax.random.key(OPTIONS["seed"])
@@ -114,7 +118,7 @@ def one_by_one(made, prompt, gap, stream, copy, what):
         if here == CONTEXT - WIDTH:  # the oldest make way, and the rest is read anew
             window, here = static + (rest + drawn)[-(WIDTH - 2) :], 0
         filled = np.array([[PAD] * (CONTEXT - len(window)) + window], np.int32)
-        logits = np.array(forward(filled))[0, -1]
+        logits = np.array(forward(*made, filled))[0, -1]
         if not drawn and gap >= times.shortest:
             logits[:VOCAB][times.ends <= gap] = -1e9
         p = np.exp(logits - logits.max())
@@ -242,6 +246,32 @@ assert sharding.devices_of(cut) == 2 and sharding.devices_of(params) == 1
 together = t.run((model, cut), prompts, 3, devices=jax.local_devices()[:3])  # one of them to spare
 np.testing.assert_array_equal(one.tokens, together.tokens)
 np.testing.assert_allclose(one.positive, together.positive, rtol=1e-4)
+
+# What draws nothing: 7 prompts, two at a time on each device. Batches of one size are alike to the last bit
+from ehr_scaling.outcomes.sampler import simulate, two_tokens
+two_tokens._ROWS = 6
+asked = simulate.Asked(prompts, t.IDS, t.GAPS, np.full((7, 2), t.HORIZON, np.float32), t.stops(), t.clock(), 32, 1, 2)
+held, on_host = [], sharding.on_host
+def seen(mesh, arrays):
+    held.extend(len(x.addressable_shards[0].data) for x in jax.tree.leaves(arrays))
+    return on_host(mesh, arrays)
+sharding.on_host = seen
+def next_and_decided(made, n):
+    held.clear()
+    some = {"devices": jax.local_devices()[:n]}
+    p = simulate.next_token(*made, prompts, np.arange(t.VOCAB), batch=2, **some)
+    return [p, *two_tokens.decide(*made, asked, **some)]
+one = next_and_decided(made, 1)
+assert held == [2] * 4 * (1 + 3), held
+assert [x.shape for x in one] == [(7, t.VOCAB), (7, 2), (7, 2), (7, 2)]
+four = next_and_decided(made, 4)
+assert held == [2] * (1 + 3), held
+for x, y in zip(one, four, strict=True):
+    np.testing.assert_array_equal(x, y)
+together = next_and_decided((model, cut), 3)
+assert held == [2] * 4 * (1 + 3), held
+for x, y in zip(one, together, strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7)
 """
     done = forked.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -300,10 +330,10 @@ def test_next_token(made, prompts):
 def test_sigterm_is_heard_between_two_batches(made, prompts, monkeypatch):
     batches = []
 
-    def asked_to_end(model, params, some, tokens):
+    def asked_to_end(model, mesh, params, some, tokens):
         batches.append(some)
         os.kill(os.getpid(), signal.SIGTERM)
-        return np.zeros((len(some), len(tokens)))
+        return np.zeros((len(some[0]), len(tokens)))
 
     monkeypatch.setattr(simulate, "_next", asked_to_end)
     with preemption.deferred(), pytest.raises(Preempted):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ehr_scaling import preemption
 from ehr_scaling.errors import Preempted
 from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.sampler import two_tokens
 from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, Asked
+from ehr_scaling.processes import preemption
 from tests.outcomes.sampler.test_simulate import GAPS, HORIZON, IDS, INTERVALS, VOCAB, WIDTH, clock, make, shares, stops
 
 HORIZONS = np.array([[HORIZON, 4.0], [6.0, 15.0], *[[HORIZON, np.inf]] * 5], np.float32)
@@ -91,7 +91,7 @@ def test_sigterm_is_heard_between_two_batches(asked, monkeypatch):
     def asked_to_end(*args):
         batches.append(args)
         os.kill(os.getpid(), signal.SIGTERM)
-        return np.zeros((3, 2, 2))
+        return (np.zeros((2, 2)),) * 3
 
     monkeypatch.setattr(two_tokens, "_ROWS", 7)
     monkeypatch.setattr(two_tokens, "_decide", asked_to_end)

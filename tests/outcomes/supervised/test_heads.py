@@ -11,7 +11,7 @@ from scipy.special import expit
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import sizes
 from ehr_scaling.models.transformer import PAD, Transformer
-from ehr_scaling.outcomes.judging import metrics
+from ehr_scaling.outcomes.judging.metrics import metrics
 from ehr_scaling.outcomes.supervised import batches, finetune, heads, labels, probe, states
 from ehr_scaling.outcomes.supervised.finetune import Labelled, Recipe
 from tests.nightly import but
@@ -281,8 +281,8 @@ def test_dropout_and_class_weights_change_what_is_learnt(started):
 
 
 def test_a_task_of_a_number_is_refused_in_one_line():
-    from ehr_scaling.outcomes.asking import tasks
     from ehr_scaling.outcomes.asking.prepared import Question
+    from ehr_scaling.outcomes.asking.tasks import tasks
 
     every = tasks.load()
     for kind, told in (("days", "a number of days"), ("class", "a class")):

@@ -14,9 +14,10 @@ from ehr_scaling import artifacts, study
 from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import evaluate, probabilities, scoring
-from ehr_scaling.outcomes.asking import cohort, questions, stays, tasks
+from ehr_scaling.outcomes.asking import cohort, questions, stays
+from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.exchange import predictions
-from ehr_scaling.outcomes.judging import metrics
+from ehr_scaling.outcomes.judging.metrics import metrics
 from ehr_scaling.outcomes.supervised import heads, records, supervise
 from ehr_scaling.outcomes.supervised.finetune import Recipe
 from ehr_scaling.training import loop

@@ -34,13 +34,13 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling.artifacts import fingerprint_files
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import Splits, as_written, told, written
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.challenge_2012 import reading
 from ehr_scaling.data.sources.challenge_2012.parameters import DESCRIPTORS, MANY, MEASURED, MISSING, SHARE
 from ehr_scaling.data.sources.challenge_2012.reading import Rows
-from ehr_scaling.data.splits import Splits, as_written, told, written
 from ehr_scaling.errors import UserError
 
 SETS = ("a", "b", "c")

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_scaling.artifacts import writing
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import Splits
+from ehr_scaling.data.events.splits import told_of_counts as met
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import distinct, first_of_run
 from ehr_scaling.data.sources.meds.shuffle import Folder, Part
 from ehr_scaling.data.sources.meds.splits import Own, Places, Rule
-from ehr_scaling.data.splits import Splits
-from ehr_scaling.data.splits import told_of_counts as met
 
 _MANY = 1_024  # shards beyond which not every piece is opened for every shard, see assign
 _RANGE = 4_000_000  # patients that are counted at once, in some 200 MB

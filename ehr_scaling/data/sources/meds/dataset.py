@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_scaling.artifacts import fingerprint_files, read_json
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import AllHeldOut, Listed, Splits
 from ehr_scaling.data.shards import Runner, run
 from ehr_scaling.data.sources.meds import assignment, code_metadata, dialects, shuffle
 from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.reading import Reading
 from ehr_scaling.data.sources.mimic.tables import chosen_times
-from ehr_scaling.data.splits import AllHeldOut, Listed, Splits
 from ehr_scaling.errors import UserError
 
 ABOUT_FILE = Path("metadata", "dataset.json")

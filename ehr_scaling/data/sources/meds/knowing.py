@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ehr_scaling.data import events
-from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.columns import STATIC
 from ehr_scaling.data.sources import reconcile
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds.rows import NO_STAY, Rows, first_of_run

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ehr_scaling.data import events
 from ehr_scaling.data.codes import units
-from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.columns import STATIC
 from ehr_scaling.data.presets import FAMILIES
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds.rows import (

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from ehr_scaling.artifacts import writing
-from ehr_scaling.data import events, parquet
-from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data import parquet
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.columns import STATIC
 from ehr_scaling.data.shards import once
 from ehr_scaling.data.sources.meds import dialects, knowing, spelling
 from ehr_scaling.data.sources.meds import reading as meds_reading

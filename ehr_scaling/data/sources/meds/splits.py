@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ehr_scaling.artifacts import writing
-from ehr_scaling.data import disclosure, events
+from ehr_scaling.data import disclosure
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import Listed, Splits, as_written, written
 from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds.rows import first_of_run
-from ehr_scaling.data.splits import Listed, Splits, as_written, written
 from ehr_scaling.errors import UserError
 
 FILE = Path("metadata", "subject_splits.parquet")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ehr_scaling.data.codes import units
-from ehr_scaling.data.columns import STATIC
+from ehr_scaling.data.events.columns import STATIC
 from ehr_scaling.data.sources.meds import dialects
 from ehr_scaling.data.sources.meds.rows import Dropped, Rows, by_family, combined, parsed, without
 from ehr_scaling.data.sources.mimic.parsing import body_mass_index, bound, pain, race

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ehr_scaling.data import events, shards
+from ehr_scaling.data import shards
+from ehr_scaling.data.events import events
 from ehr_scaling.data.sources.mimic import presets
 from ehr_scaling.data.sources.mimic import sofa as mimic_sofa
 from ehr_scaling.data.sources.mimic import tables as mimic_tables

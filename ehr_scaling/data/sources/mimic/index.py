@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from ehr_scaling.artifacts import writing
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import Splits, told
 from ehr_scaling.data.sources import reconcile
 from ehr_scaling.data.sources.mimic import parsing
 from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.reading import NULL, Batch, Log, Text
-from ehr_scaling.data.splits import Splits, told
 from ehr_scaling.errors import UserError
 
 DAY = 86_400  # seconds

@@ -37,7 +37,9 @@ from pathlib import Path
 from typing import Any
 
 from ehr_scaling.artifacts import fingerprint_files, write_json
-from ehr_scaling.data import events, shards
+from ehr_scaling.data import shards
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import Splits
 from ehr_scaling.data.shards import Runner
 from ehr_scaling.data.sources import physionet
 from ehr_scaling.data.sources.mimic import gathering as mimic_gather
@@ -48,7 +50,6 @@ from ehr_scaling.data.sources.mimic import reading as mimic_read
 from ehr_scaling.data.sources.mimic import spreading as mimic_spread
 from ehr_scaling.data.sources.mimic import tables as mimic_tables
 from ehr_scaling.data.sources.mimic.spreading import SCRATCH, Plan
-from ehr_scaling.data.splits import Splits
 from ehr_scaling.errors import UserError
 
 VERSION = 4  # of what is made of the files; a change of it refuses events that were made before

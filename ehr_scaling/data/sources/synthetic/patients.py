@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ehr_scaling.data import events
+from ehr_scaling.data.events import events
+from ehr_scaling.data.events.splits import Splits, as_written, told, written
 from ehr_scaling.data.shards import Runner, once, run
 from ehr_scaling.data.sources.synthetic import course, record
 from ehr_scaling.data.sources.synthetic import tables as hospital
-from ehr_scaling.data.splits import Splits, as_written, told, written
 from ehr_scaling.errors import UserError
 
 VERSION = 2  # of the patients that a seed gives: raise it with every change to them

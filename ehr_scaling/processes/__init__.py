@@ -1,0 +1,1 @@
+"""How processes work as one, hear of each other's end, and end themselves."""

@@ -1,0 +1,1 @@
+"""What launch.inspect shows, and in which form."""
