@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,7 +20,9 @@ from ehr_scaling.training import loop, sharding
 from ehr_scaling.training.setup import restored_params
 from tests import buckets, forked, nightly, small
 
-# Trains one run after the other; of those that are to stop, one process is asked to go after a few dispatches
+COUNTED = ("real_tokens", "validation_tokens", "validation_patients")
+# Trains one run after the other; of those that are to stop, one process is asked to go after a few dispatches, or, at
+# the latest, when the last one is under way
 WORKER = """
 import json, signal, sys
 from pathlib import Path
@@ -37,18 +40,19 @@ saved = checkpoint.Saver.saved
 assert jax.process_count() == int(count)
 for job in jobs:
     sharding.WHOLE_BELOW = job["whole_below"]
-    dispatches = []
+    dispatches, cell = [], of_json(job["cell"])
+    left = [cell.tokens]
     def broken(saver, step):
         raise OSError("Stale file handle")
     checkpoint.Saver.saved = broken if job["blind"] == int(index) else saved
     def report(tokens, before=False):
-        if not before:
-            dispatches.append(tokens)
-            if job["asked"] == int(index) and len(dispatches) == 4:
-                signal.raise_signal(signal.SIGTERM)
+        left[0] -= tokens
+        dispatches.extend([] if before else [tokens])
+        if job["asked"] == int(index) and (len(dispatches) == job["after"] or not left[0]):
+            signal.raise_signal(signal.SIGTERM)
     with preemption.deferred():
         try:
-            workdir, unit = storage.local(job["workdir"]), [of_json(job["cell"])]
+            workdir, unit = storage.local(job["workdir"]), [cell]
             loop.verify([unit], workdir)
             (metrics,) = loop.job(unit, workdir, report)
             assert job["asked"] is None
@@ -59,15 +63,15 @@ for job in jobs:
 """
 
 
-def job(workdir, cell, asked=None, whole_below=1 << 20, blind=None, **engine):
-    """What a worker trains; asked, the process that is asked to go, so that all of them save what they have; blind,
-    the one that cannot read its checkpoints.
+def job(workdir, cell, asked=None, whole_below=1 << 20, blind=None, after=4, **engine):
+    """What a worker trains; asked, the process that is asked to go after so many dispatches, so that all of them save
+    what they have; blind, the one that cannot read its checkpoints.
 
     engine: settings that differ from the cell's.
     """
     cell = replace(cell, engine=replace(cell.engine, **engine))
     about = {"cell": cell.to_json(), "workdir": str(workdir)}
-    return {**about, "asked": asked, "whole_below": whole_below, "blind": blind}
+    return {**about, "asked": asked, "after": after, "whole_below": whole_below, "blind": blind}
 
 
 def trained(tmp_path, jobs, *, processes, devices, mirrors=None):
@@ -92,6 +96,13 @@ def trained(tmp_path, jobs, *, processes, devices, mirrors=None):
     return [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]
 
 
+def at(folder, prepared):
+    """A work directory of its own on the prepared data."""
+    folder.mkdir()
+    (folder / "packed").symlink_to(prepared[0] / "packed")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def alone(prepared, tmp_path_factory):
     """A cell of batches that 8 devices can share, and its metrics on one device, which this process has."""
@@ -106,11 +117,15 @@ def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
     cell, metrics = alone
     (tmp_path / "packed").symlink_to(prepared[0] / "packed")
     mesh = {"data": 0, "fsdp": 2, "tensor": 1}
-    # The one that says nothing is asked to go: both save, at the same step
-    jobs = [job(tmp_path, cell, asked=1, mesh=mesh), job(tmp_path, cell)]
+    # The one that says nothing is asked to go: both save, at the same step. Then again, in the middle of the evaluation
+    jobs = [
+        job(tmp_path, cell, asked=1, mesh=mesh),
+        job(tmp_path, cell, asked=1, after=None),
+        job(tmp_path, cell, mesh=mesh),
+    ]
     (resumed,) = trained(tmp_path, jobs, processes=2, devices=2)
     places = [(place["processes"], place["data"], place["fsdp"]) for place in resumed["places"]]
-    assert places == [(2, 2, 2), (2, 4, 1)]
+    assert places == [(2, 2, 2), (2, 4, 1), (2, 2, 2)] and resumed["places"][2]["step"] == cell.steps
     assert [step for step, _ in resumed["curve"]] == [step for step, _ in metrics["curve"]]
     assert [loss for _, loss in resumed["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-3)
     assert resumed["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
@@ -177,19 +192,28 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_four_on_one_and_on_another_mes
         assert first4[0] == pytest.approx(first4[1], abs=1e-4)
 
 
-# (processes, devices of each): meshes, data × fsdp × tensor. All of them share the rows of a step, and where an axis
-# goes over processes these must read the same rows, or others, by the mesh and not by their number.
-# Of (processes, devices of each) the meshes, each of which goes on where the one before it stopped
-LAYOUTS = {
-    (1, 2): [(2, 1, 1), (1, 1, 2)],
-    (1, 4): [(1, 2, 2), (2, 2, 1)],
-    (2, 1): [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
-    (4, 1): [(1, 2, 2), (2, 1, 2)],
-    (2, 2): [(1, 1, 4), (1, 4, 1)],
-    (2, 4): [(2, 2, 2), (1, 2, 4)],
-    (4, 2): [(2, 1, 4), (2, 2, 2)],
-    (4, 4): [(4, 1, 4), (4, 2, 2)],
-}
+def meshes(processes, devices):
+    """Every data × fsdp × tensor of so many devices that 4 heads and 16 rows allow."""
+    all_of_them, along = processes * devices, range(1, 17)
+    return [
+        (data, fsdp, tensor)
+        for tensor in (1, 2, 4)
+        for fsdp in along
+        for data in along
+        if data * fsdp * tensor == all_of_them and 16 % (data * fsdp) == 0
+    ]
+
+
+# (processes, devices of each): meshes. All of them share the rows of a step, and where an axis goes over processes
+# these must read the same rows, or others, by the mesh and not by their number. Each goes on on the mesh before it
+LAYOUTS = {(p, d): meshes(p, d) for p in (1, 2, 4) for d in (1, 2, 4) if p * d > 1}
+
+
+def name(layout):
+    return "{0[0]}x{0[1]}-{1}".format(layout[0], len(layout[1]))
+
+
+FOUR = (4, 1), [(1, 2, 2)]  # with two axes over processes
 
 
 @pytest.fixture(scope="module")
@@ -203,22 +227,75 @@ def four_heads(prepared, tmp_path_factory):
     return cell, loop.job([cell], tmp, small.silent)[0]
 
 
-@pytest.mark.parametrize("layout", nightly.but((2, 1), of=LAYOUTS))
-def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, layout):
+@pytest.fixture(scope="module")
+def told():
+    """Takes what runs differ by; with EHR_SCALING_MESHES=FILE the table of it is written there (docs/training.md)."""
+    differences = {}
+    yield differences
+    if path := os.environ.get("EHR_SCALING_MESHES"):
+        Path(path).write_text(table(differences))
+
+
+def table(differences):
+    """Millionths of a nat, by mesh and processes: of the first and the last training loss, and of the validation loss.
+
+    Args: differences, of (loss, processes, mesh).
+    """
+    lines = ["| data × fsdp × tensor | 1 process | 2 processes | 4 processes |", "|---|---|---|---|"]
+    rows = sorted({mesh for *_, mesh in differences}, key=lambda mesh: (np.prod(mesh), mesh[2], mesh[1]))
+    for mesh in rows:
+        cells = []
+        for processes in (1, 2, 4):
+            of_cell = [differences.get((loss, processes, mesh)) for loss in ("first", "last", "validation")]
+            cells.append(" / ".join(f"{1e6 * x:z.1f}".replace("-", "−") for x in of_cell if x is not None))
+        lines.append(f"| {' × '.join(map(str, mesh))} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def same_run(metrics, expected):
+    """That a run is the one of one device; gives by how much its first, last and validation loss differ."""
+    losses, of_one = ([loss for _, loss in of["curve"]] for of in (metrics, expected))
+    assert losses == pytest.approx(of_one, abs=1e-4)
+    assert metrics["validation_loss"] == pytest.approx(expected["validation_loss"], abs=1e-4)
+    assert metrics["validation_loss_se"] == pytest.approx(expected["validation_loss_se"], abs=1e-5)
+    assert [metrics[name] for name in COUNTED] == [expected[name] for name in COUNTED]
+    return losses[0] - of_one[0], losses[-1] - of_one[-1], metrics["validation_loss"] - expected["validation_loss"]
+
+
+@pytest.mark.parametrize("layout", [FOUR, *nightly.but(of=LAYOUTS.items())], ids=name)
+def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, told, layout):
     """Stopped after the first steps on one mesh and finished on the next: training, checkpoints and evaluation."""
     cell, metrics = four_heads
-    meshes = [dict(zip(sharding.AXES, mesh, strict=True)) for mesh in LAYOUTS[layout]]
+    (processes, devices), all_meshes = layout
+    settings = [dict(zip(sharding.AXES, mesh, strict=True)) for mesh in all_meshes]
     jobs = []
-    for k, mesh in enumerate(meshes):
-        workdir = tmp_path / str(k)
-        workdir.mkdir()
-        (workdir / "packed").symlink_to(prepared[0] / "packed")
+    for k, mesh in enumerate(settings):
+        workdir = at(tmp_path / str(k), prepared)
         jobs.append(job(workdir, cell, asked=0, whole_below=0, mesh=mesh))
-        jobs.append(job(workdir, cell, whole_below=0, mesh=meshes[k - 1]))
-    found = trained(tmp_path, jobs, processes=layout[0], devices=layout[1])
-    assert len(found) == len(meshes)
-    for k, own in enumerate(found):
-        assert [{axis: place[axis] for axis in sharding.AXES} for place in own["places"]] == [meshes[k], meshes[k - 1]]
-        assert [loss for _, loss in own["curve"]] == pytest.approx([loss for _, loss in metrics["curve"]], abs=1e-4)
-        assert own["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=1e-4)
-        assert own["real_tokens"] == metrics["real_tokens"]
+        jobs.append(job(workdir, cell, whole_below=0, mesh=settings[k - 1]))
+    found = trained(tmp_path, jobs, processes=processes, devices=devices)
+    assert len(found) == len(settings)
+    for k, run in enumerate(found):
+        places = [{axis: place[axis] for axis in sharding.AXES} for place in run["places"]]
+        assert places == ([settings[k], settings[k - 1]] if len(settings) > 1 else settings)
+        first, last, validation = same_run(run, metrics)
+        told["first", processes, all_meshes[k]] = first
+        ended = processes, all_meshes[k - 1]
+        told["last", *ended], told["validation", *ended] = last, validation
+
+
+@pytest.mark.nightly
+def test_begun_on_four_processes_it_goes_on_on_two_and_ends_on_one(four_heads, prepared, tmp_path):
+    cell, metrics = four_heads
+    workdir = at(tmp_path / "w", prepared)
+    for processes, devices, mesh in ((4, 1, (1, 2, 2)), (2, 2, (2, 2, 1)), (1, 2, (1, 1, 2))):
+        asked = processes - 1 if processes > 1 else None
+        where = dict(zip(sharding.AXES, mesh, strict=True))
+        stage = job(workdir, cell, asked=asked, after=2, whole_below=0, mesh=where)
+        found = trained(tmp_path, [stage], processes=processes, devices=devices)
+    (run,) = found
+    places = [(place["processes"], *(place[axis] for axis in sharding.AXES)) for place in run["places"]]
+    assert places == [(4, 1, 2, 2), (2, 2, 2, 1), (1, 1, 1, 2)]
+    begun = [place["step"] for place in run["places"]]
+    assert 0 == begun[0] < begun[1] < begun[2] < cell.steps
+    same_run(run, metrics)
