@@ -8,6 +8,7 @@ machine did. Where process 0 leads the others (`leading`), SIGTERM goes the same
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -23,6 +24,7 @@ HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard 
 GRACE = 2.0  # seconds for a process that ends by itself, as where all have met the same error
 _PATIENCE = 10.0  # seconds for a connection to be made, and to say whose it is
 _BYE, _GONE, _ASKED = b"bye\n", b"gone %d\n", b"asked\n"
+_GONE_LINE = re.compile(rb"gone (\d+)\n")
 
 _peers: dict[int, socket.socket] = {}  # by their numbers
 _left, _gone, _asked = threading.Event(), threading.Event(), threading.Event()
@@ -156,7 +158,8 @@ def _hear(number: int, peer: socket.socket) -> None:
     if said.startswith(_BYE):
         return
     if not _gone.is_set():
-        _facts["gone"] = int(said.split()[1]) if said.startswith(b"gone") else number
+        whole = _GONE_LINE.match(said)  # who says it may end in the middle of it
+        _facts["gone"] = int(whole[1]) if whole else number
         _gone.set()
     if number != 0:
         time.sleep(GRACE)

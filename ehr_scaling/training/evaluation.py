@@ -1,5 +1,6 @@
 """The held-out loss of models, with its standard error over patients."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,35 @@ from ehr_scaling.training.setup import Setup
 from ehr_scaling.training.step import eval_losses
 
 
-def evaluate(cell: Cell, params: Any, packed: Path, split: str, limit: int, setup: Setup) -> list[dict[str, float]]:
+def evaluate(
+    cell: Cell,
+    params: Any,
+    packed: Path,
+    split: str,
+    limit: int,
+    setup: Setup,
+    between_batches: Callable[[], None] = lambda: None,
+) -> list[dict[str, float]]:
     """Loss of every member on the first `limit` packed sequences of `split`, nats a token.
 
     The standard error is that of a ratio of sums over patients, Σ loss / Σ tokens (Cochran 1977, eq. 6.4): tokens of
     one patient are not independent.
 
-    Args: params, leaves (M, …).
+    Args: params, leaves (M, …); between_batches, called there, by all processes alike.
     Returns: of each member: loss, loss_se, tokens, patients.
     """
     model, members = setup.program.model, len(jax.tree.leaves(params)[0])
     shares = sharding.shares(setup.mesh)
     rows = -(-cell.eval_sequences // shares.of) * shares.of
     losses, tokens = np.zeros((members, 0)), np.zeros(0)
-    for batch in loader.eval_batches(packed, split, sequences=rows, limit_sequences=limit):
+    for number, batch in enumerate(loader.eval_batches(packed, split, sequences=rows, limit_sequences=limit)):
+        if number:
+            between_batches()
         segments = batch["segments"][:, 1:].ravel()
         here = {name: np.concatenate([np.split(x, shares.of)[k] for k in shares.own]) for name, x in batch.items()}
-        values = eval_losses(model, params, sharding.place(setup.mesh, here, axis=0))
+        placed = sharding.place(setup.mesh, here, axis=0)
+        assert all(len(x) == rows for x in placed.values()), "all processes together hold the whole batch"
+        values = eval_losses(model, params, placed)
         if jax.process_count() > 1:
             values = multihost_utils.process_allgather(values, tiled=True)
         weights = np.asarray(jax.device_get(values), np.float64).reshape(members, -1)

@@ -1,14 +1,13 @@
 """The loop: cells trained together, from where they are to their results, without the host ever waiting."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data.packing import loader
@@ -18,12 +17,14 @@ from ehr_scaling.grid.cell import Cell, Unit, ensembles, lost
 from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.processes import preemption
 from ehr_scaling.training import checkpoint, sharding, tracking
+from ehr_scaling.training.clock import Clock, Due
 from ehr_scaling.training.evaluation import evaluate
-from ehr_scaling.training.run import PARTS, Run, begin
+from ehr_scaling.training.run import Run, begin
 from ehr_scaling.training.setup import Setup, member, setup
 from ehr_scaling.training.step import Hyper, train_chunk
 
 Report = Callable[..., None]
+_LONG = 10.0  # seconds of an evaluation after which what it is of is saved
 LOOKS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of the steps, where the validation loss is looked at
 
 
@@ -66,9 +67,13 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
 
 
 def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: ExitStack) -> list[dict[str, Any]]:
-    """In this order: the next batches, a dispatch of updates, the log of the dispatch before it, and where they are due
-    a look at the validation loss and a checkpoint; after the last update the evaluation and the result."""
-    clock = _Clock()
+    """In this order: a look at the validation loss, where one is due; the next batches, a dispatch of updates, the log
+    of the dispatch before it, and a checkpoint, where one is due; after the last update the evaluation and the result.
+
+    Looks and the evaluation are broken off by SIGTERM. Before that, and once they take `_LONG`, the state that they are
+    of is saved: who goes on from it makes them anew.
+    """
+    clock = Clock()
     cells = [run.cell for run in runs]
     cell, engine, members = cells[0], cells[0].engine, len(cells)
     packed = Layout(workdir).packed(cell.context, cell.fraction)
@@ -90,8 +95,44 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
     seeds = np.array([c.seed for c in cells], np.int32)
     hyper, seeds, pieces = jax.device_put((hyper, seeds, np.int32(parts.pieces)), whole)
     stops, (looks, sequences) = sorted({*cell.marks, steps}), looks_of(cell)
-    log, asked_to_end, due = _Log(runs, trackers, clock), _AskedToEnd(parts.mesh), _Due(engine.checkpoint_seconds)
+    log, due, saved = _Log(runs, trackers, clock), Due(engine.checkpoint_seconds), done
+    looked = max((step for step, *_ in runs[0].validation_curve), default=0)
+    asked_to_end = _Anywhere(parts.mesh, preemption.requested)
+
+    def save() -> None:
+        """A recovery checkpoint of every run, unless there is one of this step."""
+        nonlocal saved
+        if saved == done:
+            return
+        log.write()
+        with clock.part("checkpoint"):
+            for m, run in enumerate(runs):
+                run.saver.save(done, member(state, m), run.saved(clock.now()))
+        saved = done
+        due.saved()
+        log.goes_on()
+
+    def held_out(sequences: int) -> list[dict[str, float]]:
+        """What each run has of the first so many of validation. Raises Preempted after SIGTERM, with all saved."""
+        log.write()
+        started = time.monotonic()
+        takes_long = _Anywhere(parts.mesh, lambda: time.monotonic() - started > _LONG)
+
+        def between_batches() -> None:
+            stopping, long = asked_to_end(), takes_long()
+            if stopping or long:
+                save()
+            if stopping:
+                raise Preempted(preemption.SAVED)
+
+        with clock.part("evaluate"):
+            return evaluate(cell, state.params, packed, "validation", sequences, parts, between_batches)
+
     while done < steps:
+        if any(looked < look <= done for look in looks):
+            log.add([run.look(metrics) for run, metrics in zip(runs, held_out(sequences), strict=True)])
+            log.goes_on()
+            looked = done
         updates = min(parts.updates, next(stop for stop in stops if stop > done) - done)
         with clock.part("data"):
             batch = _next_batch(parts, cells, streams)
@@ -104,34 +145,17 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
         log.pending = done, sums
         report(members * updates * cell.batch_tokens)
         stopping = asked_to_end()
-        if any(done - updates < look <= done for look in looks):
-            lines = log.read()
-            with clock.part("evaluate"):
-                held_out = evaluate(cell, state.params, packed, "validation", sequences, parts)
-            for run, line, metrics in zip(runs, lines, held_out, strict=True):
-                run.look(metrics, line)
-            log.write(lines)
-            log.goes_on()
         if done < steps and (stopping or done in stops or due(clock.dispatches)):
-            log.write()
-            with clock.part("checkpoint"):
-                for m, run in enumerate(runs):
-                    run.saver.save(done, member(state, m), run.saved(clock.now()))
-            due.saved()
-            log.goes_on()
+            save()
             if stopping:
                 raise Preempted(preemption.SAVED)
         if updates < parts.updates and done < steps:
             for stream in streams.values():
                 stream.seek(done)
-    lines = log.read()
-    with clock.part("evaluate"):
-        held_out = evaluate(cell, state.params, packed, "validation", cell.validation_sequences, parts)
-    for line, metrics in zip(lines, held_out, strict=True):
-        line.update(validation_loss=metrics["loss"], validation_loss_se=metrics["loss_se"])
-    log.write(lines)
+    metrics = held_out(cell.validation_sequences)
+    log.add([{f"validation_{name}": of_run[name] for name in ("loss", "loss_se")} for of_run in metrics])
     skipped = jax.device_get(state.skipped)
-    results = [run.result(held_out[m], clock.now(), int(skipped[m])) for m, run in enumerate(runs)]
+    results = [run.result(metrics[m], clock.now(), int(skipped[m])) for m, run in enumerate(runs)]
     for m, run in enumerate(runs):
         run.saver.save(steps, member(state, m), results[m])
     for run in runs:
@@ -188,7 +212,7 @@ def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batch
 class _Log:
     """The lines of the runs. What a dispatch came to is read when the next one is under way: no device waits."""
 
-    def __init__(self, runs: list[Run], trackers: list[tracking.Tracker], clock: "_Clock") -> None:
+    def __init__(self, runs: list[Run], trackers: list[tracking.Tracker], clock: Clock) -> None:
         self._runs, self._trackers, self._clock = runs, trackers, clock
         self.pending: tuple[int, dict[str, jax.Array]] | None = None  # step and sums of the dispatch under way
         self.goes_on()
@@ -197,7 +221,7 @@ class _Log:
         """Count the time of the next dispatch from here."""
         self._read_at = time.monotonic()
 
-    def read(self) -> list[dict[str, Any]]:
+    def _read(self) -> list[dict[str, Any]]:
         """A line of each run about the pending dispatch, none where there is none; waits until it is done."""
         if self.pending is None:
             return []
@@ -210,87 +234,28 @@ class _Log:
             for m, run in enumerate(self._runs)
         ]
 
-    def write(self, lines: list[dict[str, Any]] | None = None) -> None:
-        """Write the lines, by default those of the pending dispatch."""
-        lines = self.read() if lines is None else lines
+    def write(self) -> None:
+        """Write the lines of the pending dispatch, none where there is none."""
+        lines = self._read()
         for tracker, line in zip(self._trackers, lines, strict=bool(lines)):
             tracker.log(line)
 
+    def add(self, more: list[dict[str, float]]) -> None:
+        """Add to the lines that were written last, which may be those of the process before this one."""
+        for run, tracker, of_run in zip(self._runs, self._trackers, more, strict=True):
+            tracker.add(run.step, of_run)
 
-class _AskedToEnd:
-    """Whether any process was asked to: all of them learn it at the same dispatch, of several one dispatch late."""
 
-    def __init__(self, mesh: jax.sharding.Mesh) -> None:
-        self._mesh = mesh
+class _Anywhere:
+    """Whether any process says so: all of them learn it at the same call, of several one call late."""
+
+    def __init__(self, mesh: jax.sharding.Mesh, says: Callable[[], bool]) -> None:
+        self._mesh, self._says = mesh, says
         self._heard: bool | jax.Array = False
 
     def __call__(self) -> bool:
-        self._heard, before = sharding.anywhere(self._mesh, preemption.requested()), self._heard
+        self._heard, before = sharding.anywhere(self._mesh, self._says()), self._heard
         return self._heard if isinstance(self._heard, bool) else bool(jax.device_get(before))
-
-
-class _Clock:
-    """Wall seconds of a run by what they went to, over all the processes that worked on it."""
-
-    compiled: set[Any] = set()  # noqa: RUF012  programs that this process has met
-
-    def __init__(self) -> None:
-        self._started, self._before = time.monotonic(), 0.0
-        self._seconds = dict.fromkeys(PARTS, 0.0)
-        self.dispatches = 0
-
-    def add(self, spent: dict[str, float]) -> None:
-        """Count what an earlier process, or the trunk, took."""
-        self._before += spent.get("wall", 0.0)
-        for part in PARTS:
-            self._seconds[part] += spent.get(part, 0.0)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self._seconds[name] += time.monotonic() - started
-
-    @contextmanager
-    def dispatch(self, program: Any) -> Iterator[None]:
-        """Of a train step: its first call traces and compiles."""
-        self.dispatches += 1
-        if program in self.compiled:
-            yield
-            return
-        with self.part("compile"):
-            yield
-        self.compiled.add(program)
-
-    def wall(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def now(self) -> dict[str, float]:
-        wall = self.wall()
-        return {"wall": wall, "steps": wall - sum(self._seconds.values()), **self._seconds}
-
-
-class _Due:
-    """Whether it is time for a recovery checkpoint: for all processes at the same dispatch."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._every = seconds, 0
-        self._first = self._saved = time.monotonic()
-
-    def saved(self) -> None:
-        self._saved = time.monotonic()
-
-    def __call__(self, dispatches: int) -> bool:
-        now = time.monotonic()
-        if jax.process_count() == 1:
-            return now - self._saved > self._seconds
-        # Clocks differ: process 0 says once, when the pace is known, how many dispatches the interval is.
-        if dispatches == 1:
-            self._first = now
-        if dispatches == 4:
-            interval = np.int32(max(1, self._seconds / max((now - self._first) / 3, 1e-3)))
-            self._every = int(multihost_utils.broadcast_one_to_all(interval))
-        return self._every > 0 and dispatches % self._every == 0
 
 
 def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:

@@ -74,10 +74,10 @@ class Run:
             "mfu": hardware.mfu(speed, jax.device_count(), jax.devices()[0].device_kind, cell.dtype),
         }
 
-    def look(self, held_out: dict[str, float], line: dict[str, Any]) -> None:
-        """Take in a validation loss on the way, and add it to the line of its step."""
+    def look(self, held_out: dict[str, float]) -> dict[str, float]:
+        """Take in a validation loss on the way; returns what the line of its step has of it."""
         self.validation_curve.append([self.step, held_out["loss"], held_out["loss_se"]])
-        line |= {f"validation_{name}": held_out[name] for name in ("loss", "loss_se", "tokens")}
+        return {f"validation_{name}": held_out[name] for name in ("loss", "loss_se", "tokens")}
 
     def result(self, held_out: dict[str, float], seconds: dict[str, float], skipped: int) -> dict[str, Any]:
         """The metrics of the finished run."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def open_run(folder: Path, cell: Mapping[str, Any], setting: Mapping[str, Any], 
     Raises: UserError when a package is missing, or when Weights & Biases cannot be reached.
     """
     if jax.process_index() != 0:
-        return Tracker(None, step, [])
+        return Tracker(None, step, None, [])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     rows = [row for row in read(folder) if row["step"] <= step]
@@ -41,7 +42,8 @@ def open_run(folder: Path, cell: Mapping[str, Any], setting: Mapping[str, Any], 
         sinks.append(_TensorBoard(folder, rows))
     if setting["wandb"]:
         sinks.append(_WandB(folder, cell, setting["wandb"]))
-    return Tracker(path, rows[-1]["step"] if rows else step, sinks)
+    last = rows[-1] if rows else None
+    return Tracker(path, last["step"] if last else step, last, sinks)
 
 
 def read(folder: Path) -> list[Row]:
@@ -68,9 +70,10 @@ def _line(row: Mapping[str, Any]) -> str:
 class Tracker:
     """Where a run's rows go. Nothing of a patient is among them: counts, rates and mean losses only."""
 
-    def __init__(self, path: Path | None, step: int, sinks: list[Any]):
-        self._file = path.open("a", encoding="utf-8") if path else None
-        self._step, self._sinks = step, sinks
+    def __init__(self, path: Path | None, step: int, last: Row | None, sinks: list[Any]):
+        """Args: step, beyond which rows are; last, the row that the file ends with."""
+        self._file = path.open("rb+") if path else None
+        self._step, self._last, self._sinks = step, last, sinks
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write one row; its `step` is beyond that of the row before, so the file holds each step once.
@@ -82,11 +85,29 @@ class Tracker:
         self._step = row["step"]
         if self._file is None:
             return
-        plain = {name: value if _finite(value) else None for name, value in row.items()}
-        self._file.write(_line(plain))
+        self._last = _plain(row)
+        self._file.seek(0, os.SEEK_END)
+        self._write(self._last, self._last)
+
+    def add(self, step: int, more: Mapping[str, Any]) -> None:
+        """Add to the row of `step`, which is the last one; this process, or the one before it, has written it.
+
+        Where that is lost, with the file, so is this.
+        """
+        if self._file is None or self._last is None or self._last["step"] != step:
+            return
+        self._file.seek(-len(_line(self._last)), os.SEEK_END)
+        self._last = {**self._last, **_plain(more)}
+        self._write(self._last, {"step": step, **_plain(more)})
+
+    def _write(self, row: Row, told: Row) -> None:
+        """From here to the end of the file a row, of which the sinks are told this."""
+        assert self._file is not None
+        self._file.write(_line(row).encode())
+        self._file.truncate()
         self._file.flush()  # to the kernel, which a killed process does not take along
         for sink in self._sinks:
-            sink.log(plain)
+            sink.log(told)
 
     def close(self) -> None:
         if self._file is not None:
@@ -99,6 +120,10 @@ class Tracker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _plain(row: Mapping[str, Any]) -> Row:
+    return {name: value if _finite(value) else None for name, value in row.items()}
 
 
 def _finite(value: Any) -> bool:

@@ -135,6 +135,23 @@ def test_strangers_at_the_port_change_nothing(monkeypatch):
     silent.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "gone"), [(b"gone 2\n", 2), (b"gone 1", 0), (b"gone ", 0), (b"gone", 0), (b"gone x\n", 0), (b"", 0)]
+)
+def test_of_a_death_that_is_told_in_half_the_rest_is_heard(monkeypatch, said, gone):
+    """Process 0 may end in the middle of its sentence about another."""
+    ours, theirs = socket.socketpair()
+    ended = []
+    monkeypatch.setattr(companions, "_peers", {0: ours})
+    monkeypatch.setattr(companions, "_gone", threading.Event())
+    monkeypatch.setattr(companions, "_facts", {"gone": -1, "processes": 3})
+    monkeypatch.setattr(companions, "end", ended.append)
+    theirs.sendall(said)
+    theirs.close()
+    companions._hear(0, ours)
+    assert [line.partition(" of 3")[0] for line in ended] == [f"error: process {gone}"]
+
+
 def test_sigterm_to_one_stops_all_and_they_go_on_together(tmp_path):
     processes = start(tmp_path)
     at_work(tmp_path, processes)

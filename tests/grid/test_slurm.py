@@ -173,6 +173,22 @@ def test_without_submitit_or_sbatch_it_says_so(tmp_path, monkeypatch):
         slurm.submit(count, units(2), tmp_path, **SUBMIT)
 
 
+def test_a_slurm_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name, does in (("sbatch", "exit 1"), ("squeue", "exec sleep 30")):
+        tool = tmp_path / "bin" / name
+        tool.write_text(f"#!/bin/sh\n{does}\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr(slurm, "_SQUEUE", 0.2)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"squeue says nothing for 0\.2 s: is Slurm up"):
+        slurm.submit(count, units(2), tmp_path / "w", **SUBMIT)
+    (tmp_path / "w" / "slurm").mkdir(parents=True)
+    assert not slurm.waits(tmp_path / "w")
+    assert time.monotonic() - started < 10
+
+
 def test_slurm_runs_requeues_and_refuses(tmp_path, a_slurm):
     todo = units(2, pause=0.2)
     jobs = slurm.submit(count, todo, tmp_path, **SUBMIT)

@@ -130,7 +130,11 @@ def test_other_methods(trained, tmp_path, method):
     k = [q.task.name for q in group].index(task.name)
     p = getattr(estimators, method)(futures.take(own), k).probability
     weights = questions.load(other / "outcomes" / task.name).weights
-    p = estimators.filled(p, weights)[0].astype(np.float32)
+    unknown = int(np.isnan(p).sum())
+    assert (unknown > 0) == (method == "monte_carlo")
+    p, base = estimators.filled(p, weights)
+    assert score["unknown"] == {"stays": unknown, "probability": pytest.approx(base, rel=1e-6)}
+    p = p.astype(np.float32)
     table = pq.read_table(other / "outcomes" / task.name / f"{cell.id}.parquet")
     np.testing.assert_allclose(table["predicted_boolean_probability"].to_numpy(), p, rtol=1e-6)
 

@@ -22,7 +22,8 @@ from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
 from ehr_scaling.processes import preemption
-from ehr_scaling.training import checkpoint, loop, setup, tracking
+from ehr_scaling.training import checkpoint, loop, setup, sharding, tracking
+from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.step import eval_losses
 from tests import forked, small
 
@@ -199,6 +200,86 @@ def test_sigterm_saves_and_goes_on(undisturbed, prepared, tmp_path):
     kept.close()
     resumed = loop.job([cell], workdir, small.silent)[0]
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
+
+
+@pytest.fixture(scope="module")
+def looking(prepared, tmp_path_factory):
+    """As `undisturbed`, with looks at the validation loss on the way, of several batches each."""
+    cell = replace(small.cell(prepared[1], {"training.validation_share": 0.2}), eval_sequences=8)
+    assert len(loop.looks_of(cell)[0]) == 4 and loop.looks_of(cell)[1] >= 16
+    workdir = at(prepared, tmp_path_factory.mktemp("looking"))
+    return cell, workdir, loop.job([cell], workdir, small.silent)[0]
+
+
+def goes_on_as(looking, workdir):
+    """The tokens that are trained where a run goes on, which ends as if it had not been broken off."""
+    cell, whole, metrics = looking
+    trained_now = []
+    resumed = loop.job([cell], workdir, lambda n, before=False: trained_now.append(0 if before else n))[0]
+    names = (*EXACT, "validation_curve", "places")
+    assert {name: resumed[name] for name in names} == {name: metrics[name] for name in names}
+    assert log_of(workdir, cell) == log_of(whole, cell)
+    assert {path.name for path in Layout(workdir).run(cell.id).glob("[0-9]*")} == {str(cell.steps)}
+    return sum(trained_now)
+
+
+@pytest.mark.parametrize("number", [2, 5], ids=["in a look", "in the last one"])
+def test_sigterm_is_heard_between_batches_of_an_evaluation(looking, prepared, tmp_path, monkeypatch, number):
+    cell, _, metrics = looking
+    workdir, begun, batches = at(prepared, tmp_path / "w"), [], []
+
+    def asked_to_end_in_one(*args):
+        begun.append(args)
+        if len(begun) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args[:-1], lambda: batches.append(len(begun)) or args[-1]())
+
+    with monkeypatch.context() as patch, preemption.deferred(), pytest.raises(Preempted):
+        patch.setattr(loop, "evaluate", asked_to_end_in_one)
+        loop.job([cell], workdir, small.silent)
+    assert batches.count(number) == 1 and len(begun) == number  # not all of its batches
+    step = [*(step for step, *_ in metrics["validation_curve"]), cell.steps][number - 1]
+    assert [path.name for path in Layout(workdir).run(cell.id).glob("[0-9]*")] == [str(step)]
+    assert goes_on_as(looking, workdir) == (cell.steps - step) * cell.batch_tokens
+
+
+def test_what_a_long_evaluation_is_of_is_saved_and_of_a_short_one_nothing(looking, prepared, tmp_path, monkeypatch):
+    cell, _, metrics = looking
+    workdir, save, saves = at(prepared, tmp_path / "w"), checkpoint.Saver.save, []
+
+    def counted(saver, step, *args):
+        saves.append(step)
+        save(saver, step, *args)
+
+    def killed_in_the_last_one(*args):
+        def between():
+            args[-1]()
+            if args[4] == cell.validation_sequences:
+                raise KeyboardInterrupt
+
+        return evaluate(*args[:-1], between)
+
+    monkeypatch.setattr(checkpoint.Saver, "save", counted)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_LONG", 0.0)
+        patch.setattr(loop, "evaluate", killed_in_the_last_one)
+        loop.job([cell], workdir, small.silent)
+    assert saves == [*(step for step, *_ in metrics["validation_curve"]), cell.steps]
+    assert goes_on_as(looking, workdir) == 0
+    saves.clear()
+    assert goes_on_as(looking, at(prepared, tmp_path / "short")) == cell.tokens
+    assert saves == [cell.steps]
+
+
+def test_a_look_at_the_end_is_the_evaluation(looking, prepared, tmp_path):
+    """Where the last dispatch leads over a step of a look."""
+    cell, _, metrics = looking
+    long = replace(cell, engine=replace(cell.engine, dispatch_sequences=cell.steps * cell.batch_sequences))
+    workdir = at(prepared, tmp_path / "w")
+    once = loop.job([long], workdir, small.silent)[0]
+    assert once["validation_curve"] == [] and once["validation_loss"] == metrics["validation_loss"]
+    (line,) = log_of(workdir, cell)
+    assert line["step"] == cell.steps and line["validation_loss"] == metrics["validation_loss"]
 
 
 @pytest.mark.parametrize("damage", ["half-written", "truncated", "all"])
@@ -424,6 +505,16 @@ def test_whatever_is_damaged_of_a_finished_run_is_named_at_scoring(undisturbed, 
         with pytest.raises(UserError, match=rf"{run}.*: delete {run} to train the cell again"):
             setup.restored_params(cell, run)
         shutil.rmtree(run)
+
+
+def test_an_evaluation_of_a_part_of_its_batches_is_none(undisturbed, monkeypatch):
+    """As it would be where the processes of a mesh read other shares than their devices hold."""
+    cell, workdir, _ = undisturbed
+    parts = setup.setup([cell])
+    params = jax.tree.map(lambda x: x[None], setup.restored_params(cell, Layout(workdir).run(cell.id))[1])
+    monkeypatch.setattr(sharding, "shares", lambda mesh: sharding.Shares((0,), 2))
+    with pytest.raises(AssertionError, match="the whole batch"):
+        evaluate(cell, params, workdir / "packed" / "t64", "validation", 32, parts)
 
 
 def test_the_standard_error_is_over_patients(undisturbed):

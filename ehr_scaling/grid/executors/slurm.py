@@ -28,6 +28,7 @@ REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three 
 _TIME = re.compile(r"(?P<days>\d+)-(?P<rest>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2})")
 _PORTS = (20_000, 32_000)  # of which a job of several nodes takes one by its number: below those that systems hand out
 _AFTER = 5.0  # seconds
+_SQUEUE = 10.0  # seconds for squeue to answer
 _SCONTROL = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/slurm/bin", "/cm/shared/apps/slurm/current/bin")
 
 
@@ -252,7 +253,7 @@ def waits(workdir: Path) -> bool:
         return False
     asked = ["squeue", "-h", "-n", _name(workdir, "sweep"), "-t", "PENDING,CONFIGURING"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10)
+        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_SQUEUE)
     except subprocess.TimeoutExpired:
         return False
     return told.returncode == 0 and bool(told.stdout.split())
@@ -272,7 +273,11 @@ def _said(error: BaseException) -> str:
 def _check_queue(name: str, workdir: Path) -> None:
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here: run this where Slurm jobs are submitted, or take --executor=local")
-    told = subprocess.run(["squeue", "-h", "-n", name, "-o", "%F"], capture_output=True, text=True, check=False)
+    asked = ["squeue", "-h", "-n", name, "-o", "%F"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_SQUEUE)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"squeue says nothing for {_SQUEUE:g} s: is Slurm up? Run this again when it answers") from None
     if told.returncode:
         raise UserError(f"squeue fails ({(told.stderr.splitlines() or ['no message'])[-1]}): is Slurm up?")
     if told.stdout.split():

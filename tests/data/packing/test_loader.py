@@ -84,8 +84,9 @@ def test_each_pass_has_every_row_of_its_phase_once_in_another_order(packed):
     stream = keys(join(take(train(packed, 1, seed=5), 2 * sum(sizes))))
     bounds = np.cumsum([0, *sizes, *sizes])
     passes = [stream[a:b] for a, b in itertools.pairwise(bounds)]
-    (stored,) = loader.eval_batches(packed, "train", sequences=sizes[0])
-    assert sorted(passes[0]) == sorted(passes[2]) == sorted(keys(stored))
+    stored = [keys(next(loader.eval_batches(packed, "train", sequences=sizes[phase], phase=phase))) for phase in (0, 1)]
+    assert sorted(passes[0]) == sorted(passes[2]) == sorted(stored[0])
+    assert passes[0] != stored[0] and passes[1] != stored[1]  # the first ones are shuffled too
     assert sorted(passes[1]) == sorted(passes[3]) != sorted(passes[0])
     assert passes[0] != passes[2] and passes[1] != passes[3]
     real = [b["mask"].sum() for b in take(train(packed, 1, seed=5), sizes[0])]
