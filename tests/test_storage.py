@@ -1,6 +1,7 @@
 """A work directory in a bucket: what one machine hands over another finds, whole; one at a time works on a thing."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -348,21 +349,44 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
     first.release()
 
 
-def test_of_many_who_want_a_lease_one_gets_it(bucket):
-    if bucket.startswith("gs:"):
-        pytest.skip("the emulator of GCS puts an object whatever the condition on its generation: two can win there")
+def test_of_many_who_want_a_lease_one_gets_it(bucket, monkeypatch):
     together = threading.Barrier(6)
 
     def take(lease):
         together.wait()
         return lease.take()
 
-    for name in map(str, range(40 if bucket.startswith("file:") else 1)):  # where two once won, now and then
-        wanted = [storage.Lease(Bucket(bucket), name) for _ in range(together.parties)]
-        with ThreadPoolExecutor(len(wanted)) as pool:
-            taken = list(pool.map(take, wanted))
-        assert sum(taken) == 1
-        wanted[taken.index(True)].release()
+    with buckets.keeping_conditions(monkeypatch) if bucket.startswith("gs:") else contextlib.nullcontext([]) as refused:
+        for name in map(str, range(40 if bucket.startswith("file:") else 1)):  # where two once won, now and then
+            wanted = [storage.Lease(Bucket(bucket), name) for _ in range(together.parties)]
+            with ThreadPoolExecutor(len(wanted)) as pool:
+                taken = list(pool.map(take, wanted))
+            assert sum(taken) == 1
+            wanted[taken.index(True)].release()
+    assert bucket.startswith("gs:") == bool(refused)
+
+
+def test_a_store_in_which_two_may_hold_a_lease_is_warned_of(bucket, machine, monkeypatch, capfd):
+    """The emulator of GCS is one. It is asked once by each machine; one who may only read cannot ask."""
+    first = machine(bucket, 1)
+    said = capfd.readouterr().err
+    assert said.startswith(f"warning: {bucket} is in a store that") == bucket.startswith("gs:") == bool(said)
+    assert Bucket(bucket).list("") == {}
+    with monkeypatch.context() as silent:
+        silent.setattr(Bucket, "create", blank.cell)  # it is known
+        assert machine(bucket, 1) == first and capfd.readouterr().err == said
+
+    def refuse(*args, **options):
+        raise PermissionError("403")
+
+    with monkeypatch.context() as reader:
+        reader.setattr(Bucket, "create", lambda self, key, content: self._request(refuse))
+        machine(bucket, 2)
+        assert capfd.readouterr().err == ""
+    if bucket.startswith("gs:"):
+        with buckets.keeping_conditions(monkeypatch):
+            machine(bucket, 2)
+            assert capfd.readouterr().err == ""
 
 
 def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
@@ -611,6 +635,10 @@ def sweep(url, folder):
     return forked.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def plain(row):
+    return {name: value for name, value in row.items() if name not in tracking.CLOCK}
+
+
 @pytest.mark.nightly  # the leases by which they share are tested above
 @pytest.mark.parametrize("bucket", ("file", "s3", "gs"), indirect=True)
 def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucket, machine, tmp_path):
@@ -642,6 +670,8 @@ def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucke
         of_one, of_all = (checkpoint.result(Layout(w).run(cell.id)) for w in (alone, here))
         assert of_one["curve"][-1][0] == of_all["curve"][-1][0]
         assert of_all["validation_loss"] == of_one["validation_loss"]
+        log_of_one, log_of_all = (tracking.read(Layout(w).run(cell.id)) for w in (alone, here))
+        assert [plain(row) for row in log_of_all] == [plain(row) for row in log_of_one]
         steps = [p.name for p in Layout(here).run(cell.id).iterdir() if p.name.isdecimal()]
         assert steps == [str(cell.steps)]  # checkpoints that are not kept are not kept in the bucket
 

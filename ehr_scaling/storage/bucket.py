@@ -91,6 +91,21 @@ class Bucket:
             self._request(put)
         return self.read(key) == content.decode()
 
+    def exclusive(self, key: str) -> bool | None:
+        """Whether `create` makes an object only where there is none, by which leases go.
+
+        Seen by making one of that key, which nobody else has, twice. None where it cannot be told, as for who may only
+        read.
+        """
+        try:
+            self.create(key, b"first")
+            twice = self.create(key, b"second")
+        except UserError:
+            return None
+        with contextlib.suppress(UserError):
+            self.remove(key)
+        return not twice
+
     def remove(self, key: str) -> None:
         self._request(partial(self._fs.rm_file, self._path(key)), missing=None)
 

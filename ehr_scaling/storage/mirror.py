@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import AT_ONCE, SCHEMES, Bucket
 
 LEASES = ".leases"  # folder of a bucket
-BUCKET = ".bucket.json"  # in the root of a mirror: {"url"}
+BUCKET = ".bucket.json"  # in the root of a mirror: {"url", "exclusive"}, the latter once it is known
 CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder named by its step
 RECORDS = ("artifact.json", CHECKPOINT)  # written last
 
@@ -28,7 +29,8 @@ RECORDS = ("artifact.json", CHECKPOINT)  # written last
 def local(workdir: str, flag: str = "--workdir") -> Path:
     """The folder to work in for a work directory that may be in a bucket: itself, or its mirror.
 
-    Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors.
+    Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors. It is warned of a store in
+    which two machines may hold one lease.
     Args: flag, by which it was given.
     Raises: UserError for a scheme that is none of SCHEMES, one whose package is missing, and a bucket that cannot be
       listed.
@@ -42,11 +44,22 @@ def local(workdir: str, flag: str = "--workdir") -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "mirrors"
     root = Path(os.environ.get("EHR_SCALING_MIRRORS", base))
     mirror = root / f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    Bucket(url).check(flag)
+    bucket = Bucket(url)
+    bucket.check(flag)
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     about = mirror / BUCKET
-    if not about.exists():
-        _write(about, {"url": url})
+    known = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
+    if "exclusive" not in known:
+        exclusive = bucket.exclusive(f"{LEASES}/.asked/{uuid.uuid4().hex}")
+        known = {"url": url} if exclusive is None else {"url": url, "exclusive": exclusive}
+        _write(about, known)
+    if not known.get("exclusive", True):
+        print(
+            f"warning: {url} is in a store that writes an object although it was to be made only where there is none: "
+            "two machines may take the same work, so run one at a time there (AWS S3 and Google's own store do not)",
+            file=sys.stderr,
+            flush=True,
+        )
     return mirror.absolute()
 
 
