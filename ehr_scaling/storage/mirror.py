@@ -86,7 +86,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
         return
     bucket, root = mirror
     wanted = []
-    listed = bucket.list(_key(root, path))
+    listed = bucket.glance(_key(root, path))
     for file in [path] if path.is_file() else path.glob("**/*" if pattern == "*" else pattern) if gone else ():
         key = _key(root, file)
         if key not in listed and (note := _note(root, key)).is_file() and (file == path or not _changed(root, key)):
@@ -181,7 +181,7 @@ def _scratch(below: str) -> bool:
 
 def handed_over(path: Path) -> bool:
     """Whether the bucket has the file `path`; True where there is no bucket."""
-    return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].list(_key(mirror[1], path))
+    return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].glance(_key(mirror[1], path))
 
 
 def forget(path: Path) -> None:
@@ -208,6 +208,19 @@ def names(path: Path) -> set[str]:
     bucket, root = mirror
     prefix = _key(root, path)
     return here | {key.removeprefix(f"{prefix}/").split("/")[0] for key in bucket.list(prefix)}
+
+
+@contextlib.contextmanager
+def listed(*paths: Path) -> Iterator[None]:
+    """Until the block ends, `fetch`, `handed_over` and `Lease.holder` of what lies at and below `paths` go by one
+    listing of each, made now: for a look at many of them, which need not see what others do meanwhile."""
+    if (mirror := _mirror(paths[0])) is None:
+        yield
+        return
+    bucket, root = mirror
+    keys = [_key(root, path) for path in paths]
+    with bucket.listed(*keys, *(f"{LEASES}/{key}" for key in keys)):
+        yield
 
 
 def in_bucket(path: Path) -> bool:
