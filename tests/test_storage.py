@@ -1,6 +1,7 @@
 """A work directory in a bucket: what one machine hands over another finds, whole; one at a time works on a thing."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,9 @@ import pytest
 
 from ehr_scaling import artifacts, storage, study
 from ehr_scaling.data.inspection import inspection
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling.grid import status
+from ehr_scaling.grid.executors import claims, local
 from ehr_scaling.layout import RESULTS, Layout
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
@@ -328,6 +331,72 @@ def test_the_metrics_of_a_checkpoint_go_when_it_has_gone(tmp_path, machine):
     assert set(files(two / "b" / "10")) == {"metrics/metrics", "state/big", "files.json"}  # whole, so not by this
 
 
+def test_a_look_at_many_runs_takes_one_listing(tmp_path, machine, monkeypatch):
+    """And what is asked of each is still told: results, failures, and who holds it."""
+    url = buckets.url("file", tmp_path)
+    one, two, three = (machine(url, k) for k in (1, 2, 3))
+    cells = [blank.cell(name) for name in ("a", "a-b", "c", "d", "e")]
+    for cell in cells[:3]:
+        folder = Layout(one).run(cell.id) / "10"
+        (folder / "metrics").mkdir(parents=True)
+        artifacts.write_sealed(folder / "metrics" / "metrics", {"finished": True, "of": cell.id})
+        write(folder / "files.json", "{}")
+    Layout(one).run("d").mkdir()
+    artifacts.write_sealed(Layout(one).run("d") / "failed.json", {"reason": "of one"})
+    storage.store(Layout(one).runs)
+    lease = storage.lease(Layout(one).claim("e").with_suffix(""))
+    assert lease.take()
+    asked, request = [], Bucket._request
+
+    def counted(self, do, *args, **options):
+        asked.append(do)
+        return request(self, do, *args, **options)
+
+    def look(root):
+        for cell in cells:
+            try:
+                yield loop.finished([cell], root)
+            except RunFailed as e:
+                yield str(e)
+        yield [claims.holder(root, [cell]) is not None for cell in cells]
+
+    monkeypatch.setattr(Bucket, "_request", counted)
+    alone, requests = list(look(two)), len(asked)
+    asked.clear()
+    with storage.listed(Layout(three).runs):
+        assert list(look(three)) == alone
+    assert alone == [[{"finished": True, "of": name}] for name in ("a", "a-b", "c")] + [
+        "of one", None, [False, False, False, False, True],
+    ]  # fmt: skip
+    assert len(asked) == 2 + 4 + 1  # listings of runs and of leases, what came of four runs, a lease
+    assert requests == 20
+    lease.release()
+
+
+def test_a_status_asks_no_more_of_many_cells(tmp_path, machine, monkeypatch):
+    one = machine(buckets.url("file", tmp_path), 1)
+    cells = [blank.cell(name, steps=10, phase="trunk") for name in "abcdef"]
+    for cell in cells:
+        folder = Layout(one).run(cell.id) / "10"
+        (folder / "metrics").mkdir(parents=True)
+        artifacts.write_sealed(folder / "metrics" / "metrics", {"finished": True, "step": 10})
+        write(folder / "files.json", "{}")
+        with claims.claim(one, [cell]):
+            pass
+    storage.store(Layout(one).runs)
+    asked, request = [], Bucket._request
+    monkeypatch.setattr(Bucket, "_request", lambda *args, **options: asked.append(args) or request(*args, **options))
+    monkeypatch.setattr(status.manifest, "read", lambda grid: cells)
+    told, all_of_them = status.text(one)
+    assert told.splitlines()[-1] == "6 finished of 6 units" and all_of_them and len(asked) == 2
+    asked.clear()
+    units = [[cell] for cell in cells]
+    options = {"workers": 2, "title": "", "costs": [claims.Cost(1.0, 1.0)] * 6}
+    results = local.run(None, units, one, done=loop.finished, **options)
+    assert results == [loop.finished(unit, one) for unit in units]
+    assert len(asked) == 2 * 2 + 2 * len(cells)  # looks at the beginning and the end; those of the line above
+
+
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):
     url = buckets.url("file", tmp_path)
     one, two = machine(url, 1), machine(url, 2)
@@ -356,21 +425,44 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
     first.release()
 
 
-def test_of_many_who_want_a_lease_one_gets_it(bucket):
-    if bucket.startswith("gs:"):
-        pytest.skip("the emulator of GCS puts an object whatever the condition on its generation: two can win there")
+def test_of_many_who_want_a_lease_one_gets_it(bucket, monkeypatch):
     together = threading.Barrier(6)
 
     def take(lease):
         together.wait()
         return lease.take()
 
-    for name in map(str, range(40 if bucket.startswith("file:") else 1)):  # where two once won, now and then
-        wanted = [storage.Lease(Bucket(bucket), name) for _ in range(together.parties)]
-        with ThreadPoolExecutor(len(wanted)) as pool:
-            taken = list(pool.map(take, wanted))
-        assert sum(taken) == 1
-        wanted[taken.index(True)].release()
+    with buckets.keeping_conditions(monkeypatch) if bucket.startswith("gs:") else contextlib.nullcontext([]) as refused:
+        for name in map(str, range(40 if bucket.startswith("file:") else 1)):  # where two once won, now and then
+            wanted = [storage.Lease(Bucket(bucket), name) for _ in range(together.parties)]
+            with ThreadPoolExecutor(len(wanted)) as pool:
+                taken = list(pool.map(take, wanted))
+            assert sum(taken) == 1
+            wanted[taken.index(True)].release()
+    assert bucket.startswith("gs:") == bool(refused)
+
+
+def test_a_store_in_which_two_may_hold_a_lease_is_warned_of(bucket, machine, monkeypatch, capfd):
+    """The emulator of GCS is one. It is asked once by each machine; one who may only read cannot ask."""
+    first = machine(bucket, 1)
+    said = capfd.readouterr().err
+    assert said.startswith(f"warning: {bucket} is in a store that") == bucket.startswith("gs:") == bool(said)
+    assert Bucket(bucket).list("") == {}
+    with monkeypatch.context() as silent:
+        silent.setattr(Bucket, "create", blank.cell)  # it is known
+        assert machine(bucket, 1) == first and capfd.readouterr().err == said
+
+    def refuse(*args, **options):
+        raise PermissionError("403")
+
+    with monkeypatch.context() as reader:
+        reader.setattr(Bucket, "create", lambda self, key, content: self._request(refuse))
+        machine(bucket, 2)
+        assert capfd.readouterr().err == ""
+    if bucket.startswith("gs:"):
+        with buckets.keeping_conditions(monkeypatch):
+            machine(bucket, 2)
+            assert capfd.readouterr().err == ""
 
 
 def test_who_slept_too_long_stores_nothing(tmp_path, machine, monkeypatch):
@@ -528,8 +620,8 @@ def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
 
 HANGS = """
 import sys, threading
-from ehr_scaling.processes import endings
 from ehr_scaling.errors import UserError
+from ehr_scaling.processes import endings
 from ehr_scaling.storage import bucket
 bucket.TIMEOUT, bucket.time.sleep = 0.05, lambda seconds: None
 store = bucket.Bucket(sys.argv[1])
@@ -619,6 +711,10 @@ def sweep(url, folder):
     return forked.Popen([sys.executable, "-c", PROGRAM, url], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def plain(row):
+    return {name: value for name, value in row.items() if name not in tracking.CLOCK}
+
+
 @pytest.mark.nightly  # the leases by which they share are tested above
 @pytest.mark.parametrize("bucket", ("file", "s3", "gs"), indirect=True)
 def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucket, machine, tmp_path):
@@ -650,6 +746,8 @@ def test_two_machines_share_a_sweep_and_one_takes_over_from_the_killed_one(bucke
         of_one, of_all = (checkpoint.result(Layout(w).run(cell.id)) for w in (alone, here))
         assert of_one["curve"][-1][0] == of_all["curve"][-1][0]
         assert of_all["validation_loss"] == of_one["validation_loss"]
+        log_of_one, log_of_all = (tracking.read(Layout(w).run(cell.id)) for w in (alone, here))
+        assert [plain(row) for row in log_of_all] == [plain(row) for row in log_of_one]
         steps = [p.name for p in Layout(here).run(cell.id).iterdir() if p.name.isdecimal()]
         assert steps == [str(cell.steps)]  # checkpoints that are not kept are not kept in the bucket
 

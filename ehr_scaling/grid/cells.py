@@ -49,6 +49,10 @@ def solve(config: ConfigDict, point: Point, packed: dict[str, Any], about: dict[
     return _cell(config, point, packed, about, rules.batch_sequences(config.training, wanted * context))
 
 
+def _name(point: Point) -> str:
+    return f"{point['size']} at {point['budget']:.2g} FLOPs" if point.get("budget") else str(point["size"])
+
+
 def _dims(config: ConfigDict, size: str, packed: dict[str, Any]) -> dict[str, Any]:
     """Of `flops.training`, but for the context."""
     shape = sizes.get(size)
@@ -93,7 +97,7 @@ def _cell(
     each, update = _flops(config, shape.name, packed)
     wanted = schedule["steps"] * sequences if "steps" in schedule else _sequences(config, point, packed, sequences)
     steps = round(wanted / sequences)
-    name = f"{shape.name} at {point['budget']:.2g} FLOPs" if point.get("budget") else f"{shape.name}"
+    name = _name(point)
     if steps < t.min_steps:
         raise Infeasible(f"{name}: {steps} steps, under training.min_steps={t.min_steps}")
     achieved = float(steps * (sequences * each + update))
@@ -175,17 +179,25 @@ def engine(config: ConfigDict) -> Engine:
     )
 
 
-def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], about: dict[str, Any]) -> list[Cell]:
+def family(
+    config: ConfigDict, points: list[Point], packed: dict[str, Any], about: dict[str, Any]
+) -> tuple[list[Cell], list[str]]:
     """A trunk at a constant rate and, for each of `points`, which differ in budget or passes, a branch that cools.
 
     Batch, rate and warm-up have to be one for all branches: batch and rate are the rules' at the geometric mean of
     their D, rounded (to powers of four for the rate) so that one budget more leaves most trunks what they are, the
     warm-up the share of the shortest. Branches go on from the trunk's checkpoints (Hägele et al. 2024, arXiv
-    2405.18392).
+    2405.18392). A point that cannot be is left out, and the trunk is that of the others; one alone has none, nor have
+    points whose trunk would have too few steps.
 
-    Returns: the trunk, phase "hot", then the branches in the order of their beginnings.
-    Raises: Infeasible, as `solve`.
+    Returns: the trunk, phase "hot", then the branches in the order of their beginnings; and a line for each point that
+      is left out.
     """
+    if len(points) == 1:
+        try:
+            return [solve(config, points[0], packed, about)], []
+        except Infeasible as e:
+            return [], [str(e)]
     t = config.training
     context = packed["summary"]["context"]
     wanted = [_sequences(config, point, packed) for point in points]
@@ -195,25 +207,25 @@ def family(config: ConfigDict, points: list[Point], packed: dict[str, Any], abou
         "warmup": math.ceil(t.warmup * min(wanted) / sequences),
         "tokens": 4.0 ** round(math.log(middle * context, 4)),
     }
-    branches = []
+    branches: list[Cell] = []
     for point in sorted(points, key=lambda p: _sequences(config, p, packed)):
-        alone = _cell(config, point, packed, about, sequences, **shared)
-        if (start := alone.steps - int(alone.cooldown)) < alone.warmup:
-            raise Infeasible(f"{point['size']}: its cooldown would begin in the warm-up")
+        try:
+            alone = _cell(config, point, packed, about, sequences, **shared)
+            if (start := alone.steps - int(alone.cooldown)) < alone.warmup:
+                raise Infeasible(f"{_name(point)}: its cooldown would begin in the warm-up")
+        except Infeasible as e:  # batch, rate and warm-up are those of the others
+            cells, refused = family(config, [other for other in points if other is not point], packed, about)
+            return cells, [str(e), *refused]
         branches.append(_cell(config, point, packed, about, sequences, **shared, start=start))
-        trunk = _cell(
-            config,
-            {**points[0], "budget": None, "passes": None},
-            packed,
-            about,
-            sequences,
-            steps=branches[-1].start,
-            cooldown=0,
-            **shared,
-        )
+    hot = {**points[0], "budget": None, "passes": None}
+    try:
+        trunk = _cell(config, hot, packed, about, sequences, steps=branches[-1].start, cooldown=0, **shared)
+    except Infeasible:
+        apart = [family(config, [point], packed, about) for point in points]
+        return [cell for cells, _ in apart for cell in cells], [line for _, lines in apart for line in lines]
     # It keeps the id by which it is named above: those of trunks that are there stay good
     trunk = replace(trunk, phase="hot", marks=tuple(branch.start for branch in branches))
-    return [trunk, *(replace(branch, trunk=trunk.id, unit=trunk.unit) for branch in branches)]
+    return [trunk, *(replace(branch, trunk=trunk.id, unit=trunk.unit) for branch in branches)], []
 
 
 def grid(
@@ -234,14 +246,9 @@ def grid(
     refused: list[str] = []
     for group in _groups(config, points):
         told = {**about, "init": (initial or {}).get(group[0]["size"], "")}
-        try:
-            record = packed[group[0].get("fraction", 1.0)]
-            if len(group) == 1:
-                cells.append(solve(config, group[0], record, told))
-            else:
-                cells += family(config, group, record, told)
-        except Infeasible as e:
-            refused.append(str(e))
+        solved, left_out = family(config, group, packed[group[0].get("fraction", 1.0)], told)
+        cells += solved
+        refused += left_out
     if not cells:
         reason = refused[0] if refused else "it has no point"
         raise UserError(

@@ -108,7 +108,7 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
             facts |= {"step": step, "steps": cell.steps}
             if line is not None:
                 facts |= {name: line[0].get(name) for name in ("loss", "tokens_per_second")} | {"seen": line[1]}
-    holder = claims.holder(workdir, unit)
+    holder = None if done == len(unit) else claims.holder(workdir, unit)
     state = "finished" if done == len(unit) else "running" if holder else "broken off" if begun or done else "waiting"
     if left_out and len(left_out) == len(unfinished) and state != "running":
         state = "failed"
@@ -196,11 +196,13 @@ def text(workdir: Path, *, width: int = 160, height: int | None = None, colour: 
     """
     from rich.console import Console
 
-    storage.fetch(Layout(workdir).runs, "*metrics/metrics")
-    storage.fetch(Layout(workdir).runs, "*metrics.jsonl")
-    storage.fetch(Layout(workdir).runs, f"*/{FAILED}", gone=True)
-    every = units(manifest.read(Layout(workdir).grid))
-    statuses = of_units(workdir, every)
+    runs = Layout(workdir).runs
+    with storage.listed(runs):
+        storage.fetch(runs, "*metrics/metrics")
+        storage.fetch(runs, "*metrics.jsonl")
+        storage.fetch(runs, f"*/{FAILED}", gone=True)
+        every = units(manifest.read(Layout(workdir).grid))
+        statuses = of_units(workdir, every)
     if any(row["state"] == "broken off" for row in statuses) and slurm.waits(workdir):
         # Which tasks wait is not told by unit: what was cancelled alone is called so too
         statuses = [row | {"state": "queued"} if row["state"] == "broken off" else row for row in statuses]

@@ -3,10 +3,11 @@
 All stores have had these four for years. They come from fsspec (gcsfs, s3fs: the extra `cloud`).
 """
 
+import bisect
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,23 @@ class Bucket:
             out[key] = {"size": int(about["size"]), "version": str(version)}
         return out
 
+    @contextlib.contextmanager
+    def listed(self, *prefixes: str) -> Iterator[None]:
+        """Until the block ends, in which many things are looked at, `glance` goes by one listing of each key."""
+        before = _listings.get(self.url, {})
+        _listings[self.url] = {prefix: _Listing(self.list(prefix)) for prefix in prefixes}
+        try:
+            yield
+        finally:
+            _listings[self.url] = before
+
+    def glance(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """As `list`, but it may be as old as the block of `listed` is that this is called in."""
+        for place, listing in _listings.get(self.url, {}).items():
+            if prefix == place or prefix.startswith(f"{place}/"):
+                return listing.below(prefix)
+        return self.list(prefix)
+
     def read(self, key: str, patience: float = 0.0) -> str | None:
         content = self._request(partial(self._fs.cat_file, self._path(key)), missing=None, patience=patience)
         return None if content is None else content.decode()
@@ -90,6 +108,21 @@ class Bucket:
         with contextlib.suppress(FileExistsError):
             self._request(put)
         return self.read(key) == content.decode()
+
+    def exclusive(self, key: str) -> bool | None:
+        """Whether `create` makes an object only where there is none, by which leases go.
+
+        Seen by making one of that key, which nobody else has, twice. None where it cannot be told, as for who may only
+        read.
+        """
+        try:
+            self.create(key, b"first")
+            twice = self.create(key, b"second")
+        except UserError:
+            return None
+        with contextlib.suppress(UserError):
+            self.remove(key)
+        return not twice
 
     def remove(self, key: str) -> None:
         self._request(partial(self._fs.rm_file, self._path(key)), missing=None)
@@ -144,6 +177,21 @@ class Bucket:
             if attempt < tries:
                 time.sleep(min(2.0**attempt, 20.0) / 4)
         raise UserError(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")
+
+
+class _Listing:
+    """What `Bucket.list` gave, from which parts are taken."""
+
+    def __init__(self, listed: dict[str, dict[str, Any]]) -> None:
+        self._listed, self._keys = listed, sorted(listed)
+
+    def below(self, prefix: str) -> dict[str, dict[str, Any]]:
+        first, last = (bisect.bisect_left(self._keys, prefix + end) for end in "/0")  # 0 comes after /
+        keys = [prefix] * (prefix in self._listed) + self._keys[first:last]
+        return {key: self._listed[key] for key in keys}
+
+
+_listings: dict[str, dict[str, _Listing]] = {}  # of the blocks that this process is in: by URL, by key
 
 
 def _in_thread(do: Callable[[], T]) -> Future[T]:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ehr_scaling.errors import UserError
@@ -73,14 +74,17 @@ class Lease:
                 self._bucket.write(self._mine(), self._content(held=False))
 
     def holder(self) -> Held | None:
-        """Who holds it, as far as its last object tells."""
-        _, content = self._last()
+        """Who holds it, as far as its last object tells; which was the last may be as old as `Bucket.glance`."""
+        _, content = self._last_of(self._bucket.glance(self._name))
         if content is None or not (told := _read(content))["held"]:
             return None
         return Held(told["host"], told["pid"], told["since"])
 
     def _last(self, patience: float = 0.0) -> tuple[str, str | None]:
-        keys = [key for key in self._bucket.list(self._name, patience) if key.rsplit("/", 1)[-1].isdecimal()]
+        return self._last_of(self._bucket.list(self._name, patience), patience)
+
+    def _last_of(self, listed: Iterable[str], patience: float = 0.0) -> tuple[str, str | None]:
+        keys = [key for key in listed if key.rsplit("/", 1)[-1].isdecimal()]
         if not keys:
             return "", None
         last = max(keys, key=lambda key: int(key.rsplit("/", 1)[-1]))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import AT_ONCE, SCHEMES, Bucket
 
 LEASES = ".leases"  # folder of a bucket
-BUCKET = ".bucket.json"  # in the root of a mirror: {"url"}
+BUCKET = ".bucket.json"  # in the root of a mirror: {"url", "exclusive"}, the latter once it is known
 CHECKPOINT = "files.json"  # record of a checkpoint, which lies in a folder named by its step
 RECORDS = ("artifact.json", CHECKPOINT)  # written last
 
@@ -28,7 +29,8 @@ RECORDS = ("artifact.json", CHECKPOINT)  # written last
 def local(workdir: str, flag: str = "--workdir") -> Path:
     """The folder to work in for a work directory that may be in a bucket: itself, or its mirror.
 
-    Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors.
+    Mirrors lie in $EHR_SCALING_MIRRORS, by default ~/.cache/ehr_scaling/mirrors. It is warned of a store in
+    which two machines may hold one lease.
     Args: flag, by which it was given.
     Raises: UserError for a scheme that is none of SCHEMES, one whose package is missing, and a bucket that cannot be
       listed.
@@ -42,11 +44,22 @@ def local(workdir: str, flag: str = "--workdir") -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ehr_scaling" / "mirrors"
     root = Path(os.environ.get("EHR_SCALING_MIRRORS", base))
     mirror = root / f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    Bucket(url).check(flag)
+    bucket = Bucket(url)
+    bucket.check(flag)
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
     about = mirror / BUCKET
-    if not about.exists():
-        _write(about, {"url": url})
+    known = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
+    if "exclusive" not in known:
+        exclusive = bucket.exclusive(f"{LEASES}/.asked/{uuid.uuid4().hex}")
+        known = {"url": url} if exclusive is None else {"url": url, "exclusive": exclusive}
+        _write(about, known)
+    if not known.get("exclusive", True):
+        print(
+            f"warning: {url} is in a store that writes an object although it was to be made only where there is none: "
+            "two machines may take the same work, so run one at a time there (AWS S3 and Google's own store do not)",
+            file=sys.stderr,
+            flush=True,
+        )
     return mirror.absolute()
 
 
@@ -73,7 +86,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
         return
     bucket, root = mirror
     wanted = []
-    listed = bucket.list(_key(root, path))
+    listed = bucket.glance(_key(root, path))
     for file in [path] if path.is_file() else path.glob("**/*" if pattern == "*" else pattern) if gone else ():
         key = _key(root, file)
         if key not in listed and (note := _note(root, key)).is_file() and (file == path or not _changed(root, key)):
@@ -168,7 +181,7 @@ def _scratch(below: str) -> bool:
 
 def handed_over(path: Path) -> bool:
     """Whether the bucket has the file `path`; True where there is no bucket."""
-    return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].list(_key(mirror[1], path))
+    return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].glance(_key(mirror[1], path))
 
 
 def forget(path: Path) -> None:
@@ -195,6 +208,19 @@ def names(path: Path) -> set[str]:
     bucket, root = mirror
     prefix = _key(root, path)
     return here | {key.removeprefix(f"{prefix}/").split("/")[0] for key in bucket.list(prefix)}
+
+
+@contextlib.contextmanager
+def listed(*paths: Path) -> Iterator[None]:
+    """Until the block ends, `fetch`, `handed_over` and `Lease.holder` of what lies at and below `paths` go by one
+    listing of each, made now: for a look at many of them, which need not see what others do meanwhile."""
+    if (mirror := _mirror(paths[0])) is None:
+        yield
+        return
+    bucket, root = mirror
+    keys = [_key(root, path) for path in paths]
+    with bucket.listed(*keys, *(f"{LEASES}/{key}" for key in keys)):
+        yield
 
 
 def in_bucket(path: Path) -> bool:

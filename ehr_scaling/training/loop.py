@@ -176,8 +176,8 @@ def looks_of(cell: Cell) -> tuple[list[int], int]:
 def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: ExitStack) -> dict[int, loader.Batches]:
     """Batches of each seed from `step` on: members of one seed read the same rows."""
     engine, shares = cells[0].engine, sharding.shares(parts.mesh, len(cells))
-    streams = {}
-    for seed in sorted({cell.seed for cell in cells}):
+    streams, seeds = {}, sorted({cell.seed for cell in cells})
+    for seed in seeds:
         streams[seed] = loader.train_batches(
             packed,
             sequences=parts.updates * cells[0].batch_sequences * len(shares.own) // shares.of,
@@ -187,6 +187,7 @@ def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: Ex
             of=shares.of,
             skip_damaged=engine.skip_damaged,
             timeout=engine.read_timeout,
+            streams=len(seeds),
         )
         stack.callback(streams[seed].close)
         streams[seed].seek(step)

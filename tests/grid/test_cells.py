@@ -266,6 +266,31 @@ def test_trunks_cost_less():
     assert sum(cell.own_flops for cell in found) <= 0.6 * separate
 
 
+def test_a_budget_that_cannot_be_takes_no_other_with_it():
+    config = trunk_config()
+    points = [{"budget": budget, "size": "25k", "seed": 0} for budget in (1e7, 1e11, 1e12)]
+    solved, refused = cells.grid(config, points, WHOLE, ABOUT)
+    assert refused == [f"25k at 1e+07 FLOPs: 0 steps, under training.min_steps={config.training.min_steps}"]
+    assert solved == cells.grid(config, points[1:], WHOLE, ABOUT)[0]  # whose trunk is that of the others alone
+    solved, refused = cells.grid(config, points[:2], WHOLE, ABOUT)
+    assert len(refused) == 1
+    assert solved == cells.grid(config, points[1:2], WHOLE, ABOUT)[0]
+
+
+def test_a_trunk_is_as_long_as_its_last_branch_needs():
+    """The shortest may begin before a run may end, if the trunk goes on."""
+    config = trunk_config()
+    config.training.batch.exponent = 0.0
+    step = cells.solve(config, {"budget": 1e11, "size": "25k", "seed": 0}, packed(), ABOUT)
+    each, least = step.flops / step.steps, config.training.min_steps
+    points = [{"budget": n * each, "size": "25k", "seed": 0} for n in (1.1 * least, 40 * least)]
+    (trunk, short, long), refused = cells.grid(config, points, WHOLE, ABOUT)
+    assert not refused and short.start < least < trunk.steps == long.start
+    # Where none goes on for long enough each is trained by itself
+    apart, refused = cells.grid(config, [{**points[0], "budget": n * least * each} for n in (1.1, 1.2)], WHOLE, ABOUT)
+    assert not refused and [(cell.phase, cell.start, cell.trunk) for cell in apart] == 2 * [("cooled", 0, "")]
+
+
 def test_one_budget_needs_no_trunk():
     found, _ = cells.grid(trunk_config(), [{"budget": 1e11, "size": "25k", "seed": 1}], WHOLE, ABOUT)
     assert [(cell.phase, cell.start, cell.trunk) for cell in found] == [("cooled", 0, "")]

@@ -1,5 +1,6 @@
 """Units done in other processes come back in order; what goes wrong there is one line here."""
 
+import itertools
 import json
 import os
 import signal
@@ -109,6 +110,29 @@ def test_a_result_that_cannot_be_read_fails_alone(tmp_path, capsys):
     results = executors.run(square, units(3), tmp_path, workers=1, title="test", done=done)
     assert results[:2] == [["here"], None] and results[2][0][0] == 9
     assert "the metrics of cell1 are damaged" in capsys.readouterr().err
+
+
+class Counted(list):
+    """A list that counts how often it is looked into."""
+
+    looks = 0
+
+    def __getitem__(self, i):
+        self.looks += 1
+        return super().__getitem__(i)
+
+
+def test_a_claim_takes_as_long_however_many_are_finished_behind_one_that_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims.time, "sleep", lambda seconds: None)
+    for many in (50, 400):
+        folder, todo, finished = tmp_path / str(many), units(many, size="s"), Counted([0] * many)
+        with claims.claim(folder, todo[-1]) as held:  # the costliest
+            assert held
+            turns = in_turn(folder, todo, [-1] * many, finished)
+            done = list(itertools.takewhile(lambda i: i is not None, turns))
+            turns.close()
+        assert sorted(done) == list(range(many - 1))
+        assert finished.looks < 10 * many
 
 
 def in_turn(workdir, todo, owners, finished, **more):

@@ -61,10 +61,10 @@ class _Rows:
     """Random access to the rows of a split, by block. Several threads may use it at once.
 
     skip: whether a block that cannot be read counts as empty rows, its file named in a warning, instead of an error;
-      None where that is no choice.
+      None where that is no choice. streams: of this process that read at once.
     """
 
-    def __init__(self, packed: Path, split: str, skip: bool | None = None) -> None:
+    def __init__(self, packed: Path, split: str, skip: bool | None = None, streams: int = 1) -> None:
         facts = read_json(packed / FILE)
         if "phases" not in facts:
             raise UserError(f"{packed} was packed by an older version: {_again(packed / FILE)}")
@@ -86,7 +86,7 @@ class _Rows:
             blocks[np.argsort(self._nth[blocks], kind="stable")]
             for blocks in np.split(np.arange(len(self._file)), np.searchsorted(self._file, last[:-1]))
         ]
-        self._open = functools.lru_cache(_files_to_open())(_reader)
+        self._open = functools.lru_cache(_files_to_open(streams))(_reader)
         self._skip, self._skipped, self._named = skip, set[int](), set[int]()
         for file, path in enumerate(self._paths):
             if not path.exists():
@@ -130,7 +130,8 @@ class _Rows:
             except UserError:
                 raise
             except Exception as e:  # the reader raises what its C++ side throws, of several types
-                if self._skip is None and (told := of_system(e, path)):
+                # Of a file that is there and is not read for want of rights, memory or a network the rows are not lost
+                if path.exists() and (told := of_system(e, path)):
                     raise told from None
                 lost = [block] if reader else np.flatnonzero(self._file == file)
                 self._damaged(file, lost, f"{path} is damaged ({first_line(e)})")
@@ -174,9 +175,9 @@ def _empty(rows: int, width: int, dtype: np.dtype) -> _Block:
     return _Block(np.zeros((rows, width), dtype), np.zeros(rows, np.int64), lengths, lengths.cumsum())
 
 
-def _files_to_open() -> int:
-    """A quarter of what the system lets this process have open, since several streams may read at once; the soft limit
-    is raised where that is less than is wanted."""
+def _files_to_open(streams: int) -> int:
+    """A share of what the system lets this process have open, where so many streams read at once, and others beside
+    them: a quarter at most. The soft limit is raised where that is less than is wanted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _STREAMS * _OPEN + _SPARE
     wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -184,7 +185,8 @@ def _files_to_open() -> int:
         with contextlib.suppress(ValueError, OSError):  # where the system's own limit is lower
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-    return max(64, min(_OPEN, ((wanted if soft == resource.RLIM_INFINITY else soft) - _SPARE) // _STREAMS))
+    there = (wanted if soft == resource.RLIM_INFINITY else soft) - _SPARE
+    return max(64, min(_OPEN, there // max(_STREAMS, streams + 1)))
 
 
 def _reader(path: str) -> Any:
@@ -309,6 +311,7 @@ def train_batches(
     of: int = 1,
     skip_damaged: bool = False,
     timeout: float | None = None,
+    streams: int = 1,
 ) -> Batches:
     """Endless batches of the train split: every row once a pass, its blocks in a new order each pass.
 
@@ -321,17 +324,19 @@ def train_batches(
       optimizer steps that share a batch; shares, which of so many (`of`) are this process's, ascending;
       skip_damaged, whether rows that cannot be read become empty rows (PAD,
       segment 0, mask False), so that all others keep their place, and each file with such rows is named once in a
-      warning; timeout, seconds that a batch may take to be read, none: any number.
+      warning; timeout, seconds that a batch may take to be read, none: any number; streams, of this process that read
+      at once, which share the files that it may have open.
     Returns: batches {"tokens": (sequences, T+1) int32, "segments": (sequences, T+1) int32, "mask": (sequences, T)
       bool, of `targets_mask`}.
     Raises: UserError for a batch that cannot be, an empty split, a missing or, while iterating, damaged file (with
-      skip_damaged: when over half of the blocks are), and when the timeout is over.
+      skip_damaged: when over half of the blocks are), for one that is there and that the system does not give, and when
+      the timeout is over.
     """
     if sequences < 1 or steps < 1 or sequences % (steps * len(shares)):
         raise UserError(f"a batch of {sequences} sequences for {steps} steps: take a positive multiple of the steps")
 
     def make() -> _Steps:
-        rows = _Rows(Path(packed), "train", skip_damaged)
+        rows = _Rows(Path(packed), "train", skip_damaged, streams)
         return _Steps(rows, sequences, seed, steps, shares, of)
 
     if not timeout:

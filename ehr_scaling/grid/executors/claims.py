@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import heapq
+import itertools
 import json
 import os
 import socket
@@ -146,22 +147,25 @@ def in_turn(
         there; shared between the processes of a sweep, and changed here.
       lend_a_hand: does a part of a unit that another process holds, where there is one to do; gives whether there was.
     """
-    # Of each size the units that are left, the costliest first: what is finished is dropped as it comes to the front
-    by_size: dict[str, list[int]] = {}
+    by_size: dict[str, _Left] = {}
     for i in sorted(range(len(units)), key=lambda i: (costs[i].flops, -i)):
-        by_size.setdefault(units[i][0].size, []).append(i)  # taken from the end
+        by_size.setdefault(units[i][0].size, _Left([], [])).rest.append(i)
     compiled, by_others = set[str](), set[str]()  # sizes
     idle_since = time.monotonic()
     while not preemption.requested():
         for size, left in by_size.items():
-            if any(owners[i] not in (NOBODY, me) for i in left[-_LOOKED_AT:]):
+            if any(owners[i] not in (NOBODY, me) for i in (*left.tried, *left.rest[-_LOOKED_AT:])):
                 by_others.add(size)  # who takes a size begins with its costliest units
-            while left and finished[left[-1]]:
-                left.pop()
-        by_size = {size: left for size, left in by_size.items() if left}
+            left.tried[:] = [i for i in left.tried if not finished[i]]
+            while left.rest and finished[left.rest[-1]]:
+                left.rest.pop()
+        by_size = {size: left for size, left in by_size.items() if left.tried or left.rest}
         if not by_size:
             return
         for i in _by_rank(by_size, costs, compiled, by_others):
+            left = by_size[units[i][0].size]
+            if left.rest and left.rest[-1] == i:
+                left.tried.append(left.rest.pop())
             if finished[i]:
                 continue
             with claim(workdir, units[i]) as ours:
@@ -174,7 +178,7 @@ def in_turn(
                 idle_since = time.monotonic()
                 break
         else:
-            held = [i for left in by_size.values() for i in reversed(left) if not finished[i]]
+            held = [i for left in by_size.values() for i in left.tried if not finished[i]]
             if any(map(lend_a_hand, held)):
                 idle_since = time.monotonic()
                 continue
@@ -184,15 +188,24 @@ def in_turn(
             pause(workdir)
 
 
+class _Left(NamedTuple):
+    """Units of a size that are left. Each goes from `rest` to `tried` once: what is finished behind one that somebody
+    holds is not walked over again at every claim."""
+
+    tried: list[int]  # held by others, as far as is known, or just finished; the costliest first
+    rest: list[int]  # the costliest last
+
+
 def _by_rank(
-    by_size: Mapping[str, Sequence[int]], costs: Sequence[Cost], first: Collection[str], last: Collection[str]
+    by_size: Mapping[str, _Left], costs: Sequence[Cost], first: Collection[str], last: Collection[str]
 ) -> Iterator[int]:
     """The units that are left, one by one as they are asked for.
 
-    Args: by_size, of each size the costliest at its end; first, last: sizes that come before the others, and after.
+    Args: first, last: sizes that come before the others, and after.
     """
     ranks: dict[int, list[Iterator[int]]] = {0: [], 1: [], 2: []}
     for size, left in by_size.items():
-        ranks[0 if size in first else 2 if size in last else 1].append(reversed(left))
+        in_order = itertools.chain(list(left.tried), reversed(left.rest))
+        ranks[0 if size in first else 2 if size in last else 1].append(in_order)
     for sizes in ranks.values():
         yield from heapq.merge(*sizes, key=lambda i: (-costs[i].flops, i))

@@ -15,6 +15,7 @@ from ehr_scaling.grid.executors.claims import NOBODY, Cost
 from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.grid.executors.progress import Progress
+from ehr_scaling.layout import Layout
 from ehr_scaling.processes import leading, preemption
 
 _MOST_TOLD = 5  # units that failed, with their reasons
@@ -81,12 +82,13 @@ def run(
 
     def look() -> None:
         """For results of units that have none yet."""
-        for i, unit in enumerate(units):
-            if results[i] is None and i not in failures and done:
-                try:
-                    results[i] = done(unit, workdir)
-                except RunFailed as e:
-                    failures[i] = str(e)
+        with storage.listed(Layout(workdir).runs):
+            for i, unit in enumerate(units):
+                if results[i] is None and i not in failures and done:
+                    try:
+                        results[i] = done(unit, workdir)
+                    except RunFailed as e:
+                        failures[i] = str(e)
 
     look()
     costs = [claims.of_training(unit) for unit in units] if costs is None else costs

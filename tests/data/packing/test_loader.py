@@ -1,3 +1,4 @@
+import errno
 import gc
 import itertools
 import json
@@ -138,25 +139,27 @@ def test_so_many_files_are_open_as_the_system_lets(monkeypatch):
     limits = {"now": (1024, 20_000)}
     monkeypatch.setattr(loader.resource, "getrlimit", lambda kind: limits["now"])
     monkeypatch.setattr(loader.resource, "setrlimit", lambda kind, wanted: limits.update(now=wanted))
-    assert loader._files_to_open() == (20_000 - loader._SPARE) // 4 and limits["now"] == (20_000, 20_000)
+    assert loader._files_to_open(1) == (20_000 - loader._SPARE) // 4 and limits["now"] == (20_000, 20_000)
     limits["now"] = (1024, 1 << 20)
-    assert loader._files_to_open() == loader._OPEN and limits["now"] == (4 * loader._OPEN + loader._SPARE, 1 << 20)
+    assert loader._files_to_open(1) == loader._OPEN and limits["now"] == (4 * loader._OPEN + loader._SPARE, 1 << 20)
+    limits["now"] = (4096, 4096)  # of which more streams may open no more together
+    assert 8 * loader._files_to_open(8) + loader._SPARE <= 4096
     limits["now"] = (100, 300)
-    assert loader._files_to_open() == 64
+    assert loader._files_to_open(1) == 64
     limits["now"] = (loader.resource.RLIM_INFINITY,) * 2
-    assert loader._files_to_open() == loader._OPEN
+    assert loader._files_to_open(1) == loader._OPEN
 
     def refused(kind, wanted):
         raise ValueError
 
     limits["now"] = (1024, loader.resource.RLIM_INFINITY)
     monkeypatch.setattr(loader.resource, "setrlimit", refused)
-    assert loader._files_to_open() == (1024 - loader._SPARE) // 4
+    assert loader._files_to_open(1) == (1024 - loader._SPARE) // 4
 
 
 def test_files_that_are_closed_in_between_change_nothing(packed, monkeypatch):
     many = train(packed, 8)
-    monkeypatch.setattr(loader, "_files_to_open", lambda: 1)
+    monkeypatch.setattr(loader, "_files_to_open", lambda streams: 1)
     few = train(packed, 8)
     for _ in range(30):
         same(next(many), next(few))
@@ -329,6 +332,18 @@ def test_rows_of_a_damaged_file_are_left_out_where_they_stood(copy, packed, harm
     shares = [take(data, 40) for data in other]
     again = join([join(pair) for pair in zip(*shares, strict=True)])
     assert all((again[key] == part[key][20 * 2 * K :]).all() for key in part)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_file_that_the_system_does_not_give_is_not_damaged(copy, monkeypatch, skip):
+    """Its rows come when the drive does: they are not left out, and nobody is told to delete them."""
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(loader, "_reader", stale)
+    with pytest.raises(UserError, match="network drive lost this file: mount it again"):
+        take(train(copy, K, skip_damaged=skip), 1)
 
 
 def test_of_a_file_with_a_damaged_block_the_others_are_read(copy, packed):

@@ -362,6 +362,26 @@ def test_shards_gathered_by_bands_are_the_same(tmp_path, monkeypatch, named):
 
 
 @pytest.mark.parametrize("by_bands", [False, True])
+def test_a_split_file_of_few_patients_of_a_large_set(tmp_path, monkeypatch, by_bands):
+    """Of a set in the order of ids most pieces, and most of what a piece holds at once, are of nobody it names."""
+    rows = [(i, hour, f"A/{hour % 3}", None) for i in range(40) for hour in range(5)]
+    root = put(tmp_path / "raw", {str(k): table(rows[50 * k : 50 * k + 50]) for k in range(4)}, row_group_size=10)
+    monkeypatch.setattr(meds, "_UNIT", 50)
+    monkeypatch.setattr(meds_reading, "_BATCH", 10)
+    monkeypatch.setattr(shuffle, "_HELD", 10)
+    monkeypatch.setattr(assignment, "_MANY", 1 if by_bands else 1_024)
+    monkeypatch.setattr(events, "SHARD", 1)
+    written, real = [], shuffle._write
+    monkeypatch.setattr(shuffle, "_write", lambda path, *args: (written.append(path), real(path, *args)))
+    named = np.array([12, 13, 38])
+    summary, found = extract(root, tmp_path / "events", splits=Listed("some", named, np.array([0, 1, 0], np.int8)))
+    got = [(r["subject_id"], r["code"]) for tables in found.values() for t in tables for r in t.to_pylist()]
+    assert sorted(got) == sorted((i, code) for i, _, code, _ in rows if i in named)
+    assert summary["split_file"] == {"not named": 37, "not there": 0}
+    assert sum(path.parent.name == "spread" for path in written) == 2  # 15 events of pieces 1 and 3: no file of nobody
+
+
+@pytest.mark.parametrize("by_bands", [False, True])
 def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, monkeypatch, by_bands):
     root = of_many_times(tmp_path, monkeypatch)
     monkeypatch.setattr(assignment, "_MANY", 1 if by_bands else 1_024)

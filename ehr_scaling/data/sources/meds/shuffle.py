@@ -160,22 +160,23 @@ def _table(rows: Rows, file: int) -> pa.Table:
 
 def _write_sorted(path_of: Callable[[int], Path], tables: Iterable[pa.Table], places: Places, width: int) -> int:
     """Write tables of _SCHEMA to the files path_of(0), path_of(1), …, each sorted by bands of `width` shards; gives how
-    many."""
+    many. Rows of patients without a shard, whom a split file leaves out, are left out."""
     places = Places(*places)
     path_of(0).parent.mkdir(exist_ok=True)
-    held: list[pa.Table] = []
+    held: list[tuple[pa.Table, np.ndarray]] = []  # with the band of each row
     files = count = 0
 
     def write() -> None:
         nonlocal held, files, count
-        table = pa.concat_tables(held).unify_dictionaries().combine_chunks()
-        band = places.of(table["subject_id"].to_numpy(), table["file"].to_numpy()) // width  # -1 stays -1
-        _write(path_of(files), table, band)
+        table = pa.concat_tables([some for some, _ in held]).unify_dictionaries().combine_chunks()
+        _write(path_of(files), table, np.concatenate([band for _, band in held]))
         held, files, count = [], files + 1, 0
 
     for table in tables:
-        held.append(table)
-        count += len(table)
+        shard = places.of(table["subject_id"].to_numpy(), table["file"].to_numpy())
+        if len(kept := np.flatnonzero(shard >= 0)):  # a split file may leave out nearly everybody
+            held.append((table if len(kept) == len(table) else table.take(kept), shard[kept] // width))
+            count += len(kept)
         if count >= _HELD:
             write()
     if held:
@@ -184,9 +185,8 @@ def _write_sorted(path_of: Callable[[int], Path], tables: Iterable[pa.Table], pl
 
 
 def _write(path: Path, table: pa.Table, place: np.ndarray) -> None:
-    """Write the rows of each place, int (n,), as one batch, in their order; rows without one, of -1, are left out."""
+    """Write the rows of each place, int (n,), as one batch, in their order. n is 1 or more."""
     order = np.argsort(place, kind="stable")
-    order = order[np.count_nonzero(place < 0) :]  # patients that a split file leaves out
     places, starts = np.unique(place[order], return_index=True)
     table = table.take(order).combine_chunks()
     # Which place a batch is of must be found without reading it.
