@@ -54,9 +54,15 @@ def prepare(
         source.check_splits(raw)  # before the work, not after it
     _settings(data, generated=False)  # a misspelt option, too, is told before hours of work
     at = Layout(workdir)
-    say = print if not at.events.exists() else lambda _: None
-    say(f"events: from {name} {raw or ''}")
-    small = runner.for_bytes(_size(raw) if raw else data.patients * 4_000)
+    if not at.events.exists():
+        print(f"events: from {name} {raw or ''}")  # at once: to take the sums of raw files may take a while
+
+    def extract(out: Path) -> dict[str, Any]:
+        small = runner.for_bytes(_size(raw) if raw else data.patients * 4_000)
+        summary = source.extract(raw, out, seed=data.seed, splits=split, **source_options, runner=small)
+        _tell_losses(summary)
+        return summary
+
     events = artifacts.build(
         at.events,
         {
@@ -64,40 +70,32 @@ def prepare(
             "seed": data.seed,
             "splits": split.mark() if isinstance(split, splits.Listed) else split,
         },
-        lambda out: source.extract(raw, out, seed=data.seed, splits=split, **source_options, runner=small),
+        extract,
         resume=True,
     )
+    if until == "events":
+        return events
     generated = events["summary"].get("generated", False)
+    settings = _settings(data, generated=generated)
 
     def count(n: int) -> str:
         return disclosure.words(n, generated)
 
-    if met := events["summary"].get("split_file"):
-        there, only = count(met["not named"]), count(met["not there"])
-        say(f"  split file: {there} patients are not in it and left out, {only} only in it")
-    for what, kind in (("left out", "dropped"), ("mended", "mended")):
-        for reason, rows in sorted(events["summary"].get(kind, {}).items()):
-            if rows:
-                say(f"  {what}: {count(rows)}, {reason}")
-    if until == "events":
-        return events
-    settings = _settings(data, generated=generated)
-    say(f"timelines: vocabulary, quantiles, tokens (preset {settings['preset']})")
-    small = runner.for_bytes(_size(at.events))
-
     def tokenize(out: Path) -> dict[str, Any]:
+        print(f"timelines: vocabulary, quantiles, tokens (preset {settings['preset']})")
+        small = runner.for_bytes(_size(at.events))
         artifacts.verify(at.events, alone=True)
         others = {"code_maps": data.code_maps, "may_lose": tuple(data.may_lose)}
         summary = timelines.build(at.events, out, runner=small, **others, **settings)
         card.write(out, summary, events, generated=generated)
         if (share := vocabulary.load(out).interval_share) > MOST_INTERVALS:
             told = "facts that stand at the birth, or another time not theirs, need none"
-            say(f"  warning: {share:.0%} of the tokens are intervals of time; {told}")
+            print(f"  warning: {share:.0%} of the tokens are intervals of time; {told}")
         silent = Counter[str]()
         for split in timelines.SPLITS:
             silent.update(summary[split]["silent_events"])
         for what, many in sorted(silent.items()):
-            say(f"  without a token: {count(many)}, {what}")
+            print(f"  without a token: {count(many)}, {what}")
         return summary
 
     tokens = artifacts.build(
@@ -116,26 +114,40 @@ def prepare(
 
         def make(out: Path) -> dict[str, Any]:
             artifacts.verify(at.timelines)
-            return packing.build(at.timelines, out, **packing_settings, runner=small)
+            small = runner.for_bytes(_size(at.events))
+            summary = packing.build(at.timelines, out, **packing_settings, runner=small)
+            train, part = summary["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
+            real, patients = count(train["real_tokens"]), count(train["patients"])
+            print(f"packed: {part}{real} tokens of {patients} patients to train on, context {data.context}")
+            return summary
 
-        record = artifacts.build(
+        return artifacts.build(
             packed_folder(data, workdir, fraction),
             {"timelines": tokens["fingerprint"], **packing_settings},
             make,
             resume=True,
             version=packing.VERSION,
         )
-        train, part = record["summary"]["splits"]["train"], f"{fraction:g} of them: " if fraction < 1 else ""
-        say(
-            f"packed: {part}{count(train['real_tokens'])} tokens of {count(train['patients'])} patients to train on, "
-            f"context {data.context}"
-        )
-        return record
 
     whole = pack(1.0)
     for fraction in sorted({float(f) for f in fractions} - {1.0}, reverse=True):
         pack(fraction)
     return whole
+
+
+def _tell_losses(summary: dict[str, Any]) -> None:
+    """Print what a source left out and mended, by its reasons."""
+
+    def count(n: int) -> str:
+        return disclosure.words(n, summary.get("generated", False))
+
+    if met := summary.get("split_file"):
+        there, only = count(met["not named"]), count(met["not there"])
+        print(f"  split file: {there} patients are not in it and left out, {only} only in it")
+    for what, kind in (("left out", "dropped"), ("mended", "mended")):
+        for reason, rows in sorted(summary.get(kind, {}).items()):
+            if rows:
+                print(f"  {what}: {count(rows)}, {reason}")
 
 
 def packed_folder(data: ConfigDict, workdir: Path, fraction: float = 1.0) -> Path:

@@ -249,6 +249,28 @@ def test_mistakes_are_told_before_any_work(tmp_path, changes, match):
     assert not (tmp_path / "w" / "events").exists()
 
 
+def test_each_stage_tells_when_it_is_made_whenever_that_is(tmp_path, capsys, monkeypatch):
+    """What a stage loses is told also where the one before was made by another command; and nothing where all is there,
+    for which no folder is walked through either."""
+    made = config(**{"data.preset": "ethos_ares", "data.patients": 400, "data.tokens.min_count": 20}).data
+
+    def told(**more):
+        pipeline.prepare(made, tmp_path / "w", **more)
+        return [line.strip().partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert told(until="events")[0] == "events"
+    of_timelines = told(until="timelines")
+    assert of_timelines[0] == "timelines" and "without a token" in of_timelines
+    assert told() == ["packed"]
+    assert told(fractions=(0.5,)) == ["packed"]
+
+    def walked(folder):
+        raise AssertionError(folder)
+
+    monkeypatch.setattr(pipeline, "_size", walked)
+    assert told(fractions=(0.5,)) == []
+
+
 def test_what_makes_no_token_is_printed(tmp_path, capsys):
     """Of all splits together, beside what the source left out."""
     of_ares = config(**{"data.preset": "ethos_ares", "data.patients": 400, "data.tokens.min_count": 20})
