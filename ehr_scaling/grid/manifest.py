@@ -1,5 +1,6 @@
 """`grid/manifest.jsonl`: the cells of a study, one a line, fixed before any of them runs."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -32,8 +33,12 @@ def build(
 
     from ehr_scaling.grid import cells  # needs JAX, which reading a manifest does not
 
+    @functools.cache
+    def solve() -> tuple[list[Cell], list[str]]:
+        return cells.grid(config, points, packed, about, initial)
+
     def make(folder: Path) -> dict[str, Any]:
-        solved, refused = cells.grid(config, points, packed, about, initial)
+        solved, refused = solve()
         write(folder / MANIFEST, solved)
         return {"cells": len(solved), "infeasible": refused}
 
@@ -48,11 +53,11 @@ def build(
         **({"initial": dict(initial)} if initial else {}),
     }
     record = artifacts.build(out, inputs, make, changing=(MANIFEST,), before={"model": SETTINGS_BEFORE})
-    planned, before = cells.grid(config, points, packed, about, initial)[0], read(out)
-    if {cell.id for cell in planned} != {cell.id for cell in before}:
+    (solved, _), before = solve(), read(out)
+    if {cell.id for cell in solved} != {cell.id for cell in before}:
         raise _another(out)
-    if planned != before:
-        write(out / MANIFEST, planned)
+    if solved != before:
+        write(out / MANIFEST, solved)
         storage.store(out)
     return record
 

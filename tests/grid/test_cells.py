@@ -192,6 +192,14 @@ def test_the_manifest_is_read_as_it_was_written(tmp_path):
         manifest.read(tmp_path / "grid")
 
 
+def test_a_grid_is_solved_once_a_call(tmp_path, monkeypatch):
+    config, real, calls = base.get_config(), cells.grid, []
+    monkeypatch.setattr(cells, "grid", lambda *args: (calls.append(args), real(*args))[1])
+    for times in (1, 2):
+        manifest.build(config, list(base.sweep(config)), WHOLE, ABOUT, tmp_path / "grid")
+        assert len(calls) == times
+
+
 def test_how_cells_are_trained_may_change_between_calls(tmp_path):
     """It is no input of the grid: the manifest has it as it was given last, and no id changes."""
     config, grid = base.get_config(), tmp_path / "grid"
