@@ -7,6 +7,7 @@ chain(
 """
 
 from collections.abc import Iterable
+from itertools import chain as concatenated
 from itertools import product as combinations
 from typing import Any
 
@@ -29,10 +30,10 @@ def zipped(*sweeps: Iterable[Point]) -> list[Point]:
 
 def chain(*sweeps: Iterable[Point]) -> list[Point]:
     """One after another; what has come already does not come again."""
-    points: list[Point] = []
-    for sweep in sweeps:
-        points += [point for point in sweep if point not in points]
-    return points
+    points: dict[tuple[tuple[str, Any], ...], Point] = {}
+    for point in concatenated.from_iterable(sweeps):
+        points.setdefault(tuple(sorted(point.items())), point)
+    return list(points.values())
 
 
 def _joined(points: Iterable[Point]) -> Point:

@@ -21,6 +21,11 @@ def test_products_zips_and_chains():
         {"size": "a", "seed": 2},
         {"size": "b", "seed": 1},
     ]
+    assert chain(axis("size", ("a", "b", "a")), [{"size": "a", "seed": 1}, {"seed": 1, "size": "a"}]) == [
+        {"size": "a"},
+        {"size": "b"},
+        {"size": "a", "seed": 1},
+    ]
     assert product() == [{}] and product(sizes, []) == [] == chain()
 
 
