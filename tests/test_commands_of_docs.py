@@ -56,6 +56,7 @@ MARKED = {
     r"launch\.bench accelerator": "a GPU",
     r"wandb:PROJECT": "an account of Weights & Biases; tests/test_publish.py has a stand-in",
     r"^EHR_SCALING_FUZZ": "the tests of tests/fuzz themselves, for longer",
+    r"^EHR_SCALING_MESHES": "the tests of meshes themselves, all of them",
     r"launch\.sweep … --workdir=W$": "says no more than that a sweep is one command",
 }
 # What each command is given so that it takes seconds

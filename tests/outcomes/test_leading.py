@@ -178,6 +178,7 @@ def test_processes_that_hold_a_model_together_score_it_as_one_device_does(scored
     assert [(status, "icu_admission: " in told + error) for status, told, error in others] == [(0, False)] * len(others)
 
 
+@pytest.mark.nightly
 def test_a_model_that_cannot_be_restored_is_named_and_the_next_one_scored(scored, tmp_path):
     """Two are tried before the whole one: of one a file is damaged, of the other one process sees no finished run."""
     (workdir, cell), whole = (tmp_path / "w", scored[2]), scored[1]

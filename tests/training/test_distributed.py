@@ -113,6 +113,7 @@ def alone(prepared, tmp_path_factory):
     return cell, loop.job([cell], tmp, small.silent)[0]
 
 
+@pytest.mark.nightly
 def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
     cell, metrics = alone
     (tmp_path / "packed").symlink_to(prepared[0] / "packed")
