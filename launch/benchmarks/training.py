@@ -183,6 +183,7 @@ def engine(spec: dict[str, Any]) -> Callable[[int], tuple[float, float]]:
     config.model.dtype = spec.get("dtype", "float32")
     config.model.attention = spec.get("attention", "auto")
     config.model.mixing = spec.get("mixing", "none")
+    config.training.optimizer = "adamw"  # as PyTorch's side has it
     config.training.batch.sequences = spec["batch_tokens"] // spec["context"]
     config.training.microbatch = spec.get("microbatch", 0)
     config.training.batch.exponent, config.training.min_steps = 0.0, 1
