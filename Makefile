@@ -28,7 +28,7 @@ check: $(VENV)/.base
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-nightly: lint  # and what shows the same in other forms or for longer: three times as long
+nightly: lint  # and what shows the same in other forms or for longer: five times as long or more
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "nightly or not nightly"
 
 # Tests that compare with the packages of others, or are read by them; make test skips what is not installed
