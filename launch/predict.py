@@ -151,7 +151,7 @@ def main() -> None:
         f"{done['bounded']:.1%} of futures cut off by --new_tokens{mean}{left_out}"
     )
     if data is not None:
-        print(predict.told(done, generated))
+        print(predict.describe(done, generated))
         record = {"task": task.name, **predict.as_told(done, generated), "known": known}
         artifacts.write_json(out / predict.METRICS, record)
 

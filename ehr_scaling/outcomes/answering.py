@@ -124,34 +124,34 @@ def _fingerprint(cell: Cell, of_sheet: str) -> str:
     return artifacts.fingerprint({"sheet": of_sheet, "cell": cell.id, "version": VERSION})
 
 
-def _parts(cell: Cell, asked: _Prepared) -> str:
+def _parts(cell: Cell, prepared: _Prepared) -> str:
     """Of what a part is made from, and how many stays it has."""
-    return artifacts.fingerprint([_fingerprint(cell, asked.record["fingerprint"]), parts.AT_ONCE])
+    return artifacts.fingerprint([_fingerprint(cell, prepared.record["fingerprint"]), parts.AT_ONCE])
 
 
 def _answers(cell: Cell, workdir: Path, report: Callable[..., None], name: str) -> dict[str, Any]:
-    asked = _prepared(workdir, name)
-    if (score := _there(asked.folder, cell, asked.record["fingerprint"])) is not None:
+    prepared = _prepared(workdir, name)
+    if (score := _there(prepared.folder, cell, prepared.record["fingerprint"])) is not None:
         return score
-    _check(cell, workdir, asked)
-    started, known = time.monotonic(), sheet_stays.load(asked.folder)
-    kept = asked.folder / f".{cell.id}"
-    drawn = _drawn(cell, workdir, asked, known, kept / _parts(cell, asked), report)
-    counts, copies = Counts(drawn.positive, drawn.negative), asked.record["inputs"]["copies"]
+    _check(cell, workdir, prepared)
+    started, known = time.monotonic(), sheet_stays.load(prepared.folder)
+    kept = prepared.folder / f".{cell.id}"
+    drawn = _drawn(cell, workdir, prepared, known, kept / _parts(cell, prepared), report)
+    counts, copies = Counts(drawn.positive, drawn.negative), prepared.record["inputs"]["copies"]
     score = {
         "cell": cell.id,
         "sheet": name,
         "copies": copies,
-        "new_tokens": asked.record["inputs"]["new_tokens"],
+        "new_tokens": prepared.record["inputs"]["new_tokens"],
         "generated_tokens": int(drawn.tokens.sum()),
         "bounded": int(drawn.bounded.sum()) / (len(drawn.bounded) * copies),
         "seconds": time.monotonic() - started,
-        "scores": _written(asked, known, counts, asked.folder / cell.id, _generated(asked.folder)),
-        "fingerprint": _fingerprint(cell, asked.record["fingerprint"]),
+        "scores": _written(prepared, known, counts, prepared.folder / cell.id, _generated(prepared.folder)),
+        "fingerprint": _fingerprint(cell, prepared.record["fingerprint"]),
     }
-    artifacts.write_sealed(asked.folder / f"{cell.id}.json", score)
+    artifacts.write_sealed(prepared.folder / f"{cell.id}.json", score)
     for ending in ENDINGS:
-        storage.store(asked.folder / f"{cell.id}{ending}")
+        storage.store(prepared.folder / f"{cell.id}{ending}")
     parts.forget(kept)
     return score
 
@@ -160,22 +160,22 @@ def _generated(folder: Path) -> bool:
     return bool(artifacts.read_json(folder / sheet_stays.FILE)["generated"])
 
 
-def _check(cell: Cell, workdir: Path, asked: _Prepared) -> None:
-    options = asked.record["inputs"]
-    tokens = asked.record["summary"]["vocabulary"]
-    choosing.check_timelines(cell, workdir, options["timelines"], tokens, asked.folder)
+def _check(cell: Cell, workdir: Path, prepared: _Prepared) -> None:
+    options = prepared.record["inputs"]
+    tokens = prepared.record["summary"]["vocabulary"]
+    choosing.check_timelines(cell, workdir, options["timelines"], tokens, prepared.folder)
     if options["context"] > cell.context:
         raise UserError(
-            f"{asked.folder} asks for {options['context']} tokens of prompt and future, and cell {cell.id} was trained "
-            f"on {cell.context}: delete {asked.folder} and prepare it for that context"
+            f"{prepared.folder} asks for {options['context']} tokens of prompt and future, and cell {cell.id} was "
+            f"trained on {cell.context}: delete {prepared.folder} and prepare it for that context"
         )
 
 
 def _drawn(
-    cell: Cell, workdir: Path, asked: _Prepared, known: Known, scratch: Path, report: Callable[..., None]
+    cell: Cell, workdir: Path, prepared: _Prepared, known: Known, scratch: Path, report: Callable[..., None]
 ) -> _Drawn:
     """Of all stays, in parts that are kept in the folder `scratch`: it is of this sheet and cell alone."""
-    options, sheet, resolved = asked.record["inputs"], asked.sheet, asked.resolved
+    options, sheet, resolved = prepared.record["inputs"], prepared.sheet, prepared.resolved
     simulation = together.of_stays(
         workdir,
         options["split"],
@@ -188,7 +188,7 @@ def _drawn(
     trained = cache(lambda: restored_params(cell, Layout(workdir).run(cell.id)))  # not where all is there
 
     def drawn(rows: np.ndarray, report: Callable[..., None]) -> _Drawn:
-        futures, request = simulation.run(*trained(), rows, report), simulation.asked
+        futures, request = simulation.run(*trained(), rows, report), simulation.request
         counts = counting.count(futures.tokens, request.gaps[rows], request.clock, resolved.sets, resolved.ends, hours)
         bounded = (futures.ended[..., 0] == RUNNING).sum(axis=1)
         return _Drawn(counts.positive, counts.negative, futures.lengths.sum(axis=1, dtype=np.int64), bounded)
@@ -197,10 +197,10 @@ def _drawn(
     return parts.compute_all(Work(len(known.stays.times), _Drawn, drawn, each), scratch, report)
 
 
-def _written(asked: _Prepared, known: Known, counts: Counts, stem: Path, generated: bool) -> list[dict[str, Any]]:
+def _written(prepared: _Prepared, known: Known, counts: Counts, stem: Path, generated: bool) -> list[dict[str, Any]]:
     """The score of each question, in the order of codes and then horizons; predictions and table are written."""
-    sheet, scores = asked.sheet, []
-    codes = [code.name for code in asked.resolved.codes]
+    sheet, scores = prepared.sheet, []
+    codes = [code.name for code in prepared.resolved.codes]
     labels = [known.labels(days, sheet.follow_up) for days in sheet.horizons]  # one at a time would be made Q times
     predictions = stem.with_name(f"{stem.name}{ENDINGS[0]}")
     with artifacts.writing(predictions) as partial, pq.ParquetWriter(partial, PREDICTIONS, **parquet.WRITING) as out:

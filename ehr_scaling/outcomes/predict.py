@@ -199,9 +199,9 @@ def predict(
     if patients is not None:
         judged = _judged(patient_stays, probability, seed, inspection.of_generated(patients))
     if isinstance(at_home, transport.Home) and judged["metrics"] is not None:
-        asked = {"context": chosen.context, "copies": copies, "new_tokens": new_tokens}
+        options = {"context": chosen.context, "copies": copies, "new_tokens": new_tokens}
         drawn_by = {"draws": judged["metrics"]["draws"], "seed": seed}
-        judged["transport"] = transport.penalty(at_home, patient_stays, probability, asked=asked, **drawn_by)
+        judged["transport"] = transport.penalty(at_home, patient_stays, probability, options=options, **drawn_by)
     elif isinstance(at_home, str):
         judged["transport"] = {"missing": at_home}
     return {
@@ -212,7 +212,7 @@ def predict(
         "left_out": dict(group.left_out[0]),
         "bounded": bounded,
         "unknown": unknown,
-        **({"thresholds": task_tokens.told(vocabulary, task, known)} if task.values else {}),
+        **({"thresholds": task_tokens.describe_thresholds(vocabulary, task, known)} if task.values else {}),
         **judged,
     }
 
@@ -222,14 +222,14 @@ def _judged(labelled: stays.Stays, probability: np.ndarray, seed: int, generated
         return {"metrics": None, "metrics_missing": "the labels have no boolean_value"}
     if metrics.one_class(labelled.labels):
         return {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}
-    asked = labelled.labels, probability, labelled.patients
+    labels_and_risks = labelled.labels, probability, labelled.patients
     cells = [len(np.unique(labelled.patients[labelled.labels == kind])) for kind in (True, False)]
     if not generated and min(cells) < calibration.SMALLEST:
         few = f"fewer than {calibration.SMALLEST} patients with the outcome, or without it, are asked"
         return {"metrics": None, "metrics_missing": few}
-    scores = metrics.evaluate(*asked, probabilities=True, seed=seed)
-    decided = decision.evaluate(*asked, seed=seed)
-    curve = decision.calibration_curve(*asked, decided)
+    scores = metrics.evaluate(*labels_and_risks, probabilities=True, seed=seed)
+    decided = decision.evaluate(*labels_and_risks, seed=seed)
+    curve = decision.calibration_curve(*labels_and_risks, decided)
     return {"metrics": {**scores, "decision": decided, "calibration_curve": curve}}
 
 
@@ -248,7 +248,7 @@ def as_told(done: dict[str, Any], generated: bool) -> dict[str, Any]:
     return record
 
 
-def told(done: dict[str, Any], generated: bool) -> str:
+def describe(done: dict[str, Any], generated: bool) -> str:
     """Lines of the metrics in a summary of `predict`. Args: generated, whether the patients are nobody's."""
     scores = done["metrics"]
     if scores is None:
@@ -262,4 +262,4 @@ def told(done: dict[str, Any], generated: bool) -> str:
     said.append(line("Brier score", scores["brier"]))
     missing = f"; no intervals: {scores['interval_missing']}" if "interval_missing" in scores else ""
     some, every = (disclosure.words(scores[name], generated) for name in ("positives", "n"))
-    return f"{', '.join(said)}; {some} of {every} with the outcome{missing}\n{transport.told(done['transport'])}"
+    return f"{', '.join(said)}; {some} of {every} with the outcome{missing}\n{transport.describe(done['transport'])}"

@@ -59,8 +59,8 @@ def judge_model(cell: Cell, question: Question, samples: Samples) -> dict[str, A
     """
     path = question.folder / f"{cell.id}.parquet"
     said, sampled = answers(path), samples.stays
-    asked = (sampled.subject_ids, sampled.times, sampled.labels)
-    if not all(np.array_equal(a, b) for a, b in zip(said, asked, strict=False)):
+    expected = (sampled.subject_ids, sampled.times, sampled.labels)
+    if not all(np.array_equal(a, b) for a, b in zip(said, expected, strict=False)):
         raise UserError(f"{path} is about other stays than were asked: delete it and run again")
     probability = said.probabilities.astype(np.float64)
     recalibrated: dict[str, Any] = {}
@@ -171,12 +171,12 @@ def _decision(
 ) -> dict[str, Any]:
     """`decision` and `calibration_curve` of all stays."""
     options, weights = question.options, weights_of(samples)
-    asked = samples.stays.labels, probability, samples.stays.patients
+    labels_and_risks = samples.stays.labels, probability, samples.stays.patients
     how = {"beside": beside, "draws": options["draws"], "seed": options["seed"]}
-    decided = decision.evaluate(*asked, weights=weights, **how)
+    decided = decision.evaluate(*labels_and_risks, weights=weights, **how)
     return {
         "decision": decided,
-        "calibration_curve": decision.calibration_curve(*asked, decided, weights=weights),
+        "calibration_curve": decision.calibration_curve(*labels_and_risks, decided, weights=weights),
     }
 
 

@@ -105,7 +105,7 @@ def work(workdir: Path, model: Transformer, params: Any, group: list[Question], 
         return simulation.work(model, params)
 
     def decided(rows: np.ndarray, report: Callable[..., None]) -> Decided:
-        of_rows = two_tokens.decide(model, params, simulation.asked.take(rows))
+        of_rows = two_tokens.decide(model, params, simulation.request.take(rows))
         report(len(rows))
         return of_rows
 

@@ -21,13 +21,13 @@ from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.judging.estimators import Value
 from ehr_scaling.outcomes.parts import Work
 from ehr_scaling.outcomes.sampler import simulate
-from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Futures
+from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Futures, SimulationRequest
 
 
 class Simulation(NamedTuple):
     """Futures that any model may be asked for, of n stays."""
 
-    asked: Asked
+    request: SimulationRequest
     stays: Stays  # n; their labels mean nothing
     vocabulary: Vocabulary
     silence: float  # hours after the prediction that the gaps reach to, see `tasks.Task`
@@ -40,27 +40,31 @@ class Simulation(NamedTuple):
         report: Callable[[int], None] = lambda tokens: None,
     ) -> Futures:
         """Futures of some of the stays, int (m,) rows."""
-        return simulate.simulate(model, params, self.asked.take(rows), report=report)
+        return simulate.simulate(model, params, self.request.take(rows), report=report)
 
     def work(self, model: Transformer, params: Any) -> Work[Futures]:
         """Futures of all stays, as `parts` computes them."""
         return Work(
-            len(self.asked.ids),
+            len(self.request.ids),
             Futures,
             lambda rows, report: self.run(model, params, rows, report),
-            self.asked.copies * self.asked.new_tokens,
+            self.request.copies * self.request.new_tokens,
         )
 
     def write_trajectories(self, out: Path, split: str, futures: Futures) -> dict[str, int]:
         """The futures of all stays as MEDS, see `trajectories.write`, which tells what is returned."""
-        request = self.asked
+        request = self.request
         return trajectories.write(
             out, split, self.stays, futures, self.vocabulary, request.clock, request.gaps, self.silence
         )
 
 
 def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
-    """The simulation that answers prepared tasks of one `Question.simulation`."""
+    """The simulation whose futures answer several prepared tasks at once.
+
+    Args: group, tasks that are drawn with the same options (equal `Question.simulation`), one outcome each; union,
+      their stays, each of them once.
+    """
     options, task = group[0].options, group[0].task
     stops = task_tokens.stops_of([samples.meanings for samples in union.samples], [q.task for q in group])
     horizons = np.full((len(union.first), len(group)), np.inf, np.float32)
@@ -71,7 +75,7 @@ def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
         return np.concatenate(list(fields))[union.first]
 
     vocabulary = timelines.vocabulary(workdir)
-    request = Asked(
+    request = SimulationRequest(
         prompts=once(samples.prompts for samples in union.samples),
         ids=once(samples.ids for samples in union.samples),
         gaps=once(samples.gaps for samples in union.samples),
@@ -92,7 +96,7 @@ def of_group(workdir: Path, group: list[Question], union: Union) -> Simulation:
 def of_stays(
     folder: Path,
     split: str,
-    asked: Stays,
+    patient_stays: Stays,
     task: Task,
     vocabulary: Vocabulary,
     *,
@@ -110,13 +114,13 @@ def of_stays(
       oldest tokens of its prompt.
     Raises: UserError as `stays.prompts` does, Unanswerable as `task_tokens.stops` does.
     """
-    asked_too = [task, *within_gap(task)]
-    request = Asked(
-        prompts=stays.prompts(folder, split, asked, context - min(new_tokens, room or max(1, context // 2))),
-        ids=questions.random_stream(asked),
-        gaps=task_tokens.gaps(folder, split, asked, task),
-        horizons=task_tokens.horizons(asked_too, asked),
-        stops=task_tokens.stops(vocabulary, asked_too, known),
+    judged_tasks = [task, *within_gap(task)]
+    request = SimulationRequest(
+        prompts=stays.prompts(folder, split, patient_stays, context - min(new_tokens, room or max(1, context // 2))),
+        ids=questions.random_stream(patient_stays),
+        gaps=task_tokens.gaps(folder, split, patient_stays, task),
+        horizons=task_tokens.horizons(judged_tasks, patient_stays),
+        stops=task_tokens.stops(vocabulary, judged_tasks, known),
         clock=simulate.clock(vocabulary),
         context=context,
         copies=copies,
@@ -124,7 +128,7 @@ def of_stays(
         context_tokens=vocabulary.context_tokens,
         seed=seed,
     )
-    return Simulation(request, asked, vocabulary, task.silence)
+    return Simulation(request, patient_stays, vocabulary, task.silence)
 
 
 def within_gap(task: Task) -> list[Task]:
@@ -139,24 +143,26 @@ def as_asked(futures: Futures, task: Task, vocabulary: Vocabulary) -> Futures:
     Those are futures that come to the horizon without a token that the task requires (a stay of which no copy says more
     is one of which nothing is known), and of a task with a gap all that is decided in it: sums begin after it.
     """
-    one = Futures(futures.tokens, futures.lengths, *(field[..., :1] for field in futures[2:]))
+    outcome = Futures(futures.tokens, futures.lengths, *(field[..., :1] for field in futures[2:]))
     if task.requires:
         met = task_tokens.ids(vocabulary, task.requires)[futures.tokens].any(axis=-1)
-        silent = one.by_horizon & ~met[..., None]
-        one = one._replace(ended=np.where(silent, np.int8(OPEN), one.ended))
+        silent = outcome.by_horizon & ~met[..., None]
+        outcome = outcome._replace(ended=np.where(silent, np.int8(OPEN), outcome.ended))
         # Sums alone would call certain what no copy came to, since the opposite is counted: then nothing is known
-        said = (np.isin(one.ended, (POSITIVE, NEGATIVE)) | (one.share > 0)).any(axis=1, keepdims=True)
-        one = one._replace(**{name: np.where(said, getattr(one, name), 0) for name in ("positive", "negative")})
+        said = (np.isin(outcome.ended, (POSITIVE, NEGATIVE)) | (outcome.share > 0)).any(axis=1, keepdims=True)
+        outcome = outcome._replace(
+            **{name: np.where(said, getattr(outcome, name), 0) for name in ("positive", "negative")}
+        )
     if task.gap:
         early = Futures(futures.tokens, futures.lengths, *(field[..., 1:] for field in futures[2:]))
         decided = (early.ended != RUNNING) & ~early.by_horizon
         sums = ("positive", "negative", "survival")
-        one = one._replace(
-            ended=np.where(decided, np.int8(OPEN), one.ended),
-            share=np.where(decided, np.float32(0), one.share),
-            **{name: getattr(one, name) - getattr(early, name) for name in sums},
+        outcome = outcome._replace(
+            ended=np.where(decided, np.int8(OPEN), outcome.ended),
+            share=np.where(decided, np.float32(0), outcome.share),
+            **{name: getattr(outcome, name) - getattr(early, name) for name in sums},
         )
-    return one
+    return outcome
 
 
 def days(task: Task, futures: Futures, k: int) -> Value:

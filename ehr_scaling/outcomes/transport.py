@@ -24,7 +24,7 @@ from ehr_scaling.outcomes.judging.metrics.paired import Answers
 class Home(NamedTuple):
     """What a model said of the test patients of its study, as `launch.evaluate` left it."""
 
-    said: Answers
+    answers: Answers
     weights: np.ndarray | None  # float64 (n,), see `probabilities.weights_of`
     score: dict[str, Any]
     options: dict[str, Any]  # how they were asked, of `questions.prepare`
@@ -56,38 +56,38 @@ def _home(model: Path, cell: str, task: Task) -> Home | str:
         return f"the study's own patients were asked another question by the name {task.name}"
     if (method := question.options["method"]) != "scope":
         return f"the study's own patients were asked by {method}, and these by scope"
-    said, generated = probabilities.answers(path), inspection.of_generated(model)
-    kinds = [len(np.unique(said.subject_ids[said.labels == kind])) for kind in (True, False)]
+    answers, generated = probabilities.answers(path), inspection.of_generated(model)
+    kinds = [len(np.unique(answers.subject_ids[answers.labels == kind])) for kind in (True, False)]
     if min(kinds) < (1 if generated else calibration.SMALLEST):
         return "too few of the study's own patients have the outcome, or lack it"
     weights = probabilities.weights_of(questions.load(folder))
-    return Home(said, weights, artifacts.read_json(path.with_suffix(".json")), question.options, generated)
+    return Home(answers, weights, artifacts.read_json(path.with_suffix(".json")), question.options, generated)
 
 
 def penalty(
-    at_home: Home, elsewhere: Stays, risks: np.ndarray, *, asked: dict[str, Any], draws: int, seed: int
+    at_home: Home, elsewhere: Stays, risks: np.ndarray, *, options: dict[str, Any], draws: int, seed: int
 ) -> dict[str, Any]:
     """Scores of n other patients' stays less those of the study's test patients.
 
     Both are other people, so that neither sample is paired: patients of both are drawn anew, and the difference has the
     chance of both in it. It holds all that differs: who is treated there, what is recorded, and how.
 
-    Args: elsewhere, the other stays, with labels; risks, float (n,), of the model; asked, how they were asked, by names
-      of `Home.options`; draws and seed, of the bootstrap.
+    Args: elsewhere, the other stays, with labels; risks, float (n,), of the model; options, how they were asked, by
+      names of `Home.options`; draws and seed, of the bootstrap.
     Returns: home, the score of the study's patients: auroc, low, high; auroc and calibration_in_the_large (log-odds):
       value, low, high, told, could_hide, as `subgroups.gaps` has them. Or `missing`, why there is none.
     """
     # Shorter prompts, and fewer copies, blur ranks: that is no matter of the patients
-    if others := [name for name, value in asked.items() if at_home.options[name] != value]:
+    if others := [name for name, value in options.items() if at_home.options[name] != value]:
         how = ", ".join(f"{at_home.options[name]} {name}" for name in others)
         return {"missing": f"the study's own patients were asked with {how}: ask these so too"}
-    said = at_home.said
-    _, owners = np.unique(said.subject_ids, return_inverse=True)
-    weighs = (np.ones(len(elsewhere.labels)), metrics.ones_for(at_home.weights, len(said.labels)))
+    answers = at_home.answers
+    _, owners = np.unique(answers.subject_ids, return_inverse=True)
+    weighs = (np.ones(len(elsewhere.labels)), metrics.ones_for(at_home.weights, len(answers.labels)))
     gaps = subgroups.gaps(
         np.arange(len(elsewhere.labels)),
-        np.concatenate([elsewhere.labels, said.labels]),
-        np.concatenate([risks, said.probabilities]),
+        np.concatenate([elsewhere.labels, answers.labels]),
+        np.concatenate([risks, answers.probabilities]),
         np.concatenate([elsewhere.patients, owners + elsewhere.patients.max() + 1]),
         weights=np.concatenate(weighs),
         draws=draws,
@@ -98,7 +98,7 @@ def penalty(
     return told
 
 
-def told(part: dict[str, Any]) -> str:
+def describe(part: dict[str, Any]) -> str:
     """One line of a penalty."""
     if "auroc" not in part:
         return f"what the move costs is not known: {part.get('missing', 'one group has stays of one outcome only')}"

@@ -34,13 +34,13 @@ class Sampler:
 
     def run(self, copies: int, new: int, context: int, **options: Any) -> int:
         """Simulate; returns the tokens drawn."""
-        from ehr_scaling.outcomes.sampler.simulate import OPEN, Asked, Clock, Stops, simulate
+        from ehr_scaling.outcomes.sampler.simulate import OPEN, Clock, SimulationRequest, Stops, simulate
 
         never, zeros = np.zeros((1, self.model.vocab), bool), np.zeros(self.model.vocab, np.float32)
         ids = np.arange(len(self.prompts), dtype=np.uint64)
         stops, clock = Stops(never, never, never, np.array([OPEN], np.int8)), Clock(zeros, zeros, 1.0)
         gaps, horizons = np.zeros(len(ids)), np.full((len(ids), 1), np.inf)
-        request = Asked(self.prompts, ids, gaps, horizons, stops, clock, context, copies, new)
+        request = SimulationRequest(self.prompts, ids, gaps, horizons, stops, clock, context, copies, new)
         futures = simulate(self.model, self.params, request, **options)
         return int(futures.lengths.sum())
 

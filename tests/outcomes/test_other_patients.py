@@ -105,7 +105,7 @@ def test_metrics_where_the_outcome_is_known(asked):
     found = done["metrics"]
     assert 0 < found["positives"] < found["n"] == done["stays"]
     assert found["low"] <= found["auroc"] <= found["high"]
-    assert predict.told(done, True).startswith(
+    assert predict.describe(done, True).startswith(
         f"AUROC {found['auroc']:.3f} ({found['low']:.3f} to {found['high']:.3f}), AU"
     )
 
@@ -127,17 +127,17 @@ def test_what_the_move_costs(trained, asked, tmp_path, monkeypatch):
     nobody = transport.home(home, cell.id, task)
     assert nobody.startswith("the study's own patients were not asked: launch.evaluate --workdir=")
     assert done["transport"] == {"missing": transport.home(trained, cell.id, task)}
-    assert "what the move costs is not known: the study's own patients were not" in predict.told(done, True)
+    assert "what the move costs is not known: the study's own patients were not" in predict.describe(done, True)
     evaluate.job([cell], home, small.silent)
     at_home = transport.home(home, cell.id, task)
-    cost = lambda risks, asked=how: transport.penalty(at_home, of, risks, asked=asked, draws=200, seed=0)  # noqa: E731
+    cost = lambda risks, options=how: transport.penalty(at_home, of, risks, options=options, draws=200, seed=0)  # noqa: E731
     # The same patients twice: the same AUROC, and the chance of both in the interval
     same = cost(risks)
     assert same["home"]["auroc"] == pytest.approx(done["metrics"]["auroc"], abs=1e-3)
     assert same["auroc"]["value"] == pytest.approx(0, abs=1e-3) and not same["auroc"]["told"]
     width = done["metrics"]["high"] - done["metrics"]["low"]
     assert 1.1 * width < same["auroc"]["high"] - same["auroc"]["low"] < 1.8 * width
-    assert transport.told(same).endswith(f"; none is shown, one of {same['auroc']['could_hide']:.3f} not excluded")
+    assert transport.describe(same).endswith(f"; none is shown, one of {same['auroc']['could_hide']:.3f} not excluded")
     # Elsewhere the risks rank all the wrong way round, and are too low
     worse = cost(np.where(of.labels, 0.001, 0.002))
     assert worse["auroc"]["value"] == pytest.approx(-same["home"]["auroc"], abs=1e-3) and worse["auroc"]["told"]
@@ -164,7 +164,7 @@ def test_what_the_move_costs(trained, asked, tmp_path, monkeypatch):
     monkeypatch.setattr(subgroups, "gaps", lambda *args, **how: {"auroc": {"value": 0.123456}})
     assert cost(risks)["auroc"] == {"value": 0.123456}
     real = transport.home(home, cell.id, task)
-    told = transport.penalty(real, of, risks, asked=how, draws=2, seed=0)
+    told = transport.penalty(real, of, risks, options=how, draws=2, seed=0)
     assert told["auroc"] == {"value": 0.1235} and told["home"]["auroc"] == round(at_home.score["auroc"], 4)
     monkeypatch.setattr(calibration, "SMALLEST", 10_000)
     assert "too few of the study's own patients" in transport.home(home, cell.id, task)
@@ -196,7 +196,7 @@ def test_few_real_patients_are_not_told(asked):
     moved = {**done, "transport": {"home": {"auroc": 0.765432, "low": None, "high": None}, "auroc": gap}}
     assert predict.as_told(moved, False)["transport"]["auroc"]["value"] == 0.1235
     assert predict.as_told(moved, False)["transport"]["home"]["auroc"] == 0.7654
-    assert "changes the AUROC by +0.123 (no interval), from 0.765" in predict.told(moved, True)
+    assert "changes the AUROC by +0.123 (no interval), from 0.765" in predict.describe(moved, True)
     assert predict.as_told(done, True) == done
 
 
@@ -219,7 +219,7 @@ def test_labels_of_the_strangers(trained, asked, tmp_path):
     assert by_label["stays"] == done["stays"] and by_label["metrics"]["positives"] == done["metrics"]["positives"]
     pq.write_table(every.drop_columns(["boolean_value"]), tmp_path / "labels.parquet")
     bare = predict.predict(trained, task, tmp_path / "p", others.SPLIT, patients=out, **FAST)
-    assert bare["metrics"] is None and predict.told(bare, True) == "no metrics: the labels have no boolean_value"
+    assert bare["metrics"] is None and predict.describe(bare, True) == "no metrics: the labels have no boolean_value"
     alive = cohort.stays(out, "test", task)._replace(labels=np.zeros(bare["stays"], bool))
     none = predict._judged(alive, np.full(bare["stays"], 0.3), 0, True)
     assert none == {"metrics": None, "metrics_missing": "all who are asked have the outcome, or none has"}

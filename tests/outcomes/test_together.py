@@ -121,9 +121,9 @@ def test_other_methods(trained, tmp_path, method):
     assert score["method"].startswith(f"zero-shot: {scoring.METHODS[method]}")
     (group,) = [group for group in groups if group[0].task.name == task.name]
     asked = together.of_group(other, group, prepared.union_of(group))
-    suppress = asked.asked.suppress
+    suppress = asked.request.suppress
     assert suppress == (method == "reach")
-    futures = asked.run(*restored_params(cell, Layout(other).run(cell.id)), np.arange(len(asked.asked.ids)))
+    futures = asked.run(*restored_params(cell, Layout(other).run(cell.id)), np.arange(len(asked.request.ids)))
     icu = asked.vocabulary.index["ICU_ADMISSION"]
     assert (futures.tokens == icu).any() != suppress
     own = prepared.union_of(group).rows[group.index(next(q for q in group if q.task.name == task.name))]
@@ -151,7 +151,7 @@ def test_what_two_tokens_decide(trained, tmp_path):
     exact = evaluate.job([cell], other, small.silent)[0]
     assert same(exact["length_of_stay"], scores["length_of_stay"])
     union = prepared.union_of(groups[0])
-    request = together.of_group(other, groups[0], union).asked
+    request = together.of_group(other, groups[0], union).request
     decided = two_tokens.decide(*restored_params(cell, Layout(other).run(cell.id)), request)
     for k, (name, rows) in enumerate(zip(names[0], union.rows, strict=True)):
         score = exact[name]

@@ -35,8 +35,8 @@ class Samples(NamedTuple):
     stays: Stays
     ids: np.ndarray  # uint64 (n,), of the patient and the time: the random stream of a stay, whoever else is asked
     prompts: np.ndarray  # (n, P) of the token dtype, padded on the left
-    gaps: np.ndarray  # float32 (n,), see `sampler.simulate.Asked`
-    horizons: np.ndarray  # float32 (n,), see `sampler.simulate.Asked`
+    gaps: np.ndarray  # float32 (n,), see `sampler.simulate.SimulationRequest`
+    horizons: np.ndarray  # float32 (n,), see `sampler.simulate.SimulationRequest`
     meanings: (
         np.ndarray
     )  # int (V,): of a "class" task the class of each token, -1 for none; else see `task_tokens.kinds`

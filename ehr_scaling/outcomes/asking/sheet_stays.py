@@ -99,12 +99,12 @@ def prepare(
         if not len(every.times):
             raise Unanswerable(f"nobody can be asked the sheet {sheet.name}: {group.told(0, generated)}")
         nobody_said = every._replace(labels=np.full(len(every.times), np.nan, np.float32))
-        asked = stays.subsample(nobody_said, max_samples, None, seed)
-        known = read_records(workdir, split, asked, resolved)
+        sampled = stays.subsample(nobody_said, max_samples, None, seed)
+        known = read_records(workdir, split, sampled, resolved)
         fields = known._asdict() | known.stays._asdict()
         np.savez(folder / STAYS, **{name: value for name, value in fields.items() if name != "stays"})
         facts: dict[str, Any] = {
-            "stays": len(asked.times),
+            "stays": len(sampled.times),
             "available_stays": len(every.times),
             "codes": len(resolved.codes),
             "lacking": resolved.lacking,
@@ -115,7 +115,7 @@ def prepare(
             "sheet": sheet.name,
             "kind": "sheet",
             "description": _describe(
-                sheet, resolved, group.told(0, generated), len(asked.times), len(every.times), generated
+                sheet, resolved, group.told(0, generated), len(sampled.times), len(every.times), generated
             ),
             "horizons": sheet.horizons,
             "codes": [{"code": code.name, "names": code.names} for code in resolved.codes],
@@ -143,11 +143,11 @@ def _describe(sheet: Sheet, resolved: Resolved, told: str, sampled: int, there: 
     return text
 
 
-def read_records(folder: Path, split: str | None, asked: Stays, resolved: Resolved) -> Known:
-    """When each code came to each stay, by the timelines of a split in `folder`. Args: asked, n stays of that split."""
-    n, count = len(asked.times), len(resolved.codes)
+def read_records(folder: Path, split: str | None, sampled: Stays, resolved: Resolved) -> Known:
+    """When each code came to each stay, by the timelines of a split in `folder`. Args: sampled, n of its stays."""
+    n, count = len(sampled.times), len(resolved.codes)
     known = Known(
-        asked,
+        sampled,
         came=np.full((n, count), NEVER),
         before=np.zeros((n, count), bool),
         ended=np.zeros(n, np.int64),
@@ -155,7 +155,7 @@ def read_records(folder: Path, split: str | None, asked: Stays, resolved: Resolv
         by_end=np.zeros(n, bool),
         followed=np.zeros(n, np.int64),
     )
-    for part, rows, owners in stays.by_part(folder, split, asked):
+    for part, rows, owners in stays.by_part(folder, split, sampled):
         _read_part(part, rows, owners, known, resolved)
     return known
 
@@ -179,9 +179,9 @@ def _read_part(part: Timelines, rows: np.ndarray, owners: np.ndarray, known: Kno
 
 def _rows_of_codes(tokens: np.ndarray, sets: np.ndarray) -> list[np.ndarray]:
     """Rows of each code's tokens, ascending, int64. The tokens are looked through once, not for each of many codes."""
-    asked = np.flatnonzero(np.asarray(sets.any(axis=0))[tokens])
-    order = np.argsort(tokens[asked], kind="stable")
-    by_token = asked[order]
+    of_any_code = np.flatnonzero(np.asarray(sets.any(axis=0))[tokens])
+    order = np.argsort(tokens[of_any_code], kind="stable")
+    by_token = of_any_code[order]
     bounds = np.searchsorted(tokens[by_token], np.arange(sets.shape[1] + 1))
     nothing = np.zeros(0, np.int64)
     return [

@@ -35,8 +35,8 @@ def count(
     a token leaves it open or the tokens were used up, it says nothing.
 
     Args:
-      tokens, int (n, C, G), with 0 (PAD) behind those drawn; gaps and clock, as `simulate.Asked` has them; they must
-      have been drawn until a token of `ends` came or the longest horizon was passed, if not for G tokens.
+      tokens, int (n, C, G), with 0 (PAD) behind those drawn; gaps and clock, as in `simulate.SimulationRequest`; tokens
+      must have been drawn until a token of `ends` came or the longest horizon was passed, if not for G tokens.
       sets, bool (Q, V); ends, int8 (V,), NEGATIVE, OPEN or 0; as of `sheets.Resolved`. PAD is in none.
       horizons, float32 (H,), hours after the prediction.
     """

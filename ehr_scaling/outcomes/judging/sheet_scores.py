@@ -38,17 +38,17 @@ def question(
     Returns: {all, first, again: each {stays, patients, with_outcome, auroc, error, low, high} or {suppressed: why},
       left_open, not_followed: stays left out}. auroc's error is DeLong's, with patients as clusters.
     """
-    asked = (labels == POSITIVE) | (labels == NEGATIVE)
-    yes, who, p = labels[asked] == POSITIVE, patients[asked], probability[asked]
+    scored = (labels == POSITIVE) | (labels == NEGATIVE)
+    yes, who, p = labels[scored] == POSITIVE, patients[scored], probability[scored]
 
     def judge(rows: np.ndarray) -> dict[str, Any]:
         return _auroc(yes[rows], p[rows], who[rows], generated)
 
     scores: dict[str, Any] = {name: {"suppressed": NO_STAY} for name in OCCURRENCES}
-    if asked.any():
+    if scored.any():
         scores |= subgroups.by_group(np.full(len(yes), ALL), who, yes, judge)
-        scores |= subgroups.by_group(np.where(before[asked], AGAIN, FIRST), who, yes, judge)
-    open_, short = int((labels == OPEN).sum()), int((~asked & (labels != OPEN)).sum())
+        scores |= subgroups.by_group(np.where(before[scored], AGAIN, FIRST), who, yes, judge)
+    open_, short = int((labels == OPEN).sum()), int((~scored & (labels != OPEN)).sum())
     told_open, told_short = (disclosure.told(count, generated) for count in (open_, short))
     return {**scores, "left_open": told_open, "not_followed": told_short}
 

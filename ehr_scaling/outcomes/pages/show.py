@@ -32,7 +32,7 @@ def _first_group(workdir: Path) -> tuple[list[Question], Union, Simulation]:
         raise UserError(f"{Layout(workdir).outcomes} holds no task that is answered by simulated futures: prepare one")
     union = prepared.union_of(groups[0])
     simulation = together.of_group(workdir, groups[0], union)
-    return groups[0], union, simulation._replace(asked=simulation.asked._replace(suppress=False))
+    return groups[0], union, simulation._replace(request=simulation.request._replace(suppress=False))
 
 
 def check(workdir: Path, stays: int | None, trajectories_to: Path | None, cell: str | None) -> None:
@@ -63,7 +63,7 @@ def page(workdir: Path, stays: int, *, cell: str | None = None, copies: int = 30
         raise UserError(f"--show={stays}: take 1 or more")
     group, union, simulation = _first_group(workdir)
     rows = _some(union, stays, seed)
-    request = simulation.asked.take(rows)._replace(copies=copies)
+    request = simulation.request.take(rows)._replace(copies=copies)
     chosen = choosing.best_cell(workdir, cell)
     futures = simulate.simulate(*restored_params(chosen, Layout(workdir).run(chosen.id)), request)
     outcomes = [
@@ -113,7 +113,7 @@ def write_trajectories(workdir: Path, out: Path, *, cell: str | None = None) -> 
     """
     trajectories.check_new(out)
     group, _, simulation = _first_group(workdir)
-    request = simulation.asked
+    request = simulation.request
     chosen = choosing.best_cell(workdir, cell)
     model, params = restored_params(chosen, Layout(workdir).run(chosen.id))
     split, every = group[0].options["split"], np.arange(len(request.ids))

@@ -105,8 +105,7 @@ class Weights(NamedTuple):
 
 
 def weights(model: Transformer, params: Any) -> Weights:
-    """Made once, before the loop over tokens."""
-
+    """The parameters of a model, {name: float32}, as `step` reads them: cast and split once, before the loop."""
     blocks = jax.tree.map(lambda x: x.astype(model.dtype) if x.ndim > 2 else x, params["blocks"])
     embedding = params["embedding"].astype(model.dtype)
     return Weights(

@@ -63,7 +63,7 @@ def concatenate(parts: Sequence[Futures]) -> Futures:
     return Futures(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
-class Asked(NamedTuple):
+class SimulationRequest(NamedTuple):
     """What futures are drawn of: n samples, K outcomes that are judged along the way.
 
     prompts: int (n, P), padded on the left with PAD; no other PAD in them. P below the context: the rest of it is the
@@ -110,13 +110,15 @@ class Asked(NamedTuple):
         return cls(**values)
 
 
+Asked = SimulationRequest  # as outcomes/following.py imports it
+
 _INNER: dict[str, type] = {"stops": Stops, "clock": Clock}
 
 
 def simulate(
     model: Transformer,
     params: Any,
-    request: Asked,
+    request: SimulationRequest,
     rows: int | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -206,8 +208,8 @@ def next_token(
     """Probabilities that some tokens follow each prompt, float32 (n, K). Devices share the prompts out, as in
     `simulate`.
 
-    Args: prompts as `Asked` has them; tokens, int (K,), the tokens that are asked for; batch, prompts at a time on each
-      device.
+    Args: prompts as `SimulationRequest` has them; tokens, int (K,), those asked for; batch, prompts at a time on
+      each device.
     Raises: Preempted after SIGTERM, where that was put off.
     """
     if sharding.shared_by_processes(params) is not None:

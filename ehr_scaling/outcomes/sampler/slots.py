@@ -61,9 +61,13 @@ def padded(model: Transformer, stops: Stops, clock: Clock) -> tuple[Stops, Clock
 
 
 class State(NamedTuple):
-    """Of rows or copies: what outlasts a slot. `outcomes` are the fields of Futures from `ended` on, (…, 7, K)."""
+    """What is known of copies (of the rows R that draw, or of M prompts with C copies) when they enter or leave a slot.
 
-    outcomes: Any  # float32
+    outcomes, (…, 7, K): of each of K outcomes the seven fields of `simulate.Futures` from `ended` on, in their order:
+      ended, by_horizon, hours, positive, negative, survival, share.
+    """
+
+    outcomes: Any  # float32 (…, 7, K)
     clock: Any  # float32, hours from the prediction; below 0 until the first event after it
     drawn: Any  # int32, tokens
 
@@ -78,12 +82,13 @@ class Setting(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a slot holds. `fresh`: it draws from what the prompt says, its ring holds nothing."""
+    """What R slots hold, one copy each. Keys and values of the tokens that a copy drew lie in its ring
+    (`decode.Ring`): W places, written round and round, where a copy that enters finds what the one before it left."""
 
     copy: jax.Array  # int32 (R,), place among the copies of its prompt; C: idle
     age: jax.Array  # int32 (R,), tokens drawn here
     state: State
-    fresh: jax.Array  # bool (R,)
+    fresh: jax.Array  # bool (R,), it has drawn nothing here: its next token follows from the prompt alone
 
 
 class _Work(NamedTuple):
@@ -134,8 +139,8 @@ def draw_futures(
     Args:
       groups, slots: G and S, the copies under way at a time.
       args: prompts, int32 (M, P), padded on the left; what decides each draw, uniform float32 (M, C, W); gaps, float32
-        (M,), and horizons, float32 (M, K), as `simulate.Asked` has them; the State (M, C) to go on from, in which
-        copies that are over draw nothing.
+        (M,), and horizons, float32 (M, K), as `simulate.SimulationRequest` has them; the State (M, C) to go on
+        from, in which copies that are over draw nothing.
     Returns: tokens drawn, int32 (M, C, W), those behind a copy's own meaningless; the State (M, C) then.
     """
     model = setting.model

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.sampler import decode, placing
-from ehr_scaling.outcomes.sampler.simulate import Asked
+from ehr_scaling.outcomes.sampler.simulate import SimulationRequest
 from ehr_scaling.outcomes.sampler.slots import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, Stops, padded
 from ehr_scaling.processes import leading
 from ehr_scaling.training import sharding
@@ -28,7 +28,8 @@ _ROWS = 512  # prompts × intervals at a time on each device
 
 
 class Decided(NamedTuple):
-    """Probabilities that two tokens decide each outcome so: float64 (n, K). What is left of 1 is not decided."""
+    """Probabilities that the first two tokens after the prompt of each of n samples decide each of K outcomes as
+    positive, negative or open: float64 (n, K) each. What is left of 1 takes more tokens, see `undecided`."""
 
     positive: np.ndarray
     negative: np.ndarray
@@ -44,7 +45,9 @@ class Decided(NamedTuple):
         return np.maximum(1 - self.positive - self.negative - self.open, 0)
 
 
-def decide(model: Transformer, params: Any, request: Asked, *, devices: Sequence[jax.Device] | None = None) -> Decided:
+def decide(
+    model: Transformer, params: Any, request: SimulationRequest, *, devices: Sequence[jax.Device] | None = None
+) -> Decided:
     """The probabilities that `Futures` of two tokens estimate, in the same terms: gaps, clock, horizons and stops are
     used as `simulate` uses them, and devices share the prompts out likewise. Copies, their number and the seed mean
     nothing here.

@@ -41,12 +41,13 @@ def of_finetuning(data: Data, recipe: Recipe, count: int | None) -> int:
     epochs = recipe.epochs * len(recipe.rates)
     trained = epochs * finetune.passes(train, recipe) * train * _read(data.train.prompts) * (1 + BACKWARD)
     looked_at = (1 + epochs) * tuning * _read(data.tuning.prompts)
-    return round(trained + looked_at + len(data.asked) * _read(data.asked))
+    return round(trained + looked_at + len(data.test_prompts) * _read(data.test_prompts))
 
 
 def rows(data: Data, request: Request) -> list[Row]:
-    """All that is asked of one model about one task, whose data these are."""
-    frozen = sum(len(p) * _read(p) for p in (data.train.prompts, data.tuning.prompts, data.asked))
+    """What the heads of one model for one task cost: a row for the frozen states, which all heads read, and a row for
+    the fine-tuned heads of each number of labels. Args: data, of that task; request, of which heads."""
+    frozen = sum(len(p) * _read(p) for p in (data.train.prompts, data.tuning.prompts, data.test_prompts))
     probes = len(request.known()) if heads.PROBE in request.methods else 0
     listed = [Row("frozen states of all stays", probes, round(frozen))]
     for count in request.counts if heads.FINETUNE in request.methods else ():
@@ -64,7 +65,7 @@ def of_position(cell: Cell, width: int) -> float:
 
 def of_cell(cell: Cell, data: Sequence[Data], request: Request) -> Cost:
     """Of one model and all tasks. Args: data, of each of the request's tasks."""
-    by_task = [(one.asked.shape[1], sum(row.positions for row in rows(one, request))) for one in data]
+    by_task = [(one.test_prompts.shape[1], sum(row.positions for row in rows(one, request))) for one in data]
     return Cost(sum(positions * of_position(cell, width) for width, positions in by_task), sum(p for _, p in by_task))
 
 
@@ -80,7 +81,7 @@ def table(cells: Sequence[Cell], data: Sequence[Data], request: Request, workdir
     for size, alike in sizes.items():
         for name, one in zip(request.tasks, data, strict=True):
             for row in rows(one, request):
-                counted = len(alike) * row.positions * of_position(alike[0], one.asked.shape[1])
+                counted = len(alike) * row.positions * of_position(alike[0], one.test_prompts.shape[1])
                 seconds = counted * speed.seconds(alike[:1])[0] / alike[0].own_flops
                 total += seconds
                 lines.append(

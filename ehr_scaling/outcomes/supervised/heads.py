@@ -44,7 +44,7 @@ class Data(NamedTuple):
 
     train: Labelled
     tuning: Labelled
-    asked: np.ndarray  # prompts of the test stays (n, P), in the order of the task's samples
+    test_prompts: np.ndarray  # prompts of the test stays (n, P), in the order of the task's samples
     context_tokens: int  # of static context, in front of each prompt
 
     def of(self, count: int | None, draw: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,10 +60,10 @@ class Data(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What a head says of the test stays, and what was chosen."""
+    """One head, fitted: its risks of the n test stays, and what was chosen on the tuning stays."""
 
     probability: np.ndarray  # float64 (n,), of the outcome
-    settings: dict[str, Any]  # for the record
+    settings: dict[str, Any]  # numbers of stays, features, strength and losses, for the score
 
 
 def data_of(workdir: Path, question: Question) -> Data:
@@ -124,13 +124,13 @@ class Model(NamedTuple):
     params: Any
     train: dict[str, np.ndarray]
     tuning: dict[str, np.ndarray]
-    asked: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
 
 
 def read(transformer: Transformer, params: Any, data: Data, report: Report = lambda tokens: None) -> Model:
     """The states that all heads of a model begin with. Args: report, called with the positions read."""
     of = lambda prompts: states.of_prompts(transformer, params, prompts, data.context_tokens, report=report)  # noqa: E731
-    return Model(transformer, params, of(data.train.prompts), of(data.tuning.prompts), of(data.asked))
+    return Model(transformer, params, of(data.train.prompts), of(data.tuning.prompts), of(data.test_prompts))
 
 
 def fit(
@@ -170,12 +170,12 @@ def fit(
         "class_weights": recipe.class_weights,
     }
     if method == PROBE:
-        return Fitted(linear.probability(model.asked), {**about, "tuning_loss": linear.tuning_loss})
+        return Fitted(linear.probability(model.test), {**about, "tuning_loss": linear.tuning_loss})
     tuned = finetune.fit(
         model.transformer, model.params, linear, known, chosen_by, data.context_tokens, recipe, seed, report
     )
     p = finetune.predict(
-        model.transformer, tuned.params, linear, data.asked, data.context_tokens, recipe.features, report
+        model.transformer, tuned.params, linear, data.test_prompts, data.context_tokens, recipe.features, report
     )
     losses = [loss for curve in tuned.losses.values() for loss in curve] or [linear.tuning_loss]
     return Fitted(

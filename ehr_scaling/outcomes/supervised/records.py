@@ -74,7 +74,7 @@ def of_labels(count: int | None, draw: int) -> str:
 
 
 def fewer_than_all(request: Request, stays: int) -> Request:
-    """Without numbers of labels that are as many as there are train stays, or more, but all of them then."""
+    """The request with numbers of labels below `stays`, of train stays; larger ones become one None, for all."""
     some = [count for count in request.counts if count is not None and count < stays]
     return request._replace(counts=(*some, *((None,) if len(some) < len(request.counts) else ())))
 
@@ -129,7 +129,7 @@ def _as_now(score: dict[str, Any], question: Question, head: Head, request: Requ
 def _made_now(question: Question, head: Head, request: Request) -> dict[str, Any]:
     """Of a score: by which version of the measures, beside which baseline, and how the head is fitted."""
     beside = probabilities.baseline_of(question.folder)
-    return {"judged": scoring.VERSION, "baseline": beside, "way": way(head.method, request)}
+    return {"judged": scoring.VERSION, "baseline": beside, "way": group_key(head.method, request)}
 
 
 def _all_there(files: Sequence[Path]) -> bool:
@@ -160,8 +160,9 @@ def _fingerprint(what: Any, question: Question, head: Head, request: Request) ->
     )
 
 
-def way(method: str, request: Request) -> str:
-    """Of all that heads of a method have in common whose mean says something, whatever model and labels they are of."""
+def group_key(method: str, request: Request) -> str:
+    """Fingerprint of what heads must share to be averaged: method, recipe, choices, seed and versions. Heads of other
+    models, or of other labels, have the same. It is `way` in a score."""
     return artifacts.fingerprint({**_fitted(method, request), "method": method, "seed": request.seed})
 
 
@@ -323,7 +324,7 @@ def of_means(workdir: Path, cells: Sequence[Cell], request: Request) -> dict[str
                 if score is None:
                     of_each = [head.path.with_name(f"{cell}.parquet") for cell in ids]
                     if beside:
-                        _check_one_way(of_each, way(head.method, request))
+                        _check_one_way(of_each, group_key(head.method, request))
                     said = _mean(of_each if beside else zero_shot).probabilities.astype(np.float64)
                     facts = {"cells": ids, **_facts(question, head), "fingerprint": fingerprint}
                     score = _write(workdir, question, head, request, said, facts, beside)

@@ -67,8 +67,8 @@ def plan(
         except Unanswerable as e:
             notes.append(f"{question.task.name} is passed over: {e}")
             continue
-        asked = Request((question.task.name,), methods, counts, draws, recipe or Recipe(), seed)
-        requests.append(records.fewer_than_all(asked, stays))
+        request = Request((question.task.name,), methods, counts, draws, recipe or Recipe(), seed)
+        requests.append(records.fewer_than_all(request, stays))
         if requests[-1].counts != counts:
             notes.append(
                 f"{question.task.name}: the train split has {disclosure.words(stays, generated)} labelled stays; "
@@ -92,13 +92,13 @@ def _all_binary(workdir: Path, notes: list[str]) -> list[Question]:
     questions = [question for question in prepared.asked_in(workdir) if question.task.kind == "binary"]
     if not questions:
         raise UserError(f"{Layout(workdir).outcomes} holds no task of yes or no: prepare one with launch.evaluate")
-    found = []
+    labelled = []
     for question in questions:
         try:
-            found.append(heads.with_labels(workdir, question))
+            labelled.append(heads.with_labels(workdir, question))
         except UserError as e:
             notes.append(f"{question.task.name} is passed over: {e}")
-    return found
+    return labelled
 
 
 def cost_of(workdir: Path, planned: Plan, workers: int = 0) -> str:

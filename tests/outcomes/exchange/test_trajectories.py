@@ -288,7 +288,7 @@ def test_times_are_those_of_the_simulation(tmp_path):
     gaps = rng.uniform(0, 30, n).astype(np.float32)
     horizons = np.full((n, 1), horizon, np.float32)
     about = {"stops": stops, "clock": CLOCK, "context": 32, "copies": 3, "new_tokens": 24}
-    asked = simulate.Asked(prompts, np.arange(n).astype(np.uint64), gaps, horizons, **about)
+    asked = simulate.SimulationRequest(prompts, np.arange(n).astype(np.uint64), gaps, horizons, **about)
     futures = simulate.simulate(model, params, asked)
     hours = trajectories.elapsed(futures.tokens, CLOCK, gaps)
     last = np.take_along_axis(hours, futures.lengths[..., None] - 1, axis=2)[..., 0]

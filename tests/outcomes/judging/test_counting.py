@@ -8,7 +8,7 @@ from ehr_scaling.models.sizes import SHAPES
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.judging import counting, estimators
 from ehr_scaling.outcomes.sampler import simulate
-from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Asked, Clock, Stops
+from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, RUNNING, Clock, SimulationRequest, Stops
 from launch.benchmarks import known_truth
 
 VOCAB, WIDTH, SAMPLES, COPIES, DRAWS = 37, 24, 5, 6, 30
@@ -28,7 +28,7 @@ def drawn():
     hours, ends = np.zeros((2, VOCAB), np.float32)
     for token, (mean, end) in HOURS.items():
         hours[token], ends[token] = mean, end
-    request = Asked(
+    request = SimulationRequest(
         prompts=rng.integers(1, VOCAB, (SAMPLES, WIDTH)).astype(np.int32),
         ids=np.arange(SAMPLES, dtype=np.uint64),
         gaps=np.array([0, 0.3, 0.7, 3, 11], np.float32),

@@ -90,7 +90,7 @@ def run(made, prompts, copies, chosen=slice(None), **options):
     horizons = np.full((7, 2), HORIZON, np.float32)
     how = {name: options.pop(name) for name in ("rows", "devices", "report") if name in options}
     about = {"stops": stops(), "clock": clock(), "copies": copies, **OPTIONS}
-    asked = simulate.Asked(prompts, IDS, GAPS, horizons, **about).take(chosen)
+    asked = simulate.SimulationRequest(prompts, IDS, GAPS, horizons, **about).take(chosen)
     return simulate.simulate(model, params, asked._replace(**options), **how)
 
 

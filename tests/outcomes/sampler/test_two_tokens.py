@@ -13,7 +13,7 @@ from ehr_scaling.models.mixing import MIXINGS
 from ehr_scaling.models.transformer import PAD
 from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.sampler import two_tokens
-from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, Asked
+from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, OPEN, POSITIVE, SimulationRequest
 from ehr_scaling.processes import preemption
 from tests.outcomes.sampler.test_simulate import GAPS, HORIZON, IDS, INTERVALS, VOCAB, WIDTH, clock, make, shares, stops
 
@@ -30,7 +30,7 @@ def trained(request):
 def asked():
     prompts = np.random.default_rng(0).integers(1, VOCAB, (7, WIDTH)).astype(np.int32)
     prompts[0, :20] = prompts[1, :5] = PAD
-    return Asked(prompts, IDS, GAPS, HORIZONS, stops(), clock(), 32, 1, 2, 2)
+    return SimulationRequest(prompts, IDS, GAPS, HORIZONS, stops(), clock(), 32, 1, 2, 2)
 
 
 def one_by_one(trained, request, row):

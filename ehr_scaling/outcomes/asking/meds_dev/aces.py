@@ -81,8 +81,8 @@ def read(task_file: Path, predicates_file: Path | None = None) -> Criteria:
     for key in ("trigger", "windows"):
         if not task.get(key):
             raise UserError(f"{task_file} has no {key}: give a task file of MEDS-DEV")
-    own = _mapping(task.get("predicates") or {}, task_file)
-    raw = {name: (task_file, fields) for name, fields in own.items()}
+    of_task_file = _mapping(task.get("predicates") or {}, task_file)
+    raw = {name: (task_file, fields) for name, fields in of_task_file.items()}
     if predicates_file is not None:
         given = _mapping(strict_yaml.read(predicates_file, "a data set's predicates.yaml"), predicates_file)
         theirs = _mapping(given.get("predicates") or {}, predicates_file)

@@ -54,7 +54,7 @@ class Meaning(NamedTuple):
 
 def meant(study: Study, plain: Plain) -> Meaning:
     """Raises: UserError for codes whose tokens depend on maps of codes that the study had."""
-    ours = {code for code in study.first if _found(study, plain, code)}
+    ours = {code for code in study.first if _matches(study, plain, code)}
     ours |= {code for theirs in plain.codes for code in dialects.canonical(study.dialect, theirs) or ()}
     mapped = sorted(code for code in ours if code.partition("//")[0] in _MAPPED)
     if mapped and study.vocabulary.settings.get("code_maps"):
@@ -85,7 +85,7 @@ def lines(study: Study, plains: Iterable[Plain]) -> list[str]:
     return out
 
 
-def _found(study: Study, plain: Plain, code: str) -> bool:
+def _matches(study: Study, plain: Plain, code: str) -> bool:
     if not plain.regex:
         return code in plain.codes
     return any(re.search(plain.regex, spelling) for spelling in _spellings(study.dialect, code))

@@ -25,14 +25,14 @@ BY_NAME = {
 PREDICATES = "predicates.yaml"
 
 
-class Asked(NamedTuple):
+class ReadTask(NamedTuple):
     """A task, and lines on what of its file means nothing, or more, in the study's vocabulary."""
 
     task: Task
     notes: list[str]
 
 
-def of_file(workdir: Path, labels: Path, task_file: Path, predicates: Path | None = None) -> Asked:
+def of_file(workdir: Path, labels: Path, task_file: Path, predicates: Path | None = None) -> ReadTask:
     """The task of a file of MEDS-DEV, asked of the labels that were made of it.
 
     Args:
@@ -82,12 +82,12 @@ def of_file(workdir: Path, labels: Path, task_file: Path, predicates: Path | Non
         description=f"{name} of MEDS-DEV.",
     )
     task_tokens.answerable(study.vocabulary, task)
-    return Asked(task, code_tokens.lines(study, every))
+    return ReadTask(task, code_tokens.lines(study, every))
 
 
 def _names(study: Study, plains: Iterable[Plain], without: Iterable[str] = ()) -> tuple[str, ...]:
-    found = dict.fromkeys(token for plain in plains for token in code_tokens.meant(study, plain).tokens)
-    return tuple(token for token in found if token not in set(without))
+    tokens = dict.fromkeys(token for plain in plains for token in code_tokens.meant(study, plain).tokens)
+    return tuple(token for token in tokens if token not in set(without))
 
 
 def _task_file(path: Path, labels: Path) -> tuple[Path, str]:

@@ -129,7 +129,7 @@ def lacking(vocabulary: Vocabulary, task: Task) -> list[str]:
     return [name for name in names if not ids(vocabulary, [name]).any()]
 
 
-def told(vocabulary: Vocabulary, task: Task, known: Mapping[str, Values] | None) -> list[str]:
+def describe_thresholds(vocabulary: Vocabulary, task: Task, known: Mapping[str, Values] | None) -> list[str]:
     """A line of each threshold of a task: how many bins lie beyond it, and how those count that it cuts."""
     lines = []
     for name, (shares, cut) in thresholds(vocabulary, task, known).items():

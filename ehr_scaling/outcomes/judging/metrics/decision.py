@@ -33,7 +33,7 @@ class Cut(NamedTuple):
     """Stays from `row` on are flagged: those whose prediction is `threshold` or more; None where nobody's is."""
 
     by: str  # "risk" or "budget"
-    asked: float
+    target: float  # the risk to flag from, or the share of stays to flag at most; `asked` in JSON
     threshold: float | None
     row: int
 
@@ -98,12 +98,12 @@ def evaluate(
         _statistics(labels, told_table, told_curve), patients, weighs, 1 if missing else draws, seed
     )
     numbers = {name: summary(value, None if missing else drawn[name]) for name, value in point.items()}
-    asked = _Asked(labels, patients, weighs)
+    ranked = _RankedStays(labels, patients, weighs)
     return {
         "prevalence": numbers["prevalence"],
-        "curve": [_of_curve(cut, numbers, asked) for cut in told_curve],
+        "curve": [_of_curve(cut, numbers, ranked) for cut in told_curve],
         "thresholds_suppressed": suppressed,
-        "table": [_of_table(cut, numbers, asked) if cut.row in rows else _untold(cut, SUPPRESSED) for cut in table],
+        "table": [_of_table(cut, numbers, ranked) if cut.row in rows else _untold(cut, SUPPRESSED) for cut in table],
         **({"interval_missing": missing} if missing else {}),
     }
 
@@ -143,7 +143,7 @@ def _table_cuts(predicted: np.ndarray, weights: np.ndarray) -> list[Cut]:
 def _with_budgets(curve: list[Cut], table: list[Cut]) -> list[Cut]:
     """The thresholds of budgets are points of the curve too: they are told, and may lie where no other can be."""
     thresholds = {cut.threshold: cut.row for cut in table if cut.threshold is not None and 0 < cut.threshold < 1}
-    thresholds |= {cut.asked: cut.row for cut in curve}
+    thresholds |= {cut.target: cut.row for cut in curve}
     return [Cut("risk", t, t, row) for t, row in sorted(thresholds.items())]
 
 
@@ -162,7 +162,7 @@ def _statistics(labels: np.ndarray, table: list[Cut], curve: list[Cut]) -> Stati
     rows = np.array([cut.row for cut in (*table, *curve)], np.int64)
     edges = np.unique(np.r_[0, rows[rows < len(labels)]])
     at = np.searchsorted(edges, rows)  # len(edges): nobody is flagged
-    odds = np.array([cut.asked / (1 - cut.asked) for cut in curve])
+    odds = np.array([cut.target / (1 - cut.target) for cut in curve])
 
     def flagged(weights: np.ndarray) -> np.ndarray:
         """Weight from each edge on: (d, edges + 1), of which the first is all, and the last nothing."""
@@ -197,10 +197,10 @@ def _statistics(labels: np.ndarray, table: list[Cut], curve: list[Cut]) -> Stati
 
 
 def _name(cut: Cut, statistic: str) -> str:
-    return f"{statistic} {cut.by} {cut.asked}"
+    return f"{statistic} {cut.by} {cut.target}"
 
 
-class _Asked(NamedTuple):
+class _RankedStays(NamedTuple):
     """Labels, patients and weights of the stays, in ascending order of the prediction."""
 
     labels: np.ndarray
@@ -223,15 +223,15 @@ class _Asked(NamedTuple):
         return calibration.wilson(share, count)
 
 
-def _of_curve(cut: Cut, numbers: dict[str, Summary], asked: _Asked) -> dict[str, Any]:
+def _of_curve(cut: Cut, numbers: dict[str, Summary], ranked: _RankedStays) -> dict[str, Any]:
     net, treat_all, less_all = (numbers[_name(cut, name)] for name in _OF_CURVE)
-    odds, below, above = cut.asked / (1 - cut.asked), slice(cut.row), slice(cut.row, None)
+    odds, below, above = cut.target / (1 - cut.target), slice(cut.row), slice(cut.row, None)
     # Against treating none those who are flagged count, against treating all the others.
-    net = reaching(net, -odds * asked.unseen(above, False), asked.unseen(above, True))
-    less_all = reaching(less_all, -asked.unseen(below, True), odds * asked.unseen(below, False))
+    net = reaching(net, -odds * ranked.unseen(above, False), ranked.unseen(above, True))
+    less_all = reaching(less_all, -ranked.unseen(below, True), odds * ranked.unseen(below, False))
     difference = {name: _smaller(net[name], less_all[name]) for name in net}
     parts = {"net_benefit": net, "treat_all": treat_all, "difference": difference}
-    return {"threshold": cut.asked, **parts, "word": _word(**difference)}
+    return {"threshold": cut.target, **parts, "word": _word(**difference)}
 
 
 def _smaller(one: float | None, other: float | None) -> float | None:
@@ -258,20 +258,20 @@ def _word(value: float | None, low: float | None, high: float | None) -> str:
     return HELPS if low > 0 else HARMS if high < 0 else OPEN
 
 
-def _of_table(cut: Cut, numbers: dict[str, Summary], asked: _Asked) -> dict[str, Any]:
+def _of_table(cut: Cut, numbers: dict[str, Summary], ranked: _RankedStays) -> dict[str, Any]:
     if cut.threshold is None:
         return _untold(cut, TIED, "missing")
-    every = np.arange(len(asked.labels))
-    of = (every, *map(np.flatnonzero, (asked.labels, ~asked.labels)), every[cut.row :], every[: cut.row])
+    every = np.arange(len(ranked.labels))
+    of = (every, *map(np.flatnonzero, (ranked.labels, ~ranked.labels)), every[cut.row :], every[: cut.row])
     parts = {}
     for name, rows in zip(_SHARES, of, strict=True):
         parts[name] = about = numbers[_name(cut, name)]
         if about["value"] in (0.0, 1.0) and about["low"] is not None:
-            parts[name] = _widened(about, *asked.wilson(about["value"], rows))
+            parts[name] = _widened(about, *ranked.wilson(about["value"], rows))
     ends = (parts["ppv"][end] for end in ("value", "high", "low"))
     needed = {name: 1 / share if share else None for name, share in zip(("value", "low", "high"), ends, strict=True)}
-    return {"by": cut.by, "asked": cut.asked, "threshold": cut.threshold, **parts, "number_needed": needed}
+    return {"by": cut.by, "asked": cut.target, "threshold": cut.threshold, **parts, "number_needed": needed}
 
 
 def _untold(cut: Cut, why: str, key: str = "suppressed") -> dict[str, Any]:
-    return {"by": cut.by, "asked": cut.asked, key: why}
+    return {"by": cut.by, "asked": cut.target, key: why}

@@ -108,9 +108,9 @@ def test_tokens_of_a_threshold():
     stops = task_tokens.stops(VOCABULARY, [task])
     assert stops.positive.dtype == np.float32 and stops.positive.sum() == 1.75
     assert stops.negative.sum() == 1 and stops.at_horizon.tolist() == [NEGATIVE]
-    lines = task_tokens.told(VOCABULARY, task, None)
+    lines = task_tokens.describe_thresholds(VOCABULARY, task, None)
     assert lines[0].startswith("LAB//A//MG/DL above 2.5: 1 of 4 bins lies beyond, 1 is cut, and counts by its edges")
-    told = task_tokens.told(VOCABULARY, task, {CODES[0]: known([3, 3.5])})
+    told = task_tokens.describe_thresholds(VOCABULARY, task, {CODES[0]: known([3, 3.5])})
     assert told == ["LAB//A//MG/DL above 2.5: 2 of 4 bins lie beyond"]
 
 
@@ -118,7 +118,9 @@ def test_a_code_that_always_has_a_value_is_told_by_its_bins_alone():
     task = ask(values=(Bound("LAB//B", at_most=10),), requires=("LAB//B",))
     assert task_tokens.scales(VOCABULARY, task.values) == [CODES[1]]
     assert task_tokens.stops(VOCABULARY, [task]).positive.sum() == 1
-    assert task_tokens.told(VOCABULARY, task, None) == ["LAB//B//MG/DL at or below 10: 1 of 2 bins lies beyond"]
+    assert task_tokens.describe_thresholds(VOCABULARY, task, None) == [
+        "LAB//B//MG/DL at or below 10: 1 of 2 bins lies beyond"
+    ]
     with pytest.raises(Unanswerable, match="asks for LAB//A above 99: no bin of values reaches there"):
         task_tokens.kinds(VOCABULARY, ask(values=(Bound("LAB//A", above=99),)))
 
