@@ -55,17 +55,17 @@ def main() -> None:
 
     out = Path(OUT.value).absolute() if OUT.value else Layout(workdir).audit
     settings = audit.Settings(PATIENTS.value, PROMPT.value, DRAWS.value, SEED.value)
-    asked = audit.of_grid(workdir, CELL.value, settings, out)
-    costs = [Cost(one.cost, one.positions) for one in asked]
-    progress = Progress("auditing", [[one.cell] for one in asked], costs)
-    made, records = 0, list[dict[str, Any]]()
-    for i, (_, record, was_there) in enumerate(audit.audits(workdir, asked, settings, progress.advance)):
+    plans = audit.of_grid(workdir, CELL.value, settings, out)
+    costs = [Cost(plan.cost, plan.positions) for plan in plans]
+    progress = Progress("auditing", [[plan.cell] for plan in plans], costs)
+    audited, records = 0, list[dict[str, Any]]()
+    for i, (_, record, was_there) in enumerate(audit.audits(workdir, plans, settings, progress.advance)):
         progress.finish(i)
-        made += not was_there
+        audited += not was_there
         records.append(record)
     progress.close()
     print(words.table(records))
-    print(f"{made} audited, {len(records) - made} there before: {out}")
+    print(f"{audited} audited, {len(records) - audited} there before: {out}")
 
 
 if __name__ == "__main__":

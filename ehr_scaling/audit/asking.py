@@ -24,10 +24,10 @@ Report = Callable[[int], None]  # is told tokens as they are done
 
 
 class Answers(NamedTuple):
-    """Of each token after the first, in the place of the token less one."""
+    """What a model says of n windows of T+1 tokens: [i, t] is of token t+1 of window i, given those before it."""
 
     losses: np.ndarray  # float32 (n, T), nats; 0 where there is no token
-    ranks: np.ndarray  # int32 (n, T), tokens that the model thinks likelier
+    ranks: np.ndarray  # int32 (n, T), how many tokens of the vocabulary are likelier; 0 where there is no token
 
 
 def cost(lengths: np.ndarray) -> int:
@@ -45,7 +45,11 @@ def _answers(model: Transformer, params: Any, tokens_BxT1: jax.Array) -> tuple[j
 
 
 def answers(model: Transformer, params: Any, tokens: np.ndarray, lengths: np.ndarray, report: Report) -> Answers:
-    """Args: tokens, int32 (n, T+1), PAD after `lengths` (n,) tokens of each."""
+    """Read windows in batches of about one length, and see how likely the model found each token.
+
+    Args: params, as of `Transformer.apply`; tokens, int32 (n, T+1), PAD after the first `lengths`, int (n,), of each;
+      report, called with the tokens of each batch when it is read.
+    """
     width = tokens.shape[1] - 1
     losses, ranks = np.zeros((len(tokens), width), np.float32), np.zeros((len(tokens), width), np.int32)
     step = -(-width // _WIDTHS)

@@ -45,14 +45,14 @@ class Settings:
     seed: int = 0
 
 
-class Asked(NamedTuple):
-    """A model to be audited."""
+class PlannedAudit(NamedTuple):
+    """The audit of one model, before anything is read: whom it is asked about, and where its record goes."""
 
     cell: Cell
     whom: Whom
-    inputs: dict[str, Any]  # all that its audit is made of
-    positions: int  # of the windows that it and its reference read
-    path: Path
+    inputs: dict[str, Any]  # all that the audit depends on; its fingerprint tells an earlier audit of the same
+    positions: int  # tokens of the windows that it and its reference read, at most
+    path: Path  # of the JSON that is written
 
     @property
     def cost(self) -> float:
@@ -61,13 +61,15 @@ class Asked(NamedTuple):
         return 2.0 * self.positions * sum(cell.N_body + cell.N_head for cell in cells)
 
 
-def ask(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], settings: Settings, out: Path) -> Asked:
+def plan_audit(
+    workdir: Path, cell: Cell, others: list[tuple[float, Cell]], settings: Settings, out: Path
+) -> PlannedAudit:
     """Whom a model is asked about; no model is restored. Raises: UserError as `whom.choose`."""
     chosen = whom.choose(workdir, cell, others, settings.seed)
-    there = Layout(workdir).timelines
-    record = artifacts.record(there)
+    folder = Layout(workdir).timelines
+    record = artifacts.record(folder)
     vocabulary = timelines.vocabulary(workdir)
-    choosing.check_timelines(cell, workdir, record["fingerprint"], len(vocabulary.tokens), there)
+    choosing.check_timelines(cell, workdir, record["fingerprint"], len(vocabulary.tokens), folder)
     most = [min(2 * settings.patients, len(s.windows.patients)) for s in (chosen.members, chosen.held_out)]
     inputs = {
         "version": VERSION,
@@ -77,21 +79,24 @@ def ask(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], settings: S
         "held_out": chosen.source,
         **asdict(settings),
     }
-    return Asked(cell, chosen, inputs, sum(most) * cell.context, out / f"{cell.id}.json")
+    return PlannedAudit(cell, chosen, inputs, sum(most) * cell.context, out / f"{cell.id}.json")
 
 
-def there(asked: Asked) -> dict[str, Any] | None:
-    """The audit that was made of the same before, if one was. Raises: UserError where it is damaged."""
-    storage.fetch(asked.path)
-    if not asked.path.is_file():
+def earlier_audit(plan: PlannedAudit) -> dict[str, Any] | None:
+    """The record of an audit of the same inputs that is already written, else None. Raises: UserError where the file is
+    damaged."""
+    storage.fetch(plan.path)
+    if not plan.path.is_file():
         return None
-    record = artifacts.read_json(asked.path, f"delete {asked.path} and run again", must_be_sealed=True)
-    return record if record.get("fingerprint") == artifacts.fingerprint(asked.inputs) else None
+    record = artifacts.read_json(plan.path, f"delete {plan.path} and run again", must_be_sealed=True)
+    return record if record.get("fingerprint") == artifacts.fingerprint(plan.inputs) else None
 
 
-def audit(workdir: Path, asked: Asked, settings: Settings, generated: bool, report: asking.Report) -> dict[str, Any]:
+def audit(
+    workdir: Path, plan: PlannedAudit, settings: Settings, generated: bool, report: asking.Report
+) -> dict[str, Any]:
     """Ask one model, and write what it remembers. Args: report, is told positions as they are read."""
-    cell, chosen = asked.cell, asked.whom
+    cell, chosen = plan.cell, plan.whom
     vocabulary = timelines.vocabulary(workdir)
     counts = sharing.patients_by_token(workdir, chosen.seen, len(vocabulary.tokens))
     rng = np.random.default_rng([settings.seed, 2])
@@ -124,11 +129,11 @@ def audit(workdir: Path, asked: Asked, settings: Settings, generated: bool, repo
         "continuation": goes_on,
         "rare": _rare(both, answers, counts, settings, generated),
     }
-    record = {**told, "inputs": asked.inputs, "fingerprint": artifacts.fingerprint(asked.inputs)}
-    asked.path.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_sealed(asked.path, record)
-    storage.store(asked.path)
-    return artifacts.read_json(asked.path)
+    record = {**told, "inputs": plan.inputs, "fingerprint": artifacts.fingerprint(plan.inputs)}
+    plan.path.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_sealed(plan.path, record)
+    storage.store(plan.path)
+    return artifacts.read_json(plan.path)
 
 
 class _Sampled(NamedTuple):
@@ -193,7 +198,7 @@ def _membership(
     """Attacks by the mean loss a token, and by how much lower it is than that of the reference."""
     loss, drawn = both.mean(answers.losses), both.drawn
 
-    def told(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    def attack(scores: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
         members, held_out = scores[rows & both.members], scores[rows & ~both.members]
         fewest = 2 if generated else SMALLEST
         if min(len(members), len(held_out)) < fewest:
@@ -202,13 +207,13 @@ def _membership(
             "members": disclosure.told(len(members), generated),
             "held_out": disclosure.told(len(held_out), generated),
         }
-        found = statistics.attack(members, held_out, generated=generated, draws=settings.draws, seed=settings.seed)
-        return {**found, **patients}
+        measures = statistics.attack(members, held_out, generated=generated, draws=settings.draws, seed=settings.seed)
+        return {**measures, **patients}
 
-    attacks: dict[str, Any] = {"loss": told(-loss, drawn), "ratio": None}
+    attacks: dict[str, Any] = {"loss": attack(-loss, drawn), "ratio": None}
     if reference is not None:
         ratio = both.mean(reference["losses"]) - loss
-        attacks["ratio"] = {**told(ratio, drawn & reference["unread"]), "reference": reference["about"]}
+        attacks["ratio"] = {**attack(ratio, drawn & reference["unread"]), "reference": reference["about"]}
     return attacks
 
 
@@ -292,36 +297,36 @@ def _rare(
             told.append({**row, "suppressed": "too few patients of both sides have such tokens"})
             continue
         some = {name: of[band] for name, of in values.items()}
-        found = statistics.stratified(
+        differences = statistics.stratified(
             at.take(band), some, generated=generated, draws=settings.draws, seed=settings.seed
         )
-        told.append({**row, **disclosure.rounded(found, generated, RARE_DIGITS)})
+        told.append({**row, **disclosure.rounded(differences, generated, RARE_DIGITS)})
     return told
 
 
-def of_grid(workdir: Path, cells: list[str], settings: Settings, out: Path) -> list[Asked]:
+def of_grid(workdir: Path, cells: list[str], settings: Settings, out: Path) -> list[PlannedAudit]:
     """Whom each finished model is asked about; those of these ids, or all.
 
-    Raises: UserError as `choosing.best_cell` and `ask`.
+    Raises: UserError as `choosing.best_cell` and `plan_audit`.
     """
     for name in cells or [None]:  # type: ignore[list-item]
         choosing.best_cell(workdir, name)
     for folder in (Layout(workdir).timelines, Layout(workdir).grid):
         storage.fetch(folder)
     done = choosing.finished(workdir)
-    return [ask(workdir, cell, done, settings, out) for _, cell in done if not cells or cell.id in cells]
+    return [plan_audit(workdir, cell, done, settings, out) for _, cell in done if not cells or cell.id in cells]
 
 
 def audits(
-    workdir: Path, asked: list[Asked], settings: Settings, advance: Callable[[int, int], None]
-) -> Iterator[tuple[Asked, dict[str, Any], bool]]:
+    workdir: Path, plans: list[PlannedAudit], settings: Settings, advance: Callable[[int, int], None]
+) -> Iterator[tuple[PlannedAudit, dict[str, Any], bool]]:
     """Of each model its audit, and whether it was there before.
 
     Args: advance, is told the number of a model, and positions as it reads them.
     """
     storage.fetch(Layout(workdir).events, artifacts.RECORD)
     generated = inspection.of_generated(workdir)
-    for i, one in enumerate(asked):
-        before = there(one)
-        done = before or audit(workdir, one, settings, generated, partial(advance, i))
-        yield one, done, before is not None
+    for i, plan in enumerate(plans):
+        before = earlier_audit(plan)
+        done = before or audit(workdir, plan, settings, generated, partial(advance, i))
+        yield plan, done, before is not None

@@ -92,19 +92,19 @@ class Counts:
 
     def of(self, holds: np.ndarray, among: np.ndarray) -> Count:
         """Args: holds, bool (n,), of all patients; among, bool (n,), of whom a share is told."""
-        found = count(holds[among], self.generated)
-        if self.generated or found.share is None:
-            return found
-        here = holds & among
+        counted = count(holds[among], self.generated)
+        if self.generated or counted.share is None:
+            return counted
+        holders = holds & among
         for other, told in self._told:
-            more, fewer = int((here & ~other).sum()), int((other & ~here).sum())
+            more, fewer = int((holders & ~other).sum()), int((other & ~holders).sum())
             if min(more, fewer) == 0 and 1 <= more + fewer <= FEW:
                 # In patients, of both sides as many as their rounded numbers allow
                 least = told.least * told.fewest - (FEW if fewer else 0)
                 most = told.most * (told.n + 5) + (FEW if more else 0)
-                return _between(None, least / (found.n + 5), most / found.fewest, found.n)
-        self._told.append((here, found))
-        return found
+                return _between(None, least / (counted.n + 5), most / counted.fewest, counted.n)
+        self._told.append((holders, counted))
+        return counted
 
 
 def excess(members: Count, held_out: Count) -> Difference:
@@ -169,10 +169,10 @@ def _true_positives(
     if held_out * rate < 1:
         return {**nothing, "missing": f"one of so few held-out patients is more than {rate:.0%} of them"}
     order = np.argsort(-scores, kind="stable")
-    found: metrics.Statistics = lambda weights: {  # noqa: E731
+    statistics: metrics.Statistics = lambda weights: {  # noqa: E731
         "found": found_at(scores[order], labels[order], weights[:, order], rate)
     }
-    point, drawn = metrics.bootstrap(found, np.arange(len(scores)), np.ones(len(scores)), draws, seed)
+    point, drawn = metrics.bootstrap(statistics, np.arange(len(scores)), np.ones(len(scores)), draws, seed)
     share = count(np.arange(members) < round(point["found"] * members), generated).share
     if share is None:
         return {**nothing, "suppressed": SUPPRESSED}
@@ -245,13 +245,13 @@ def stratified(
     told: dict[str, Difference] = {name: metrics.summary(value, drawn[name]) for name, value in point.items()}
     both = np.isin(at.tokens, np.intersect1d(at.tokens[at.members], at.tokens[~at.members]))
     sides = [both & side for side in (at.members, ~at.members)]
-    for name, found in told.items():
-        if found["value"] is not None and found["low"] == found["high"]:
-            found["low"], found["high"] = None, None
+    for name, difference in told.items():
+        if difference["value"] is not None and difference["low"] == difference["high"]:
+            difference["low"], difference["high"] = None, None
             if values[name].dtype == bool:
                 of_side = [
                     (sorted_values[name][side].mean(), _fewest(len(np.unique(at.patients[side])), generated))
                     for side in sides
                 ]
-                found["low"], found["high"] = newcombe(*of_side[0], *of_side[1])
+                difference["low"], difference["high"] = newcombe(*of_side[0], *of_side[1])
     return told

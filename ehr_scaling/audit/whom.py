@@ -75,9 +75,9 @@ def choose(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], seed: in
     Raises: UserError as `windows.exposure`, and where a side has fewer than two patients.
     """
     exposure = windows.exposure(workdir, cell)
-    own = windows.one_each(exposure.windows)
-    times = _times(exposure, own)
-    members = Side(exposure.packed, "train", own.take(times > 0))
+    one_window_each = windows.one_each(exposure.windows)
+    times = _times(exposure, one_window_each)
+    members = Side(exposure.packed, "train", one_window_each.take(times > 0))
     outside = _outside(workdir, cell, exposure)
     if outside is not None and len(outside.windows.patients) >= ENOUGH:
         held_out, source = outside, OUTSIDE
@@ -143,8 +143,8 @@ def _reference(workdir: Path, cell: Cell, others: list[tuple[float, Cell]], whom
     there = {fraction for fraction, folder in folders.items() if _there(folder, whom.members.packed)}
     known = [pair for pair in alike if pair[1].fraction in there and not pair[1].init]
     for _, other in sorted(known, key=lambda pair: pair[0]):
-        asked = whom._replace(reference=Reference(other, False))
-        if all(asked.unread(workdir, side).mean() >= UNREAD for side in (whom.members, whom.held_out)):
+        with_reference = whom._replace(reference=Reference(other, False))
+        if all(with_reference.unread(workdir, side).mean() >= UNREAD for side in (whom.members, whom.held_out)):
             return Reference(other, False)
     if not alike:
         return None
