@@ -227,7 +227,7 @@ def table(benchmark: Benchmark, every: Sequence[Row]) -> str:
     def line(*cells: str) -> str:
         return "{:52} {:>6} {:>12} {:>12} {:>11} {:>8}".format(*cells).rstrip()
 
-    def said(values: Sequence[float]) -> str:
+    def mean_and_deviation(values: Sequence[float]) -> str:
         spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
         return f"{100 * np.mean(values):.1f}{spread}"
 
@@ -238,7 +238,7 @@ def table(benchmark: Benchmark, every: Sequence[Row]) -> str:
             {row.parameters for row in some} - {None},
             [row.seconds for row in some if row.seconds is not None],
         )
-        areas = (said([row.auroc for row in some]), said([row.auprc for row in some]))
+        areas = (mean_and_deviation([row.auroc for row in some]), mean_and_deviation([row.auprc for row in some]))
         cost = (f"{sizes.pop():,}" if len(sizes) == 1 else "", f"{np.mean(seconds):.0f}" if seconds else "")
         lines.append(line(system, str(len(some)), *areas, *cost))
     lines.append(f"of others ({benchmark.source}):")

@@ -99,7 +99,8 @@ def read_claims(path: Path) -> Claims:
 
 
 def points(claims: Claims) -> set[tuple[Any, ...]]:
-    """Of every run that a claims file lists what POINT names; None where it has no budget, or no passes."""
+    """The runs that a claims file lists, each as (budget in FLOPs or None, passes over the data or None, fraction,
+    size, seed), in the order of POINT: a run has a budget or passes, not both."""
     listed = set()
     for entry in claims.runs:
         name = "budgets" if "budgets" in entry else "passes"
@@ -169,9 +170,9 @@ def export_runs(workdir: Path, to: str) -> int:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         _WRITERS[path.suffix](path, table)
         return len(table)
-    asked = {field.name for field in dataclasses.fields(Cell)}
+    cell_fields = {field.name for field in dataclasses.fields(Cell)}
     for row in table:
-        cell = {"id": row["run"], **{name: value for name, value in row.items() if name in asked}}
+        cell = {"id": row["run"], **{name: value for name, value in row.items() if name in cell_fields}}
         run = tracking.wandb_run(workdir, cell, wandb, "--runs=wandb")
         run.summary.update({name: v for name, v in row.items() if name not in cell and name != "run" and v is not None})
         run.finish()

@@ -26,7 +26,7 @@ RECALIBRATIONS = ("none", "line", "isotonic")
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value} of a config, or of what `told` gives."""
+    """{dotted name: value} of a config, or of what `reportable` gives."""
     values: dict[str, Any] = {}
     for name, value in tree.items():
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, ConfigDict | dict) else {prefix + name: value}
@@ -63,8 +63,9 @@ def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def told(config: ConfigDict) -> dict[str, Any]:
-    """A config as a report tells it: where things lie on somebody's machine is nobody else's business."""
+def reportable(config: ConfigDict) -> dict[str, Any]:
+    """A config as a public report may show it, `plain` but for paths of the machine: folders are None, files are their
+    names alone."""
     public = plain(config)
     public["data"].update(dict.fromkeys(_FOLDERS))
     for group, name in _FILES:
@@ -74,8 +75,8 @@ def told(config: ConfigDict) -> dict[str, Any]:
 
 
 def changes(settings: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Change]:
-    """{dotted name: (value before, value now)} of the settings, as `plain` or `told` has them, that differ from those
-    of configs/base.py, or from `before`, which may lack some that an earlier version did not have."""
+    """{dotted name: (value before, value now)} of the settings, as `plain` or `reportable` has them, that differ from
+    those of configs/base.py, or from `before`, which may lack some that an earlier version did not have."""
     old = flat(plain(base.get_config())) | flat(before or {})
     return {name: (old.get(name), value) for name, value in flat(settings).items() if old.get(name) != value}
 
@@ -169,8 +170,8 @@ def check_fields(names: Collection[str], said: str) -> None:
     for name in names:
         if name in known:
             continue
-        if own := [field for field in known if field.startswith(f"{name}.")]:
-            fields = ", ".join(said.format(field) for field in own[:4])
+        if members := [field for field in known if field.startswith(f"{name}.")]:
+            fields = ", ".join(said.format(field) for field in members[:4])
             raise UserError(f"{said.format(name)} is a group of fields: set one of them, such as {fields}")
         meant = ", or ".join(said.format(field) for field in nearest(name, known))
         remedy = f"did you mean {meant}?" if meant else "--print_config lists all fields"

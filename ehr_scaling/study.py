@@ -194,7 +194,7 @@ def write_report(config: ConfigDict, workdir: Path, question: str, say: Say = si
         )
     }
     events, grid = records["events"]["summary"], records["grid"]["summary"]
-    told = settings.told(config)
+    told = settings.reportable(config)
     changed = {
         name: f"{settings.shown(now)} (not {settings.shown(there)})"
         for name, (there, now) in settings.changes(told).items()

@@ -31,7 +31,7 @@ def test_a_config_is_whole(name):
     # A change of a default has to be meant: configs share the fields of the base and add none.
     assert set(config.to_dict()) == set(base.get_config().to_dict())
     config.data.raw = "/home/somebody/records"
-    told = json.dumps(settings.told(config), allow_nan=False)  # as it stands in the report
+    told = json.dumps(settings.reportable(config), allow_nan=False)  # as it stands in the report
     assert "somebody" not in told and json.loads(told)["grid"]["seeds"] == list(config.grid.seeds)
 
 

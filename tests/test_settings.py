@@ -133,7 +133,7 @@ def test_a_report_tells_of_no_place_on_a_machine():
         "/home/a/splits.csv:2",
         "/home/a/t.yaml",
     )
-    told = settings.changes(settings.told(config))
+    told = settings.changes(settings.reportable(config))
     assert told == {"data.split_file": (None, "splits.csv:2"), "outcome.file": (None, "t.yaml")}
 
 

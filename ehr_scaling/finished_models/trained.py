@@ -43,7 +43,12 @@ class Model(NamedTuple):
 
 
 def load(folder: Path, cell: str | None = None) -> Model:
-    """See `api.load_model`."""
+    """The model in a folder, with what is needed to draw futures from it.
+
+    Args: folder, the work directory of a study or what launch.export wrote; cell, of a study: the id of a trained
+      model, None: the one of least validation loss.
+    Raises: UserError where the folder is neither, or has no such model.
+    """
     if saved.is_export(folder):
         if cell is not None:
             raise UserError(f"{folder} is an exported model, of which there is one: leave out cell={cell!r}")
@@ -108,30 +113,43 @@ def simulate(
     new_tokens: int = 512,
     seed: int = 0,
 ) -> Simulated:
-    """See `api.simulate`."""
+    """Draw futures of the stays of a split that a task is asked of, and judge them by it.
+
+    Args: model, as of `load`; workdir, with timelines in its vocabulary; task, its name or itself, of kind binary;
+      patients, ordinals in the split, None: all; copies, futures of each stay; new_tokens, of each future at most.
+    Raises: UserError for another vocabulary, split or kind of task; Unanswerable where nobody can be asked.
+    """
     for name, value in (("copies", copies), ("new_tokens", new_tokens)):
         if value < 1:
             raise UserError(f"{name}={value}: take 1 or more")
-    asked = _asked(task)
+    binary_task = _binary_task(task)
     vocabulary = timelines.vocabulary(workdir)
     if vocabulary.fingerprint != model.vocabulary:
         raise UserError(f"{workdir} holds timelines in another vocabulary than that of the model: take those it read")
     timelines.files(workdir, split)  # a split that is none is told here
-    group, generated = cohort.find(workdir, split, [asked]), inspection.of_generated(workdir)
+    group, generated = cohort.find(workdir, split, [binary_task]), inspection.of_generated(workdir)
     stays = group.of(0)
     if patients is not None:
         stays = stays.take(np.isin(stays.patients, patients))
     if not len(stays.times):
         whom = f"the {split} split" if patients is None else "these patients"
-        raise tasks.Unanswerable(f"{asked.name} can be asked of nobody of {whom}; {group.told(0, generated)}")
+        raise tasks.Unanswerable(f"{binary_task.name} can be asked of nobody of {whom}; {group.told(0, generated)}")
     simulation = together.of_stays(
-        workdir, split, stays, asked, vocabulary, context=model.context, copies=copies, new_tokens=new_tokens, seed=seed
+        workdir,
+        split,
+        stays,
+        binary_task,
+        vocabulary,
+        context=model.context,
+        copies=copies,
+        new_tokens=new_tokens,
+        seed=seed,
     )
     futures = simulation.run(model.transformer, model.params, np.arange(len(stays.times)))
-    return Simulated(asked, stays, futures, vocabulary, generated)
+    return Simulated(binary_task, stays, futures, vocabulary, generated)
 
 
-def _asked(task: str | Task) -> Task:
+def _binary_task(task: str | Task) -> Task:
     """A task that is answered by yes or no. Raises UserError for another."""
     known = tasks.load()
     if isinstance(task, str):

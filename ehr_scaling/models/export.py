@@ -90,11 +90,11 @@ def _config(model: Transformer, context: int) -> dict[str, Any]:
     s, mixed = model.shape, model.mixing != "none"
     names = {"AutoConfig": "EhrScalingConfig", "AutoModelForCausalLM": "EhrScalingForCausalLM"}
     module = CODE.removesuffix(".py")
-    own = {"auto_map": {auto: f"{module}.{name}" for auto, name in names.items()}} if mixed else {}
+    custom_code = {"auto_map": {auto: f"{module}.{name}" for auto, name in names.items()}} if mixed else {}
     return {
         "architectures": [names["AutoModelForCausalLM"] if mixed else "LlamaForCausalLM"],
         "model_type": OURS if mixed else "llama",
-        **own,
+        **custom_code,
         "vocab_size": model.vocab,
         "hidden_size": s.width,
         "intermediate_size": s.ff,

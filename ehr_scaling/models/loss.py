@@ -73,8 +73,8 @@ def _loss_forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, vocab):
         slope_BxCxV = jax.lax.optimization_barrier(slope.astype(x_BxCxD.dtype))
         x_slope_BxCxD = slope_BxCxV @ head_DxV.T
         x_DxN = turned(flat(x_BxCxD))
-        own_DxV = jnp.matmul(x_DxN, flat(slope_BxCxV), preferred_element_type=jnp.float32)
-        return (loss + jnp.sum(weights_BxC * losses_BxC), head_slope_DxV + own_DxV), x_slope_BxCxD
+        chunk_slope_DxV = jnp.matmul(x_DxN, flat(slope_BxCxV), preferred_element_type=jnp.float32)
+        return (loss + jnp.sum(weights_BxC * losses_BxC), head_slope_DxV + chunk_slope_DxV), x_slope_BxCxD
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros(head_DxV.shape, jnp.float32))
     everything = (x_BxTxD, targets_BxT, weights_BxT)
