@@ -60,7 +60,7 @@ def xml(fields: Sequence[Field], metrics: Sequence[Metric]) -> str:
             for word in by_key[path].text.split("; "):
                 ElementTree.SubElement(_at(root, path), "Keyword").text = _legal(word)
         elif by_key[path].text or path == element:
-            _at(root, path).text = _legal(by_key[path].whole)
+            _at(root, path).text = _legal(by_key[path].full_text)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 

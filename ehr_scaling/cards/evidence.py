@@ -26,7 +26,7 @@ Record = dict[str, Any]
 ABOUT = Path("metadata", "dataset.json")  # of MEDS, in events/
 
 
-class Asked(NamedTuple):
+class ScoredTask(NamedTuple):
     """A task of the study. about: its task.json. record: the model's score as its file has it, empty where it was not
     scored, or on so few patients that nothing is told. scores: the model's, recalibrated too where that was asked for,
     then the baselines'; empty likewise. withheld: why nothing is told, or "".
@@ -99,7 +99,7 @@ class Evidence(NamedTuple):
     may_know_test: bool
     sampling: str
     finished: int
-    tasks: list[Asked]
+    tasks: list[ScoredTask]
     columns: dict[str, dict[str, str]]
     audit: Audit | None
     problems: list[str]
@@ -119,7 +119,7 @@ class Evidence(NamedTuple):
         return "" if "not stated" in said else str(said)
 
     @property
-    def scored(self) -> list[Asked]:
+    def scored(self) -> list[ScoredTask]:
         """The tasks that the model was scored on."""
         return [task for task in self.tasks if task.scores]
 
@@ -223,14 +223,14 @@ def _columns(events: Path, record: Record) -> dict[str, dict[str, str]]:
     return {name: {column.name: str(column.type) for column in schema} for name, schema in schemas.items()}
 
 
-def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, generated: bool) -> list[Asked]:
+def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, generated: bool) -> list[ScoredTask]:
     told = {outcome["task"]: outcome for outcome in laws["outcomes"]}
-    asked = []
+    tasks = []
     for folder in sorted(path.parent for path in there.outcomes.glob("*/task.json")):
         try:
             about = scores.described(folder)
-            found = scores.of_cell(folder, cell.id, cell.size)
-            record = artifacts.read_json(folder / f"{cell.id}.json") if found else {}
+            of_scores = scores.of_cell(folder, cell.id, cell.size)
+            record = artifacts.read_json(folder / f"{cell.id}.json") if of_scores else {}
         except UserError as e:
             problems.append(_without(there.root, str(e)))
             continue
@@ -239,9 +239,9 @@ def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, gene
         counts = {name: record[name] for name in ("n", "patients", "positives") if name in record}
         binary = about.get("kind", "binary") == "binary"
         if withheld := "" if generated or not record else scores.too_small(counts, binary=binary):
-            record, found = {}, []
-        asked.append(Asked(folder.name, about, record, found, withheld, verdict))
-    return asked
+            record, of_scores = {}, []
+        tasks.append(ScoredTask(folder.name, about, record, of_scores, withheld, verdict))
+    return tasks
 
 
 def _problems(there: Layout, laws: Record, records: dict[str, Record], cell: Cell) -> Iterator[str]:

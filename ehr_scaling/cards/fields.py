@@ -53,7 +53,7 @@ class Field(NamedTuple):
         return (IN_PART if self.text else OPEN) if self.who else ANSWERED
 
     @property
-    def whole(self) -> str:
+    def full_text(self) -> str:
         """The answer, and what is open of it, as one text: a field is never empty."""
         question = f"OPEN: {self.left or self.label}. To be said by {self.who}." if self.who else ""
         return "\n\n".join(filter(None, (self.text, question)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ehr_scaling.analysis.outcomes.scores import Measure, Score, telling
 from ehr_scaling.analysis.wording import percent, plural
-from ehr_scaling.cards.evidence import Asked, Evidence
+from ehr_scaling.cards.evidence import Evidence, ScoredTask
 from ehr_scaling.cards.fields import ACTS, AUTHORS, NAMES, RANKS, RISKS, Field, interval, unanswered
 from ehr_scaling.cards.model import MODEL, RECALIBRATIONS, SCORE, TASK, baseline, group_name, membership, told_groups
 from ehr_scaling.outcomes.asking.prepared import LINE
@@ -65,9 +65,9 @@ def _metric(
     e: Evidence,
     key: str,
     title: str,
-    results: Callable[[Asked], Iterator[Result]],
+    results: Callable[[ScoredTask], Iterator[Result]],
     goal: str,
-    interpretation: Callable[[Asked], str],
+    interpretation: Callable[[ScoredTask], str],
 ) -> Metric:
     told = [result for task in e.scored for result in results(task)]
     path = f"{KEY}{key}/"
@@ -88,7 +88,7 @@ def _metric(
             f"Retrospective, internal: patients of the same records (split {split}), whom {unseen}.",
             TASK,
         ),
-        "TestingDataDescription": (_lines(_asked(e, task) for task in e.scored), TASK),
+        "TestingDataDescription": (_lines(_test_stays(e, task) for task in e.scored), TASK),
         "ValidationProcessAndJustification": (_lines(_process(task) for task in e.scored), SCORE),
     }
     fields = [
@@ -109,13 +109,13 @@ _LABELS = {
 }
 
 
-def _of(task: Asked, who: str, score: Score, names: Sequence[str]) -> Iterator[Result]:
+def _of(task: ScoredTask, who: str, score: Score, names: Sequence[str]) -> Iterator[Result]:
     for name in names:
         if name in score.measures:
             yield Result(task.title, who, NAMES[name], score.measures[name])
 
 
-def _worth(task: Asked) -> Iterator[Result]:
+def _worth(task: ScoredTask) -> Iterator[Result]:
     yield from _of(task, "the model", task.model, RANKS)
     for name, measure in task.model.differences.items():
         if name in RANKS:
@@ -125,20 +125,20 @@ def _worth(task: Asked) -> Iterator[Result]:
     yield from _of_thresholds(task)
 
 
-def _of_thresholds(task: Asked) -> Iterator[Result]:
+def _of_thresholds(task: ScoredTask) -> Iterator[Result]:
     """What acting on a risk costs and finds, of the risks as they are to be used: recalibrated where they were."""
     where = f"{task.title}, acting on its risk" + (", recalibrated" if task.acted_on is not task.model else "")
     for row in task.thresholds:
-        at = f"from a risk of {percent(row.asked)}"
+        at = f"from a risk of {percent(row.target)}"
         if row.by == "budget":
-            at = f"{percent(row.asked)} of stays may alert: from a risk of {percent(row.threshold, 1)}"
+            at = f"{percent(row.target)} of stays may alert: from a risk of {percent(row.threshold, 1)}"
         for name in ACTS:
             if name in row.measures:
                 scale = 100 if name == "alerts" else 1
                 yield Result(where, at, NAMES[name], Measure(*(scale * x for x in row.measures[name][:3])))
 
 
-def _by_group(task: Asked) -> Iterator[Result]:
+def _by_group(task: ScoredTask) -> Iterator[Result]:
     for group in told_groups(task):
         for name in ("auroc", "auprc", "calibration_slope", "calibration_in_the_large"):
             if name in group.measures:
@@ -147,13 +147,13 @@ def _by_group(task: Asked) -> Iterator[Result]:
             yield Result(task.title, f"{group_name(group)} less all others", NAMES[name], Measure(*gap[:3]))
 
 
-def _calibration(task: Asked) -> Iterator[Result]:
+def _calibration(task: ScoredTask) -> Iterator[Result]:
     yield from _of(task, "the model", task.model, RISKS)
     if task.recalibrated:
         yield from _of(task, "the model, recalibrated", task.recalibrated, RISKS)
 
 
-def _compared(task: Asked) -> str:
+def _compared(task: ScoredTask) -> str:
     said, parts = task.verdict, []
     if lead := task.model.differences.get("auroc"):
         word = "ahead of" if lead.low > 0 else "behind" if lead.high < 0 else "not told apart from"
@@ -163,7 +163,7 @@ def _compared(task: Asked) -> str:
     return f"{task.title}: {' '.join(parts)}" if parts else ""
 
 
-def _suppressed(task: Asked) -> str:
+def _suppressed(task: ScoredTask) -> str:
     parts = [f"{plural(len(told_groups(task)), 'group')} may be told"]
     hidden = [group for group in task.model.groups if group.suppressed]
     for why in dict.fromkeys(group.suppressed for group in hidden):
@@ -175,7 +175,7 @@ def _suppressed(task: Asked) -> str:
     return f"{task.title}: {'; '.join(parts)}."
 
 
-def _recalibration(task: Asked) -> str:
+def _recalibration(task: ScoredTask) -> str:
     moved = task.record.get("recalibrated")
     if not moved:
         return f"{task.title}: not recalibrated."
@@ -186,7 +186,7 @@ def _recalibration(task: Asked) -> str:
     return f"{task.title}: recalibrated on the {moved.get('split', 'validation')} split by {how}."
 
 
-def _asked(e: Evidence, task: Asked) -> str:
+def _test_stays(e: Evidence, task: ScoredTask) -> str:
     with_outcome = f", {e.told(task.record['positives'])} with the outcome" if "positives" in task.record else ""
     stays = e.told(task.record["n"] if "n" in task.record else task.about.get("stays", 0))
     left_out = task.about.get("left_out") or {}
@@ -194,7 +194,7 @@ def _asked(e: Evidence, task: Asked) -> str:
     return f"{task.title}: {stays} stays{with_outcome}; not asked: {reasons or 'none'}."
 
 
-def _process(task: Asked) -> str:
+def _process(task: ScoredTask) -> str:
     method, copies = task.record.get("method"), task.record.get("copies")
     if not method or "draws" not in task.record:
         return ""

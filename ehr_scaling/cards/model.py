@@ -9,7 +9,7 @@ from ehr_scaling.analysis.outcomes.decisions import OF_GAP
 from ehr_scaling.analysis.outcomes.scores import Group, Measure
 from ehr_scaling.analysis.wording import DASH, count, decimal, plural, power, signed, significant, span, title
 from ehr_scaling.analysis.words import Verdict
-from ehr_scaling.cards.evidence import Asked, Evidence
+from ehr_scaling.cards.evidence import Evidence, ScoredTask
 from ehr_scaling.cards.fields import AUTHORS, INSTITUTION, NAMES, OWNER, TRAINER, USER, Field, interval, unanswered
 from ehr_scaling.data.inspection import card, inspection
 from ehr_scaling.finished_models.release import NOT_OF_GENERATED, NOT_OF_REAL
@@ -191,10 +191,10 @@ def limits(e: Evidence) -> list[str]:
 
 def membership(e: Evidence) -> tuple[str, Measure] | None:
     """How well an attack tells whom the model was trained on, and by what: the stronger of those that are fair."""
-    found = e.audit.measures if e.audit else {}
-    if e.audit and e.audit.fair and RATIO in found:
-        return "by its loss less that of a model that never read them", found[RATIO]
-    return ("by its loss", found[LOSS]) if LOSS in found else None
+    measures = e.audit.measures if e.audit else {}
+    if e.audit and e.audit.fair and RATIO in measures:
+        return "by its loss less that of a model that never read them", measures[RATIO]
+    return ("by its loss", measures[LOSS]) if LOSS in measures else None
 
 
 def _privacy(e: Evidence) -> str:
@@ -265,7 +265,7 @@ def _population(e: Evidence) -> str:
     return "\n".join(f"- {task.title}: {who}" for task in e.scored if (who := _line(eligible(task))))
 
 
-def eligible(task: Asked) -> str:
+def eligible(task: ScoredTask) -> str:
     """Who is asked about in a task, and when."""
     spec = task.inputs.get("task", {})
     parts = [_when(spec)]
@@ -303,7 +303,7 @@ def _biases(e: Evidence) -> Field:
     return Field(path, label, "\n".join(f"- {text}" for text in texts), SCORE if texts else "", left, who)
 
 
-def _unequal(task: Asked) -> str:
+def _unequal(task: ScoredTask) -> str:
     """How far groups are from all others where an interval tells it, and how far they may be where none does."""
     texts = []
     for name in OF_GAP:
@@ -316,12 +316,12 @@ def _unequal(task: Asked) -> str:
     return f"{task.title}: {'; '.join(texts)}." if texts else ""
 
 
-def baseline(task: Asked) -> str:
+def baseline(task: ScoredTask) -> str:
     """The one that the model is compared with."""
     return task.baselines[0].name if task.baselines else "the baseline"
 
 
-def told_groups(task: Asked) -> list[Group]:
+def told_groups(task: ScoredTask) -> list[Group]:
     """The groups of patients whose scores may be told."""
     return [group for group in task.model.groups if not group.suppressed]
 

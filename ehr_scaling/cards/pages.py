@@ -26,10 +26,10 @@ _MARKED = re.compile(r"\*\*(.+?)\*\*|`([^`\n]+)`", re.S)
 
 def model_page(e: Evidence, word: Verdict, fields: Sequence[Field], metrics: Sequence[Metric]) -> str:
     """fields: all of the model card, those of the metrics too."""
-    own = [field for field in fields if not field.key.startswith(f"{model.MODEL}KeyMetrics/")]
+    without_metrics = [field for field in fields if not field.key.startswith(f"{model.MODEL}KeyMetrics/")]
     sections = []
     for group, title in _GROUPS.items():
-        rows = [field for field in own if field.key.removeprefix(model.MODEL).split("/")[0] == group]
+        rows = [field for field in without_metrics if field.key.removeprefix(model.MODEL).split("/")[0] == group]
         sections.append((group.lower(), title, [_fields(rows)]))
         if group == "ModelSummary":
             sections.append(("study", "What the study found", [_laws(e)]))

@@ -5,7 +5,7 @@ docs/cards.md has a row for each word.
 
 from ehr_scaling.analysis.report.summary import few_patients
 from ehr_scaling.analysis.words import Verdict
-from ehr_scaling.cards.evidence import Asked, Evidence
+from ehr_scaling.cards.evidence import Evidence, ScoredTask
 from ehr_scaling.publish import LEAST_SEEDS
 
 REPORTABLE, SMOKE_ONLY, BLOCKED = "reportable", "smoke only", "blocked"
@@ -40,7 +40,7 @@ def judge(e: Evidence) -> Verdict:
     )
 
 
-def tested(e: Evidence) -> list[Asked]:
+def tested(e: Evidence) -> list[ScoredTask]:
     """The tasks that the model was scored on with patients of the test split."""
     return [task for task in e.scored if task.inputs.get("split") == "test"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ehr_scaling import __version__
 from ehr_scaling.analysis.wording import percent, plural, power, span
-from ehr_scaling.cards.evidence import Asked, Evidence
+from ehr_scaling.cards.evidence import Evidence, ScoredTask
 from ehr_scaling.cards.fields import NAMES, interval
 from ehr_scaling.cards.model import (
     EVENTS,
@@ -44,7 +44,7 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
     median = "; ".join(f"{name} {_median(e, s)}" for name, s in splits.items())
     unknown = "; ".join(f"{name} {100 * s['unknown_tokens']:.2f} %" for name, s in splits.items())
     whose = "Generated patients" if e.generated else "Records of real patients"
-    found = {
+    answers = {
         "5a": Answer(
             f"{whose}: {e.source} ({counted}). The same records serve development and evaluation.",
             f"{EVENTS}; {TIMELINES}",
@@ -115,17 +115,17 @@ def _of_data(e: Evidence) -> dict[str, Answer]:
         ),
     }
     if e.generated:
-        found |= dict.fromkeys(("5b", "6a", "9c"), Answer(NOBODY, EVENTS))
+        answers |= dict.fromkeys(("5b", "6a", "9c"), Answer(NOBODY, EVENTS))
     if e.learnt_of_generated:
-        found["17"] = Answer(NOBODY, EVENTS)
+        answers["17"] = Answer(NOBODY, EVENTS)
     if e.licence:
         page = e.about.get("location_uri")
-        found["18e"] = Answer(
+        answers["18e"] = Answer(
             f"The records' licence: {e.licence}" + (f"; their page: {page}" if page else ""),
             f"{EVENTS}; events/metadata/dataset.json",
             "how others get what was made of them",
         )
-    return found
+    return answers
 
 
 def _median(e: Evidence, split: dict[str, Any]) -> str:
@@ -138,7 +138,7 @@ def _of_model(e: Evidence) -> dict[str, Answer]:
     budgets = ", ".join(power(budget["C"]) for budget in iso["budgets"])
     searched = "one setting a cell" if not e.laws.get("tuning") else plural(len(e.laws["tuning"]), "cell") + " searched"
     held = e.laws["holdout"]
-    found = {
+    answers = {
         "4": Answer(
             "To measure how loss, and what models say of patients, depend on size, tokens and compute: models are "
             "developed, and evaluated on held-out patients of the same records.",
@@ -167,12 +167,12 @@ def _of_model(e: Evidence) -> dict[str, Answer]:
         ),
     }
     if held is not None:
-        found["18c"] = Answer(
+        answers["18c"] = Answer(
             f"The forecast of the sealed budget was filed (fingerprint {held['forecast_fingerprint']}).",
             "report/forecast.json",
             "the protocol of the whole",
         )
-    return found
+    return answers
 
 
 def _of_outcomes(e: Evidence) -> dict[str, Answer]:
@@ -184,7 +184,7 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
     told = _each(e, _performance)
     sampled = [task.title for task in e.scored if task.inputs.get("positive_share") is not None]
     updated = _each(e, _moved) if moved else "No model was updated after its training: none was recalibrated."
-    found = {
+    answers = {
         "1": Answer(f"Development and evaluation of a model that predicts {names}; records: {e.source}.", "model.html"),
         "6b": Answer(_each(e, eligible), f"{TASK}: inputs.task, left_out"),
         "8a": Answer(codes, f"{TASK}: inputs.task"),
@@ -225,15 +225,15 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
         "23a": Answer(told, f"{LAWS}: outcomes.compared, outcomes.subgroups; {REPORT}, Outcomes; model.html"),
         "24": Answer(updated, SCORE),
     }  # fmt: skip
-    return found
+    return answers
 
 
-def _each(e: Evidence, said: Callable[[Asked], str]) -> str:
+def _each(e: Evidence, said: Callable[[ScoredTask], str]) -> str:
     """What is said of each task, by its name."""
     return "; ".join(f"{task.title}: {said(task)}" for task in e.scored)
 
 
-def _outcome(task: Asked) -> str:
+def _outcome(task: ScoredTask) -> str:
     spec = task.inputs.get("task", {})
     kind, positive = spec.get("kind", "binary"), " or ".join(_said_of(spec))
     horizon = f"within {spec['horizon']:g} days" if spec.get("horizon") else "no horizon"
@@ -259,26 +259,26 @@ def _said_of(spec: dict[str, Any]) -> list[str]:
     return [*(spec.get("positive") or ()), *bounds]
 
 
-def _output(task: Asked) -> str:
+def _output(task: ScoredTask) -> str:
     kind = task.about.get("kind", "binary")
     told = f"{'a probability' if kind == 'binary' else kind}, no threshold"
     if not task.thresholds:
         return told
-    risks = [percent(row.asked) for row in task.thresholds if row.by == "risk"]
-    budgets = [percent(row.asked) for row in task.thresholds if row.by == "budget"]
+    risks = [percent(row.target) for row in task.thresholds if row.by == "risk"]
+    budgets = [percent(row.target) for row in task.thresholds if row.by == "budget"]
     parts = [f"from risks of {', '.join(risks)}"] if risks else []
     parts += [f"where {', '.join(budgets)} of stays may alert"] if budgets else []
     return f"{told} of its own; what acting on it costs and finds is told {', and '.join(parts)}"
 
 
-def _recalibration(task: Asked) -> str:
+def _recalibration(task: ScoredTask) -> str:
     if task.recalibrated is None:
         return "not recalibrated"
     how = RECALIBRATIONS[task.recalibrated.recalibration]
     return f"on the validation split by {how}, beside the model as it is"
 
 
-def _performance(task: Asked) -> str:
+def _performance(task: ScoredTask) -> str:
     whole = ", ".join(interval(name, measure) for name, measure in task.model.measures.items())
     groups = [
         f"{group_name(group)} {interval('auroc', group.measures['auroc'])}"
@@ -288,18 +288,18 @@ def _performance(task: Asked) -> str:
     return whole + (f"; by group: {', '.join(groups)}" if groups else "")
 
 
-def _moved(task: Asked) -> str:
+def _moved(task: ScoredTask) -> str:
     if task.recalibrated is None:
         return "not recalibrated"
     return ", ".join(interval(name, measure) for name, measure in task.recalibrated.measures.items())
 
 
-def _flow(e: Evidence, task: Asked) -> str:
+def _flow(e: Evidence, task: ScoredTask) -> str:
     reasons = "; ".join(f"{e.told(n)} {reason}" for reason, n in (task.about.get("left_out") or {}).items() if n)
     return f"{_counted(e, task)}; not asked: {reasons or 'none'}"
 
 
-def _counted(e: Evidence, task: Asked) -> str:
+def _counted(e: Evidence, task: ScoredTask) -> str:
     n, positives = task.record.get("n"), task.record.get("positives")
     if n is None:
         return f"{e.told(task.about.get('stays', 0))} stays"

@@ -21,7 +21,7 @@ def reach(runs: RunTable, weight: Floats, drawn: float, freedom: float, level: f
     effect = widths.seed_effect(runs, [np.flatnonzero(runs.group == g) for g in range(len(runs.budgets))])
     share = np.bincount(runs.group, weight) / weight.sum()
     seeds = float(share @ effect.seeds)
-    parts = np.array([effect.shared, effect.own * (share @ share)]) / seeds
+    parts = np.array([effect.shared, effect.of_budget * (share @ share)]) / seeds
     if not parts.any():
         return 0.0
     variances = np.append(parts, drawn**2)

@@ -77,11 +77,11 @@ def bent(profiles: Sequence[Profile], loss: Floats) -> float:
 class SeedEffect(NamedTuple):
     """What all runs of one seed share beyond their sizes, which moves L* and not N*: variances of log loss of one seed.
 
-    shared: by all budgets. own: by the sizes of one budget. freedom: of the two. seeds: [budgets] how many.
+    shared: by all budgets. of_budget: by the sizes of one budget. freedom: of the two. seeds: [budgets] how many.
     """
 
     shared: float
-    own: float
+    of_budget: float
     freedom: tuple[int, int]
     seeds: NDArray[np.int64]
 
@@ -160,7 +160,7 @@ def widened(
     chance: [draws, 3] one uniform and a normal that all budgets share, and a normal of the budget's own.
     """
     deviation = (draws - centre) * width.factor[[0, 0, 1]]
-    parts = np.array([effect.shared, effect.own]) / seeds * loss**2
+    parts = np.array([effect.shared, effect.of_budget]) / seeds * loss**2
     shift = chance[:, 1:] @ np.sqrt(parts)
     freedom = width.freedom.copy()
     if parts.any() and _enough(draws[:, 2]):

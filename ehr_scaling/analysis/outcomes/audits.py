@@ -42,15 +42,15 @@ def read(folder: Path, cells: set[str]) -> list[Audit]:
     folder, and naming a damaged file."""
     if not folder.is_dir():
         raise UserError(f"--audit={folder}: no such directory; run launch.audit first or leave the flag out")
-    found = []
+    audits = []
     for path in sorted(folder.glob("*.json")):
         record = read_json(path, f"delete {path} and run launch.audit again", must_be_sealed=True)
         try:
             audit = of(record)
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is no audit of this version: delete it and run launch.audit again") from None
-        found += [audit] if audit.cell in cells else []
-    return sorted(found, key=lambda a: (a.N, a.times, a.patients, a.cell))
+        audits += [audit] if audit.cell in cells else []
+    return sorted(audits, key=lambda a: (a.N, a.times, a.patients, a.cell))
 
 
 def of(record: dict[str, Any]) -> Audit:

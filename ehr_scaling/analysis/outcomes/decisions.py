@@ -33,11 +33,11 @@ class Point(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Of a table of thresholds: by risk, or by the share of stays that may alert (by: risk or budget). suppressed: why
-    it is empty, or ""."""
+    """Of a table of thresholds: by risk, or by the share of stays that may alert (by: risk or budget). target: that
+    risk or share, from 0 to 1; `asked` in files. suppressed: why it is empty, or ""."""
 
     by: str
-    asked: float
+    target: float
     threshold: float
     measures: dict[str, Measure]
     suppressed: str
@@ -114,7 +114,7 @@ def to_json(decision: Decision | None) -> dict[str, Any] | None:
         "table": [
             {
                 "by": row.by,
-                "asked": row.asked,
+                "asked": row.target,
                 "threshold": row.threshold,
                 "suppressed": row.suppressed or None,
                 "numbers": {name: about.interval() for name, about in row.measures.items()},
@@ -137,11 +137,11 @@ def _point(part: dict[str, Any]) -> Point | None:
 
 
 def _row(part: dict[str, Any]) -> Row | None:
-    asked, by = number(part.get("asked")), part.get("by")
-    if not 0 < asked < 1 or by not in ("risk", "budget"):
+    target, by = number(part.get("asked")), part.get("by")
+    if not 0 < target < 1 or by not in ("risk", "budget"):
         return None
     why = str(part.get("suppressed") or part.get("missing") or "")
     measures = {name: about for name in OF_ROW if (about := measure(part.get(name))) is not None}
     if not why and "alerts" not in measures:
         return None
-    return Row(str(by), asked, number(part.get("threshold")), {} if why else measures, why)
+    return Row(str(by), target, number(part.get("threshold")), {} if why else measures, why)

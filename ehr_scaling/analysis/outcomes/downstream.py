@@ -104,10 +104,10 @@ def _read_task(folder: Path, table: RunTable, options: Options, finished: NDArra
     told = Outcome(folder.name, scores.text_of(about), rows, base, np.nan, (np.nan, np.nan))
     generated = table.generated is not False
     if not generated:
-        asked = [*rows, *([base] if base else [])]
-        if small := next(filter(None, map(scores.too_small, rows or asked)), ""):
+        shown = [*rows, *([base] if base else [])]
+        if small := next(filter(None, map(scores.too_small, rows or shown)), ""):
             return replace(told, rows=[], baseline=None, verdict=words.missing(f"its scores are {small}"))
-        for row, name in itertools.product(asked, ("n", "positives")):
+        for row, name in itertools.product(shown, ("n", "positives")):
             row[name] = None if row[name] is None else disclosure.told(int(row[name]), generated=False)
     seen = {r["cell"] for r in rows}
     rho, bounds = spearman(_column(rows, "loss"), _column(rows, "auroc"), options)

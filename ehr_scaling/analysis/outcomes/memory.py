@@ -60,8 +60,8 @@ class Law:
     def word(self, N: float, times: float, patients: float) -> Verdict:
         """Of the measure there: as of the law between the ends of its runs."""
         what = {"N": "body parameters", "times": "times that a patient is read", "patients": "patients"}
-        asked = dict(zip(FACTORS, (N, times, patients), strict=True))
-        places = [Place(asked[n], self.seen[n], what[n], significant if n == "times" else count) for n in FACTORS]
+        point = dict(zip(FACTORS, (N, times, patients), strict=True))
+        places = [Place(point[n], self.seen[n], what[n], significant if n == "times" else count) for n in FACTORS]
         return words.at(self.verdict, *places)
 
     def _logs(self, *of: float) -> Floats:

@@ -85,8 +85,8 @@ def _read_sheet(folder: Path, cell: str, size: str, loss: float, models: int, no
             for score in answers["scores"]
             for occurrence in OCCURRENCES
         ]  # fmt: skip
-        asked = [(code, days) for code in codes for days in horizons]
-        if [(row["code"], row["horizon_days"]) for row in rows[:: len(OCCURRENCES)]] != asked:
+        questions = [(code, days) for code in codes for days in horizons]
+        if [(row["code"], row["horizon_days"]) for row in rows[:: len(OCCURRENCES)]] != questions:
             raise ValueError
         facts = {name: float(answers[name]) for name in ("copies", "bounded")}
     except (LookupError, TypeError, ValueError):

@@ -88,9 +88,9 @@ def read(task: Path, loss_of: Mapping[str, float], options: Options) -> Supervis
     """
     folder = task / FOLDER
     every = _heads(folder)
-    found, ways = _of_newest_way(every)
-    notes = _notes_of_ways(every, found)
-    groups = _groups(folder, found, ways)
+    newest, ways = _of_newest_way(every)
+    notes = _notes_of_ways(every, newest)
+    groups = _groups(folder, newest, ways)
     if not groups:
         return None
     fitted = [group for group in groups if all(cell in loss_of for cell in group)]
@@ -106,7 +106,7 @@ def read(task: Path, loss_of: Mapping[str, float], options: Options) -> Supervis
         cells = min(groups, key=lambda group: (-len(group), group))
         unknown = ", ".join(cell for cell in cells if cell not in loss_of)
         notes.append(f"models in no fit, as those of a learning rate that lost, have these heads: {unknown}")
-    heads = {key: score for key, score in found.items() if key[2] in cells}
+    heads = {key: score for key, score in newest.items() if key[2] in cells}
     paths = {f"{method}/{known}/{cell}": folder / method / known / f"{cell}.parquet" for method, known, cell in heads}
     zero_shot = {f"{ZERO_SHOT}/{cell}": task / f"{cell}.parquet" for cell in cells}
     beside = {"regression": task / "baseline.parquet", TREES: task / "baselines" / f"{TREES.replace(' ', '_')}.parquet"}
@@ -123,7 +123,7 @@ def read(task: Path, loss_of: Mapping[str, float], options: Options) -> Supervis
 
 def _heads(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     """Scores by method, folder of labels, and cell."""
-    found = {}
+    heads = {}
     for method in METHODS:
         for path in sorted(folder.glob(f"{method}/*/*.json")):
             if path.name.startswith((".", MEAN)):
@@ -133,8 +133,8 @@ def _heads(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
             if not numbers or not all(isinstance(score.get(name), int | float) for name in numbers):
                 raise UserError(f"{path} is damaged: delete it and run launch.supervise again")
             if path.with_suffix(".parquet").is_file():
-                found[method, path.parent.name, path.stem] = score
-    return found
+                heads[method, path.parent.name, path.stem] = score
+    return heads
 
 
 def _of_newest_way(
@@ -155,10 +155,10 @@ def _time(score: Mapping[str, Any]) -> float:
     return float(time) if isinstance(time, int | float) else 0.0
 
 
-def _notes_of_ways(every: Mapping[tuple[str, str, str], Any], found: Mapping[tuple[str, str, str], Any]) -> list[str]:
+def _notes_of_ways(every: Mapping[tuple[str, str, str], Any], newest: Mapping[tuple[str, str, str], Any]) -> list[str]:
     notes = []
     for method, name in METHODS.items():
-        there, told = (sum(key[0] == method for key in heads) for heads in (every, found))
+        there, told = (sum(key[0] == method for key in heads) for heads in (every, newest))
         if told < there:
             notes.append(
                 f"{name}: {there - told} of {there} heads were fitted with another recipe, seed or version than the "
@@ -167,18 +167,18 @@ def _notes_of_ways(every: Mapping[tuple[str, str, str], Any], found: Mapping[tup
     return notes
 
 
-def _groups(folder: Path, found: Mapping[tuple[str, str, str], Any], ways: Mapping[str, Any]) -> list[list[str]]:
-    """Cells that means were taken of which still are of heads in `found`, and those that stand alone."""
+def _groups(folder: Path, newest: Mapping[tuple[str, str, str], Any], ways: Mapping[str, Any]) -> list[list[str]]:
+    """Cells that means were taken of which still are of heads in `newest`, and those that stand alone."""
     groups = []
     for path in sorted(folder.glob(f"*/*/{MEAN}*.json")):
         method, of_mean = path.parent.parent.name, _json(path)
         if method not in ways or of_mean.get("way") != ways[method]:
             continue
         group = [str(cell) for cell in of_mean.get("cells", ())]
-        there = {cell for of_method, _, cell in found if of_method == method}
+        there = {cell for of_method, _, cell in newest if of_method == method}
         groups += [group] if group and group not in groups and there.issuperset(group) else []
     taken = {cell for group in groups for cell in group}
-    return [*groups, *([cell] for cell in sorted({cell for _, _, cell in found} - taken))]
+    return [*groups, *([cell] for cell in sorted({cell for _, _, cell in newest} - taken))]
 
 
 def _said(files: Mapping[str, Path], cells: Sequence[str], options: Options) -> _Said:
@@ -308,16 +308,16 @@ def _auprc(score: Any) -> Measure | None:
     return Measure(*(float(np.nan if part.get(key) is None else part[key]) for key in ("value", "low", "high")))
 
 
-def to_json(found: Supervised | None) -> dict[str, Any] | None:
+def to_json(supervised: Supervised | None) -> dict[str, Any] | None:
     """Of laws.json: {cells, compared: [one for each row], by_labels: [one for each point], notes}."""
 
     def told(part: Measure | None) -> dict[str, float] | None:
         return None if part is None else {"value": part.value, "low": part.low, "high": part.high}
 
-    if found is None:
+    if supervised is None:
         return None
     return {
-        "cells": list(found.cells),
+        "cells": list(supervised.cells),
         "compared": [
             {
                 "name": row.name,
@@ -329,7 +329,7 @@ def to_json(found: Supervised | None) -> dict[str, Any] | None:
                 "less_zero_shot": told(row.less_zero_shot),
                 "less_regression": told(row.less_regression),
             }
-            for row in found.rows
+            for row in supervised.rows
         ],
         "by_labels": [
             {
@@ -343,7 +343,7 @@ def to_json(found: Supervised | None) -> dict[str, Any] | None:
                 "heads": list(point.reached),
                 "less_zero_shot": told(point.lead),
             }
-            for point in found.points
+            for point in supervised.points
         ],
-        "notes": found.notes,
+        "notes": supervised.notes,
     }

@@ -59,12 +59,12 @@ def thresholds(scores: list[Score]) -> Table | None:
     if not any(table for _, table in shown):
         return None
     rows: list[list[Any]] = []
-    asked = list(dict.fromkeys((row.by, row.asked) for _, table in shown for row in table))
-    for by, share in asked:
+    targets = list(dict.fromkeys((row.by, row.target) for _, table in shown for row in table))
+    for by, share in targets:
         first = f"Risk of {_risk(share)} or more" if by == "risk" else f"Top {_risk(share)} of stays"
         for name, table in shown:
             for row in table:
-                if (row.by, row.asked) == (by, share):
+                if (row.by, row.target) == (by, share):
                     numbers = [_row_number(key, row.measures.get(key)) for key in ROWS]
                     threshold = decimal(row.threshold, 3) if known(row.threshold) else DASH
                     rows.append([first, name, threshold, *numbers, row.suppressed])

@@ -115,9 +115,9 @@ def test_what_seeds_share_is_told_from_the_noise_of_runs(shared, own):
     for seed in range(60):
         table = study(seed, noise=0.003, apart=0.004, shared=shared, own=own, seeds=4)
         found.append(widths.seed_effect(table, [np.flatnonzero(table.group == g) for g in range(6)]))
-    assert np.sqrt(np.mean([e.shared + e.own for e in found])) == pytest.approx(np.hypot(shared, own), abs=6e-4)
+    assert np.sqrt(np.mean([e.shared + e.of_budget for e in found])) == pytest.approx(np.hypot(shared, own), abs=6e-4)
     if shared != own:  # no variance is found below zero, which leaves a little where there is none
-        assert np.mean([e.shared for e in found]) / np.mean([e.shared + e.own for e in found]) == pytest.approx(
+        assert np.mean([e.shared for e in found]) / np.mean([e.shared + e.of_budget for e in found]) == pytest.approx(
             shared**2 / (shared**2 + own**2), abs=0.1
         )
     assert found[0].freedom == (3, 15) and set(found[0].seeds) == {4}
@@ -127,7 +127,7 @@ def test_seeds_that_are_not_known_share_nothing_that_could_be_told():
     rows = [{**r, "seed": None} for r in study(0, shared=0.01).rows()]
     for table in (from_rows(rows, source="x"), study(0, shared=0.01, seeds=1)):
         effect = widths.seed_effect(table, [np.flatnonzero(table.group == g) for g in range(6)])
-        assert effect.shared == effect.own == 0 and set(effect.seeds) == {1}
+        assert effect.shared == effect.of_budget == 0 and set(effect.seeds) == {1}
 
 
 def test_seeds_that_share_widen_the_loss_and_leave_the_size():
