@@ -47,8 +47,8 @@ PATIENTS, MODELS = 0.006, 0.005  # standard deviations of AUROC: what all models
 @dataclass(frozen=True)
 class Study:
     """An IsoFLOP study whose log losses are moved by `noise` of every run, `apart` of every size, `shared` of every
-    seed and `own` of every seed in a budget (standard deviations), and `mistuned` times the square of the decades that
-    the size is below TUNED."""
+    seed and `of_budget` of every seed in a budget (standard deviations), and `mistuned` times the square of the decades
+    that the size is below TUNED."""
 
     label: str
     budgets: int = 6
@@ -57,7 +57,7 @@ class Study:
     noise: float = 0.005
     apart: float = 0.0
     shared: float = 0.0
-    own: float = 0.0
+    of_budget: float = 0.0
     mistuned: float = 0.0
 
     def loss(self, N: Floats, D: Floats) -> Floats:
@@ -79,7 +79,7 @@ class Study:
         N = np.array([[self.best(float(c))] for c in C[:, 0]]) * 1.9**steps
         moved = self.noise * rng.standard_normal(shape) + self.apart * rng.standard_normal((*shape[:2], 1))
         moved += self.shared * rng.standard_normal(self.seeds)
-        moved += self.own * rng.standard_normal((self.budgets, 1, self.seeds))
+        moved += self.of_budget * rng.standard_normal((self.budgets, 1, self.seeds))
         columns = {
             "N": np.broadcast_to(N[..., None], shape),
             "C": np.broadcast_to(C[..., None], shape),
@@ -96,7 +96,7 @@ STUDIES = (
     Study("one seed", seeds=1),
     Study("sizes apart beyond seeds", noise=0.002, apart=0.004),
     Study("seeds share an effect", noise=0.003, shared=0.003),
-    Study("seeds share one in a budget", noise=0.003, own=0.003),
+    Study("seeds share one in a budget", noise=0.003, of_budget=0.003),
     Study("three budgets of five sizes", budgets=3, sizes=5),
     Study("four budgets of four sizes, one seed", budgets=4, sizes=4, seeds=1, noise=0.002),
     Study("small models mistuned", noise=0.003, mistuned=0.03),

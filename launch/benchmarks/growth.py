@@ -73,8 +73,8 @@ def _data_set(raw: Path, shards: int, apart: bool) -> None:
     n = _OF_PIECE * _PATIENTS * _EVENTS
     (raw / "data").mkdir(parents=True)
     for k in range(shards // _OF_PIECE):
-        own = _OF_PIECE * _PATIENTS
-        ids = np.sort(k * own + np.arange(n) // _EVENTS if apart else rng.integers(0, _PATIENTS * shards, n))
+        of_piece = _OF_PIECE * _PATIENTS
+        ids = np.sort(k * of_piece + np.arange(n) // _EVENTS if apart else rng.integers(0, _PATIENTS * shards, n))
         times = rng.integers(0, 10**15, n)
         columns = {
             "subject_id": ids,
