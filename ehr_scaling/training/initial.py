@@ -23,7 +23,11 @@ NEW = -1  # a token that the other model does not know
 
 
 def save(folder: Path, model: Any, params: Any, context: int, rows: Sequence[int]) -> None:
-    """Write weights into `folder`. Args: as of `models.export.save`; rows, theirs of each own token, or NEW."""
+    """Write weights of another model, which runs are to start from, into `folder`, which is there.
+
+    Args: model, params and context as of `models.export.save`; rows, for each token of this study's vocabulary the row
+      of it in the other model's embedding, or NEW where that has none.
+    """
     export.save(folder, model, params, context)
     artifacts.write_json(folder / ROWS, {"rows": list(rows)})
 

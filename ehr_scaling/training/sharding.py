@@ -97,7 +97,7 @@ def to_ask(devices: Sequence[Any], data: int, tensor: int) -> np.ndarray:
 
 
 def mesh_to_ask(devices: Sequence[jax.Device], data: int, tensor: int) -> Mesh:
-    """The mesh of `to_ask`."""
+    """The mesh (data, 1, tensor) on which a trained model answers: of the devices that `to_ask` takes, in its order."""
     return Mesh(to_ask(devices, data, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
@@ -126,7 +126,9 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def apart(mesh: Mesh | AbstractMesh, members: int) -> bool:
-    """Whether each device trains members of its own, whole batches and all: nothing is then exchanged."""
+    """Whether `members` models that train as one program are dealt out over the devices of one process, so many whole
+    models to each, with the whole of their batches: devices then exchange nothing. So where the mesh has data alone,
+    and its devices divide the members."""
     data = mesh.shape["data"]
     return members > 1 and members % data == 0 and mesh.size == data > 1 and jax.process_count() == 1
 
@@ -168,7 +170,8 @@ def summed_over_data(sums_of: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def held(state: Any) -> Any:
-    """Inside a program: the state where `of_state` has it, on the mesh that is set; as it is, where none is."""
+    """Inside a compiled program: the same `step.State`, each leaf constrained to the sharding that `of_state` gives it
+    on the mesh that is set. Without a mesh it is returned as it is."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return state
@@ -275,7 +278,8 @@ def anywhere(mesh: Mesh, flag: bool) -> bool | jax.Array:
 
 
 class Shares(NamedTuple):
-    """own: which `of` so many equal shares of the sequences the devices of this process hold, ascending."""
+    """Which sequences of a batch this process loads. A batch is cut into `of` equal shares, in order; `own` are the
+    numbers of those that the devices of this process hold, from 0, ascending."""
 
     own: tuple[int, ...]
     of: int
@@ -283,7 +287,7 @@ class Shares(NamedTuple):
 
 @cache
 def shares(mesh: Mesh, members: int = 1) -> Shares:
-    """The shares of this process, by where the mesh has its devices: a tensor axis over several gives them the same.
+    """The shares of this process, by where the mesh has its devices; processes along one tensor axis have the same.
 
     Args: members, each with the whole of its batch where they are `apart`.
     """
