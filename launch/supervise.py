@@ -68,7 +68,7 @@ def main() -> None:
         return
     log.keep(workdir)
     scores = supervise.run(workdir, plan, WORKERS.value)
-    print(supervise.told(plan, workdir, scores))
+    print(supervise.describe(plan, workdir, scores))
 
 
 def _rates() -> tuple[float, ...]:

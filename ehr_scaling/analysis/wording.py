@@ -72,7 +72,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def whole(value: float | None) -> str:
+def integer(value: float | None) -> str:
     return f"{value:,.0f}" if value is not None and np.isfinite(value) else DASH
 
 

@@ -95,7 +95,7 @@ def is_date(text: str) -> bool:
 def _description(e: Evidence, word: Verdict) -> str:
     whose = "Generated patients (nobody's records)" if e.generated else "Records of real patients"
     splits = ", ".join(
-        f"{e.told(e.timelines['summary'][name]['patients'])} for {name}" for name in ("train", "validation", "test")
+        f"{e.words(e.timelines['summary'][name]['patients'])} for {name}" for name in ("train", "validation", "test")
     )
     return (
         f"{whose}: {e.source}, as events in MEDS and as tokenized timelines, made by ehr_scaling {__version__}. "

@@ -123,7 +123,7 @@ class Evidence(NamedTuple):
         """The tasks that the model was scored on."""
         return [task for task in self.tasks if task.scores]
 
-    def told(self, n: float) -> str:
+    def words(self, n: float) -> str:
         """A count as it may be told: of real patients to the nearest ten, and none under 11."""
         n = round(n)
         if not self.generated and 0 < n < scores.LEAST_PATIENTS:

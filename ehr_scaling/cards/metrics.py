@@ -187,10 +187,10 @@ def _recalibration(task: ScoredTask) -> str:
 
 
 def _test_stays(e: Evidence, task: ScoredTask) -> str:
-    with_outcome = f", {e.told(task.record['positives'])} with the outcome" if "positives" in task.record else ""
-    stays = e.told(task.record["n"] if "n" in task.record else task.about.get("stays", 0))
+    with_outcome = f", {e.words(task.record['positives'])} with the outcome" if "positives" in task.record else ""
+    stays = e.words(task.record["n"] if "n" in task.record else task.about.get("stays", 0))
     left_out = task.about.get("left_out") or {}
-    reasons = "; ".join(f"{e.told(n)} {reason}" for reason, n in left_out.items() if n)
+    reasons = "; ".join(f"{e.words(n)} {reason}" for reason, n in left_out.items() if n)
     return f"{task.title}: {stays} stays{with_outcome}; not asked: {reasons or 'none'}."
 
 

@@ -246,12 +246,12 @@ def _kind(e: Evidence) -> str:
 
 def _development(e: Evidence) -> str:
     splits = "; ".join(
-        f"{split}: {e.told(s['patients'])} patients, {e.told(s['tokens'])} tokens, {e.told(s['events'])} events"
+        f"{split}: {e.words(s['patients'])} patients, {e.words(s['tokens'])} tokens, {e.words(s['events'])} events"
         for split in ("train", "validation", "test")
         if (s := e.timelines["summary"][split])
     )
     trained = (
-        f"This model was trained on {e.told(e.cell.patients)} patients with {e.told(e.cell.unique_tokens)} tokens."
+        f"This model was trained on {e.words(e.cell.patients)} patients with {e.words(e.cell.unique_tokens)} tokens."
     )
     return f"{'Generated' if e.generated else 'Real'} patients; {splits}. {trained} No patient is in two splits."
 

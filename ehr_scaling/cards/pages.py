@@ -91,7 +91,7 @@ def _page(
 def _rests(e: Evidence) -> str:
     """What the study rests on: the line above everything."""
     whose = "Generated patients" if e.generated else "Real patients"
-    return f"{whose}: {e.source}; this model was trained on {e.told(e.cell.patients)} patients."
+    return f"{whose}: {e.source}; this model was trained on {e.words(e.cell.patients)} patients."
 
 
 def _fields(fields: Sequence[Field]) -> Raw:

@@ -26,7 +26,7 @@ def judge(e: Evidence) -> Verdict:
         return Verdict(SMOKE_ONLY, "the patients are generated: this shows that the programs work, and no medicine")
     most = e.laws["data"].get("patients") or e.cell.patients
     if few_patients(most):
-        return Verdict(SMOKE_ONLY, f"{e.told(most)} patients to train on determine nothing: this shows that it works")
+        return Verdict(SMOKE_ONLY, f"{e.words(most)} patients to train on determine nothing: this shows that it works")
     untold = [f"{what}: {verdict.reason}" for name, what in EXPONENTS.items() if not (verdict := _of(e, name)).told]
     if untold:
         return Verdict(NOT_IDENTIFIABLE, "the runs do not tell " + "; nor ".join(untold))

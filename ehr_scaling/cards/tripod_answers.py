@@ -37,7 +37,7 @@ def answers(e: Evidence) -> dict[str, Answer]:
 def _of_data(e: Evidence) -> dict[str, Answer]:
     splits = {name: e.timelines["summary"][name] for name in ("train", "validation", "test")}
     counted = "; ".join(
-        f"{name} {e.told(s['patients'])} patients, {e.told(s['events'])} events" for name, s in splits.items()
+        f"{name} {e.words(s['patients'])} patients, {e.words(s['events'])} events" for name, s in splits.items()
     )
     options = ", ".join(f"{name} {value}" for name, value in inspection.options(e.fitted))
     context = ", ".join(e.fitted.context_slots) or "none"
@@ -218,7 +218,7 @@ def _of_outcomes(e: Evidence) -> dict[str, Answer]:
         ),
         "20a": Answer(_each(e, lambda task: _flow(e, task)), TASK, "follow-up"),
         "21": Answer(
-            f"Trained on {e.told(e.cell.patients)} patients, {e.told(e.cell.unique_tokens)} tokens. "
+            f"Trained on {e.words(e.cell.patients)} patients, {e.words(e.cell.unique_tokens)} tokens. "
             + _each(e, lambda task: _counted(e, task)),
             f"{GRID}; {SCORE}",
         ),
@@ -295,14 +295,14 @@ def _moved(task: ScoredTask) -> str:
 
 
 def _flow(e: Evidence, task: ScoredTask) -> str:
-    reasons = "; ".join(f"{e.told(n)} {reason}" for reason, n in (task.about.get("left_out") or {}).items() if n)
+    reasons = "; ".join(f"{e.words(n)} {reason}" for reason, n in (task.about.get("left_out") or {}).items() if n)
     return f"{_counted(e, task)}; not asked: {reasons or 'none'}"
 
 
 def _counted(e: Evidence, task: ScoredTask) -> str:
     n, positives = task.record.get("n"), task.record.get("positives")
     if n is None:
-        return f"{e.told(task.about.get('stays', 0))} stays"
+        return f"{e.words(task.about.get('stays', 0))} stays"
     if positives is None:
-        return f"{e.told(n)} stays"
-    return f"{e.told(n)} stays, {e.told(positives)} with and {e.told(n - positives)} without the outcome"
+        return f"{e.words(n)} stays"
+    return f"{e.words(n)} stays, {e.words(positives)} with and {e.words(n - positives)} without the outcome"

@@ -132,7 +132,7 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
     """The model card, Markdown with the header that model hubs read. Args: result, metrics of the finished run; source,
     version and license of the records. It holds no id, no date, no path, and of real patients rounded counts."""
 
-    def told(n: float) -> str:
+    def in_words(n: float) -> str:
         return disclosure.words(round(n), cell.generated)
 
     whose = "generated" if cell.generated else "real"
@@ -145,11 +145,11 @@ def card(cell: Cell, result: Mapping[str, Any], vocabulary: Vocabulary, source: 
         ("their patients", whose),
         ("release of the records", inspection.words(source.get("version", "not stated"))),
         ("their licence", licence),
-        ("patients trained on", told(cell.patients)),
-        ("tokens of their timelines (U)", told(cell.unique_tokens)),
+        ("patients trained on", in_words(cell.patients)),
+        ("tokens of their timelines (U)", in_words(cell.unique_tokens)),
         ("passes over them", f"{result['passes']:.2f}"),
         ("tokens trained on (D, padding included)", f"{cell.tokens:,}"),
-        ("validation patients", told(measured["patients"]) if measured.get("patients") else "not counted"),
+        ("validation patients", in_words(measured["patients"]) if measured.get("patients") else "not counted"),
         ("tokenizer", f"preset {vocabulary.preset}, {len(vocabulary.tokens):,} tokens"),
         ("code maps, by name", ", ".join(maps) or "none"),
         ("fewest patients of a token", vocabulary.settings.get("min_patients", 0)),

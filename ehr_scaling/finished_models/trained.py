@@ -133,7 +133,7 @@ def simulate(
         stays = stays.take(np.isin(stays.patients, patients))
     if not len(stays.times):
         whom = f"the {split} split" if patients is None else "these patients"
-        raise tasks.Unanswerable(f"{binary_task.name} can be asked of nobody of {whom}; {group.told(0, generated)}")
+        raise tasks.Unanswerable(f"{binary_task.name} can be asked of nobody of {whom}; {group.describe(0, generated)}")
     simulation = together.of_stays(
         workdir,
         split,

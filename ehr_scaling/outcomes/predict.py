@@ -158,7 +158,7 @@ def predict(
     patient_stays = group.of(0)
     if not len(patient_stays.times):
         raise tasks.Unanswerable(
-            f"nobody in {asked_of} can be asked for {task.name}: {group.told(0, inspection.of_generated(asked_of))}"
+            f"nobody in {asked_of} can be asked for {task.name}: {group.describe(0, inspection.of_generated(asked_of))}"
         )
     at_home = None if patients is None else transport.home(model, chosen.id, task)
     as_there = at_home.options if isinstance(at_home, transport.Home) else {}

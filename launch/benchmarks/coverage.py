@@ -144,7 +144,7 @@ def auroc(loss: Floats) -> Floats:
 def _study(number: int, pool: Executor) -> Iterator[Row]:
     """Of what is called supported, beside how often that is; what is extrapolated without a target."""
     held: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for verdicts in pool.map(told, repeat(number), range(REPLICATES.value)):
+    for verdicts in pool.map(judge, repeat(number), range(REPLICATES.value)):
         for name, (word, value) in verdicts.items():
             held[name, word].append(value)
     for (name, word), values in held.items():
@@ -155,7 +155,7 @@ def _study(number: int, pool: Executor) -> Iterator[Row]:
             yield row(label, 100 * float(np.mean(values)), "%")
 
 
-def told(number: int, replicate: int) -> dict[str, tuple[str, float]]:
+def judge(number: int, replicate: int) -> dict[str, tuple[str, float]]:
     """The word for each number of one simulated study, and whether its interval holds the truth, 0 or 1; of budgets
     the share of those that are supported."""
     study, options, rng = STUDIES[number], replace(OPTIONS, seed=replicate), np.random.default_rng([number, replicate])

@@ -198,7 +198,7 @@ def test_weights_that_have_changed_block(copy):
     ("n", "told"), [(0, "0"), (1, "under 11"), (10, "under 11"), (11, "10"), (15, "20"), (96, "100")]
 )
 def test_counts_of_real_patients_are_rounded_and_those_of_few_are_not_told(found, n, told):
-    assert found.told(n) == told
+    assert found.words(n) == told
 
 
 def test_scores_of_few_patients_are_withheld(copy):

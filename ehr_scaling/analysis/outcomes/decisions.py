@@ -89,10 +89,10 @@ def read_gaps(part: Any) -> dict[str, Gap]:
 def stretches(points: Iterable[Point]) -> list[tuple[str, str, list[float]]]:
     """Neighbouring thresholds of which the same is said: word, whom they flag where it is SAME, and the thresholds."""
 
-    def said(point: Point) -> tuple[str, str]:
+    def wording(point: Point) -> tuple[str, str]:
         return point.word, point.flags if point.word == SAME else ""
 
-    grouped = [(words, list(group)) for words, group in groupby(points, said)]
+    grouped = [(words, list(group)) for words, group in groupby(points, wording)]
     return [(*words, [point.threshold for point in group]) for words, group in grouped]
 
 

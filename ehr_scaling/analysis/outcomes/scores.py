@@ -152,7 +152,7 @@ def _few(folder: Path, row: dict[str, Any]) -> str:
 def as_told(scores: list[Score], generated: bool) -> list[Score]:
     """With the counts of groups and bins as `disclosure.told` has them."""
 
-    def told(n: float) -> float:
+    def rounded(n: float) -> float:
         count = disclosure.told(round(n), generated)
         return np.nan if count is None else float(count)
 
@@ -165,8 +165,8 @@ def as_told(scores: list[Score], generated: bool) -> list[Score]:
         replace(
             score,
             counted=told_counted(score),
-            groups=tuple(g._replace(counts={name: told(n) for name, n in g.counts.items()}) for g in score.groups),
-            bins=tuple(b._replace(n=told(b.n)) for b in score.bins),
+            groups=tuple(g._replace(counts={name: rounded(n) for name, n in g.counts.items()}) for g in score.groups),
+            bins=tuple(b._replace(n=rounded(b.n)) for b in score.bins),
         )
         for score in scores
     ]

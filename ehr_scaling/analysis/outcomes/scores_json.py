@@ -35,7 +35,7 @@ def groups(scores: list[Score]) -> list[dict[str, Any]]:
     """Subgroups of the model of least loss, as it is and recalibrated."""
     moved = recalibrated_groups(scores)
 
-    def told(group: Group | None) -> dict[str, Any] | None:
+    def of_group(group: Group | None) -> dict[str, Any] | None:
         if group is None:
             return None
         gaps = {name: gap._asdict() for name, gap in group.gaps.items()}
@@ -47,8 +47,8 @@ def groups(scores: list[Score]) -> list[dict[str, Any]]:
             "group": g.name,
             "suppressed": g.suppressed or None,
             "counts": g.counts,
-            **(told(g) or {}),
-            "recalibrated": told(moved.get((g.attribute, g.name))),
+            **(of_group(g) or {}),
+            "recalibrated": of_group(moved.get((g.attribute, g.name))),
         }
         for s in of_role(scores, LEAST_LOSS)
         for g in s.groups

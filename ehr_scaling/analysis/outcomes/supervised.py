@@ -311,7 +311,7 @@ def _auprc(score: Any) -> Measure | None:
 def to_json(supervised: Supervised | None) -> dict[str, Any] | None:
     """Of laws.json: {cells, compared: [one for each row], by_labels: [one for each point], notes}."""
 
-    def told(part: Measure | None) -> dict[str, float] | None:
+    def interval_json(part: Measure | None) -> dict[str, float] | None:
         return None if part is None else {"value": part.value, "low": part.low, "high": part.high}
 
     if supervised is None:
@@ -322,12 +322,12 @@ def to_json(supervised: Supervised | None) -> dict[str, Any] | None:
             {
                 "name": row.name,
                 "models": row.models,
-                "mean_auroc": told(row.mean),
+                "mean_auroc": interval_json(row.mean),
                 "between_seeds": row.deviation,
-                "auroc": told(row.auroc),
-                "auprc": told(row.auprc),
-                "less_zero_shot": told(row.less_zero_shot),
-                "less_regression": told(row.less_regression),
+                "auroc": interval_json(row.auroc),
+                "auprc": interval_json(row.auprc),
+                "less_zero_shot": interval_json(row.less_zero_shot),
+                "less_regression": interval_json(row.less_regression),
             }
             for row in supervised.rows
         ],
@@ -338,10 +338,10 @@ def to_json(supervised: Supervised | None) -> dict[str, Any] | None:
                 "all": point.every,
                 "draws": point.draws,
                 "models": point.models,
-                "auroc": told(point.auroc),
+                "auroc": interval_json(point.auroc),
                 "between": point.deviation,
                 "heads": list(point.reached),
-                "less_zero_shot": told(point.lead),
+                "less_zero_shot": interval_json(point.lead),
             }
             for point in supervised.points
         ],

@@ -64,7 +64,7 @@ ENVIRONMENT = Environment(
     undefined=StrictUndefined,
 )
 ENVIRONMENT.filters |= {name: getattr(wording, name) for name in (
-    "count", "significant", "power", "decimal", "signed", "percent", "span", "plural", "whole", "title",
+    "count", "significant", "power", "decimal", "signed", "percent", "span", "plural", "integer", "title",
 )}  # fmt: skip
 ENVIRONMENT.filters |= {"formula": formula, "sentence": _sentence, "interval": _interval}
 ENVIRONMENT.tests |= {

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.outcomes.supervised import METHODS, TREES, ZERO_SHOT
 from ehr_scaling.analysis.report.plots import ACCENT, HERO, INK, MUTED
-from ehr_scaling.analysis.wording import decimal, known, whole
+from ehr_scaling.analysis.wording import decimal, integer, known
 
 _STYLES = {"probe": (INK, "o", "-"), "finetune": (INK, "s", (0, (5, 2)))}
 _APART = {"probe": 0.97, "finetune": 1.03}  # so that bars of one number of labels are told apart
@@ -44,7 +44,7 @@ def of_labels(task: Outcome) -> Figure:
         label = f"{row.name}: {decimal(row.mean.value)}"
         handles.append(Line2D([], [], color=colour, ls=dash, lw=1.6, label=label))
     ticks = sorted({point.labels for point in task.supervised.points})
-    axes.set_xticks(ticks, [whole(tick) for tick in ticks])
+    axes.set_xticks(ticks, [integer(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlim(min(ticks) / 1.4, max(ticks) * 1.4)
     low = min(min(point.reached) for point in task.supervised.points)

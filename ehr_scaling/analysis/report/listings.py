@@ -9,7 +9,7 @@ from ehr_scaling.analysis.report.html import Raw, Table, render
 from ehr_scaling.analysis.report.limits import left_out
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.tables.selection import kind_names
-from ehr_scaling.analysis.wording import DASH, count, decimal, known, power, significant, title, whole
+from ehr_scaling.analysis.wording import DASH, count, decimal, integer, known, power, significant, title
 
 # Tables of thousands of runs would make the page unreadable; laws are in laws.json, rows in the user's own file.
 MOST_ROWS = 2000
@@ -32,7 +32,7 @@ def cells(r: Results) -> Raw:
             [
                 t.size[i] or DASH, *([kinds[i]] if several else []),
                 count(t.N[i]), count(t.N_head[i]), count(t.D[i]), significant(t.passes[i]),
-                power(t.C[i]), power(t.C_6nd[i]), whole(t.seed[i]), decimal(t.loss[i]) + se,
+                power(t.C[i]), power(t.C_6nd[i]), integer(t.seed[i]), decimal(t.loss[i]) + se,
                 *([decimal(scores.get(str(t.cell[i])))] if scores else []),
                 left_out(note.code, t) if note else _used(doubts.get(str(t.run[i]))),
                 significant(t.lr[i]), count(t.batch[i]), count(t.unique_tokens[i]), t.run[i],

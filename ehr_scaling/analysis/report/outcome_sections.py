@@ -15,6 +15,7 @@ from ehr_scaling.analysis.wording import (
     DASH,
     count,
     decimal,
+    integer,
     known,
     percent,
     power,
@@ -22,7 +23,6 @@ from ehr_scaling.analysis.wording import (
     significant,
     span,
     title,
-    whole,
 )
 
 NAMES = {
@@ -150,7 +150,7 @@ def _by_labels(task: downstream.Outcome) -> Table | None:
     if all(point.every for point in points):
         return None
     rows = [
-        [supervised.METHODS[point.method], whole(point.labels), str(point.draws), str(point.models),
+        [supervised.METHODS[point.method], integer(point.labels), str(point.draws), str(point.models),
          _measure("auroc", point.auroc), decimal(point.deviation), span((min(point.reached), max(point.reached))),
          _measure("auroc", point.lead if known(point.lead.value) else None, sign=True)]
         for point in points
@@ -206,7 +206,7 @@ def subgroups(compared: list[Score]) -> Table | None:
     for k, g in enumerate(groups):
         first = k == 0 or groups[k - 1].attribute != g.attribute
         who = [title(g.attribute).capitalize() if first else "", decision_sections.group_name(g)]
-        numbers = [whole(g.counts.get(key)) for key in ("patients", "n", "positives")]
+        numbers = [integer(g.counts.get(key)) for key in ("patients", "n", "positives")]
         if g.suppressed:
             rows.append([*who, *[DASH] * (3 + len(names) + len(gaps)), g.suppressed])
         else:
@@ -220,15 +220,15 @@ def subgroups(compared: list[Score]) -> Table | None:
 def _models(task: downstream.Outcome) -> Table:
     """Every model of the task, and the first baseline."""
     rows = [
-        [m["size"] or m["cell"], count(m["N"]), power(m["C"]), whole(m["seed"]), decimal(m["loss"]),
+        [m["size"] or m["cell"], count(m["N"]), power(m["C"]), integer(m["seed"]), decimal(m["loss"]),
          decimal(m["auroc"]), span((m["low"], m["high"])), decimal(m.get("auroc_at_most")),
-         decimal(m.get("task_loss")), whole(m["n"]), whole(m["positives"]), percent(m.get("undetermined"), 1)]
+         decimal(m.get("task_loss")), integer(m["n"]), integer(m["positives"]), percent(m.get("undetermined"), 1)]
         for m in task.rows
     ]  # fmt: skip
     if task.baseline:
         base = task.baseline
         rows.append([base.get("name", "baseline"), DASH, DASH, DASH, DASH, decimal(base["auroc"]),
-                     span((base["low"], base["high"])), DASH, DASH, whole(base["n"]), whole(base["positives"]),
+                     span((base["low"], base["high"])), DASH, DASH, integer(base["n"]), integer(base["positives"]),
                      DASH])  # fmt: skip
     header = ["Model", "N", "C", "Seed", "Loss", "AUROC", "Interval", "At most", "Task loss", "Stays",
               "With outcome", "Undetermined"]  # fmt: skip

@@ -12,7 +12,7 @@ from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.sheets import OCCURRENCES, Sheet
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.plots import INK, MUTED, SHADES
-from ehr_scaling.analysis.wording import DASH, decimal, known, span, whole
+from ehr_scaling.analysis.wording import DASH, decimal, integer, known, span
 
 ROWS = 40  # codes beside each other in one panel, before there is another
 PANELS = 3
@@ -52,8 +52,8 @@ def table(sheet: Sheet) -> Table:
 
     last = len(sheet.horizons) - 1
     rows = [
-        [code, *(cell("first", q, h) for h in range(last + 1)), whole(of["with_outcome", "first"][q, last]),
-         cell("all", q, last), cell("again", q, last), whole(of["with_outcome", "again"][q, last])]
+        [code, *(cell("first", q, h) for h in range(last + 1)), integer(of["with_outcome", "first"][q, last]),
+         cell("all", q, last), cell("again", q, last), integer(of["with_outcome", "again"][q, last])]
         for q, code in enumerate(sheet.codes)
     ]  # fmt: skip
     days = [f"{horizon:g} d" for horizon in sheet.horizons]

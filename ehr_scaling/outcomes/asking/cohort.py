@@ -56,14 +56,14 @@ def find(folder: Path, split: str | None, group: Sequence[Task]) -> Group:
         return given.find(folder, split, group)
     questions = [_question(vocabulary, task) for task in group]
     anchor = task_tokens.ids(vocabulary, group[0].anchor)
-    told = np.any([anchor, *(q.told for q in questions)], axis=0)
+    sought = np.any([anchor, *(q.sought for q in questions)], axis=0)
     union: list[Stays] = []
     rows: list[list[np.ndarray]] = [[] for _ in group]
     labels: list[list[np.ndarray]] = [[] for _ in group]
     left_out = np.zeros((len(group), len(REASONS)), np.int64)
     patients = count = loud = 0
     for part in parts(folder, split):
-        marks = _Marks.of(part, told)
+        marks = _Marks.of(part, sought)
         a = _anchors(part, marks.where(anchor), group[0])
         judged = [_judge(part, marks, a, question) for question in questions]
         chosen = np.flatnonzero(np.any([why == _ASKED for why, _ in judged], axis=0))
@@ -119,13 +119,13 @@ def checked(group: Group, folder: Path, split: str | None, task: Task) -> Stays:
     every, generated = group.of(0), inspection.of_generated(folder)
     where = f"the {split} split" if split else "all splits"
     if not len(every.labels):
-        raise Unanswerable(f"0 stays of {where} can be asked for {task.name}: {group.told(0, generated)}")
+        raise Unanswerable(f"0 stays of {where} can be asked for {task.name}: {group.describe(0, generated)}")
     if every.labels.dtype == bool and not 0 < (positives := int(every.labels.sum())) < len(every.labels):
         raise Unanswerable(
             f"{disclosure.words(len(every.labels), generated)} stays of {where} can be asked for {task.name}, "
             f"{'all' if positives else 'none'} of them with the outcome: "
             "both kinds are needed, take more patients or another split (--config.data.splits); "
-            f"{group.told(0, generated)}"
+            f"{group.describe(0, generated)}"
         )
     return every
 
@@ -143,8 +143,8 @@ class _Question(NamedTuple):
     classes: np.ndarray  # int64: place among the classes, -1 for none
 
     @property
-    def told(self) -> np.ndarray:
-        """Tokens that must be found: bool."""
+    def sought(self) -> np.ndarray:
+        """bool (V,): tokens that play a part, which are sought in every timeline."""
         return self.first_after | self.without | self.since | self.positive | self.death | (self.kinds > 0)
 
 
@@ -155,8 +155,8 @@ class _Marks(NamedTuple):
     tokens: np.ndarray
 
     @classmethod
-    def of(cls, part: Timelines, told: np.ndarray) -> "_Marks":
-        rows = np.flatnonzero(told[part.tokens])
+    def of(cls, part: Timelines, sought: np.ndarray) -> "_Marks":
+        rows = np.flatnonzero(sought[part.tokens])
         return cls(rows, part.tokens[rows])
 
     def where(self, which: np.ndarray) -> np.ndarray:

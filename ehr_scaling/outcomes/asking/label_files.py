@@ -237,18 +237,18 @@ def _check_whose(path: Path, rows: int, unknown: int, known: int, late: int, gen
       those, at times long after the subject's last event; generated, whether they are nobody's.
     """
 
-    def told(n: int) -> str:
+    def words(n: int) -> str:
         return disclosure.words(n, generated)
 
     remedy = "give their records with --data (launch.predict), or labels of these patients"
     if unknown > max(A_FEW, MOST_UNKNOWN * rows):
         raise UserError(
-            f"{path}: the subjects of {told(unknown)} of the {told(rows)} labels are in no split of the timelines: "
+            f"{path}: the subjects of {words(unknown)} of the {words(rows)} labels are in no split of the timelines: "
             f"the labels belong to other patients; {remedy}"
         )
     if late > max(A_FEW, known / 2):
         raise UserError(
-            f"{path}: {told(late)} of the {told(known)} labels of these subjects are at times more than a year after "
+            f"{path}: {words(late)} of the {words(known)} labels of these subjects are at times more than a year after "
             f"their last event: the labels belong to other patients with the same ids; {remedy}"
         )
 

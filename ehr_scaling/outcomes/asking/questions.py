@@ -250,24 +250,24 @@ def _describe(
 ) -> str:
     """Args: width, tokens of the timeline that a prompt has room for."""
 
-    def told(n: int) -> str:
+    def in_words(n: int) -> str:
         return disclosure.words(n, generated)
 
     n = facts["available_stays"]
-    text = f"{task.description} {told(n)} stays of the {split} split can be asked"
+    text = f"{task.description} {in_words(n)} stays of the {split} split can be asked"
     if "positives" in facts:
         some = facts["available_positives"]
-        share = f"{some / n:.1%}" if generated or min(some, n - some) >= disclosure.FEWEST else told(some)
+        share = f"{some / n:.1%}" if generated or min(some, n - some) >= disclosure.FEWEST else in_words(some)
         text += f", {share} with the outcome"
     if facts["stays"] == n:
         text += "; all are."
     else:
-        text += f"; a seeded sample of {told(facts['stays'])} is"
+        text += f"; a seeded sample of {in_words(facts['stays'])} is"
         if "positives" in facts:
-            text += f", {told(facts['positives'])} of them with the outcome"
+            text += f", {in_words(facts['positives'])} of them with the outcome"
         text += "."
     if cut := facts["shortened"]:
-        text += f" Of {told(cut)} a model reads the last {width:,} tokens of a longer record; baselines read all."
+        text += f" Of {in_words(cut)} a model reads the last {width:,} tokens of a longer record; baselines read all."
     if positive_share is not None and "positives" in facts:
         text += (
             " It was drawn by outcome: the AUROC does not depend on that; the area under the precision-recall curve "

@@ -97,7 +97,7 @@ def prepare(
         group = cohort.find(workdir, split, [sheet.who])
         every = group.of(0)
         if not len(every.times):
-            raise Unanswerable(f"nobody can be asked the sheet {sheet.name}: {group.told(0, generated)}")
+            raise Unanswerable(f"nobody can be asked the sheet {sheet.name}: {group.describe(0, generated)}")
         nobody_said = every._replace(labels=np.full(len(every.times), np.nan, np.float32))
         sampled = stays.subsample(nobody_said, max_samples, None, seed)
         known = read_records(workdir, split, sampled, resolved)
@@ -115,7 +115,7 @@ def prepare(
             "sheet": sheet.name,
             "kind": "sheet",
             "description": _describe(
-                sheet, resolved, group.told(0, generated), len(sampled.times), len(every.times), generated
+                sheet, resolved, group.describe(0, generated), len(sampled.times), len(every.times), generated
             ),
             "horizons": sheet.horizons,
             "codes": [{"code": code.name, "names": code.names} for code in resolved.codes],

@@ -40,7 +40,7 @@ class Group(NamedTuple):
         """The stays of task k with its labels, as if it had been asked alone."""
         return self.stays.take(self.rows[k])._replace(labels=self.labels[k])
 
-    def told(self, k: int, generated: bool) -> str:
+    def describe(self, k: int, generated: bool) -> str:
         """How many stays task k asks about, and how many not, by reason. Args: generated, whether they are nobody's."""
         reasons = [f"{disclosure.words(n, generated)} {reason}" for reason, n in self.left_out[k].items()]
         count = disclosure.words(len(self.rows[k]), generated)

@@ -58,11 +58,11 @@ def _auroc(labels: np.ndarray, probability: np.ndarray, patients: np.ndarray, ge
     area, error = float(areas.areas[0]), float(np.sqrt(np.maximum(areas.covariance[0, 0], 0)))
     low, high = interval(area, error) or (None, None)
 
-    def told(value: float | None) -> float | None:
+    def rounded(value: float | None) -> float | None:
         return None if value is None or not np.isfinite(value) else round(value, disclosure.DIGITS)
 
     counts = {"stays": len(labels), "patients": len(np.unique(patients)), "with_outcome": int(labels.sum())}
     return {
         **{name: disclosure.told(count, generated) for name, count in counts.items()},
-        **{name: told(value) for name, value in (("auroc", area), ("error", error), ("low", low), ("high", high))},
+        **{name: rounded(value) for name, value in (("auroc", area), ("error", error), ("low", low), ("high", high))},
     }

@@ -142,7 +142,7 @@ def run(workdir: Path, planned: Plan, workers: int = 0) -> dict[str, Any]:
     return scores
 
 
-def told(planned: Plan, workdir: Path, scores: Mapping[str, Any]) -> str:
+def describe(planned: Plan, workdir: Path, scores: Mapping[str, Any]) -> str:
     """AUROC and AUPRC of each method and number of labels, mean of the models and of the mean of their risks."""
     lines = []
     for request in planned.requests:

@@ -47,7 +47,7 @@ def test_what_is_left_out_is_counted(admissions):
     group = cohort.find(admissions, "test", [TASK])
     # Of either copy: two that left before, one without an end, one whose end is lost.
     assert group.left_out == ({"decided by the time of the prediction": 4, "left open": 4},)
-    assert group.told(0, True) == ("10 stays asked; left out: 4 decided by the time of the prediction, 4 left open")
+    assert group.describe(0, True) == ("10 stays asked; left out: 4 decided by the time of the prediction, 4 left open")
 
 
 def test_silence(admissions):

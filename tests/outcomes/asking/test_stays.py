@@ -119,5 +119,5 @@ def test_some_stays_of_a_group():
             np.testing.assert_array_equal(field, same)
     nobody = group.choose([np.zeros(0, np.int64)] * 2)
     assert len(nobody.stays.known) == 0 and len(nobody.of(0).labels) == 0
-    assert group.told(0, True) == "4 stays asked; left out: none"
-    assert group.told(1, True) == "4 stays asked; left out: 1,200 left open"
+    assert group.describe(0, True) == "4 stays asked; left out: none"
+    assert group.describe(1, True) == "4 stays asked; left out: 1,200 left open"

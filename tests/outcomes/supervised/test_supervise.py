@@ -96,7 +96,7 @@ def test_heads_are_fitted_once_scored_and_averaged(study_of, monkeypatch):
     mean = probabilities.answers(folder / "supervised" / f"{name.removeprefix(f'{TASK.name}/')}.parquet")
     np.testing.assert_allclose(mean.probabilities, np.mean([s.probabilities for s in of_seeds], axis=0), atol=1e-7)
     assert scores[name]["cells"] == sorted(cell.id for cell in cells)
-    assert supervise.told(planned, workdir, scores).count(" ± ") == 1 + 2 * 3  # of the header, and of each row
+    assert supervise.describe(planned, workdir, scores).count(" ± ") == 1 + 2 * 3  # of the header, and of each row
 
     # What is there is not made again; what is missing is, and comes out the same
     monkeypatch.setattr(records, "restored_params", lambda *args: pytest.fail("fitted again"))
