@@ -308,6 +308,34 @@ def test_a_checkpoint_that_was_never_handed_over_leaves_no_hole_in_the_log(tmp_p
     assert {"runs/a/10/files.json", "runs/a/20/files.json"} <= set(Bucket(url).list("runs"))
 
 
+def test_a_result_over_a_recovery_checkpoint_of_its_step_is_whole_or_not_there(tmp_path, machine, monkeypatch):
+    """The state was saved before a long evaluation; the machine dies while it hands the result over."""
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+    folder = Layout(one).run("a")
+    saver = checkpoint.Saver(folder)
+    saver.save(10, {"w": np.zeros(3)}, {"finished": False})
+    record, put = f"runs/a/10/{checkpoint.FILES}", Bucket.put
+    assert record in Bucket(url).list("runs")
+
+    def die(bucket, key, file):
+        if key == record:
+            raise KeyboardInterrupt
+        return put(bucket, key, file)
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(Bucket, "put", die)
+        saver.save(10, {"w": np.ones(3)}, {"finished": True})
+    saver._manager.close()
+    assert loop.finished([blank.cell("a")], two) is None
+    # Started again it sends what it has, which is whole
+    for workdir in (one, two):
+        assert loop.finished([blank.cell("a")], workdir) == [{"finished": True}]
+    storage.fetch(Layout(two).run("a"))
+    restored = checkpoint.restore_last(Layout(two).run("a"), {"w": np.zeros(3)})
+    assert restored["w"].tolist() == [1.0, 1.0, 1.0]
+
+
 def test_the_metrics_of_a_checkpoint_go_when_it_has_gone(tmp_path, machine):
     """A finished run has no recovery checkpoint any more, on whichever machine one looks."""
     url = buckets.url("file", tmp_path)

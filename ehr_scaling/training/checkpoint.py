@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from ehr_scaling import artifacts, storage
 from ehr_scaling.errors import NO_SPACE, RunFailed, UserError, first_line, of_system, unreadable
 from ehr_scaling.grid.cell import BEFORE, Cell
+from ehr_scaling.processes import agreement
 
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
@@ -68,7 +69,7 @@ class Saver:
           prints a page of traces from its threads.
         """
         if self._apart:
-            state = jax.tree.map(_by_process_0, state)
+            state = jax.tree.map(_gathered, state)
             if jax.process_index() != 0:
                 return
         need = 2 * sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 18)
@@ -78,7 +79,8 @@ class Saver:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(kept))
         try:
             self._seal()
-            if step in self.steps():  # one that was damaged, and passed over
+            if step in self.steps():  # one that was damaged, and passed over; or a recovery checkpoint of the result
+                storage.forget(self.folder / str(step))  # else its record would vouch for the files that come
                 self._manager.delete(step)
             self._manager.save(step, args=items, force=True)
             self._unsealed.append(step)
@@ -154,24 +156,12 @@ def _apart(folder: Path) -> bool:
     return jax.process_count() > 1 and storage.in_bucket(folder)
 
 
-def _by_process_0(leaf: jax.Array) -> np.ndarray | None:
+def _gathered(leaf: jax.Array) -> np.ndarray | None:
     """All of an array of all processes, in process 0; None in the others."""
     if leaf.is_fully_replicated:
         return np.asarray(leaf.addressable_data(0)) if jax.process_index() == 0 else None
     whole = multihost_utils.process_allgather(leaf, tiled=True)
     return whole if jax.process_index() == 0 else None
-
-
-def any_process(flag: bool) -> bool:
-    """Whether it is so in one of the processes that train as one, or more; all of them ask alike."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).any())
-
-
-def by_process_0(flags: list[bool]) -> list[bool]:
-    """What is so to process 0, in all processes, which ask alike: they may see a folder at different times."""
-    if jax.process_count() == 1:
-        return flags
-    return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.array(flags, np.int32))]
 
 
 def fetch(folder: Path) -> None:
@@ -218,23 +208,22 @@ def passed_over(folder: Path, step: int, error: BaseException) -> None:
 
 
 def _verify(folder: Path, step: int) -> None:
-    """See that the files of a checkpoint are those that were saved; process 0 looks, or each at its mirror, and all of
-    them learn of it.
+    """See that the files of a checkpoint are those that were saved; process 0 looks, or each at its mirror.
 
-    Raises: UserError where they are not. One of an earlier version, without checksums, is named and taken as it is.
+    Raises: UserError where they are not, in all processes alike. One of an earlier version, without checksums, is named
+      and taken as it is.
     """
-    error: UserError | None = None
-    if jax.process_index() == 0 or _apart(folder):
-        path = folder / str(step) / FILES
-        try:
-            if path.is_file():
-                artifacts.verify_files(path.parent, artifacts.read_json(path, _again(folder))["files"], _again(folder))
-            else:
-                logging.warning("%s has no checksums, as earlier versions saved it: taken as it is", path.parent)
-        except UserError as e:
-            error = e
-    if any_process(error is not None):
-        raise error or UserError(f"{folder / str(step)} is damaged: {_again(folder)}")
+    path = folder / str(step) / FILES
+
+    def look() -> None:
+        if jax.process_index() != 0 and not _apart(folder):
+            return
+        if path.is_file():
+            artifacts.verify_files(path.parent, artifacts.read_json(path, _again(folder))["files"], _again(folder))
+        else:
+            logging.warning("%s has no checksums, as earlier versions saved it: taken as it is", path.parent)
+
+    agreement.together(look)
 
 
 def _again(folder: Path) -> str:

@@ -15,7 +15,7 @@ from ehr_scaling.data.packing import packed as packed_data
 from ehr_scaling.errors import Diverged, Preempted, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell, Unit, ensembles, lost
 from ehr_scaling.layout import FAILED, RESULTS, Layout
-from ehr_scaling.processes import preemption
+from ehr_scaling.processes import agreement, preemption
 from ehr_scaling.training import checkpoint, sharding, tracking
 from ehr_scaling.training.clock import Clock, Due
 from ehr_scaling.training.evaluation import evaluate
@@ -42,7 +42,7 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     folders = [Layout(workdir).run(cell.id) for cell in cells]
     for folder in folders:
         checkpoint.fetch(folder)
-    results = [checkpoint.result(folder) for folder in folders]
+    results = agreement.together(lambda: [checkpoint.result(folder) for folder in folders])
     finished = {cell.id: result for cell, result in zip(cells, results, strict=True) if result is not None}
     all_are = len(finished) == len(cells)
     # Members that are over may be so without the others, which are tried again
@@ -50,7 +50,7 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
         cell.id in finished and (all_are or checkpoint.over(folder, cell.marks))
         for cell, folder in zip(cells, folders, strict=True)
     ]
-    over = checkpoint.by_process_0(over)
+    over = agreement.by_process_0(over)
     for cell, folder, is_over in zip(cells, folders, over, strict=True):
         if is_over and cell.id not in finished:
             raise UserError(f"{folder}: process 0 sees a finished run here and this process does not: run again")
@@ -264,8 +264,8 @@ def job(unit: Unit, workdir: Path, report: Report) -> list[dict[str, Any]]:
     Raises: as `train`. RunFailed where some of them diverged, now or before, once the others are trained: why is kept
       in `runs/<cell>/failed.json`.
     """
-    reasons = failed(unit, workdir)
-    diverged = checkpoint.by_process_0([cell.id in reasons for cell in unit])
+    reasons = agreement.together(lambda: failed(unit, workdir))
+    diverged = agreement.by_process_0([cell.id in reasons for cell in unit])
     left_out = {
         cell.id: reasons.get(cell.id, f"cell {cell.id} diverged")
         for cell, did in zip(unit, diverged, strict=True)

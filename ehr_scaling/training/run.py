@@ -12,6 +12,7 @@ from ehr_scaling import hardware
 from ehr_scaling.errors import Diverged, RunFailed, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
+from ehr_scaling.processes import agreement
 from ehr_scaling.training import checkpoint, initial
 from ehr_scaling.training.setup import Setup, States, states
 from ehr_scaling.training.step import State
@@ -135,7 +136,7 @@ def _from_trunk(start: int, factory: States, runs: list[Run], workdir: Path) -> 
         checkpoint.fetch(Layout(workdir).run(run.cell.trunk))
     trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
     try:
-        if not all(start in saver.steps() for saver in trunks):
+        if agreement.any_process(not all(start in saver.steps() for saver in trunks)):
             raise RunFailed(
                 f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell.id} branches off: "
                 "delete that folder and run launch.sweep again"
@@ -182,7 +183,7 @@ def _unless_damaged(
             parts.append(read(source))
         except Exception as e:  # Orbax', tensorstore's and JAX' errors share no base class
             error = e
-        if checkpoint.any_process(error is not None):
+        if agreement.any_process(error is not None):
             checkpoint.passed_over(source.folder, step, error or UserError("another process cannot read it"))
             return None
     return parts

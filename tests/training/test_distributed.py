@@ -33,10 +33,10 @@ if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
 from ehr_scaling import storage
 from ehr_scaling.processes import preemption
-from ehr_scaling.errors import Preempted
+from ehr_scaling.errors import Preempted, RunFailed
 from ehr_scaling.grid.cell import of_json
 from ehr_scaling.training import checkpoint, loop, sharding
-saved = checkpoint.Saver.saved
+saved, result = checkpoint.Saver.saved, checkpoint.result
 assert jax.process_count() == int(count)
 for job in jobs:
     sharding.WHOLE_BELOW = job["whole_below"]
@@ -45,6 +45,9 @@ for job in jobs:
     def broken(saver, step):
         raise OSError("Stale file handle")
     checkpoint.Saver.saved = broken if job["blind"] == int(index) else saved
+    def damaged(folder):
+        raise RunFailed("its result is damaged")
+    checkpoint.result = damaged if job["fails"] == int(index) else result
     def report(tokens, before=False):
         left[0] -= tokens
         dispatches.extend([] if before else [tokens])
@@ -59,19 +62,23 @@ for job in jobs:
         except Preempted:
             assert job["asked"] is not None
             continue
+        except RunFailed as e:
+            here = job["fails"] == int(index)
+            assert str(e).startswith("its result" if here else f"process {job['fails']} cannot go on"), e
+            continue
     print(json.dumps(metrics))
 """
 
 
-def job(workdir, cell, asked=None, whole_below=1 << 20, blind=None, after=4, **engine):
+def job(workdir, cell, asked=None, whole_below=1 << 20, blind=None, fails=None, after=4, **engine):
     """What a worker trains; asked, the process that is asked to go after so many dispatches, so that all of them save
-    what they have; blind, the one that cannot read its checkpoints.
+    what they have; blind, the one that cannot read its checkpoints; fails, the one that finds its result damaged.
 
     engine: settings that differ from the cell's.
     """
     cell = replace(cell, engine=replace(cell.engine, **engine))
     about = {"cell": cell.to_json(), "workdir": str(workdir)}
-    return {**about, "asked": asked, "after": after, "whole_below": whole_below, "blind": blind}
+    return {**about, "asked": asked, "after": after, "whole_below": whole_below, "blind": blind, "fails": fails}
 
 
 def trained(tmp_path, jobs, *, processes, devices, mirrors=None):
@@ -137,7 +144,8 @@ def test_two_processes_train_stop_and_resume_as_one(alone, prepared, tmp_path):
 def test_what_one_process_cannot_read_all_of_them_pass_over(alone, prepared, tmp_path):
     cell, metrics = alone
     (tmp_path / "packed").symlink_to(prepared[0] / "packed")
-    jobs = [job(tmp_path, cell, asked=0), job(tmp_path, cell, blind=1)]
+    # What one of them alone finds wrong with a run leaves it out in all, which then train the next
+    jobs = [job(tmp_path, cell, fails=1), job(tmp_path, cell, asked=0), job(tmp_path, cell, blind=1)]
     (again,) = trained(tmp_path, jobs, processes=2, devices=1)
     assert [place["step"] for place in again["places"]] == [0]
     assert again["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=2e-3)
