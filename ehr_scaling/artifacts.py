@@ -242,13 +242,17 @@ def build(
     """
     inputs = inputs if version == 1 else {**inputs, "made_by_version": version}
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
-    storage.fetch(path)
+    _fetch(path)
     if _is_there(path):
-        storage.store(path)  # what a bucket could not take the last time
-        return _made(path, inputs, before or {})
+        known = _made(path, inputs, before or {})
+        if not storage.handed_over(path / RECORD):  # the bucket could not take it the last time
+            with storage.turn(path):
+                if not storage.handed_over(path / RECORD):
+                    storage.store(path, alone=True)
+        return known
     partial = path.with_name(f".{path.name}.partial")
     with storage.turn(path), _locked(partial):
-        storage.fetch(path)
+        _fetch(path)
         if _is_there(path):
             shutil.rmtree(partial, ignore_errors=True)
             return _made(path, inputs, before or {})
@@ -270,6 +274,12 @@ def build(
         partial.replace(path)
         storage.store(path, alone=True)
     return record(path)
+
+
+def _fetch(path: Path) -> None:
+    """Bring an artifact that is whole in its bucket: what a dead machine left of one would lie among the files here."""
+    if storage.handed_over(path / RECORD):
+        storage.fetch(path)
 
 
 def _is_there(path: Path) -> bool:

@@ -129,6 +129,45 @@ def test_what_a_dead_machine_left_of_an_artifact_is_none_of_the_one_that_is_made
         artifacts.verify(three / "events", alone=True)
 
 
+def test_an_artifact_whose_hand_over_was_broken_off_goes_the_next_time_alone(tmp_path, machine, monkeypatch):
+    """It was made beside what a dead machine had left, and its own machine died on the way too."""
+    url = buckets.url("file", tmp_path)
+    one, two, three = (machine(url, k) for k in (1, 2, 3))
+
+    def make(name):
+        return lambda folder: write(folder / name, name) or {}
+
+    def end(path, **how):
+        raise KeyboardInterrupt
+
+    artifacts.build(one / "events", {"a": 1}, make("data/x"))
+    storage.forget(one / "events" / artifacts.RECORD)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(storage, "store", end)
+        artifacts.build(two / "events", {"a": 2}, make("data/y"))
+    artifacts.build(two / "events", {"a": 2}, make("data/z"))
+    artifacts.verify(three / "events", alone=True)
+    assert set(files(three / "events")) == {"data/y", artifacts.RECORD}
+
+
+def test_what_one_machine_could_not_hand_over_takes_no_others_place(tmp_path, machine, monkeypatch):
+    """Another one has made it of other inputs since: that is said before anything is sent."""
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+    make = lambda folder: write(folder / "x", "1") or {}  # noqa: E731
+    with monkeypatch.context() as unseen:
+        unseen.setattr(storage, "store", lambda path, **how: None)
+        artifacts.build(one / "events", {"a": 1}, make)
+    artifacts.build(two / "events", {"a": 2}, make)
+    there = Bucket(url).list("events")
+    for _ in range(2):
+        with pytest.raises(UserError, match="was made from other inputs"):
+            artifacts.build(one / "events", {"a": 2}, make)
+        assert Bucket(url).list("events") == there
+    assert artifacts.build(one / "events", {"a": 1}, make)["inputs"] == {"a": 1}
+    assert Bucket(url).list("events") == there
+
+
 def test_whose_records_they_are_is_known_on_a_machine_that_has_nothing_yet(tmp_path, machine):
     """As `launch.evaluate --show` asks, before anything else is brought."""
     url = buckets.url("file", tmp_path)
