@@ -455,13 +455,19 @@ def test_a_status_asks_no_more_of_many_cells(tmp_path, machine, monkeypatch):
     monkeypatch.setattr(Bucket, "_request", lambda *args, **options: asked.append(args) or request(*args, **options))
     monkeypatch.setattr(status.manifest, "read", lambda grid: cells)
     told, all_of_them = status.text(one)
-    assert told.splitlines()[-1] == "6 finished of 6 units" and all_of_them and len(asked) == 2
+    assert told.splitlines()[-1] == "6 finished of 6 units" and all_of_them and len(asked) == 1
     asked.clear()
     units = [[cell] for cell in cells]
     options = {"workers": 2, "title": "", "costs": [claims.Cost(1.0, 1.0)] * 6}
     results = local.run(None, units, one, done=loop.finished, **options)
     assert results == [loop.finished(unit, one) for unit in units]
-    assert len(asked) == 2 * 2 + 2 * len(cells)  # looks at the beginning and the end; those of the line above
+    assert len(asked) == 1 + 2 * len(cells)  # the look at the beginning; those of the line above
+    asked.clear()
+    loop.retry(cells, one)
+    assert len(asked) == 1
+    asked.clear()
+    local.run(None, units, one, done=lambda unit, workdir: [], **options)  # of another kind, which asks for no runs
+    assert not asked
 
 
 def test_a_cell_may_be_named_by_digits_alone(tmp_path, machine):

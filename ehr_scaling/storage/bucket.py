@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,9 +72,10 @@ class Bucket:
 
     @contextlib.contextmanager
     def listed(self, *prefixes: str) -> Iterator[None]:
-        """Until the block ends, in which many things are looked at, `glance` goes by one listing of each key."""
+        """Until the block ends, in which many things are looked at, `glance` goes by one listing of each key, made when
+        first looked at."""
         before = _listings.get(self.url, {})
-        _listings[self.url] = {prefix: _Listing(self.list(prefix)) for prefix in prefixes}
+        _listings[self.url] = {prefix: _Listing(partial(self.list, prefix)) for prefix in prefixes}
         try:
             yield
         finally:
@@ -180,10 +181,18 @@ class Bucket:
 
 
 class _Listing:
-    """What `Bucket.list` gave, from which parts are taken."""
+    """What `Bucket.list` gives, from which parts are taken."""
 
-    def __init__(self, listed: dict[str, dict[str, Any]]) -> None:
-        self._listed, self._keys = listed, sorted(listed)
+    def __init__(self, make: Callable[[], dict[str, dict[str, Any]]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        return self._make()
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return sorted(self._listed)
 
     def below(self, prefix: str) -> dict[str, dict[str, Any]]:
         first, last = (bisect.bisect_left(self._keys, prefix + end) for end in "/0")  # 0 comes after /

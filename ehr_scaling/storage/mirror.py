@@ -213,7 +213,7 @@ def names(path: Path) -> set[str]:
 @contextlib.contextmanager
 def listed(*paths: Path) -> Iterator[None]:
     """Until the block ends, `fetch`, `handed_over` and `Lease.holder` of what lies at and below `paths` go by one
-    listing of each, made now: for a look at many of them, which need not see what others do meanwhile."""
+    listing of each, made when the first is asked: for a look at many, which need not see what others do meanwhile."""
     if (mirror := _mirror(paths[0])) is None:
         yield
         return

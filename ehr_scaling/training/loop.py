@@ -305,10 +305,12 @@ def _told(left_out: dict[str, str]) -> RunFailed:
 
 def retry(cells: list[Cell], workdir: Path) -> None:
     """Forget that cells diverged: they are trained again, from the checkpoints there are."""
-    for cell in cells:
-        path = Layout(workdir).run(cell.id) / FAILED
-        storage.forget(path)
-        path.unlink(missing_ok=True)
+    with storage.listed(Layout(workdir).runs):
+        for cell in cells:
+            path = Layout(workdir).run(cell.id) / FAILED
+            if storage.handed_over(path):
+                storage.forget(path)
+            path.unlink(missing_ok=True)
 
 
 def verify(units: list[Unit], workdir: Path) -> None:

@@ -40,7 +40,8 @@ GKE_TOPOLOGY = flags.DEFINE_string("gke_topology", None, "gke: of TPUs, such as 
 GKE_HOSTS = flags.DEFINE_integer(
     "gke_hosts",
     None,
-    "gke: machines that train as one [default: 1; all of --gke_topology where the cells of --workdir do not fit one].",
+    "gke: machines that train as one [default: 1; all of --gke_topology where the cells of"
+    " --workdir do not fit one, or where that cannot be told].",
 )
 GKE_PARALLEL = flags.DEFINE_integer(
     "gke_parallel",

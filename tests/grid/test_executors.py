@@ -1,5 +1,6 @@
 """Units done in other processes come back in order; what goes wrong there is one line here."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -133,6 +134,35 @@ def test_a_claim_takes_as_long_however_many_are_finished_behind_one_that_is_held
             turns.close()
         assert sorted(done) == list(range(many - 1))
         assert finished.looks < 10 * many
+
+
+def test_looks_at_what_others_hold_take_a_part_of_the_time(tmp_path, monkeypatch):
+    """In a bucket each is requests, and there may be as many as there are machines."""
+    now, looks = [0.0], []
+
+    @contextlib.contextmanager
+    def claim(workdir, unit):
+        now[0] += 1.0
+        looks.append(number[unit[0].id])
+        yield looks[-1] not in held
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(claims, "claim", claim)
+    monkeypatch.setattr(claims.time, "sleep", sleep)
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    todo, held = units(300, size="s"), set(range(290, 300))  # the costliest
+    number = {unit[0].id: i for i, unit in enumerate(todo)}
+    turns = in_turn(tmp_path, todo, [-1] * 300, [0] * 300)
+    done = list(itertools.islice(turns, 200))
+    assert done == list(range(289, 89, -1)) and looks[:11] == list(range(299, 288, -1))
+    assert 80 <= sum(i >= 290 for i in looks) <= 110  # each of the 200 claims looked at all ten before
+    held.clear()  # they are let go of: the costliest is taken within a round of looks
+    done += itertools.islice(turns, 21)
+    assert 299 in done
+    done += [i for i in turns if i is not None]
+    assert sorted(done) == list(range(300))
 
 
 def in_turn(workdir, todo, owners, finished, **more):

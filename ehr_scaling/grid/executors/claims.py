@@ -25,6 +25,7 @@ from ehr_scaling.processes import preemption
 
 NOBODY = -1
 POLL = 0.5  # seconds between two looks at units that others hold
+_SHARE = 3.0  # of its time at most one part in so many goes on looks at what others hold, which a bucket makes slow
 _LOOKED_AT = 32  # units of a size, by which to know whether another process has compiled it
 POLL_BUCKET = 5.0  # where each look is a request
 
@@ -152,6 +153,7 @@ def in_turn(
         by_size.setdefault(units[i][0].size, _Left([], [])).rest.append(i)
     compiled, by_others = set[str](), set[str]()  # sizes
     idle_since = time.monotonic()
+    look_again = 0.0  # at what others hold, of which there may be as many as there are machines
     while not preemption.requested():
         for size, left in by_size.items():
             if any(owners[i] not in (NOBODY, me) for i in (*left.tried, *left.rest[-_LOOKED_AT:])):
@@ -162,14 +164,17 @@ def in_turn(
         by_size = {size: left for size, left in by_size.items() if left.tried or left.rest}
         if not by_size:
             return
-        for i in _by_rank(by_size, costs, compiled, by_others):
+        all_of_them = time.monotonic() >= look_again
+        for i in _by_rank(by_size, costs, compiled, by_others, tried=all_of_them):
             left = by_size[units[i][0].size]
             if left.rest and left.rest[-1] == i:
                 left.tried.append(left.rest.pop())
             if finished[i]:
                 continue
+            looked = time.monotonic()
             with claim(workdir, units[i]) as ours:
                 if not ours or finished[i]:
+                    look_again = max(look_again, looked) + _SHARE * (time.monotonic() - looked)
                     continue
                 owners[i] = me
                 compiled.add(units[i][0].size)
@@ -182,7 +187,7 @@ def in_turn(
             if any(map(lend_a_hand, held)):
                 idle_since = time.monotonic()
                 continue
-            if patience is not None and time.monotonic() - idle_since > patience:
+            if patience is not None and all_of_them and time.monotonic() - idle_since > patience:
                 return
             yield None
             pause(workdir)
@@ -197,15 +202,15 @@ class _Left(NamedTuple):
 
 
 def _by_rank(
-    by_size: Mapping[str, _Left], costs: Sequence[Cost], first: Collection[str], last: Collection[str]
+    by_size: Mapping[str, _Left], costs: Sequence[Cost], first: Collection[str], last: Collection[str], *, tried: bool
 ) -> Iterator[int]:
     """The units that are left, one by one as they are asked for.
 
-    Args: first, last: sizes that come before the others, and after.
+    Args: first, last, sizes that come before the others, and after. tried, whether those come too that others held.
     """
     ranks: dict[int, list[Iterator[int]]] = {0: [], 1: [], 2: []}
     for size, left in by_size.items():
-        in_order = itertools.chain(list(left.tried), reversed(left.rest))
+        in_order = itertools.chain(list(left.tried) if tried else [], reversed(left.rest))
         ranks[0 if size in first else 2 if size in last else 1].append(in_order)
     for sizes in ranks.values():
         yield from heapq.merge(*sizes, key=lambda i: (-costs[i].flops, i))

@@ -49,7 +49,9 @@ class Task:
         steps: Steps | None = None,
     ):
         self.job, self.unit, self.title, self.done = job, unit, title, done
-        self.workdir = storage.given(workdir)  # on a node a bucket may have its mirror elsewhere
+        # On a node a bucket may have its mirror elsewhere. str() where it is used: tasks that an earlier version queued
+        # hold a Path
+        self.workdir = storage.given(workdir)
         self.before, self.cost, self.steps = before, cost, steps
         self.scontrol = _scontrol()  # where it is submitted; a node may have it elsewhere, or not on its PATH
 
