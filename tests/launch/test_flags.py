@@ -29,20 +29,27 @@ OF_OTHERS = re.compile(r"launch\.\w+[^;:]*")  # "... launch.sweep --status": the
 
 @pytest.fixture(scope="module")
 def told():
-    """{command: (names of its flags, absl's own among them, and of the modules imported before it begins)}. All at
+    """{command: (names of its flags, absl's own among them, and of the modules imported when its help is told)}. All at
     once: most of their time is their imports."""
-    code = (
-        "import sys; sys.argv = [sys.argv[1]]; import {0}; from absl import flags; "
-        "print(*flags.FLAGS); print(*sys.modules)"
-    )
+    code = """
+import runpy, sys
+name = sys.argv.pop()
+sys.argv.append("--help")
+try:
+    runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+from absl import flags
+print(*flags.FLAGS)
+print(*sys.modules)
+"""
     running = {
-        path.stem: subprocess.Popen(
-            [sys.executable, "-c", code.format(f"launch.{path.stem}"), str(path)], stdout=subprocess.PIPE, text=True
-        )
+        path.stem: subprocess.Popen([sys.executable, "-c", code, path.stem], stdout=subprocess.PIPE, text=True)
         for path in COMMANDS
     }
     said = {name: process.communicate(timeout=300)[0].splitlines() for name, process in running.items()}
-    return {name: tuple(set(line.split()) for line in lines) for name, lines in said.items()}
+    assert all("flags" in "".join(help_text) for *help_text, _, _ in said.values())
+    return {name: tuple(set(line.split()) for line in lines[-2:]) for name, lines in said.items()}
 
 
 @pytest.fixture(scope="module")
