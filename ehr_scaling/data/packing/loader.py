@@ -3,7 +3,6 @@
 import bisect
 import contextlib
 import functools
-import os
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -89,7 +88,7 @@ class _Rows:
         ]
         self._open = functools.lru_cache(_files_to_open(streams))(_reader)
         self._skip, self._skipped, self._named = skip, set[int](), set[int]()
-        there = set(os.listdir(packed))  # a look at each of thousands takes seconds on a network drive
+        there = {path.name for path in packed.iterdir()}  # a look at each of thousands takes seconds on a network drive
         for file, path in enumerate(self._paths):
             if path.name not in there:
                 self._damaged(file, np.flatnonzero(self._file == file), f"{path} is missing")
