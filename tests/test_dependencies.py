@@ -72,3 +72,12 @@ def test_what_a_test_skips_without_is_installed_by_some_job_that_runs_it():
     jobs = (ROOT / ".github/workflows/ci.yml").read_text()
     assert {"test", "test-extras", "docs", "check"} <= set(re.findall(r"- run: make ([\w-]+)", jobs))
     assert "docker build -t ehr-scaling ." in jobs and "docker run --rm ehr-scaling check" in jobs
+
+
+def test_the_extra_for_other_machines_has_what_the_runners_shown_need():
+    """Those of docs/data.md that are not called untested."""
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = {name for name, end in re.findall(r"--runner=(\w+)Runner\b(.*)", page) if "untested" not in end}
+    needs = {"Direct": "apache-beam", "Dask": "distributed"}
+    assert shown == needs.keys()
+    assert set(needs.values()) <= distributions(PROJECT["optional-dependencies"]["beam"])
