@@ -85,7 +85,7 @@ def main() -> None:
     from ehr_scaling import study  # this and what it imports take seconds
     from ehr_scaling.analysis.compare import ladder
     from ehr_scaling.analysis.options import Options
-    from ehr_scaling.analysis.report import plots, recipe_plots
+    from ehr_scaling.analysis.report.figures import plots, recipe_plots
     from ehr_scaling.artifacts import read_json, write_json
 
     folders = {name: workdir / name.replace(" ", "-") for name in recipes.CHANGES}

@@ -7,33 +7,34 @@ from typing import Any
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.forecast import holdout
 from ehr_scaling.analysis.options import Options, silent
-from ehr_scaling.analysis.report import (
-    answer,
-    checklist,
+from ehr_scaling.analysis.report import folder, html
+from ehr_scaling.analysis.report.figures import (
     curve_plots,
     decision_plots,
-    folder,
-    html,
     label_plots,
-    law_sections,
-    listings,
-    memory_section,
     outcome_plots,
-    outcome_sections,
-    plan_section,
     plots,
     profile_plots,
     repeated_plots,
-    repeated_sections,
-    sections,
-    sheet_section,
     sweep_plots,
-    sweep_sections,
 )
 from ehr_scaling.analysis.report.folder import FORECAST, MARK
 from ehr_scaling.analysis.report.html import Raw
-from ehr_scaling.analysis.report.limits import limits
 from ehr_scaling.analysis.report.results import Results, fit, to_json
+from ehr_scaling.analysis.report.sections import (
+    answer,
+    budget_sections,
+    checklist,
+    law_sections,
+    listings,
+    memory_section,
+    outcome_sections,
+    plan_section,
+    repeated_sections,
+    sheet_section,
+    sweep_sections,
+)
+from ehr_scaling.analysis.report.sections.limits import limits
 from ehr_scaling.analysis.tables import curves, readers
 from ehr_scaling.analysis.tables.run_table import RunTable, describe
 from ehr_scaling.artifacts import write_json, write_text
@@ -162,11 +163,11 @@ def render(
     body = [
         answer.answer(r, svg),
         plan_section.plan(r.planner),
-        sections.profiles(r),
-        sections.power_laws(r, svg["power_laws"], svg["loss_of_compute"]),
-        sections.joint(r, svg.get("joint_law")),
+        budget_sections.profiles(r),
+        budget_sections.power_laws(r, svg["power_laws"], svg["loss_of_compute"]),
+        budget_sections.joint(r, svg.get("joint_law")),
         law_sections.identifiability(r.identifiability, svg.get("profiles")),
-        sections.sealed(r, svg.get("sealed_forecast")),
+        budget_sections.sealed(r, svg.get("sealed_forecast")),
         sweep_sections.learning_rates(r, svg.get("learning_rates")),
         sweep_sections.repeated(r, svg.get("passes")),
         repeated_sections.section(r.repeated, svg.get("repeated_data")),

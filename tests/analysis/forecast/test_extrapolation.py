@@ -8,7 +8,8 @@ from scipy import stats
 from ehr_scaling.analysis.forecast import choice, extrapolation, misfit
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import results, sections
+from ehr_scaling.analysis.report import results
+from ehr_scaling.analysis.report.sections import budget_sections
 from ehr_scaling.analysis.report.summary import summary
 from ehr_scaling.analysis.tables.run_table import from_rows
 
@@ -194,7 +195,7 @@ def test_every_law_stands_in_the_report_and_on_the_terminal(law):
     assert set(made["laws"]) == set(joint_laws.FORMS) and made["selected"] == law
     line = next(line for line in summary(made).splitlines() if line.startswith(f"joint law ({law})"))
     assert all(name in line for name in made["laws"][law]["parameters"])
-    page = str(sections.joint(found, None))
+    page = str(budget_sections.joint(found, None))
     assert law.capitalize() in page and "selected" in page and "for each decade" in page
     assert found.forecast["law"]["name"] == law and found.forecast["drift_percent_a_decade"] > 0
 

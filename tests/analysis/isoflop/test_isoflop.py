@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ehr_scaling.analysis import small_sample
 from ehr_scaling.analysis.isoflop import isoflop, parabola, power_laws
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import plots, results, sections
+from ehr_scaling.analysis.report import results
+from ehr_scaling.analysis.report.figures import plots
+from ehr_scaling.analysis.report.sections import budget_sections
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.words import SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError
@@ -299,7 +301,7 @@ def test_the_report_says_the_method_and_shows_the_band():
     band = written["budgets"][0]["near"]
     assert band["within"] == 0.005 and band["low"] < written["budgets"][0]["N"] < band["high"]
     assert band["open_low"] is False and len(band["low_interval"]) == 2
-    page = unescape(sections.profiles(found))
+    page = unescape(budget_sections.profiles(found))
     assert "N within 0.5" in page and "Akima's interpolation" in page
     for method, name in {"parabola": "a parabola", "akima": "Akima"}.items():
         assert f"In each budget {name}" in isoflop.rule(by(method))

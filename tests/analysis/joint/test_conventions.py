@@ -8,7 +8,7 @@ import simulated
 from ehr_scaling.analysis.isoflop import isoflop, power_laws
 from ehr_scaling.analysis.joint import conventions, joint_laws, optimum
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import law_sections
+from ehr_scaling.analysis.report.sections import law_sections
 from ehr_scaling.analysis.tables import cells
 from ehr_scaling.analysis.tables.run_table import from_rows
 

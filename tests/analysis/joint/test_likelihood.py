@@ -14,7 +14,8 @@ from ehr_scaling.analysis.joint import identifiability, joint_fit, joint_laws, l
 from ehr_scaling.analysis.joint.identifiability import identify
 from ehr_scaling.analysis.joint.joint_fit import ALPHA, BETA, LOG_A, LOG_B, LOG_E, LOG_K
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import law_sections, profile_plots
+from ehr_scaling.analysis.report.figures import profile_plots
+from ehr_scaling.analysis.report.sections import law_sections
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import drop_highest_loss, from_rows
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED

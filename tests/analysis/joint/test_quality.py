@@ -8,7 +8,7 @@ import simulated
 
 from ehr_scaling.analysis.joint import quality
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import law_sections
+from ehr_scaling.analysis.report.sections import law_sections
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.errors import UserError

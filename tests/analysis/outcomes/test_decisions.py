@@ -12,7 +12,9 @@ from test_scores import compared, rewrite
 from ehr_scaling.analysis.outcomes import decisions, scores, scores_json
 from ehr_scaling.analysis.outcomes.decisions import HARMS, HELPS, OPEN, SAME, Point
 from ehr_scaling.analysis.outcomes.measures import Measure
-from ehr_scaling.analysis.report import decision_plots, decision_sections, outcome_sections, report
+from ehr_scaling.analysis.report import report
+from ehr_scaling.analysis.report.figures import decision_plots
+from ehr_scaling.analysis.report.sections import decision_sections, outcome_sections
 from ehr_scaling.outcomes.judging.metrics import decision
 
 

@@ -13,7 +13,9 @@ from test_downstream import FEW, study
 
 from ehr_scaling.analysis.outcomes import beside, downstream, scores
 from ehr_scaling.analysis.outcomes.predictions import Predictions
-from ehr_scaling.analysis.report import outcome_plots, outcome_sections, plots, report
+from ehr_scaling.analysis.report import report
+from ehr_scaling.analysis.report.figures import outcome_plots, plots
+from ehr_scaling.analysis.report.sections import outcome_sections
 from ehr_scaling.errors import UserError
 
 

@@ -13,7 +13,8 @@ from scipy.special import expit
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, supervised
 from ehr_scaling.analysis.outcomes.predictions import COLUMNS, Predictions
-from ehr_scaling.analysis.report import label_plots, outcome_sections
+from ehr_scaling.analysis.report.figures import label_plots
+from ehr_scaling.analysis.report.sections import outcome_sections
 from ehr_scaling.errors import UserError
 
 FEW = Options(draws=200)

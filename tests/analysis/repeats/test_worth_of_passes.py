@@ -8,7 +8,8 @@ from test_repeated_laws import BASE, grid, losses
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.repeats import repeated_data, worth_of_passes
-from ehr_scaling.analysis.report import plots, repeated_plots, repeated_sections
+from ehr_scaling.analysis.report.figures import plots, repeated_plots
+from ehr_scaling.analysis.report.sections import repeated_sections
 from ehr_scaling.analysis.tables.run_table import from_columns
 from ehr_scaling.analysis.words import EXTRAPOLATED, SUPPORTED, UNIDENTIFIED
 from ehr_scaling.errors import UserError

@@ -3,7 +3,8 @@ import simulated
 import sweeps
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import checklist, results
+from ehr_scaling.analysis.report import results
+from ehr_scaling.analysis.report.sections import checklist
 from ehr_scaling.analysis.tables.run_table import from_rows
 
 FEW = Options(draws=20)

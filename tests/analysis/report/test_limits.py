@@ -8,7 +8,7 @@ import simulated
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.report import results
-from ehr_scaling.analysis.report.limits import limits
+from ehr_scaling.analysis.report.sections.limits import limits
 from ehr_scaling.analysis.report.summary import by_seeds, few_patients, summary
 from ehr_scaling.analysis.tables.run_table import from_rows
 

@@ -8,7 +8,8 @@ import simulated
 from test_schema import write_audits
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import memory_section, report
+from ehr_scaling.analysis.report import report
+from ehr_scaling.analysis.report.sections import memory_section
 from ehr_scaling.analysis.tables import readers
 from ehr_scaling.artifacts import read_json, write_json
 from tests import forked

@@ -13,7 +13,9 @@ from matplotlib.colors import to_rgb
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import planner
-from ehr_scaling.analysis.report import html, plan_section, plots, report
+from ehr_scaling.analysis.report import html, report
+from ehr_scaling.analysis.report.figures import plots
+from ehr_scaling.analysis.report.sections import plan_section
 from ehr_scaling.analysis.tables import curves
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.analysis.words import Verdict

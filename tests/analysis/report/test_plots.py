@@ -3,7 +3,8 @@
 import simulated
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import plots, results
+from ehr_scaling.analysis.report import results
+from ehr_scaling.analysis.report.figures import plots
 
 
 def test_every_run_is_drawn_once_and_runs_alike_together():

@@ -10,7 +10,8 @@ import pytest
 import simulated
 
 from ehr_scaling.analysis.options import Options
-from ehr_scaling.analysis.report import folder, plots, report
+from ehr_scaling.analysis.report import folder, report
+from ehr_scaling.analysis.report.figures import plots
 from ehr_scaling.artifacts import fingerprint
 from ehr_scaling.errors import UserError
 from tests import forked

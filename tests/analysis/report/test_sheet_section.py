@@ -9,7 +9,8 @@ from test_schema import write_sheet
 
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.outcomes import downstream, scores, sheets
-from ehr_scaling.analysis.report import plots, sheet_section
+from ehr_scaling.analysis.report.figures import plots
+from ehr_scaling.analysis.report.sections import sheet_section
 from ehr_scaling.analysis.tables.run_table import from_rows
 from ehr_scaling.errors import UserError
 

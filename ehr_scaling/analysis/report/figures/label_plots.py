@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.outcomes.supervised import METHODS, TREES, ZERO_SHOT
-from ehr_scaling.analysis.report.plots import ACCENT, HERO, INK, MUTED
+from ehr_scaling.analysis.report.figures.plots import ACCENT, HERO, INK, MUTED
 from ehr_scaling.analysis.wording import decimal, integer, known
 
 _STYLES = {"probe": (INK, "o", "-"), "finetune": (INK, "s", (0, (5, 2)))}

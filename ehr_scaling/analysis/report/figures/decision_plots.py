@@ -11,8 +11,8 @@ from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.decisions import Decision
 from ehr_scaling.analysis.outcomes.measures import Measure
 from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, Score, of_role, telling
-from ehr_scaling.analysis.report.outcome_plots import CHANCE, RARE, dashed
-from ehr_scaling.analysis.report.plots import ACCENT, INK, MUTED, log_ticks
+from ehr_scaling.analysis.report.figures.outcome_plots import CHANCE, RARE, dashed
+from ehr_scaling.analysis.report.figures.plots import ACCENT, INK, MUTED, log_ticks
 from ehr_scaling.analysis.wording import percent
 
 ALL = (0, (6, 1.5, 1, 1.5))  # dashes of treating all

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.isoflop import parabola, rates
-from ehr_scaling.analysis.report.plots import ACCENT, shades
+from ehr_scaling.analysis.report.figures.plots import ACCENT, shades
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.tables.selection import grouped
 from ehr_scaling.analysis.wording import count, significant

@@ -6,10 +6,10 @@ from typing import Any
 from ehr_scaling.analysis.outcomes import downstream, scores, supervised
 from ehr_scaling.analysis.outcomes.decisions import OF_GAP
 from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, VALIDATION, Measure, Score, of_role
-from ehr_scaling.analysis.report import decision_sections
-from ehr_scaling.analysis.report.decision_plots import decided, looked_at
+from ehr_scaling.analysis.report.figures.decision_plots import decided, looked_at
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.report.sections import decision_sections
 from ehr_scaling.analysis.tables.run_table import SPAN
 from ehr_scaling.analysis.wording import (
     DASH,

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.joint.identifiability import Identifiability, Profile
-from ehr_scaling.analysis.report.plots import ACCENT, INK, MUTED, log_ticks
+from ehr_scaling.analysis.report.figures.plots import ACCENT, INK, MUTED, log_ticks
 from ehr_scaling.analysis.wording import count, known, percent, power, significant
 
 COLUMNS = 4

@@ -12,8 +12,8 @@ from ehr_scaling.analysis.outcomes import memory
 from ehr_scaling.analysis.outcomes.audits import FOUND, GIVEN_BACK, LOSS, RARE, RATIO, UNSHARED, Audit
 from ehr_scaling.analysis.outcomes.memory import Law
 from ehr_scaling.analysis.outcomes.scores import Measure
+from ehr_scaling.analysis.report.figures.plots import MARKERS, MUTED, shades
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
-from ehr_scaling.analysis.report.plots import MARKERS, MUTED, shades
 from ehr_scaling.analysis.wording import DASH, count, decimal, known, percent, signed, significant, span
 
 TITLES = {

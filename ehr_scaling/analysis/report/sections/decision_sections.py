@@ -6,7 +6,7 @@ from ehr_scaling.analysis.outcomes import decisions
 from ehr_scaling.analysis.outcomes.decisions import Decision, Gap
 from ehr_scaling.analysis.outcomes.measures import Measure
 from ehr_scaling.analysis.outcomes.scores import LEAST_LOSS, RECALIBRATED, Group, Score, of_role, recalibrated_groups
-from ehr_scaling.analysis.report.decision_plots import decided, looked_at
+from ehr_scaling.analysis.report.figures.decision_plots import decided, looked_at
 from ehr_scaling.analysis.report.html import Noted, Table
 from ehr_scaling.analysis.wording import DASH, decimal, known, percent, signed, span, title
 

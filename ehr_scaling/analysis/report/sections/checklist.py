@@ -10,8 +10,8 @@ from ehr_scaling.analysis.isoflop import parabola
 from ehr_scaling.analysis.joint import joint_laws
 from ehr_scaling.analysis.joint.joint_laws import AUTO
 from ehr_scaling.analysis.report.html import Chip, Raw, Table, render
-from ehr_scaling.analysis.report.limits import left_out
 from ehr_scaling.analysis.report.results import Results, residuals
+from ehr_scaling.analysis.report.sections.limits import left_out
 from ehr_scaling.analysis.tables.run_table import Floats, RunTable, describe
 from ehr_scaling.analysis.wording import count, decimal, percent, plural, power, significant, span
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.sheets import OCCURRENCES, Sheet
+from ehr_scaling.analysis.report.figures.plots import INK, MUTED, SHADES
 from ehr_scaling.analysis.report.html import Noted, Raw, Table, render
-from ehr_scaling.analysis.report.plots import INK, MUTED, SHADES
 from ehr_scaling.analysis.wording import DASH, decimal, integer, known, span
 
 ROWS = 40  # codes beside each other in one panel, before there is another

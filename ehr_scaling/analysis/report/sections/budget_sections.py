@@ -4,7 +4,7 @@ import numpy as np
 
 from ehr_scaling.analysis.forecast import extrapolation, holdout
 from ehr_scaling.analysis.isoflop import isoflop, parabola
-from ehr_scaling.analysis.report import plots
+from ehr_scaling.analysis.report.figures import plots
 from ehr_scaling.analysis.report.html import Chip, Noted, Raw, Table, formula, render
 from ehr_scaling.analysis.report.results import Results, budget_verdict, joint_optimum, parameters, verdicts
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, power, signed, significant, span

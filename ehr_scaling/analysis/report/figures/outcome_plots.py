@@ -11,7 +11,17 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.outcomes.downstream import Outcome
 from ehr_scaling.analysis.outcomes.scores import BASELINE, LEAST_LOSS, RECALIBRATED, SMALLEST_MODEL, Score, of_role
-from ehr_scaling.analysis.report.plots import ACCENT, HERO, INK, MANY, MARKERS, MUTED, log_bar, log_ticks, shades
+from ehr_scaling.analysis.report.figures.plots import (
+    ACCENT,
+    HERO,
+    INK,
+    MANY,
+    MARKERS,
+    MUTED,
+    log_bar,
+    log_ticks,
+    shades,
+)
 from ehr_scaling.analysis.wording import count, decimal, known, percent, power
 
 CHANCE = (0, (1, 2))

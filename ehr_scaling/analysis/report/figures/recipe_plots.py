@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ehr_scaling.analysis.report.plots import ACCENT, INK, MARKERS, MUTED
+from ehr_scaling.analysis.report.figures.plots import ACCENT, INK, MARKERS, MUTED
 from ehr_scaling.analysis.wording import known, significant
 
 _ROW = 0.42  # inches

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ehr_scaling.analysis.draws import Floats
-from ehr_scaling.analysis.report.plots import INK, MANY, budget_bar, budget_colours, log_ticks
+from ehr_scaling.analysis.report.figures.plots import INK, MANY, budget_bar, budget_colours, log_ticks
 from ehr_scaling.analysis.report.results import Results
 from ehr_scaling.analysis.wording import count, power, significant
 

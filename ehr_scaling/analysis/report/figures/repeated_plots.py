@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ehr_scaling.analysis.draws import Floats
 from ehr_scaling.analysis.repeats.repeated_data import IGNORED, Repeated
 from ehr_scaling.analysis.repeats.repeated_laws import LEAST_REPEATS
-from ehr_scaling.analysis.report.plots import MUTED, shades
+from ehr_scaling.analysis.report.figures.plots import MUTED, shades
 from ehr_scaling.analysis.wording import count, significant
 
 PANELS = 4

@@ -6,9 +6,9 @@ from ehr_scaling.analysis import words
 from ehr_scaling.analysis.isoflop import rates
 from ehr_scaling.analysis.isoflop.parabola import rule
 from ehr_scaling.analysis.repeats import repeats
+from ehr_scaling.analysis.report.figures.sweep_plots import share
 from ehr_scaling.analysis.report.html import Chip, Noted, Raw, Table, render
 from ehr_scaling.analysis.report.results import Results
-from ehr_scaling.analysis.report.sweep_plots import share
 from ehr_scaling.analysis.tables import selection
 from ehr_scaling.analysis.wording import DASH, count, decimal, percent, signed, significant, span
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ehr_scaling.analysis.joint import quality
 from ehr_scaling.analysis.report.html import Raw, Table, render
-from ehr_scaling.analysis.report.limits import left_out
 from ehr_scaling.analysis.report.results import Results
+from ehr_scaling.analysis.report.sections.limits import left_out
 from ehr_scaling.analysis.tables.selection import kind_names
 from ehr_scaling.analysis.wording import DASH, count, decimal, integer, known, power, significant, title
 
