@@ -243,19 +243,17 @@ def build(
     inputs = inputs if version == 1 else {**inputs, "made_by_version": version}
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
     _fetch(path)
-    if _is_there(path):
-        known = _made(path, inputs, before or {})
-        if not storage.handed_over(path / RECORD):  # the bucket could not take it the last time
-            with storage.turn(path):
-                if not storage.handed_over(path / RECORD):
-                    storage.store(path, alone=True)
-        return known
+    if _is_there(path) and storage.handed_over(path / RECORD):
+        return _made(path, inputs, before or {})
     partial = path.with_name(f".{path.name}.partial")
     with storage.turn(path), _locked(partial):
         _fetch(path)
         if _is_there(path):
             shutil.rmtree(partial, ignore_errors=True)
-            return _made(path, inputs, before or {})
+            known = _made(path, inputs, before or {})
+            if not storage.handed_over(path / RECORD):  # the bucket could not take it the last time
+                storage.store(path, alone=True)
+            return known
         begun, done = partial / _BEGUN, partial / RECORD
         if not (done.is_file() and verify(partial)["inputs"] == inputs):
             if not (resume and begun.is_file() and read_json(begun) == inputs):

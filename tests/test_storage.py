@@ -168,6 +168,27 @@ def test_what_one_machine_could_not_hand_over_takes_no_others_place(tmp_path, ma
     assert Bucket(url).list("events") == there
 
 
+def test_what_another_hands_over_while_one_waits_for_its_turn_stays(tmp_path, machine, monkeypatch):
+    url = buckets.url("file", tmp_path)
+    one, two = machine(url, 1), machine(url, 2)
+    make = lambda folder: write(folder / "x", "1") or {}  # noqa: E731
+    with monkeypatch.context() as unseen:
+        unseen.setattr(storage, "store", lambda path, **how: None)
+        artifacts.build(one / "events", {"a": 1}, make)
+    there, turn = [], storage.turn
+
+    @contextlib.contextmanager
+    def late(path):
+        monkeypatch.setattr(storage, "turn", turn)
+        artifacts.build(two / "events", {"a": 1}, make)
+        there.append(Bucket(url).list("events"))
+        yield
+
+    monkeypatch.setattr(storage, "turn", late)
+    artifacts.build(one / "events", {"a": 1}, make)
+    assert there == [Bucket(url).list("events")]
+
+
 def test_whose_records_they_are_is_known_on_a_machine_that_has_nothing_yet(tmp_path, machine):
     """As `launch.evaluate --show` asks, before anything else is brought."""
     url = buckets.url("file", tmp_path)
