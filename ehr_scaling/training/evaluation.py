@@ -41,7 +41,7 @@ def evaluate(
         if number:
             between_batches()
         segments = batch["segments"][:, 1:].ravel()
-        here = {name: np.concatenate([np.split(x, shares.of)[k] for k in shares.own]) for name, x in batch.items()}
+        here = {name: np.concatenate([np.split(x, shares.of)[k] for k in shares.numbers]) for name, x in batch.items()}
         placed = sharding.place(setup.mesh, here, axis=0)
         assert all(len(x) == rows for x in placed.values()), "all processes together hold the whole batch"
         values = eval_losses(model, params, placed)

@@ -52,16 +52,16 @@ def lay_over(state: State, cell: Cell, workdir: Path) -> State:
             f"{folder} holds other weights than cell {cell.id} is to start from: delete it and plan the grid again"
         )
     given = jax.tree.map(np.asarray, export.load(folder)[1])
-    own = np.flatnonzero(rows != NEW)
-    theirs = rows[own]
+    shared = np.flatnonzero(rows != NEW)
+    given_rows = rows[shared]
 
     def over(params: Any, given: Any) -> Any:
         by_row = {"embedding", "head"} & params.keys()
         whole = {name: value for name, value in params.items() if name not in by_row}
         laid = jax.tree.map(lambda x, new: jnp.broadcast_to(new, x.shape), whole, {name: given[name] for name in whole})
-        laid["embedding"] = params["embedding"].at[:, own].set(given["embedding"][theirs])
+        laid["embedding"] = params["embedding"].at[:, shared].set(given["embedding"][given_rows])
         if "head" in by_row:
-            laid["head"] = params["head"].at[:, :, own].set(given["head"][:, theirs])
+            laid["head"] = params["head"].at[:, :, shared].set(given["head"][:, given_rows])
         return laid
 
     where = jax.tree.map(lambda x: x.sharding, state.params)

@@ -180,10 +180,10 @@ def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: Ex
     for seed in seeds:
         streams[seed] = loader.train_batches(
             packed,
-            sequences=parts.updates * cells[0].batch_sequences * len(shares.own) // shares.of,
+            sequences=parts.updates * cells[0].batch_sequences * len(shares.numbers) // shares.of,
             seed=seed,
             steps=parts.updates,
-            shares=shares.own,
+            shares=shares.numbers,
             of=shares.of,
             skip_damaged=engine.skip_damaged,
             timeout=engine.read_timeout,
@@ -197,7 +197,7 @@ def _streams(parts: Setup, cells: list[Cell], packed: Path, step: int, stack: Ex
 def _next_batch(parts: Setup, cells: list[Cell], streams: dict[int, loader.Batches]) -> dict[str, jax.Array]:
     """(M, P, b, …) of every member's next dispatch, in its place: a piece takes as many rows of each share."""
     read = {seed: next(stream) for seed, stream in streams.items()}
-    shares = len(sharding.shares(parts.mesh, len(cells)).own)
+    shares = len(sharding.shares(parts.mesh, len(cells)).numbers)
 
     def pieces(x: np.ndarray) -> np.ndarray:
         steps = x.reshape(parts.updates, shares, parts.pieces, -1, x.shape[-1])

@@ -278,10 +278,10 @@ def anywhere(mesh: Mesh, flag: bool) -> bool | jax.Array:
 
 
 class Shares(NamedTuple):
-    """Which sequences of a batch this process loads. A batch is cut into `of` equal shares, in order; `own` are the
-    numbers of those that the devices of this process hold, from 0, ascending."""
+    """Which sequences of a batch this process loads. A batch is cut into `of` equal shares, in order; `numbers` are
+    those that the devices of this process hold, from 0, ascending."""
 
-    own: tuple[int, ...]
+    numbers: tuple[int, ...]
     of: int
 
 

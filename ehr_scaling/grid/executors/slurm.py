@@ -253,9 +253,9 @@ def waits(workdir: Path) -> bool:
     """Whether tasks that train in a folder wait in the queue, as far as Slurm tells."""
     if not Layout(workdir).slurm.is_dir() or shutil.which("squeue") is None:
         return False
-    asked = ["squeue", "-h", "-n", _name(workdir, "sweep"), "-t", "PENDING,CONFIGURING"]
+    command = ["squeue", "-h", "-n", _name(workdir, "sweep"), "-t", "PENDING,CONFIGURING"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_SQUEUE)
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SQUEUE)
     except subprocess.TimeoutExpired:
         return False
     return told.returncode == 0 and bool(told.stdout.split())
@@ -275,9 +275,9 @@ def _said(error: BaseException) -> str:
 def _check_queue(name: str, workdir: Path) -> None:
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here: run this where Slurm jobs are submitted, or take --executor=local")
-    asked = ["squeue", "-h", "-n", name, "-o", "%F"]
+    command = ["squeue", "-h", "-n", name, "-o", "%F"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_SQUEUE)
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SQUEUE)
     except subprocess.TimeoutExpired:
         raise UserError(f"squeue says nothing for {_SQUEUE:g} s: is Slurm up? Run this again when it answers") from None
     if told.returncode:

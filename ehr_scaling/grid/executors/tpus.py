@@ -45,18 +45,18 @@ def here() -> tuple[Chip | None, list[str]]:
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] not in ("", "tpu") or not _knows_tpu():
         return None, []
     devices = [_number(vendor.with_name("device")) for vendor in _vendors() if _number(vendor) == _GOOGLE]
-    found = [chip for number in devices for chip in CHIPS if chip.pci == number]
-    if not found or len({chip.kind for chip in found}) > 1:
+    chips = [chip for number in devices for chip in CHIPS if chip.pci == number]
+    if not chips or len({chip.kind for chip in chips}) > 1:
         return None, []
     for name in ("TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES"):
         if (visible := os.environ.get(name)) is not None:
             numbers = [number for number in visible.split(",") if number]
-            return (found[0], numbers) if all(map(str.isdigit, numbers)) else (None, [])
+            return (chips[0], numbers) if all(map(str.isdigit, numbers)) else (None, [])
     dev = ROOT / "dev"
     files = list(dev.glob("accel[0-9]*")) or list((dev / "vfio").glob("[0-9]*"))
-    if len(files) != len(found):  # a container with some of them
+    if len(files) != len(chips):  # a container with some of them
         return None, []
-    return found[0], [str(number) for number in range(len(found))]
+    return chips[0], [str(number) for number in range(len(chips))]
 
 
 def _knows_tpu() -> bool:

@@ -91,15 +91,15 @@ def assigned(tmp_path, name, units, how, patch, ranges, within):
     folder = shuffle.Folder(tmp_path / name)
     folder.path.mkdir()
     every = np.arange(41)
-    own, wanted = meds_splits.Own(""), FRACTIONS
+    own_splits, wanted = meds_splits.GivenSplits(""), FRACTIONS
     if how == "file":
         named = every[[said(how, p) >= 0 for p in every]]
         wanted = Listed("some", named, np.array([said(how, p) for p in named], np.int8))
     if how == "own file":
-        own = meds_splits.Own("", Listed("own", every, np.array([said(how, p) for p in every], np.int8)))
+        own_splits = meds_splits.GivenSplits("", Listed("own", every, np.array([said(how, p) for p in every], np.int8)))
     if how == "folders":
-        own = meds_splits.Own("", folders=(0, 0, 1, 1, 2, 2))
-    return assignment.assign(folder, units, own, 3, wanted)
+        own_splits = meds_splits.GivenSplits("", folders=(0, 0, 1, 1, 2, 2))
+    return assignment.assign(folder, units, own_splits, 3, wanted)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -19,7 +19,7 @@ from ehr_scaling.data.sources.meds import reading as meds_reading
 from ehr_scaling.data.sources.meds import splits as meds_splits
 from ehr_scaling.data.sources.meds.rows import distinct, first_of_run
 from ehr_scaling.data.sources.meds.shuffle import Folder, Part
-from ehr_scaling.data.sources.meds.splits import Own, Places, Rule
+from ehr_scaling.data.sources.meds.splits import GivenSplits, Places, Rule
 
 _MANY = 1_024  # shards beyond which not every piece is opened for every shard, see assign
 _RANGE = 4_000_000  # patients that are counted at once, in some 200 MB
@@ -42,12 +42,12 @@ def patients(path: str, unit: int, parts: list[Part], rule: Rule) -> None:
     folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
-        found: dict[int, list[np.ndarray]] = {}  # of each file
+        ids_of_file: dict[int, list[np.ndarray]] = {}
         for file, number, first, last in parts:
-            found.setdefault(number, []).extend(meds_reading.subjects(Path(file), range(first, last)))
+            ids_of_file.setdefault(number, []).extend(meds_reading.subjects(Path(file), range(first, last)))
         ids, split = np.zeros(0, np.int64), np.zeros(0, np.int8)
-        if found:
-            by_file = {number: distinct(np.concatenate([ids, *some])) for number, some in found.items()}
+        if ids_of_file:
+            by_file = {number: distinct(np.concatenate([ids, *some])) for number, some in ids_of_file.items()}
             ids = np.concatenate(list(by_file.values()))
             split = Rule(*rule).of(ids, np.repeat(list(by_file), list(map(len, by_file.values()))))
             order = np.lexsort((split, ids))
@@ -113,18 +113,18 @@ def count(path: str, number: int, ranges: int) -> None:
 
 
 def assign(
-    folder: Folder, units: list[list[Part]], own: Own, seed: int, wanted: Splits, runner: Runner | None = None
+    folder: Folder, units: list[list[Part]], given: GivenSplits, seed: int, wanted: Splits, runner: Runner | None = None
 ) -> Assigned:
     """Count the patients of a data set, and say how many shards of events.SHARD each split gets.
 
     Of a data set of millions, each in one file, patients of one file (or of the few that a piece of work holds) share
     their shards: else every shard would be gathered from every piece. Where they are in several files, it is gathered
     by bands; with fewer shards that would take longer than to open the pieces.
-    Args: units, the pieces, with the parts of files in each; own, the splits of the data set; wanted, those that the
-      user wants.
+    Args: units, the pieces, with the parts of files in each; given, the splits that the data set comes with; wanted,
+      those that the user wants.
     Raises: UserError for a patient without a split, or in two.
     """
-    rule = meds_splits.rule(own, wanted, seed, folder.path)
+    rule = meds_splits.rule(given, wanted, seed, folder.path)
     groups = _of_the_same_files(units)
     with writing(folder.groups) as partial:
         np.save(partial, np.array(groups, np.int64))
@@ -139,7 +139,7 @@ def assign(
     jobs = [(folder.path, i, ranges) for i in range(ranges if units else 0)]
     counted = run(count, jobs, records("counted", len(jobs)), runner, "count patients")
     total = {key: sum(record[key] for record in counted) for key in ("patients", "unnamed", "in_two", "several")}
-    meds_splits.check(own, wanted, total["unnamed"], total["in_two"])
+    meds_splits.check(given, wanted, total["unnamed"], total["in_two"])
     of_splits = np.array([record["splits"] for record in counted], np.int64).reshape(-1, len(events.SPLITS)).sum(0)
     many_shards = total["patients"] > _MANY * events.SHARD
     if within := many_shards and not total["several"]:

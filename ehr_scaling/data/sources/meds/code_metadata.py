@@ -71,7 +71,9 @@ def descriptions_and_parents(
         while level and len(ancestors) < _ANCESTORS:
             level = [p for code in level for p in above.get(code, ()) if p != theirs and p not in ancestors]
             ancestors |= dict.fromkeys(level)
-        spelt = [code if dialect == dialects.OWN else spelling.own(spelling.prefixed(code)) for code in ancestors]
+        spelt = [
+            code if dialect == dialects.OWN else spelling.own_spelling(spelling.prefixed(code)) for code in ancestors
+        ]
         if spelt:
             parents[ours] = list(dict.fromkeys([*parents.get(ours, []), *spelt]))[:_ANCESTORS]
     return descriptions, parents

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ehr_scaling.data.codes import doses
 from ehr_scaling.data.sources.meds import hallmarks
-from ehr_scaling.data.sources.meds.spelling import join, own, prefixed
+from ehr_scaling.data.sources.meds.spelling import join, own_spelling, prefixed
 from ehr_scaling.data.sources.mimic.parsing import race
 from ehr_scaling.errors import UserError
 
@@ -172,7 +172,7 @@ def verdict(dialect: str, code: str, detail: str = "", unit: str = "") -> Verdic
     if dialect == OWN:
         return _kept(code)
     if dialect == OTHER:
-        return _kept(own(prefixed(code)))
+        return _kept(own_spelling(prefixed(code)))
     if unread := next((why for head, why in _LEFT_OUT.items() if code.startswith(head)), None):
         return Verdict(None, unread, "")
     upper = code.upper().removeprefix(_OMR)

@@ -49,7 +49,7 @@ def prefixed(code: str) -> str:
     return f"{match[1]}//{match[2]}"
 
 
-def own(code: str) -> str:
+def own_spelling(code: str) -> str:
     """The code as this program spells it, as far as it knows what it says: its family and, of ICD, all of it.
 
     Gender//F → GENDER//F; ICD10CM//E11.9, DIAGNOSIS//ICD10//E11.9, DIAGNOSIS//E11.9 → DIAGNOSIS//ICD//10//E119. A code

@@ -18,7 +18,7 @@ from ehr_scaling.errors import UserError
 FILE = Path("metadata", "subject_splits.parquet")
 
 
-class Own(NamedTuple):
+class GivenSplits(NamedTuple):
     """What says which split a patient of the data set is in: `listed`, `folders`, or neither: by a hash."""
 
     words: str  # for one line of a log
@@ -60,50 +60,50 @@ class Places(NamedTuple):
         return np.where(split < 0, -1, np.array(self.first)[split] + shards)[np.cumsum(starts) - 1]
 
 
-def of(raw: Path, files: list[Path]) -> Own:
+def of(raw: Path, files: list[Path]) -> GivenSplits:
     """The splits of the data set in `raw`, which has these files. Raises UserError for a file that says none."""
     if (raw / FILE).is_file():
-        return Own(f"those of {FILE.as_posix()}", listed=_listed(raw / FILE))
+        return GivenSplits(f"those of {FILE.as_posix()}", listed=_listed(raw / FILE))
     above = [path.relative_to(raw / "data").parts for path in files]
     names = sorted({parts[0] for parts in above if len(parts) > 1})
     if all(len(parts) > 1 and parts[0] in events.SPLITS for parts in above):
         told = f"those of the folders data/{{{','.join(name for name in events.SPLITS if name in names)}}}"
-        return Own(told, folders=tuple(events.SPLITS.index(parts[0]) for parts in above))
+        return GivenSplits(told, folders=tuple(events.SPLITS.index(parts[0]) for parts in above))
     why = f"there is no {FILE.as_posix()}"
     if "train" in names:
         why += f", and data/ holds not only {', '.join(events.SPLITS)}"
-    return Own(f"by a hash of each patient's id, for {why}")
+    return GivenSplits(f"by a hash of each patient's id, for {why}")
 
 
-def lacking(own: Own) -> str:
+def lacking(given: GivenSplits) -> str:
     """The split that training needs and no patient can be in; "" where there is none."""
-    if own.listed is not None:
-        there = set(own.listed.split.tolist())
-    elif own.folders:
-        there = set(own.folders)
+    if given.listed is not None:
+        there = set(given.listed.split.tolist())
+    elif given.folders:
+        there = set(given.folders)
     else:
         return ""
     return next((name for i, name in enumerate(events.SPLITS[:2]) if i not in there), "")
 
 
-def rule(own: Own, wanted: Splits, seed: int, folder: Path) -> Rule:
+def rule(given: GivenSplits, wanted: Splits, seed: int, folder: Path) -> Rule:
     """How units of work tell splits: as a split file says, else as the data set, else by the fractions wanted.
 
     A table of patients, and the splits of files, are written into `folder`.
     """
-    if isinstance(wanted, Listed) or not (own.listed or own.folders):
+    if isinstance(wanted, Listed) or not (given.listed or given.folders):
         return Rule(seed, written(wanted, folder))
-    if own.listed:
-        return Rule(seed, written(own.listed, folder))
+    if given.listed:
+        return Rule(seed, written(given.listed, folder))
     path = folder / "split-of-files.npy"
     with writing(path) as partial:
-        np.save(partial, np.array(own.folders, np.int8))
+        np.save(partial, np.array(given.folders, np.int8))
     return Rule(seed, None, str(path))
 
 
-def check(own: Own, wanted: Splits, unnamed: int, in_two: int) -> None:
+def check(given: GivenSplits, wanted: Splits, unnamed: int, in_two: int) -> None:
     """Raises UserError where patients are in none of the splits of the data set, or in two, so many of each."""
-    if unnamed and own.listed and not isinstance(wanted, Listed):
+    if unnamed and given.listed and not isinstance(wanted, Listed):
         told = disclosure.words(unnamed, False)
         raise UserError(f"{FILE.as_posix()} lists no split for {told} patients of data/: add them, or delete it")
     if in_two:
