@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side reads it once
 
@@ -21,6 +21,9 @@ from ehr_scaling.processes import companions, endings, leading, preemption
 
 from ..console import own_names
 from . import log
+
+if TYPE_CHECKING:
+    from ehr_scaling.outcomes.following import StepOfModel
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
@@ -135,9 +138,13 @@ def join_processes() -> None:
     companions.watch()
 
 
-def ask_together(ask: Callable[[], None], workdir: Path) -> None:
+def ask_together(
+    ask: Callable[[], None], workdir: Path, more: "Callable[[], Mapping[str, StepOfModel]] | None" = None
+) -> None:
     """`ask()`, which asks models of a work directory: by process 0 of those that the flags name, which alone reads what
     the user gave and writes, while the others do what takes the devices of all (`leading`). Alone it is just called.
+
+    more: steps of the others that `following.steps` does not know.
     """
     if not several_processes():
         ask()
@@ -148,7 +155,7 @@ def ask_together(ask: Callable[[], None], workdir: Path) -> None:
     from ehr_scaling.outcomes import following
 
     executors.use_compile_cache()  # all alike, whoever has programs from earlier
-    leading.run(ask, lambda: following.steps(workdir))
+    leading.run(ask, lambda: following.steps(workdir, more() if more else None))
 
 
 def use_all_cores(about: str = "") -> None:

@@ -92,6 +92,37 @@ def test_predictions(trained, files, tmp_path, way):
             assert one[name] == two[name]
 
 
+@pytest.mark.parametrize("way", MEMORY)
+def test_an_audit(trained, tmp_path, way):
+    """Losses and ranks of windows, and continuations: what is told of them is the same."""
+    workdir, cell, _ = trained
+    flags = (f"--workdir={workdir}", "--patients=60", "--prompt=8", "--draws=50")
+    subprocess.run([sys.executable, "-m", "launch.audit", *flags, f"--out={tmp_path / 'one'}"], check=True)
+    first, second = together(MEMORY[way], "launch.audit", *flags, f"--out={tmp_path / 'two'}")
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "1 audited" in first[1] and "audited" not in second[1]
+    one, two = (artifacts.read_json(tmp_path / name / f"{cell.id}.json") for name in ("one", "two"))
+    assert one["continuation"]["rows"] and one["rare"] and same(two, one)
+
+
+@pytest.mark.parametrize("way", MEMORY)
+def test_probes(trained, tmp_path, way):
+    workdir, cell, _ = trained
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        shutil.copytree(workdir, folder, symlinks=True)
+    flags = ("--task=icu_admission", "--methods=probe", "--workers=1")
+    subprocess.run([sys.executable, "-m", "launch.supervise", f"--workdir={one}", *flags], check=True)
+    first, second = together(MEMORY[way], "launch.supervise", f"--workdir={two}", *flags)
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "probe, all labels" in first[1] and "probe, all labels" not in second[1]
+    head = f"outcomes/icu_admission/supervised/probe/all/{cell.id}"
+    ours, theirs = (artifacts.read_json(folder / f"{head}.json") for folder in (two, one))
+    assert ours["strength"] == theirs["strength"] and ours["auroc"] == pytest.approx(theirs["auroc"], abs=1e-3)
+    risks = [pq.read_table(f / f"{head}.parquet")["predicted_boolean_probability"].to_numpy() for f in (two, one)]
+    np.testing.assert_allclose(*risks, rtol=1e-3)
+
+
 def mistakes(workdir, files, damaged, out):
     """{what the user did: (command, flags, what is said of it)}"""
     ask, asked = (f"--workdir={workdir}", *ASK), f"--questions={files / 'sheet.yaml'}"
