@@ -165,7 +165,7 @@ def test_the_end_of_one_while_futures_are_drawn(trained, files, tmp_path, how):
     begun, victim = time.monotonic(), int(how[-1])
     (started[victim].kill if how.startswith("killed") else started[victim].terminate)()
     ended = as_one.ends(started)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 10
     expected = [75, 75] if how.startswith("asked") else [companions.STATUS, -signal.SIGKILL]
     assert [status for status, *_ in ended] == expected, ended
     assert "Traceback" not in "".join(error for _, _, error in ended)
