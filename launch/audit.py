@@ -48,6 +48,11 @@ DRAWS = flags.DEFINE_integer("draws", 1000, "Resamples of patients, for interval
 SEED = flags.DEFINE_integer("seed", 0, "Of which patients are asked about, and of the resamples.", lower_bound=0)
 common.define_process_flags()
 OUT = flags.DEFINE_string("out", None, "Another folder for the audits [default: W/audit].")
+# What messages of the stages call the flags that have other names here
+NAMES = {
+    NO_MEMORY: f"{NO_MEMORY}: fewer --patients",
+    "another --workdir": "the --workdir it was trained in",
+}
 
 
 def main() -> None:
@@ -87,6 +92,4 @@ def audit_models(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    common.run(
-        main, {NO_MEMORY: f"{NO_MEMORY}: fewer --patients", "another --workdir": "the --workdir it was trained in"}
-    )
+    common.run(main, NAMES)
