@@ -3,6 +3,7 @@
   python -m launch.ask --workdir=W --questions=sheet.yaml                    every finished model
   python -m launch.ask --workdir=W --questions=sheet.yaml --cell=best        the one of least loss alone
   python -m launch.ask --workdir=W --questions=sheet.yaml --cell=ID,ID --config.outcome.copies=50
+  python -m launch.ask --workdir=W --questions=sheet.yaml --distributed      one of several processes, as one
 
 A sheet says who is asked and when, for which codes and within how many days (docs/outcomes.md, "Many questions at
 once"). One pool of futures answers all of it. Each question is scored for all stays, for those without the code before
@@ -10,7 +11,8 @@ once"). One pool of futures answers all of it. Each question is scored for all s
 
 Written for each model: <cell>.parquet, a probability with its error for each stay and question; <cell>.csv, a row for
 each question with its AUROC; <cell>.json, the same sealed, of which the report draws a map. Models that have answered
-are skipped; what was interrupted goes on.
+are skipped; what was interrupted goes on. A model that no machine holds is asked by all processes of --distributed (or
+--coordinator) together.
 """
 
 from functools import partial
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from ehr_scaling.errors import UserError
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from ehr_scaling.grid.cell import Cell
 
 common.define_config_flags()
+common.define_process_flags()
 QUESTIONS = flags.DEFINE_string("questions", None, "YAML file of the sheet.", required=True)
 CELL = flags.DEFINE_list("cell", [], "Ids of models, or best: that of least loss [default: all that are finished].")
 
@@ -34,6 +38,11 @@ CELL = flags.DEFINE_list("cell", [], "Ids of models, or best: that of least loss
 def main() -> None:
     config, _, workdir = common.read_flags(goes_on=True)
     print(f"asking models of {workdir}", flush=True)
+    common.ask_together(lambda: ask(config, workdir), workdir)
+
+
+def ask(config: ConfigDict, workdir: Path) -> None:
+    """By process 0 of those that ask as one."""
     from ehr_scaling.outcomes.asking.tasks import sheets
 
     sheet = sheets.load(Path(QUESTIONS.value))

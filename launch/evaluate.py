@@ -48,15 +48,11 @@ def main() -> None:
         return
     if EXECUTOR.value == "slurm":
         slurm_flags.check()
-        if flags.FLAGS.distributed or flags.FLAGS.coordinator:
+        if common.several_processes():
             raise UserError("--executor=slurm starts the processes of --slurm_nodes itself: leave --distributed out")
     common.begin(config, workdir)
     print(f"scoring the models of {workdir}", flush=True)
-    common.join_processes()
-    from ehr_scaling.outcomes import following
-    from ehr_scaling.processes import leading
-
-    leading.run(lambda: score(config, workdir), lambda: following.steps(workdir))
+    common.ask_together(lambda: score(config, workdir), workdir)
 
 
 def score(config: ConfigDict, workdir: Path) -> None:

@@ -7,12 +7,14 @@
   python -m launch.predict --model=W --labels=DIR --split=held_out --out=P --positive=MEDS_DEATH \\
       --negative=HOSPITAL_DISCHARGE --horizon_days=30 --at_horizon=negative
   python -m launch.predict --model=W --data=OTHERS --out=P --task=hospital_mortality
+  python -m launch.predict --model=W --data=OTHERS --out=P --task=hospital_mortality --distributed
 
 W is the work directory of a study. Labels are parquet files in the MEDS label schema: they say who is asked and when,
 the task or the tokens say what for. A task file of MEDS-DEV with the data set's predicates says it too, thresholds on
 values included: a bin that a threshold cuts counts with the share of its values that lie beyond.
 P/predictions.parquet is in the MEDS prediction schema. With --data, the patients are those of another folder of
-records, all of them held out; without --labels, the task says which of them are asked.
+records, all of them held out; without --labels, the task says which of them are asked. A model that no machine holds
+is asked by all processes of --distributed (or --coordinator) together: the same command in each.
 """
 
 from pathlib import Path
@@ -62,6 +64,7 @@ LEAST_KNOWN = flags.DEFINE_float(
     lower_bound=0,
     upper_bound=1,
 )
+common.define_process_flags()
 WORKERS = flags.DEFINE_integer("workers", 0, "With --data: processes that prepare it; 0: one a core.", lower_bound=0)
 # What messages of the stages call the flags that have other names here
 NAMES = {
@@ -77,9 +80,14 @@ NAMES = {
 
 
 def main() -> None:
-    data = None if DATA.value is None else Path(DATA.value).absolute()
     _check_flags()
     common.use_all_cores(f"predicting with a model of {MODEL.value}")
+    model = Path(MODEL.value).absolute()
+    common.ask_together(lambda: predicted(model), model)
+
+
+def predicted(model: Path) -> None:
+    """By process 0 of those that ask as one."""
     from ehr_scaling import artifacts
     from ehr_scaling.data import disclosure
     from ehr_scaling.data.inspection import inspection
@@ -87,7 +95,7 @@ def main() -> None:
     from ehr_scaling.outcomes import choosing, predict
     from ehr_scaling.outcomes.asking.meds_dev import meds_dev
 
-    model, out = Path(MODEL.value).absolute(), Path(OUT.value)
+    data, out = None if DATA.value is None else Path(DATA.value).absolute(), Path(OUT.value)
     if LABELS.value is None:
         task = predict.of_cohort(TASK.value)
     elif TASK_FILE.value is not None:

@@ -4,13 +4,17 @@
   python -m launch.supervise --workdir=W --labels=50,200,1000,all              how much do labels help?
   python -m launch.supervise --workdir=W --methods=probe --task=in_hospital_death_24h
   python -m launch.supervise --workdir=W --labels=50,200,1000,all --dry_run    FLOPs and time, before anything is fitted
+  python -m launch.supervise --workdir=W --methods=probe --distributed         one of several processes, as one
 
 W is the work directory of a study whose tasks launch.evaluate has prepared. Heads learn from stays of the train split,
 are chosen by the log-loss of stays of the tuning split (of n labels, n more to choose by), and answer the test stays
 that the models answered zero-shot. Without --cell, the models are the finished one of least validation loss and those
 that differ from it in the seed alone. W/outcomes/<task>/supervised/ gets a score and predictions of each head, and of
-the mean risk of the seeds; launch.study puts them into the report. What is there is not made again.
+the mean risk of the seeds; launch.study puts them into the report. What is there is not made again. A model that no
+machine holds is read for probes by all processes of --distributed (or --coordinator) together; they fine-tune none.
 """
+
+from pathlib import Path
 
 from absl import flags
 
@@ -33,15 +37,26 @@ EPOCHS = flags.DEFINE_integer("epochs", None, "Of fine-tuning, at most.", lower_
 WEIGHTS = flags.DEFINE_bool("class_weights", False, "Let both outcomes weigh the same in all while learning.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws of labels, of the order of training and of dropout.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes, a model each; 0: one a core.", lower_bound=0)
+common.define_process_flags()
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what it costs, and fit nothing.")
 
 
 def main() -> None:
     workdir = storage.local(WORKDIR.value)
     print(f"heads on models of {WORKDIR.value}", flush=True)
-    rates = _rates()
+    _rates()
     if not METHODS_FLAG.value or set(METHODS_FLAG.value) - set(METHODS):
         raise UserError(f"--methods={','.join(METHODS_FLAG.value)}: take {' or '.join(METHODS)}, or both")
+    if common.several_processes() and "finetune" in METHODS_FLAG.value:
+        raise UserError(
+            "fine-tuning is by the devices of one process: give --methods=probe, or leave out --distributed "
+            "(--coordinator, --processes, --process)"
+        )
+    common.ask_together(lambda: supervised(workdir), workdir)
+
+
+def supervised(workdir: Path) -> None:
+    """By process 0 of those that ask as one."""
     manifest.read(Layout(workdir).grid)
     # Not above: a mistake in a flag, or a folder without models, needs no JAX.
     from ehr_scaling.outcomes.supervised import labels, supervise
@@ -49,7 +64,7 @@ def main() -> None:
 
     counts = labels.of_flag(LABELS.value)
     recipe = Recipe(class_weights=WEIGHTS.value)
-    recipe = recipe._replace(rates=rates or recipe.rates)
+    recipe = recipe._replace(rates=_rates() or recipe.rates)
     recipe = recipe if EPOCHS.value is None else recipe._replace(epochs=EPOCHS.value)
     plan = supervise.plan(
         workdir,

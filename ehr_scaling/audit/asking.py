@@ -3,22 +3,27 @@
 Shapes: n windows, T+1 tokens of the longest, P of a prompt, K of a continuation, B a batch, V vocabulary (padded).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ehr_scaling.models.loss import PAD, token_losses
 from ehr_scaling.models.transformer import Transformer
-from ehr_scaling.outcomes.sampler import decode
+from ehr_scaling.outcomes.following import StepOfModel
+from ehr_scaling.outcomes.sampler import decode, placing
+from ehr_scaling.processes import leading
+from ehr_scaling.training import sharding
 
-_LOGITS = {"cpu": 1 << 23}  # of a batch: 32 MB
+_LOGITS = {"cpu": 1 << 23}  # of a batch on a device: 32 MB
 _ON_ACCELERATORS = 1 << 28
 _WIDTHS = 4  # windows are read in batches of about their length: so many programs are compiled
-_PROMPTS = 256  # read together
+_PROMPTS = 256  # read together on a device
 
 Report = Callable[[int], None]  # is told tokens as they are done
 
@@ -35,34 +40,43 @@ def cost(lengths: np.ndarray) -> int:
     return int(lengths.sum())
 
 
-@partial(jax.jit, static_argnums=0)
-def _answers(model: Transformer, params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    segments = (tokens_BxT1 != PAD).astype(jnp.int32)
-    logits, _ = model.apply({"params": params}, tokens_BxT1[:, :-1], segments[:, :-1])
-    targets = tokens_BxT1[:, 1:]
-    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-    return token_losses(logits, targets), jnp.sum(logits > at_target, axis=-1)
+@partial(jax.jit, static_argnames=("model", "mesh"))
+def _answers(model: Transformer, mesh: Mesh, params: Any, of_windows: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def each(params: Any, of_windows: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (tokens_BxT1,) = of_windows
+        segments = (tokens_BxT1 != PAD).astype(jnp.int32)
+        logits, _ = model.apply({"params": params}, tokens_BxT1[:, :-1], segments[:, :-1])
+        targets = tokens_BxT1[:, 1:]
+        at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+        return token_losses(logits, targets), jnp.sum(logits > at_target, axis=-1)
+
+    return placing.split(mesh, each, params, of_windows)
 
 
 def answers(model: Transformer, params: Any, tokens: np.ndarray, lengths: np.ndarray, report: Report) -> Answers:
-    """Read windows in batches of about one length, and see how likely the model found each token.
+    """Read windows in batches of about one length, and see how likely the model found each token. Devices share the
+    windows out, as `simulate` does prompts.
 
     Args: params, as of `Transformer.apply`; tokens, int32 (n, T+1), PAD after the first `lengths`, int (n,), of each;
       report, called with the tokens of each batch when it is read.
     """
-    width = tokens.shape[1] - 1
+    if sharding.shared_by_processes(params) is not None:
+        leading.call("answers", params, tokens=tokens, lengths=lengths)
+    mesh, params = placing.placed(params)
+    program = partial(_answers, placing.divisible(mesh, model), mesh)
+    width, shares = tokens.shape[1] - 1, placing.shares(mesh)
     losses, ranks = np.zeros((len(tokens), width), np.float32), np.zeros((len(tokens), width), np.int32)
     step = -(-width // _WIDTHS)
     wide = np.minimum(-(-np.maximum(lengths - 1, 1) // step) * step, width)
     most = _LOGITS.get(jax.default_backend(), _ON_ACCELERATORS)
     for w in np.unique(wide).tolist():
         rows = np.flatnonzero(wide == w)
-        size = min(max(1, most // (w * model.padded)), 1 << (len(tokens) - 1).bit_length())
-        for first in range(0, len(rows), size):
-            some = rows[first : first + size]
-            batch = np.zeros((size, w + 1), np.int32)  # one shape, so that nothing is compiled anew
+        size = min(max(1, most // (w * model.padded)), _least_power(len(tokens) / shares))
+        for first in range(0, len(rows), size * shares):
+            some = rows[first : first + size * shares]
+            batch = np.zeros((size * shares, w + 1), np.int32)  # one shape, so that nothing is compiled anew
             batch[: len(some)] = tokens[some, : w + 1]
-            loss, rank = jax.device_get(_answers(model, params, batch))
+            loss, rank = placing.by_batches(mesh, size, program, params, (batch,))
             real = np.arange(1, w + 1) < lengths[some, None]
             losses[some, :w] = np.where(real, loss[: len(some)], 0)
             ranks[some, :w] = np.where(real, rank[: len(some)], 0)
@@ -70,8 +84,19 @@ def answers(model: Transformer, params: Any, tokens: np.ndarray, lengths: np.nda
     return Answers(losses, ranks)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _continue(model: Transformer, params: Any, prompts_BxP: jax.Array, tokens: int) -> jax.Array:
+def _least_power(number: float) -> int:
+    """The least power of two that is no less."""
+    return 1 << (math.ceil(number) - 1).bit_length()
+
+
+@partial(jax.jit, static_argnames=("model", "mesh", "tokens"))
+def _continue(model: Transformer, mesh: Mesh, tokens: int, params: Any, of_prompts: tuple[jax.Array]) -> jax.Array:
+    return placing.split(mesh, partial(_continued, model, tokens), params, of_prompts)
+
+
+def _continued(model: Transformer, tokens: int, params: Any, of_prompts: tuple[jax.Array]) -> jax.Array:
+    """As `_continue`, on one device."""
+    (prompts_BxP,) = of_prompts
     next_BxV, prefix = decode.read(model, params, prompts_BxP)
     weights, rows = decode.weights(model, params), len(prompts_BxP)
 
@@ -88,15 +113,28 @@ def _continue(model: Transformer, params: Any, prompts_BxP: jax.Array, tokens: i
 
 
 def continuations(model: Transformer, params: Any, prompts: np.ndarray, tokens: int, report: Report) -> np.ndarray:
-    """The likeliest next token, again and again: int32 (n, K). Args: prompts, int32 (n, P), all full; tokens, K."""
-    parts = []
-    size = min(_PROMPTS, 1 << (len(prompts) - 1).bit_length())
-    for first in range(0, len(prompts), size):
-        some = prompts[first : first + size]
-        filled = np.concatenate([some, np.repeat(some[:1], size - len(some), axis=0)])
-        parts.append(np.asarray(_continue(model, params, filled, tokens))[: len(some)])
+    """The likeliest next token, again and again: int32 (n, K). Devices share the prompts out.
+
+    Args: prompts, int32 (n, P), all full; tokens, K; report, called with the positions of each batch.
+    """
+    if sharding.shared_by_processes(params) is not None:
+        leading.call("continuations", params, prompts=prompts, tokens=tokens)
+    mesh, params = placing.placed(params)
+    program, parts = partial(_continue, model, mesh, tokens), []
+    size = min(_PROMPTS, _least_power(len(prompts) / placing.shares(mesh)))
+    batch = size * placing.shares(mesh)
+    for first in range(0, len(prompts), batch):
+        some = prompts[first : first + batch]
+        filled = np.concatenate([some, np.repeat(some[:1], batch - len(some), axis=0)])
+        parts.append(placing.by_batches(mesh, size, program, params, (filled,))[: len(some)])
         report(len(some) * (prompts.shape[1] + tokens))
     return np.concatenate(parts)
+
+
+STEPS: Mapping[str, StepOfModel] = {
+    "answers": lambda model, params, values: answers(model, params, report=lambda tokens: None, **values),
+    "continuations": lambda model, params, values: continuations(model, params, report=lambda tokens: None, **values),
+}  # for processes that ask with process 0, see `following.steps`
 
 
 def edits(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""What processes do that score models with process 0, which leads them: the steps that take the devices of all."""
+"""What processes do that ask models with process 0, which leads them: the steps that take the devices of all."""
 
 import contextlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +10,46 @@ from ehr_scaling.errors import RunFailed
 from ehr_scaling.grid.cell import of_json
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.layout import Layout
+from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.outcomes.sampler.simulate import Asked
+from ehr_scaling.outcomes.supervised import states
 from ehr_scaling.processes.leading import Step
 from ehr_scaling.training.setup import restored_params
 
+# Of a model, its parameters and the values of a `leading.call`
+StepOfModel = Callable[[Transformer, Any, dict[str, Any]], Any]
 
-def steps(workdir: Path) -> dict[str, Step]:
-    """By name, for `leading.run`. Each is of the model that was restored last, of those of a work directory."""
+
+def _simulate(model: Transformer, params: Any, values: dict[str, Any]) -> None:
+    rows = values.pop("rows")
+    simulate.simulate(model, params, Asked.of_flat(values), rows)
+
+
+_STEPS: dict[str, StepOfModel] = {
+    "simulate": _simulate,
+    "next_token": lambda model, params, values: simulate.next_token(model, params, **values),
+    "decide": lambda model, params, values: two_tokens.decide(model, params, Asked.of_flat(values)),
+    "states": lambda model, params, values: states.of_prompts(model, params, **values),
+}
+
+
+def steps(workdir: Path, more: Mapping[str, StepOfModel] | None = None) -> dict[str, Step]:
+    """By name, for `leading.run`. Each is of the model that was restored last, of those of a work directory.
+
+    Args: more, steps of rooms that this one does not know.
+    """
     use_compile_cache()
-    model: list[Any] = []
+    restored: list[Any] = []
 
     def restore(values: dict[str, Any]) -> None:
-        model.clear()  # before the next one takes its memory
+        restored.clear()  # before the next one takes its memory
         cell = of_json(values["cell"])
         with contextlib.suppress(RunFailed):  # process 0 leaves it out too, says why, and goes on with the next one
-            model.extend(restored_params(cell, Layout(workdir).run(cell.id)))
+            restored.extend(restored_params(cell, Layout(workdir).run(cell.id)))
 
-    def draw(values: dict[str, Any]) -> None:
-        rows = values.pop("rows")
-        simulate.simulate(model[0], model[1], Asked.of_flat(values), rows)
+    def of_model(step: StepOfModel, values: dict[str, Any]) -> None:
+        step(restored[0], restored[1], values)
 
-    def name(values: dict[str, Any]) -> None:
-        simulate.next_token(model[0], model[1], **values)
-
-    def decide(values: dict[str, Any]) -> None:
-        two_tokens.decide(model[0], model[1], Asked.of_flat(values))
-
-    return {"restore": restore, "simulate": draw, "next_token": name, "decide": decide}
+    by_name: dict[str, Step] = {name: partial(of_model, step) for name, step in (_STEPS | dict(more or {})).items()}
+    return by_name | {"restore": restore}

@@ -155,8 +155,8 @@ def _tell(cell: Cell, tensor: int, devices: int, held_by_one: bool) -> None:
     """Say, once of each size, where processes that ask a model as one are more than it takes, or than it can use."""
     if held_by_one:
         _say(
-            f"{cell.size}: one process holds this model: several that score it as one (--distributed, --slurm_nodes) "
-            "are not needed, each by itself would score models of its own"
+            f"{cell.size}: one process holds this model: several that ask it as one (--distributed, --slurm_nodes) "
+            "are not needed, and share out who is asked about; each by itself would ask models of its own"
         )
     elif tensor < devices:
         _say(

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before jax: XLA's C++ side reads it once
 
@@ -21,6 +21,9 @@ from ehr_scaling.processes import companions, endings, leading, preemption
 
 from ..console import own_names
 from . import log
+
+if TYPE_CHECKING:
+    from ehr_scaling.outcomes.following import StepOfModel
 
 CONFIGS = Path(configs.__file__).parent
 OF_DATA = {
@@ -104,13 +107,22 @@ def define_process_flags() -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
+def _process_flags() -> tuple[str | None, int | None, int | None]:
+    values = flags.FLAGS
+    return values.coordinator, values.processes, values.process
+
+
+def several_processes() -> bool:
+    """Whether the flags say that this process is one of several."""
+    return flags.FLAGS.distributed or _process_flags() != (None, None, None)
+
+
 def join_processes() -> None:
     """Connect to the other processes that the flags name; before anything asks JAX for a device."""
-    values = flags.FLAGS
-    process_flags = (values.coordinator, values.processes, values.process)
-    if process_flags == (None, None, None) and not values.distributed:
+    if not several_processes():
         return
-    if any(value is None for value in process_flags) and not values.distributed:
+    process_flags = _process_flags()
+    if any(value is None for value in process_flags) and not flags.FLAGS.distributed:
         raise UserError("--coordinator, --processes and --process go together: give all three, or --distributed")
     import jax
 
@@ -124,6 +136,26 @@ def join_processes() -> None:
         ) from None
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put a handler of its own over it
     companions.watch()
+
+
+def ask_together(
+    ask: Callable[[], None], workdir: Path, more: "Callable[[], Mapping[str, StepOfModel]] | None" = None
+) -> None:
+    """`ask()`, which asks models of a work directory: by process 0 of those that the flags name, which alone reads what
+    the user gave and writes, while the others do what takes the devices of all (`leading`). Alone it is just called.
+
+    more: steps of the others that `following.steps` does not know.
+    """
+    if not several_processes():
+        ask()
+        return
+    join_processes()
+    # Not above: alone, a mistake is told before JAX is there
+    from ehr_scaling.grid import executors
+    from ehr_scaling.outcomes import following
+
+    executors.use_compile_cache()  # all alike, whoever has programs from earlier
+    leading.run(ask, lambda: following.steps(workdir, more() if more else None))
 
 
 def use_all_cores(about: str = "") -> None:

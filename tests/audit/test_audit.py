@@ -14,6 +14,8 @@ from ehr_scaling.errors import UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.outcomes import choosing
 from tests import forked, small
+from tests.outcomes import as_one
+from tests.outcomes.scored import same
 
 SETTINGS = audit.Settings(patients=200, prompt=8, draws=200)
 
@@ -141,6 +143,17 @@ def test_the_command(forgetful, tmp_path):
     assert lines[1:5] == words.table([record for _, record, _ in forgetful[1]]).splitlines()
     wrong = forked.run([*command, "--seed=-1"], capture_output=True, text=True, check=False)
     assert wrong.returncode and "Traceback" not in wrong.stderr and "--seed=-1" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.nightly  # a model cut over both is in tests/outcomes/test_asking_together.py
+def test_two_processes_audit_as_one_does(forgetful, tmp_path):
+    """Each reads half of the windows, of the reference too, which is restored after the model."""
+    flags = (f"--workdir={forgetful[0]}", f"--out={tmp_path}", "--patients=200", "--prompt=8", "--draws=200")
+    first, second = as_one.ends(as_one.start("-m", "launch.audit", *flags, popen=forked.Popen))
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "2 audited, 0 there before" in first[1] and "audited" not in second[1]
+    for plan, record, _ in forgetful[1]:
+        assert record["membership"]["ratio"] and same(artifacts.read_json(tmp_path / plan.path.name), record)
 
 
 def test_the_table_says_numbers_as_they_are(forgetful):

@@ -19,7 +19,9 @@ from ehr_scaling.outcomes.sampler.simulate import NEGATIVE, POSITIVE
 from ehr_scaling.storage.bucket import Bucket
 from ehr_scaling.training import loop
 from ehr_scaling.training.setup import restored_params
-from tests import buckets, small
+from tests import buckets, forked, small
+from tests.outcomes import as_one
+from tests.outcomes.scored import same
 
 TEXT = """
 description: What comes after a discharge.
@@ -173,6 +175,21 @@ def test_a_machine_of_a_bucket_goes_on_with_the_parts_of_another(trained, tmp_pa
     (again,) = answering.job([cell], mirrors[1], small.silent, name=sheet.name)
     assert done[:4] == [0, 16, 32, 32] and {**again, "seconds": 0} == {**answers, "seconds": 0}
     assert not Bucket(url).list(kept)
+
+
+def test_two_processes_answer_as_one_device_does(trained, tmp_path):
+    """Process 0 alone writes, and tells."""
+    workdir, cell, sheet, answers = trained
+    (tmp_path / "w").mkdir()
+    for name in ("events", "timelines", "packed", "runs", "grid"):
+        (tmp_path / "w" / name).symlink_to(workdir / name)
+    flags = [f"--workdir={tmp_path / 'w'}", f"--questions={workdir / 'after_discharge.yaml'}"]
+    flags += ["--config.data.context=64", "--config.outcome.copies=3", "--config.outcome.new_tokens=24"]
+    first, second = as_one.ends(as_one.start("-m", "launch.ask", *flags, popen=forked.Popen))
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert f"{cell.id}: " in first[1] and cell.id not in "".join(second[1:])
+    assert "one process holds this model: several that ask it as one" in first[2]
+    assert same(artifacts.read_json(tmp_path / "w" / "outcomes" / sheet.name / f"{cell.id}.json"), answers)
 
 
 def test_a_sheet_is_no_task_and_other_questions_are_another_sheet(trained):

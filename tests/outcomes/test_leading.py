@@ -159,7 +159,7 @@ def check(scored, workdir):
 WAYS = {
     "cut": (2, 0.0, None),
     "twice": (4, 0.0, "25k: its 2 heads can be shared between 2 of the 4 devices"),
-    "held": (2, 1e9, "25k: one process holds this model: several that score it as one"),
+    "held": (2, 1e9, "25k: one process holds this model: several that ask it as one"),
 }
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.processes import leading
 from ehr_scaling.training import sharding
 
@@ -29,6 +30,12 @@ def shares(mesh: Mesh) -> int:
     """Devices, or groups of them that hold the model together, that each take a share of the prompts."""
     # Not several groups of a few: loops that draw differ in their turns, and would wait for each other in each
     return mesh.shape["data"] if mesh.shape["tensor"] == 1 else 1
+
+
+def divisible(mesh: Mesh, model: Transformer) -> Transformer:
+    """The same model, to be read as a whole: where devices hold it together, by attention that XLA can cut, as it
+    cannot a fused kernel."""
+    return model if mesh.shape["tensor"] == 1 else model.clone(attention="blocked")
 
 
 def split(mesh: Mesh, each: Callable[..., Any], params: Any, of_prompts: Any, *rest: Any) -> Any:

@@ -10,14 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ehr_scaling.models.transformer import PAD, Block, Transformer
+from ehr_scaling.outcomes.sampler import placing
 from ehr_scaling.outcomes.supervised import batches
+from ehr_scaling.processes import leading
+from ehr_scaling.training import sharding
 
 # Of the stream after the last norm, and of the stream between the layers in the middle
 LAST, MEAN, MIDDLE_LAST, MIDDLE_MEAN = "last", "mean", "middle last", "middle mean"
 NAMES = (LAST, MEAN, MIDDLE_LAST, MIDDLE_MEAN)
-AT_ONCE = 32  # stays of a batch
+AT_ONCE = 32  # stays of a batch on a device
 
 
 def middle(model: Transformer) -> int:
@@ -65,9 +69,19 @@ def of_batch(
     return [state(name) for name in names]
 
 
-@partial(jax.jit, static_argnames=("model", "context_tokens", "names"))
-def _of_batch(model: Transformer, params: Any, prompts_BxP: jax.Array, context_tokens: int, names: tuple[str, ...]):
-    return of_batch(model, params, prompts_BxP, context_tokens, names)
+@partial(jax.jit, static_argnames=("model", "mesh", "context_tokens", "names"))
+def _of_batch(
+    model: Transformer,
+    mesh: Mesh,
+    context_tokens: int,
+    names: tuple[str, ...],
+    params: Any,
+    of_prompts: tuple[jax.Array],
+) -> list[jax.Array]:
+    def each(params: Any, of_prompts: tuple[jax.Array]) -> list[jax.Array]:
+        return of_batch(model, params, *of_prompts, context_tokens, names)
+
+    return list(placing.split(mesh, each, params, of_prompts))
 
 
 def of_prompts(
@@ -79,14 +93,19 @@ def of_prompts(
     report: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, np.ndarray]:
     """States of n prompts by name, float32 (n, D); which prompts are read beside one changes nothing but rounding.
+    Devices share them out, as in `simulate`.
 
     Args: prompts, int (n, P); report, called with the positions read; else as of `of_batch`.
     """
+    if sharding.shared_by_processes(params) is not None:
+        leading.call("states", params, prompts=prompts, context_tokens=context_tokens, names=list(names))
+    mesh, params = placing.placed(params)
+    program = partial(_of_batch, placing.divisible(mesh, model), mesh, context_tokens, tuple(names))
     states = {name: np.empty((len(prompts), model.shape.width), np.float32) for name in names}
-    for batch in batches.in_order(prompts, AT_ONCE):
+    for batch in batches.in_order(prompts, AT_ONCE * placing.shares(mesh)):
         rows = batch.rows[batch.filled]
-        read = _of_batch(model, params, batch.prompts, context_tokens, tuple(names))
+        read = placing.by_batches(mesh, AT_ONCE, program, params, (batch.prompts,))
         for name, state in zip(names, read, strict=True):
-            states[name][rows] = np.asarray(state)[: len(rows)]
+            states[name][rows] = state[: len(rows)]
         report(len(rows) * batch.prompts.shape[1])
     return states

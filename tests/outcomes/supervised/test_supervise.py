@@ -322,6 +322,7 @@ def test_the_command(study_of):
         ("--labels=none", "--labels=none: take numbers from 4 up, or all"),
         ("--rates=fast", "--rates=fast: take numbers between 0 and 1"),
         ("--task=x", "--task=x is not prepared"),
+        ("--distributed", "fine-tuning is by the devices of one process: give --methods=probe, or leave out --dist"),
     ):
         done = run(flag)
         assert done.returncode == 1 and f"error: {message}" in done.stderr, done.stderr
