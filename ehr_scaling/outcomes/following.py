@@ -12,7 +12,7 @@ from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.layout import Layout
 from ehr_scaling.models.transformer import Transformer
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
-from ehr_scaling.outcomes.sampler.simulate import Asked
+from ehr_scaling.outcomes.sampler.simulate import SimulationRequest
 from ehr_scaling.outcomes.supervised import states
 from ehr_scaling.processes.leading import Step
 from ehr_scaling.training.setup import restored_params
@@ -23,13 +23,13 @@ StepOfModel = Callable[[Transformer, Any, dict[str, Any]], Any]
 
 def _simulate(model: Transformer, params: Any, values: dict[str, Any]) -> None:
     rows = values.pop("rows")
-    simulate.simulate(model, params, Asked.of_flat(values), rows)
+    simulate.simulate(model, params, SimulationRequest.of_flat(values), rows)
 
 
 _STEPS: dict[str, StepOfModel] = {
     "simulate": _simulate,
     "next_token": lambda model, params, values: simulate.next_token(model, params, **values),
-    "decide": lambda model, params, values: two_tokens.decide(model, params, Asked.of_flat(values)),
+    "decide": lambda model, params, values: two_tokens.decide(model, params, SimulationRequest.of_flat(values)),
     "states": lambda model, params, values: states.of_prompts(model, params, **values),
 }
 

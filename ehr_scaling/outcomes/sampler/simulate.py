@@ -110,8 +110,6 @@ class SimulationRequest(NamedTuple):
         return cls(**values)
 
 
-Asked = SimulationRequest  # as outcomes/following.py imports it
-
 _INNER: dict[str, type] = {"stops": Stops, "clock": Clock}
 
 
