@@ -91,7 +91,7 @@ class SimulationRequest(NamedTuple):
     suppress: bool = False
     seed: int = 0
 
-    def take(self, rows: Any) -> "Asked":
+    def take(self, rows: Any) -> "SimulationRequest":
         """Of some samples."""
         of_samples = ("prompts", "ids", "gaps", "horizons")
         return self._replace(**{name: getattr(self, name)[rows] for name in of_samples})
@@ -102,7 +102,7 @@ class SimulationRequest(NamedTuple):
         return {name: x for name, x in self._asdict().items() if name not in _INNER} | inner
 
     @classmethod
-    def of_flat(cls, values: dict[str, Any]) -> "Asked":
+    def of_flat(cls, values: dict[str, Any]) -> "SimulationRequest":
         """Of what `flat` gives."""
         for name, kind in _INNER.items():
             inner = {key: values.pop(f"{name}.{key}") for key in kind._fields}  # type: ignore[attr-defined]

@@ -250,7 +250,7 @@ np.testing.assert_allclose(one.positive, together.positive, rtol=1e-4)
 # What draws nothing: 7 prompts, two at a time on each device. Batches of one size are alike to the last bit
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 two_tokens._ROWS = 6
-asked = simulate.Asked(prompts, t.IDS, t.GAPS, np.full((7, 2), t.HORIZON, np.float32), t.stops(), t.clock(), 32, 1, 2)
+asked = simulate.SimulationRequest(prompts, t.IDS, t.GAPS, np.full((7, 2), t.HORIZON, np.float32), t.stops(), t.clock(), 32, 1, 2)
 held, on_host = [], sharding.on_host
 def seen(mesh, arrays):
     held.extend(len(x.addressable_shards[0].data) for x in jax.tree.leaves(arrays))
