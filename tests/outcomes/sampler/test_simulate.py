@@ -250,7 +250,8 @@ np.testing.assert_allclose(one.positive, together.positive, rtol=1e-4)
 # What draws nothing: 7 prompts, two at a time on each device. Batches of one size are alike to the last bit
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 two_tokens._ROWS = 6
-asked = simulate.SimulationRequest(prompts, t.IDS, t.GAPS, np.full((7, 2), t.HORIZON, np.float32), t.stops(), t.clock(), 32, 1, 2)
+until = np.full((7, 2), t.HORIZON, np.float32)
+asked = simulate.SimulationRequest(prompts, t.IDS, t.GAPS, until, t.stops(), t.clock(), 32, 1, 2)
 held, on_host = [], sharding.on_host
 def seen(mesh, arrays):
     held.extend(len(x.addressable_shards[0].data) for x in jax.tree.leaves(arrays))
