@@ -151,6 +151,7 @@ def _serve(channel: socket.socket) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as launch/common/common.py does
     for name in _LIBRARIES.split():
         importlib.import_module(name)
+    _keep_programs_of_all()
     gc.collect()
     gc.freeze()  # a collection in a forked process would write to all pages, which are copied then
     gc.set_threshold(50_000, 20, 50)  # as in conftest.py
@@ -175,6 +176,16 @@ def _serve(channel: socket.socket) -> None:
                 os.close(fd)
                 with told, contextlib.suppress(OSError):  # who asked may be gone
                     told.sendall(b"%d\n" % os.waitpid(pid, 0)[1])
+
+
+def _keep_programs_of_all() -> None:
+    """That of several processes of one JAX each keeps what it compiled, as the first does: JAX lets that one alone write
+    to its cache, from which the others would take nothing, since keys are of a process's devices."""
+    from jax._src import compiler
+
+    if write := getattr(compiler, "_cache_write", None):  # JAX's own, and later versions may lack it
+        first = types.SimpleNamespace(global_state=types.SimpleNamespace(process_id=0))
+        compiler._cache_write = types.FunctionType(write.__code__, {**vars(compiler), "distributed": first})
 
 
 def _become(told: socket.socket, files: list[int]) -> None:
