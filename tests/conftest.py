@@ -39,6 +39,9 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    from tests import forked  # which takes the environment as it is set above for that of the server
+
+    forked.fork_workers()
     if not hasattr(config, "workerinput"):
         from ehr_scaling.grid.executors.processes import tidy_programs
 
