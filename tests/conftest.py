@@ -29,6 +29,8 @@ sys.dont_write_bytecode = False
 # Every core has a test, or a process of one: threads of a library (trees are fitted by some) only wait for each other
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# As the package sets it: what is set before the server of tests/forked.py starts is no reason against forking
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["XLA_FLAGS"] = f"{_quick} {os.environ.get('XLA_FLAGS', '')}"
 
 # Files of twenty seconds or more, longest first

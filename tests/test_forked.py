@@ -1,5 +1,6 @@
 """What tests/forked.py forks is as if it had been started."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -46,6 +47,12 @@ def test_it_does_what_a_started_one_does(tmp_path, name):
     ]
     assert done[0].returncode == done[1].returncode
     assert done[0].stdout == done[1].stdout and done[0].stderr.splitlines()[-1:] == done[1].stderr.splitlines()[-1:]
+
+
+def test_what_is_set_by_what_tests_import_is_no_reason_against_it():
+    for name in ("jax", "ehr_scaling.outcomes", "launch.common.common"):
+        importlib.import_module(name)
+    assert forked._early(os.environ) == forked._early(forked._ENVIRONMENT)
 
 
 def bits(number):
