@@ -29,6 +29,8 @@ sys.dont_write_bytecode = False
 # Every core has a test, or a process of one: threads of a library (trees are fitted by some) only wait for each other
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# As the package sets it: what is set before the server of tests/forked.py starts is no reason against forking
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["XLA_FLAGS"] = f"{_quick} {os.environ.get('XLA_FLAGS', '')}"
 
 # Files of twenty seconds or more, longest first
@@ -39,6 +41,9 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    from tests import forked  # which takes the environment as it is set above for that of the server
+
+    forked.fork_workers()
     if not hasattr(config, "workerinput"):
         from ehr_scaling.grid.executors.processes import tidy_programs
 

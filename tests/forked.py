@@ -6,6 +6,8 @@ Matplotlib. Here a server has imported them once: `Popen` and `run` are those of
 backend of JAX and has nothing of this package imported; its arguments, folder, environment, files and session are those
 of the call, and in the end it waits for its threads, calls what is registered for the exit and flushes its output.
 
+So are workers that a test itself starts by multiprocessing's "spawn" (`fork_workers`).
+
 Anything else starts as ever: other programs, options of the interpreter, and environments of which a library reads
 something while it is imported (_READ_EARLY). Not shown by what is forked, so tests of it call `subprocess`: which
 modules are imported, and how long that takes; another seed of hashes in each process; and what an interpreter that is
@@ -14,6 +16,7 @@ taken apart at its end may print.
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
@@ -29,6 +32,7 @@ import sys
 import threading
 import types
 import warnings
+from multiprocessing import popen_spawn_posix, util
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +50,10 @@ _READ_EARLY = (
 
 
 def _early(environment: Any) -> dict[str, str]:
-    """What is read early; but for PYTHONPATH, which a forked process looks at again."""
-    return {k: v for k, v in environment.items() if k.startswith(_READ_EARLY) and k != "PYTHONPATH"}
+    """What is read early; but for PYTHONPATH, which a forked process looks at again, and for what JAX itself sets where
+    it is imported."""
+    but = ("PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL")
+    return {k: v for k, v in environment.items() if k.startswith(_READ_EARLY) and k not in but}
 
 
 _ENVIRONMENT = dict(os.environ)  # before a test changes it
@@ -63,7 +69,7 @@ class Popen(subprocess.Popen):
         args, executable, preexec_fn, _, pass_fds, cwd, env, _, _, shell = given[:10]
         pipes, rights, session, group = given[10:16], given[17:21], given[21], given[22]
         environment = dict(os.environ if env is None else env)
-        other = executable or preexec_fn or pass_fds or shell or group != -1 or rights != (None, None, None, -1)
+        other = executable or preexec_fn or shell or group != -1 or rights != (None, None, None, -1)
         other = other or not hasattr(os, "pidfd_open")  # Linux alone has it
         if other or not _is_python(args) or _early(environment) != _early(_ENVIRONMENT):
             super()._execute_child(*given)
@@ -73,11 +79,14 @@ class Popen(subprocess.Popen):
             "cwd": os.fspath(Path.cwd() if cwd is None else cwd),
             "environment": environment,
             "session": session,
+            "numbers": list(pass_fds),
+            "deaf": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
         }
         files = [own if fd == -1 else fd for own, fd in enumerate((pipes[0], pipes[3], pipes[5]))]
         self._told, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(_server(), [b"+"], [*files, theirs.fileno()])
+            socket.send_fds(_server(), [b"+"], [*files, *pass_fds, theirs.fileno()])
         self._told.sendall(json.dumps(job).encode() + b"\n")
         self.pid = self._number()
         self._child_created = True
@@ -129,6 +138,32 @@ def run(args: Any, *, capture_output: bool = False, timeout: float | None = None
     return done
 
 
+_workers: dict[int, subprocess.Popen] = {}  # of multiprocessing here, by their numbers
+
+
+def fork_workers() -> None:
+    """Make the start method "spawn" of multiprocessing, in this process, fork workers off the server."""
+    poll = popen_spawn_posix.Popen.poll
+
+    def spawned(path: str, args: list[str], fds: list[int]) -> int:
+        # What the tunables of glibc are for is speed
+        environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        own = [argument for argument in args[1:] if argument != "-B"]  # as conftest.py has it
+        process = Popen([sys.executable, *own], env=environment, pass_fds=sorted(fds))
+        _workers[process.pid] = process
+        return process.pid
+
+    def polled(self: Any, flag: int = os.WNOHANG) -> int | None:
+        if (process := _workers.get(self.pid)) is None:
+            return poll(self, flag)
+        if self.returncode is None:
+            self.returncode = process.poll() if flag else process.wait()
+        return self.returncode
+
+    popen_spawn_posix.util = types.SimpleNamespace(**{**vars(util), "spawnv_passfds": spawned})
+    popen_spawn_posix.Popen.poll = polled
+
+
 def _is_python(args: Any) -> bool:
     return not isinstance(args, str) and len(args) > 2 and args[0] == sys.executable and args[1] in ("-m", "-c")
 
@@ -151,6 +186,7 @@ def _serve(channel: socket.socket) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as launch/common/common.py does
     for name in _LIBRARIES.split():
         importlib.import_module(name)
+    _keep_programs_of_all()
     gc.collect()
     gc.freeze()  # a collection in a forked process would write to all pages, which are copied then
     gc.set_threshold(50_000, 20, 50)  # as in conftest.py
@@ -159,7 +195,7 @@ def _serve(channel: socket.socket) -> None:
     while True:
         for fd in select.select([channel, *running], [], [])[0]:
             if fd is channel:
-                byte, files, _, _ = socket.recv_fds(channel, 1, 4)
+                byte, files, _, _ = socket.recv_fds(channel, 1, 64)
                 if not byte:
                     return
                 told = socket.socket(fileno=files.pop())
@@ -177,11 +213,24 @@ def _serve(channel: socket.socket) -> None:
                     told.sendall(b"%d\n" % os.waitpid(pid, 0)[1])
 
 
+def _keep_programs_of_all() -> None:
+    """Let each of several processes of one JAX keep what it compiled: JAX has the first alone write to its cache, where
+    the others find nothing, since keys are of the devices of a process."""
+    from jax._src import compiler
+
+    if write := getattr(compiler, "_cache_write", None):  # JAX's own, and later versions may lack it
+        first = types.SimpleNamespace(global_state=types.SimpleNamespace(process_id=0))
+        compiler._cache_write = types.FunctionType(write.__code__, {**vars(compiler), "distributed": first})
+
+
 def _become(told: socket.socket, files: list[int]) -> None:
     """Do the job that `told` gives, and exit."""
     with told.makefile("rb") as lines:
         job = json.loads(lines.readline())
-    for own, (fd, name) in enumerate(zip(files, ("stdin", "stdout", "stderr"), strict=True)):
+    passed = [fcntl.fcntl(fd, fcntl.F_DUPFD, 1 + max(job["numbers"])) for fd in files[3:]]  # where none of them goes
+    for fd in files[3:]:
+        os.close(fd)
+    for own, (fd, name) in enumerate(zip(files, ("stdin", "stdout", "stderr"), strict=False)):
         os.dup2(fd, own)
         os.close(fd)
         # Opened anew, since the old one goes by what the file was, such as seekable
@@ -193,9 +242,13 @@ def _become(told: socket.socket, files: list[int]) -> None:
         setattr(sys, f"__{name}__", new)
     if job["session"]:
         os.setsid()
-    signal.signal(signal.SIGINT, _INTERRUPT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if job["deaf"] else signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, job["blocked"])
     with told:
         told.sendall(b"%d\n" % os.getpid())
+    for fd, number in zip(passed, job["numbers"], strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
     sys.path[:] = sys.path[1 + len(_paths()) :]
     os.environ.clear()
     os.environ.update(job["environment"])
@@ -237,5 +290,5 @@ def _paths() -> list[str]:
 
 
 if __name__ == "__main__":
-    _INTERRUPT = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends with its client
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends with its client
     _serve(socket.socket(fileno=int(sys.argv[1])))

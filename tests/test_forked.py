@@ -1,9 +1,13 @@
 """What tests/forked.py forks is as if it had been started."""
 
+import importlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing import resource_tracker
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +47,52 @@ def test_it_does_what_a_started_one_does(tmp_path, name):
     ]
     assert done[0].returncode == done[1].returncode
     assert done[0].stdout == done[1].stdout and done[0].stderr.splitlines()[-1:] == done[1].stderr.splitlines()[-1:]
+
+
+def test_what_is_set_by_what_tests_import_is_no_reason_against_it():
+    for name in ("jax", "ehr_scaling.outcomes", "launch.common.common"):
+        importlib.import_module(name)
+    assert forked._early(os.environ) == forked._early(forked._ENVIRONMENT)
+
+
+def bits(number):
+    """Whether a signal is blocked and whether it is ignored, of this process."""
+    of = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    return [bool(int(of[name], 16) >> number - 1 & 1) for name in ("SigBlk", "SigIgn")]
+
+
+def tell(pipe, numbers):
+    pipe.send((os.getppid(), os.environ["OURS"], [bits(number) for number in numbers]))
+    pipe.recv()
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has it")
+def test_workers_that_a_test_spawns_are_forked(monkeypatch):
+    """They have the environment, deafness and blocked signals of the moment, come and go as others do."""
+    server = forked.run([sys.executable, "-c", "import os; print(os.getppid())"], capture_output=True, text=True)
+    monkeypatch.setenv("OURS", "of now")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    context, workers = multiprocessing.get_context("spawn"), []
+    resource_tracker.ensure_running()  # which, when it starts, ends the block below
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        for _ in range(2):
+            ours, theirs = context.Pipe()
+            workers.append((context.Process(target=tell, args=(theirs, (signal.SIGINT, signal.SIGTERM))), ours))
+            workers[-1][0].start()
+    finally:
+        signal.signal(signal.SIGINT, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for _, ours in workers:
+        assert ours.recv() == (int(server.stdout), "of now", [[False, True], [True, False]])
+    (ended, pipe), (killed, _) = workers
+    assert ended.exitcode is None
+    pipe.send("go on")
+    killed.kill()
+    for worker, _ in workers:
+        worker.join(60)
+    assert (ended.exitcode, killed.exitcode) == (0, -signal.SIGKILL)
 
 
 def test_a_module_is_run_from_where_it_is_asked_for(tmp_path):

@@ -1,7 +1,6 @@
 """Settings are checked against those of configs/base.py, kept in the work directory, and told where they differ."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ehr_scaling import settings, study
 from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline
 from ehr_scaling.errors import UserError
-from tests import small
+from tests import forked, small
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,7 +110,7 @@ def test_a_command_that_goes_on_shows_what_it_goes_by(tmp_path):
 
     def shown(*flags):
         argv = [sys.executable, "-m", "launch.evaluate", f"--workdir={tmp_path}", "--print_config", *flags]
-        lines = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+        lines = forked.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
         return {line[2:].split(" = ")[0]: line.split(" = ")[1].split("  #")[0] for line in lines}
 
     assert shown("--config.outcome.copies=7").items() >= {("title", "'mine'"), ("outcome.copies", "7")}

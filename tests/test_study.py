@@ -75,7 +75,7 @@ def emitter_of_users():
 def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study") / "w"
     command = [sys.executable, "-c", small.FEW_TREES, "launch.study", f"--workdir={workdir}", *SMALL[:-1]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # with as many workers as a user gets
+    done = forked.run(command, capture_output=True, text=True, check=False)  # with as many workers as a user gets
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 

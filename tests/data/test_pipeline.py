@@ -22,7 +22,7 @@ from tests import forked
 FLAGS = (
     "--source=synthetic",
     "--config.data.seed=0",
-    "--config.data.patients=6000",
+    "--config.data.patients=4010",  # two blocks of 2,000, and a part of one
     "--config.data.context=64",
     "--config.data.phases=2",
 )
@@ -30,7 +30,7 @@ FLAGS = (
 
 def config(**changes):
     c = base.get_config()
-    c.data.patients, c.data.context, c.data.phases = 6_000, 64, 2
+    c.data.patients, c.data.context, c.data.phases = 4_010, 64, 2
     c.update_from_flattened_dict(changes)
     return c
 

@@ -305,9 +305,7 @@ def test_scoring_in_a_queue_needs_its_limit(tmp_path):
 
 
 def refused(command, flags, expected):
-    done = subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *flags], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = forked.run([sys.executable, "-m", f"launch.{command}", *flags], capture_output=True, text=True, timeout=60)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

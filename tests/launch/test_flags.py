@@ -16,6 +16,7 @@ from ehr_scaling.data.sources.meds import dataset
 from ehr_scaling.errors import NO_MEMORY, UserError
 from launch.common import common
 from launch.predict import NAMES
+from tests import forked
 
 ROOT = Path(launch.__file__).parents[1]
 COMMANDS = [
@@ -196,7 +197,7 @@ def test_commands_that_people_are_told_can_be_given():
     assert all("--out=DIR" in given for module, given in told if module.endswith("export"))
     code = "import sys, {0}; from absl import flags; flags.FLAGS(sys.argv)"
     running = {
-        one: subprocess.Popen([sys.executable, "-c", code.format(one[0]), *one[1]], stderr=subprocess.PIPE, text=True)
+        one: forked.Popen([sys.executable, "-c", code.format(one[0]), *one[1]], stderr=subprocess.PIPE, text=True)
         for one in told
     }
     wrong = {one: process.communicate(timeout=300)[1] for one, process in running.items()}

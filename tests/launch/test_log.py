@@ -3,7 +3,6 @@
 import logging
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import launch
 from launch.common import log
 from launch.console import COMMANDS
+from tests import forked
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[\d+\] ")
 KEEPS = re.compile(r"^ +(log\.keep|common\.begin)\(", re.MULTILINE)
@@ -101,7 +101,7 @@ def test_every_command_on_a_work_directory_keeps_one():
 
 def test_a_command_on_a_study_leaves_its_line_and_its_mistake(tmp_path):
     command = [sys.executable, "-m", "launch.publish", f"--workdir={tmp_path}", "--claims=none", f"--out={tmp_path}/o"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command, capture_output=True, text=True, check=False)
     lines = [STAMP.sub("", line) for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert lines == [shlex.join(["$", *command[2:]]).replace("'$'", "$"), done.stderr.strip()] and done.returncode == 1
 

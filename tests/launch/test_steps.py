@@ -13,7 +13,7 @@ from ehr_scaling.analysis.joint.joint_laws import AUTO, FORMS
 from ehr_scaling.analysis.options import Options
 from ehr_scaling.analysis.plan import next_runs, plan_words
 from ehr_scaling.outcomes import evaluate
-from tests import small
+from tests import forked, small
 
 
 def test_the_report_of_a_study_says_its_steps(monkeypatch):
@@ -121,4 +121,4 @@ print(json.dumps([TARGETS, flags.FLAGS["tolerance"].default]))
 
 
 def printed(code):
-    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return json.loads(forked.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from itertools import pairwise
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from ehr_scaling.errors import UserError
 from ehr_scaling.models import attention as module
 from ehr_scaling.models.attention import IMPLEMENTATIONS, _blocked, attention, choose, honours_segments
+from tests import forked
 
 NVIDIA = pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
 HERE = [pytest.param(name, marks=NVIDIA if name == "cudnn" else ()) for name in IMPLEMENTATIONS]
@@ -138,9 +138,10 @@ def test_bfloat16_in_bfloat16_out(implementation):
 
 def test_splash_on_a_mesh():
     if len(jax.devices()) < 8:  # the number of devices is fixed when a process starts: this test, in another one
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-        again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::test_splash_on_a_mesh"]
-        ended = subprocess.run(again, env=env, capture_output=True, text=True, timeout=300)
+        env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+        code = 'import jax, pytest, sys; jax.config.update("jax_platforms", "cpu"); sys.exit(pytest.main(sys.argv[1:]))'
+        again = [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", f"{__file__}::test_splash_on_a_mesh"]
+        ended = forked.run(again, env=env, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stdout
         return
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)

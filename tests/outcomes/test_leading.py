@@ -21,7 +21,7 @@ from ehr_scaling.layout import Layout
 from ehr_scaling.outcomes import evaluate, following
 from ehr_scaling.processes import companions, leading
 from ehr_scaling.training import setup, sharding
-from tests import nightly, small
+from tests import forked, nightly, small
 from tests.outcomes.scored import same
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -36,6 +36,8 @@ kind_of_admission:
 # The command where a device has so much memory, and even small arrays are cut; process 1 sees nothing of one model
 SCORE = """
 import runpy, sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
 from ehr_scaling.training import checkpoint, setup, sharding
 sharding.WHOLE_BELOW, memory, unseen, seen = 0, float(sys.argv.pop(1)), sys.argv.pop(1), checkpoint.result
 setup._memory = lambda: memory
@@ -48,6 +50,7 @@ ADD = """
 import sys, time
 from pathlib import Path
 import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
 from jax.sharding import NamedSharding, PartitionSpec
 from absl import flags
 from ehr_scaling.processes import companions, leading
@@ -100,10 +103,10 @@ def start(code, *flags, processes=2):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, *flags, f"--coordinator={address}", f"--processes={processes}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([*command, f"--process={i}"], env=environment, **pipes) for i in range(processes)]
+    return [forked.Popen([*command, f"--process={i}"], env=environment, **pipes) for i in range(processes)]
 
 
 def ends(processes):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -25,7 +24,7 @@ from ehr_scaling.outcomes.asking import cohort, questions, stays
 from ehr_scaling.outcomes.asking.tasks import tasks
 from ehr_scaling.outcomes.judging.metrics import calibration, subgroups
 from ehr_scaling.training import loop
-from tests import small
+from tests import forked, small
 from tests.data import made_up
 
 TASK = "in_hospital_death_24h"
@@ -304,7 +303,7 @@ def test_mistakes_are_told_in_one_line(trained, tmp_path):
 
 def run(*flags):
     command = [sys.executable, "-m", "launch.predict", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return forked.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.nightly

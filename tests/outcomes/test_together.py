@@ -25,7 +25,7 @@ from ehr_scaling.outcomes.judging import estimators
 from ehr_scaling.outcomes.pages import fan, show
 from ehr_scaling.outcomes.sampler import simulate, two_tokens
 from ehr_scaling.training.setup import restored_params
-from tests import small
+from tests import forked, small
 from tests.outcomes.scored import KIND, OPTIONS, OWN, TOGETHER, alone, check_predictions, drawn, same
 
 
@@ -175,6 +175,7 @@ PROCESS = """
 import sys
 from pathlib import Path
 import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
 from ehr_scaling.processes import leading
 from ehr_scaling.grid import manifest
@@ -214,10 +215,10 @@ def test_two_processes_score_a_model_together_as_one_device_does(trained, tmp_pa
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", PROCESS, str(two), address]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([*command, str(i), str(memory)], env=environment, **pipes) for i in range(2)]
+    processes = [forked.Popen([*command, str(i), str(memory)], env=environment, **pipes) for i in range(2)]
     try:
         told = [process.communicate(timeout=200) for process in processes]
     finally:

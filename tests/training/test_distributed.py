@@ -86,6 +86,12 @@ def trained(tmp_path, jobs, *, processes, devices, mirrors=None):
 
     mirrors: of each process, where it works for a bucket; None: they share what they have.
     """
+    said = together(WORKER, tmp_path, jobs, processes=processes, devices=devices, mirrors=mirrors)
+    return [json.loads(line) for line in said[0].splitlines() if line.startswith("{")]
+
+
+def together(code, tmp_path, jobs, *, processes, devices, mirrors=None):
+    """What each of the processes prints that do as a program says."""
     path = tmp_path / f"jobs-{time.monotonic_ns()}.json"
     path.write_text(json.dumps(jobs))
     with socket.socket() as s:
@@ -95,12 +101,12 @@ def trained(tmp_path, jobs, *, processes, devices, mirrors=None):
     environments = [{**os.environ, "XLA_FLAGS": flags} for _ in range(processes)]
     for environment, mirror in zip(environments, mirrors or [], strict=False):
         environment["EHR_SCALING_MIRRORS"] = str(mirror)
-    command = [sys.executable, "-c", WORKER, str(path), address, str(processes)]
+    command = [sys.executable, "-c", code, str(path), address, str(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     all_of_them = [forked.Popen([*command, str(i)], env=env, **pipes) for i, env in enumerate(environments)]
     ends = [process.communicate(timeout=600) for process in all_of_them]
     assert not any(process.returncode for process in all_of_them), ends[0][1][-2000:] + ends[-1][1][-2000:]
-    return [json.loads(line) for line in ends[0][0].splitlines() if line.startswith("{")]
+    return [said for said, _ in ends]
 
 
 def at(folder, prepared):
@@ -222,6 +228,7 @@ def name(layout):
     return "{0[0]}x{0[1]}-{1}".format(layout[0], len(layout[1]))
 
 
+TWO = (2, 1), [(1, 1, 2)]  # which read the same rows; those above, by the bucket, read others
 FOUR = (4, 1), [(1, 2, 2)]  # with two axes over processes
 
 
@@ -234,6 +241,35 @@ def four_heads(prepared, tmp_path_factory):
     tmp = tmp_path_factory.mktemp("four")
     (tmp / "packed").symlink_to(prepared[0] / "packed")
     return cell, loop.job([cell], tmp, small.silent)[0]
+
+
+# Rows of a batch, by number, as the processes load them for each mesh and the devices then have them
+ROWS = """
+import json, sys
+from pathlib import Path
+import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+meshes, address, count, index = json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:]
+jax.distributed.initialize(address, int(count), int(index))
+from ehr_scaling.training import sharding
+for shape in meshes:
+    mesh = sharding.mesh(*shape)
+    own, of = sharding.shares(mesh)
+    placed = sharding.place(mesh, {"rows": np.arange(16).reshape(1, of, -1)[:, list(own)].reshape(1, -1)}, axis=1)
+    for shard in placed["rows"].addressable_shards:
+        np.testing.assert_array_equal(shard.data, np.arange(16)[None][shard.index])
+    print(json.dumps([own, of]))
+"""
+
+
+def test_each_process_loads_the_rows_that_its_devices_hold(tmp_path):
+    """On every mesh of four processes: with one axis over them, or two, or parts of one."""
+    every = LAYOUTS[4, 1]
+    said = together(ROWS, tmp_path, every, processes=4, devices=1)
+    for (data, fsdp, _), *shares in zip(every, *map(str.splitlines, said), strict=True):
+        own, of = zip(*map(json.loads, shares), strict=True)
+        assert set(of) == {data * fsdp} and set().union(*own) == {*range(of[0])}
+        assert {len(numbers) for numbers in own} == {1}
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +307,7 @@ def same_run(metrics, expected):
     return losses[0] - of_one[0], losses[-1] - of_one[-1], metrics["validation_loss"] - expected["validation_loss"]
 
 
-@pytest.mark.parametrize("layout", [FOUR, *nightly.but(of=LAYOUTS.items())], ids=name)
+@pytest.mark.parametrize("layout", [TWO, *nightly.but(of=[FOUR, *LAYOUTS.items()])], ids=name)
 def test_every_mesh_over_processes_is_one_run(four_heads, prepared, tmp_path, told, layout):
     """Stopped after the first steps on one mesh and finished on the next: training, checkpoints and evaluation."""
     cell, metrics = four_heads
