@@ -59,6 +59,11 @@ def _early(environment: Any) -> dict[str, str]:
 _ENVIRONMENT = dict(os.environ)  # before a test changes it
 
 
+def may_fork() -> bool:
+    """Whether what is started by the environment of this process, as it is now, is forked."""
+    return _early(os.environ) == _early(_ENVIRONMENT)
+
+
 class Popen(subprocess.Popen):
     """As `subprocess.Popen`. What is forked is no child of this process: its server tells how it ended."""
 
