@@ -156,7 +156,7 @@ def rows(workdir: Path, task: str, split: str, cells: Sequence[Cell]) -> list[Ro
     Raises: UserError where the models are not all trained, or scores are damaged.
     """
     there = Layout(workdir)
-    folder, results = there.task(task), [checkpoint.result(there.run(cell.id)) for cell in cells]
+    folder, results = there.task(task), [checkpoint.result(there.run(cell.id), cell.steps) for cell in cells]
     if None in results:
         raise UserError(f"{there.runs}: a model of {split} is not finished: run the same command again")
     trained = float(np.mean([result["wall_seconds"] for result in results if result]))

@@ -129,7 +129,7 @@ def rows(workdir: Path, cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], li
     versions = provenance.versions(("jax", "flax", "optax"))
     runs, curves = [], []
     for cell in cells:
-        m = checkpoint.result(Layout(workdir).run(cell.id))
+        m = checkpoint.result(Layout(workdir).run(cell.id), cell.steps)
         if m is None:
             continue
         row = {"run": cell.id} | {name: m.get(name) for name in _COPIED}

@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: Path, *, retry_failed: bool = False) -> l
         done = []
         for cell in planned:
             with contextlib.suppress(RunFailed):  # damaged, which has been told
-                done.append(checkpoint.result(there.run(cell.id)))
+                done.append(checkpoint.result(there.run(cell.id), cell.steps))
         return [metrics for metrics in done if metrics is not None]
 
     try:
@@ -104,7 +104,7 @@ def to_score(workdir: Path) -> list[Cell]:
     failed = {name for unit in units(planned) for name in loop.failed(unit, workdir)}
 
     def has_come_to_its_end(cell: Cell) -> bool:
-        return cell.id not in failed or checkpoint.result(there.run(cell.id)) is not None
+        return cell.id not in failed or checkpoint.result(there.run(cell.id), cell.steps) is not None
 
     return [cell for cell in planned if cell.phase == "cooled" and has_come_to_its_end(cell)]
 

@@ -40,6 +40,8 @@ def bucket(request, tmp_path):
 def nothing_is_held():
     """What one test held, as one that died would, is not renewed in the next."""
     yield
+    for lease in leases._holding:
+        lease._stop.set()
     leases._holding.clear()
 
 
@@ -396,6 +398,25 @@ def test_a_result_over_a_recovery_checkpoint_of_its_step_is_whole_or_not_there(t
     assert restored["w"].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_what_is_written_in_the_background_goes_when_it_is_there(tmp_path, machine, monkeypatch):
+    """As on accelerators: not as late as the next save."""
+    url = buckets.url("file", tmp_path)
+    folder = Layout(machine(url, 1)).run("a")
+    monkeypatch.setattr(checkpoint.jax, "default_backend", lambda: "gpu")
+    saver = checkpoint.Saver(folder)
+    writing, may_end = checkpoint._Manager.is_saving_in_progress, threading.Event()
+    monkeypatch.setattr(checkpoint._Manager, "is_saving_in_progress", lambda of: not may_end.is_set() or writing(of))
+    saver.save(10, {"w": np.zeros(3)}, {"finished": False})
+    saver.settle()  # while it is being written
+    assert not Bucket(url).list("runs")
+    may_end.set()
+    until = time.monotonic() + 60
+    while not Bucket(url).list("runs") and time.monotonic() < until:
+        saver.settle()
+    assert f"runs/a/10/{checkpoint.FILES}" in Bucket(url).list("runs")
+    saver.close()
+
+
 def test_the_metrics_of_a_checkpoint_go_when_it_has_gone(tmp_path, machine):
     """A finished run has no recovery checkpoint any more, on whichever machine one looks."""
     url = buckets.url("file", tmp_path)
@@ -517,6 +538,33 @@ def test_a_lease_is_held_by_one_and_taken_over_from_the_dead(bucket, monkeypatch
     second.release()
     assert second.holder() is None and first.take()
     first.release()
+
+
+@pytest.mark.parametrize("trouble", ["no answer", "slow"])
+def test_an_outage_of_the_store_is_no_silence_of_who_holds_a_lease(tmp_path, monkeypatch, trouble):
+    """Its holder could not renew it either: it has TTL again from the end of the outage."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(storage_bucket, "TRIES", 1)
+    store = Bucket(f"file://{tmp_path}/b")
+    ours, theirs = (storage.Lease(store, "runs/.claims/c") for _ in range(2))
+    assert ours.take() and not theirs.take()
+    ours._stop.set()
+    find = store._fs.find
+
+    def fails(*args, **options):
+        now[0] += 100.0
+        if trouble == "no answer":
+            raise ConnectionError("no route to host")
+        return find(*args, **options)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(store._fs, "find", fails)
+        with contextlib.suppress(UserError):
+            store.list("")
+    for seconds, taken in ((1.0, False), (leases.TTL - 2.0, False), (2.0, True)):
+        now[0] += seconds
+        assert theirs.take() is taken, seconds
 
 
 def test_of_many_who_want_a_lease_one_gets_it(bucket, monkeypatch):

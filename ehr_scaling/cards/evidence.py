@@ -160,7 +160,7 @@ def read(workdir: Path, cell: str | None = None) -> Evidence:
         fitted=vocabulary.load(there.timelines),
         about=_about(there.events),
         cell=chosen,
-        result=checkpoint.result(there.run(chosen.id)) or {},
+        result=checkpoint.result(there.run(chosen.id), chosen.steps) or {},
         seeds=sorted({other.seed for _, other in done if _alike(other) == _alike(chosen)}),
         learnt_of_generated=generated and initial.of_generated(chosen, workdir),
         may_know_test=_may_know_test(there, chosen, generated=generated),

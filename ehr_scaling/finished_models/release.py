@@ -46,7 +46,7 @@ def release(workdir: Path, out: Path, cell: str | None = None) -> dict[str, Any]
     chosen = choosing.best_cell(workdir, cell)
     storage.fetch(there.initial(chosen.size), artifacts.RECORD)
     chosen = replace(chosen, generated=initial.of_generated(chosen, workdir))
-    result = checkpoint.result(there.run(chosen.id)) or {}
+    result = checkpoint.result(there.run(chosen.id), chosen.steps) or {}
     storage.fetch(there.timelines)
     vocabulary = timelines.vocabulary(workdir)
     source = artifacts.record(there.timelines)["fingerprint"]

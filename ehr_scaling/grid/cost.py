@@ -183,7 +183,7 @@ class Speed:
         for unit in units(cells) if workdir else []:
             for members in ensembles(unit):
                 for cell in members:
-                    run = status.newest(Layout(workdir).run(cell.id)) if workdir else None
+                    run = status.newest(Layout(workdir).run(cell.id), cell.steps) if workdir else None
                     if run and run.get("finished") and run.get("wall_seconds"):
                         # wall_seconds of a branch has its trunk's, and members share theirs
                         rate = len(members) * run["flops"] / run["wall_seconds"]
@@ -260,7 +260,7 @@ def table(cells: list[Cell], *, workdir: Path | None, workers: int, machine: Mac
             bytes_ = sum(memory(members, machine).values())
             for cell in members:
                 seconds[cell.id], bytes_of[cell.id] = needed / len(members), bytes_
-            runs = [status.newest(Layout(workdir).run(cell.id)) if workdir else None for cell in members]
+            runs = [status.newest(Layout(workdir).run(cell.id), cell.steps) if workdir else None for cell in members]
             if all(run and run.get("finished") for run in runs):
                 finished += len(members)
             else:

@@ -26,18 +26,19 @@ _LEAST_ROWS = 3  # of them, however low a terminal is
 _TAIL = 16_384  # bytes; a line of metrics.jsonl has a few hundred
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
+def newest(folder: Path, steps: int) -> dict[str, Any] | None:
     """What stands beside the newest checkpoint of a run, or None when there is none.
 
+    Args: steps, of the run: a checkpoint before them that is damaged will be passed over when it goes on, and is here.
     Raises: UserError where it is damaged; one that is missing may be on its way out, and is passed over.
     """
-    steps = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
-    for step in steps:
+    there = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
+    for step in there:
         path, remedy = folder / str(step) / "metrics" / "metrics", f"delete {folder} to train the cell again"
         try:
             metrics = artifacts.read_json(path, remedy)
         except UserError:
-            if path.is_file():
+            if path.is_file() and step >= steps:
                 raise
             continue
         if not isinstance(metrics, dict):
@@ -80,11 +81,11 @@ def of_unit(workdir: Path, unit: Unit) -> dict[str, Any]:
     results: dict[str, dict[str, Any] | None] = dict.fromkeys(folders)
     failed: dict[str, str] = {}
     damaged: dict[str, str] = {}
-    for name, folder in folders.items():
+    for cell in unit:
         try:
-            results[name] = newest(folder)
+            results[cell.id] = newest(folders[cell.id], cell.steps)
         except UserError as e:
-            damaged[name] = str(e)
+            damaged[cell.id] = str(e)
     unfinished = [cell for cell in unit if not (results[cell.id] or {}).get("finished")]
     for cell in unfinished:
         with contextlib.suppress(OSError, ValueError, KeyError):

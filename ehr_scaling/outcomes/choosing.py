@@ -20,7 +20,7 @@ def finished(workdir: Path) -> list[tuple[float, Cell]]:
     storage.fetch(there.runs, RESULTS)
     for cell in _planned(workdir):
         try:
-            result = checkpoint.result(there.run(cell.id))
+            result = checkpoint.result(there.run(cell.id), cell.steps)
         except RunFailed as e:
             print(f"warning: left out: {e}", file=sys.stderr, flush=True)
             continue
@@ -46,7 +46,7 @@ def best_cell(workdir: Path, name: str | None) -> Cell:
     elif named := [cell for cell in _planned(workdir) if cell.id == name]:
         folder = there.run(name)
         storage.fetch(folder, RESULTS)
-        best = named[0] if checkpoint.result(folder) is not None else None
+        best = named[0] if checkpoint.result(folder, named[0].steps) is not None else None
     else:
         raise UserError(f"--cell={name} is not in {there.grid / manifest.MANIFEST}: take an id from there")
     if best is None:

@@ -5,6 +5,7 @@ All stores have had these four for years. They come from fsspec (gcsfs, s3fs: th
 
 import bisect
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "file": "fsspec"}  # and the package tha
 TIMEOUT, TRIES = 120.0, 5  # seconds of one request without an answer; tries of it
 SLOWEST = 1e6  # bytes/s of a transfer, below which it is given up
 AT_ONCE = 16  # requests of one fetch or store
+_SLOW = 10.0  # seconds of a request that moves little: whoever has to be quick may not have come through
 
 
 class Bucket:
@@ -28,6 +30,7 @@ class Bucket:
     def __init__(self, url: str, *, apart: bool = False) -> None:
         """Args: apart, whether it has connections of its own, which no transfer of others keeps busy."""
         self.url = url
+        self.troubled = -math.inf  # when it last failed, or was slow, in the time of `time.monotonic`
         scheme = url.partition("://")[0]
         try:
             import fsspec
@@ -159,8 +162,12 @@ class Bucket:
         if self._fs.async_impl:
             do = partial(do, timeout=limit)
         for attempt in range(1, tries + 1):
+            begun = time.monotonic()
             try:
-                return _in_thread(do).result(limit)
+                answer = _in_thread(do).result(limit)
+                if not size and time.monotonic() - begun > _SLOW:
+                    self.troubled = time.monotonic()
+                return answer
             except FileExistsError:
                 raise
             except FileNotFoundError:
@@ -175,6 +182,7 @@ class Bucket:
                 ) from None
             except Exception as e:  # gcsfs, s3fs and their clients share no base class
                 said = first_line(e)
+            self.troubled = time.monotonic()
             if attempt < tries:
                 time.sleep(min(2.0**attempt, 20.0) / 4)
         raise UserError(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")

@@ -28,9 +28,9 @@ class Lease:
     """Of one thing to do, told by objects NAME/1, NAME/2, …: who made the last of them holds it.
 
     It is made only where it is not there, so that of two who want it one gets it. Its holder writes it anew every
-    third of TTL; who has watched it for TTL without a change makes the next. A holder that slept too long finds that
-    next one (`lost`), and must not store what it did: it looks before it stores (`any_lost`). Clocks of machines need
-    not agree.
+    third of TTL; who has watched it for TTL without a change, and the store without trouble, makes the next. A holder
+    that slept too long finds that next one (`lost`), and must not store what it did: it looks before it stores
+    (`any_lost`). Clocks of machines need not agree.
     """
 
     def __init__(self, bucket: Bucket, name: str) -> None:
@@ -50,7 +50,8 @@ class Lease:
             seen = (last, content)
             if self._seen is None or self._seen[:2] != seen:
                 self._seen = (*seen, time.monotonic())
-            if time.monotonic() - self._seen[2] < TTL:
+            # While the store gives no answer its holder cannot renew it either
+            if time.monotonic() - max(self._seen[2], self._bucket.troubled) < TTL:
                 return False
         self._number = int(last.rsplit("/", 1)[-1]) + 1 if last else 1
         self._since, self._renewed, self.lost = time.time(), _now(), False

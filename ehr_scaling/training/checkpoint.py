@@ -3,6 +3,7 @@
 A member's checkpoint is its own (no member axis), so that whoever reads a run need not know with whom it was trained.
 """
 
+import contextlib
 import shutil
 import zlib
 from collections.abc import Iterable
@@ -23,6 +24,13 @@ from ehr_scaling.processes import agreement
 # Two, since the members of an ensemble are saved one after another: a kill in between leaves them one save apart.
 _KEPT = 2
 FILES = storage.CHECKPOINT  # in a checkpoint: size and SHA-256 of each of its files
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which reads the metrics of all steps when it is opened, and cannot be where those of one are damaged."""
+
+    def metrics(self, step: int) -> None:
+        return None
 
 
 class Saver:
@@ -57,7 +65,7 @@ class Saver:
             )
         self._unsealed: list[int] = []  # steps whose files may still be being written
         self._saved = False
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metrics"))
+        self._manager = _Manager(folder.absolute(), options=options, item_names=("state", "metrics"))
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -105,6 +113,11 @@ class Saver:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), metrics=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=items)
         return restored.state, {k: value for k, value in restored.metrics.items() if k != artifacts.SEAL}
+
+    def settle(self) -> None:
+        """Seal and hand over what was written in the background meanwhile, without waiting for what is not."""
+        if self._unsealed and not self._manager.is_saving_in_progress():
+            self._seal()
 
     def _seal(self) -> None:
         """Wait for what is being written, keep its checksums, and hand it over.
@@ -210,8 +223,7 @@ def passed_over(folder: Path, step: int, error: BaseException) -> None:
 def _verify(folder: Path, step: int) -> None:
     """See that the files of a checkpoint are those that were saved; process 0 looks, or each at its mirror.
 
-    Raises: UserError where they are not, in all processes alike. One of an earlier version, without checksums, is named
-      and taken as it is.
+    Raises: UserError where they are not, in all processes alike. One without checksums is named and taken as it is.
     """
     path = folder / str(step) / FILES
 
@@ -221,7 +233,10 @@ def _verify(folder: Path, step: int) -> None:
         if path.is_file():
             artifacts.verify_files(path.parent, artifacts.read_json(path, _again(folder))["files"], _again(folder))
         else:
-            logging.warning("%s has no checksums, as earlier versions saved it: taken as it is", path.parent)
+            logging.warning(
+                "%s has no checksums, as an earlier version saved it or who was killed on the way: taken as it is",
+                path.parent,
+            )
 
     agreement.together(look)
 
@@ -244,15 +259,17 @@ def hand_over_result(folder: Path) -> None:
         storage.store(folder)
 
 
-def result(folder: Path) -> dict[str, Any] | None:
+def result(folder: Path, steps: int = 0) -> dict[str, Any] | None:
     """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
 
+    Args: steps, of the run, where they are known: of one that has not come so far no checkpoint is looked at, and what
+      is damaged is passed over when it goes on.
     Raises: RunFailed where they are missing, or not what was saved.
     """
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
-    if not steps:
+    last = max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=-1) if folder.exists() else -1
+    if last < steps:
         return None
-    path = _metrics(folder, max(steps))
+    path = _metrics(folder, last)
     if not path.is_file():
         raise RunFailed(f"{path} is missing: {_again(folder)}")
     try:
@@ -275,15 +292,13 @@ def restore_last(folder: Path, abstract: Any) -> Any:
 
     Raises: UserError where it cannot be read.
     """
-    saver = Saver(folder)
+    path = folder
     try:
-        step = saver.steps()[-1]
-        try:
+        with contextlib.closing(Saver(folder)) as saver:
+            step = saver.steps()[-1]
+            path = folder / str(step)
             return saver.restore(step, abstract)[0]
-        except UserError:
-            raise
-        except Exception as e:  # Orbax', tensorstore's and JAX' errors share no base class
-            damaged = f"{folder / str(step)} is damaged ({first_line(e)}): {_again(folder)}"
-            raise unreadable(e, folder / str(step), damaged) from None
-    finally:
-        saver.close()
+    except UserError:
+        raise
+    except Exception as e:  # Orbax', tensorstore's and JAX' errors share no base class
+        raise unreadable(e, path, f"{path} is damaged ({first_line(e)}): {_again(folder)}") from None

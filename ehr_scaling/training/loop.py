@@ -42,7 +42,9 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     folders = [Layout(workdir).run(cell.id) for cell in cells]
     for folder in folders:
         checkpoint.fetch(folder)
-    results = agreement.together(lambda: [checkpoint.result(folder) for folder in folders])
+    results = agreement.together(
+        lambda: [checkpoint.result(folder, cell.steps) for cell, folder in zip(cells, folders, strict=True)]
+    )
     finished = {cell.id: result for cell, result in zip(cells, results, strict=True) if result is not None}
     all_are = len(finished) == len(cells)
     # Members that are over may be so without the others, which are tried again
@@ -143,9 +145,11 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
         log.write()
         done += updates
         log.pending = done, sums
+        for run in runs:
+            run.saver.settle()
         report(members * updates * cell.batch_tokens)
-        stopping = asked_to_end()
-        if done < steps and (stopping or done in stops or due(clock.dispatches)):
+        stopping, is_due = asked_to_end(), due(clock.dispatches)
+        if done < steps and (stopping or done in stops or is_due):
             save()
             if stopping:
                 raise Preempted(preemption.SAVED)
@@ -294,7 +298,7 @@ def failed(unit: Unit, workdir: Path) -> dict[str, str]:
     for cell in unit:
         folder = Layout(workdir).run(cell.id)
         storage.fetch(folder / FAILED)
-        if (path := folder / FAILED).is_file() and checkpoint.result(folder) is None:
+        if (path := folder / FAILED).is_file() and checkpoint.result(folder, cell.steps) is None:
             reasons[cell.id] = str(artifacts.read_json(path, f"delete {path} to try the cell again")["reason"])
     return lost(unit, reasons)
 
@@ -336,7 +340,7 @@ def finished(unit: Unit, workdir: Path) -> list[dict[str, Any]] | None:
     folders = [Layout(workdir).run(cell.id) for cell in unit]
     for folder in folders:
         storage.fetch(folder, RESULTS)
-    results = [checkpoint.result(folder) for folder in folders]
+    results = [checkpoint.result(folder, cell.steps) for cell, folder in zip(unit, folders, strict=True)]
     there = [result for result in results if result is not None]
     if len(there) == len(unit):
         for folder in folders:

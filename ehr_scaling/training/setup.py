@@ -113,7 +113,7 @@ def restored_params(cell: Cell, folder: Path) -> tuple[Transformer, Any]:
 
     def there() -> None:
         storage.fetch(folder)
-        if checkpoint.result(folder) is None:
+        if checkpoint.result(folder, cell.steps) is None:
             raise RunFailed(f"{folder} holds no finished run: train cell {cell.id} ({cell.size}) first")
 
     if not leading.follows():

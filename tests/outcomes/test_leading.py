@@ -42,7 +42,7 @@ from ehr_scaling.training import checkpoint, setup, sharding
 sharding.WHOLE_BELOW, memory, unseen, seen = 0, float(sys.argv.pop(1)), sys.argv.pop(1), checkpoint.result
 setup._memory = lambda: memory
 if "--process=1" in sys.argv:
-    checkpoint.result = lambda folder: None if folder.name == unseen else seen(folder)
+    checkpoint.result = lambda folder, steps: None if folder.name == unseen else seen(folder, steps)
 runpy.run_module("launch.evaluate", run_name="__main__", alter_sys=True)
 """
 # Process 0 lets the other add up numbers for a while, which goes by all devices

@@ -45,7 +45,7 @@ for job in jobs:
     def broken(saver, step):
         raise OSError("Stale file handle")
     checkpoint.Saver.saved = broken if job["blind"] == int(index) else saved
-    def damaged(folder):
+    def damaged(folder, steps):
         raise RunFailed("its result is damaged")
     checkpoint.result = damaged if job["fails"] == int(index) else result
     def report(tokens, before=False):

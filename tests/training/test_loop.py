@@ -1,6 +1,7 @@
 """A run learns, can be broken off anywhere, alone or with others, and says so when it diverges."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -282,7 +283,7 @@ def test_a_look_at_the_end_is_the_evaluation(looking, prepared, tmp_path):
     assert line["step"] == cell.steps and line["validation_loss"] == metrics["validation_loss"]
 
 
-@pytest.mark.parametrize("damage", ["half-written", "truncated", "all"])
+@pytest.mark.parametrize("damage", ["half-written", "truncated", "metrics", "all"])
 def test_a_damaged_checkpoint_is_passed_over(undisturbed, prepared, tmp_path, damage):
     cell, _, metrics = undisturbed
     workdir = at(prepared, tmp_path / "w")
@@ -293,8 +294,9 @@ def test_a_damaged_checkpoint_is_passed_over(undisturbed, prepared, tmp_path, da
     assert len(steps) == 2
     if damage == "half-written":
         (folder / f"{steps[1] + 4}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    for step in {"half-written": (), "truncated": steps[1:], "all": steps}[damage]:
-        for path in (folder / str(step) / "state").rglob("*"):
+    item = "metrics" if damage == "metrics" else "state"
+    for step in {"half-written": (), "all": steps}.get(damage, steps[1:]):
+        for path in (folder / str(step) / item).rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     resumed = loop.job([cell], workdir, small.silent)[0]
@@ -323,8 +325,16 @@ def test_members_are_trained_together_and_resumed_together(undisturbed, prepared
         assert {name: a[name] for name in EXACT} == {name: b[name] for name in EXACT}
 
 
-def test_a_branch_is_its_trunk_cooled(prepared, tmp_path):
+def test_a_branch_is_its_trunk_cooled(prepared, tmp_path, monkeypatch):
     """A branch equals a run that was never broken off: the same rates, the same rows."""
+    dispatches = []
+
+    class Due(loop.Due):
+        def __call__(self, number):
+            dispatches.append(number)
+            return super().__call__(number)
+
+    monkeypatch.setattr(loop, "Due", Due)
     config = small.config(**{"training.schedule": "wsd", "training.trunk": True})
     points = [{"budget": b, "size": "3.5k", "seed": 0} for b in (1.2e9, 0.6e9)]
     cells, _ = grid.grid(config, points, {1.0: prepared[1]}, small.ABOUT)
@@ -333,6 +343,9 @@ def test_a_branch_is_its_trunk_cooled(prepared, tmp_path):
     workdir = at(prepared, tmp_path / "w")
     results = {m["id"]: m for m in loop.job(units(cells)[0], workdir, small.silent)}
     assert results[trunk.id]["phase"] == "hot"
+    # At every one, marks or not: several processes find their pace at the fourth
+    assert dispatches[:5] == [1, 2, 3, 4, 5] and dispatches.count(1) == len(cells)
+    assert all(b in (1, a + 1) for a, b in itertools.pairwise(dispatches))
     for branch in branches:
         alone = replace(branch, id=f"alone-{branch.id}", start=0, trunk="")
         whole = loop.job([alone], workdir, small.silent)[0]
