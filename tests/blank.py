@@ -6,6 +6,7 @@ from ehr_scaling.grid.cell import Cell, Engine
 
 
 def cell(name, kind=Cell, **changes):
-    """Of which only the name and `changes` are told."""
+    """Of which only the name, that it has no steps, and `changes` are told."""
     nothing = {f.name: None for f in fields(Cell)} | {"engine": Engine(**{f.name: None for f in fields(Engine)})}
-    return kind(**{**nothing, "id": name, "unit": name, "marks": (), "start": 0, "phase": "cooled", **changes})
+    told = {"id": name, "unit": name, "marks": (), "start": 0, "steps": 0, "phase": "cooled"}
+    return kind(**{**nothing, **told, **changes})
