@@ -242,16 +242,21 @@ def build(
     """
     inputs = inputs if version == 1 else {**inputs, "made_by_version": version}
     inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will be when read back
-    _fetch(path)
-    if _is_there(path) and storage.handed_over(path / RECORD):
-        return _made(path, inputs, before or {})
+    if storage.handed_over(path / RECORD) and not storage.unsent(path / RECORD):
+        storage.fetch(path)
+        if _is_there(path):
+            return _made(path, inputs, before or {})
     partial = path.with_name(f".{path.name}.partial")
     with storage.turn(path), _locked(partial):
-        _fetch(path)
+        # Else what a dead machine left of an artifact would lie among the files here
+        if storage.handed_over(path / RECORD):
+            if storage.unsent(path / RECORD):  # the bucket could not take it, and another has made it since
+                shutil.rmtree(path)
+            storage.fetch(path)
         if _is_there(path):
             shutil.rmtree(partial, ignore_errors=True)
             known = _made(path, inputs, before or {})
-            if not storage.handed_over(path / RECORD):  # the bucket could not take it the last time
+            if not storage.handed_over(path / RECORD):  # the bucket could not take it
                 storage.store(path, alone=True)
             return known
         begun, done = partial / _BEGUN, partial / RECORD
@@ -272,12 +277,6 @@ def build(
         partial.replace(path)
         storage.store(path, alone=True)
     return record(path)
-
-
-def _fetch(path: Path) -> None:
-    """Bring an artifact that is whole in its bucket: what a dead machine left of one would lie among the files here."""
-    if storage.handed_over(path / RECORD):
-        storage.fetch(path)
 
 
 def _is_there(path: Path) -> bool:

@@ -22,7 +22,7 @@ from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import status
 from ehr_scaling.grid.executors import claims, local
-from ehr_scaling.layout import RESULTS, Layout
+from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
 from ehr_scaling.storage import leases, mirror
@@ -152,21 +152,24 @@ def test_an_artifact_whose_hand_over_was_broken_off_goes_the_next_time_alone(tmp
     assert set(files(three / "events")) == {"data/y", artifacts.RECORD}
 
 
-def test_what_one_machine_could_not_hand_over_takes_no_others_place(tmp_path, machine, monkeypatch):
-    """Another one has made it of other inputs since: that is said before anything is sent."""
+def test_what_one_machine_could_not_hand_over_gives_way_to_what_another_has(tmp_path, machine, monkeypatch):
+    """It made it of other inputs since, of more files: nothing of it is written over, and none of the two is mixed."""
     url = buckets.url("file", tmp_path)
     one, two = machine(url, 1), machine(url, 2)
-    make = lambda folder: write(folder / "x", "1") or {}  # noqa: E731
+
+    def make(*names):
+        return lambda folder: [write(folder / name, name) for name in names] and {}
+
     with monkeypatch.context() as unseen:
         unseen.setattr(storage, "store", lambda path, **how: None)
-        artifacts.build(one / "events", {"a": 1}, make)
-    artifacts.build(two / "events", {"a": 2}, make)
+        artifacts.build(one / "events", {"a": 1}, make("x", "y"))
+    record = artifacts.build(two / "events", {"a": 2}, make("x", "z"))
     there = Bucket(url).list("events")
     for _ in range(2):
         with pytest.raises(UserError, match="was made from other inputs"):
-            artifacts.build(one / "events", {"a": 2}, make)
-        assert Bucket(url).list("events") == there
-    assert artifacts.build(one / "events", {"a": 1}, make)["inputs"] == {"a": 1}
+            artifacts.build(one / "events", {"a": 1}, make("x", "y"))
+        assert files(one / "events") == files(two / "events")
+    assert artifacts.build(one / "events", {"a": 2}, make("x", "y")) == record
     assert Bucket(url).list("events") == there
 
 
@@ -483,7 +486,8 @@ def test_a_look_at_many_runs_takes_one_listing(tmp_path, machine, monkeypatch):
 
 
 def test_a_status_asks_no_more_of_many_cells(tmp_path, machine, monkeypatch):
-    one = machine(buckets.url("file", tmp_path), 1)
+    url = buckets.url("file", tmp_path)
+    one = machine(url, 1)
     cells = [blank.cell(name, steps=10, phase="trunk") for name in "abcdef"]
     for cell in cells:
         folder = Layout(one).run(cell.id) / "10"
@@ -507,6 +511,11 @@ def test_a_status_asks_no_more_of_many_cells(tmp_path, machine, monkeypatch):
     asked.clear()
     loop.retry(cells, one)
     assert len(asked) == 1
+    failed = Layout(one).run("c") / FAILED
+    write(failed, "{}")
+    storage.store(failed)
+    loop.retry(cells, one)
+    assert not failed.exists() and "runs/c/failed.json" not in Bucket(url).list("runs")
     asked.clear()
     local.run(None, units, one, done=lambda unit, workdir: [], **options)  # of another kind, which asks for no runs
     assert not asked

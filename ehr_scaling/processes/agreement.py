@@ -24,10 +24,11 @@ def by_process_0(flags: list[bool]) -> list[bool]:
     return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.array(flags, np.int32))]
 
 
-def together(see: Callable[[], T]) -> T:
+def together(see: Callable[[], T], otherwise: str = "") -> T:
     """What `see()` gives in each process, where it gives something in all of them.
 
     For what only one of them may find wrong: it would leave while the others wait for it in their next collective.
+    Args: otherwise, what to say where another process alone raises; by default that it does.
     Raises: what `see` raises here; RunFailed where it raises in another process alone.
     """
     given: list[T] = []
@@ -37,7 +38,7 @@ def together(see: Callable[[], T]) -> T:
     except Exception as e:
         error = e
     if (who := _who(error is not None)) is not None:
-        raise error or RunFailed(f"process {who} cannot go on with this run: see what it says")
+        raise error or RunFailed(otherwise or f"process {who} cannot go on with this run: see what it says")
     return given[0]
 
 

@@ -22,6 +22,7 @@ from ehr_scaling.storage.mirror import (
     names,
     store,
     turn,
+    unsent,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "names",
     "store",
     "turn",
+    "unsent",
 ]

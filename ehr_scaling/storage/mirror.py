@@ -184,6 +184,11 @@ def handed_over(path: Path) -> bool:
     return (mirror := _mirror(path)) is None or _key(mirror[1], path) in mirror[0].glance(_key(mirror[1], path))
 
 
+def unsent(path: Path) -> bool:
+    """Whether the file `path` was written here and never handed over since; False where there is no bucket."""
+    return (mirror := _mirror(path)) is not None and _changed(mirror[1], _key(mirror[1], path))
+
+
 def forget(path: Path) -> None:
     """Take what lies at and below `path` out of the bucket, records first, and leases of it. Here it stays.
 

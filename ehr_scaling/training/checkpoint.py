@@ -88,7 +88,8 @@ class Saver:
         try:
             self._seal()
             if step in self.steps():  # one that was damaged, and passed over; or a recovery checkpoint of the result
-                storage.forget(self.folder / str(step))  # else its record would vouch for the files that come
+                # Else its record would vouch for files that come; until theirs is there others go on from older ones
+                storage.forget(self.folder / str(step))
                 self._manager.delete(step)
             self._manager.save(step, args=items, force=True)
             self._unsealed.append(step)
@@ -238,7 +239,7 @@ def _verify(folder: Path, step: int) -> None:
                 path.parent,
             )
 
-    agreement.together(look)
+    agreement.together(look, f"{path.parent} is damaged where another process looked: {_again(folder)}")
 
 
 def _again(folder: Path) -> str:

@@ -16,6 +16,7 @@ from ehr_scaling.errors import RunFailed
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import export
+from ehr_scaling.processes import agreement
 from ehr_scaling.training.step import State
 
 ROWS = "rows.json"
@@ -45,13 +46,17 @@ def lay_over(state: State, cell: Cell, workdir: Path) -> State:
     Raises: RunFailed where the work directory holds others; UserError where they are damaged.
     """
     folder = Layout(workdir).initial(cell.size)
-    inputs = artifacts.verify(folder)["inputs"]
-    rows = np.array(artifacts.read_json(folder / ROWS)["rows"], np.int32)
-    if inputs["weights"] != cell.init or len(rows) != cell.vocab:
-        raise RunFailed(
-            f"{folder} holds other weights than cell {cell.id} is to start from: delete it and plan the grid again"
-        )
-    given = jax.tree.map(np.asarray, export.load(folder)[1])
+
+    def look() -> tuple[np.ndarray, Any]:
+        inputs = artifacts.verify(folder)["inputs"]
+        rows = np.array(artifacts.read_json(folder / ROWS)["rows"], np.int32)
+        if inputs["weights"] != cell.init or len(rows) != cell.vocab:
+            raise RunFailed(
+                f"{folder} holds other weights than cell {cell.id} is to start from: delete it and plan the grid again"
+            )
+        return rows, jax.tree.map(np.asarray, export.load(folder)[1])
+
+    rows, given = agreement.together(look)
     shared = np.flatnonzero(rows != NEW)
     given_rows = rows[shared]
 

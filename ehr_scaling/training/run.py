@@ -135,12 +135,16 @@ def _from_trunk(start: int, factory: States, runs: list[Run], workdir: Path) -> 
     for run in runs:
         checkpoint.fetch(Layout(workdir).run(run.cell.trunk))
     trunks = [checkpoint.Saver(Layout(workdir).run(run.cell.trunk)) for run in runs]
-    try:
-        if agreement.any_process(not all(start in saver.steps() for saver in trunks)):
+
+    def see() -> None:
+        if not all(start in saver.steps() for saver in trunks):
             raise RunFailed(
                 f"{trunks[0].folder} has no checkpoint at step {start}, where cell {runs[0].cell.id} branches off: "
                 "delete that folder and run launch.sweep again"
             )
+
+    try:
+        agreement.together(see)
         if restored := _restored(trunks, start, factory, runs, own_checkpoints=False):
             return restored
         raise RunFailed(

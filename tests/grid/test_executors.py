@@ -158,6 +158,9 @@ def test_looks_at_what_others_hold_take_a_part_of_the_time(tmp_path, monkeypatch
     done = list(itertools.islice(turns, 200))
     assert done == list(range(289, 89, -1)) and looks[:11] == list(range(299, 288, -1))
     assert 80 <= sum(i >= 290 for i in looks) <= 110  # each of the 200 claims looked at all ten before
+    now[0] += 10_000.0  # a long unit
+    done += itertools.islice(turns, 30)
+    assert sum(i >= 290 for i in looks[-45:]) <= 20
     held.clear()  # they are let go of: the costliest is taken within a round of looks
     done += itertools.islice(turns, 21)
     assert 299 in done

@@ -25,6 +25,8 @@ def test_what_is_seen_in_all_is_given_and_what_one_meets_ends_it_in_all(there):
     if there:
         with pytest.raises(RunFailed, match="process 0 cannot go on with this run: see what it says"):
             agreement.together(lambda: 7)
+        with pytest.raises(RunFailed, match="as it is said"):
+            agreement.together(lambda: 7, "as it is said")
     else:
         assert agreement.together(lambda: 7) == 7
     with pytest.raises(OSError, match="Stale"):  # each tells what it met itself

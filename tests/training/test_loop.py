@@ -22,7 +22,7 @@ from ehr_scaling.errors import Preempted, RunFailed, UserError
 from ehr_scaling.grid import cells as grid
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
-from ehr_scaling.processes import preemption
+from ehr_scaling.processes import agreement, preemption
 from ehr_scaling.training import checkpoint, loop, setup, sharding, tracking
 from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.step import eval_losses
@@ -335,6 +335,10 @@ def test_a_branch_is_its_trunk_cooled(prepared, tmp_path, monkeypatch):
             return super().__call__(number)
 
     monkeypatch.setattr(loop, "Due", Due)
+    seen, together = set(), agreement.together
+    monkeypatch.setattr(
+        agreement, "together", lambda see, *more: seen.add(see.__qualname__.split(".")[0]) or together(see, *more)
+    )
     config = small.config(**{"training.schedule": "wsd", "training.trunk": True})
     points = [{"budget": b, "size": "3.5k", "seed": 0} for b in (1.2e9, 0.6e9)]
     cells, _ = grid.grid(config, points, {1.0: prepared[1]}, small.ABOUT)
@@ -343,6 +347,8 @@ def test_a_branch_is_its_trunk_cooled(prepared, tmp_path, monkeypatch):
     workdir = at(prepared, tmp_path / "w")
     results = {m["id"]: m for m in loop.job(units(cells)[0], workdir, small.silent)}
     assert results[trunk.id]["phase"] == "hot"
+    # What one of several processes may find wrong alone they see together
+    assert seen >= {"job", "train", "_from_trunk", "_verify"}
     # At every one, marks or not: several processes find their pace at the fourth
     assert dispatches[:5] == [1, 2, 3, 4, 5] and dispatches.count(1) == len(cells)
     assert all(b in (1, a + 1) for a, b in itertools.pairwise(dispatches))

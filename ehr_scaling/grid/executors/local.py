@@ -109,7 +109,8 @@ def run(
             if preemption.requested_anywhere() if _processes() > 1 else preemption.requested():
                 raise Preempted(preemption.SAVED)
         look()
-        if missing := [unit[0].id for i, unit in enumerate(units) if results[i] is None and i not in failures]:
+        missing = [unit[0].id for i, unit in enumerate(units) if results[i] is None and i not in failures]
+        if missing and _leads():  # another process may not see what process 0 found done, or failed, before it began
             raise UserError(
                 f"another process holds cell {missing[0]}: see launch.sweep --status, and run again when it has ended"
             )
@@ -158,6 +159,13 @@ def _processes() -> int:
     import jax
 
     return 1 if leading.leads() else jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def _leads() -> bool:
+    """Whether it is this process that claims."""
+    import jax
+
+    return _processes() == 1 or jax.process_index() == 0
 
 
 def _together(turns: Iterator[int | None]) -> Iterator[int | None]:
