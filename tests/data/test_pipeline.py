@@ -17,6 +17,7 @@ import pytest
 from ehr_scaling import artifacts
 from ehr_scaling.configs import base
 from ehr_scaling.data import pipeline, shards
+from ehr_scaling.data.sources.synthetic import patients
 from ehr_scaling.data.timelines import timeline_units
 from ehr_scaling.errors import UserError
 from tests import forked
@@ -63,10 +64,17 @@ def test_processes_make_the_same_bytes(undisturbed, tmp_path, monkeypatch):
     assert digest(tmp_path / "pool") == digest(undisturbed)
 
 
-@pytest.mark.nightly  # as Dask below, by the engine that Beam has of its own
-def test_beam_makes_the_same_bytes(undisturbed, tmp_path):
-    pipeline.prepare(config(**{"data.beam": ("--runner=DirectRunner",)}).data, tmp_path / "beam")
-    assert digest(tmp_path / "beam") == digest(undisturbed)
+def test_beam_makes_the_same_bytes(tmp_path, monkeypatch):
+    """By the engine that Beam has of its own; Dask below."""
+    monkeypatch.setattr(patients, "BLOCK", 50)  # so that few patients are a unit and a part of one
+    few = {"data.patients": 80, "data.phases": 1}
+    ran, real = [], shards._beam
+    monkeypatch.setattr(shards, "_beam", lambda function, *args: (ran.append(len(args[1])), real(function, *args)))
+    pipeline.prepare(config(**few).data, tmp_path / "here", workers=1)
+    assert not ran
+    pipeline.prepare(config(**few, **{"data.beam": ("--runner=DirectRunner",)}).data, tmp_path / "beam")
+    assert ran[0] == 2 and len(ran) >= 4  # patients, counts, tokens, rows
+    assert digest(tmp_path / "beam") == digest(tmp_path / "here")
 
 
 def test_shards_that_are_added_up_in_groups_make_the_same_bytes(tmp_path, monkeypatch):

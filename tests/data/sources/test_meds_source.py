@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -379,6 +381,38 @@ def test_a_split_file_of_few_patients_of_a_large_set(tmp_path, monkeypatch, by_b
     assert sorted(got) == sorted((i, code) for i, _, code, _ in rows if i in named)
     assert summary["split_file"] == {"not named": 37, "not there": 0}
     assert sum(path.parent.name == "spread" for path in written) == 2  # 15 events of pieces 1 and 3: no file of nobody
+
+
+@pytest.mark.parametrize("by_bands", [False, True])
+def test_a_shard_is_gathered_without_a_list_of_a_folder(tmp_path, monkeypatch, by_bands):
+    """Its files are those that records tell: the folder of all units' files grows with their number, and so would the
+    time that each shard takes. What else lies there, of an interrupted version that cut it in more, is none of them."""
+    root = of_many_times(tmp_path, monkeypatch)
+    if not by_bands:
+        apart = {str(k): table([(10 * k + i % 10, i, f"A/{i % 9}", None) for i in range(100)]) for k in range(4)}
+        root = put(tmp_path / "apart", apart, row_group_size=50)
+    monkeypatch.setattr(assignment, "_MANY", 1)
+    monkeypatch.setattr(meds_reading, "_BATCH", 10)
+    monkeypatch.setattr(shuffle, "_HELD", 30)  # so that a piece leaves several files
+    whole, _ = extract(root, tmp_path / "whole")
+    real, gathered, listed = shuffle.gather, [], []
+
+    def watched(path, *args):
+        left = [file for name in ("spread", "narrowed") for file in (Path(path) / name).glob("*-0000.arrow")]
+        for file in left:
+            shutil.copyfile(file, file.with_name(file.name.replace("-0000", "-0099")))
+        with monkeypatch.context() as patch:
+            for place, name in ((os, "scandir"), (os, "listdir"), (Path, "glob"), (Path, "iterdir")):
+                usual = getattr(place, name)
+                patch.setattr(place, name, lambda *a, usual=usual: (listed.append(a), usual(*a))[1])
+            real(path, *args)
+        gathered.append({file.parent.name for file in left})
+
+    monkeypatch.setattr(shuffle, "gather", watched)
+    again, _ = extract(root, tmp_path / "again")
+    assert gathered == [{"spread", "narrowed"} if by_bands else {"spread"}] * sum(map(len, whole["shards"].values()))
+    assert again == whole and bytes_of(tmp_path / "again") == bytes_of(tmp_path / "whole")
+    assert listed == []
 
 
 @pytest.mark.parametrize("by_bands", [False, True])

@@ -6,9 +6,11 @@ its shard, and there are few files whatever the number of pieces and shards. Whe
 every shard is what takes longest: then `spread` sorts by bands, some shards next to each other, as many bands as shards
 in one, `narrow` sorts what all files have of one band by shard, and `gather` reads the files of the shard's band alone.
 The files are Arrow's own: to open one and take a batch costs the same whatever the number of batches, which of
-parquet's row groups it does not.
+parquet's row groups it does not. Records tell how many files a unit left, since to look for them in a folder of all
+units' is to go through all of them.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from ehr_scaling.artifacts import writing
+from ehr_scaling.artifacts import read_json, writing
 from ehr_scaling.data import parquet
 from ehr_scaling.data.events import events
 from ehr_scaling.data.events.columns import STATIC
@@ -85,8 +87,9 @@ def spread(path: str, unit: int, parts: list[Part], how: Reading, places: Places
 
 
 def spread_stage(width: int) -> str:
-    """The name of the stage in records: what was sorted by shard is none that is sorted by bands."""
-    return "spread" if width == 1 else "spread-by-band"
+    """The name of the stage in records: what was sorted by shard is none that is sorted by bands. Not
+    "spread": records of that name, of an earlier version, do not tell how many files there are."""
+    return "sorted" if width == 1 else "sorted-by-band"
 
 
 def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, places: Places, width: int) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, places: 
                 if len(rows.subjects):
                     yield _table(rows, file)
 
-    _write_sorted(partial(folder.spread, unit), tables(), places, width)
+    files = _write_sorted(partial(folder.spread, unit), tables(), places, width)
     pairs = sorted(dropped.spelt)
     table = pa.table({"theirs": pa.array([a for a, _ in pairs], pa.string()), "ours": [b for _, b in pairs]})
     parquet.write(folder.spelt(unit), table)
@@ -106,7 +109,7 @@ def _spread(folder: Folder, unit: int, parts: list[Part], how: Reading, places: 
         name: [rows, sum(n for (f, _), n in dropped.lost.items() if f == name), _reason(dropped, name)]
         for name, rows in dropped.seen.items()
     }
-    return {"dropped": dropped.rows, "mended": dropped.values + mended, "families": families}
+    return {"files": files, "dropped": dropped.rows, "mended": dropped.values + mended, "families": families}
 
 
 def _reason(dropped: Dropped, family: str) -> str:
@@ -140,7 +143,7 @@ def narrow(path: str, band: int, places: Places, width: int) -> None:
     folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
-        tables = (pa.Table.from_batches([batch]) for batch in _batches(_spread_files(folder), band))
+        tables = (pa.Table.from_batches([batch]) for batch in _batches(_all_spread(folder), band))
         return {"files": _write_sorted(partial(folder.narrowed, band), tables, places, 1)}
 
     once(folder.record("narrow", band), make)
@@ -209,10 +212,14 @@ def _batches(paths: Iterable[Path], place: int) -> Iterator[pa.RecordBatch]:
                 yield file.get_batch(at).replace_schema_metadata(None)
 
 
-def _spread_files(folder: Folder, pieces: list[int] | None = None) -> list[Path]:
-    """Of some pieces, or of all (None), in their order."""
-    patterns = ["[!.]*.arrow"] if pieces is None else [f"{piece:06d}-*.arrow" for piece in pieces]
-    return sorted(path for pattern in patterns for path in (folder.path / "spread").glob(pattern))
+def _all_spread(folder: Folder) -> list[Path]:
+    """The files of all pieces, in their order."""
+    return sorted((folder.path / "spread").glob("[!.]*.arrow"))
+
+
+def _left(record: Path, path_of: Callable[[int], Path]) -> list[Path]:
+    """The files that a unit left, as its record tells; no folder is listed."""
+    return [path_of(number) for number in range(read_json(record)["files"])]
 
 
 def _dictionary(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
@@ -229,10 +236,15 @@ def gather(
     folder = Folder(Path(path))
 
     def make() -> dict[str, Any]:
-        if width == 1:
-            paths = _spread_files(folder, pieces)
+        if width > 1:
+            band = shard // width
+            paths = _left(folder.record("narrow", band), partial(folder.narrowed, band))
+        elif pieces is None:
+            paths = _all_spread(folder)
         else:
-            paths = sorted((folder.path / "narrowed").glob(f"{shard // width:06d}-*.arrow"))
+            stage = spread_stage(width)
+            left = (_left(folder.record(stage, piece), partial(folder.spread, piece)) for piece in pieces)
+            paths = list(itertools.chain.from_iterable(left))
         return _gather(paths, Path(out), Reading(*how), shard, split, k)
 
     once(folder.record("gather", f"{split}-{k}"), make)
