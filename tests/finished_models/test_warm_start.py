@@ -19,6 +19,7 @@ from ehr_scaling.grid import manifest
 from ehr_scaling.grid.cell import units
 from ehr_scaling.layout import Layout
 from ehr_scaling.models import export
+from ehr_scaling.processes import agreement
 from ehr_scaling.training import checkpoint, initial, loop
 from ehr_scaling.training.evaluation import evaluate
 from ehr_scaling.training.run import Run, begin
@@ -99,9 +100,13 @@ def test_it_is_another_cell_and_says_from_what(donor, warm):
     assert "init_from" not in json.dumps(artifacts.record(Layout(workdir).grid)["inputs"])
 
 
-def test_resumed_is_undisturbed(warm, tmp_path):
+def test_resumed_is_undisturbed(warm, tmp_path, monkeypatch):
     workdir, cells = warm
-    metrics = loop.job(cells[:1], workdir, small.silent)[0]
+    seen, together = set(), agreement.together
+    with monkeypatch.context() as watched:
+        watched.setattr(agreement, "together", lambda see: seen.add(see.__qualname__) or together(see))
+        metrics = loop.job(cells[:1], workdir, small.silent)[0]
+    assert "lay_over.<locals>.look" in seen  # what one of several processes finds wrong with them all learn
     again = tmp_path / "w"
     shutil.copytree(workdir, again, ignore=shutil.ignore_patterns("runs"))
     cell, left = replace(cells[0], engine=replace(cells[0].engine, checkpoint_seconds=0.0)), [cells[0].tokens // 2]

@@ -17,7 +17,7 @@ from jobs import await_help, crash, die, fail, help_out, refuse, square, units
 
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import executors
-from ehr_scaling.grid.executors import claims, processes, progress
+from ehr_scaling.grid.executors import claims, local, processes, progress
 from ehr_scaling.grid.executors.progress import Progress
 from tests import blank
 
@@ -225,6 +225,18 @@ def test_patience_ends(tmp_path, monkeypatch):
     todo = units(2)
     with claims.claim(tmp_path, todo[1]), pytest.raises(UserError, match="another process holds cell cell1"):
         executors.run(square, todo, tmp_path, workers=1, title="test", patience=0.1)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_what_is_left_is_told_by_the_process_that_claims(tmp_path, monkeypatch, leads):
+    """Of several that train as one another may not see what the first found done, or failed, before it began."""
+    monkeypatch.setattr(local, "_processes", lambda: 2)
+    monkeypatch.setattr(local, "_leads", lambda: leads)
+    monkeypatch.setattr(local, "_together", lambda turns: iter(()))
+    monkeypatch.setattr(local.preemption, "requested_anywhere", lambda: False)
+    expected = pytest.raises(UserError, match="another process holds cell cell0") if leads else contextlib.nullcontext()
+    with expected:
+        assert executors.run(square, units(1), tmp_path, workers=1, title="test") == [None]
 
 
 def sweep(tmp_path, workers, saves=True):
