@@ -83,7 +83,7 @@ def ask(config: ConfigDict, workdir: Path) -> None:
     )
     for answer in answers:
         for score in answer or ():
-            print(told(score, about["horizons"]))
+            print(describe(score, about["horizons"]))
     print(f"every question: {there.task(sheet.name)}/<model>.csv")
 
 
@@ -100,7 +100,7 @@ def chosen(workdir: Path) -> "list[Cell]":
     return [choosing.best_cell(workdir, name) for name in names]
 
 
-def told(score: dict[str, Any], horizons: list[float]) -> str:
+def describe(score: dict[str, Any], horizons: list[float]) -> str:
     """A model's answers on the terminal: for each horizon what its AUROCs are, of all and of first occurrences."""
     from statistics import median
 

@@ -83,11 +83,11 @@ def main() -> None:
     _check_flags()
     common.use_all_cores(f"predicting with a model of {MODEL.value}")
     model = Path(MODEL.value).absolute()
-    common.ask_together(lambda: predicted(model), model)
+    common.ask_together(lambda: write_predictions(model), model)
 
 
-def predicted(model: Path) -> None:
-    """By process 0 of those that ask as one."""
+def write_predictions(model: Path) -> None:
+    """Ask the model and write the risks to --out: by process 0 of those that ask as one."""
     from ehr_scaling import artifacts
     from ehr_scaling.data import disclosure
     from ehr_scaling.data.inspection import inspection

@@ -52,11 +52,11 @@ def main() -> None:
             "fine-tuning is by the devices of one process: give --methods=probe, or leave out --distributed "
             "(--coordinator, --processes, --process)"
         )
-    common.ask_together(lambda: supervised(workdir), workdir)
+    common.ask_together(lambda: fit_heads(workdir), workdir)
 
 
-def supervised(workdir: Path) -> None:
-    """By process 0 of those that ask as one."""
+def fit_heads(workdir: Path) -> None:
+    """Fit and score the heads that are asked for: by process 0 of those that ask as one."""
     manifest.read(Layout(workdir).grid)
     # Not above: a mistake in a flag, or a folder without models, needs no JAX.
     from ehr_scaling.outcomes.supervised import labels, supervise

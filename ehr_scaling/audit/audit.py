@@ -64,7 +64,10 @@ class PlannedAudit(NamedTuple):
 def plan_audit(
     workdir: Path, cell: Cell, others: list[tuple[float, Cell]], settings: Settings, out: Path
 ) -> PlannedAudit:
-    """Whom a model is asked about; no model is restored. Raises: UserError as `whom.choose`."""
+    """The audit of a model: whom it is asked about, and where its record goes; no model is restored.
+
+    Raises: UserError as `whom.choose`.
+    """
     chosen = whom.choose(workdir, cell, others, settings.seed)
     folder = Layout(workdir).timelines
     record = artifacts.record(folder)

@@ -229,8 +229,8 @@ def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, gene
     for folder in sorted(path.parent for path in there.outcomes.glob("*/task.json")):
         try:
             about = scores.described(folder)
-            of_scores = scores.of_cell(folder, cell.id, cell.size)
-            record = artifacts.read_json(folder / f"{cell.id}.json") if of_scores else {}
+            cell_scores = scores.of_cell(folder, cell.id, cell.size)
+            record = artifacts.read_json(folder / f"{cell.id}.json") if cell_scores else {}
         except UserError as e:
             problems.append(_without(there.root, str(e)))
             continue
@@ -239,8 +239,8 @@ def _tasks(there: Layout, laws: Record, cell: Cell, problems: list[str], *, gene
         counts = {name: record[name] for name in ("n", "patients", "positives") if name in record}
         binary = about.get("kind", "binary") == "binary"
         if withheld := "" if generated or not record else scores.too_small(counts, binary=binary):
-            record, of_scores = {}, []
-        tasks.append(ScoredTask(folder.name, about, record, of_scores, withheld, verdict))
+            record, cell_scores = {}, []
+        tasks.append(ScoredTask(folder.name, about, record, cell_scores, withheld, verdict))
     return tasks
 
 

@@ -74,7 +74,7 @@ def of_labels(count: int | None, draw: int) -> str:
 
 
 def fewer_than_all(request: Request, stays: int) -> Request:
-    """The request with numbers of labels below `stays`, of train stays; larger ones become one None, for all."""
+    """The request with numbers of labels below `stays`, of train stays; all others become one None, for all stays."""
     some = [count for count in request.counts if count is not None and count < stays]
     return request._replace(counts=(*some, *((None,) if len(some) < len(request.counts) else ())))
 
