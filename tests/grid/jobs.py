@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from ehr_scaling import storage
-from ehr_scaling.errors import Preempted, RunFailed, UserError
+from ehr_scaling.errors import Preempted, RunFailed, Unavailable, UserError
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.processes import preemption
 from tests import blank
@@ -50,6 +50,14 @@ def refuse(unit, workdir, report):
         raise UserError("the second unit is broken: mend it")
     time.sleep(0.05)
     return [None for _ in unit]
+
+
+def lose_touch(unit, workdir, report):
+    raise Unavailable("the bucket does not answer")
+
+
+def lose_device(unit, workdir, report):
+    raise RuntimeError("INTERNAL: the device is gone")
 
 
 def fail(unit, workdir, report):

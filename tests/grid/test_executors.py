@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from jax._src import compilation_cache
-from jobs import await_help, crash, die, fail, help_out, refuse, square, units
+from jobs import await_help, crash, die, fail, help_out, lose_device, lose_touch, refuse, square, units
 
-from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling.errors import RunFailed, Unavailable, UserError
 from ehr_scaling.grid import executors
 from ehr_scaling.grid.executors import claims, processes, progress
 from ehr_scaling.grid.executors.progress import Progress
@@ -81,9 +81,19 @@ def test_a_users_mistake_comes_through(tmp_path, workers):
 
 
 def test_a_bug_in_a_worker_is_one_line_with_its_trace_above(tmp_path, capfd):
-    with pytest.raises(UserError, match=r"cell cell\d \(s\d\) failed with ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"cell cell\d \(s\d\) failed with ZeroDivisionError") as told:
         executors.run(crash, units(4), tmp_path, workers=2, title="test")
+    assert told.type is UserError
     assert "in crash" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("job", "workers", "expected"),
+    [(lose_touch, 1, "does not answer"), (lose_touch, 2, "does not answer"), (lose_device, 2, "its trace is above")],
+)
+def test_what_may_pass_is_known_as_such_where_workers_meet_it(tmp_path, job, workers, expected):
+    with pytest.raises(Unavailable, match=expected):
+        executors.run(job, units(4), tmp_path, workers=workers, title="test")
 
 
 def test_a_killed_worker_is_noticed(tmp_path):

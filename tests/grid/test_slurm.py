@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, count_on_nodes, crash, finished, full, hand_over, refuse, units
+from jobs import count, count_on_nodes, crash, finished, full, hand_over, lose_touch, refuse, units
 
 from ehr_scaling import storage
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Unavailable, UserError
 from ehr_scaling.grid.executors import claims, slurm
 from tests import buckets
 
@@ -107,6 +108,29 @@ def test_a_users_mistake_is_one_line_in_the_log(tmp_path):
     (job,) = slurm.submit(refuse, units(2)[1:], tmp_path, cluster="local", **SUBMIT)
     until(lambda: "error: the second unit is broken: mend it" in (job.stderr() or ""))
     assert "Traceback" not in job.stderr()
+
+
+def test_what_may_pass_ends_a_task_with_its_status(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        slurm.Task(lose_touch, units(1)[0], tmp_path, "test", finished)()
+    assert end.value.code == 69 and capsys.readouterr().err.endswith("error: the bucket does not answer\n")
+
+
+@pytest.mark.parametrize(("error", "kind"), [(RuntimeError("no answer"), Unavailable), (ValueError("x"), UserError)])
+def test_nodes_that_cannot_be_joined_may_be_later(monkeypatch, error, kind):
+    import jax
+    import submitit
+
+    def initialize(*args, **options):
+        raise error
+
+    here = types.SimpleNamespace(num_tasks=2, raw_job_id="7", hostnames=["node1", "node2"], global_rank=1)
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: here)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match=r"the nodes cannot be joined .*: all must reach node1:20007") as told:
+        slurm._join_nodes()
+    assert told.type is kind
 
 
 def test_a_unit_that_somebody_holds_is_left_to_them(tmp_path, monkeypatch, capsys):

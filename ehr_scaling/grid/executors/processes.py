@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ehr_scaling import hardware
-from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
+from ehr_scaling.errors import Preempted, RunFailed, Unavailable, UserError, ends_all, may_pass, of_system
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import tpus
 from ehr_scaling.grid.executors.claims import NOBODY
@@ -175,7 +175,7 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
                 elif kind == "wait":
                     bar.say(value)
                 elif kind == "error":
-                    raise UserError(value)
+                    raise value
                 else:
                     i = doing.pop(pipe)
                     if kind == "failed":
@@ -263,5 +263,6 @@ def _serve(
         if told is None:
             traceback.print_exc()
             on = f"cell {work.units[began[-1]][0].id} ({work.units[began[-1]][0].size})" if began else "a worker"
-            told = UserError(f"{on} failed with {type(e).__name__}; its trace is above")
-        pipe.send(("error", str(told)))
+            kind = Unavailable if may_pass(e) else UserError
+            told = kind(f"{on} failed with {type(e).__name__}; its trace is above")
+        pipe.send(("error", ends_all(told)))

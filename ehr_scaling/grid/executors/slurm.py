@@ -13,7 +13,7 @@ from typing import Any
 
 from ehr_scaling import storage
 from ehr_scaling.artifacts import fingerprint
-from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, needs
+from ehr_scaling.errors import Preempted, RunFailed, Unavailable, UserError, first_line, needs
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
@@ -111,7 +111,8 @@ def _join_nodes() -> bool:
     try:
         jax.distributed.initialize(*where, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
-        raise UserError(
+        kind = UserError if isinstance(e, ValueError) else Unavailable
+        raise kind(
             f"the nodes cannot be joined ({first_line(e)}): all must reach {where[0]}, so let TCP through between them"
         ) from None
     companions.watch()
