@@ -118,6 +118,11 @@ def help_out(unit, workdir, report):
     return True
 
 
+def save(unit, workdir, report):
+    """Asked to end at once."""
+    raise Preempted(preemption.SAVED)
+
+
 def hang(unit, workdir, report):
     (workdir / "begun").touch()
     time.sleep(60)
