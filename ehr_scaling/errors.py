@@ -25,6 +25,10 @@ class Unavailable(UserError):
     status = 69  # EX_UNAVAILABLE of sysexits.h
 
 
+class TakenOver(Unavailable):
+    """Another machine has taken over what this one held: a sweep leaves that to it, and goes on with something else."""
+
+
 def needs(what: str, extra: str) -> UserError:
     """What to raise where a package is not installed that one of the project's extras brings."""
     return UserError(f"{what}, which is not installed: take the extra, pip install -e '.[{extra}]' in a checkout")
