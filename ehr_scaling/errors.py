@@ -10,11 +10,23 @@ class UserError(Exception):
     """Something the user can mend.
 
     The message is one line that names the file, the row or the flag, and what to do about it. It never holds a
-    subject id, a patient's date or free text. `endings` prints it without a traceback and exits with status 1.
+    subject id, a patient's date or free text. `endings` prints it without a traceback and exits with its status.
     """
+
+    status = 1
 
     def __init__(self, message: object) -> None:
         super().__init__(" ".join(str(message).splitlines()))  # names of files, columns and tasks may hold line breaks
+
+
+class Unavailable(UserError):
+    """Something outside did not answer, or went away: the same command may go on later. Exit status 69."""
+
+    status = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+class TakenOver(Unavailable):
+    """Another machine has taken over what this one held: a sweep leaves that to it, and goes on with something else."""
 
 
 def needs(what: str, extra: str) -> UserError:
@@ -81,10 +93,17 @@ _SYSTEM = {
     errno.ENOMEM: NO_MEMORY,
     errno.EAGAIN: NO_MEMORY,  # of fork and of new threads; what may not block is dealt with where it is asked
 }
+# Of these the same command may be spared the next time, or on the next machine
+_PASSING = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 _QUOTED = {os.strerror(number): number for number in _SYSTEM if number not in (errno.EINVAL, errno.EEXIST)}
 _OUT_OF_MEMORY = re.compile(
     r"can't start new thread|not enough memory|[Oo]ut of memory|bad_alloc|[Cc]annot allocate memory|"
     r"failed to map segment"
+)
+# As XLA's statuses begin, and JAX where no device answers (another process may not have let go of it yet); not those of
+# what a program asks for, such as INVALID_ARGUMENT
+_OF_A_RUNTIME = re.compile(
+    r"(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|DATA_LOSS|INTERNAL|UNKNOWN): |Unable to initialize backend"
 )
 _PATH = re.compile(r"""['"](/[^'"\n]+)['"]|\b(?:opening|reading|writing|path:) (/[^\s;,:]+)""")
 _PARTIAL = re.compile(r"\.[0-9a-f]{12}\.partial\.")  # of artifacts.writing
@@ -98,13 +117,28 @@ def first_line(error: BaseException) -> str:
 def of_system(error: BaseException, path: object = None) -> UserError | None:
     """The line for an error of the system: of permissions, disks, names, limits or memory; None for any other.
 
+    Unavailable where a drive or a network failed, which may be there again later.
     Args: path, of the file that was read or written, where the error itself names none.
     """
     for each in _chain(error):
         if (number := _number(each)) is not None:
             named = _named(each) or (str(path) if path is not None else "")
-            return UserError(f"{named}: {_SYSTEM[number]}" if named and number != errno.ENOMEM else _SYSTEM[number])
+            kind = Unavailable if number in _PASSING else UserError
+            return kind(f"{named}: {_SYSTEM[number]}" if named and number != errno.ENOMEM else _SYSTEM[number])
     return None
+
+
+def ends_all(error: UserError) -> UserError:
+    """The same line as an error that nobody who leaves a single run out (RunFailed) takes for one of a run."""
+    return (Unavailable if isinstance(error, Unavailable) else UserError)(error)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error that has no line here is one of a device, its runtime or a connection, of which the same command
+    may be spared the next time; nobody can tell it from a mistake of ours."""
+    return isinstance(error, ConnectionError | TimeoutError) or (
+        isinstance(error, RuntimeError) and _OF_A_RUNTIME.match(str(error)) is not None
+    )
 
 
 def unreadable(error: BaseException, path: object, damaged: str) -> UserError:

@@ -21,7 +21,7 @@ from ehr_scaling import artifacts, storage, study
 from ehr_scaling.data.inspection import inspection
 from ehr_scaling.errors import RunFailed, UserError
 from ehr_scaling.grid import status
-from ehr_scaling.grid.executors import claims, local
+from ehr_scaling.grid.executors import claims, local, slurm
 from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.outcomes.pages import fan
 from ehr_scaling.storage import bucket as storage_bucket
@@ -508,6 +508,9 @@ def test_a_status_asks_no_more_of_many_cells(tmp_path, machine, monkeypatch):
     results = local.run(None, units, one, done=loop.finished, **options)
     assert results == [loop.finished(unit, one) for unit in units]
     assert len(asked) == 1 + 2 * len(cells)  # the look at the beginning; those of the line above
+    asked.clear()
+    assert slurm.submit(None, units, one, title="", time="5", parallel=1, done=loop.finished) == []
+    assert len(asked) == 1
     asked.clear()
     loop.retry(cells, one)
     assert len(asked) == 1

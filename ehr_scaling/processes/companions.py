@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 
-from ehr_scaling.errors import Preempted
+from ehr_scaling.errors import Preempted, Unavailable
 from ehr_scaling.processes import preemption
 
-STATUS = 69  # EX_UNAVAILABLE of sysexits.h: may be tried again
+STATUS = Unavailable.status  # may be tried again
 HEARTBEAT = 30  # seconds after which JAX gives a process up, that is not heard of
 GRACE = 2.0  # seconds for a process that ends by itself, as where all have met the same error
 _PATIENCE = 10.0  # seconds for a connection to be made, and to say whose it is

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from ehr_scaling.errors import UserError, of_system
+from ehr_scaling.errors import Unavailable, UserError, may_pass, of_system
 from ehr_scaling.processes import companions
 
-BROKEN = 70  # exit status of our own mistakes (EX_SOFTWARE of sysexits.h), which a scheduler may try again
+BROKEN = 70  # exit status of our own mistakes (EX_SOFTWARE of sysexits.h), which come again however often it is tried
 
 
 def line(message: object) -> str:
@@ -29,15 +29,19 @@ def fail(message: object, status: int = 1) -> NoReturn:
 def tell(error: Exception, status: int = BROKEN, reword: Callable[[str], str] = str) -> None:
     """Say what went wrong, from where `error` was caught. Comes back only where it is our own mistake.
 
-    A user's mistake, and an error of the system, end the process with their line, which `reword` may change, and status
-    1; an error after another process has ended, which may be no more than a consequence, with a line about that and
-    companions.STATUS. Of any other the traceback is printed: the caller is to end, and where the process is one of
-    several it ends here, with `status`.
+    A user's mistake, and an error of the system, end the process with their line, which `reword` may change, and their
+    status: 1, or 69 where the same command may go on later (`Unavailable`). An error after another process has ended,
+    which may be no more than a consequence, ends it with a line about that and companions.STATUS. Of any other the
+    traceback is printed. Where that `may_pass` the process ends with 69; else the caller is to end, and where the
+    process is one of several it ends here, with `status`.
     """
     told = error if isinstance(error, UserError) else None
     if told is None and (ended := companions.told()) is not None:
         companions.end(line(ended))
     if told := told or of_system(error):
-        fail(reword(str(told)))
+        fail(reword(str(told)), told.status)
     traceback.print_exception(error)
+    if may_pass(error):
+        companions.fail("", Unavailable.status)
+        sys.exit(Unavailable.status)
     companions.fail("", status)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ehr_scaling.errors import Preempted, RunFailed, UserError
+from ehr_scaling.errors import Preempted, RunFailed, Unavailable, UserError, ends_all
 from ehr_scaling.processes import companions, preemption
 
 if TYPE_CHECKING:  # what only starts a command needs none of it
@@ -138,7 +138,7 @@ def agreed() -> Iterator[None]:
         for process in range(jax.process_count()):
             while (line := _told(f"{key}/{process}")) is None:
                 if error is not None and time.monotonic() > until:
-                    raise UserError(str(error))
+                    raise ends_all(error)
             if (line := json.loads(line)) is not None:
                 said.append(f"process {process}: {line}")
     if failed := next(filter(None, said), None):
@@ -200,7 +200,7 @@ def _told(key: str) -> str | None:
         if "DEADLINE_EXCEEDED" not in str(e):  # the store is process 0's: it has gone, and says how in a moment
             time.sleep(companions.GRACE)
             check()
-            raise UserError("process 0, which leads, has ended before this one: see what it said") from None
+            raise Unavailable("process 0, which leads, has ended before this one: see what it said") from None
     return None
 
 

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ehr_scaling.errors import UserError, first_line, needs
+from ehr_scaling.errors import Unavailable, UserError, first_line, needs
 
 T = TypeVar("T")
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "file": "fsspec"}  # and the package that each needs
@@ -144,7 +144,7 @@ class Bucket:
             if (about := self.list(key).get(key)) is not None:
                 return str(about["version"])
             time.sleep(0.1 * (attempt + 1))
-        raise UserError(f"{self.url}: an object has gone while it was written: run again")
+        raise Unavailable(f"{self.url}: an object has gone while it was written: run again")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
@@ -156,7 +156,7 @@ class Bucket:
 
         Args: do, takes the limit of its calls where those can be cancelled. size, bytes that are moved. patience,
           seconds after which there is no other try; 0: TRIES of TIMEOUT each.
-        Raises: FileExistsError; UserError where all tries fail.
+        Raises: FileExistsError; Unavailable where all tries fail; UserError where it is not allowed.
         """
         tries, limit = (1, patience) if patience else (TRIES, TIMEOUT + size / SLOWEST)
         if self._fs.async_impl:
@@ -173,7 +173,7 @@ class Bucket:
             except FileNotFoundError:
                 if missing is not ...:
                     return missing
-                raise UserError(f"{self.url}: an object has gone while it was read: run again") from None
+                raise Unavailable(f"{self.url}: an object has gone while it was read: run again") from None
             except TimeoutError:
                 said = f"no answer in {limit:g} s"
             except PermissionError as e:
@@ -185,7 +185,7 @@ class Bucket:
             self.troubled = time.monotonic()
             if attempt < tries:
                 time.sleep(min(2.0**attempt, 20.0) / 4)
-        raise UserError(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")
+        raise Unavailable(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")
 
 
 class _Listing:

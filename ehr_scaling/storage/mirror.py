@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import TakenOver, UserError
 from ehr_scaling.storage import leases
 from ehr_scaling.storage.bucket import AT_ONCE, SCHEMES, Bucket
 
@@ -80,7 +80,7 @@ def fetch(path: Path, pattern: str = "*", *, overwrite: bool = False, gone: bool
     What lies in a folder below `path` whose name begins with a dot is scratch: it comes to who asks for that folder.
 
     Args: pattern, of names below `path` (fnmatch, whose * crosses folders).
-    Raises: UserError where the bucket does not answer.
+    Raises: Unavailable where the bucket does not answer.
     """
     if (mirror := _mirror(path)) is None:
         return
@@ -154,8 +154,8 @@ def store(path: Path, *, alone: bool = False) -> None:
 
     Names below it that begin with a dot are scratch, and stay here.
     Args: alone, whether whatever else the bucket has there goes before the records are written: of one who died.
-    Raises: UserError where the bucket does not answer,
-      and where another machine has taken over what this process holds.
+    Raises: Unavailable where the bucket does not answer, TakenOver where another machine has taken over what this
+      process holds.
     """
     if (mirror := _mirror(path)) is None:
         return
@@ -375,9 +375,9 @@ def _remove(bucket: Bucket, root: Path, key: str) -> None:
 
 
 def _may_write(path: Path, patience: float = 0.0) -> None:
-    """Asked object by object, since a machine may sleep between two. Raises UserError where its work is another's."""
+    """Asked object by object, since a machine may sleep between two. Raises TakenOver where its work is another's."""
     if leases.any_lost(patience):
-        raise UserError(
+        raise TakenOver(
             f"{path}: this machine did not answer for {leases.TTL:g} s, and another has taken its work over: what was "
             "done since is left out; run the same command again to go on with something else"
         )

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ehr_scaling import artifacts, configs, hardware, settings, storage
 from ehr_scaling.configs import base
-from ehr_scaling.errors import NO_MEMORY, Preempted, UserError, first_line, of_system
+from ehr_scaling.errors import NO_MEMORY, Preempted, Unavailable, UserError, first_line, of_system
 from ehr_scaling.processes import companions, endings, leading, preemption
 
 from ..console import own_names
@@ -129,7 +129,8 @@ def join_processes() -> None:
     try:
         jax.distributed.initialize(*process_flags, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
-        raise UserError(
+        kind = UserError if isinstance(e, ValueError) else Unavailable  # of what was given; of whom it did not reach
+        raise kind(
             f"the processes cannot be joined ({first_line(e)}): with --distributed a TPU pod, Slurm or MPI starts "
             "them; else all give the same --coordinator, host:port of process 0 that each can reach, and --processes, "
             "and each its own --process, from 0"

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 
 from ehr_scaling import storage
-from ehr_scaling.errors import Preempted, RunFailed, UserError
+from ehr_scaling.errors import Preempted, RunFailed, Unavailable, UserError
 from ehr_scaling.grid.cell import Cell
+from ehr_scaling.grid.executors import claims
 from ehr_scaling.processes import preemption
 from tests import blank
 
@@ -50,6 +52,33 @@ def refuse(unit, workdir, report):
         raise UserError("the second unit is broken: mend it")
     time.sleep(0.05)
     return [None for _ in unit]
+
+
+def lose_touch(unit, workdir, report):
+    raise Unavailable("the bucket does not answer")
+
+
+def lose_device(unit, workdir, report):
+    raise RuntimeError("INTERNAL: the device is gone")
+
+
+def lose_hold(unit, workdir, report):
+    """Of a work directory in a bucket: the first unit, when it is first done, is taken over by another machine, which
+    lets go of it half a second later. Gives, for the last cell of a unit, what this process had begun before."""
+    claims.POLL_BUCKET = 0.05
+    _BEGUN.append(unit[0].id)
+    time.sleep(unit[0].pause or 0.0)
+    if unit[0].number == 0 and not (workdir / "lost").exists():
+        (workdir / "lost").touch()
+        ours = storage.lease(claims.file_of(workdir, unit).with_suffix(""))
+        ours._renewed = (-1e9, -1e9)  # as one that has slept
+        theirs, key = ours._bucket, f"{ours._name}/{ours._number + 1}"
+        assert theirs.create(key, ours._content(held=True))
+        threading.Timer(0.5, lambda: theirs.write(key, ours._content(held=False))).start()
+    return [*hand_over(unit, workdir, report)[1:], _BEGUN[:-1]]
+
+
+_BEGUN = []
 
 
 def fail(unit, workdir, report):
@@ -108,6 +137,11 @@ def help_out(unit, workdir, report):
     partial.write_text(str(os.getpid()))
     partial.rename(workdir / "helped")
     return True
+
+
+def save(unit, workdir, report):
+    """Asked to end at once."""
+    raise Preempted(preemption.SAVED)
 
 
 def hang(unit, workdir, report):

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from jax._src import compilation_cache
-from jobs import await_help, crash, die, fail, help_out, refuse, square, units
+from jobs import await_help, crash, die, fail, help_out, lose_device, lose_hold, lose_touch, refuse, square, units
 
-from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling import storage
+from ehr_scaling.errors import RunFailed, Unavailable, UserError
 from ehr_scaling.grid import executors
 from ehr_scaling.grid.executors import claims, local, processes, progress
 from ehr_scaling.grid.executors.progress import Progress
-from tests import blank
+from tests import blank, buckets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,9 +82,33 @@ def test_a_users_mistake_comes_through(tmp_path, workers):
 
 
 def test_a_bug_in_a_worker_is_one_line_with_its_trace_above(tmp_path, capfd):
-    with pytest.raises(UserError, match=r"cell cell\d \(s\d\) failed with ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"cell cell\d \(s\d\) failed with ZeroDivisionError") as told:
         executors.run(crash, units(4), tmp_path, workers=2, title="test")
+    assert told.type is UserError
     assert "in crash" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("job", "workers", "expected"),
+    [(lose_touch, 1, "does not answer"), (lose_touch, 2, "does not answer"), (lose_device, 2, "its trace is above")],
+)
+def test_what_may_pass_is_known_as_such_where_workers_meet_it(tmp_path, job, workers, expected):
+    with pytest.raises(Unavailable, match=expected):
+        executors.run(job, units(4), tmp_path, workers=workers, title="test")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_another_machine_takes_over_is_left_to_it_and_the_sweep_goes_on(tmp_path, workers, monkeypatch, capfd):
+    monkeypatch.setenv("EHR_SCALING_MIRRORS", str(tmp_path / "mirrors"))
+    monkeypatch.setattr(claims, "POLL_BUCKET", 0.05)
+    todo = units(4, own_flops=1.0, pause=0.3 * (workers - 1))  # so that each worker has something to do
+    workdir = storage.local(buckets.url("file", tmp_path))
+    results = executors.run(lose_hold, todo, workdir, workers=workers, title="test")
+    assert "warning: cell cell0 is left to another machine, which took it over" in capfd.readouterr().err
+    assert all(result is not None for result in results)
+    if workers == 1:
+        *_, last = before = results[0][-1]
+        assert sorted(before) == ["cell0", "cell1", "cell3", "cell4"] and last != "cell0"  # others were done in between
 
 
 def test_a_killed_worker_is_noticed(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import small
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid.executors import pods
 from tests import buckets, forked
 
@@ -237,7 +237,7 @@ def test_one_host_is_a_job_and_several_are_one_program():
     assert {"operator": "In", "values": [75]} in [
         rule.get("onExitCodes") for rule in one["spec"]["podFailurePolicy"]["rules"]
     ]
-    failing = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2]}}
+    failing = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2, 70]}}
     assert one["spec"]["podFailurePolicy"]["rules"][0] == failing
     several = json.loads(pods.gke(ARGV, **GKE, accelerator="nvidia-h100-80gb", topology=None, hosts=4, chips=8))
     ending = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
@@ -254,6 +254,104 @@ def test_one_host_is_a_job_and_several_are_one_program():
         check=True,
     )
     assert told.stdout.strip() == "['--coordinator=sweep-hosts-0-0.sweep:8476', '--processes=4', '--process=2']"
+
+
+ENDS = """
+import errno, sys
+from ehr_scaling.errors import Diverged, Preempted, RunFailed, Unavailable, UserError
+from ehr_scaling.storage import bucket, leases, mirror
+from launch.common import common
+
+def unreachable():
+    bucket.time.sleep = lambda seconds: None
+    store = bucket.Bucket("file:///nowhere")
+    def find(*args, **options):
+        raise ConnectionResetError("reset by peer")
+    store._fs.find = find
+    store.list("")
+
+def taken_over():
+    leases.any_lost = lambda patience=0.0: True
+    mirror._may_write("runs/a")
+
+def not_joined(error):
+    import jax
+    def initialize(*args, **options):
+        raise error
+    jax.distributed.initialize = initialize
+    common.define_process_flags()
+    common.flags.FLAGS(["x", "--distributed"])
+    common.join_processes()
+
+def runtime(said):
+    import jax
+    raise jax.errors.JaxRuntimeError(said)
+
+def error(e):
+    raise e
+
+how, sys.argv[1:] = sys.argv[1], []
+common.run(lambda: eval(how))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    {
+        "error(UserError('mend this'))": 1,
+        "error(RunFailed('all of them'))": 1,
+        "error(Diverged('nan', 'c'))": 1,
+        "error(OSError(errno.ENOSPC, 'x'))": 1,
+        "error(PermissionError(errno.EACCES, 'x'))": 1,
+        "error(MemoryError())": 1,
+        "runtime('RESOURCE_EXHAUSTED: Out of memory')": 1,
+        "not_joined(ValueError('coordinator_address should be defined.'))": 1,
+        "common.parse(['x', '--nothing_like_this'])": 2,
+        "error(ZeroDivisionError())": 70,
+        "runtime('INVALID_ARGUMENT: shapes')": 70,
+        "error(Unavailable('later'))": 69,
+        "error(OSError(errno.EIO, 'x'))": 69,
+        "error(OSError(errno.ESTALE, 'x'))": 69,
+        "error(OSError(errno.ENOTCONN, 'x'))": 69,
+        "error(OSError(errno.ETIMEDOUT, 'x'))": 69,
+        "error(OSError(errno.EHOSTDOWN, 'x'))": 69,
+        "unreachable()": 69,
+        "taken_over()": 69,
+        "not_joined(RuntimeError('Getting metadata failed for 6 tries'))": 69,
+        "runtime('UNAVAILABLE: socket closed')": 69,
+        "runtime('INTERNAL: the device is gone')": 69,
+        "error(RuntimeError(\"Unable to initialize backend 'tpu': ABORTED: in use by process 7\"))": 69,
+        "error(ConnectionRefusedError('x'))": 69,
+        "error(Preempted('saved'))": 75,
+    }.items(),
+)
+def test_what_may_pass_is_tried_again_and_what_comes_again_is_not(how, status):
+    """From the error to the status that the process ends with, and to what Kubernetes makes of that."""
+    done = forked.run([sys.executable, "-c", ENDS, how], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: ") != ("Traceback" in done.stderr)  # a line, or a trace
+    card = {"accelerator": "nvidia-h100-80gb", "topology": None, "chips": 1}
+    expected = "Ignore" if status == Preempted.status else "count" if status == 69 else "FailJob"
+    for machines in ({"hosts": 1}, {"hosts": 1, "parallel": 3}, {"hosts": 4}):
+        manifest = json.loads(pods.gke(ARGV, **GKE, **card, **machines))
+        assert made_of(manifest, status) == expected
+        assert made_of(manifest, 137) == "count"  # killed, as a rule for lack of memory
+
+
+def made_of(manifest, status):
+    """What becomes of a pod that ends with a status: the Job, or the JobSet, fails for good ("FailJob"), or the pod is
+    tried again, which counts towards the limit, or does not ("Ignore")."""
+    spec = manifest["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"] if manifest["kind"] == "JobSet" else spec
+    for rule in job["podFailurePolicy"]["rules"]:
+        if status in rule.get("onExitCodes", {}).get("values", ()):
+            return rule["action"]
+    if manifest["kind"] == "JobSet":  # one pod that fails fails its Job, but by no rule of these: all begin again
+        fails = [reason for rule in spec["failurePolicy"]["rules"] for reason in rule["onJobFailureReasons"]]
+        assert fails == ["PodFailurePolicy"] and spec["failurePolicy"]["maxRestarts"] > 0
+    else:
+        assert job["backoffLimit"] >= 6 * job["parallelism"]
+    return "count"
 
 
 @pytest.mark.parametrize("name", ["My study", "-a", "a" * 41, "a;reboot"])

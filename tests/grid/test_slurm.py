@@ -1,19 +1,21 @@
 """Tasks of a job array save, queue themselves again and go on: by submitit alone, and by Slurm where it runs."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import count, count_on_nodes, crash, finished, full, hand_over, refuse, units
+from jobs import count, count_on_nodes, crash, finished, full, hand_over, lose_touch, refuse, save, units
 
 from ehr_scaling import storage
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Unavailable, UserError
 from ehr_scaling.grid.executors import claims, slurm
 from tests import buckets
 
@@ -109,6 +111,29 @@ def test_a_users_mistake_is_one_line_in_the_log(tmp_path):
     assert "Traceback" not in job.stderr()
 
 
+def test_what_may_pass_ends_a_task_with_its_status(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        slurm.Task(lose_touch, units(1)[0], tmp_path, "test", finished)()
+    assert end.value.code == 69 and capsys.readouterr().err.endswith("error: the bucket does not answer\n")
+
+
+@pytest.mark.parametrize(("error", "kind"), [(RuntimeError("no answer"), Unavailable), (ValueError("x"), UserError)])
+def test_nodes_that_cannot_be_joined_may_be_later(monkeypatch, error, kind):
+    import jax
+    import submitit
+
+    def initialize(*args, **options):
+        raise error
+
+    here = types.SimpleNamespace(num_tasks=2, raw_job_id="7", hostnames=["node1", "node2"], global_rank=1)
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: here)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match=r"the nodes cannot be joined .*: all must reach node1:20007") as told:
+        slurm._join_nodes()
+    assert told.type is kind
+
+
 def test_a_unit_that_somebody_holds_is_left_to_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(slurm, "PATIENCE", 0.1)
     monkeypatch.setattr(claims, "POLL", 0.02)
@@ -140,6 +165,97 @@ def test_scontrol_is_looked_for_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "_SCONTROL", (str(tmp_path / "apart"),))
     assert slurm._scontrol() == str(tmp_path / "apart" / "scontrol") and slurm._is_ours_to_requeue(slurm._scontrol())
     assert slurm._is_ours_to_requeue(None) and slurm._is_ours_to_requeue(str(tmp_path / "none"))
+
+
+def scontrol(folder, *, show, requeue="exit 0"):
+    """A stand-in for it: what it does when asked for the task 7_3 of the array 7, and to requeue. Gives its calls."""
+    folder.mkdir(parents=True)
+    tool, calls = folder / "scontrol", folder / "calls"
+    others = "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobState=RUNNING Reason=None"
+    tool.write_text(
+        f'''#!/bin/sh
+echo "$@" >> "{calls}"
+case "$*" in
+    "show job -o 7_3") {show};;
+    "show job -o 7") echo "{others}"; {show};;
+    "requeue 7_3") {requeue};;
+    *) exit 9;;
+esac
+'''
+    )
+    tool.chmod(0o755)
+    return calls
+
+
+@pytest.fixture
+def of_an_array(monkeypatch):
+    """This process is the task 3 of the array 7, which has the number of the array for one of its own."""
+    about = {"JOB_ID": "7", "ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "3", "NTASKS": "1", "PROCID": "0"}
+    for name, value in about.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+
+
+TOLD = 'echo "JobId=7 ArrayJobId=7 ArrayTaskId=3 JobState={} Reason=None"'
+
+
+@pytest.mark.parametrize(
+    ("show", "ours"),
+    [
+        (TOLD.format("RUNNING"), True),
+        (TOLD.format("CANCELLED"), False),  # others of the array still run
+        (TOLD.format("PREEMPTED"), False),
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", True),
+        ("exec sleep 30", True),
+    ],
+)
+def test_a_task_asks_for_itself_alone_whether_it_is_to_go_on(tmp_path, monkeypatch, of_an_array, show, ours):
+    monkeypatch.setattr(slurm, "_ANSWER", 0.5)
+    calls = scontrol(tmp_path / "bin", show=show)
+    began = time.monotonic()
+    assert slurm._is_ours_to_requeue(str(tmp_path / "bin" / "scontrol")) is ours
+    assert calls.read_text() == "show job -o 7_3\n" and time.monotonic() - began < 10
+
+
+@pytest.fixture
+def ask_to_end(tmp_path, monkeypatch, of_an_array):
+    """A task is asked to end when no scontrol is on the PATH; gives how it ends."""
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    def requeue(*_):  # as submitit's handler does, once it has stored the task
+        SlurmJobEnvironment()._requeue(1)
+        sys.exit(-1)
+
+    def end():
+        heard = signal.signal(signal.SIGUSR2, requeue)
+        try:
+            with pytest.raises(SystemExit) as end:
+                slurm.Task(save, units(1)[0], tmp_path / "w", "test", None)()
+        finally:
+            signal.signal(signal.SIGUSR2, heard)
+        return end.value.code
+
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(slurm, "_SCONTROL", (str(tmp_path / "apart"),))
+    return end
+
+
+def test_a_task_queues_itself_again_where_scontrol_is_not_on_its_path(tmp_path, ask_to_end):
+    calls = scontrol(tmp_path / "apart", show=TOLD.format("RUNNING"))
+    assert ask_to_end() == -1
+    assert calls.read_text().splitlines() == ["show job -o 7_3", "requeue 7_3"]
+
+
+def test_that_a_task_cannot_be_queued_again_is_one_line(tmp_path, ask_to_end, capfd):
+    assert ask_to_end() == 75  # nobody has a scontrol
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the task cannot queue itself again (") and "'scontrol'" in last
+    refuses = "echo 'slurm_requeue error: Access/permission denied' >&2; exit 1"
+    scontrol(tmp_path / "apart", show=TOLD.format("RUNNING"), requeue=refuses)
+    assert ask_to_end() == 75
+    *before, last = capfd.readouterr().err.splitlines()
+    assert before[-1] == "slurm_requeue error: Access/permission denied" and "Traceback" not in str(before)
+    assert re.match(r"error: the task cannot queue itself again \(.* exit status 1\.\): .* submit it again", last)
 
 
 TIMES = {"90": 90, "10:30": 11, "01:30:00": 90, "1-12": 2160, "1-12:30": 2190, "2-00:00:30": 2881, "120:00": 120}
@@ -180,7 +296,7 @@ def test_a_slurm_that_does_not_answer_is_named(tmp_path, monkeypatch):
         tool.write_text(f"#!/bin/sh\n{does}\n")
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setattr(slurm, "_SQUEUE", 0.2)
+    monkeypatch.setattr(slurm, "_ANSWER", 0.2)
     started = time.monotonic()
     with pytest.raises(UserError, match=r"squeue says nothing for 0\.2 s: is Slurm up"):
         slurm.submit(count, units(2), tmp_path / "w", **SUBMIT)

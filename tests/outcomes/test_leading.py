@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_scaling import artifacts, study
-from ehr_scaling.errors import RunFailed, UserError
+from ehr_scaling.errors import RunFailed, Unavailable, UserError
 from ehr_scaling.grid import manifest
 from ehr_scaling.grid.executors import slurm
 from ehr_scaling.layout import Layout
@@ -219,6 +219,19 @@ def test_what_one_process_meets_and_the_others_wait_in_ends_all(monkeypatch):
     with pytest.raises(UserError, match="not to be read") as told, leading.agreed():
         raise RunFailed("not to be read")
     assert type(told.value) is UserError
+    with pytest.raises(Unavailable, match="no answer"), leading.agreed():
+        raise Unavailable("no answer")
+
+
+def test_the_end_of_process_0_may_pass(monkeypatch):
+    class Gone:
+        def blocking_key_value_get(self, key, milliseconds):
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: socket closed")
+
+    monkeypatch.setattr(leading, "_store", Gone)
+    monkeypatch.setattr(companions, "GRACE", 0.0)
+    with pytest.raises(Unavailable, match="process 0, which leads, has ended before this one"):
+        leading._told("any")
 
 
 def cut():

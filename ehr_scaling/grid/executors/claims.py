@@ -145,7 +145,8 @@ def in_turn(
     Args:
       me: number of this process in its sweep.
       owners, finished: of each unit, the process of this sweep that took it (or NOBODY), and whether its result is
-        there; shared between the processes of a sweep, and changed here.
+        there; shared between the processes of a sweep, and changed here. A unit that was out and is NOBODY's when it
+        comes back is not finished: another machine took it over (`job.leave`).
       lend_a_hand: does a part of a unit that another process holds, where there is one to do; gives whether there was.
     """
     by_size: dict[str, _Left] = {}
@@ -179,7 +180,7 @@ def in_turn(
                 owners[i] = me
                 compiled.add(units[i][0].size)
                 yield i
-                finished[i] = 1
+                finished[i] = int(owners[i] == me)
                 idle_since = time.monotonic()
                 break
         else:

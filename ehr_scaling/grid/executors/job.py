@@ -1,5 +1,6 @@
 """What the processes of a sweep have to know: the job, its units, and in which turn they are claimed."""
 
+import sys
 from collections.abc import Callable, Generator, MutableSequence, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -58,6 +59,13 @@ class Work(NamedTuple):
                 return False
 
         return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience, lend_a_hand)
+
+
+def leave(unit: Unit, i: int, owners: MutableSequence[int]) -> None:
+    """Leave the unit of number i to another machine, which has taken it over (`errors.TakenOver`)."""
+    owners[i] = NOBODY
+    told = f"cell {unit[0].id} is left to another machine, which took it over while this one did not answer"
+    print(f"warning: {told}", file=sys.stderr, flush=True)
 
 
 def held_elsewhere(owners: MutableSequence[int], finished: MutableSequence[int]) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ehr_scaling import hardware, storage
-from ehr_scaling.errors import Preempted, RunFailed, UserError
+from ehr_scaling.errors import Preempted, RunFailed, TakenOver, UserError
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims, processes, tpus
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
-from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere
+from ehr_scaling.grid.executors.job import Check, Done, Help, Job, Work, held_elsewhere, leave
 from ehr_scaling.grid.executors.processes import use_compile_cache
 from ehr_scaling.grid.executors.progress import Progress
 from ehr_scaling.layout import Layout
@@ -151,6 +151,11 @@ def _here(work: Work, results: list[Any], failures: dict[int, str], bar: Progres
                 results[i] = work.job(work.units[i], work.workdir, report(i))
             except RunFailed as e:
                 failures[i] = str(e)
+            except TakenOver:
+                if leading.leads() or _processes() > 1:  # the others are in the middle of it
+                    raise
+                leave(work.units[i], i, owners)
+                continue
             bar.finish(i)
 
 

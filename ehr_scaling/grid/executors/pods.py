@@ -6,11 +6,16 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
-from ehr_scaling.errors import UserError
+from ehr_scaling.errors import Preempted, UserError
 from ehr_scaling.grid.executors import tpus
+from ehr_scaling.processes import endings
 
 GRACE = 300  # seconds from SIGTERM until Kubernetes kills: time to save
 PORT = 8476
+# Exit statuses of a user's mistake, of a command line that cannot be read, and of a mistake of ours: the same however
+# often it is tried
+COMES_AGAIN = [UserError.status, 2, endings.BROKEN]
+TRIES = 6  # after the first, 10 s to 320 s apart: what does not answer may be gone for some minutes
 _APART = "alpha.jobset.sigs.k8s.io/exclusive-topology"  # each slice on a node pool of its own
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")  # JobSet's pods have 20 letters more, and 63 at most
 _OWN = ("executor", "slurm_", "pod_", "gke_", "dry_run", "status", "watch")
@@ -142,7 +147,8 @@ def gke(
 ) -> str:
     """A Kubernetes manifest: a Job on one host, a JobSet on several.
 
-    SIGTERM saves; exit status 75 starts it again, and a user's error ends it.
+    SIGTERM saves; exit status 75 starts it again, and so does whatever may pass (69, or killed for memory), some times;
+    a user's error ends it, and one of ours (COMES_AGAIN).
 
     Args:
       image: with this package and its extra for the accelerator.
@@ -199,13 +205,12 @@ def gke(
         alone = _alone_on(chips, "--gke_chips") | _ONE_MACHINE
         container["env"] = [{"name": name, "value": value} for name, value in alone.items()]
     job = {
-        "backoffLimit": 3,
-        # A user's error (statuses 1 and 2) comes again however often it is tried; a host that was taken away and has
-        # saved is no failure.
+        "backoffLimit": TRIES,
+        # A host that was taken away and has saved is no failure; all other statuses are tried again
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2]}},
-                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}},
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": COMES_AGAIN}},
+                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [Preempted.status]}},
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
             ]
         },
@@ -219,7 +224,7 @@ def gke(
             parallel > 1
         ):  # a work queue to Kubernetes: the Job is done when one has found that all is, and all have ended
             job = {name: value for name, value in job.items() if name not in ("completions", "completionMode")}
-            job |= {"parallelism": parallel, "backoffLimit": 3 * parallel}
+            job |= {"parallelism": parallel, "backoffLimit": TRIES * parallel}
         manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": job}
     else:
         # All hosts are one program: when one goes, all begin again, and go on from the last checkpoint.

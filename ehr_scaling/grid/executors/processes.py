@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from ehr_scaling import hardware
-from ehr_scaling.errors import Preempted, RunFailed, UserError, of_system
+from ehr_scaling.errors import Preempted, RunFailed, TakenOver, Unavailable, UserError, ends_all, may_pass, of_system
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import tpus
 from ehr_scaling.grid.executors.claims import NOBODY
-from ehr_scaling.grid.executors.job import Report, Work, held_elsewhere
+from ehr_scaling.grid.executors.job import Report, Work, held_elsewhere, leave
 from ehr_scaling.grid.executors.progress import Progress
 from ehr_scaling.processes import preemption
 
@@ -175,9 +175,11 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
                 elif kind == "wait":
                     bar.say(value)
                 elif kind == "error":
-                    raise UserError(value)
+                    raise value
                 else:
                     i = doing.pop(pipe)
+                    if kind == "left":  # it comes again, once another machine is through with it
+                        continue
                     if kind == "failed":
                         failures[i] = value
                     else:
@@ -252,6 +254,9 @@ def _serve(
                         pipe.send(("done", work.job(work.units[i], work.workdir, report(i))))
                     except RunFailed as e:
                         pipe.send(("failed", str(e)))
+                    except TakenOver:
+                        leave(work.units[i], i, owners)
+                        pipe.send(("left", None))
             if preemption.requested():
                 sys.exit(Preempted.status)
     except Preempted:
@@ -263,5 +268,6 @@ def _serve(
         if told is None:
             traceback.print_exc()
             on = f"cell {work.units[began[-1]][0].id} ({work.units[began[-1]][0].size})" if began else "a worker"
-            told = UserError(f"{on} failed with {type(e).__name__}; its trace is above")
-        pipe.send(("error", str(told)))
+            kind = Unavailable if may_pass(e) else UserError
+            told = kind(f"{on} failed with {type(e).__name__}; its trace is above")
+        pipe.send(("error", ends_all(told)))

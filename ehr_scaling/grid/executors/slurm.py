@@ -13,7 +13,7 @@ from typing import Any
 
 from ehr_scaling import storage
 from ehr_scaling.artifacts import fingerprint
-from ehr_scaling.errors import Preempted, RunFailed, UserError, first_line, needs
+from ehr_scaling.errors import Preempted, RunFailed, Unavailable, UserError, first_line, needs
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors.claims import Cost
 from ehr_scaling.grid.executors.job import Check, Done, Job
@@ -28,7 +28,7 @@ REQUEUES = 10_000  # a run is as long as it is; submitit would stop after three 
 _TIME = re.compile(r"(?P<days>\d+)-(?P<rest>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2})")
 _PORTS = (20_000, 32_000)  # of which a job of several nodes takes one by its number: below those that systems hand out
 _AFTER = 5.0  # seconds
-_SQUEUE = 10.0  # seconds for squeue to answer
+_ANSWER = 10.0  # seconds for a command of Slurm to answer
 _SCONTROL = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/slurm/bin", "/cm/shared/apps/slurm/current/bin")
 
 
@@ -68,8 +68,9 @@ class Task:
         except Preempted:
             companions.leave()
             print(preemption.SAVED, file=sys.stderr, flush=True)
-            if _is_ours_to_requeue(_scontrol() or self.scontrol) and callable(requeue):
-                requeue(signal.SIGUSR2, None)  # of several processes the first does, and does not come back
+            scontrol = _scontrol() or self.scontrol
+            if callable(requeue) and _is_ours_to_requeue(scontrol):
+                _requeue(requeue, scontrol)
             if together:
                 _leave_nodes()
             sys.exit(Preempted.status)
@@ -111,7 +112,8 @@ def _join_nodes() -> bool:
     try:
         jax.distributed.initialize(*where, heartbeat_timeout_seconds=companions.HEARTBEAT)
     except (ValueError, RuntimeError) as e:
-        raise UserError(
+        kind = UserError if isinstance(e, ValueError) else Unavailable
+        raise kind(
             f"the nodes cannot be joined ({first_line(e)}): all must reach {where[0]}, so let TCP through between them"
         ) from None
     companions.watch()
@@ -133,19 +135,35 @@ def _scontrol() -> str | None:
     return shutil.which("scontrol") or shutil.which("scontrol", path=os.pathsep.join(folders))
 
 
-def _is_ours_to_requeue(scontrol: str | None) -> bool:
-    """Whether Slurm still counts the job as running. Else it has decided: cancelled by somebody, or requeued by it.
+def _requeue(requeue: Callable[[int, None], Any], scontrol: str | None) -> None:
+    """Have submitit queue the task again. Of several processes the first does, and does not come back, but where that
+    fails: with a line."""
+    if scontrol is not None:  # which submitit calls by its name alone
+        folders = [os.environ.get("PATH", os.defpath), str(Path(scontrol).parent)]
+        os.environ["PATH"] = os.pathsep.join(filter(None, folders))
+    try:
+        requeue(signal.SIGUSR2, None)
+    except (OSError, subprocess.SubprocessError) as e:
+        message = f"the task cannot queue itself again ({first_line(e)}): its work is saved, so submit it again"
+        print(endings.line(message), file=sys.stderr, flush=True)
 
-    Without scontrol nobody can tell, and the work of a job that was cancelled goes on: the lesser harm.
+
+def _is_ours_to_requeue(scontrol: str | None) -> bool:
+    """Whether Slurm still counts the task as running. Else it has decided: cancelled by somebody, or requeued by it.
+
+    Without an answer of scontrol nobody can tell, and the work of a task that was cancelled goes on: the lesser harm.
     """
-    job = os.environ.get("SLURM_JOB_ID")
+    job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array is not None:  # which is the number of one of its tasks too: by it Slurm tells of all of them
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None or scontrol is None:
         return True
+    command = [scontrol, "show", "job", "-o", job]
     try:
-        told = subprocess.run([scontrol, "show", "job", "-o", job], capture_output=True, text=True, check=False).stdout
-    except OSError:  # where it was submitted, but not here
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER)
+    except (OSError, subprocess.TimeoutExpired):  # it may be where the task was submitted, but not here
         return True
-    return " JobState=RUNNING " in told
+    return told.returncode != 0 or " JobState=RUNNING " in told.stdout
 
 
 def minutes(text: str) -> int:
@@ -213,12 +231,13 @@ def submit(
     except ImportError:
         raise needs("--executor=slurm needs submitit", "slurm") from None
     todo = []
-    for i, unit in enumerate(units):
-        try:
-            if done is None or done(unit, workdir) is None:
-                todo.append((unit, costs[i] if costs else None))
-        except RunFailed as e:
-            print(f"warning: left out: {e}", file=sys.stderr, flush=True)
+    with storage.listed(Layout(workdir).runs):
+        for i, unit in enumerate(units):
+            try:
+                if done is None or done(unit, workdir) is None:
+                    todo.append((unit, costs[i] if costs else None))
+            except RunFailed as e:
+                print(f"warning: left out: {e}", file=sys.stderr, flush=True)
     if not todo:
         return []
     name = _name(workdir, kind)
@@ -255,7 +274,7 @@ def waits(workdir: Path) -> bool:
         return False
     command = ["squeue", "-h", "-n", _name(workdir, "sweep"), "-t", "PENDING,CONFIGURING"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SQUEUE)
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER)
     except subprocess.TimeoutExpired:
         return False
     return told.returncode == 0 and bool(told.stdout.split())
@@ -277,9 +296,9 @@ def _check_queue(name: str, workdir: Path) -> None:
         raise UserError("there is no sbatch here: run this where Slurm jobs are submitted, or take --executor=local")
     command = ["squeue", "-h", "-n", name, "-o", "%F"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SQUEUE)
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER)
     except subprocess.TimeoutExpired:
-        raise UserError(f"squeue says nothing for {_SQUEUE:g} s: is Slurm up? Run this again when it answers") from None
+        raise UserError(f"squeue says nothing for {_ANSWER:g} s: is Slurm up? Run this again when it answers") from None
     if told.returncode:
         raise UserError(f"squeue fails ({(told.stderr.splitlines() or ['no message'])[-1]}): is Slurm up?")
     if told.stdout.split():
