@@ -142,12 +142,19 @@ def may_pass(error: BaseException) -> bool:
 
 
 def unreadable(error: BaseException, path: object, damaged: str) -> UserError:
-    """The line for a file that a library could not read: `damaged`, unless the system is to blame.
+    """The line for a file that a library could not read: `damaged`, unless the system is to blame."""
+    return not_of_file(error, path) or UserError(damaged)
 
-    Who may not read a file, or has no memory left for it, should not be told to delete it.
+
+def not_of_file(error: BaseException, path: object) -> UserError | None:
+    """The line where it is the system that is to blame for a file that could not be read, and not the file.
+
+    Who may not read it, has no memory left for it, or whose network drive fails, should not be told to delete it.
     """
+    if isinstance(error, Unavailable):
+        return error
     missing = any(_number(each) == errno.ENOENT for each in _chain(error))
-    return (None if missing else of_system(error, path)) or UserError(damaged)
+    return None if missing else of_system(error, path)
 
 
 def _number(error: BaseException) -> int | None:

@@ -577,6 +577,24 @@ def test_an_outage_of_the_store_is_no_silence_of_who_holds_a_lease(tmp_path, mon
     for seconds, taken in ((1.0, False), (leases.TTL - 2.0, False), (2.0, True)):
         now[0] += seconds
         assert theirs.take() is taken, seconds
+    # One try that failed, and came through the next time, is none
+    theirs._stop.set()
+    assert not ours.take()
+    failed = []
+
+    def once(*args, **options):
+        if not failed:
+            failed.append(1)
+            raise ConnectionError("too many requests")
+        return find(*args, **options)
+
+    now[0] += leases.TTL
+    with monkeypatch.context() as busy:
+        busy.setattr(storage_bucket, "TRIES", 2)
+        busy.setattr(storage_bucket.time, "sleep", lambda seconds: None)
+        busy.setattr(store._fs, "find", once)
+        assert failed or ours.take()
+    assert failed
 
 
 def test_of_many_who_want_a_lease_one_gets_it(bucket, monkeypatch):

@@ -42,6 +42,8 @@ def newest(folder: Path, steps: int) -> dict[str, Any] | None:
                 raise
             continue
         if not isinstance(metrics, dict):
+            if step < steps:
+                continue
             raise UserError(f"{path} is damaged: {remedy}")
         return metrics
     return None

@@ -120,15 +120,16 @@ def agreed() -> Iterator[None]:
 
     So all go on with what comes next, whoever saw what is wrong. They tell each other by the store, for a collective
     would meet another one, where some of them wait inside of the part for who has left it.
-    Raises: RunFailed, which names the process where this one has met nothing. UserError, which ends them all, where
-      this one has met something and others do not come to the end of the part.
+    Raises: RunFailed, which names the process where this one has met nothing; Unavailable, which ends them all, where
+      one of them met that, since it says nothing of the run. UserError, which ends them all, where this one has met
+      something and others do not come to the end of the part.
     """
     error: UserError | None = None
     try:
         yield
     except UserError as e:
         error = e
-    said: list[str | None] = [str(error) if error is not None else None]
+    said: list[list[Any] | None] = [None if error is None else [str(error), error.status]]
     if on():
         import jax
 
@@ -140,9 +141,10 @@ def agreed() -> Iterator[None]:
                 if error is not None and time.monotonic() > until:
                     raise ends_all(error)
             if (line := json.loads(line)) is not None:
-                said.append(f"process {process}: {line}")
-    if failed := next(filter(None, said), None):
-        raise RunFailed(failed) from None
+                said.append([f"process {process}: {line[0]}", line[1]])
+    if met := list(filter(None, said)):
+        kind = Unavailable if any(status == Unavailable.status for _, status in met) else RunFailed
+        raise kind(met[0][0]) from None
 
 
 def check() -> None:

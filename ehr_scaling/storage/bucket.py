@@ -161,8 +161,8 @@ class Bucket:
         tries, limit = (1, patience) if patience else (TRIES, TIMEOUT + size / SLOWEST)
         if self._fs.async_impl:
             do = partial(do, timeout=limit)
+        begun = time.monotonic()
         for attempt in range(1, tries + 1):
-            begun = time.monotonic()
             try:
                 answer = _in_thread(do).result(limit)
                 if not size and time.monotonic() - begun > _SLOW:
@@ -182,9 +182,9 @@ class Bucket:
                 ) from None
             except Exception as e:  # gcsfs, s3fs and their clients share no base class
                 said = first_line(e)
-            self.troubled = time.monotonic()
             if attempt < tries:
                 time.sleep(min(2.0**attempt, 20.0) / 4)
+        self.troubled = time.monotonic()
         raise Unavailable(f"{self.url} cannot be reached ({said}): see its name, your network and your credentials")
 
 

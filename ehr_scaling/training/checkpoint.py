@@ -115,10 +115,13 @@ class Saver:
         restored = self._manager.restore(step, args=items)
         return restored.state, {k: value for k, value in restored.metrics.items() if k != artifacts.SEAL}
 
-    def settle(self) -> None:
-        """Seal and hand over what was written in the background meanwhile, without waiting for what is not."""
-        if self._unsealed and not self._manager.is_saving_in_progress():
-            self._seal()
+    def settle(self) -> bool:
+        """Seal and hand over what was written in the background meanwhile, not waiting for what is not; gives whether
+        there was something."""
+        if not self._unsealed or self._manager.is_saving_in_progress():
+            return False
+        self._seal()
+        return True
 
     def _seal(self) -> None:
         """Wait for what is being written, keep its checksums, and hand it over.
@@ -263,8 +266,8 @@ def hand_over_result(folder: Path) -> None:
 def result(folder: Path, steps: int = 0) -> dict[str, Any] | None:
     """Metrics of a finished run, or None. Reads the JSON item alone, so it costs no JAX.
 
-    Args: steps, of the run, where they are known: of one that has not come so far no checkpoint is looked at, and what
-      is damaged is passed over when it goes on.
+    Args: steps, of the run, where they are known: of one whose checkpoints have not come so far none is looked at, and
+      one that is damaged is passed over when it goes on.
     Raises: RunFailed where they are missing, or not what was saved.
     """
     last = max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=-1) if folder.exists() else -1

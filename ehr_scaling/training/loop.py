@@ -12,7 +12,7 @@ import numpy as np
 from ehr_scaling import artifacts, storage
 from ehr_scaling.data.packing import loader
 from ehr_scaling.data.packing import packed as packed_data
-from ehr_scaling.errors import Diverged, Preempted, RunFailed, UserError
+from ehr_scaling.errors import Diverged, Preempted, RunFailed, Unavailable
 from ehr_scaling.grid.cell import Cell, Unit, ensembles, lost
 from ehr_scaling.layout import FAILED, RESULTS, Layout
 from ehr_scaling.processes import agreement, preemption
@@ -55,7 +55,7 @@ def train(cells: list[Cell], workdir: Path, report: Report) -> list[dict[str, An
     over = agreement.by_process_0(over)
     for cell, folder, is_over in zip(cells, folders, over, strict=True):
         if is_over and cell.id not in finished:
-            raise UserError(f"{folder}: process 0 sees a finished run here and this process does not: run again")
+            raise Unavailable(f"{folder}: process 0 sees a finished run here and this process does not: run again")
     left = [(cell, folder) for cell, folder, is_over in zip(cells, folders, over, strict=True) if not is_over]
     if left:
         parts = setup([cell for cell, _ in left])
@@ -145,8 +145,10 @@ def _train(parts: Setup, runs: list[Run], workdir: Path, report: Report, stack: 
         log.write()
         done += updates
         log.pending = done, sums
-        for run in runs:
-            run.saver.settle()
+        with clock.part("checkpoint"):
+            settled = [run.saver.settle() for run in runs]
+        if any(settled):
+            log.goes_on()
         report(members * updates * cell.batch_tokens)
         stopping, is_due = asked_to_end(), due(clock.dispatches)
         if done < steps and (stopping or done in stops or is_due):

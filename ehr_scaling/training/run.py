@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ehr_scaling import hardware
-from ehr_scaling.errors import Diverged, RunFailed, UserError
+from ehr_scaling.errors import Diverged, RunFailed, Unavailable, UserError, not_of_file
 from ehr_scaling.grid.cell import Cell
 from ehr_scaling.layout import Layout
 from ehr_scaling.processes import agreement
@@ -179,7 +179,11 @@ def _restored(
 def _unless_damaged(
     sources: list[checkpoint.Saver], step: int, read: Callable[[checkpoint.Saver], T]
 ) -> list[T] | None:
-    """What is read of each checkpoint of a step; None, and a warning, in all processes where one of them cannot."""
+    """What is read of each checkpoint of a step; None, and a warning, in all processes where one of them cannot.
+
+    Raises: UserError in all of them where it is the system of one that does not give it (rights, memory, a drive that
+      fails): the checkpoint may be whole.
+    """
     parts: list[T] = []
     for source in sources:
         error: Exception | None = None
@@ -187,6 +191,9 @@ def _unless_damaged(
             parts.append(read(source))
         except Exception as e:  # Orbax', tensorstore's and JAX' errors share no base class
             error = e
+        told = None if error is None else not_of_file(error, source.folder)
+        if agreement.any_process(told is not None):
+            raise told or Unavailable(f"{source.folder}: another process cannot read it now: see what it says")
         if agreement.any_process(error is not None):
             checkpoint.passed_over(source.folder, step, error or UserError("another process cannot read it"))
             return None

@@ -112,7 +112,7 @@ def test_what_another_machine_takes_over_is_left_to_it_and_the_sweep_goes_on(tmp
 
 
 def test_a_killed_worker_is_noticed(tmp_path):
-    with pytest.raises(UserError, match=r"a worker died \(status -9\) on cell cell\d.*--config.workers"):
+    with pytest.raises(Unavailable, match=r"a worker died \(status -9\) on cell cell\d.*--config.workers"):
         executors.run(die, units(4), tmp_path, workers=2, title="test")
 
 

@@ -190,7 +190,8 @@ def test_every_error_of_the_system_has_a_line(name, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(common.app, "run", lambda guarded, flags_parser: guarded(["x"]))
     with pytest.raises(SystemExit) as end:
         common.run(main)
-    assert end.value.code == 1
+    passing = {"EHOSTDOWN", "EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT"}  # of drives: they may be there again
+    assert end.value.code == (69 if name in passing else 1)
     assert capsys.readouterr().err == f"error: {told}\n"
     if number != errno.ENOENT:  # nobody is told to delete what only may not be read
         assert "delete" not in str(unreadable(error, path, f"{path} is damaged: delete it"))

@@ -1,5 +1,6 @@
 """The command by several processes that hold a model together: it scores as one device does, and each can end it."""
 
+import json
 import os
 import shutil
 import signal
@@ -221,6 +222,12 @@ def test_what_one_process_meets_and_the_others_wait_in_ends_all(monkeypatch):
     assert type(told.value) is UserError
     with pytest.raises(Unavailable, match="no answer"), leading.agreed():
         raise Unavailable("no answer")
+    # An outage of one says nothing of the model, which is not left out for it
+    for said, kind in ((["no answer", 69], Unavailable), (["not whole", 1], RunFailed)):
+        store[f"{leading._AGREED}/{leading._here['agreed'] + 1}/1"] = json.dumps(said)
+        with pytest.raises(UserError, match=f"^process 1: {said[0]}") as told, leading.agreed():
+            pass
+        assert type(told.value) is kind
 
 
 def test_the_end_of_process_0_may_pass(monkeypatch):

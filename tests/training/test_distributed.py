@@ -43,7 +43,7 @@ for job in jobs:
     dispatches, cell = [], of_json(job["cell"])
     left = [cell.tokens]
     def broken(saver, step):
-        raise OSError("Stale file handle")
+        raise ValueError("its files are not those that were saved")
     checkpoint.Saver.saved = broken if job["blind"] == int(index) else saved
     def damaged(folder, steps):
         raise RunFailed("its result is damaged")

@@ -1,6 +1,7 @@
 """A run learns, can be broken off anywhere, alone or with others, and says so when it diverges."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -299,6 +300,27 @@ def test_a_damaged_checkpoint_is_passed_over(undisturbed, prepared, tmp_path, da
         for path in (folder / str(step) / item).rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    resumed = loop.job([cell], workdir, small.silent)[0]
+    assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ESTALE, 69), (errno.EACCES, 1)])
+def test_a_checkpoint_that_the_system_does_not_give_is_not_passed_over(
+    undisturbed, prepared, tmp_path, monkeypatch, number, status
+):
+    """It may be whole: a network drive comes back, rights are given."""
+    cell, _, metrics = undisturbed
+    workdir = at(prepared, tmp_path / "w")
+    with pytest.raises(KeyboardInterrupt):
+        loop.job([saving(cell)], workdir, Interruption(cell.tokens))
+
+    def fails(saver, step, abstract):
+        raise RuntimeError("it cannot be restored") from OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken, pytest.raises(UserError, match=cell.id) as told:
+        broken.setattr(checkpoint.Saver, "restore", fails)
+        loop.job([cell], workdir, small.silent)
+    assert told.value.status == status and not isinstance(told.value, RunFailed)
     resumed = loop.job([cell], workdir, small.silent)[0]
     assert {name: resumed[name] for name in EXACT} == {name: metrics[name] for name in EXACT}
 

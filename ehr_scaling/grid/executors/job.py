@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ehr_scaling.errors import RunFailed
+from ehr_scaling.errors import RunFailed, TakenOver
 from ehr_scaling.grid.cell import Unit
 from ehr_scaling.grid.executors import claims
 from ehr_scaling.grid.executors.claims import NOBODY, Cost
@@ -55,7 +55,7 @@ class Work(NamedTuple):
         def lend_a_hand(i: int) -> bool:
             try:
                 return self.help is not None and self.help(self.units[i], self.workdir, report(i))
-            except RunFailed:  # who does the unit tells it
+            except (RunFailed, TakenOver):  # who does the unit tells it, and another has the part
                 return False
 
         return claims.in_turn(self.workdir, self.units, self.costs, me, owners, finished, self.patience, lend_a_hand)

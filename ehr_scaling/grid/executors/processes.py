@@ -166,7 +166,8 @@ def run(work: Work, results: list[Any], failures: dict[int, str], workers: int, 
                     if process.exitcode not in (0, Preempted.status) and not (
                         left and process.exitcode == -signal.SIGTERM
                     ):
-                        raise UserError(_death(process.exitcode, work.units, doing.get(pipe))) from None
+                        kind_of = Unavailable if (process.exitcode or 0) < 0 else UserError  # killed, as for memory
+                        raise kind_of(_death(process.exitcode, work.units, doing.get(pipe))) from None
                     continue
                 if kind == "begin":
                     doing[pipe] = value
