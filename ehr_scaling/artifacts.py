@@ -249,14 +249,14 @@ def build(
     partial = path.with_name(f".{path.name}.partial")
     with storage.turn(path), _locked(partial):
         # Else what a dead machine left of an artifact would lie among the files here
-        if storage.handed_over(path / RECORD):
+        if in_bucket := storage.handed_over(path / RECORD):
             if storage.unsent(path / RECORD):  # the bucket could not take it, and another has made it since
                 shutil.rmtree(path)
             storage.fetch(path)
         if _is_there(path):
             shutil.rmtree(partial, ignore_errors=True)
             known = _made(path, inputs, before or {})
-            if not storage.handed_over(path / RECORD):  # the bucket could not take it
+            if not in_bucket:  # which could not take it
                 storage.store(path, alone=True)
             return known
         begun, done = partial / _BEGUN, partial / RECORD

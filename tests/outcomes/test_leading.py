@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -23,6 +21,8 @@ from ehr_scaling.outcomes import evaluate, following
 from ehr_scaling.processes import companions, leading
 from ehr_scaling.training import setup, sharding
 from tests import forked, nightly, small
+from tests.outcomes import as_one
+from tests.outcomes.as_one import ends
 from tests.outcomes.scored import same
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -101,23 +101,7 @@ common.run(main)
 
 def start(code, *flags, processes=2):
     """So many processes that run a program as one."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *flags, f"--coordinator={address}", f"--processes={processes}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [forked.Popen([*command, f"--process={i}"], env=environment, **pipes) for i in range(processes)]
-
-
-def ends(processes):
-    """Of each its status, and what it printed to stdout and to stderr."""
-    try:
-        said = [process.communicate(timeout=200) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *both) for process, both in zip(processes, said, strict=True)]
+    return as_one.start("-c", code, *flags, processes=processes, popen=forked.Popen)
 
 
 @pytest.fixture(scope="module")

@@ -175,13 +175,12 @@ def _leads() -> bool:
 
 def _together(turns: Iterator[int | None]) -> Iterator[int | None]:
     """The turns of process 0 in every process of `jax.distributed`: it alone claims."""
-    import jax
     import numpy as np
     from jax.experimental import multihost_utils
 
     wait_, end = -1, -2
     while True:
-        turn = next(turns, end) if jax.process_index() == 0 else end
+        turn = next(turns, end) if _leads() else end
         turn = int(multihost_utils.broadcast_one_to_all(np.int32(wait_ if turn is None else turn)))
         if turn == end:
             return
